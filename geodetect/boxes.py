@@ -1,0 +1,258 @@
+"""Boxes as arrays: overlap, suppression, moving between frames.
+
+Shapes: N, M boxes, P pairs. A box is (x1, y1, x2, y2), x to the right, y down,
+(0, 0) the outer corner of the first pixel; its width is x2 - x1. Other layouts
+enter and leave through `from_xywh` and `to_xywh`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import shapely
+from jaxtyping import Bool, Float, Int
+
+from geodetect.errors import ArgumentError
+
+_FIRST_BLOCK = 16_384  # boxes settled at once to begin with; keeps the pairs of a crowded scene few
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """N boxes with their class indices and, for detections, scores.
+
+    Args:
+        xyxy: corners in pixels of one frame (a scene or a chip), float64, (N, 4).
+        labels: class indices from 0, (N,).
+        scores: 0 to 1, (N,); None for true boxes.
+
+    Raises:
+        ArgumentError: if the lengths disagree or the corners are not (N, 4).
+    """
+
+    xyxy: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        xyxy = np.asarray(self.xyxy, dtype=np.float64)
+        object.__setattr__(self, "xyxy", xyxy.reshape(0, 4) if xyxy.size == 0 else xyxy)
+        object.__setattr__(self, "labels", np.asarray(self.labels, dtype=np.int64).reshape(-1))
+        if self.scores is not None:
+            object.__setattr__(self, "scores", np.asarray(self.scores, dtype=np.float64).reshape(-1))
+        self._check()
+
+    def _check(self) -> None:
+        n_scores = len(self.labels) if self.scores is None else len(self.scores)
+        if self.xyxy.ndim != 2 or self.xyxy.shape[1] != 4:  # noqa: PLR2004
+            raise ArgumentError(f"boxes must be an array (N, 4) of x1, y1, x2, y2; got shape {self.xyxy.shape}")
+        if not len(self.xyxy) == len(self.labels) == n_scores:
+            raise ArgumentError(
+                f"every box needs one label and one score; got {len(self.xyxy)} boxes, "
+                f"{len(self.labels)} labels, {n_scores} scores"
+            )
+
+    @classmethod
+    def empty(cls, *, scored: bool = False) -> Boxes:
+        """No boxes at all; with `scored` as a detector that found nothing gives them."""
+        return cls(np.zeros((0, 4)), np.zeros(0, int), np.zeros(0) if scored else None)
+
+    @classmethod
+    def concat(cls, parts: Iterable[Boxes], *, scored: bool = False) -> Boxes:
+        """All boxes of `parts` in their order; `scored` says what an empty list gives."""
+        parts = list(parts)
+        if not parts:
+            return cls.empty(scored=scored)
+        scores = [part.scores for part in parts if part.scores is not None]
+        return cls(
+            np.concatenate([part.xyxy for part in parts]),
+            np.concatenate([part.labels for part in parts]),
+            np.concatenate(scores) if len(scores) == len(parts) else None,
+        )
+
+    def __len__(self) -> int:
+        return len(self.xyxy)
+
+    def __getitem__(self, indices: Any) -> Boxes:
+        """The boxes that a slice, a mask or an index array picks; never a single row."""
+        scores = None if self.scores is None else self.scores[indices]
+        return Boxes(self.xyxy[indices], self.labels[indices], scores)
+
+    @property
+    def sizes(self) -> Float[np.ndarray, "N 2"]:
+        """Width and height of each box in pixels; negative where corners are swapped."""
+        sizes: np.ndarray = self.xyxy[:, 2:] - self.xyxy[:, :2]
+        return sizes
+
+    @property
+    def centres(self) -> Float[np.ndarray, "N 2"]:
+        """Centre (x, y) of each box in pixels."""
+        centres: np.ndarray = (self.xyxy[:, 2:] + self.xyxy[:, :2]) / 2
+        return centres
+
+    def shift(self, dx: float, dy: float) -> Boxes:
+        """The same boxes in a frame whose origin lies at (-dx, -dy) of this one."""
+        return Boxes(self.xyxy + np.array([dx, dy, dx, dy], float), self.labels, self.scores)
+
+    def clip(self, width: float, height: float) -> Boxes:
+        """The parts inside (0, 0, width, height); boxes wholly outside become empty ones on its edge."""
+        limit = np.array([width, height, width, height], float)
+        return Boxes(np.clip(self.xyxy, 0, limit), self.labels, self.scores)
+
+    def ranked(self) -> Int[np.ndarray, "N"]:
+        """Indices, best score first; equal scores by y1, x1, y2, x2, label, never by position.
+
+        Raises:
+            ArgumentError: if the boxes have no scores.
+        """
+        if self.scores is None:
+            raise ArgumentError("ranking boxes needs scores; these boxes have none")
+        x1, y1, x2, y2 = self.xyxy.T
+        return np.lexsort((self.labels, x2, y2, x1, y1, -self.scores))
+
+
+def from_xywh(xywh: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, "N 4"]:
+    """Corners of boxes given as upper-left corner, width and height; `to_xywh` undoes it."""
+    xywh = np.asarray(xywh, float).reshape(-1, 4)
+    return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+
+
+def to_xywh(xyxy: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, "N 4"]:
+    """Upper-left corner, width and height of boxes given by corners; `from_xywh` undoes it."""
+    xyxy = np.asarray(xyxy, float).reshape(-1, 4)
+    return np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], axis=1)
+
+
+def area(xyxy: Float[np.ndarray, "*N 4"]) -> Float[np.ndarray, "*N"]:
+    """Area of each box in square pixels; 0 where corners are swapped."""
+    areas: np.ndarray = np.prod(np.maximum(xyxy[..., 2:] - xyxy[..., :2], 0), axis=-1)
+    return areas
+
+
+def iou(a: Float[np.ndarray, "N 4"], b: Float[np.ndarray, "M 4"]) -> Float[np.ndarray, "N M"]:
+    """Intersection over union of every box of `a` with every box of `b`, 0 to 1; 0 for empty boxes."""
+    a, b = np.asarray(a, float).reshape(-1, 4), np.asarray(b, float).reshape(-1, 4)
+    return iou_of_pairs(a[:, None], b[None, :])
+
+
+def iou_of_pairs(a: Float[np.ndarray, "*P 4"], b: Float[np.ndarray, "*P 4"]) -> Float[np.ndarray, "*P"]:
+    """IoU of boxes that stand in the same place of two arrays that broadcast."""
+    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    shared = np.prod(np.maximum(sides, 0), axis=-1)
+    union = area(a) + area(b) - shared
+    overlap: np.ndarray = np.divide(shared, union, out=np.zeros_like(union), where=union > 0)
+    return overlap
+
+
+def overlapping(
+    a: Float[np.ndarray, "N 4"], b: Float[np.ndarray, "M 4"], min_iou: float = 0.0
+) -> tuple[Int[np.ndarray, "P"], Int[np.ndarray, "P"], Float[np.ndarray, "P"]]:
+    """The pairs of `iou(a, b)` above `min_iou`, without the matrix.
+
+    Returns:
+        indices into `a`, indices into `b`, and their IoU, in no particular order.
+    """
+    a, b = np.asarray(a, float).reshape(-1, 4), np.asarray(b, float).reshape(-1, 4)
+    i, j = shapely.STRtree(_diagonals(b)).query(_diagonals(a))
+    shared = iou_of_pairs(a[i], b[j])
+    above = shared > min_iou
+    return i[above], j[above], shared[above]
+
+
+def _diagonals(xyxy: Float[np.ndarray, "N 4"]) -> np.ndarray:
+    """A shapely line across each box: to an STRtree the same as the box, made in half the time."""
+    lines: np.ndarray = shapely.linestrings(xyxy.reshape(-1, 2, 2))
+    return lines
+
+
+def nms(boxes: Boxes, iou: float, *, by_class: bool = True) -> Int[np.ndarray, "K"]:
+    """Indices that greedy non-maximum suppression keeps, best first.
+
+    A box is dropped when a better one that is kept overlaps it by more than `iou`.
+    The order of the input never matters: ties are settled as in `Boxes.ranked`.
+
+    Args:
+        boxes: detections with scores.
+        iou: overlap above which the worse of two boxes goes, 0 to 1.
+        by_class: only boxes with the same label compete.
+    """
+    kept, _ = settle(boxes, iou, np.zeros(len(boxes), bool), by_class=by_class)
+    return kept
+
+
+def settle(
+    boxes: Boxes, iou: float, unsure: Bool[np.ndarray, "N"], *, by_class: bool = True
+) -> tuple[Int[np.ndarray, "K"], Int[np.ndarray, "U"]]:
+    """What `nms` keeps for certain, and what still hangs on boxes that have not been seen.
+
+    Walks the boxes from best to worst in growing blocks. Each block is first thinned by what
+    better blocks kept, so that crowded scenes stay near-linear; what is left is
+    settled in rounds of array operations (`_settle_block`).
+
+    Args:
+        boxes: detections with scores.
+        iou: overlap above which the worse of two boxes goes.
+        unsure: True for boxes that an unseen better box may yet suppress.
+        by_class: only boxes with the same label compete.
+
+    Returns:
+        indices kept whatever comes, and indices that may still go either way, both
+        best first. All others are suppressed for certain.
+    """
+    order = boxes.ranked()
+    ranked = boxes[order] if by_class else Boxes(boxes.xyxy[order], np.zeros(len(order)))
+    diagonals = _diagonals(ranked.xyxy)
+    state = np.where(unsure[order], _UNSURE, _KEPT).astype(np.int8)
+    start = 0
+    while start < len(order):
+        block = np.arange(start, min(max(2 * start, _FIRST_BLOCK), len(order)))
+        better = np.flatnonzero(state[:start] != _DROPPED)
+        i, j = _rivals(ranked, diagonals, block, better, iou=iou)
+        state[i[state[j] == _UNSURE]] = _UNSURE
+        state[i[state[j] == _KEPT]] = _DROPPED
+        alive = block[state[block] != _DROPPED]
+        state[alive] = _settle_block(alive, state[alive], *_rivals(ranked, diagonals, alive, alive, iou=iou))
+        start = block[-1] + 1
+    return order[state == _KEPT], order[state == _UNSURE]
+
+
+_OPEN, _KEPT, _DROPPED, _UNSURE = range(4)
+
+
+def _rivals(
+    ranked: Boxes, diagonals: np.ndarray, worse: np.ndarray, better: np.ndarray, *, iou: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of a box of `worse` and a higher-ranked one of `better`, alike in label, that overlap by more than `iou`.
+
+    The cheap conditions come first: most pairs that a tree finds in one set of boxes are
+    a box with itself, or the same pair the other way round.
+    """
+    i, j = shapely.STRtree(diagonals[better]).query(diagonals[worse])
+    i, j = worse[i], better[j]
+    able = (i > j) & (ranked.labels[i] == ranked.labels[j])
+    i, j = i[able], j[able]
+    near = iou_of_pairs(ranked.xyxy[i], ranked.xyxy[j]) > iou
+    return i[near], j[near]
+
+
+def _settle_block(alive: np.ndarray, best_case: np.ndarray, worse: np.ndarray, better: np.ndarray) -> np.ndarray:
+    """The state of boxes given best first, when `best_case` is what each is if no better one overlaps it.
+
+    In each round the boxes with no open better rival are settled: dropped if one of those
+    is kept, unsure if one is unsure, else their best case. The best open box always is
+    among them, so the rounds end; in practice after a handful.
+    """
+    worse, better = np.searchsorted(alive, worse), np.searchsorted(alive, better)
+    state, doubt = np.zeros(len(alive), np.int8), best_case == _UNSURE
+    while (state == _OPEN).any():
+        ready = state == _OPEN
+        ready[worse] = False
+        state[ready] = np.where(doubt[ready], _UNSURE, _KEPT)
+        state[worse[state[better] == _KEPT]] = _DROPPED
+        doubt[worse[state[better] == _UNSURE]] = True
+        still = (state[better] == _OPEN) & (state[worse] == _OPEN)
+        better, worse = better[still], worse[still]
+    return state

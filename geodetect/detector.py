@@ -1,0 +1,362 @@
+"""The detector: a network and all that it takes to run it; pixels in, boxes out, one file on disk.
+
+Shapes: B chips, C bands, H W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Num
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialise
+from torch import Tensor, nn
+
+from geodetect.boxes import Boxes
+from geodetect.errors import ArgumentError, ModelError, OutputError
+from geodetect.network import precision as precisions
+from geodetect.network.anchors import AnchorSpec
+from geodetect.network.coding import decode_batch
+from geodetect.network.retinanet import Network
+from geodetect.stretch import Stretch
+
+_FORMAT_VERSION = 1
+_SUFFIX = ".safetensors"
+_LOWEST_SCORE = 0.05  # a candidate's; what is kept of them is for whoever writes the result to say
+_MULTIPLE = 32  # pixels; sides at which every backbone halves without a remainder
+
+Scores = float | Mapping[str, float]
+
+
+class Detector:
+    """A trained network with the names, bands, stretch and pixel size that it was trained with.
+
+    Args:
+        network: gives logits and deltas.
+        classes: names, in the order of the network's classes.
+        bands: numbers from 1 of the raster's bands that it takes, in order.
+        stretch: from the raster's numbers to the network's.
+        chip_size: side of the chips it was trained on, in pixels.
+        overlap: of windows in inference, in pixels.
+        pixel_size_m: of the chips; None where that is unknown.
+        min_score: the score that gave the best F1 in validation, for all classes or by name.
+        summary: how it was trained and how well it did; anything that JSON holds.
+        device: where to run; None leaves the network where it is.
+        precision: "auto" (bf16 where it is native), "float32" or "bf16".
+
+    Raises:
+        ArgumentError: if the parts do not fit each other.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        classes: Sequence[str],
+        *,
+        bands: Sequence[int],
+        stretch: Stretch,
+        chip_size: int,
+        overlap: int,
+        pixel_size_m: float | None = None,
+        min_score: Scores = 0.5,
+        summary: Mapping[str, Any] | None = None,
+        device: str | torch.device | None = None,
+        precision: str = "auto",
+    ) -> None:
+        self.classes, self.bands, self.stretch = list(classes), tuple(bands), stretch
+        self.chip_size, self.overlap, self.pixel_size_m = chip_size, overlap, pixel_size_m
+        self.min_score, self.summary, self.precision = min_score, dict(summary or {}), precision
+        self.network = network.to(memory_format=torch.channels_last)
+        if device is not None:
+            self.network.to(_device(device))
+        self._check()
+
+    def _check(self) -> None:
+        counts = {"network": self.network.n_bands, "stretch": self.stretch.n_bands, "bands": len(self.bands)}
+        if len(set(counts.values())) > 1:
+            raise ArgumentError(f"network, stretch and bands must agree in the number of bands; got {counts}")
+        if len(self.classes) != self.network.n_classes or len(set(self.classes)) != len(self.classes):
+            raise ArgumentError(
+                f"every class of the network needs its own name; got {self.network.n_classes} classes, "
+                f"names {self.classes}"
+            )
+        if not 0 <= self.overlap < self.chip_size:
+            raise ArgumentError(
+                f"overlap must be at least 0 and smaller than chip_size; "
+                f"got overlap={self.overlap}, chip_size={self.chip_size}"
+            )
+        self._floors(self.min_score)
+        precisions.resolve(self.precision, self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lies and runs."""
+        return self.network.device
+
+    def detect(
+        self, pixels: np.ndarray | Tensor, *, min_score: Scores = _LOWEST_SCORE, nms_iou: float = 0.5
+    ) -> list[Boxes]:
+        """What is on each chip, best first, in the chip's pixels; never reaching over its edge.
+
+        Args:
+            pixels: (B, C, H, W) as read from the raster, of any type of number; what is not finite counts as the mean.
+            min_score: lowest score, for all classes or by name (classes not named: 0.05).
+            nms_iou: overlap above which the worse of two boxes of a class is dropped.
+
+        Returns:
+            one `Boxes` a chip, empty where nothing was found; [] for no chips.
+
+        Raises:
+            ModelError: if the pixels have another number of bands than the network.
+            ArgumentError: if a threshold is not between 0 and 1, or a class is unknown.
+        """
+        pixels = self._tensor(pixels)
+        floors = self._floors(min_score)
+        _between_0_and_1("nms_iou", nms_iou)
+        if not len(pixels):
+            return []
+        with torch.inference_mode(), _evaluating(self.network):
+            pictures = self._standardised(pixels)
+            with precisions.autocast(precisions.resolve(self.precision, self.device), self.device):
+                logits, deltas = self.network(pictures)
+            padded = pictures.shape[2], pictures.shape[3]
+            return decode_batch(
+                logits,
+                deltas,
+                self.network.anchors(padded),
+                (pixels.shape[2], pixels.shape[3]),
+                level_sizes=self.network.level_sizes(padded),
+                min_score=floors,
+                nms_iou=nms_iou,
+            )
+
+    def _tensor(self, pixels: np.ndarray | Tensor) -> Num[Tensor, "B C H W"]:
+        """The pixels as a tensor where they lie, checked."""
+        if isinstance(pixels, np.ndarray):
+            native = pixels.dtype.newbyteorder("=")
+            pixels = torch.from_numpy(np.require(pixels, native, ["C", "W"]))  # a copy only where torch needs one
+        if pixels.ndim != 4 or 0 in pixels.shape[2:]:  # noqa: PLR2004
+            raise ArgumentError(f"pixels must be (B, C, H, W) with H and W above 0; got shape {tuple(pixels.shape)}")
+        if pixels.shape[1] != len(self.bands):
+            raise ModelError(
+                f"the model takes {len(self.bands)} bands {self.bands}; got pixels of {pixels.shape[1]}; "
+                "choose as many with `bands` (the same band may be named more than once)"
+            )
+        return pixels
+
+    def _standardised(self, pixels: Num[Tensor, "B C H W"]) -> Float[Tensor, "B C _h _w"]:
+        """Pixels as the network takes them, on its device, padded with the mean to sides it can halve."""
+        mean, std = (
+            torch.tensor(values, device=self.device)[:, None, None] for values in (self.stretch.mean, self.stretch.std)
+        )
+        # To the device first: 8 and 16 bits travel faster than floats.
+        pictures = (pixels.to(self.device).float() - mean).div_(std).nan_to_num_(nan=0, posinf=0, neginf=0)
+        right, below = (-side % _MULTIPLE for side in (pixels.shape[3], pixels.shape[2]))
+        return nn.functional.pad(pictures, (0, right, 0, below)).contiguous(memory_format=torch.channels_last)
+
+    def _floors(self, min_score: Scores) -> Float[Tensor, " K"]:
+        """The lowest score of each class."""
+        by_class = min_score if isinstance(min_score, Mapping) else dict.fromkeys(self.classes, min_score)
+        for name, score in by_class.items():
+            if name not in self.classes:
+                near = get_close_matches(name, self.classes, n=1) or self.classes[:3]
+                raise ArgumentError(
+                    f"min_score names the class {name!r}, which the model does not know; has it {near}?"
+                )
+            _between_0_and_1("min_score", score)
+        return torch.tensor([by_class.get(name, _LOWEST_SCORE) for name in self.classes], device=self.device)
+
+    def save(self, path: str | Path) -> Path:
+        """The path of the one file that now holds all that inference needs.
+
+        Weights as safetensors, the rest as JSON in its metadata. The file appears under its name when it is whole.
+
+        Raises:
+            OutputError: if the suffix is not `.safetensors` or the file cannot be written there.
+        """
+        path = _checked_output(Path(path))
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
+        metadata = {key: json.dumps(value) for key, value in self._facts().items()}
+        metadata |= {"format_version": str(_FORMAT_VERSION), "checksum": _checksum(weights)}
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            part.write_bytes(serialise(weights, metadata))  # `save_file` would make it readable for its owner alone
+            os.replace(part, path)
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written: {error}; choose another place") from error
+        finally:
+            part.unlink(missing_ok=True)
+        return path
+
+    def _facts(self) -> dict[str, Any]:
+        """All but the weights, as JSON takes it."""
+        return {
+            "backbone": self.network.backbone_name,
+            "anchors": asdict(self.network.spec),
+            "norm_eps": self.network.norm_eps,
+            "classes": self.classes,
+            "bands": self.bands,
+            "stretch": asdict(self.stretch),
+            "chip_size": self.chip_size,
+            "overlap": self.overlap,
+            "pixel_size_m": self.pixel_size_m,
+            "min_score": self.min_score if isinstance(self.min_score, float | int) else dict(self.min_score),
+            "summary": self.summary,
+        }
+
+
+_FACTS = {
+    *("backbone", "anchors", "norm_eps", "classes", "bands", "stretch", "chip_size"),
+    *("overlap", "pixel_size_m", "min_score", "summary", "checksum", "format_version"),
+}
+
+
+def load_detector(path: str | Path, *, device: str | torch.device | None = None, precision: str = "auto") -> Detector:
+    """The detector that `Detector.save` wrote; no code in the file is ever run.
+
+    Args:
+        path: a `.safetensors` file.
+        device: None takes a GPU where there is one.
+        precision: "auto" (bf16 where it is native), "float32" or "bf16".
+
+    Raises:
+        ModelError: if the file is missing, damaged, newer than this version, or not a detector.
+        ArgumentError: if the device or the precision is not possible.
+        MissingPackage: if its backbone comes from timm and that is not installed.
+    """
+    where = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    precisions.resolve(precision, where)
+    path = Path(path)
+    weights, metadata = _read(path)
+    try:
+        detector = _build(_parsed(path, metadata))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(f"the metadata of {path} are damaged: {error}; save the detector again") from error
+    _fill(detector.network, weights, path)
+    if _checksum(weights) != metadata["checksum"]:
+        raise ModelError(f"the weights in {path} are not those that were saved; copy the file again")
+    detector.network.to(where)
+    detector.precision = precision
+    return detector
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file."""
+    if not path.is_file():
+        raise ModelError(f"there is no model file {path}; expected what `save` wrote, with suffix {_SUFFIX}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"{path} is not a whole safetensors file ({error}); expected what `save` wrote, copy it again"
+        ) from error
+
+
+def _parsed(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    """The facts in the metadata of a file that this version can read."""
+    version = metadata.get("format_version", "")
+    if version.isdecimal() and int(version) > _FORMAT_VERSION:
+        raise ModelError(
+            f"{path} has format version {version}, this geodetect reads up to {_FORMAT_VERSION}; update geodetect"
+        )
+    absent = sorted(_FACTS - set(metadata))
+    if absent:
+        raise ModelError(
+            f"{path} is not a detector that geodetect saved: its metadata lack {', '.join(absent[:3])}; "
+            "give such weights to RetinaNet(weights=...) instead"
+        )
+    return {key: json.loads(value) for key, value in metadata.items() if key in _FACTS - {"checksum"}}
+
+
+def _build(facts: dict[str, Any]) -> Detector:
+    """The detector that the facts describe, its weights still random."""
+    network = Network(
+        facts["backbone"],
+        n_classes=len(facts["classes"]),
+        n_bands=len(facts["bands"]),
+        spec=AnchorSpec(**facts["anchors"]),
+        weights=None,
+    )
+    network.set_norm_eps(facts["norm_eps"])
+    return Detector(
+        network.eval(),
+        facts["classes"],
+        bands=facts["bands"],
+        stretch=Stretch(**facts["stretch"]),
+        chip_size=facts["chip_size"],
+        overlap=facts["overlap"],
+        pixel_size_m=facts["pixel_size_m"],
+        min_score=facts["min_score"],
+        summary=facts["summary"],
+    )
+
+
+def _fill(network: Network, weights: dict[str, Tensor], path: Path) -> None:
+    """Put the weights into the network, or say which do not fit."""
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    found = {name: tensor.shape for name, tensor in weights.items()}
+    wrong = sorted(name for name in shapes | found if shapes.get(name) != found.get(name))
+    if wrong:
+        raise ModelError(
+            f"the weights in {path} do not fit the {network.backbone_name} that it describes: {len(wrong)} tensors are "
+            f"missing, unknown or of another shape, such as {', '.join(wrong[:3])}; save the detector again"
+        )
+    network.load_state_dict(weights)
+
+
+def _checksum(weights: dict[str, Tensor]) -> str:
+    """CRC-32 of all tensors in the order of their names; safetensors itself notices no flipped bit."""
+    crc = 0
+    for name in sorted(weights):
+        crc = zlib.crc32(np.ascontiguousarray(weights[name]).reshape(-1).view(np.uint8).data, crc)
+    return f"{crc:08x}"
+
+
+def _checked_output(path: Path) -> Path:
+    if path.suffix != _SUFFIX:
+        raise OutputError(f"a detector is saved as one {_SUFFIX} file; got {path.name!r}")
+    if not path.parent.is_dir():
+        raise OutputError(f"there is no folder {path.parent} to save {path.name} in; make it first")
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; give the name of a file")
+    return path
+
+
+def _device(device: str | torch.device) -> torch.device:
+    """The device with this name, if it is there."""
+    try:
+        known = torch.device(device)
+        torch.empty(0, device=known)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
+        reason = str(error).splitlines()[0]
+        raise ArgumentError(f'there is no device {str(device)!r} here ({reason}); use "cpu"') from error
+    return known
+
+
+def _between_0_and_1(name: str, value: float) -> None:
+    if not (0 <= value <= 1 and math.isfinite(value)):
+        raise ArgumentError(f"{name} must lie between 0 and 1; got {value}")
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """The network in eval mode, and every layer as it was afterwards: the learner may be training it."""
+    training = [layer for layer in network.modules() if layer.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for layer in training:
+            layer.training = True

@@ -1,0 +1,51 @@
+"""Everything that geodetect raises on purpose.
+
+A message says what was expected, what came, and what to do, in one sentence.
+"""
+
+
+class GeodetectError(Exception):
+    """The base of every error that geodetect raises on purpose."""
+
+
+class ArgumentError(GeodetectError, ValueError):
+    """A parameter's value is not possible."""
+
+
+class RasterError(GeodetectError):
+    """A raster is missing, unreadable, or not what was asked for."""
+
+
+class LabelsError(GeodetectError):
+    """Labels or detections are missing, unreadable, or of no use here."""
+
+
+class NotGeoreferenced(GeodetectError):
+    """A raster or a vector file does not say where it lies."""
+
+
+class OutputError(GeodetectError):
+    """A file cannot be written where, or as, it was asked for."""
+
+
+class ModelError(GeodetectError):
+    """A file is not a model, or the model does not fit what it is used on."""
+
+
+class TrainingError(GeodetectError):
+    """Training cannot start or cannot go on."""
+
+
+class MissingPackage(GeodetectError, ImportError):
+    """An optional package is not installed."""
+
+
+def missing(package: str, extra: str, purpose: str) -> MissingPackage:
+    """The error to raise when an optional package is absent.
+
+    Args:
+        package: name to import.
+        extra: the extra of geodetect that installs it.
+        purpose: what wanted it, as the start of a sentence.
+    """
+    return MissingPackage(f"{purpose} needs {package}; install it with: pip install 'geodetect[{extra}]'")

@@ -1,0 +1,267 @@
+"""Where pixels lie: grids, windows of them, and the plan of windows over a scene.
+
+Scene pixels are (x, y), x to the right, y down, (0, 0) the outer corner of the first
+pixel. `Grid.to_map` and `Grid.to_pixel` are the only doors between pixels and map.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import overload
+
+import numpy as np
+from affine import Affine
+from jaxtyping import Float
+from pyproj import CRS, Geod, Transformer
+from pyproj.exceptions import ProjError
+
+from geodetect.errors import ArgumentError, NotGeoreferenced
+
+_SAME_SIZE = 0.01  # pixel sizes that differ by less are one size: resampling would only blur
+_TRUE_SCALE = 0.01  # a projection is taken at its word where its metre is a metre to within this
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of whole pixels; (x, y) is its upper-left corner."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+    @property
+    def xyxy(self) -> tuple[int, int, int, int]:
+        """Corners (x1, y1, x2, y2) in the pixels that x and y are in."""
+        return self.x, self.y, self.x + self.width, self.y + self.height
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The pixels of a raster and where they lie.
+
+    Args:
+        shape: (height, width) in pixels.
+        transform: pixel to map coordinates; None when the raster does not say.
+        crs: the map's coordinate reference system; None when the raster does not say.
+        name: what messages call the raster.
+    """
+
+    shape: tuple[int, int]
+    transform: Affine | None = None
+    crs: CRS | None = None
+    name: str = "the raster"
+
+    def to_map(self, xy: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "N 2"]:
+        """Map coordinates of scene pixels; `to_pixel` undoes it to 1e-6 px.
+
+        Args:
+            xy: scene pixels, x right and y down; may lie outside the grid.
+
+        Returns:
+            CRS units, easting before northing; shape (0, 2) for no points.
+
+        Raises:
+            NotGeoreferenced: if the grid has no transform; the message names the file.
+        """
+        return _apply(self._placed, xy)
+
+    def to_pixel(self, xy: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "N 2"]:
+        """Scene pixels of map coordinates; `to_map` undoes it.
+
+        Args:
+            xy: CRS units, easting before northing.
+
+        Returns:
+            x right and y down, also outside the grid; shape (0, 2) for no points.
+
+        Raises:
+            NotGeoreferenced: if the grid has no transform; the message names the file.
+        """
+        return _apply(~self._placed, xy)
+
+    @property
+    def _placed(self) -> Affine:
+        if self.transform is None:
+            raise NotGeoreferenced(
+                f"{self.name} has no georeference, so its pixels have no map coordinates; "
+                "give it one (gdal_translate -a_srs EPSG:... -a_ullr ...) or work in pixels"
+            )
+        return self.transform
+
+    def in_plane(self) -> Grid:
+        """This grid, or, where it has no transform, one whose map coordinates are its pixels."""
+        return self if self.transform is not None else replace(self, transform=Affine.identity())
+
+    def window(self, window: Window) -> Grid:
+        """The grid of a window's own pixels; what lay at (x, y) lies at (x - window.x, y - window.y)."""
+        transform = self.transform and self.transform @ Affine.translation(window.x, window.y)
+        return replace(self, shape=(window.height, window.width), transform=transform)
+
+    def resampled(self, pixel_size_m: float | None) -> Grid:
+        """The same ground in square pixels of another size; itself where the size is the same to 1 %.
+
+        Raises:
+            ArgumentError: if the size is not above 0, or the scene would shrink to nothing.
+            NotGeoreferenced: if the pixels of this grid have no size in metres.
+        """
+        if pixel_size_m is None:
+            return self
+        if not (pixel_size_m > 0 and math.isfinite(pixel_size_m)):
+            raise ArgumentError(f"pixel_size_m must be above 0 (metres on the ground); got {pixel_size_m}")
+        ratios = [side / pixel_size_m for side in self.pixel_sides_m]
+        if all(abs(ratio - 1) < _SAME_SIZE for ratio in ratios):
+            return self
+        width, height = (round(n * ratio) for n, ratio in zip(self.shape[::-1], ratios, strict=True))
+        if min(width, height) < 1:
+            raise ArgumentError(
+                f"pixel_size_m={pixel_size_m} is larger than the whole of {self.name}; "
+                f"its pixels measure {self.pixel_size_m:.4g} m"
+            )
+        scale = Affine.scale(self.shape[1] / width, self.shape[0] / height)
+        return replace(self, shape=(height, width), transform=self._placed @ scale)
+
+    @property
+    def pixel_size_m(self) -> float:
+        """Side of a square with a pixel's area, in metres on the ground at the scene's centre.
+
+        Raises:
+            NotGeoreferenced: if there is no transform or no CRS.
+        """
+        return math.sqrt(math.prod(self.pixel_sides_m))
+
+    @cached_property
+    def pixel_sides_m(self) -> tuple[float, float]:
+        """Width and height of a pixel in metres on the ground at the scene's centre.
+
+        A projected CRS is taken at its word where its metre is true to within 1 % (UTM's is);
+        elsewhere (degrees, Web Mercator far from the equator) the sides are geodesic.
+
+        Raises:
+            NotGeoreferenced: if there is no transform or no CRS.
+        """
+        transform, crs = self._placed, self._known_crs
+        across = math.hypot(transform.a, transform.d), math.hypot(transform.b, transform.e)
+        true = self._geodesic_sides(crs)
+        if crs.is_geographic:
+            return true
+        unit = crs.axis_info[0].unit_conversion_factor if crs.axis_info else 1.0
+        nominal = across[0] * unit, across[1] * unit
+        off = max(abs(n / t - 1) for n, t in zip(nominal, true, strict=True)) if all(true) else 0.0
+        return nominal if off < _TRUE_SCALE else true
+
+    @property
+    def _known_crs(self) -> CRS:
+        if self.crs is None:
+            raise NotGeoreferenced(
+                f"{self.name} has no coordinate reference system, so the size of its pixels in metres "
+                "is unknown; assign one, or leave pixel_size_m and point_radius_m out"
+            )
+        return self.crs
+
+    def _geodesic_sides(self, crs: CRS) -> tuple[float, float]:
+        """Sides of the central pixel along the ellipsoid; (0, 0) where the CRS reaches no longitude."""
+        x, y = self.shape[1] / 2, self.shape[0] / 2
+        corners = self.to_map(np.array([[x, y], [x + 1, y], [x, y + 1]]))
+        try:
+            geographic = crs.geodetic_crs or CRS.from_epsg(4326)
+            lon, lat = Transformer.from_crs(crs, geographic, always_xy=True).transform(*corners.T)
+            geod = geographic.get_geod() or Geod(ellps="WGS84")
+            _, _, sides = geod.inv(lon[[0, 0]], lat[[0, 0]], lon[1:], lat[1:])
+        except ProjError:
+            return 0.0, 0.0
+        return (float(sides[0]), float(sides[1])) if np.isfinite(sides).all() else (0.0, 0.0)
+
+    @property
+    def corners(self) -> Float[np.ndarray, "4 2"]:
+        """Map coordinates of the four outer corners, in order round the grid (pixels without a transform)."""
+        height, width = self.shape
+        return self.in_plane().to_map(np.array([[0, 0], [width, 0], [width, height], [0, height]], float))
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """Smallest upright rectangle in map coordinates round the grid: min x, min y, max x, max y."""
+        low, high = self.corners.min(axis=0), self.corners.max(axis=0)
+        return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+
+def _apply(transform: Affine, xy: np.ndarray) -> np.ndarray:
+    xy = np.asarray(xy, float).reshape(-1, 2)
+    matrix = np.array([[transform.a, transform.d], [transform.b, transform.e]])
+    return xy @ matrix + np.array([transform.c, transform.f])
+
+
+@dataclass(frozen=True)
+class Tiling(Sequence[Window]):
+    """The windows over a scene, row by row, none reaching over its edge.
+
+    Every box no larger than `overlap` on a side lies whole in some window. The last window
+    of a row or column is moved back to end at the scene's edge; a scene smaller than
+    `chip_size` is one window of its own size there.
+
+    Args:
+        shape: (height, width) of the scene in pixels.
+        chip_size: side of a window in pixels.
+        overlap: how much neighbours share at least, in pixels.
+
+    Raises:
+        ArgumentError: if `overlap` leaves no stride, or a value is not possible.
+    """
+
+    shape: tuple[int, int]
+    chip_size: int
+    overlap: int = 0
+
+    def __post_init__(self) -> None:
+        if self.chip_size < 1 or self.overlap < 0:
+            raise ArgumentError(
+                f"chip_size must be at least 1 and overlap at least 0 (pixels); "
+                f"got chip_size={self.chip_size}, overlap={self.overlap}"
+            )
+        if self.overlap >= self.chip_size:
+            raise ArgumentError(
+                f"overlap must be smaller than chip_size to leave a stride; "
+                f"got overlap={self.overlap}, chip_size={self.chip_size}"
+            )
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows of windows."""
+        return self._count(self.shape[0])
+
+    @property
+    def n_columns(self) -> int:
+        """Number of windows in a row."""
+        return self._count(self.shape[1])
+
+    def _count(self, length: int) -> int:
+        return 1 + max(0, math.ceil((length - self.chip_size) / (self.chip_size - self.overlap)))
+
+    def __len__(self) -> int:
+        return self.n_rows * self.n_columns
+
+    @overload
+    def __getitem__(self, index: int) -> Window: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Window]: ...
+    def __getitem__(self, index: int | slice) -> Window | list[Window]:
+        """The window with this number, counted along rows from the upper left."""
+        if isinstance(index, slice):
+            return [self._at(i) for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"window {index} of {len(self)}")
+        return self._at(index % len(self))
+
+    def _at(self, index: int) -> Window:
+        row, column = divmod(index, self.n_columns)
+        y, height = self._span(row, self.shape[0])
+        x, width = self._span(column, self.shape[1])
+        return Window(x, y, width, height)
+
+    def _span(self, number: int, length: int) -> tuple[int, int]:
+        """Start and length of the window with this number along one axis."""
+        size = min(self.chip_size, length)
+        return min(number * (self.chip_size - self.overlap), length - size), size

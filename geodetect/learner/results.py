@@ -1,0 +1,101 @@
+"""How good a detector is on chips, in numbers and in pictures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geodetect import plots
+from geodetect.boxes import Boxes
+from geodetect.chips.chip import Chips
+from geodetect.chips.data import DetectionData
+from geodetect.chips.reach import REACHED, best_iou
+from geodetect.detector import Detector
+from geodetect.learner.callbacks import chip_ap, hits_of
+from geodetect.metrics import best_score
+from geodetect.network.anchors import AnchorSpec
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_LOWEST_SCORE = 0.05
+_UNKNOWN_SCORE = 0.5  # the operating point of a class that validation says nothing about
+
+
+def detect_chips(detector: Detector, chips: Chips) -> tuple[list[Boxes], list[Boxes]]:
+    """Detections and true boxes of each chip."""
+    found, truth = [], []
+    for chip in chips:
+        found += detector.detect(chip.pixels[None], min_score=_LOWEST_SCORE)
+        truth.append(chip.boxes)
+    return found, truth
+
+
+def average_precision(detector: Detector, chips: Chips, match_iou: float) -> dict[str, float]:
+    """Average precision of each class, 0 to 1; NaN for a class without an object."""
+    scores = chip_ap(*detect_chips(detector, chips), len(detector.classes), match_iou)
+    return dict(zip(detector.classes, scores.tolist(), strict=True))
+
+
+def operating_point(detector: Detector, chips: Chips) -> dict[str, float]:
+    """For each class the score with the best F1 on these chips; 0.5 where they say nothing."""
+    found, truth = detect_chips(detector, chips)
+    scores, labels, hits = hits_of(found, truth)
+    n_truth = np.bincount(np.concatenate([t.labels for t in truth]), minlength=len(detector.classes))
+    best = [best_score(scores[labels == k], hits[labels == k], int(n)) for k, n in enumerate(n_truth)]
+    return {
+        name: score if np.isfinite(score) and hits[labels == k].any() else _UNKNOWN_SCORE
+        for k, (name, score) in enumerate(zip(detector.classes, best, strict=True))
+    }
+
+
+def unreached(data: DetectionData, spec: AnchorSpec) -> float:
+    """Share of the training objects that no anchor overlaps by 0.5, 0 to 1."""
+    best = [
+        best_iou(
+            plan.boxes.xyxy,
+            (plan.window.height, plan.window.width),
+            scales=spec.scales,
+            ratios=spec.ratios,
+            anchor_size=spec.anchor_size,
+        )
+        for plan in data.train.plans
+    ]
+    return float((np.concatenate(best) < REACHED).mean())
+
+
+def summary(history: dict[str, Any], epochs: int) -> dict[str, Any]:
+    """What a saved detector tells of its training."""
+    ap50 = history["ap50"]
+    return {
+        "epochs": epochs,
+        "valid_loss": float(np.min(history["valid"])) if len(history["valid"]) else None,
+        "AP50": float(np.nanmax(ap50)) if np.isfinite(ap50).any() else None,
+    }
+
+
+def show_results(detector: Detector, chips: Chips, rows: int, min_score: float | None) -> Figure:
+    """A row for each of the first chips with an object: true boxes to the left, detections to the right."""
+    plans = [plan for plan in chips.plans if len(plan.boxes)][:rows]
+    chosen = Chips(plans)
+    names = np.array(detector.classes, dtype=object)
+    limit = detector.min_score if min_score is None else min_score
+    pictures = [chip for chip in chosen]
+    found = [detector.detect(chip.pixels[None], min_score=limit)[0] for chip in pictures]
+    return plots.chip_figure(
+        [chip.pixels for chip in pictures],
+        [chip.boxes.xyxy for chip in pictures],
+        [names[chip.boxes.labels] for chip in pictures],
+        classes=detector.classes,
+        found=[(boxes.xyxy, names[boxes.labels], boxes.scores) for boxes in found],
+    )
+
+
+def show(figure: Figure) -> None:
+    """Display a figure where there is a notebook to display it in."""
+    try:
+        from IPython.display import display
+    except ImportError:
+        return
+    display(figure)

@@ -1,0 +1,324 @@
+"""RetinaNet as users of ArcGIS' `arcgis.learn` and of fastai know it: data in, detector out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from geodetect import plots
+from geodetect.boxes import Boxes
+from geodetect.chips import DetectionData
+from geodetect.detector import Detector, load_detector
+from geodetect.errors import ArgumentError, ModelError, TrainingError
+from geodetect.learner import results, training
+from geodetect.learner.callbacks import BestWeights
+from geodetect.network import backbones
+from geodetect.network.anchors import AnchorSpec
+from geodetect.network.coding import decode_batch
+from geodetect.network.precision import resolve
+from geodetect.network.retinanet import Network
+from geodetect.scene.detect import detect_objects
+from geodetect.stretch import IMAGENET, Stretch
+
+if TYPE_CHECKING:
+    from fastai.callback.core import Callback
+    from fastai.learner import Learner
+    from geopandas import GeoDataFrame
+    from matplotlib.figure import Figure
+
+_RGB = 3
+_MANY_UNREACHED = 0.1  # share of objects that no anchor reaches, above which a warning is due
+
+
+class RetinaNet:
+    """A RetinaNet (arXiv:1708.02002) that learns from `data` and gives a `Detector`.
+
+    Args:
+        data: what `prepare_data` gave.
+        backbone: one of `RetinaNet.backbones()`.
+        scales: sides of a cell's anchors over the base side; "auto" fits scales, ratios and base to the data.
+        ratios: height over width of a cell's anchors.
+        anchor_size: base side of an anchor as a multiple of its level's stride (4: 32 px at P3).
+        weights: "imagenet", None for random ones, or the path of a saved detector to start from.
+        freeze: whether the backbone stays as it is; None is False.
+        box_weight: weight of the box loss beside the focal loss.
+        focal_alpha: weight of positives in the focal loss, 0 to 1.
+        focal_gamma: how much easy anchors are discounted, 0 or more.
+        seed: of the random weights and of training.
+        device: "cpu", "cuda", ...; None takes a GPU when there is one.
+
+    Raises:
+        GeodetectError: if a parameter is not usable, or the saved detector does not fit.
+    """
+
+    def __init__(
+        self,
+        data: DetectionData,
+        *,
+        backbone: str = "resnet50",
+        scales: Sequence[float] | str = (1, 2 ** (1 / 3), 2 ** (2 / 3)),
+        ratios: Sequence[float] = (0.5, 1, 2),
+        anchor_size: float = 4,
+        weights: str | Path | None = "imagenet",
+        freeze: bool | None = None,
+        box_weight: float = 1.0,
+        focal_alpha: float = 0.25,
+        focal_gamma: float = 2.0,
+        seed: int = 42,
+        device: str | torch.device | None = None,
+    ) -> None:
+        spec = _anchors(data, scales, ratios, anchor_size)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            known = weights if weights in ("imagenet", None) else None
+            network = Network(backbone, n_classes=len(data.classes), n_bands=len(data.bands), spec=spec, weights=known)
+        detector = Detector(
+            network,
+            data.classes,
+            bands=data.bands,
+            stretch=_stretch(data, network),
+            chip_size=data.chip_size,
+            overlap=data.chip_size // 4,
+            pixel_size_m=data.pixel_size_m,
+            device=device,
+        )
+        self._become(detector, data, seed=seed)
+        self._loss = {"box_weight": box_weight, "alpha": focal_alpha, "gamma": focal_gamma}
+        if weights not in ("imagenet", None):
+            self.load(weights)  # type: ignore[arg-type]
+        if freeze:
+            self.freeze()
+
+    def _become(self, detector: Detector, data: DetectionData | None, *, seed: int) -> None:
+        self._detector, self.data, self.seed = detector, data, seed
+        self._loss = {"box_weight": 1.0, "alpha": 0.25, "gamma": 2.0}
+        self._learner: Learner | None = None
+        self._frozen = False
+        self._rate: float | None = None
+        self._history: dict[str, Any] | None = None
+
+    @classmethod
+    def from_model(cls, path: str | Path, data: DetectionData | None = None) -> RetinaNet:
+        """A saved detector as a learner: to use it, or, with `data`, to go on training.
+
+        Args:
+            path: a `.safetensors` file that `save` wrote.
+            data: chips of the same classes and number of bands.
+
+        Raises:
+            ModelError: if the file is not a detector, or does not fit the data.
+        """
+        model = cls.__new__(cls)
+        detector = load_detector(path)
+        if data is not None:
+            _check_fits(detector, data, path)
+        model._become(detector, data, seed=data.seed if data else 42)
+        return model
+
+    @staticmethod
+    def backbones() -> list[str]:
+        """The names that `backbone` takes; "timm:NAME" takes any of timm's that gives feature maps."""
+        return backbones.names()
+
+    @property
+    def detector(self) -> Detector:
+        """What inference uses: the network as it stands now, with all that it needs to be run."""
+        self._detector.network.eval()
+        return self._detector
+
+    @property
+    def learner(self) -> Learner:
+        """The fastai `Learner` that trains the network."""
+        if self._learner is None:
+            self._learner = self._make_learner(self._needed("training"))
+        return self._learner
+
+    def _make_learner(self, data: DetectionData) -> Learner:
+        detector, shape = self._detector, (data.chip_size, data.chip_size)
+
+        def decode(logits: torch.Tensor, deltas: torch.Tensor) -> list[Boxes]:
+            anchors = detector.network.anchors(shape)
+            return decode_batch(logits, deltas, anchors, shape, level_sizes=detector.network.level_sizes(shape))
+
+        return training.make_learner(
+            detector.network,
+            data,
+            stretch=detector.stretch,
+            criterion=training.DetectionLoss(detector.network, data.chip_size, **self._loss),
+            decode=decode,
+            device=detector.device,
+            dtype=resolve(detector.precision, detector.device),
+        )
+
+    def _needed(self, purpose: str) -> DetectionData:
+        if self.data is None:
+            raise TrainingError(f"{purpose} needs data; give it: RetinaNet.from_model(path, data)")
+        return self.data
+
+    def freeze(self) -> None:
+        """Keep the backbone's weights as they are in training."""
+        self._set_frozen(True)
+
+    def unfreeze(self) -> None:
+        """Train all weights, the backbone's too."""
+        self._set_frozen(False)
+
+    def _set_frozen(self, frozen: bool) -> None:
+        self._frozen = frozen
+        for parameter in self._detector.network.backbone.parameters():
+            parameter.requires_grad_(not frozen)
+
+    def lr_find(self, *, plot: bool = True) -> float:
+        """A learning rate that suits this network and data; the weights stay as they were.
+
+        Trains up to 100 batches at a growing rate. `fit` takes the rate when it is given none.
+
+        Args:
+            plot: show the losses over the rates in a notebook.
+        """
+        self._rate, rates, losses = training.find_rate(self.learner, self.seed)
+        if plot:
+            results.show(plots.lr_figure(np.array(rates), np.array(losses), self._rate))
+        return self._rate
+
+    def fit(
+        self,
+        epochs: int = 10,
+        lr: float | None = None,
+        *,
+        one_cycle: bool = True,
+        early_stopping: bool = False,
+        checkpoint: bool = True,
+        monitor: str = "valid_loss",
+        callbacks: Sequence[Callback] = (),
+        progress: bool = True,
+    ) -> None:
+        """Train. Ctrl-C leaves the best weights so far and is raised again.
+
+        Afterwards the score that gives the best F1 on the validation chips is the detector's `min_score`.
+
+        Args:
+            epochs: how often every training chip is seen; at least 1.
+            lr: peak learning rate; None is what `lr_find` gave, else 1e-3.
+            one_cycle: let the rate rise and fall once; else it is constant.
+            early_stopping: end after 5 epochs without a better `monitor`.
+            checkpoint: have the weights of the epoch with the best `monitor` at the end, else the last.
+            monitor: "valid_loss", or "AP50".
+            callbacks: fastai callbacks; the network gives them (logits (B, A, K), deltas (B, A, 4)).
+            progress: show a bar, with losses and AP50 for each epoch.
+
+        Raises:
+            ArgumentError: if a value is not possible.
+            TrainingError: if there is no data, or the loss stops being a number.
+        """
+        if epochs < 1 or (lr is not None and not lr > 0):
+            raise ArgumentError(f"epochs must be at least 1 and lr above 0; got epochs={epochs}, lr={lr}")
+        if monitor not in ("valid_loss", "AP50"):
+            raise ArgumentError(f'monitor must be "valid_loss" or "AP50"; got {monitor!r}')
+        learner = self.learner
+        with training.quiet(learner, progress=progress):
+            training.run(
+                learner,
+                epochs,
+                lr or self._rate or training.USUAL_RATE,
+                one_cycle=one_cycle,
+                early_stopping=early_stopping,
+                best=BestWeights(monitor) if checkpoint else None,
+                callbacks=callbacks,
+                seed=self.seed,
+            )
+        self._history = training.history(learner)
+        self._detector.min_score = results.operating_point(self.detector, self._needed("training").valid)
+        self._detector.summary = results.summary(self._history, epochs)
+
+    def plot_losses(self) -> Figure:
+        """A figure of the last training: loss of every batch, validation loss and AP50 of every epoch."""
+        if self._history is None:
+            raise TrainingError("there are no losses to plot yet; call fit() first")
+        return plots.losses_figure(**self._history)
+
+    def show_results(self, rows: int = 4, *, min_score: float | None = None) -> Figure:
+        """A figure of validation chips, true boxes to the left and detections to the right.
+
+        Args:
+            rows: how many chips.
+            min_score: detections below are not drawn; None is the detector's `min_score`.
+        """
+        return results.show_results(self.detector, self._needed("show_results").valid, rows, min_score)
+
+    def average_precision_score(self, *, match_iou: float = 0.5, mean: bool = False) -> dict[str, float] | float:
+        """Average precision of each class on the validation chips, 0 to 1; NaN for a class without an object.
+
+        Args:
+            match_iou: overlap from which a detection counts as right.
+            mean: give the mean over the classes that have an object instead.
+        """
+        valid = self._needed("average_precision_score").valid
+        scores = results.average_precision(self.detector, valid, match_iou)
+        return float(np.nanmean(list(scores.values()))) if mean else scores
+
+    def detect(self, raster: str | Path, output: str | Path | None = None, **options: Any) -> GeoDataFrame | Path:
+        """What `detect_objects(raster, self, output, ...)` gives; the options are its."""
+        return detect_objects(raster, self, output, **options)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the detector to one `.safetensors` file, with all that inference needs; gives its path."""
+        return self.detector.save(path)
+
+    def load(self, path: str | Path) -> None:
+        """Take the weights of a saved detector of the same architecture and classes.
+
+        Raises:
+            ModelError: if the file is not a detector, or does not fit.
+        """
+        saved = load_detector(path, device=self._detector.device)
+        if self.data is not None:
+            _check_fits(saved, self.data, path)
+        if saved.network.spec != self._detector.network.spec:
+            raise ModelError(f"the anchors of {path} are not those of this model; open it with RetinaNet.from_model")
+        try:
+            self._detector.network.load_state_dict(saved.network.state_dict())
+        except RuntimeError as error:
+            raise ModelError(
+                f"{path} holds another network than this model's; open it with RetinaNet.from_model"
+            ) from error
+        self._detector.stretch, self._detector.min_score = saved.stretch, saved.min_score
+        self._learner = None
+
+
+def _anchors(
+    data: DetectionData, scales: Sequence[float] | str, ratios: Sequence[float], anchor_size: float
+) -> AnchorSpec:
+    if isinstance(scales, str):
+        if scales != "auto":
+            raise ArgumentError(f'scales must be numbers or "auto"; got {scales!r}')
+        fitted = data.suggest_anchors()
+        return AnchorSpec(fitted.scales, fitted.ratios, fitted.anchor_size)
+    spec = AnchorSpec(tuple(scales), tuple(ratios), anchor_size)
+    share = results.unreached(data, spec)
+    if share > _MANY_UNREACHED:
+        warnings.warn(
+            f"{share:.0%} of the objects overlap no anchor by 0.5 and will be hard to learn; "
+            'scales="auto" fits the anchors to the data',
+            UserWarning,
+            stacklevel=3,
+        )
+    return spec
+
+
+def _stretch(data: DetectionData, network: Network) -> Stretch:
+    """ImageNet's constants only for what ImageNet weights saw: 8-bit RGB; else the data's own."""
+    as_imagenet = getattr(network.backbone, 'pretrained', False) and data.dtype == "uint8" and len(data.bands) == _RGB
+    return IMAGENET if as_imagenet else data.stretch
+
+
+def _check_fits(detector: Detector, data: DetectionData, path: str | Path) -> None:
+    if list(detector.classes) != list(data.classes):
+        raise ModelError(f"{path} finds {', '.join(detector.classes)}; the data holds {', '.join(data.classes)}")
+    if len(detector.bands) != len(data.bands):
+        raise ModelError(f"{path} takes {len(detector.bands)} bands; the data has {len(data.bands)}")

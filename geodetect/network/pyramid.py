@@ -1,0 +1,33 @@
+"""The feature pyramid: P3 to P7 from a backbone's maps at strides 8, 16 and 32.
+
+Shapes: B pictures, C channels, h w cells of a level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+CHANNELS = 256  # "all pyramid levels have C = 256 channels" (https://arxiv.org/abs/1708.02002, section 4)
+
+
+class Pyramid(nn.Module):
+    """Five maps of 256 channels, at strides 8 to 128.
+
+    P6 comes from P5, where the paper takes C5: torchvision's published weights were trained so.
+
+    Args:
+        channels: of the backbone's maps at strides 8, 16 and 32.
+    """
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.fpn = FeaturePyramidNetwork(list(channels), CHANNELS, extra_blocks=LastLevelP6P7(CHANNELS, CHANNELS))
+
+    def forward(self, maps: Sequence[Float[Tensor, "B _c _h _w"]]) -> list[Float[Tensor, "B 256 _h _w"]]:
+        """P3, P4, P5, P6, P7 of the maps at strides 8, 16 and 32."""
+        return list(self.fpn({f"c{i}": x for i, x in enumerate(maps)}).values())

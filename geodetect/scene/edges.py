@@ -1,0 +1,197 @@
+"""Boxes that a window's edge cuts: which to drop, which to keep aside, which to join.
+
+An edge of a window is interior where the scene goes on beyond it. A box that touches one may
+be the stump of a longer object. Where the window on the other side sees all of that stump, it sees
+the object better, and the stump is dropped. Where it does not (the object is longer than
+the overlap), the stump is a part: kept aside, and when the whole scene is
+known, parts give way to a box that was seen whole, or are joined to one.
+
+Sides are numbered as corners are stored: 0 left, 1 top, 2 right, 3 bottom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import shapely
+from jaxtyping import Bool, Float, Int
+
+from geodetect.boxes import Boxes, area, nms
+from geodetect.grid import Tiling, Window
+
+# A detector places the side of a box to within a pixel or two: one that ends this close
+# to an edge may well go on beyond it.
+_TOUCH = 2.0
+# Twice as far, so that a box dropped here does not touch the neighbour's own edge over there, even if
+# the neighbour puts its side a little differently.
+_CLEAR = 2 * _TOUCH
+_MOST = 0.7  # a part that another box covers by more than this is part of what that box shows
+_AGREE = 0.5  # parts of one object have nearly the same extent across the direction in which they meet
+
+_INWARD = np.array([1.0, 1.0, -1.0, -1.0])  # from a side into the box
+_OPPOSITE = [2, 3, 0, 1]
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """N pieces of objects that no window saw whole.
+
+    Args:
+        boxes: what the windows saw, in scene pixels.
+        cut: for each box, on which sides an interior edge cuts it: left, top, right, bottom.
+    """
+
+    boxes: Boxes
+    cut: Bool[np.ndarray, "N 4"]
+
+    @classmethod
+    def concat(cls, parts: Iterable[Parts]) -> Parts:
+        """All pieces of `parts` in their order."""
+        parts = list(parts)
+        cuts = [np.zeros((0, 4), bool), *(part.cut for part in parts)]
+        return cls(Boxes.concat([part.boxes for part in parts], scored=True), np.concatenate(cuts))
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, indices: Bool[np.ndarray, "N"] | Int[np.ndarray, "N"]) -> Parts:
+        """The pieces that a mask or an index array picks."""
+        return Parts(self.boxes[indices], self.cut[indices])
+
+
+def split(found: Boxes, window: Window, tiling: Tiling, nms_iou: float) -> tuple[Boxes, Parts]:
+    """The boxes a window saw whole, and parts of objects longer than its overlap; other cut boxes are dropped.
+
+    Nothing is lost by dropping: each window that drops a box leaves it to the next in one direction, which
+    sees all of it with room to spare, and never hands it back.
+
+    Args:
+        found: the window's detections, in scene pixels, none reaching over its edges.
+        window: where they were seen.
+        tiling: the plan that the window is one of.
+        nms_iou: overlap above which the worse of two parts from this one window goes.
+    """
+    cut = _interior(window, tiling) & ((found.xyxy - window.xyxy) * _INWARD < _TOUCH)
+    clear_of_neighbour = (_neighbours(window, tiling) - found.xyxy[:, _OPPOSITE]) * _INWARD >= _CLEAR
+    touches, dropped = cut.any(axis=1), (cut & clear_of_neighbour).any(axis=1)
+    parts = Parts(found, cut)[touches & ~dropped]
+    return found[~touches], parts[nms(parts.boxes, nms_iou)]
+
+
+def _interior(window: Window, tiling: Tiling) -> Bool[np.ndarray, "4"]:
+    """On which sides of the window the scene goes on."""
+    x1, y1, x2, y2 = window.xyxy
+    height, width = tiling.shape
+    return np.array([x1 > 0, y1 > 0, x2 < width, y2 < height])
+
+
+def _neighbours(window: Window, tiling: Tiling) -> Float[np.ndarray, "4"]:
+    """How far the window beyond each side reaches into this one; read it for interior sides only.
+
+    The last windows of a row or column are moved back, so this is not always `overlap` from the edge.
+    """
+    stride = tiling.chip_size - tiling.overlap
+    column, row = -(-window.x // stride), -(-window.y // stride)  # rounded up, for windows moved back
+    across = [tiling[max(column - 1, 0)], tiling[min(column + 1, tiling.n_columns - 1)]]
+    down = [tiling[n * tiling.n_columns] for n in (max(row - 1, 0), min(row + 1, tiling.n_rows - 1))]
+    return np.array([across[0].xyxy[2], down[0].xyxy[3], across[1].x, down[1].y], float)
+
+
+def join(parts: Parts, whole: Boxes, nms_iou: float) -> Boxes:
+    """One box for each object that no window saw whole: the bounds of its parts, with the best score.
+
+    Parts that a whole box covers add nothing and are left out; so is a joined box that a
+    whole one, or a larger joined one, covers or overlaps by more than `nms_iou`.
+
+    Args:
+        parts: all parts of the scene.
+        whole: all boxes of the scene that were seen whole and stand.
+        nms_iou: overlap above which two boxes show one object.
+    """
+    parts = parts[~_gives_way(parts.boxes, whole, nms_iou)]
+    joined = _bounds(parts.boxes, _groups(len(parts), *_meeting(parts)))
+    joined = joined[~_gives_way(joined, whole, nms_iou)]
+    joined = joined[np.argsort(-area(joined.xyxy), kind="stable")]
+    return joined[~_gives_way(joined, joined, nms_iou, only_earlier=True)]
+
+
+def _gives_way(boxes: Boxes, others: Boxes, nms_iou: float, *, only_earlier: bool = False) -> Bool[np.ndarray, "N"]:
+    """Which boxes show no more than a part of, or the same as, one of the others of their class.
+
+    Args:
+        boxes: those that may go.
+        others: those that stand.
+        nms_iou: overlap above which two boxes are the same.
+        only_earlier: for a list against itself: count only others that come earlier.
+    """
+    i, j = _close(boxes, others)
+    if only_earlier:
+        i, j = i[j < i], j[j < i]
+    shared = _shared(boxes.xyxy[i], others.xyxy[j])
+    own, others_own = area(boxes.xyxy[i]), area(others.xyxy[j])
+    goes = np.zeros(len(boxes), bool)
+    goes[i[(shared > _MOST * own) | (shared > nms_iou * (own + others_own - shared))]] = True
+    return goes
+
+
+def _close(a: Boxes, b: Boxes) -> tuple[Int[np.ndarray, "P"], Int[np.ndarray, "P"]]:
+    """Pairs of one box of `a` and one of `b`, of one class, that overlap or nearly touch."""
+    grown = shapely.box(*(a.xyxy - _TOUCH * _INWARD).T)
+    i, j = shapely.STRtree(shapely.box(*b.xyxy.T)).query(grown)
+    same = a.labels[i] == b.labels[j]
+    return i[same], j[same]
+
+
+def _shared(a: Float[np.ndarray, "P 4"], b: Float[np.ndarray, "P 4"]) -> Float[np.ndarray, "P"]:
+    """Area that the boxes of each pair have in common."""
+    return area(np.concatenate([np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, 2:], b[:, 2:])], axis=1))
+
+
+def _meeting(parts: Parts) -> tuple[Int[np.ndarray, "P"], Int[np.ndarray, "P"]]:
+    """Pairs of parts that go on in one another, across a side on which both are cut."""
+    first, second = _close(parts.boxes, parts.boxes)
+    a, b = parts.boxes.xyxy[first], parts.boxes.xyxy[second]
+    meet = np.zeros(len(first), bool)
+    for low, high in ((0, 2), (1, 3)):  # side by side, then one above the other
+        facing = parts.cut[first, high] & parts.cut[second, low]
+        # Without this, neighbours that end to end touch with their uncut ends would be joined as well.
+        in_order = (a[:, low] <= b[:, low] + _CLEAR) & (a[:, high] <= b[:, high] + _CLEAR)
+        meet |= facing & in_order & (_agreement(a[:, 1 - low :: 2], b[:, 1 - low :: 2]) >= _AGREE)
+    return first[meet], second[meet]
+
+
+def _agreement(a: Float[np.ndarray, "P 2"], b: Float[np.ndarray, "P 2"]) -> Float[np.ndarray, "P"]:
+    """Intersection over union of the intervals (low, high) of each pair."""
+    shared = np.minimum(a[:, 1], b[:, 1]) - np.maximum(a[:, 0], b[:, 0])
+    covered = np.maximum(a[:, 1], b[:, 1]) - np.minimum(a[:, 0], b[:, 0])
+    return np.asarray(shared / covered)
+
+
+def _groups(n_boxes: int, i: Int[np.ndarray, "P"], j: Int[np.ndarray, "P"]) -> Int[np.ndarray, "N"]:
+    """For each box the number of the group that the pairs (i, j) chain it to, counted from 0.
+
+    Every box takes the lowest number among its partners, then that box's own, until none changes;
+    the second step doubles the distance covered each time, so long chains take few rounds.
+    """
+    group = np.arange(n_boxes)
+    while True:
+        lowest = group.copy()
+        np.minimum.at(lowest, i, group[j])
+        np.minimum.at(lowest, j, group[i])
+        lowest = lowest[lowest]
+        if np.array_equal(lowest, group):
+            return np.unique(group, return_inverse=True)[1]
+        group = lowest
+
+
+def _bounds(boxes: Boxes, group: Int[np.ndarray, "N"]) -> Boxes:
+    """For each group the smallest box round its boxes, with their label and their best score."""
+    _, first = np.unique(group, return_index=True)
+    assert boxes.scores is not None
+    xyxy, scores = boxes.xyxy[first], boxes.scores[first]
+    np.minimum.at(xyxy[:, :2], group, boxes.xyxy[:, :2])
+    np.maximum.at(xyxy[:, 2:], group, boxes.xyxy[:, 2:])
+    np.maximum.at(scores, group, boxes.scores)
+    return Boxes(xyxy, boxes.labels[first], scores)

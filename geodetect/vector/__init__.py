@@ -1,0 +1,1 @@
+"""Vector files: labels and features in, detections out."""

@@ -1,0 +1,160 @@
+"""Stand-ins that conform to the real protocols: a raster in memory, a detector of painted squares, and what they see.
+
+A painted scene is uint16: band 1 holds each pixel's x, band 2 its y, band 3 a checker of 8 px, and on top lie
+squares in the colours of their classes. So every pixel tells where it came from, and every square can be found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import rasterio.features
+import shapely
+from affine import Affine
+from pyproj import CRS
+
+from geodetect.boxes import Boxes
+from geodetect.errors import RasterError
+from geodetect.grid import Grid, Window
+
+COLOURS = {"red": (60_000, 1_000, 1_000), "blue": (1_000, 1_000, 60_000)}
+CLASSES = tuple(COLOURS)
+UTM = CRS.from_epsg(32645)
+SHAPE = (160, 224)
+
+UPRIGHT = Affine(0.5, 0, 353_000, 0, -0.5, 3_057_000)
+ROTATED = Affine.translation(353_000, 3_057_000) @ Affine.rotation(20) @ Affine.scale(0.5, -0.5)
+SOUTH_UP = Affine(0.5, 0, 353_000, 0, 0.5, 3_057_000)
+TRANSFORMS = {"upright": UPRIGHT, "rotated": ROTATED, "south_up": SOUTH_UP}
+
+# x1, y1, x2, y2, class: alone, at a corner, across the seams of 64 px windows, small, large; none touch.
+SQUARES = np.array(
+    [
+        [0, 0, 10, 10, 0],
+        [30, 20, 42, 32, 0],
+        [58, 58, 70, 70, 1],
+        [100, 40, 116, 56, 1],
+        [120, 90, 132, 102, 0],
+        [180, 30, 184, 34, 1],
+        [150, 120, 170, 140, 0],
+        [212, 148, 224, 160, 1],
+        [20, 100, 32, 112, 1],
+    ]
+)
+TRUTH = Boxes(SQUARES[:, :4], SQUARES[:, 4])
+
+
+def painted(shape: tuple[int, int] = SHAPE, boxes: Boxes = TRUTH) -> np.ndarray:
+    """(3, H, W) uint16: x, y and a checker, with `boxes` painted in the colours of their labels."""
+    y, x = np.indices(shape)
+    pixels = np.stack([x, y, 500 * ((x // 8 + y // 8) % 2)]).astype(np.uint16)
+    for (x1, y1, x2, y2), label in zip(boxes.xyxy.astype(int), boxes.labels, strict=True):
+        pixels[:, y1:y2, x1:x2] = np.array(COLOURS[CLASSES[label]])[:, None, None]
+    return pixels
+
+
+class FakeReader:
+    """A raster in memory.
+
+    Args:
+        pixels: (C, H, W).
+        grid: where they lie; None for nowhere.
+        valid: (H, W); None for everywhere.
+        broken: a pixel (x, y) that cannot be read.
+    """
+
+    def __init__(
+        self,
+        pixels: np.ndarray,
+        grid: Grid | None = None,
+        valid: np.ndarray | None = None,
+        *,
+        broken: tuple[int, int] | None = None,
+    ) -> None:
+        self.grid = grid or Grid(pixels.shape[1:], name="fake.tif")
+        self.n_bands = len(pixels)
+        self._valid = np.ones(pixels.shape[1:], bool) if valid is None else valid
+        self._pixels = np.where(self._valid, pixels, pixels.dtype.type(0))
+        self._broken = broken
+
+    def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        x1, y1, x2, y2 = window.xyxy
+        height, width = self.grid.shape
+        assert 0 <= x1 < x2 <= width
+        assert 0 <= y1 < y2 <= height
+        if self._broken and x1 <= self._broken[0] < x2 and y1 <= self._broken[1] < y2:
+            raise RasterError(f"{self.grid.name} cannot be read at pixel x {self._broken[0]}, y {self._broken[1]}")
+        return self._pixels[:, y1:y2, x1:x2].copy(), self._valid[y1:y2, x1:x2].copy()
+
+
+@dataclass(frozen=True)
+class PaintDetector:
+    """Finds the squares of a painted scene, exactly, each by its colour.
+
+    Args:
+        chip_size: side of the windows that it is shown.
+        overlap: how much they share.
+        pixel_size_m: side of the pixels that it is shown; None for the scene's own.
+        min_score: below which it is not believed.
+        tolerance: how far a pixel may be from the colour, for resampled scenes.
+        score: what it gives every box.
+    """
+
+    chip_size: int = 64
+    overlap: int = 24
+    pixel_size_m: float | None = None
+    min_score: float = 0.5
+    tolerance: int = 0
+    score: float = 0.9
+    classes: tuple[str, ...] = CLASSES
+    bands: tuple[int, ...] = (1, 2, 3)
+
+    def detect(self, pixels: np.ndarray) -> list[Boxes]:
+        """The painted squares of each chip of (B, C, H, W), in chip pixels."""
+        return [Boxes.concat([self._of(chip, label) for label in range(len(self.classes))]) for chip in pixels]
+
+    def _of(self, chip: np.ndarray, label: int) -> Boxes:
+        colour = np.array(COLOURS[self.classes[label]], float)[:, None, None]
+        paint = (np.abs(np.asarray(chip, float) - colour) <= self.tolerance).all(axis=0)
+        blobs = rasterio.features.shapes(paint.astype(np.uint8), mask=paint)
+        bounds = [shapely.geometry.shape(outline).bounds for outline, _ in blobs]
+        return Boxes(np.array(bounds, float), np.full(len(bounds), label), np.full(len(bounds), self.score))
+
+
+@dataclass(frozen=True, eq=False)
+class PaintedScene:
+    """A painted scene on disk, and what is true of it."""
+
+    path: Path
+    grid: Grid
+    boxes: Boxes
+
+    @property
+    def truth(self) -> gpd.GeoDataFrame:
+        """The squares as polygons in map coordinates, with a column `label`."""
+        plane = self.grid.in_plane()
+        polygons = shapely.transform(shapely.box(*self.boxes.xyxy.T), plane.to_map)
+        names = [CLASSES[label] for label in self.boxes.labels]
+        return gpd.GeoDataFrame({"label": names}, geometry=polygons, crs=self.grid.crs)
+
+
+def write_raster(path: Path, pixels: np.ndarray, grid: Grid | None = None, **profile: object) -> Path:
+    """A GeoTIFF of 64 px tiles made by rasterio alone, so that our reader is not checked against our writer."""
+    n_bands, height, width = pixels.shape
+    grid = grid or Grid((height, width))
+    crs = grid.crs and rasterio.crs.CRS.from_wkt(grid.crs.to_wkt())
+    tiles = {"tiled": True, "blockxsize": 64, "blockysize": 64}
+    settings = {"count": n_bands, "height": height, "width": width, "dtype": pixels.dtype.name, "crs": crs}
+    place = {} if grid.transform is None else {"transform": grid.transform}
+    with rasterio.open(path, "w", **({"driver": "GTiff"} | tiles | settings | place | profile)) as target:
+        target.write(pixels)
+    return path
+
+
+def outlines(boxes: Sequence[Sequence[float]]) -> np.ndarray:
+    """Polygons of boxes x1, y1, x2, y2."""
+    return shapely.box(*np.array(boxes, float).reshape(-1, 4).T)

@@ -1,0 +1,164 @@
+"""Objects cut by windows come out once and whole, whatever the windows.
+
+No detector is needed here: a window sees of each true box what lies inside the window.
+"""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from geodetect.boxes import Boxes, nms
+from geodetect.grid import Tiling, Window
+from geodetect.scene.edges import Parts, join, split
+
+
+@st.composite
+def plans(draw):
+    """Tilings of scenes from a fraction of a window to several windows across."""
+    chip_size = draw(st.integers(16, 40))
+    shape = draw(st.tuples(st.integers(5, 120), st.integers(5, 120)))
+    return Tiling(shape, chip_size, draw(st.integers(0, chip_size - 8)))
+
+
+@st.composite
+def objects(draw, plan, largest):
+    """Boxes in the scene, in halves of pixels and at most `largest` on a side, each of a class of its own."""
+    n_boxes = draw(st.integers(0, 6))
+    xyxy = np.zeros((n_boxes, 4))
+    for box in xyxy:
+        for axis, length in enumerate(plan.shape[::-1]):
+            size = draw(st.integers(1, 2 * min(largest, length)))
+            box[axis] = draw(st.integers(0, 2 * length - size)) / 2
+            box[axis + 2] = box[axis] + size / 2
+    return Boxes(xyxy, np.arange(n_boxes), np.full(n_boxes, 0.9))
+
+
+def seen(truth, window):
+    """What a perfect detector reports of the boxes in a window, in scene pixels."""
+    found = truth.shift(-window.x, -window.y).clip(window.width, window.height)
+    return found[(found.sizes > 0).all(axis=1)].shift(window.x, window.y)
+
+
+def sewn(plan, see, nms_iou=0.5):
+    """The boxes of the scene when `see(window)` is what each window reports."""
+    whole, parts = zip(*(split(see(window), window, plan, nms_iou) for window in plan), strict=True)
+    whole = Boxes.concat(whole, scored=True)
+    whole = whole[nms(whole, nms_iou)]
+    return Boxes.concat([whole, join(Parts.concat(parts), whole, nms_iou)])
+
+
+def rows(boxes):
+    return sorted(map(tuple, np.column_stack([boxes.labels, boxes.xyxy, boxes.scores])))
+
+
+@given(st.data())
+def test_objects_of_any_size_come_out_once_and_whole(data):
+    plan = data.draw(plans())
+    truth = data.draw(objects(plan, largest=max(plan.shape)))
+    assert rows(sewn(plan, lambda window: seen(truth, window))) == rows(truth)
+
+
+@given(st.data())
+def test_objects_well_below_the_overlap_leave_no_parts(data):
+    plan = data.draw(plans().filter(lambda plan: plan.overlap > 8))
+    truth = data.draw(objects(plan, largest=plan.overlap - 6))  # 6: near one edge, clear of the other
+    split_up = [split(seen(truth, window), window, plan, 0.5) for window in plan]
+    assert not any(len(parts) for _, parts in split_up)
+    assert {row for whole, _ in split_up for row in rows(whole)} == set(rows(truth))
+
+
+@given(st.data())
+def test_objects_come_out_once_when_sides_are_placed_a_little_differently_in_each_window(data):
+    plan = data.draw(plans().filter(lambda plan: plan.overlap > 8))
+    truth = data.draw(objects(plan, largest=max(plan.shape)))
+    truth = truth[(truth.sizes >= 12).all(axis=1)]
+    noise = np.random.default_rng(data.draw(st.integers(0, 1000)))
+
+    def see(window):
+        found = seen(truth, window)
+        return Boxes(found.xyxy + noise.uniform(-0.5, 0.5, found.xyxy.shape), found.labels, found.scores)
+
+    found = sewn(plan, lambda window: seen(see(window), window))
+    assert sorted(found.labels) == list(truth.labels)
+    assert np.abs(found.xyxy[np.argsort(found.labels)] - truth.xyxy).max(initial=0) <= 0.5
+
+
+def test_neighbours_that_only_touch_end_to_end_stay_apart():
+    # Two roads of one class in line, 50 and 60 long, in windows of 32: both come in parts.
+    truth = Boxes([[5, 10, 55, 14], [55.5, 10, 115.5, 14]], [0, 0], [0.8, 0.7])
+    assert rows(sewn(Tiling((32, 128), 32, 8), lambda window: seen(truth, window))) == rows(truth)
+
+
+def test_parallel_roads_stay_apart():
+    truth = Boxes([[5, 10, 105, 14], [5, 15, 105, 19], [5, 20, 105, 24]], [0, 0, 0], [0.8, 0.7, 0.6])
+    assert rows(sewn(Tiling((32, 128), 32, 8), lambda window: seen(truth, window))) == rows(truth)
+
+
+def test_a_joined_box_has_the_best_score_of_its_parts():
+    plan = Tiling((32, 56), 32, 8)  # two windows, 24 apart
+
+    def see(window):
+        return seen(Boxes([[4, 4, 50, 12]], [3], [0.6 if window.x == 0 else 0.9]), window)
+
+    assert rows(sewn(plan, see)) == [(3, 4, 4, 50, 12, 0.9)]
+
+
+def test_what_split_does_on_each_kind_of_edge():
+    plan = Tiling((32, 80), 32, 8)  # windows at x 0, 24, 48
+    found = Boxes(
+        [
+            [24, 0, 40, 32],  # begins on the left edge: window 0 sees up to 32, not past 40: part
+            [25, 4, 28, 8],  # 1 px from the left edge, but ends 4 px before window 0 does: dropped
+            [26, 4, 54, 8],  # 2 px from both edges: whole
+            [51, 4, 56, 8],  # on the right edge; begins only 3 px into window 2: part
+            [52, 4, 56, 8],  # on the right edge, 4 px into window 2: dropped
+        ],
+        [0, 1, 2, 3, 4],
+        [0.9] * 5,
+    )
+    whole, parts = split(found, plan[1], plan, 0.5)
+    assert whole.labels.tolist() == [2]
+    assert parts.boxes.labels.tolist() == [0, 3]
+    assert parts.cut.tolist() == [[True, False, False, False], [False, False, True, False]]
+
+
+def test_the_last_windows_overlap_more_and_that_is_counted():
+    plan = Tiling((32, 60), 32, 8)  # windows at 0, 24 and, moved back, 28
+    assert [window.x for window in plan] == [0, 24, 28]
+    stump = Boxes([[33, 4, 56, 8]], [0], [0.9])  # on window 1's right edge, 23 long, and clear of window 2's left one
+    whole, parts = split(stump, plan[1], plan, 0.5)
+    assert len(whole) == len(parts) == 0
+
+
+def test_edges_of_the_scene_cut_nothing():
+    found = Boxes([[0, 0, 20, 10], [5, 5, 20, 10]], [0, 1], [0.9, 0.8])
+    whole, parts = split(found, Window(0, 0, 20, 10), Tiling((10, 20), 32, 8), 0.5)
+    assert len(whole) == 2
+    assert len(parts) == 0
+
+
+@pytest.mark.parametrize("of_class", [0, 1])
+def test_a_part_gives_way_only_to_a_whole_box_of_its_class(of_class):
+    parts = Parts(Boxes([[0, 0, 32, 8]], [0], [0.9]), np.array([[False, False, True, False]]))
+    whole = Boxes([[8, 0, 48, 8]], [of_class], [0.5])  # covers 24 of the part's 32
+    assert len(join(parts, whole, 0.5)) == of_class
+
+
+def test_parts_of_one_window_suppress_each_other():
+    found = Boxes([[4, 4, 32, 12], [4, 4, 32, 13]], [0, 0], [0.9, 0.8])
+    _, parts = split(found, Window(0, 0, 32, 32), Tiling((32, 80), 32, 8), 0.5)
+    assert rows(parts.boxes) == [(0, 4, 4, 32, 12, 0.9)]
+
+
+def test_no_boxes_give_no_boxes():
+    empty = Boxes.empty(scored=True)
+    whole, parts = split(empty, Window(0, 0, 32, 32), Tiling((64, 64), 32, 8), 0.5)
+    assert len(whole) == len(parts) == len(join(Parts.concat([parts]), empty, 0.5)) == 0
+    assert len(join(Parts.concat([]), empty, 0.5)) == 0
+
+
+def test_a_chain_of_many_windows_is_one_object():
+    plan = Tiling((16, 3000), 16, 4)
+    truth = Boxes([[3, 2, 2990, 9]], [0], [0.9])
+    assert rows(sewn(plan, lambda window: seen(truth, window))) == rows(truth)
