@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from pyproj import CRS
 
 from geodetect import plots
-from geodetect.boxes import Boxes, overlapping
+from geodetect.boxes import Boxes, area, overlapping
 from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced, OutputError
 from geodetect.metrics import average_precision, best_score, check_match_iou, match_pairs, precision_recall
 from geodetect.vector.labels import class_names
@@ -118,9 +118,9 @@ def compute_accuracy(
     _check(match_iou, shape, point_radius_m)
     ours, theirs = open_features(detections, "detections"), open_features(labels, "labels")
     crs = _common_crs(ours, theirs)
-    area = None if aoi is None else _area(aoi, crs)
-    found = _placed(_detected(ours), ours.name, crs, area)
-    truth = _placed(_true(theirs, label_field, point_radius_m), theirs.name, crs, area)
+    inside = None if aoi is None else _area(aoi, crs)
+    found = _placed(_detected(ours), ours.name, crs, inside)
+    truth = _solid(_placed(_true(theirs, label_field, point_radius_m), theirs.name, crs, inside))
     if shape == "box":
         _warn_of_rotated(found)
     return _compared(*_one_naming(found, truth, by_class), match_iou=match_iou, polygons=shape == "polygon")
@@ -155,15 +155,15 @@ def _area(aoi: str | Path | GeoDataFrame | shapely.Geometry, crs: CRS | None) ->
     if isinstance(aoi, shapely.Geometry):
         aoi = GeoDataFrame(geometry=[aoi], crs=crs)
     features = open_features(aoi, "the aoi")
-    areas = features.frame.geometry.dropna()
-    if not len(areas) or not set(shapely.get_type_id(areas)) <= set(_AREAL):
+    areas = features.frame.geometry
+    if not len(areas) or not set(shapely.get_type_id(areas.to_numpy())) <= set(_AREAL):
         raise LabelsError(f"{features.name} must hold polygons, and nothing else, to be an aoi")
     if (areas.crs is None) != (crs is None):
         raise NotGeoreferenced(
             f"{features.name} and the detections must either both have a coordinate reference system or neither; "
             f"got {areas.crs or 'none'} and {crs or 'none'}"
         )
-    return shapely.union_all(shapely.make_valid(areas.to_crs(crs) if crs else areas))
+    return shapely.union_all(shapely.make_valid((areas.to_crs(crs) if crs else areas).to_numpy()))
 
 
 def _classed(features: Features, label_field: str | None = None) -> GeoDataFrame:
@@ -172,7 +172,7 @@ def _classed(features: Features, label_field: str | None = None) -> GeoDataFrame
     names = class_names(features, label_field) if named else [None] * len(features.frame)
     geometry = shapely.force_2d(np.asarray(features.frame.geometry.array, dtype=object))
     frame = GeoDataFrame({"label": np.array(names, dtype=object)}, geometry=geometry, crs=features.frame.crs)
-    return frame[frame.geometry.notna() & ~frame.geometry.is_empty]
+    return frame[~(shapely.is_missing(geometry) | shapely.is_empty(geometry))]
 
 
 def _detected(features: Features) -> GeoDataFrame:
@@ -209,8 +209,7 @@ def _true(features: Features, label_field: str | None, point_radius_m: float | N
     if points.any():
         frame.loc[points, "geometry"] = _circles(frame.geometry[points], point_radius_m or 0)
     _refuse_but_areal(frame, features.name)
-    # What has no area cannot be found by any box.
-    return frame[shapely.area(frame.geometry.to_numpy()) > 0]
+    return frame
 
 
 def _circles(points: GeoSeries, radius_m: float) -> GeoSeries:
@@ -236,7 +235,7 @@ def _refuse_but_areal(frame: GeoDataFrame, name: str) -> None:
         raise LabelsError(f"{name} holds {len(others):,} features of type {kinds}; polygons are expected")
 
 
-def _placed(frame: GeoDataFrame, name: str, crs: CRS | None, area: shapely.Geometry | None) -> GeoDataFrame:
+def _placed(frame: GeoDataFrame, name: str, crs: CRS | None, inside: shapely.Geometry | None) -> GeoDataFrame:
     """The features in `crs`, those with their centroid in the area.
 
     Raises:
@@ -245,23 +244,30 @@ def _placed(frame: GeoDataFrame, name: str, crs: CRS | None, area: shapely.Geome
     if crs is not None:
         frame = frame.set_crs(crs) if frame.crs is None else frame.to_crs(crs)
     reached = np.isfinite(shapely.bounds(frame.geometry.to_numpy())).all(axis=1)
-    if area is None and not reached.all():
+    if inside is None and not reached.all():
         raise LabelsError(
             f"{name} has {(~reached).sum():,} features that lie where the detections' CRS does not reach; "
             "correct its CRS, or give an aoi"
         )
     frame = frame[reached]
-    if area is not None:
-        frame = frame[shapely.intersects(area, shapely.centroid(frame.geometry.to_numpy()))]
+    if inside is not None:
+        shapely.prepare(inside)
+        frame = frame[shapely.intersects(inside, shapely.centroid(frame.geometry.to_numpy()))]
     return frame.reset_index(drop=True)
+
+
+def _solid(truth: GeoDataFrame) -> GeoDataFrame:
+    """The labels, mended where they cross themselves; without those of no area, which nothing can find."""
+    truth = truth.set_geometry(_valid(truth.geometry.to_numpy()), crs=truth.crs)
+    return truth[shapely.area(truth.geometry.to_numpy()) > 0].reset_index(drop=True)
 
 
 def _warn_of_rotated(found: GeoDataFrame) -> None:
     """Warns where envelopes are much larger than the detections in them."""
-    left, low, right, high = shapely.bounds(found.geometry.to_numpy()).T
-    envelope = (right - left) * (high - low)
-    filled = (shapely.area(found.geometry.to_numpy()) / envelope)[envelope > 0]
-    if len(filled) and np.median(filled) < _UPRIGHT:
+    polygons = found.geometry.to_numpy()
+    envelopes = area(shapely.bounds(polygons))
+    solid = envelopes > 0
+    if solid.any() and np.median(shapely.area(polygons[solid]) / envelopes[solid]) < _UPRIGHT:
         warnings.warn(
             "the detections are not upright rectangles, so their envelopes overlap more than they do; "
             'shape="polygon" is fairer',
@@ -315,7 +321,7 @@ def _overlaps(
     same = found["group"].to_numpy()[i] == truth["group"].to_numpy()[j]
     i, j, iou = i[same], j[same], iou[same]
     if polygons:
-        a, b = _valid(a), _valid(b)
+        a = _valid(a)
         shared = shapely.area(shapely.intersection(a[i], b[j]))
         iou = shared / (shapely.area(a)[i] + shapely.area(b)[j] - shared)
     return i, j, iou

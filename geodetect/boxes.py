@@ -138,7 +138,7 @@ def iou(a: Float[np.ndarray, "N 4"], b: Float[np.ndarray, "M 4"]) -> Float[np.nd
     return iou_of_pairs(a[:, None], b[None, :])
 
 
-def iou_of_pairs(a: Float[np.ndarray, "*P 4"], b: Float[np.ndarray, "*P 4"]) -> Float[np.ndarray, "*P"]:
+def iou_of_pairs(a: Float[np.ndarray, "*#P 4"], b: Float[np.ndarray, "*#P 4"]) -> Float[np.ndarray, "*#P"]:
     """IoU of boxes that stand in the same place of two arrays that broadcast."""
     sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
     shared = np.prod(np.maximum(sides, 0), axis=-1)

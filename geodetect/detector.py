@@ -170,9 +170,9 @@ class Detector:
         by_class = min_score if isinstance(min_score, Mapping) else dict.fromkeys(self.classes, min_score)
         for name, score in by_class.items():
             if name not in self.classes:
-                near = get_close_matches(name, self.classes, n=1) or self.classes[:3]
+                near = get_close_matches(name, self.classes, n=1) or self.classes[:5]
                 raise ArgumentError(
-                    f"min_score names the class {name!r}, which the model does not know; has it {near}?"
+                    f"min_score names the class {name!r}, which the model does not know; it knows {', '.join(near)}"
                 )
             _between_0_and_1("min_score", score)
         return torch.tensor([by_class.get(name, _LOWEST_SCORE) for name in self.classes], device=self.device)
@@ -242,7 +242,9 @@ def load_detector(path: str | Path, *, device: str | torch.device | None = None,
     try:
         detector = _build(_parsed(path, metadata))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelError(f"the metadata of {path} are damaged: {error}; save the detector again") from error
+        raise ModelError(
+            f"the metadata of {path} are damaged: {_first_line(error)}; save the detector again"
+        ) from error
     _fill(detector.network, weights, path)
     if _checksum(weights) != metadata["checksum"]:
         raise ModelError(f"the weights in {path} are not those that were saved; copy the file again")
@@ -340,9 +342,12 @@ def _device(device: str | torch.device) -> torch.device:
         known = torch.device(device)
         torch.empty(0, device=known)
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
-        reason = str(error).splitlines()[0]
-        raise ArgumentError(f'there is no device {str(device)!r} here ({reason}); use "cpu"') from error
+        raise ArgumentError(f'there is no device {str(device)!r} here ({_first_line(error)}); use "cpu"') from error
     return known
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _between_0_and_1(name: str, value: float) -> None:

@@ -141,11 +141,16 @@ class Grid:
         elsewhere (degrees, Web Mercator far from the equator) the sides are geodesic.
 
         Raises:
-            NotGeoreferenced: if there is no transform or no CRS.
+            NotGeoreferenced: if there is no transform or no CRS, or its degrees are none.
         """
         transform, crs = self._placed, self._known_crs
         across = math.hypot(transform.a, transform.d), math.hypot(transform.b, transform.e)
         true = self._geodesic_sides(crs)
+        if crs.is_geographic and not all(true):
+            raise NotGeoreferenced(
+                f"the coordinates of {self.name} are no degrees of {crs.name}, so the size of its pixels in metres "
+                "is unknown; assign the right CRS (gdal_edit.py -a_srs EPSG:...)"
+            )
         if crs.is_geographic:
             return true
         unit = crs.axis_info[0].unit_conversion_factor if crs.axis_info else 1.0
@@ -191,7 +196,7 @@ class Grid:
 def _apply(transform: Affine, xy: np.ndarray) -> np.ndarray:
     xy = np.asarray(xy, float).reshape(-1, 2)
     matrix = np.array([[transform.a, transform.d], [transform.b, transform.e]])
-    return xy @ matrix + np.array([transform.c, transform.f])
+    return np.asarray(xy @ matrix + np.array([transform.c, transform.f]))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Shapes: C bands, H W pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,8 +29,8 @@ class Stretch:
         ArgumentError: if the lengths disagree or a value is not possible.
     """
 
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: Sequence[float]
+    std: Sequence[float]
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):

@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from geodetect.grid import Grid
 from tests.fakes import SHAPE, TRANSFORMS, TRUTH, UTM, PaintedScene, painted, write_raster
+
+# Time limits on examples say how busy the machine is, not whether a law holds.
+settings.register_profile("geodetect", deadline=None)
+settings.load_profile("geodetect")
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -6,6 +6,7 @@ squares in the colours of their classes. So every pixel tells where it came from
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import rasterio.features
 import shapely
 from affine import Affine
 from pyproj import CRS
+from rasterio.errors import NotGeoreferencedWarning
 
 from geodetect.boxes import Boxes
 from geodetect.errors import RasterError
@@ -150,8 +152,10 @@ def write_raster(path: Path, pixels: np.ndarray, grid: Grid | None = None, **pro
     tiles = {"tiled": True, "blockxsize": 64, "blockysize": 64}
     settings = {"count": n_bands, "height": height, "width": width, "dtype": pixels.dtype.name, "crs": crs}
     place = {} if grid.transform is None else {"transform": grid.transform}
-    with rasterio.open(path, "w", **({"driver": "GTiff"} | tiles | settings | place | profile)) as target:
-        target.write(pixels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # rasterio says so of what it is told to write
+        with rasterio.open(path, "w", **({"driver": "GTiff"} | tiles | settings | place | profile)) as target:
+            target.write(pixels)
     return path
 
 

@@ -130,9 +130,7 @@ def test_each_class_has_its_own_floor():
     logits = torch.full((1, len(ANCHORS), 2), -20.0)
     logits[0, 500] = 0.0
     floors = torch.tensor([0.4, 0.6])
-    got = decode_batch(
-        logits, torch.zeros(1, len(ANCHORS), 4), ANCHORS, SHAPE, level_sizes=SIZES, min_score=floors
-    )
+    got = decode_batch(logits, torch.zeros(1, len(ANCHORS), 4), ANCHORS, SHAPE, level_sizes=SIZES, min_score=floors)
     assert got[0].labels.tolist() == [0]
 
 

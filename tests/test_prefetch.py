@@ -41,7 +41,7 @@ def reading_threads():
     return [thread for thread in threading.enumerate() if thread.name.startswith("geodetect-read")]
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)  # threads wait for each other
 @given(tilings(largest=100).filter(lambda tiling: len(tiling) < 60), st.integers(1, 7), st.integers(1, 3), st.data())
 def test_every_window_with_a_valid_pixel_comes_once_in_order_with_its_pixels(tiling, batch_size, n_threads, data):
     hole = np.array(data.draw(st.lists(st.booleans(), min_size=16, max_size=16)), bool).reshape(4, 4)

@@ -48,7 +48,7 @@ def random_symmetry(
     square = images.shape[-1] == images.shape[-2]
     numbers = torch.randint(8 if square else 4, (len(images),), generator=generator)
     images, boxes = images.clone(), boxes.clone()
-    for number in numbers.unique().tolist():
+    for number in set(numbers.tolist()):
         mine = (numbers == number).to(images.device)
         images[mine], boxes[mine] = symmetry(images[mine], boxes[mine], number)
     return images, boxes

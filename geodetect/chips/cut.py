@@ -6,13 +6,14 @@ Shapes: N labels, W windows, P pairs of a label and a window that it meets.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import shapely
 
 from geodetect.boxes import Boxes
 from geodetect.chips.chip import ChipPlan
-from geodetect.errors import ArgumentError, LabelsError
+from geodetect.errors import ArgumentError
 from geodetect.grid import Tiling, Window
 from geodetect.raster import MaskedReader, Reader
 
@@ -75,7 +76,7 @@ def _by_window(windows: Sequence[Window], which: np.ndarray, bounds: np.ndarray,
     """Boxes (P, 4) in scene pixels handed out to their windows, in each window's own pixels."""
     order = np.argsort(which, kind="stable")
     ends = np.searchsorted(which[order], np.arange(len(windows) + 1))
-    shares = (order[start:stop] for start, stop in zip(ends[:-1], ends[1:], strict=True))
+    shares = (order[start:stop] for start, stop in pairwise(ends))
     return [
         Boxes(bounds[share], labels[share]).shift(-window.x, -window.y)
         for window, share in zip(windows, shares, strict=True)
@@ -94,7 +95,7 @@ def plan_chips(
     area: shapely.Geometry | None = None,
     seed: int = 42,
 ) -> list[ChipPlan]:
-    """The chips of one raster: every window with a box, and some without.
+    """The chips of one raster: every window with a box, and some without; none when no box is left.
 
     Args:
         reader: the raster.
@@ -109,7 +110,6 @@ def plan_chips(
 
     Raises:
         ArgumentError: if a value is not possible.
-        LabelsError: if no chip holds a box.
     """
     if not 0 <= min_visible <= 1 or negatives < 0:
         raise ArgumentError(
@@ -121,11 +121,6 @@ def plan_chips(
     windows = windows_within(reader, chip_size=chip_size, overlap=overlap, area=area)
     boxes = cut(polygons, labels, windows, min_visible=min_visible)
     full = [i for i, found in enumerate(boxes) if len(found)]
-    if not full:
-        raise LabelsError(
-            f"no chip of {reader.grid.name} holds a label that is visible by at least {min_visible:.0%} and "
-            f"{MIN_SIDE:g} px wide; the labels may be too small at this pixel size, or lie outside the aoi"
-        )
     bare = np.random.default_rng(seed).permutation([i for i, found in enumerate(boxes) if not len(found)])
     kept = _with_pixels(reader, windows, bare, round(negatives * len(full)))
     return [ChipPlan(reader, windows[i], boxes[i]) for i in sorted([*full, *kept])]

@@ -77,15 +77,13 @@ def export_training_data(
         if value != known:
             raise ArgumentError(f'{name} must be "{known}"; got {value!r}')
     out_dir = Path(out_dir)
-    settings = json.dumps(
-        [str(raster), str(labels), chip_size, overlap, pixel_size_m, bands, label_field, point_radius_m]
-        + [None if aoi is None else str(aoi), min_visible, negatives, seed]
-    )
+    cutting = Cutting(chip_size, overlap, pixel_size_m, bands, min_visible, negatives, seed)
+    settings = json.dumps([str(raster), str(labels), str(cutting), label_field, point_radius_m, str(aoi)])
     _check_empty(out_dir, settings, overwrite=overwrite)
     source = from_raster(
         raster,
         labels,
-        Cutting(chip_size, overlap, pixel_size_m, bands, min_visible, negatives, seed),
+        cutting,
         label_field=label_field,
         point_radius_m=point_radius_m,
         aoi=aoi,

@@ -123,6 +123,7 @@ class BatchTransform:
         self.generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, batch: Batch) -> Batch:
+        """The batch as the network is shown it."""
         images, boxes, labels = batch
         if self.transforms:
             images, boxes, labels = random_zoom(images, boxes, labels, self.generator)

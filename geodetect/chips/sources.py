@@ -12,9 +12,9 @@ import shapely
 
 from geodetect.boxes import Boxes, area
 from geodetect.chips.chip import ChipPlan
-from geodetect.chips.cut import cut, plan_chips
+from geodetect.chips.cut import MIN_SIDE, cut, plan_chips
 from geodetect.chips.formats import coco
-from geodetect.chips.formats.picture import Folder
+from geodetect.chips.formats.picture import Folder, Picture
 from geodetect.errors import ArgumentError, LabelsError, RasterError
 from geodetect.grid import Window
 from geodetect.raster import RasterReader
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 _LARGEST_WHOLE = 1024  # px; pictures up to this size are chips as they are
 _USUAL_CHIP = 512
-_READERS = {"coco": coco}
 
 
 @dataclass(frozen=True)
@@ -95,6 +94,11 @@ def from_raster(
         area=None if aoi is None else read_area(aoi, reader.grid),
         seed=cutting.seed,
     )
+    if not any(len(plan.boxes) for plan in plans):
+        raise LabelsError(
+            f"no chip of {reader.name} holds a label that is visible by at least {cutting.min_visible:.0%} and "
+            f"{MIN_SIDE:g} px wide; the labels may be too small at this pixel size, or lie outside the aoi"
+        )
     plans, classes, dropped = _used_classes(plans, names.tolist())
     return Source(plans, classes, side, reader.bands, "; ".join(filter(None, [found.report, dropped])))
 
@@ -121,23 +125,29 @@ def from_folder(
     ]
     _check_bands(readers)
     side = cutting.side([reader.grid.shape for reader in readers])
-    plans, outside = [], 0
+    plans: list[ChipPlan] = []
     for reader, picture in zip(readers, content.pictures, strict=True):
-        scale = np.array(reader.grid.shape[::-1] * 2) / np.array(reader.source_shape[::-1] * 2)
-        xyxy, names = picture.xyxy * scale, np.array([rename[name] for name in picture.names], dtype=object)
-        kept = (names != None) & (area(xyxy) > 0)  # noqa: E711 (element by element)
-        labels = np.array([classes.index(name) for name in names[kept]], int)
-        made = _plan_picture(reader, xyxy[kept], labels, side, cutting)
-        outside += max(0, int(kept.sum()) - sum(len(plan.boxes) for plan in made)) if len(made) == 1 else 0
-        plans += made
-    if not any(len(plan.boxes) for plan in plans):
-        raise LabelsError(f"no picture of {folder} holds a box with an area above 0 that lies inside it")
+        plans += _plan_picture(reader, _renamed(picture, reader, rename, classes), side, cutting)
+    n_boxes = sum(len(plan.boxes) for plan in plans)
+    if not n_boxes:
+        raise LabelsError(
+            f"no picture of {folder} holds a box that is at least {MIN_SIDE:g} px wide and lies inside it"
+        )
     plans, classes, dropped = _used_classes(plans, classes)
-    lost = f"{outside} boxes lie outside their pictures or are too small" if outside else ""
-    read = f"{len(readers)} pictures read from {folder.name}"
-    return Source(
-        plans, classes, side, readers[0].bands, "; ".join(filter(None, [read, content.report, lost, dropped]))
-    )
+    read = f"{len(plans)} chips with {n_boxes} boxes from {len(readers)} pictures of {folder.name}"
+    report = "; ".join(filter(None, [read, content.report, dropped]))
+    return Source(plans, classes, side, readers[0].bands, report)
+
+
+def _renamed(
+    picture: Picture, reader: PictureReader, rename: Mapping[str, str | None], classes: Sequence[str]
+) -> Boxes:
+    """A picture's boxes with an area, in the pixels that are read, under the classes' new names."""
+    scale = np.tile(np.array(reader.grid.shape[::-1]) / np.array(reader.source_shape[::-1]), 2)
+    names = [rename[name] for name in picture.names]
+    labels = np.array([-1 if name is None else classes.index(name) for name in names], int)
+    kept = (labels >= 0) & (area(picture.xyxy) > 0)
+    return Boxes(picture.xyxy[kept] * scale, labels[kept])
 
 
 def _read_folder(folder: Path, dataset_type: str | None) -> Folder:
@@ -146,9 +156,9 @@ def _read_folder(folder: Path, dataset_type: str | None) -> Folder:
             f"without labels, source must be a folder of labelled chips; got {folder}, which is "
             f"{'a file (give labels=...)' if folder.exists() else 'not there'}"
         )
-    if dataset_type is not None and dataset_type not in _READERS:
-        raise ArgumentError(f"dataset_type must be one of {', '.join(_READERS)}; got {dataset_type!r}")
-    return (_READERS[dataset_type] if dataset_type else coco).read(folder)
+    if dataset_type not in ("coco", None):
+        raise ArgumentError(f'dataset_type must be "coco", the one format that is read; got {dataset_type!r}')
+    return coco.read(folder)
 
 
 def _check_bands(readers: Sequence[PictureReader]) -> None:
@@ -158,25 +168,23 @@ def _check_bands(readers: Sequence[PictureReader]) -> None:
         raise RasterError(f"all pictures must have the same number of bands; got {told}; choose some with bands=")
 
 
-def _plan_picture(
-    reader: PictureReader, xyxy: np.ndarray, labels: np.ndarray, side: int, cutting: Cutting
-) -> list[ChipPlan]:
-    """The chips of one picture: itself when it is no larger than a chip, also without a box."""
+def _plan_picture(reader: PictureReader, boxes: Boxes, side: int, cutting: Cutting) -> list[ChipPlan]:
+    """The chips of one picture: itself, also without a box, when it is no larger than a chip."""
     height, width = reader.grid.shape
-    if max(height, width) > side and len(xyxy):
-        return plan_chips(
-            reader,
-            shapely.box(*xyxy.T),
-            labels,
-            chip_size=side,
-            overlap=cutting.overlap,
-            min_visible=cutting.min_visible,
-            negatives=cutting.negatives,
-            seed=cutting.seed,
-        )
-    windows = [Window(0, 0, min(width, side), min(height, side))]
-    boxes = cut(shapely.box(*xyxy.T), labels, windows, min_visible=cutting.min_visible)
-    return [ChipPlan(reader, window, found) for window, found in zip(windows, boxes, strict=True)]
+    outlines = shapely.box(*boxes.xyxy.T)
+    if max(height, width) <= side or not len(boxes):
+        whole = Window(0, 0, min(width, side), min(height, side))
+        return [ChipPlan(reader, whole, cut(outlines, boxes.labels, [whole], min_visible=cutting.min_visible)[0])]
+    return plan_chips(
+        reader,
+        outlines,
+        boxes.labels,
+        chip_size=side,
+        overlap=cutting.overlap,
+        min_visible=cutting.min_visible,
+        negatives=cutting.negatives,
+        seed=cutting.seed,
+    )
 
 
 def _used_classes(plans: list[ChipPlan], classes: list[str]) -> tuple[list[ChipPlan], list[str], str]:

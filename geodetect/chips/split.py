@@ -64,7 +64,9 @@ def by_blocks(footprints: np.ndarray, share: float, seed: int) -> Split:
     _check_share(share)
     rng = np.random.default_rng(seed)
     side = np.median(footprints[:, 2:] - footprints[:, :2], axis=0)
-    draws = [_draw(footprints, side * factor, share, rng) for factor in _BLOCK_SIDES for _ in range(_TRIES)]
+    # Where the share asked for leaves nothing to train on, a single block may still leave both parts something.
+    wanted = [wanted for wanted in (share, 0.0) for _ in range(_TRIES)]
+    draws = [_draw(footprints, side * factor, want, rng) for factor in _BLOCK_SIDES for want in wanted]
     draws = [draw for draw in draws if len(draw.train) and len(draw.valid)]
     if not draws:
         raise ArgumentError(
@@ -85,7 +87,7 @@ def _cost(draw: Split, n_chips: int, share: float) -> float:
 
 
 def _draw(footprints: np.ndarray, block: np.ndarray, share: float, rng: np.random.Generator) -> Split:
-    """One draw: blocks are held out, in random order, until enough chips lie whole in them."""
+    """One draw: blocks are held out, in random order and at least one, until enough chips lie whole in them."""
     origin = footprints[:, :2].min(axis=0)
     first = np.floor((footprints[:, :2] - origin) / block + _EDGE).astype(int)
     last = np.ceil((footprints[:, 2:] - origin) / block - _EDGE).astype(int) - 1

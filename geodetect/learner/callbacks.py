@@ -37,7 +37,7 @@ class Autocast(Callback):  # type: ignore[misc]
     def before_batch(self) -> None:
         """Enter the precision of the network."""
         self.context = autocast(self.dtype, self.device)
-        self.context.__enter__()
+        self.context.__enter__()  # type: ignore[no-untyped-call]
 
     def after_pred(self) -> None:
         """Leave it, with outputs in float32."""

@@ -78,17 +78,16 @@ def summary(history: dict[str, Any], epochs: int) -> dict[str, Any]:
 def show_results(detector: Detector, chips: Chips, rows: int, min_score: float | None) -> Figure:
     """A row for each of the first chips with an object: true boxes to the left, detections to the right."""
     plans = [plan for plan in chips.plans if len(plan.boxes)][:rows]
-    chosen = Chips(plans)
     names = np.array(detector.classes, dtype=object)
     limit = detector.min_score if min_score is None else min_score
-    pictures = [chip for chip in chosen]
+    pictures = list(Chips(plans))
     found = [detector.detect(chip.pixels[None], min_score=limit)[0] for chip in pictures]
     return plots.chip_figure(
         [chip.pixels for chip in pictures],
         [chip.boxes.xyxy for chip in pictures],
         [names[chip.boxes.labels] for chip in pictures],
         classes=detector.classes,
-        found=[(boxes.xyxy, names[boxes.labels], boxes.scores) for boxes in found],
+        found=[(boxes.xyxy, names[boxes.labels], np.asarray(boxes.scores)) for boxes in found],
     )
 
 
@@ -98,4 +97,4 @@ def show(figure: Figure) -> None:
         from IPython.display import display
     except ImportError:
         return
-    display(figure)
+    display(figure)  # type: ignore[no-untyped-call]

@@ -90,7 +90,7 @@ class RetinaNet:
         self._become(detector, data, seed=seed)
         self._loss = {"box_weight": box_weight, "alpha": focal_alpha, "gamma": focal_gamma}
         if weights not in ("imagenet", None):
-            self.load(weights)  # type: ignore[arg-type]
+            self.load(weights)
         if freeze:
             self.freeze()
 
@@ -151,7 +151,6 @@ class RetinaNet:
             stretch=detector.stretch,
             criterion=training.DetectionLoss(detector.network, data.chip_size, **self._loss),
             decode=decode,
-            device=detector.device,
             dtype=resolve(detector.precision, detector.device),
         )
 
@@ -183,7 +182,7 @@ class RetinaNet:
         """
         self._rate, rates, losses = training.find_rate(self.learner, self.seed)
         if plot:
-            results.show(plots.lr_figure(np.array(rates), np.array(losses), self._rate))
+            results.show(plots.lr_figure(rates, losses, self._rate))
         return self._rate
 
     def fit(
@@ -313,7 +312,7 @@ def _anchors(
 
 def _stretch(data: DetectionData, network: Network) -> Stretch:
     """ImageNet's constants only for what ImageNet weights saw: 8-bit RGB; else the data's own."""
-    as_imagenet = getattr(network.backbone, 'pretrained', False) and data.dtype == "uint8" and len(data.bands) == _RGB
+    as_imagenet = getattr(network.backbone, "pretrained", False) and data.dtype == "uint8" and len(data.bands) == _RGB
     return IMAGENET if as_imagenet else data.stretch
 
 

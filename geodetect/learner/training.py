@@ -53,7 +53,6 @@ def make_learner(
     stretch: Stretch,
     criterion: DetectionLoss,
     decode: Decode,
-    device: torch.device,
     dtype: torch.dtype,
 ) -> Learner:
     """A fastai learner over the data's chips; it writes nothing outside a temporary folder."""
@@ -66,16 +65,16 @@ def make_learner(
         transforms=data.transforms,
         num_workers=data.num_workers,
         seed=data.seed,
-        device=device,
+        device=network.device,
     )
     return Learner(
         dls,
-        network.to(device, memory_format=torch.channels_last),
+        network,
         loss_func=criterion,
         opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, fused=True),
         splitter=groups,
         metrics=[ChipAP(decode, len(data.classes))],
-        cbs=[Autocast(dtype, device), StopOnNaN(), GradientClip(_LARGEST_GRADIENT)],
+        cbs=[Autocast(dtype, network.device), StopOnNaN(), GradientClip(_LARGEST_GRADIENT)],
         path=tempfile.gettempdir(),
         wd=_WEIGHT_DECAY,
     )

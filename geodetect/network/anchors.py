@@ -6,6 +6,7 @@ Shapes: A anchors of a picture, S shapes at one cell. Level l has stride 2**l pi
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,10 +33,10 @@ class AnchorSpec:
         ArgumentError: if a value is not positive, or an anchor would round to nothing.
     """
 
-    scales: tuple[float, ...] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
-    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    anchor_size: float = 4
-    levels: tuple[int, int] = (3, 7)
+    scales: Sequence[float] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
+    ratios: Sequence[float] = (0.5, 1.0, 2.0)
+    anchor_size: float = 4.0
+    levels: Sequence[int] = (3, 7)
 
     def __post_init__(self) -> None:
         for name in ("scales", "ratios", "levels"):  # lists come from JSON

@@ -96,7 +96,7 @@ def _candidates(
     scores = torch.where(scores >= min_score, scores, _NOT_A_CANDIDATE)  # `>=` is False for NaN too
     best, places, first = [], [], 0
     for level in torch.split(scores, list(level_sizes), dim=1):
-        top = level.flatten(1).topk(min(_MAX_PER_LEVEL, level[0].numel()))
+        top = level.flatten(1).topk(min(_MAX_PER_LEVEL, level.shape[1] * n_classes))
         best.append(top.values)
         places.append(top.indices + first * n_classes)
         first += level.shape[1]

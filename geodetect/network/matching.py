@@ -12,7 +12,7 @@ from torch import Tensor
 BACKGROUND, IGNORED = -1, -2
 
 _POSITIVE_IOU, _BACKGROUND_IOU = 0.5, 0.4  # arXiv:1708.02002, section 4, "Anchors"
-_CHUNK, _CHUNK_ON_GPU = 1 << 20, 1 << 24  # overlaps at once: what a processor's cache holds, what keeps a GPU busy
+_CHUNK, _CHUNK_ON_GPU = 1 << 22, 1 << 24  # overlaps at once: what a processor's cache holds, what keeps a GPU busy
 
 
 @torch.no_grad()
@@ -106,16 +106,21 @@ def _best_free(
 def _choices(
     anchors: Float[Tensor, "A 4"], boxes: Float[Tensor, "B M 4"], losers: Int[Tensor, "U 2"], kept: Bool[Tensor, "B A"]
 ) -> tuple[Float[Tensor, "U C"], Int[Tensor, "U C"]]:
-    """IoU and index of the free anchors that each loser overlaps most, best first.
+    """IoU and index of the free anchors that each loser overlaps most, best first, equals by index.
 
     As many as there are losers in a picture: no more than the others can be taken.
     """
     n_choices = min(len(anchors), int(losers[:, 0].bincount().max()))
-    best = []
+    number, best = torch.arange(len(anchors), device=anchors.device), []
     for picture, box in (part.unbind(dim=1) for part in torch.split(losers, max(1, _CHUNK_ON_GPU // len(anchors)))):
         free = _iou(boxes[picture, box], anchors).masked_fill_(kept[picture], 0)
-        best.append(free.topk(n_choices, dim=1))
-    return torch.cat([top.values for top in best]), torch.cat([top.indices for top in best])
+        # topk leaves the order of equals open; as integers the bits of positive floats keep their order, with room for
+        # the anchor's number below them.
+        ranked = free.view(torch.int32).long() * len(anchors) - number
+        indices = ranked.topk(n_choices, dim=1).indices
+        best.append((free.gather(1, indices), indices))
+    overlaps, choices = zip(*best, strict=True)
+    return torch.cat(overlaps), torch.cat(choices)
 
 
 def _first_of_equals(key: Int[Tensor, " U"], worth: Float[Tensor, " U"]) -> Bool[Tensor, " U"]:

@@ -204,7 +204,7 @@ def _scan(reader: Reader, plan: _Plan, *, progress: bool) -> Boxes:
         for top, row in groupby(seen, key=lambda item: item[0].y):
             _, whole, cut = zip(*row, strict=True)
             settled.append(plan.seam.feed(Boxes.concat(whole), row_end[top]))
-            parts.extend(cut)
+            parts.extend(part for part in cut if len(part))
     whole_boxes = Boxes.concat([*settled, plan.seam.flush()])
     joined = join(Parts.concat(parts), whole_boxes, plan.seam.nms_iou)
     joined = joined[_inside(joined, plan.area) & _on_data(joined, reader)]
@@ -250,16 +250,16 @@ def _seen(found: Boxes, window: Window, valid: np.ndarray, plan: _Plan) -> tuple
     return whole[valid[y, x] & _inside(whole, plan.area)], parts
 
 
-def _pixels(boxes: Boxes, shape: tuple[int, ...]) -> np.ndarray:
-    """The pixels (x, y) that hold the centres of boxes inside a rectangle of `shape`, (2, N)."""
-    last = np.array([shape[1] - 1, shape[0] - 1])
-    return np.minimum(boxes.centres.astype(int), last).T
+def _pixels(boxes: Boxes, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """The pixels, as x and y, that hold the centres of boxes inside a rectangle of `shape`."""
+    x, y = np.asarray(boxes.centres, int).T
+    return np.minimum(x, shape[1] - 1), np.minimum(y, shape[0] - 1)
 
 
 def _on_data(boxes: Boxes, reader: Reader) -> np.ndarray:
     """Which boxes have their centre on a valid pixel of the scene, (N,); for boxes that no window saw whole."""
-    pixels = _pixels(boxes, reader.grid.shape).T.tolist()
-    return np.array([reader.read(Window(x, y, 1, 1))[1][0, 0] for x, y in pixels], bool)
+    pixels = zip(*_pixels(boxes, reader.grid.shape), strict=True)
+    return np.array([reader.read(Window(int(x), int(y), 1, 1))[1][0, 0] for x, y in pixels], bool)
 
 
 def _inside(boxes: Boxes, area: shapely.Geometry | None) -> np.ndarray:

@@ -91,7 +91,7 @@ def told(detector: DetectsPixels, lowest: np.ndarray, nms_iou: float) -> Callabl
         found = detect(pixels)
         if not _is_answer(found, len(pixels)):
             raise ModelError(
-                f"detect must give a list of Boxes with scores, one for each of {len(pixels)} windows; got {found!r:.80}"
+                f"detect must give a list of {len(pixels)} Boxes with scores, one for each window; got {found!r:.60}"
             )
         labels = np.concatenate([boxes.labels for boxes in found])
         if labels.size and not 0 <= labels.min() <= labels.max() < len(lowest):

@@ -25,6 +25,7 @@ from geodetect.grid import Grid
 from geodetect.vector.opening import Features, open_features
 
 _POINT, _POLYGON = shapely.GeometryType.POINT, shapely.GeometryType.POLYGON
+_MULTI = shapely.GeometryType.MULTIPOINT  # from here on types are made of others
 _CIRCLE_CORNERS = 32
 
 
@@ -120,19 +121,13 @@ def class_names(
         known = ", ".join(str(name) for name in frame.columns if name != frame.active_geometry_name)
         raise LabelsError(f"{features.name} has no column {column!r} for label_field; it has {known or 'none at all'}")
     names = np.empty(len(values), object)
-    names[:] = [_renamed(value, class_mapping or {}) for value in values]
+    # Values and keys are compared as text: a file may hold 1.0 where the user says 1, or "1".
+    new = {as_text(key): name for key, name in (class_mapping or {}).items()}
+    names[:] = [new.get(text, text) for text in map(as_text, values)]
     return names
 
 
-def _renamed(value: Any, mapping: Mapping[Any, str | None]) -> str | None:
-    """The name of a class value after mapping; None for a missing one."""
-    text = _text(value)
-    by_text = {_text(key): name for key, name in mapping.items()}
-    new = by_text.get(text, text)
-    return None if new is None else str(new)
-
-
-def _text(value: Any) -> str | None:
+def as_text(value: Any) -> str | None:
     """A class value as text: numbers without a trailing .0, blanks as None."""
     if value is None or (pd.api.types.is_scalar(value) and pd.isna(value)):
         return None
@@ -162,9 +157,10 @@ def _pixel_parts(features: Features, grid: Grid, lost: Counter[str]) -> tuple[np
 def _single(geometry: np.ndarray, source: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Multiparts and collections taken apart, collections in collections too."""
     parts, which = shapely.get_parts(geometry, return_index=True)
-    if len(parts) == len(geometry) and (parts == geometry).all():
-        return parts, source
-    return _single(parts, source[which])
+    parts, which = parts[~shapely.is_empty(parts)], which[~shapely.is_empty(parts)]
+    if (shapely.get_type_id(parts) >= _MULTI).any():
+        return _single(parts, source[which])
+    return parts, source[which]
 
 
 def _common_crs(geometry: GeoSeries, grid: Grid, name: str) -> CRS | None:

@@ -66,7 +66,8 @@ def open_features(source: str | Path | GeoDataFrame, what: str = "labels") -> Fe
             warnings.filterwarnings("ignore", category=UserWarning, module="pyogrio")
             frame, note = _read(str(source), path.suffix.lower())
     except _UNREADABLE as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = reason.split("; It might help")[0].rstrip(".")  # advice on GDAL's drivers, which nobody chose here
         raise LabelsError(f"{path.name} cannot be read as a vector file: {reason}") from error
     return _checked(frame, path.name, path.stem, note)
 
@@ -83,7 +84,10 @@ def _read(path: str, suffix: str) -> tuple[GeoDataFrame, str]:
     if suffix in _PARQUET:
         return gpd.read_parquet(path), ""
     options = _CSV_OPTIONS if suffix == ".csv" else {}
-    layers = [str(layer) for layer, kind in pyogrio.list_layers(path) if kind is not None] if not options else []
-    note = f"read layer {layers[0]} of {', '.join(layers)}" if len(layers) > 1 else ""
-    layer = layers[0] if layers else None
-    return gpd.read_file(path, engine="pyogrio", layer=layer, **options), note
+    layers = pyogrio.list_layers(path)
+    if not len(layers):
+        raise ValueError("it holds no layers")
+    # CSV is said to be without geometry until it is opened with the options that find it.
+    placed = [str(name) for name, kind in layers if kind is not None] or [str(layers[0][0])]
+    note = f"read layer {placed[0]} of {', '.join(placed)}" if len(placed) > 1 else ""
+    return gpd.read_file(path, engine="pyogrio", layer=placed[0], **options), note

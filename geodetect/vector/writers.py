@@ -35,6 +35,7 @@ _DRIVERS: dict[str, tuple[str, dict[str, str]]] = {
     ".kml": ("KML", {}),
 }
 _SHAPEFILE_PARTS = (".cpg", ".prj", ".qix", ".sbn", ".sbx", ".fix", ".qpj", ".shp.xml")  # what others may have left
+_KML_NAME = "Name"  # GDAL makes the name of a KML placemark of the column of this name
 _SUFFIXES = (*_DRIVERS, ".parquet", ".csv")
 _FAILURES = (RuntimeError, ValueError, OSError, pa.ArrowException, shapely.errors.ShapelyError)
 _TYPES = {"i": pa.int64(), "u": pa.int64(), "f": pa.float64(), "b": pa.bool_()}  # all else is written as text
@@ -124,20 +125,21 @@ def _geometry_type(frame: GeoDataFrame) -> str:
 def _schema(frame: GeoDataFrame, *, name_field: bool) -> pa.Schema:
     """The columns of a frame, its geometry last; with `name_field` the label once more, as KML's name."""
     columns = [str(name) for name in frame.columns if name != frame.active_geometry_name]
+    columns.sort(key=lambda name: {"label": 0, "score": 1}.get(name, 2))  # others keep their order
     fields = [(name, _TYPES.get(frame[name].dtype.kind, pa.string())) for name in columns]
-    named = [("Name", pa.string())] if name_field and "label" in columns else []
+    named = [(_KML_NAME, pa.string())] if name_field and "label" in columns and _KML_NAME not in columns else []
     wkb = pa.field("geometry", pa.binary(), metadata={"ARROW:extension:name": "geoarrow.wkb"})
     return pa.schema([*named, *fields, wkb])
 
 
 def _table(frame: GeoDataFrame, schema: pa.Schema, crs: CRS | None, kind: str) -> pa.Table:
     """A frame in the CRS and types of the file."""
-    geometry = np.asarray(_in_crs(frame, crs).geometry.array, dtype=object)
+    geometry = shapely.force_2d(np.asarray(_in_crs(frame, crs).geometry.array, dtype=object))
     if kind == "MultiPolygon":
         single = shapely.get_type_id(geometry) == shapely.GeometryType.POLYGON
         geometry[single] = shapely.multipolygons(geometry[single][:, None])
-    columns = list(schema)[:-1]
-    arrays = [_column(frame["label" if column.name == "Name" else column.name], column.type) for column in columns]
+    named = frame if _KML_NAME in frame.columns or "label" not in frame.columns else frame.assign(Name=frame["label"])
+    arrays = [_column(named[field.name], field.type) for field in list(schema)[:-1]]
     return pa.table([*arrays, pa.array(shapely.to_wkb(geometry), pa.binary())], schema=schema)
 
 
@@ -187,6 +189,20 @@ def _write_layer(tables: Iterator[pa.Table], schema: pa.Schema, part: Path, crs:
             crs=crs and crs.to_wkt(),
             layer_options=options,
         )
+    if driver == "KML":
+        _check_kml(part)
+
+
+def _check_kml(part: Path) -> None:
+    """Refuses a file that breaks off: alone of GDAL's drivers, KML's does not notice a full disk.
+
+    Raises:
+        OSError: if the end is missing.
+    """
+    with part.open("rb") as file:
+        file.seek(-min(64, part.stat().st_size), os.SEEK_END)
+        if b"</kml>" not in file.read():
+            raise OSError("it broke off before its end; the disk may be full")
 
 
 def _batches(tables: Iterator[pa.Table], raised: list[BaseException]) -> Iterator[pa.RecordBatch]:

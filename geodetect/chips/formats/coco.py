@@ -75,8 +75,8 @@ def _folder(content: dict[str, Any], path: Path) -> Folder:
 
 def _picture(image: dict[str, Any], boxes: list[tuple[list[float], str]], root: Path) -> Picture:
     xywh = np.array([box for box, _ in boxes], float).reshape(-1, 4)
-    size = image.get("height"), image.get("width")
-    shape = (int(size[0]), int(size[1])) if all(size) else None
+    height, width = image.get("height"), image.get("width")
+    shape = (int(height), int(width)) if height and width else None
     names = np.array([name for _, name in boxes], dtype=object)
     return Picture(_locate(root, str(image["file_name"])), from_xywh(xywh), names, shape)
 
@@ -91,7 +91,8 @@ def _locate(root: Path, file_name: str) -> Path:
 def text(pictures: Iterable[Picture], classes: Sequence[str]) -> str:
     """The COCO file of these pictures; ids count from 1, file names are relative to `images`."""
     ids = {name: i for i, name in enumerate(classes, start=1)}
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image_id, picture in enumerate(pictures, start=1):
         height, width = picture.shape or (None, None)
         images.append({"id": image_id, "file_name": picture.path.name, "width": width, "height": height})

@@ -1,0 +1,1 @@
+"""The command line: one file per command; whatever is heavy is imported when a command runs."""

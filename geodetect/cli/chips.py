@@ -1,0 +1,41 @@
+"""`geodetect chips`: a raster and labels, cut into chips on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from geodetect.cli import options
+
+
+@click.command()
+@click.argument("raster")
+@click.argument("labels")
+@click.argument("out_dir", type=click.Path(path_type=Path))
+@click.option("--metadata-format", default="coco", metavar="FORMAT", help="Layout of the labels.")
+@options.chip_size(512)
+@options.overlap(0)
+@click.option("--chip-format", default="tif", metavar="FORMAT", help="Format of the pictures.")
+@options.pixel_size_m
+@options.bands("all")
+@options.label_field
+@options.point_radius_m
+@options.aoi
+@options.min_visible
+@options.negatives(0.0)
+@options.seed
+@click.option("--overwrite/--no-overwrite", default=False, help="Empty OUT_DIR first, whatever it holds.")
+@options.progress
+def chips(raster: str, labels: str, out_dir: Path, **choices: Any) -> None:
+    """Cut RASTER into chips in the folder OUT_DIR, with the boxes of LABELS.
+
+    RASTER is a file or URL, LABELS any vector file in any CRS. A run that was stopped
+    goes on where it was.
+    """
+    from geodetect.chips import export_training_data
+
+    made = export_training_data(raster, labels, out_dir, **choices)
+    n_chips = sum(1 for _ in made.rglob(f"*.{choices['chip_format']}"))
+    click.echo(f"Wrote {made}: {n_chips} chips")

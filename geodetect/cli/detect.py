@@ -1,0 +1,53 @@
+"""`geodetect detect`: a raster and a model in, boxes on the map out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from geodetect.cli import options, tables
+
+
+@click.command()
+@click.argument("raster")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option(
+    "--min-score",
+    type=options.SCORES,
+    show_default="the model's best",
+    help="Boxes below are dropped, 0 to 1; for each class: pool=0.4,car=0.3.",
+)
+@click.option(
+    "--nms-iou", type=float, default=0.5, help="Overlap (IoU) above which the worse of two boxes is dropped, 0 to 1."
+)
+@options.chip_size(None, "the model's")
+@options.overlap(None, "the model's")
+@click.option(
+    "--pixel-size-m",
+    type=options.METRES,
+    default="model",
+    help="Read at this ground resolution, in metres a pixel; model: the model's; none: the raster's own.",
+)
+@options.bands("the model's")
+@click.option("--batch-size", type=int, show_default="8", help="Windows that the model sees at once (a count).")
+@options.aoi
+@options.device
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bf16"]),
+    default="auto",
+    help="Numbers that the model computes with; auto: bf16 where it is native.",
+)
+@options.progress
+def detect(raster: str, model: Path, output: Path, **choices: Any) -> None:
+    """Find the objects that MODEL knows in RASTER and write them to OUTPUT.
+
+    OUTPUT is a .gpkg, .geojson, .shp, .fgb, .parquet, .kml or .csv file of boxes with label and score.
+    """
+    from geodetect.scene import detect_objects
+
+    made = Path(str(detect_objects(raster, model, output, **choices)))
+    click.echo(f"Wrote {made} ({tables.size_of(made)})")

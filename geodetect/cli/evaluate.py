@@ -1,0 +1,60 @@
+"""`geodetect evaluate`: detections against true objects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from geodetect.cli import options, tables
+
+if TYPE_CHECKING:
+    from geodetect.accuracy import Accuracy
+
+
+@click.command()
+@click.argument("detections")
+@click.argument("labels")
+@options.label_field
+@options.point_radius_m
+@options.aoi
+@click.option(
+    "--match-iou",
+    type=float,
+    default=0.5,
+    help="Overlap (IoU) from which a detection counts as right, above 0, at most 1.",
+)
+@click.option("--by-class/--no-by-class", default=True, help="Only objects of one class match.")
+@click.option(
+    "--shape",
+    type=click.Choice(["box", "polygon"]),
+    default="box",
+    help="Compare envelopes or the polygons themselves.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Also write this file: .gpkg with each feature's outcome, or .csv with the table.",
+)
+def evaluate(detections: str, labels: str, output: Path | None, **choices: Any) -> None:
+    """Compare DETECTIONS with the true objects in LABELS.
+
+    Both are vector files, in any CRS. Shows precision, recall, F1 and average precision (0 to 1), and
+    the counts of right (tp), wrong (fp) and missed (fn).
+    """
+    from geodetect.accuracy import compute_accuracy
+
+    accuracy = compute_accuracy(detections, labels, **choices)
+    tables.show_table(accuracy.table, f"Accuracy at IoU {choices['match_iou']:g}")
+    _tell(accuracy, output)
+
+
+def _tell(accuracy: Accuracy, output: Path | None) -> None:
+    """Say which score serves best, and what was written."""
+    if accuracy.best_score == accuracy.best_score:
+        click.echo(f"Best F1 with the detections that score {accuracy.best_score:.3f} or more")
+    else:
+        click.echo("No detection is right")
+    if output is not None:
+        click.echo(f"Wrote {accuracy.save(output)}")

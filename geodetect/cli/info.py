@@ -1,0 +1,142 @@
+"""`geodetect info`: what a file is and holds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from geodetect.cli import options, tables
+from geodetect.errors import LabelsError, RasterError
+
+if TYPE_CHECKING:
+    from geodetect.grid import Grid
+
+_MODEL = ".safetensors"
+
+
+@click.command()
+@click.argument("file")
+@options.label_field
+def info(file: str, label_field: str | None) -> None:
+    """Tell what FILE is: a model, a raster or a vector file.
+
+    Sizes are in pixels and metres, extents in the units of the file's CRS.
+    """
+    facts = _model(Path(file)) if file.endswith(_MODEL) else _raster_or_vector(file, label_field)
+    tables.show_facts(facts)
+
+
+def _model(path: Path) -> dict[str, Any]:
+    from geodetect.detector import load_detector
+
+    detector = load_detector(path, device="cpu")
+    spec = detector.network.spec
+    return {
+        "file": f"{path}, a model ({tables.size_of(path)})",
+        "classes": ", ".join(detector.classes),
+        "bands": _listed(detector.bands),
+        "pixel size": None if detector.pixel_size_m is None else f"{detector.pixel_size_m:g} m",
+        "chip size": f"{detector.chip_size} px, overlap {detector.overlap} px",
+        "backbone": detector.network.backbone_name,
+        "anchors": f"base {spec.anchor_size:g} strides, scales {_listed(spec.scales)}, ratios {_listed(spec.ratios)}",
+        "best score": _by_class(detector.min_score),
+        **{name: _by_class(value) for name, value in detector.summary.items()},
+    }
+
+
+def _by_class(value: Any) -> Any:
+    """A value, or values by class in one line."""
+    if not isinstance(value, Mapping):
+        return value
+    return ", ".join(f"{name} {tables.text_of(each)}" for name, each in value.items())
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)
+
+
+def _raster_or_vector(file: str, label_field: str | None) -> dict[str, Any]:
+    """What there is to say of a file that is no model.
+
+    Raises:
+        GeodetectError: if it can be read neither as a raster nor as a vector file.
+    """
+    try:
+        return _raster(file)
+    except RasterError as no_raster:
+        try:
+            return _vector(file, label_field)
+        except LabelsError as no_vector:
+            raise _neither(file, no_raster, no_vector) from no_vector
+
+
+def _neither(file: str, no_raster: RasterError, no_vector: LabelsError) -> RasterError | LabelsError:
+    """The error that says most: of a file that is not there, of a column that is not, or of both attempts."""
+    if not Path(file).is_file():
+        return no_raster
+    if "cannot be read" not in str(no_vector):
+        return no_vector
+    return RasterError(f"{no_raster}; nor can it be read as a vector file or a model ({_MODEL})")
+
+
+def _raster(file: str) -> dict[str, Any]:
+    from geodetect.raster import RasterReader
+
+    with RasterReader(file) as reader:
+        height, width = reader.grid.shape
+        return {
+            "file": f"{file}, a raster",
+            "size": f"{width} x {height} px",
+            "bands": f"{_listed(reader.bands)} ({reader.dtype})",
+            **_place(reader.grid),
+        }
+
+
+def _place(grid: Grid) -> dict[str, str]:
+    """Where a raster lies, as far as it says."""
+    from geodetect.errors import NotGeoreferenced
+
+    if grid.transform is None:
+        return {"CRS": "none, nor a georeference: pixels"}
+    facts = {"CRS": _crs(grid.crs), "bounds": _listed_bounds(grid.bounds)}
+    try:
+        x, y = grid.pixel_sides_m
+    except NotGeoreferenced:
+        return facts
+    return {**facts, "pixel size": f"{x:.4g} x {y:.4g} m"}
+
+
+def _vector(file: str, label_field: str | None) -> dict[str, Any]:
+    from geodetect.vector.labels import class_names
+    from geodetect.vector.opening import open_features
+
+    features = open_features(file)
+    frame = features.frame
+    counts = Counter(str(name) for name in class_names(features, label_field))
+    kinds = Counter(frame.geom_type.fillna("empty"))
+    return {
+        "file": f"{file}, a vector file",
+        "features": f"{len(frame)} ({', '.join(f'{n} {kind}' for kind, n in kinds.most_common())})",
+        "CRS": _crs(frame.crs),
+        "bounds": _listed_bounds(frame.total_bounds) if len(frame) else None,
+        "columns": ", ".join(str(name) for name in frame.columns if name != frame.active_geometry_name) or None,
+        "classes": ", ".join(f"{name} {n}" for name, n in counts.most_common()) or None,
+        "note": features.note or None,
+    }
+
+
+def _crs(crs: Any) -> str:
+    """Code and name of a CRS."""
+    if crs is None:
+        return "none"
+    authority = crs.to_authority()
+    return f"{':'.join(authority)}, {crs.name}" if authority else str(crs.name)
+
+
+def _listed_bounds(bounds: Sequence[float]) -> str:
+    x1, y1, x2, y2 = bounds
+    return f"x {x1:.10g} to {x2:.10g}, y {y1:.10g} to {y2:.10g}"

@@ -1,0 +1,86 @@
+"""The group of commands, and what becomes of errors and warnings on the way to the terminal."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+import click
+
+from geodetect import __version__
+from geodetect.errors import GeodetectError
+
+_COMMANDS = ("chips", "train", "detect", "evaluate", "export", "info", "demo")
+_OURS = r"(geodetect|click)\b"  # a warning is blamed on whoever called geodetect, which may be click
+_INTERRUPTED = 130  # what shells give for a program that Ctrl-C ended: 128 + SIGINT
+
+
+class _Failed(click.ClickException):
+    """A user's error: one sentence on stderr, exit code 1."""
+
+
+class _Interrupted(click.ClickException):
+    """Ctrl-C: one line on stderr, exit code 130."""
+
+    exit_code = _INTERRUPTED
+
+
+class _Commands(click.Group):
+    """The commands, each loaded from its own file when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names in the order of work, from labels to map."""
+        return [*_COMMANDS, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of this name; None where there is none."""
+        if cmd_name not in _COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = getattr(import_module(f"geodetect.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """What the command gives; its errors in one sentence, its warnings in one line."""
+        try:
+            with _plain_warnings():
+                return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # `geodetect info FILE | head`: click ends quietly
+        except (GeodetectError, OSError) as error:
+            raise _Failed(" ".join(str(error).split())) from error
+        except KeyboardInterrupt as error:
+            raise _Interrupted("stopped by Ctrl-C") from error
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings of geodetect as one line on stderr; none of other packages, nor what GDAL writes to the log."""
+    silent = logging.NullHandler()  # without any handler Python would write the log to stderr
+    logging.getLogger().addHandler(silent)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("default", category=UserWarning, module=_OURS)
+            warnings.showwarning = _show_warning  # type: ignore[assignment]  # file and line are not looked at
+            yield
+    finally:
+        logging.getLogger().removeHandler(silent)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_place: Any) -> None:
+    """The warning in one line, without file and line."""
+    if category is UserWarning:  # others derive from it, such as rasterio's of rasters without georeference
+        click.echo(f"Warning: {' '.join(str(message).split())}", err=True)
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="geodetect")
+def main() -> None:
+    """Object detection in aerial and satellite imagery, from labels to map."""

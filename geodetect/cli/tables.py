@@ -1,0 +1,66 @@
+"""Tables and lists of facts on the terminal."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from rich.table import Table
+
+_WIDE = 200  # columns where there is no terminal: nothing is cut off in a file or a pipe
+_MEGABYTE = 1000  # kB
+
+
+def show_table(table: DataFrame, title: str) -> None:
+    """Show a frame, its numbers to the right.
+
+    Args:
+        table: its index are the names of the rows.
+        title: what it is, above it.
+    """
+    from rich.table import Table
+
+    shown = Table(title=title, title_justify="left")
+    shown.add_column("")
+    for name in table.columns:
+        shown.add_column(str(name), justify="right")
+    for name, row in zip(table.index, table.itertuples(index=False), strict=True):
+        shown.add_row(str(name), *(text_of(value) for value in row))
+    _show(shown)
+
+
+def show_facts(facts: Mapping[str, Any]) -> None:
+    """Show names and values in two columns; facts that are None are left out."""
+    from rich.table import Table
+
+    shown = Table.grid(padding=(0, 2))
+    for name, value in facts.items():
+        if value is not None:
+            shown.add_row(name, text_of(value))
+    _show(shown)
+
+
+def text_of(value: Any) -> str:
+    """A value as a person reads it: decimals to three places, a dash for no number."""
+    if not isinstance(value, float):
+        return str(value)
+    return "-" if math.isnan(value) else f"{value:.3f}"
+
+
+def size_of(path: Path) -> str:
+    """The size of a file in MB, of a small one in kB."""
+    kilobytes = path.stat().st_size / 1000
+    return f"{kilobytes:.1f} kB" if kilobytes < _MEGABYTE else f"{kilobytes / _MEGABYTE:.1f} MB"
+
+
+def _show(table: Table) -> None:
+    """Show a table as wide as the terminal; wide where the output goes elsewhere."""
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False, markup=False)
+    console.print(table)

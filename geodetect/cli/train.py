@@ -1,0 +1,127 @@
+"""`geodetect train`: chips or a raster with labels in, a model file out."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from geodetect.cli import options, tables
+from geodetect.errors import OutputError
+
+if TYPE_CHECKING:
+    from geodetect.learner import RetinaNet
+
+_SUFFIX = ".safetensors"
+
+
+@click.command()
+@click.argument("source")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--labels", metavar="FILE", help="Vector file with the labels, in any CRS, when SOURCE is a raster.")
+@options.class_mapping
+@options.chip_size(None, "the pictures' size, else 512")
+@options.overlap(None, "0")
+@options.pixel_size_m
+@options.bands("all")
+@options.label_field
+@options.point_radius_m
+@options.aoi
+@options.min_visible
+@options.negatives(1.0)
+@click.option("--dataset-type", show_default="recognised", help="Format of the folder SOURCE.")
+@click.option("--valid-path", metavar="FOLDER", help="Folder of chips to validate on, instead of a share of SOURCE.")
+@click.option("--val-split-pct", type=float, default=0.2, help="Share of the chips that validates, between 0 and 1.")
+@click.option(
+    "--split",
+    type=click.Choice(["blocks", "random"]),
+    default="blocks",
+    help="Hold out blocks of ground, or single chips.",
+)
+@click.option("--batch-size", type=int, default=8, help="Chips in a batch (a count).")
+@click.option("--transforms/--no-transforms", default=True, help="Change training chips at random.")
+@click.option("--num-workers", type=int, show_default="chosen", help="Processes that read chips (a count).")
+@options.seed
+@click.option("--backbone", default="resnet50", help="Network that sees the pictures.")
+@click.option(
+    "--scales",
+    type=options.SCALES,
+    default=(1, 2 ** (1 / 3), 2 ** (2 / 3)),
+    show_default="1,1.26,1.59",
+    help="Sides of anchors over the base side, or auto to fit all anchors to the data.",
+)
+@click.option(
+    "--ratios",
+    type=options.RATIOS,
+    default=(0.5, 1, 2),
+    show_default="0.5,1,2",
+    help="Heights of anchors over their widths.",
+)
+@click.option(
+    "--anchor-size", type=float, default=4, help="Base side of anchors, in strides of their level (4: 32 px)."
+)
+@click.option(
+    "--weights",
+    type=options.PATH_OR_NONE,
+    default="imagenet",
+    help="Start from imagenet, none, or a saved model.",
+)
+@click.option("--freeze/--no-freeze", default=None, show_default="no-freeze", help="Leave the backbone as it is.")
+@click.option("--box-weight", type=float, default=1.0, help="Weight of the box loss, a factor.")
+@click.option("--focal-alpha", type=float, default=0.25, help="Weight of objects in the focal loss, 0 to 1.")
+@click.option("--focal-gamma", type=float, default=2.0, help="Discount of easy anchors in the focal loss, an exponent.")
+@options.device
+@click.option("--epochs", type=int, default=10, help="How often every training chip is seen (a count).")
+@click.option("--lr", type=float, show_default="0.001", help="Peak learning rate, above 0.")
+@click.option("--one-cycle/--no-one-cycle", default=True, help="Let the rate rise and fall once.")
+@click.option("--early-stopping/--no-early-stopping", default=False, help="End after 5 epochs without a better one.")
+@click.option("--checkpoint/--no-checkpoint", default=True, help="Keep the best epoch, not the last.")
+@click.option(
+    "--monitor",
+    type=click.Choice(["valid_loss", "AP50"]),
+    default="valid_loss",
+    help="What tells the best epoch.",
+)
+@options.progress
+def train(source: str, model: Path, labels: str | None, **choices: Any) -> None:
+    """Train a detector on SOURCE and save it as the file MODEL (.safetensors).
+
+    SOURCE is a folder of chips, or, with --labels, a raster.
+    """
+    _check_output(model)
+    from geodetect.chips import prepare_data
+    from geodetect.learner import RetinaNet
+
+    data = prepare_data(source, labels, **_for(prepare_data, choices))
+    if data.report:
+        click.echo(data.report)
+    tables.show_table(data.describe(), "Objects")
+    learner = RetinaNet(data, **_for(RetinaNet, choices))
+    learner.fit(**_for(RetinaNet.fit, choices))
+    learner.save(model)
+    _tell(learner, model)
+
+
+def _check_output(model: Path) -> None:
+    """Refuse a name that the model could not be saved under after hours of training."""
+    if model.suffix != _SUFFIX or model.is_dir():
+        raise OutputError(f"MODEL must be a {_SUFFIX} file; got {model}")
+    if not model.parent.is_dir():
+        raise OutputError(f"the folder {model.parent} does not exist; make it first, or choose another")
+
+
+def _for(function: Callable[..., Any], choices: Mapping[str, Any]) -> dict[str, Any]:
+    """The choices that are keywords of this function."""
+    return {name: choices[name] for name in inspect.signature(function).parameters if name in choices}
+
+
+def _tell(learner: RetinaNet, model: Path) -> None:
+    """Show how good the model is, and say where it lies."""
+    import pandas as pd
+
+    scores = learner.average_precision_score()
+    tables.show_table(pd.DataFrame({"AP50": scores}), "Average precision on the validation chips")
+    click.echo(f"Wrote {model} ({tables.size_of(model)})")

@@ -1,0 +1,201 @@
+"""What the bands of a file are: data, a palette, or a mask; and windows of them read so.
+
+Shapes: C bands, H W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Shaped
+from rasterio.enums import ColorInterp, Interleaving, MaskFlags
+from rasterio.vrt import WarpedVRT
+from rasterio.windows import Window as FileWindow
+
+from geodetect.errors import RasterError
+from geodetect.grid import Window
+
+_LARGEST_BLOCK_BYTES = 500_000_000  # whatever the window, GDAL decodes whole blocks
+_ALPHA_SAMPLES = 8  # places along each axis where an alpha band is looked at
+_ALPHA_SAMPLE_SIZE = 64
+_ALMOST_ALL = 0.99  # share of 0 and full that makes a mask of an alpha band; warped edges have some in between
+
+
+@dataclass(frozen=True, eq=False)
+class Layers:
+    """The bands of a file, decided upon once.
+
+    Args:
+        data: bands that are read when none are named; no alpha band among them.
+        n_bands: number of bands that can be named.
+        stored: dtype of the pixels in the file.
+        dtype: dtype of the pixels that `read` gives.
+        alpha: the band that is a mask; None when there is none.
+        mask: whether the file carries a mask for all bands.
+        nodata: whether bands have a value that stands for no data.
+        palette: (colours, 4) red, green, blue, alpha; None when pixels are values.
+        scaled: (bands, 2) scale and offset; None when all are 1 and 0.
+    """
+
+    data: tuple[int, ...]
+    n_bands: int
+    stored: np.dtype[Any]
+    dtype: np.dtype[Any]
+    alpha: int | None
+    mask: bool
+    nodata: bool
+    palette: np.ndarray | None
+    scaled: np.ndarray | None
+
+    @classmethod
+    def of(cls, dataset: Any, name: str) -> Layers:
+        """What the bands of `dataset` are.
+
+        Raises:
+            RasterError: if there are none, or their values or blocks are of a kind that cannot be read.
+        """
+        _check_readable(dataset, name)
+        flags, palette, alpha = dataset.mask_flag_enums, _palette(dataset), _alpha(dataset)
+        scaled = None if palette is not None else _scaled(dataset)
+        stored = np.result_type(*dataset.dtypes)
+        return cls(
+            data=(1, 2, 3) if palette is not None else tuple(band for band in dataset.indexes if band != alpha),
+            n_bands=3 if palette is not None else dataset.count,
+            stored=stored,
+            dtype=np.dtype(np.uint8 if palette is not None else stored if scaled is None else np.float32),
+            alpha=alpha,
+            mask=MaskFlags.per_dataset in flags[0] and MaskFlags.alpha not in flags[0],
+            nodata=any(MaskFlags.nodata in flag for flag in flags),
+            palette=palette,
+            scaled=scaled,
+        )
+
+    def chosen(self, bands: Sequence[int] | None, name: str) -> tuple[int, ...]:
+        """The bands asked for; all data bands for None.
+
+        Raises:
+            RasterError: if the file has no such bands.
+        """
+        if bands is None:
+            return self.data
+        chosen = tuple(int(band) for band in bands)
+        if not chosen or not all(1 <= band <= self.n_bands for band in chosen):
+            raise RasterError(f"{name} has bands 1 to {self.n_bands}; got bands={chosen}")
+        return chosen
+
+    def read(
+        self, dataset: Any, window: Window, bands: tuple[int, ...]
+    ) -> tuple[Shaped[np.ndarray, "C H W"], Bool[np.ndarray, "H W"]]:
+        """The pixels of a window of the file, 0 where invalid, and which are valid."""
+        where = FileWindow(window.x, window.y, window.width, window.height)
+        stored = (1,) if self.palette is not None else tuple(sorted(set(bands)))
+        if len(set(dataset.dtypes)) == 1:
+            pixels = dataset.read(stored, window=where)
+        else:  # rasterio reads bands of several types one by one only
+            pixels = np.stack([dataset.read(band, window=where) for band in stored])
+        valid = self._valid(dataset, where, pixels, stored)
+        if self.palette is not None:
+            colours = self.palette[np.clip(pixels[0], 0, len(self.palette) - 1)]
+            pixels, stored = np.moveaxis(colours[..., :3], -1, 0), (1, 2, 3)
+            valid &= colours[..., 3] > 0
+        if self.scaled is not None:
+            scale, offset = self.scaled[np.array(stored) - 1].T[..., None, None]
+            pixels = pixels * scale + offset
+        pixels = pixels[np.searchsorted(stored, bands)].astype(self.dtype, copy=False)  # one array of our own
+        pixels[:, ~valid] = 0
+        return pixels, valid
+
+    def _valid(
+        self, dataset: Any, where: Any, pixels: Shaped[np.ndarray, "C H W"], stored: tuple[int, ...]
+    ) -> Bool[np.ndarray, "H W"]:
+        """Which pixels stand, by everything that the file says of them."""
+        valid = np.ones(pixels.shape[1:], bool)
+        if pixels.dtype.kind == "f":
+            valid &= np.isfinite(pixels).all(axis=0)
+        if self.alpha is not None:
+            alpha = dataset.read(self.alpha, window=where)
+            valid &= alpha >= _full(alpha.dtype) / 2
+        if self.mask:
+            valid &= dataset.read_masks(1, window=where) > 0
+        if self.nodata:
+            held = dataset.read_masks(stored, window=where) > 0
+            valid &= held.any(axis=0) if self._nodata_is_colour(dataset) else held.all(axis=0)
+        return valid
+
+    def _nodata_is_colour(self, dataset: Any) -> bool:
+        """Whether the value for no data may occur in one band of a good pixel.
+
+        Black and white may, so there all bands must say so; -9999 in one band is enough.
+        """
+        return self.stored.kind == "u" or all(value in (0, None) for value in dataset.nodatavals)
+
+
+def _check_readable(dataset: Any, name: str) -> None:
+    """Refuses what no window can be read from.
+
+    Raises:
+        RasterError: without bands, with complex values, or in blocks that do not fit into memory.
+    """
+    if not dataset.count:
+        parts = " or ".join(dataset.subdatasets[:2])
+        raise RasterError(f"{name} holds no bands of its own; name one of its parts{parts and ', as ' + parts}")
+    if any(kind.startswith("complex") for kind in dataset.dtypes):
+        raise RasterError(f"{name} holds complex values, which are no picture; take their magnitude first")
+    size = math.prod(dataset.block_shapes[0]) * np.dtype(dataset.dtypes[0]).itemsize
+    size *= dataset.count if dataset.interleaving == Interleaving.pixel else 1
+    if size > _LARGEST_BLOCK_BYTES:
+        raise RasterError(
+            f"{name} is stored in blocks of {size / 1e9:.2g} GB, so it cannot be read in windows; "
+            "write it in tiles first (gdal_translate -co TILED=YES)"
+        )
+
+
+def _scaled(dataset: Any) -> np.ndarray | None:
+    """Scale and offset of each band; None when values are what they stand for."""
+    scaled = np.array([dataset.scales, dataset.offsets]).T
+    return None if (scaled == (1.0, 0.0)).all() else scaled
+
+
+def _palette(dataset: Any) -> np.ndarray | None:
+    """The colours that the values of a single band stand for, (colours, 4); None when they are values."""
+    if dataset.count > 1 or dataset.colorinterp[0] != ColorInterp.palette:
+        return None
+    with suppress(ValueError):  # tagged as a palette, but there is none
+        colours = dataset.colormap(1)
+        table = np.zeros((max(colours) + 1, 4), np.uint8)
+        table[list(colours)] = list(colours.values())
+        return table
+    return None
+
+
+def _alpha(dataset: Any) -> int | None:
+    """The band that says which pixels are valid; None when there is none.
+
+    One that is tagged as alpha is believed when it holds 0 and full, and nearly nothing else:
+    some programs tag near infrared as alpha.
+    """
+    kinds = zip(dataset.indexes, dataset.colorinterp, strict=True)
+    tagged = [band for band, kind in kinds if kind == ColorInterp.alpha]
+    if not tagged or dataset.count == 1 or isinstance(dataset, WarpedVRT):
+        return tagged[-1] if tagged and dataset.count > 1 else None
+    values = np.concatenate([dataset.read(tagged[-1], window=where).ravel() for where in _spread(dataset)])
+    extreme = (values == 0) | (values == _full(values.dtype))
+    return tagged[-1] if extreme.mean() >= _ALMOST_ALL else None
+
+
+def _full(dtype: np.dtype[Any]) -> float:
+    """What an alpha band holds where a pixel is opaque."""
+    return float(np.iinfo(dtype).max) if dtype.kind in "iu" else 1.0
+
+
+def _spread(dataset: Any) -> list[Any]:
+    """Small windows spread evenly over a dataset, its corners among them."""
+    height, width = (min(_ALPHA_SAMPLE_SIZE, length) for length in dataset.shape)
+    rows = np.unique(np.linspace(0, dataset.height - height, _ALPHA_SAMPLES).astype(int))
+    columns = np.unique(np.linspace(0, dataset.width - width, _ALPHA_SAMPLES).astype(int))
+    return [FileWindow(int(x), int(y), width, height) for y in rows for x in columns]

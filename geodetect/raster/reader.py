@@ -1,0 +1,191 @@
+"""Reading windows: the protocol, the reader of files, and one that sees an area only.
+
+Shapes: C bands, H W pixels. Bands count from 1, as in rasterio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+import rasterio
+import shapely
+from affine import Affine
+from jaxtyping import Bool, Shaped
+from rasterio.features import geometry_mask
+
+from geodetect.errors import RasterError
+from geodetect.grid import Grid, Window
+from geodetect.raster.layers import Layers
+from geodetect.raster.opening import FAILURES, Handles, first_line, grid_of, one_raster, understood
+from geodetect.raster.resampling import Axis, resample
+
+_LARGEST_READ = 1 << 24  # values of the file decoded at once when resampling; more is read in halves
+
+
+class Reader(Protocol):
+    """What the package asks of a raster.
+
+    Attributes:
+        grid: the pixels that can be read, and where they lie.
+        n_bands: number of bands that `read` gives.
+    """
+
+    grid: Grid
+    n_bands: int
+
+    def read(self, window: Window) -> tuple[Shaped[np.ndarray, "C H W"], Bool[np.ndarray, "H W"]]:
+        """The pixels of a window inside the grid, 0 where invalid, and which are valid."""
+        ...
+
+
+class RasterReader:
+    """A raster file or URL, read window by window.
+
+    Safe in threads and after a fork: each has its own handle. Pixels keep the file's dtype, but a palette becomes
+    uint8 red, green and blue, and bands with scale and offset become float32. Invalid is what nodata, a
+    mask, an alpha band that is one, or a value that is no number says.
+
+    Args:
+        raster: path or URL of one raster.
+        bands: bands to read, counted from 1, in any order and any number of times; None for all that are data.
+        pixel_size_m: side of the pixels that are read, in metres on the ground; None for the file's own.
+
+    Raises:
+        RasterError: if the raster is missing, cannot be read, or has no such bands.
+        NotGeoreferenced: if `pixel_size_m` is given and the file's pixels have no size in metres.
+    """
+
+    def __init__(
+        self, raster: str | Path, *, bands: Sequence[int] | None = None, pixel_size_m: float | None = None
+    ) -> None:
+        self.path = one_raster(raster)
+        self.name = Path(self.path).name
+        self._pixel_size_m = pixel_size_m
+        self._handles = Handles(self.path, self.name)
+        with understood(self.name), self._handles.dataset() as dataset:
+            self._layers = Layers.of(dataset, self.name)
+            self._own = grid_of(dataset, self.name)
+        self.bands = self._layers.chosen(bands, self.name)
+        self.n_bands, self.dtype = len(self.bands), self._layers.dtype
+        self.grid = self._own.resampled(pixel_size_m)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (self.path, self.bands, self._pixel_size_m)
+
+    def __enter__(self) -> RasterReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        height, width = self.grid.shape
+        return f"RasterReader({self.name}: {width} x {height} px, bands {', '.join(map(str, self.bands))})"
+
+    def close(self) -> None:
+        """Closes the file in all threads; a later read opens it again."""
+        self._handles.close()
+
+    def read(self, window: Window) -> tuple[Shaped[np.ndarray, "C H W"], Bool[np.ndarray, "H W"]]:
+        """The pixels of a window of `grid`, the same through whichever window a pixel is read.
+
+        When the grid is resampled, a pixel is the mean of what it covers, or is interpolated when pixels
+        shrink; it is valid where at least half of that is, and only valid pixels count.
+
+        Args:
+            window: pixels of `grid`, inside it.
+
+        Returns:
+            pixels (C, H, W), 0 where invalid, and whether each is valid (H, W).
+
+        Raises:
+            RasterError: if a block of the file cannot be read; the message gives its place.
+        """
+        height, width = self.grid.shape
+        x1, y1, x2, y2 = window.xyxy
+        assert 0 <= x1 < x2 <= width, f"{window} of {self.grid.shape}"
+        assert 0 <= y1 < y2 <= height, f"{window} of {self.grid.shape}"
+        return self._read_own(window) if self.grid is self._own else self._read_resampled(window)
+
+    def _read_own(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """A window in the file's own pixels."""
+        with self._handles.dataset() as dataset:
+            try:
+                with rasterio.Env():  # keeps GDAL from printing
+                    return self._layers.read(dataset, window, self.bands)
+            except FAILURES as error:
+                place = _first_broken(dataset, window)
+                raise RasterError(
+                    f"{self.name} cannot be read at pixels x {place.x} to {place.x + place.width}, y {place.y} to "
+                    f"{place.y + place.height}: {first_line(error)}; the file may be damaged or incomplete"
+                ) from error
+
+    def _read_resampled(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """A window of the resampled grid, in halves where it covers so much that memory would suffer."""
+        # GDAL would resample too, but it takes near infrared tagged as alpha for a mask, lets the driver
+        # decide on soft masks, and may or may not look beyond the window.
+        (file_height, file_width), (height, width) = self._own.shape, self.grid.shape
+        across = Axis.of(file_width, width, window.x, window.width)
+        down = Axis.of(file_height, height, window.y, window.height)
+        if across.n_read * down.n_read * self.n_bands > _LARGEST_READ and max(window.width, window.height) > 1:
+            return self._read_halves(window)
+        pixels, valid = self._read_own(Window(across.first, down.first, across.n_read, down.n_read))
+        return resample(pixels, valid, down, across)
+
+    def _read_halves(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """The window read in two, cut across its longer side."""
+        if window.height >= window.width:
+            size, axis = window.height // 2, -2
+            halves = replace(window, height=size), replace(window, y=window.y + size, height=window.height - size)
+        else:
+            size, axis = window.width // 2, -1
+            halves = replace(window, width=size), replace(window, x=window.x + size, width=window.width - size)
+        pixels, valid = zip(*map(self._read_resampled, halves), strict=True)
+        return np.concatenate(pixels, axis=axis), np.concatenate(valid, axis=axis)
+
+
+def _reopened(path: str, bands: tuple[int, ...], pixel_size_m: float | None) -> RasterReader:
+    return RasterReader(path, bands=bands, pixel_size_m=pixel_size_m)
+
+
+def _first_broken(dataset: Any, window: Window) -> Window:
+    """The part of the window in the first of the file's blocks that cannot be read; all of it if each can."""
+    x1, y1, x2, y2 = window.xyxy
+    block_height, block_width = dataset.block_shapes[0]
+    for y in range(y1 - y1 % block_height, y2, block_height):
+        for x in range(x1 - x1 % block_width, x2, block_width):
+            left, top = max(x, x1), max(y, y1)
+            right, bottom = min(x + block_width, x2), min(y + block_height, y2)
+            try:
+                with rasterio.Env():
+                    dataset.read(window=((top, bottom), (left, right)))
+            except FAILURES:
+                return Window(left, top, right - left, bottom - top)
+    return window
+
+
+class MaskedReader:
+    """A reader that sees only what lies in a polygon; other pixels are invalid and 0.
+
+    Args:
+        reader: any raster.
+        area: polygon or multipolygon in scene pixels of its grid.
+    """
+
+    def __init__(self, reader: Reader, area: shapely.Geometry) -> None:
+        self._reader, self._area = reader, area
+        self.grid, self.n_bands = reader.grid, reader.n_bands
+
+    def read(self, window: Window) -> tuple[Shaped[np.ndarray, "C H W"], Bool[np.ndarray, "H W"]]:
+        """The window's pixels; those whose centre lies outside the area are invalid."""
+        pixels, valid = self._reader.read(window)
+        frame = Affine.translation(window.x, window.y)
+        valid = valid & geometry_mask([self._area], out_shape=valid.shape, transform=frame, invert=True)
+        return np.where(valid, pixels, pixels.dtype.type(0)), valid

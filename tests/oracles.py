@@ -1,0 +1,66 @@
+"""Slow, plain loops that our array code must agree with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from geodetect.boxes import Boxes
+
+
+def iou(a: Sequence[float], b: Sequence[float]) -> float:
+    """Intersection over union of two boxes."""
+    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    areas = [max(0.0, x2 - x1) * max(0.0, y2 - y1) for x1, y1, x2, y2 in (a, b)]
+    union = areas[0] + areas[1] - width * height
+    return width * height / union if union > 0 else 0.0
+
+
+def ranked(boxes: Boxes) -> list[int]:
+    """Indices, best first, as `Boxes.ranked` promises."""
+
+    def key(k: int) -> tuple[float, ...]:
+        x1, y1, x2, y2 = boxes.xyxy[k]
+        return -boxes.scores[k], y1, x1, y2, x2, boxes.labels[k]
+
+    return sorted(range(len(boxes)), key=key)
+
+
+def nms(boxes: Boxes, max_iou: float, *, by_class: bool = True) -> list[int]:
+    """Greedy non-maximum suppression: each box against every better one that is kept."""
+    kept: list[int] = []
+    for k in ranked(boxes):
+        rivals = [j for j in kept if not by_class or boxes.labels[j] == boxes.labels[k]]
+        if all(iou(boxes.xyxy[k], boxes.xyxy[j]) <= max_iou for j in rivals):
+            kept.append(k)
+    return kept
+
+
+def match(found: Boxes, truth: Boxes, match_iou: float, *, by_class: bool = True) -> list[int]:
+    """The true box of each detection, -1 for none, by COCO's loop over detections and true boxes."""
+    partner, taken = [-1] * len(found), set()
+    for k in ranked(found):
+        best = min(match_iou, 1 - 1e-10)
+        for j in range(len(truth)):
+            if j in taken or (by_class and found.labels[k] != truth.labels[j]):
+                continue
+            overlap = iou(found.xyxy[k], truth.xyxy[j])
+            if overlap >= best:
+                best, partner[k] = overlap, j
+        taken.add(partner[k])
+        taken.discard(-1)
+    return partner
+
+
+def average_precision(scores: Sequence[float], hit: Sequence[bool], n_truth: int) -> float:
+    """The mean over 101 recalls of the best precision at that recall or a higher one."""
+    order = sorted(range(len(scores)), key=lambda k: -scores[k])
+    points = []
+    for n in range(1, len(order) + 1):
+        n_hit = sum(hit[k] for k in order[:n])
+        points.append((n_hit / n_truth if n_truth else math.nan, n_hit / n))
+    best = [max((p for r, p in points if r >= recall), default=0.0) for recall in np.linspace(0, 1, 101)]
+    return math.nan if n_truth == 0 else float(np.mean(best))

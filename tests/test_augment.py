@@ -1,0 +1,113 @@
+"""Changes of a batch: boxes stay on what they were drawn round."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+
+from geodetect.boxes import Boxes
+from geodetect.chips.augment import random_light, random_symmetry, random_zoom, symmetry
+from geodetect.chips.chip import Chip
+from geodetect.chips.loaders import BatchTransform, collate
+from geodetect.grid import Grid
+from geodetect.stretch import Stretch
+
+SIZE = 32
+
+
+def _painted() -> tuple[torch.Tensor, torch.Tensor]:
+    """A dark picture with one bright rectangle off its centre, and its box."""
+    image = torch.zeros(1, 1, SIZE, SIZE)
+    image[..., 4:10, 6:20] = 1
+    return image, torch.tensor([[[6.0, 4.0, 20.0, 10.0]]])
+
+
+def _bounds(image: torch.Tensor, level: float = 0.5) -> list[float]:
+    rows, columns = np.nonzero(image[0].numpy() > level)
+    return [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_a_box_follows_its_rectangle_under_every_symmetry(number: int) -> None:
+    image, box = symmetry(*_painted(), number)
+    assert box[0, 0].tolist() == _bounds(image[0])
+
+
+def test_the_eight_symmetries_are_a_group() -> None:
+    image = torch.arange(9.0).view(1, 1, 3, 3)
+    boxes = torch.zeros(1, 0, 4)
+    every = [symmetry(image, boxes, number)[0] for number in range(8)]
+    assert len({tuple(picture.flatten().tolist()) for picture in every}) == 8
+    for first, second in product(range(8), range(8)):
+        both = symmetry(*symmetry(image, boxes, first), second)[0]
+        assert any(torch.equal(both, picture) for picture in every)
+
+
+def test_each_picture_of_a_batch_is_moved_with_its_own_boxes() -> None:
+    image, box = _painted()
+    images, boxes = random_symmetry(image.repeat(32, 1, 1, 1), box.repeat(32, 1, 1), torch.Generator().manual_seed(0))
+    moved = [tuple(b[0].tolist()) for b in boxes]
+    assert len(set(moved)) == 8
+    assert all(list(b) == _bounds(picture) for b, picture in zip(moved, images, strict=True))
+
+
+def test_a_box_follows_its_rectangle_through_a_zoom() -> None:
+    image, box = _painted()
+    labels = torch.zeros(64, 1, dtype=torch.long)
+    images, boxes, labels = random_zoom(
+        image.repeat(64, 1, 1, 1), box.repeat(64, 1, 1), labels, torch.Generator().manual_seed(1)
+    )
+    seen = labels[:, 0] == 0
+    assert seen.any()
+    for picture, found in zip(images[seen], boxes[seen, 0], strict=True):
+        assert found.tolist() == pytest.approx(_bounds(picture), abs=1.0)
+
+
+def test_a_box_that_leaves_the_picture_becomes_padding() -> None:
+    image = torch.zeros(64, 1, SIZE, SIZE)
+    boxes = torch.tensor([[[0.0, 0.0, 3.0, 3.0]]]).repeat(64, 1, 1)
+    labels = torch.zeros(64, 1, dtype=torch.long)
+    _, moved, labels = random_zoom(image, boxes, labels, torch.Generator().manual_seed(0))
+    sides = (moved[..., 2:] - moved[..., :2]).amin(-1)
+    assert (labels == -1).any()
+    assert (sides[labels >= 0] >= 2).all()
+
+
+def test_light_leaves_the_mean_of_many_pictures() -> None:
+    images = torch.randn(400, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    changed = random_light(images, torch.Generator().manual_seed(0))
+    assert not torch.equal(changed, images)
+    assert changed.mean().item() == pytest.approx(images.mean().item(), abs=0.03)
+    assert changed.std().item() == pytest.approx(images.std().item(), abs=0.05)
+
+
+def _chip(n_boxes: int, side: int = 8) -> Chip:
+    xyxy = np.tile([1.0, 1.0, 5.0, 6.0], (n_boxes, 1))
+    return Chip(np.full((3, side, side), 200, np.uint16), Boxes(xyxy, np.arange(n_boxes)), Grid((side, side)))
+
+
+def test_a_batch_is_padded_to_one_size() -> None:
+    images, boxes, labels = collate([_chip(2), _chip(0), _chip(1, side=6)], 8)
+    assert images.shape == (3, 3, 8, 8)
+    assert boxes.shape == (3, 2, 4)
+    assert labels.tolist() == [[0, 1], [-1, -1], [0, -1]]
+    assert images[2, 0, 5, 5] == 200
+    assert images[2, 0, 6:].sum() == images[2, 0, :, 6:].sum() == 0
+
+
+def test_a_batch_without_any_box() -> None:
+    images, boxes, labels = collate([_chip(0)], 8)
+    assert boxes.shape == (1, 0, 4)
+    transform = BatchTransform(Stretch((200.0,) * 3, (50.0,) * 3), transforms=True, seed=0)
+    images, boxes, labels = transform((images, boxes, labels))
+    assert images.shape == (1, 3, 8, 8)
+    assert labels.shape == (1, 0)
+
+
+def test_the_same_seed_gives_the_same_batches() -> None:
+    stretch, batch = Stretch((200.0,) * 3, (50.0,) * 3), collate([_chip(2), _chip(1)], 8)
+    first, second = (BatchTransform(stretch, transforms=True, seed=3)(batch) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

@@ -1,0 +1,337 @@
+"""The command line: the same words as Python, quick help, one sentence on errors, and the whole way once."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from geodetect.accuracy import compute_accuracy
+from geodetect.chips import export_training_data, prepare_data
+from geodetect.cli.main import main
+from geodetect.learner import RetinaNet
+from geodetect.scene import detect_objects
+from tests.fakes import PaintedScene
+
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # fastai, on import
+
+COMMANDS = ("chips", "train", "detect", "evaluate", "export", "info")
+ARGUMENTS = {"chips": 3, "train": 2, "detect": 3, "evaluate": 2, "export": 2, "info": 1}
+KEYWORDS: dict[str, list[Callable[..., Any]]] = {
+    "chips": [export_training_data],
+    "train": [prepare_data, RetinaNet, RetinaNet.fit],
+    "detect": [detect_objects],
+    "evaluate": [compute_accuracy],
+}
+PYTHON_ONLY = {"callbacks", "client"}  # objects, which a command line cannot name
+COMMAND_ONLY = {"evaluate": {"output": None}}  # in Python: `.save`
+
+
+def parsed(command: str, *options: str) -> dict[str, Any]:
+    """What the options of a command become; its arguments are left out."""
+    made = main.get_command(click.Context(main), command)
+    assert made is not None
+    context = made.make_context(command, [*options, *["x"] * ARGUMENTS[command]])
+    arguments = {each.name for each in made.params if isinstance(each, click.Argument)}
+    return {name: value for name, value in context.params.items() if name not in arguments}
+
+
+def run(*arguments: str | Path) -> int:
+    """The exit code of a command, run here."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(each) for each in arguments], prog_name="geodetect")
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize("command", KEYWORDS)
+def test_options_have_the_names_and_defaults_of_the_keywords(command: str) -> None:
+    keywords = {
+        name: parameter.default
+        for function in KEYWORDS[command]
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.default is not parameter.empty
+    }
+    taken = main.get_command(click.Context(main), command).params
+    arguments = {each.name for each in taken if isinstance(each, click.Argument)}
+    wanted = {name: value for name, value in keywords.items() if name not in PYTHON_ONLY | arguments}
+    assert parsed(command) == wanted | COMMAND_ONLY.get(command, {})
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_options_are_words_with_dashes_and_helped(command: str) -> None:
+    made = main.get_command(click.Context(main), command)
+    for option in (each for each in made.params if isinstance(each, click.Option)):
+        assert option.name is not None
+        assert f"--{option.name.replace('_', '-')}" in option.opts
+        assert option.help
+        assert option.help.endswith(".")
+        if isinstance(option.type, click.types.FloatParamType | click.types.IntParamType):
+            unit = r"pixels|metres|0 to 1|0 and 1|at most 1|share|strides|factor|exponent|above 0|count|whole number"
+            assert re.search(unit, option.help), f"{option.name} has no unit"
+
+
+HEAVY = "[m for m in ('torch', 'fastai', 'numpy', 'pandas', 'rasterio', 'geopandas', 'rich') if m in sys.modules]"
+HELP = """
+import sys
+from geodetect.cli.main import main
+try:
+    main({})
+except SystemExit:
+    print({}, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)], ids=" ".join
+)
+def test_help_is_quick_and_loads_nothing_heavy(arguments: list[str]) -> None:
+    command = [sys.executable, "-c", HELP.format(arguments, HEAVY)]
+    times = []
+    for _ in range(5):  # the quickest of some: how busy the machine is, is not to be tested
+        start = time.perf_counter()
+        answer = subprocess.run(command, capture_output=True, text=True, check=True)
+        times.append(time.perf_counter() - start)
+        assert answer.stderr == "[]\n"
+        assert answer.stdout
+        if times[-1] < 0.5:
+            break
+    assert min(times) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "name", "value"),
+    [
+        ("chips", "--bands 1,2,3", "bands", (1, 2, 3)),
+        ("detect", "--bands 1,1,1", "bands", (1, 1, 1)),
+        ("detect", "--min-score 0.4", "min_score", 0.4),
+        ("detect", "--min-score pool=0.4,car=0.3", "min_score", {"pool": 0.4, "car": 0.3}),
+        ("detect", "--pixel-size-m 0.3", "pixel_size_m", 0.3),
+        ("detect", "--pixel-size-m none", "pixel_size_m", None),
+        ("detect", "--pixel-size-m model", "pixel_size_m", "model"),
+        ("detect", "--no-progress", "progress", False),
+        ("train", "--class-mapping 1=pool --class-mapping 2=", "class_mapping", {"1": "pool", "2": None}),
+        ("train", "--class-mapping 1=a=b", "class_mapping", {"1": "a=b"}),
+        ("train", "--scales auto", "scales", "auto"),
+        ("train", "--scales 1,1.5", "scales", (1.0, 1.5)),
+        ("train", "--ratios 0.5,1", "ratios", (0.5, 1.0)),
+        ("train", "--weights none", "weights", None),
+        ("train", "--weights old.safetensors", "weights", "old.safetensors"),
+        ("train", "--freeze", "freeze", True),
+    ],
+)
+def test_values(command: str, options: str, name: str, value: object) -> None:
+    assert parsed(command, *options.split())[name] == value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("nothing", "No such command 'nothing'"),
+        ("detect a.tif", "Missing argument 'MODEL'"),
+        ("info --colour x", "No such option"),
+        ("detect a b c --bands red", "expected band numbers from 1 with commas between, such as 1,2,3; got 'red'"),
+        ("detect a b c --min-score pool=high", "expected a number, or one for each class"),
+        ("detect a b c --precision float16", "'float16' is not one of 'auto', 'float32', 'bf16'"),
+        ("train a b --class-mapping pool", "expected OLD=NEW, or OLD= to drop it; got 'pool'"),
+        ("train a b --scales wide", "such as 1,1.26,1.59, or auto; got 'wide'"),
+    ],
+)
+def test_wrong_usage_exits_2(arguments: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*arguments.split()) == 2
+    assert told in " ".join(capsys.readouterr().err.split())
+
+
+def one_error(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one sentence on stderr, with nothing on stdout."""
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert said.err.startswith("Error: ")
+    return said.err.removeprefix("Error: ").strip()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "chips absent.tif absent.gpkg out",
+        "train absent out.safetensors",
+        "train absent.tif out.safetensors --labels absent.gpkg",
+        "detect absent.tif absent.safetensors out.gpkg",
+        "evaluate absent.gpkg absent.gpkg",
+        "export absent.safetensors out.pt2",
+        "info absent",
+        "info absent.tif",
+        "info absent.safetensors",
+    ],
+)
+def test_a_missing_file_is_one_sentence_and_leaves_nothing(
+    arguments: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(*arguments.split()) == 1
+    assert "absent" in one_error(capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_outputs_are_refused_before_the_work(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, upright: PaintedScene
+) -> None:
+    assert run("train", upright.path, tmp_path / "model.pt", "--labels", "absent.gpkg") == 1
+    assert "MODEL must be a .safetensors file" in one_error(capsys)
+    assert run("train", upright.path, tmp_path / "no" / "model.safetensors") == 1
+    assert "does not exist; make it first" in one_error(capsys)
+    assert run("export", "absent.safetensors", tmp_path / "model.onnx") == 1
+    assert "exported as .pt2" in one_error(capsys)
+
+
+def test_a_file_of_no_known_kind(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "notes.tif").write_text("not a raster", encoding="utf-8")
+    assert run("info", tmp_path / "notes.tif") == 1
+    told = one_error(capsys)
+    assert "notes.tif cannot be read as a raster" in told
+    assert told.endswith("nor can it be read as a vector file or a model (.safetensors)")
+    assert run("info", tmp_path) == 1
+    assert "is a folder" in one_error(capsys)
+    (tmp_path / "notes.safetensors").write_text("not a model", encoding="utf-8")
+    assert run("info", tmp_path / "notes.safetensors") == 1
+    assert "not a whole safetensors file" in one_error(capsys)
+
+
+@pytest.fixture
+def group() -> click.Group:
+    """A group like ours, for commands that go wrong on purpose."""
+    return type(main)("geodetect")
+
+
+def ended(group: click.Group, action: Callable[[], None]) -> int:
+    """The exit code of a command that does this."""
+    group.add_command(click.Command("go", callback=action))
+    with pytest.raises(SystemExit) as exit_code:
+        group(["go"])
+    return int(exit_code.value.code or 0)
+
+
+def test_ctrl_c_exits_130_with_one_line(group: click.Group, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    assert ended(group, interrupted) == 130
+    assert one_error(capsys) == "stopped by Ctrl-C"
+
+
+def test_errors_of_the_system_are_one_line(group: click.Group, capsys: pytest.CaptureFixture[str]) -> None:
+    def full() -> None:
+        raise OSError(28, "No space left on device", "out.gpkg")
+
+    assert ended(group, full) == 1
+    assert "No space left on device: 'out.gpkg'" in one_error(capsys)
+
+
+def test_own_warnings_are_one_line_and_others_silent(group: click.Group, capsys: pytest.CaptureFixture[str]) -> None:
+    def warned() -> None:
+        warnings.warn("the raster lies\nnowhere", UserWarning, stacklevel=2)  # blamed on click, which called
+        warnings.warn("soon to go", DeprecationWarning, stacklevel=2)
+        warnings.warn("from elsewhere", UserWarning, stacklevel=1)
+
+    assert ended(group, warned) == 0
+    assert capsys.readouterr().err == "Warning: the raster lies nowhere\n"
+
+
+def test_python_m_geodetect_is_the_command() -> None:
+    answer = subprocess.run(
+        [sys.executable, "-m", "geodetect", "info", "absent"], capture_output=True, text=True, check=False
+    )
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert answer.stderr.startswith("Error: There is no file absent")
+
+
+TRAINING = "--epochs 1 --backbone resnet18 --weights none --scales auto --split random --val-split-pct 0.4".split()
+
+
+@pytest.fixture(scope="module")
+def work(scenes: dict[str, PaintedScene], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a scene, its labels, chips cut from them, and a model trained on these."""
+    folder = tmp_path_factory.mktemp("work")
+    scene = scenes["upright"]
+    (folder / "scene.tif").write_bytes(scene.path.read_bytes())
+    scene.truth.to_file(folder / "truth.gpkg")
+    cut = ["chips", folder / "scene.tif", folder / "truth.gpkg", folder / "chips", "--chip-size", 64]
+    assert run(*map(str, cut), "--no-progress") == 0
+    train = ["train", folder / "chips", folder / "model.safetensors", *TRAINING, "--device", "cpu"]
+    assert run(*train, "--no-progress", "--num-workers", "0") == 0
+    return folder
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command that went well said, on single spaces."""
+    told = capsys.readouterr()
+    assert "Error" not in told.err
+    return " ".join(told.out.split())
+
+
+def test_chips_and_a_model_are_made(work: Path) -> None:
+    assert (work / "chips" / "labels.json").is_file()
+    assert (work / "model.safetensors").is_file()
+
+
+def test_info_of_a_model(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("info", work / "model.safetensors") == 0
+    told = said(capsys)
+    for part in ("a model (", "classes blue, red", "bands 1, 2, 3", "pixel size 0.5 m", "chip size 64 px",
+                 "backbone resnet18", "anchors base", "best score", "epochs 1"):  # fmt: skip
+        assert part in told
+
+
+def test_info_of_a_raster(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("info", work / "scene.tif") == 0
+    told = said(capsys)
+    for part in ("a raster", "size 224 x 160 px", "bands 1, 2, 3 (uint16)", "CRS EPSG:32645", "pixel size 0.5 x 0.5 m",
+                 "x 353000 to 353112, y 3056920 to 3057000"):  # fmt: skip
+        assert part in told
+
+
+def test_info_of_a_vector_file(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("info", work / "truth.gpkg") == 0
+    told = said(capsys)
+    for part in ("a vector file", "features 9 (9 Polygon)", "CRS EPSG:32645", "classes blue 5, red 4"):
+        assert part in told
+    assert run("info", work / "truth.gpkg", "--label-field", "colour") == 1
+    assert "has no column 'colour'" in one_error(capsys)
+
+
+def test_detections_are_written_and_told_of(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = tmp_path / "found.gpkg"
+    assert (
+        run("detect", work / "scene.tif", work / "model.safetensors", found, "--min-score", "0.05", "--no-progress")
+        == 0
+    )
+    assert said(capsys).startswith(f"Wrote {found} (")
+    assert run("info", found) == 0
+    assert "CRS EPSG:32645" in said(capsys)
+
+
+def test_truth_against_itself_is_perfect(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth = work / "truth.gpkg"
+    assert run("evaluate", truth, truth, "--output", tmp_path / "score.csv") == 0
+    told = said(capsys)
+    assert "Accuracy at IoU 0.5" in told
+    assert "│ all │ 1.000 │ 1.000 │ 1.000 │ 1.000 │ 9 │ 0 │ 0 │" in told
+    assert told.endswith(f"Wrote {tmp_path / 'score.csv'}")
+    assert (tmp_path / "score.csv").read_text(encoding="utf-8").startswith("class,precision")
+
+
+def test_wide_tables_are_not_cut_off_in_a_pipe(work: Path, tmp_path: Path) -> None:
+    truth = str(work / "truth.gpkg")
+    command = [sys.executable, "-m", "geodetect", "evaluate", truth, truth]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "…" not in answer.stdout
+    assert "precision" in answer.stdout

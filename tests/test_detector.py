@@ -1,0 +1,348 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from geodetect.detector import Detector, load_detector
+from geodetect.errors import ArgumentError, ModelError, OutputError
+from geodetect.network.anchors import AnchorSpec
+from geodetect.network.coding import decode_batch
+from geodetect.network.retinanet import Network
+from geodetect.stretch import Stretch
+
+ANY = 0.0097  # of a network that has learnt nothing, about half the scores are above this
+STRETCH = Stretch((900.0, 1000.0, 1100.0, 1200.0), (300.0, 310.0, 320.0, 330.0))
+
+
+def make(classes=("hut", "tent"), **changes) -> Detector:
+    torch.manual_seed(0)
+    network = Network("resnet18", n_classes=2, n_bands=4, spec=AnchorSpec(scales=(1.0,)), weights=None)
+    given = {"bands": (4, 1, 2, 3), "stretch": STRETCH, "chip_size": 64, "overlap": 16, "precision": "float32"}
+    return Detector(network.eval(), classes, **(given | changes))
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    return make(pixel_size_m=0.3, min_score={"hut": 0.4, "tent": 0.6}, summary={"epochs": 3, "classes": {"hut": 1.5}})
+
+
+@pytest.fixture
+def saved(detector, tmp_path) -> Path:
+    return detector.save(tmp_path / "huts.safetensors")
+
+
+def chips(n: int = 2, height: int = 64, width: int = 96) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 2000, (n, 4, height, width)).astype(np.uint16)
+
+
+def assert_same(got, expected, atol=1e-3):
+    assert len(got) == len(expected)
+    for a, b in zip(got, expected, strict=True):
+        assert len(a) == len(b)
+        np.testing.assert_allclose(a.xyxy, b.xyxy, atol=atol)
+        np.testing.assert_allclose(a.scores, b.scores, atol=1e-5)
+        np.testing.assert_array_equal(a.labels, b.labels)
+
+
+def test_boxes_are_those_of_the_stretched_pixels(detector):
+    pixels = chips()
+    with torch.inference_mode():
+        logits, deltas = detector.network(torch.from_numpy(STRETCH.apply(pixels)))
+    expected = decode_batch(
+        logits,
+        deltas,
+        detector.network.anchors((64, 96)),
+        (64, 96),
+        level_sizes=detector.network.level_sizes((64, 96)),
+        min_score=ANY,
+    )
+    assert sum(map(len, expected)) > 10
+    assert_same(detector.detect(pixels, min_score=ANY), expected)
+
+
+def read_only(pixels: np.ndarray) -> np.ndarray:
+    pixels.flags.writeable = False
+    return pixels
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        torch.from_numpy,
+        lambda pixels: torch.from_numpy(pixels).to(memory_format=torch.channels_last),
+        lambda pixels: pixels.astype(np.int16),
+        lambda pixels: pixels.astype(np.float64),
+        lambda pixels: pixels.astype(">u2"),
+        lambda pixels: read_only(pixels.copy()),
+        lambda pixels: pixels[:, :, ::-1].copy()[:, :, ::-1],
+        lambda pixels: np.moveaxis(np.moveaxis(pixels, 1, -1).copy(), -1, 1),
+    ],
+)
+def test_the_type_and_layout_of_pixels_change_nothing(detector, other):
+    assert_same(detector.detect(other(chips()), min_score=ANY), detector.detect(chips(), min_score=ANY))
+
+
+def test_a_batch_is_its_chips(detector):
+    pixels = chips(3)
+    singly = [detector.detect(pixels[i : i + 1], min_score=ANY)[0] for i in range(3)]
+    assert_same(detector.detect(pixels, min_score=ANY), singly, atol=1e-2)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (70, 33), (64, 95)])
+def test_chips_of_any_size_are_set_in_the_mean(detector, shape):
+    pixels = chips(1, *shape)
+    (found,) = detector.detect(pixels, min_score=0.0, nms_iou=1.0)
+    padded = tuple(-(-side // 32) * 32 for side in shape)
+    set_in_mean = np.zeros((1, 4, *padded), np.float32)
+    set_in_mean[..., : shape[0], : shape[1]] = STRETCH.apply(pixels)
+    with torch.inference_mode():
+        logits, deltas = detector.network(torch.from_numpy(set_in_mean))
+    network = detector.network
+    sizes = network.level_sizes(padded)
+    expected = decode_batch(
+        logits, deltas, network.anchors(padded), shape, level_sizes=sizes, min_score=0.0, nms_iou=1.0
+    )
+    assert len(found)
+    assert_same([found], expected)
+    assert (found.xyxy >= 0).all()
+    assert (found.xyxy <= [shape[1], shape[0], shape[1], shape[0]]).all()
+
+
+def test_boxes_come_best_first_and_above_the_floor(detector):
+    for found in detector.detect(chips(), min_score=ANY):
+        assert (np.diff(found.scores) <= 0).all()
+        assert (found.scores >= ANY).all()
+        assert found.xyxy.dtype == np.float64
+
+
+def test_each_class_has_its_own_floor(detector):
+    everything = detector.detect(chips(), min_score=ANY)
+    only = detector.detect(chips(), min_score={"tent": ANY})  # and 0.05 for huts, which none of them reaches
+    assert_same(only, [found[found.labels == 1] for found in everything])
+
+
+def test_what_is_not_finite_counts_as_the_mean(detector):
+    pixels = chips().astype(np.float32)
+    pixels[0, 1, 5:9, 5:9] = np.nan
+    pixels[1, 2, 0, 0] = np.inf
+    mean = pixels.copy()
+    mean[0, 1, 5:9, 5:9], mean[1, 2, 0, 0] = STRETCH.mean[1], STRETCH.mean[2]
+    assert_same(detector.detect(pixels, min_score=ANY), detector.detect(mean, min_score=ANY))
+
+
+def test_no_chips_give_no_lists(detector):
+    assert detector.detect(chips(0)) == []
+
+
+def test_nothing_found_is_empty_boxes(detector):
+    found = detector.detect(chips(), min_score=0.99)
+    assert [len(boxes) for boxes in found] == [0, 0]
+    assert found[0].scores is not None
+
+
+def test_detecting_leaves_pixels_and_network_as_they_were(detector):
+    pixels = chips().astype(np.float32)
+    before, weights = pixels.copy(), {k: v.clone() for k, v in detector.network.state_dict().items()}
+    detector.network.train()
+    detector.network.backbone.body.bn1.eval()  # as a learner does that freezes part of it
+    detector.detect(pixels)
+    modes = {layer.training for layer in detector.network.modules()}, detector.network.backbone.body.bn1.training
+    detector.network.eval()
+    assert modes == ({True, False}, False)
+    assert (pixels == before).all()
+    assert all(torch.equal(v, weights[k]) for k, v in detector.network.state_dict().items())
+
+
+def test_one_band_is_enough():
+    network = Network("resnet18", n_classes=1, n_bands=1, weights=None)
+    grey = Detector(network, ["hut"], bands=[1], stretch=Stretch((5.0,), (2.0,)), chip_size=64, overlap=0)
+    assert len(grey.detect(np.zeros((2, 1, 40, 40), np.uint8))) == 2
+
+
+def test_bf16_finds_about_the_same(detector):
+    rough = Detector(
+        detector.network,
+        ["hut", "tent"],
+        bands=detector.bands,
+        stretch=STRETCH,
+        chip_size=64,
+        overlap=16,
+        precision="bf16",
+    )
+    exact, near = (d.detect(chips(), min_score=0.0, nms_iou=1.0)[0] for d in (detector, rough))
+    assert near.scores.mean() == pytest.approx(exact.scores.mean(), rel=0.02)
+
+
+def test_another_number_of_bands_is_refused(detector):
+    with pytest.raises(ModelError, match=r"takes 4 bands \(4, 1, 2, 3\); got pixels of 3"):
+        detector.detect(chips()[:, :3])
+
+
+@pytest.mark.parametrize("shape", [(4, 64, 64), (1, 4, 0, 64)])
+def test_pixels_of_another_shape_are_refused(detector, shape):
+    with pytest.raises(ArgumentError, match=r"must be \(B, C, H, W\)"):
+        detector.detect(np.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "message"),
+    [
+        ({"min_score": 1.5}, "min_score must lie between 0 and 1; got 1.5"),
+        ({"min_score": {"hut": -1}}, "min_score must lie between 0 and 1; got -1"),
+        ({"min_score": {"huts": 0.5}}, "'huts', which the model does not know; it knows hut"),
+        ({"nms_iou": float("nan")}, "nms_iou must lie between 0 and 1; got nan"),
+    ],
+)
+def test_impossible_thresholds_are_refused(detector, thresholds, message):
+    with pytest.raises(ArgumentError, match=message):
+        detector.detect(chips(), **thresholds)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bands": (1, 2, 3)}, "must agree in the number of bands; got .*'bands': 3"),
+        ({"classes": ("hut",)}, "2 classes, names"),
+        ({"classes": ("hut", "hut")}, "its own name"),
+        ({"overlap": 64}, "smaller than chip_size; got overlap=64, chip_size=64"),
+        ({"min_score": 7}, "min_score"),
+        ({"precision": "half"}, "precision"),
+        ({"device": "abacus"}, "no device 'abacus' here"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(changes, message):
+    with pytest.raises(ArgumentError, match=message):
+        make(**changes)
+
+
+def test_a_loaded_detector_is_the_saved_one(detector, saved):
+    loaded = load_detector(saved, device="cpu", precision="float32")
+    names = ["classes", "bands", "stretch", "chip_size", "overlap", "pixel_size_m", "min_score", "summary"]
+    assert [getattr(loaded, name) for name in names] == [getattr(detector, name) for name in names]
+    assert loaded.network.spec == detector.network.spec
+    assert not loaded.network.training
+    assert_same(loaded.detect(chips(), min_score=ANY), detector.detect(chips(), min_score=ANY))
+
+
+def test_batch_norms_are_loaded_as_they_were_trained(detector, tmp_path):
+    detector.network.set_norm_eps(0.0)
+    loaded = load_detector(detector.save(tmp_path / "zero.safetensors"))
+    detector.network.set_norm_eps(1e-5)
+    assert loaded.network.backbone.body.bn1.eps == 0
+
+
+def test_the_file_can_be_read_without_us(detector, saved):
+    assert json.loads(metadata(saved)["classes"]) == detector.classes
+    assert metadata(saved)["format_version"] == "1"
+    assert set(load_file(saved)) == set(detector.network.state_dict())
+
+
+def test_saving_replaces_a_file_and_leaves_nothing_else(detector, tmp_path):
+    path = tmp_path / "huts.safetensors"
+    path.write_text("old")
+    assert detector.save(str(path)) == path
+    load_detector(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("huts.pt", "as one .safetensors file; got 'huts.pt'"),
+        ("nowhere/huts.safetensors", "there is no folder .*nowhere"),
+        ("folder.safetensors", "is a folder"),
+    ],
+)
+def test_places_that_cannot_be_written_are_refused(detector, tmp_path, name, message):
+    (tmp_path / "folder.safetensors").mkdir()
+    with pytest.raises(OutputError, match=message):
+        detector.save(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.safetensors"]
+
+
+def metadata(path: Path) -> dict[str, str]:
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    return json.loads(path.read_bytes()[8 : 8 + length])["__metadata__"]
+
+
+def rewrite(path: Path, *, weights=None, **changes) -> None:
+    save_file(weights or load_file(path), path, metadata(path) | changes)
+
+
+def refused(path: Path, message: str) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
+        load_detector(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    refused(tmp_path / "huts.safetensors", "there is no model file .*huts.safetensors")
+    refused(tmp_path, "there is no model file")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 a pickle in a zip, say", b"\xff" * 100])
+def test_another_kind_of_file_is_refused(tmp_path, content):
+    path = tmp_path / "huts.safetensors"
+    path.write_bytes(content)
+    refused(path, "not a whole safetensors file")
+
+
+@pytest.mark.parametrize("part", [0.001, 0.5, 0.999])
+def test_a_truncated_file_is_refused(saved, part):
+    content = saved.read_bytes()
+    saved.write_bytes(content[: int(len(content) * part)])
+    refused(saved, "not a whole safetensors file")
+
+
+def test_a_flipped_bit_is_noticed(saved):
+    content = bytearray(saved.read_bytes())
+    content[-5000] ^= 1
+    saved.write_bytes(content)
+    refused(saved, "not those that were saved")
+
+
+def test_weights_of_another_program_are_refused(tmp_path):
+    path = tmp_path / "foreign.safetensors"
+    save_file({"weight": torch.zeros(3)}, path, {"format": "pt"})
+    refused(path, "not a detector that geodetect saved")
+    save_file({"weight": torch.zeros(3)}, path)
+    refused(path, "not a detector that geodetect saved")
+
+
+def test_a_newer_format_is_refused(saved):
+    rewrite(saved, format_version="2")
+    refused(saved, "format version 2, this geodetect reads up to 1; update geodetect")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"classes": "not json"},
+        {"classes": "7"},
+        {"classes": '["hut"]'},
+        {"stretch": '{"mean": [1]}'},
+        {"backbone": '"resnet17"'},
+        {"anchors": "null"},
+        {"chip_size": '"large"'},
+        {"bands": "[]"},
+    ],
+)
+def test_damaged_metadata_are_refused(saved, changes):
+    rewrite(saved, **changes)
+    refused(saved, "metadata of .* are damaged|do not fit")
+
+
+def test_weights_that_do_not_fit_are_named(saved):
+    weights = load_file(saved)
+    del weights["box_head.out.bias"]
+    weights["class_head.out.weight"] = torch.zeros(3)
+    rewrite(saved, weights=weights)
+    refused(saved, "2 tensors are .* such as box_head.out.bias, class_head.out.weight")
+
+
+def test_an_absent_device_is_refused(saved):
+    with pytest.raises(ArgumentError, match=r"no device 'abacus' here"):
+        load_detector(saved, device="abacus")

@@ -1,0 +1,313 @@
+"""Labels in any CRS, as polygons in scene pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import shapely
+from affine import Affine
+from hypothesis import given
+from hypothesis import strategies as st
+from pyproj import CRS
+
+from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced
+from geodetect.grid import Grid
+from geodetect.vector.labels import read_area, read_labels
+from geodetect.vector.opening import open_features
+from geodetect.vector.writers import write_features
+from tests.fakes import SHAPE, UPRIGHT, UTM, PaintedScene, outlines
+from tests.strategies import grids
+
+GRID = Grid(SHAPE, UPRIGHT, UTM, "scene.tif")
+BOXES = [[10, 20, 30, 40], [50, 60, 58, 64]]
+
+
+def _frame(geometry: object, crs: object = UTM, **columns: object) -> gpd.GeoDataFrame:
+    """Geometries in scene pixels, brought to the map."""
+    return gpd.GeoDataFrame(columns, geometry=shapely.transform(np.array(geometry), GRID.to_map), crs=crs)
+
+
+# Place
+
+
+def test_labels_land_on_the_squares(scene: PaintedScene) -> None:
+    labels = read_labels(scene.truth, scene.grid)
+    assert np.allclose(shapely.bounds(labels.polygons), scene.boxes.xyxy, atol=1e-6)
+    assert labels.names.tolist() == scene.truth["label"].tolist()
+
+
+@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:3857", "EPSG:32644"])
+def test_labels_may_be_in_any_crs(scene: PaintedScene, crs: str) -> None:
+    labels = read_labels(scene.truth.to_crs(crs), scene.grid)
+    assert np.allclose(shapely.bounds(labels.polygons), scene.boxes.xyxy, atol=1e-2)
+
+
+@pytest.mark.parametrize("suffix", [".geojson", ".gpkg", ".shp", ".fgb", ".parquet"])
+def test_labels_may_be_in_any_file(upright: PaintedScene, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"squares{suffix}"
+    truth = upright.truth.to_crs(4326) if suffix == ".geojson" else upright.truth
+    if suffix == ".parquet":
+        truth.to_parquet(path)
+    else:
+        truth.to_file(path, engine="pyogrio")
+    labels = read_labels(path, upright.grid)
+    assert len(labels.polygons) == len(upright.boxes)
+    assert set(labels.names) == {"red", "blue"}
+    assert labels.report == f"9 labels of 2 classes from squares{suffix}"
+
+
+@given(grids(), st.integers(0, 2**32 - 1))
+def test_what_lies_on_the_grid_comes_back_in_its_pixels(grid: Grid, seed: int) -> None:
+    height, width = grid.shape
+    corner = np.random.default_rng(seed).random((5, 2)) * [width, height]
+    boxes = shapely.box(*corner.T, *(corner + 3).T)
+    frame = gpd.GeoDataFrame(geometry=shapely.transform(boxes, grid.to_map), crs=grid.crs)
+    got = read_labels(frame, grid).polygons
+    assert np.allclose(shapely.bounds(got), shapely.bounds(boxes), atol=1e-4)
+
+
+def test_labels_outside_the_raster_are_left_out_and_counted() -> None:
+    labels = read_labels(_frame(outlines([*BOXES, [500, 500, 510, 510]])), GRID)
+    assert len(labels.polygons) == 2
+    assert labels.report == "2 labels of 1 class from the frame of labels; left out 1 outside the raster"
+
+
+def test_labels_elsewhere_are_refused_with_both_extents() -> None:
+    away = _frame(outlines([[1000, 2000, 1010, 2010]]))
+    # x: 353 000 + 0.5 * 1000 = 353 500 to 353 505; y: 3 057 000 - 0.5 * 2010 = 3 055 995 to 3 056 000.
+    message = (
+        r"does not meet scene\.tif: it spans x 353500\.0 to 353505\.0, y 3055995\.0 to 3056000\.0, "
+        r"the raster x 353000\.0 to 353112\.0, y 3056920\.0 to 3057000\.0, in EPSG:32645"
+    )
+    with pytest.raises(LabelsError, match=message):
+        read_labels(away, GRID)
+    with pytest.raises(LabelsError, match=message):
+        read_labels(away.to_crs(3857), GRID)
+
+
+def test_labels_without_a_crs_are_refused() -> None:
+    with pytest.raises(NotGeoreferenced, match=r"the frame of labels has no coordinate reference system.*scene\.tif"):
+        read_labels(_frame(outlines(BOXES), crs=None), GRID)
+
+
+def test_a_raster_without_a_crs_is_refused_for_labels_with_one() -> None:
+    with pytest.raises(NotGeoreferenced, match=r"plane\.tif has no coordinate .* in EPSG:32645 cannot be placed"):
+        read_labels(_frame(outlines(BOXES)), Grid(SHAPE, UPRIGHT, None, "plane.tif"))
+
+
+def test_without_any_crs_both_lie_in_one_plane() -> None:
+    plane = Grid(SHAPE, UPRIGHT, None, "plane.tif")
+    assert shapely.bounds(read_labels(_frame(outlines(BOXES), crs=None), plane).polygons).tolist() == BOXES
+    pixels = gpd.GeoDataFrame(geometry=outlines(BOXES))
+    assert shapely.bounds(read_labels(pixels, Grid(SHAPE)).polygons).tolist() == BOXES
+
+
+def test_pixels_in_a_geojson_are_no_degrees(tmp_path: Path) -> None:
+    # GeoJSON cannot say that it has no CRS; coordinates beyond 360 can be no degrees.
+    path = tmp_path / "pixels.geojson"
+    write_features(gpd.GeoDataFrame(geometry=outlines([*BOXES, [380, 20, 390, 30]])), path)
+    assert len(read_labels(path, Grid((200, 400))).polygons) == 3
+
+
+def test_labels_that_the_raster_crs_cannot_hold_are_counted() -> None:
+    degrees = gpd.GeoDataFrame(geometry=shapely.box([85, 85], [27, 1000], [86, 86], [28, 1001]), crs=4326)
+    labels = read_labels(degrees, GRID)
+    assert labels.report.endswith("left out 1 beyond the raster's CRS")
+    with pytest.raises(LabelsError, match="is EPSG:4326 really its own"):
+        read_labels(degrees.iloc[1:], GRID)
+
+
+# Classes
+
+
+def test_one_class_is_named_after_the_file(tmp_path: Path) -> None:
+    _frame(outlines(BOXES)).to_file(tmp_path / "boats.gpkg", engine="pyogrio")
+    assert read_labels(tmp_path / "boats.gpkg", GRID).names.tolist() == ["boats", "boats"]
+    assert read_labels(_frame(outlines(BOXES)), GRID).names.tolist() == ["object", "object"]
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ([1, 2], ["1", "2"]),
+        ([1.0, 2.5], ["1", "2.5"]),
+        (["a", " b "], ["a", "b"]),
+        ([True, False], ["True", "False"]),
+    ],
+)
+def test_classes_are_text(values: list[object], names: list[str]) -> None:
+    frame = _frame(outlines(BOXES), kind=values)
+    assert read_labels(frame, GRID, label_field="kind").names.tolist() == names
+    assert read_labels(frame.rename(columns={"kind": "label"}), GRID).names.tolist() == names
+
+
+def test_mapping_renames_drops_and_leaves_the_rest() -> None:
+    frame = _frame(outlines([*BOXES, [70, 70, 80, 80], [90, 90, 99, 99]]), label=[1.0, 2.0, 3.0, 4.0])
+    labels = read_labels(frame, GRID, class_mapping={1: "car", "2": "boat", 3: None})
+    assert labels.names.tolist() == ["car", "boat", "4"]
+    assert "left out 1 without a class" in labels.report
+
+
+def test_features_without_a_class_are_left_out() -> None:
+    frame = _frame(outlines([*BOXES, [70, 70, 80, 80]]), label=["a", None, "  "])
+    labels = read_labels(frame, GRID)
+    assert labels.names.tolist() == ["a"]
+    assert labels.report == "1 labels of 1 class from the frame of labels; left out 2 without a class"
+    with pytest.raises(LabelsError, match="3 without a class"):
+        read_labels(frame, GRID, class_mapping={"a": None})
+
+
+def test_a_missing_column_is_named_with_those_there_are() -> None:
+    with pytest.raises(LabelsError, match="has no column 'kind' for label_field; it has label, height"):
+        read_labels(_frame(outlines(BOXES), label=["a", "b"], height=[1, 2]), GRID, label_field="kind")
+
+
+# Geometry
+
+
+def test_multiparts_and_collections_are_taken_apart() -> None:
+    two, box = shapely.multipolygons(outlines(BOXES)), outlines([[70, 70, 80, 80]])[0]
+    nested = shapely.geometrycollections([shapely.geometrycollections([two]), box])
+    labels = read_labels(_frame([nested, box], label=["a", "b"]), GRID)
+    assert labels.names.tolist() == ["a", "a", "a", "b"]
+    assert shapely.bounds(labels.polygons).tolist() == [*BOXES, [70, 70, 80, 80], [70, 70, 80, 80]]
+
+
+def test_a_bow_tie_becomes_its_two_triangles() -> None:
+    tie = shapely.Polygon([(10, 10), (30, 30), (30, 10), (10, 30)])
+    labels = read_labels(_frame([tie]), GRID)
+    assert len(labels.polygons) == 2
+    assert shapely.is_valid(labels.polygons).all()
+    # Two triangles on a base of 20 with a height of 10.
+    assert shapely.area(labels.polygons).tolist() == [100, 100]
+
+
+def test_what_has_no_area_is_left_out_and_counted() -> None:
+    flat = shapely.Polygon([(10, 10), (30, 10), (10, 10)])
+    line = shapely.LineString([(0, 0), (5, 5)])
+    labels = read_labels(_frame([*outlines(BOXES), flat, line, shapely.Polygon(), None]), GRID)
+    assert len(labels.polygons) == 2
+    assert "left out 2 without geometry, 1 lines, 1 without area" in labels.report
+
+
+def test_heights_are_left_out() -> None:
+    labels = read_labels(_frame(shapely.force_3d(outlines(BOXES), 5.0)), GRID)
+    assert not shapely.has_z(labels.polygons).any()
+
+
+def test_lines_alone_are_refused() -> None:
+    with pytest.raises(LabelsError, match=r"no label of use \(1 lines\); polygons or points are expected"):
+        read_labels(_frame([shapely.LineString([(0, 0), (5, 5)])]), GRID)
+
+
+def test_an_empty_file_is_refused() -> None:
+    with pytest.raises(LabelsError, match="holds no label of use"):
+        read_labels(_frame(outlines([])), GRID)
+
+
+def test_points_become_circles_on_the_ground() -> None:
+    # Pixels of 0.5 m across and 0.25 m down: a radius of 2 m is 4 px and 8 px.
+    grid = Grid((400, 400), Affine(0.5, 0, 353_000, 0, -0.25, 3_057_000), UTM)
+    frame = gpd.GeoDataFrame(geometry=[shapely.Point(353_050, 3_056_975)], crs=UTM)
+    labels = read_labels(frame, grid, point_radius_m=2)
+    assert np.allclose(shapely.bounds(labels.polygons), [[96, 92, 104, 108]])
+
+
+def test_points_in_degrees_become_circles_on_the_ground() -> None:
+    # At 60 N a degree is 55.8 km from west to east and 111.4 km from south to north.
+    grid = Grid((100, 100), Affine(1e-5, 0, 10, 0, -1e-5, 60), CRS.from_epsg(4326))
+    frame = gpd.GeoDataFrame(geometry=[shapely.Point(10.0005, 59.9995)], crs=4326)
+    x1, y1, x2, y2 = shapely.bounds(read_labels(frame, grid, point_radius_m=10).polygons)[0]
+    assert x2 - x1 == pytest.approx(20 / 0.558, rel=1e-3)
+    assert y2 - y1 == pytest.approx(20 / 1.114, rel=1e-3)
+
+
+def test_points_need_a_radius() -> None:
+    points = _frame([shapely.MultiPoint([(10, 10), (20, 20)])])
+    with pytest.raises(LabelsError, match="holds points; give point_radius_m"):
+        read_labels(points, GRID)
+    assert len(read_labels(points, GRID, point_radius_m=1).polygons) == 2
+    with pytest.raises(ArgumentError, match="point_radius_m must be above 0"):
+        read_labels(points, GRID, point_radius_m=0)
+
+
+def test_points_and_polygons_keep_their_order() -> None:
+    frame = _frame([outlines(BOXES)[0], shapely.Point(80, 80), outlines(BOXES)[1]], label=["a", "b", "c"])
+    assert read_labels(frame, GRID, point_radius_m=1).names.tolist() == ["a", "b", "c"]
+
+
+def test_the_frame_is_not_changed() -> None:
+    frame = _frame([shapely.Polygon([(10, 10), (30, 30), (30, 10), (10, 30)])], label=[1.0])
+    before = frame.copy()
+    read_labels(frame, GRID, class_mapping={1: "x"})
+    assert frame.equals(before)
+
+
+# Files
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LabelsError, match=r"There is no file .*gone\.gpkg"):
+        open_features(tmp_path / "gone.gpkg")
+
+
+def test_what_is_no_vector_file_is_refused(tmp_path: Path) -> None:
+    for name in ("text.geojson", "text.shp", "text.parquet", "text.dat"):
+        path = tmp_path / name
+        path.write_text("nothing of the kind")
+        with pytest.raises(LabelsError, match=rf"^{name} cannot be read as a vector file: "):
+            open_features(path)
+    with pytest.raises(LabelsError, match="got int"):
+        open_features(3)  # type: ignore[arg-type]
+
+
+def test_a_table_without_geometry_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("name,height\na,1\n")
+    with pytest.raises(LabelsError, match=r"table\.csv has no geometry"):
+        open_features(path)
+
+
+def test_of_many_layers_the_first_with_geometry_is_read_and_told(tmp_path: Path) -> None:
+    path = tmp_path / "many.gpkg"
+    for layer in ("houses", "boats"):
+        _frame(outlines(BOXES), label=[layer] * 2).to_file(path, layer=layer, engine="pyogrio")
+    labels = read_labels(path, GRID)
+    assert set(labels.names) == {"houses"}
+    assert labels.report.endswith("read layer houses of houses, boats")
+
+
+@pytest.mark.parametrize(
+    ("header", "row"), [("label,geometry", 'car,"POINT (5 6)"'), ("label,x,y", "car,5,6"), ("id,lon,lat", "7,5,6")]
+)
+def test_csv_holds_wkt_or_coordinates(tmp_path: Path, header: str, row: str) -> None:
+    path = tmp_path / "points.csv"
+    path.write_text(f"{header}\n{row}\n")
+    frame = open_features(path).frame
+    assert frame.geometry.tolist() == [shapely.Point(5, 6)]
+    assert frame.crs is None
+
+
+# Areas
+
+
+def test_an_area_is_one_geometry_in_scene_pixels() -> None:
+    two = _frame(outlines([[10, 20, 30, 40], [20, 20, 50, 40]]))
+    for aoi in (two, two.to_crs(4326), two.union_all()):
+        assert np.allclose(read_area(aoi, GRID).bounds, [10, 20, 50, 40], atol=1e-2)
+    assert read_area(shapely.box(1, 2, 3, 4), Grid(SHAPE)).bounds == (1, 2, 3, 4)
+
+
+def test_an_area_elsewhere_is_refused() -> None:
+    with pytest.raises(LabelsError, match=r"the aoi does not meet scene\.tif: it spans x 0\.0 to 1\.0"):
+        read_area(shapely.box(0, 0, 1, 1), GRID)
+
+
+def test_an_area_is_made_of_polygons() -> None:
+    with pytest.raises(LabelsError, match="an aoi is made of polygons"):
+        read_area(_frame([shapely.LineString([(0, 0), (5, 5)])]), GRID)
+    with pytest.raises(LabelsError, match="an aoi is made of polygons"):
+        read_area(_frame([shapely.Point(5, 5)]), GRID)

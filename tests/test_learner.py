@@ -1,0 +1,196 @@
+"""Training: it learns, it keeps the best, it saves and loads, and it says what is wrong."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import geodetect as gd
+from geodetect.boxes import iou
+from geodetect.errors import ArgumentError, GeodetectError, ModelError, TrainingError
+from tests.fakes import PaintedScene
+
+SMALL = {"backbone": "resnet18", "weights": None, "scales": "auto"}
+
+
+@pytest.fixture(scope="module")
+def data(scenes: dict[str, PaintedScene]) -> gd.DetectionData:
+    upright = scenes["upright"]
+    return gd.prepare_data(upright.path, labels=upright.truth, chip_size=64, overlap=32, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def trained(data: gd.DetectionData) -> gd.RetinaNet:
+    model = gd.RetinaNet(data, **SMALL)
+    model.fit(2, lr=1e-3, progress=False)
+    return model
+
+
+def test_it_learns_a_single_chip_by_heart(scenes: dict[str, PaintedScene]) -> None:
+    scene = scenes["upright"]
+    data = gd.prepare_data(
+        scene.path, labels=scene.truth, chip_size=96, overlap=48, transforms=False, batch_size=1, negatives=0
+    )
+    fullest = max(data.train.plans, key=lambda plan: len(plan.boxes))
+    chip = fullest.read()
+    alone = replace(data, train=gd.chips.Chips([fullest]), valid=gd.chips.Chips([fullest]))
+    model = gd.RetinaNet(alone, **SMALL)
+    model.fit(120, lr=2e-3, progress=False, checkpoint=False)
+    (found,) = model.detector.detect(chip.pixels[None], min_score=0.5)
+    assert len(found) == len(chip.boxes)
+    overlap = iou(chip.boxes.xyxy, found.xyxy)
+    assert overlap.max(axis=1).min() > 0.7
+    assert (found.labels[overlap.argmax(axis=1)] == chip.boxes.labels).all()
+
+
+def test_training_lowers_the_loss_and_sets_the_operating_point(trained: gd.RetinaNet) -> None:
+    losses = trained.learner.recorder.losses
+    assert float(losses[-1]) < float(losses[0])
+    assert set(trained.detector.min_score) == {"blue", "red"}
+    assert trained.detector.summary["epochs"] == 2
+
+
+def test_the_same_seed_gives_the_same_losses(data: gd.DetectionData) -> None:
+    runs = []
+    for _ in range(2):
+        model = gd.RetinaNet(data, **SMALL)
+        model.fit(1, lr=1e-3, progress=False)
+        runs.append([float(value) for value in model.learner.recorder.losses])
+    assert runs[0] == runs[1]
+
+
+def test_lr_find_leaves_the_weights_alone(data: gd.DetectionData) -> None:
+    model = gd.RetinaNet(data, **SMALL)
+    before = {name: value.clone() for name, value in model.detector.network.state_dict().items()}
+    rate = model.lr_find(plot=False)
+    assert 1e-7 < rate < 1
+    assert all(torch.equal(before[name], value) for name, value in model.detector.network.state_dict().items())
+
+
+def test_a_frozen_backbone_does_not_move(data: gd.DetectionData) -> None:
+    model = gd.RetinaNet(data, **SMALL, freeze=True)
+    before = next(iter(model.detector.network.backbone.parameters())).clone()
+    model.fit(1, lr=1e-3, progress=False)
+    assert torch.equal(before, next(iter(model.detector.network.backbone.parameters())))
+    model.unfreeze()
+    model.fit(1, lr=1e-3, progress=False)
+    assert not torch.equal(before, next(iter(model.detector.network.backbone.parameters())))
+
+
+def test_a_saved_model_finds_the_same(trained: gd.RetinaNet, data: gd.DetectionData, tmp_path: Path) -> None:
+    path = trained.save(tmp_path / "squares.safetensors")
+    again = gd.RetinaNet.from_model(path)
+    chip = data.train[0]
+    ours, theirs = (m.detector.detect(chip.pixels[None], min_score=0.01)[0] for m in (trained, again))
+    assert np.array_equal(ours.xyxy, theirs.xyxy)
+    assert again.detector.min_score == trained.detector.min_score
+    with pytest.raises(TrainingError, match="from_model"):
+        again.fit(1)
+    further = gd.RetinaNet.from_model(path, data)
+    further.fit(1, lr=1e-4, progress=False)
+
+
+def test_load_takes_the_weights_of_the_same_architecture(
+    trained: gd.RetinaNet, data: gd.DetectionData, tmp_path: Path
+) -> None:
+    path = trained.save(tmp_path / "squares.safetensors")
+    model = gd.RetinaNet(data, **SMALL, seed=1)
+    model.load(path)
+    for name, value in trained.detector.network.state_dict().items():
+        assert torch.equal(value, model.detector.network.state_dict()[name])
+    with pytest.warns(UserWarning, match="overlap no anchor"):
+        other = gd.RetinaNet(data, backbone="resnet18", weights=None)
+    with pytest.raises(ModelError, match="anchors"):
+        other.load(path)
+
+
+def test_scores_and_pictures(trained: gd.RetinaNet) -> None:
+    scores = trained.average_precision_score()
+    assert set(scores) == {"blue", "red"}
+    assert all(np.isnan(score) or 0 <= score <= 1 for score in scores.values())
+    assert isinstance(trained.average_precision_score(mean=True), float)
+    assert len(trained.plot_losses().axes) == 2
+    assert trained.show_results(rows=1).axes
+
+
+def test_interrupting_leaves_the_best_weights(data: gd.DetectionData) -> None:
+    from fastai.callback.core import Callback
+
+    class Interrupt(Callback):  # type: ignore[misc]
+        order = 99
+
+        def after_epoch(self) -> None:
+            if self.epoch == 1:
+                raise KeyboardInterrupt
+
+    model = gd.RetinaNet(data, **SMALL)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(5, lr=1e-3, callbacks=[Interrupt()], progress=False)
+    assert model.detector.detect(data.train[0].pixels[None]) is not None
+    model.fit(1, lr=1e-3, progress=False)
+
+
+def test_callbacks_are_given_raw_outputs(data: gd.DetectionData) -> None:
+    from fastai.callback.core import Callback
+
+    shapes: list[tuple[torch.Size, torch.Size]] = []
+
+    class Look(Callback):  # type: ignore[misc]
+        def after_loss(self) -> None:
+            shapes.append((self.pred[0].shape, self.pred[1].shape))
+
+    gd_model = gd.RetinaNet(data, **SMALL)
+    gd_model.fit(1, lr=1e-3, callbacks=[Look()], progress=False)
+    n_anchors = 9 * (8 * 8 + 4 * 4 + 2 * 2 + 1 + 1)  # of a chip of 64 px, at P3 to P7
+    assert shapes[0] == ((4, n_anchors, 2), (4, n_anchors, 4))
+
+
+def test_a_loss_that_is_no_number_stops_with_a_sentence(data: gd.DetectionData) -> None:
+    model = gd.RetinaNet(data, **SMALL)
+    with pytest.raises(TrainingError, match="batch"):
+        model.fit(3, lr=1e12, one_cycle=False, progress=False, checkpoint=False)
+
+
+def test_anchors_that_miss_the_objects_are_said_once(data: gd.DetectionData) -> None:
+    with pytest.warns(UserWarning, match='scales="auto"'):
+        gd.RetinaNet(data, backbone="resnet18", weights=None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = gd.RetinaNet(data, backbone="resnet18", weights=None, scales="auto")
+    assert model.detector.network.spec.anchor_size < 4
+
+
+@pytest.mark.parametrize(
+    ("keywords", "told"),
+    [
+        ({"backbone": "resnet19"}, "resnet18"),
+        ({"scales": "some"}, '"auto"'),
+        ({"scales": (-1,)}, "above 0"),
+        ({"weights": "nothing.safetensors"}, "nothing.safetensors"),
+    ],
+)
+def test_bad_parameters_of_the_model(data: gd.DetectionData, keywords: dict[str, object], told: str) -> None:
+    with pytest.raises(GeodetectError, match=told):
+        gd.RetinaNet(data, **(SMALL | keywords))
+
+
+@pytest.mark.parametrize("keywords", [{"epochs": 0}, {"lr": -1}, {"monitor": "accuracy"}])
+def test_bad_parameters_of_fit(trained: gd.RetinaNet, keywords: dict[str, object]) -> None:
+    with pytest.raises(ArgumentError):
+        trained.fit(**keywords)
+
+
+def test_backbones_are_listed() -> None:
+    assert {"resnet18", "resnet50", "vgg16_bn", "efficientnet_b0"} <= set(gd.RetinaNet.backbones())
+
+
+def test_it_detects_in_a_scene(trained: gd.RetinaNet, scenes: dict[str, PaintedScene], tmp_path: Path) -> None:
+    found = trained.detect(scenes["upright"].path, min_score=0.05, progress=False)
+    assert list(found.columns) == ["label", "score", "geometry"]
+    path = gd.detect_objects(scenes["upright"].path, trained, tmp_path / "found.gpkg", progress=False)
+    assert path.exists()

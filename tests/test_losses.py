@@ -1,0 +1,97 @@
+import math
+
+import pytest
+import torch
+from torch.nn.functional import smooth_l1_loss
+from torchvision.ops import sigmoid_focal_loss
+
+from geodetect.network.anchors import AnchorSpec, anchors
+from geodetect.network.coding import encode
+from geodetect.network.losses import loss
+from geodetect.network.matching import IGNORED, match
+
+ANCHORS = anchors(AnchorSpec(), (64, 96))
+BOXES = torch.tensor([[[4.0, 4, 40, 30], [50, 10, 90, 60]], [[8, 8, 60, 60], [0, 0, 0, 0]], [[0, 0, 0, 0]] * 2])
+LABELS = torch.tensor([[2, 0], [1, -1], [-1, -1]])
+
+
+def said(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    shape = len(BOXES), len(ANCHORS)
+    logits = torch.randn(*shape, 3, generator=generator).requires_grad_()
+    return logits, torch.randn(*shape, 4, generator=generator).requires_grad_()
+
+
+def slow(logits, deltas, alpha, gamma):
+    """The two losses, anchor by anchor."""
+    target, focal, box, n_positive = match(ANCHORS, BOXES, LABELS), 0.0, 0.0, 0
+    for i, j in (target != IGNORED).nonzero().tolist():
+        truth, goal = int(target[i, j]), torch.zeros(3)
+        if truth >= 0:
+            n_positive += 1
+            goal[LABELS[i, truth]] = 1
+            move = encode(ANCHORS[j], BOXES[i, truth])
+            box += smooth_l1_loss(deltas[i, j], move, beta=1.0, reduction="sum")
+        focal += sigmoid_focal_loss(logits[i, j], goal, alpha, gamma, reduction="sum")
+    return focal / n_positive, box / n_positive
+
+
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.5, 0.0)])
+def test_losses_are_the_sums_over_anchors(alpha, gamma):
+    logits, deltas = (x.detach() for x in said())
+    focal, box = loss(logits, deltas, ANCHORS, BOXES, LABELS, alpha=alpha, gamma=gamma, box_weight=3.0)
+    expected = slow(logits, deltas, alpha, gamma)
+    torch.testing.assert_close(focal, expected[0], rtol=1e-4, atol=0)
+    torch.testing.assert_close(box, 3 * expected[1], rtol=1e-4, atol=0)
+
+
+def test_focal_loss_by_hand():
+    # One anchor 10 x 10 on its box, one far away, both at p = 1/2: positives weigh alpha, negatives 1 - alpha.
+    # (0.25 + 0.75) * (1 - 1/2)^2 * -log(1/2) = 0.25 * log 2; one positive anchor
+    two = torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 60]])
+    logits, deltas = torch.zeros(1, 2, 1), torch.zeros(1, 2, 4)
+    focal, box = loss(logits, deltas, two, two[None, :1], torch.zeros(1, 1, dtype=torch.long))
+    assert focal.item() == pytest.approx(0.25 * math.log(2))
+    assert box.item() == 0
+    surer, _ = loss(torch.tensor([[[2.0], [0.0]]]), deltas, two, two[None, :1], torch.zeros(1, 1, dtype=torch.long))
+    p = 1 / (1 + math.exp(-2))
+    assert surer.item() == pytest.approx(0.25 * (1 - p) ** 2 * -math.log(p) + 0.75 * 0.25 * math.log(2))
+
+
+def test_box_loss_by_hand():
+    # dx is 1 too far: smooth L1 with beta 1 is 1/2 there; dw is 3 too far: 3 - 1/2
+    one = torch.tensor([[0.0, 0, 10, 10]])
+    deltas = torch.tensor([[[1.0, 0, 3, 0]]])
+    _, box = loss(torch.zeros(1, 1, 1), deltas, one, one[None], torch.zeros(1, 1, dtype=torch.long))
+    assert box.item() == pytest.approx(0.5 + 2.5)
+
+
+@pytest.mark.parametrize("n_boxes", [0, 2])
+def test_chips_without_boxes_teach_only_the_classes(n_boxes):
+    logits, deltas = said()
+    focal, box = loss(logits, deltas, ANCHORS, torch.zeros(3, n_boxes, 4), torch.full((3, n_boxes), -1))
+    (focal + box).backward()
+    assert focal.isfinite()
+    assert focal > 0
+    assert box == 0
+    assert (logits.grad != 0).any()
+    assert (deltas.grad == 0).all()
+
+
+def test_ignored_anchors_teach_nothing():
+    logits, deltas = said()
+    sum(loss(logits, deltas, ANCHORS, BOXES, LABELS)).backward()
+    target = match(ANCHORS, BOXES, LABELS)
+    assert (target == IGNORED).any()
+    assert (logits.grad[target == IGNORED] == 0).all()
+    assert (logits.grad[target != IGNORED] != 0).all()
+    assert (deltas.grad[target < 0] == 0).all()
+
+
+def test_losses_of_bf16_are_float32():
+    logits, deltas = (x.detach() for x in said())
+    expected = loss(logits.bfloat16().float(), deltas.bfloat16().float(), ANCHORS, BOXES, LABELS)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = loss(logits.bfloat16(), deltas.bfloat16(), ANCHORS, BOXES, LABELS)
+    assert [x.dtype for x in got] == [torch.float32] * 2
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=0)

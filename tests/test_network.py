@@ -1,0 +1,169 @@
+import pytest
+import torch
+from torch import nn
+from torchvision.models.detection import RetinaNet
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from geodetect.errors import ArgumentError
+from geodetect.network.anchors import AnchorSpec
+from geodetect.network.coding import decode_batch
+from geodetect.network.losses import loss
+from geodetect.network.precision import autocast, resolve
+from geodetect.network.retinanet import Network
+
+FROM_TORCHVISION = {
+    "backbone.fpn.": "pyramid.fpn.",
+    "head.classification_head.conv.": "class_head.conv.",
+    "head.classification_head.cls_logits.": "class_head.out.",
+    "head.regression_head.conv.": "box_head.conv.",
+    "head.regression_head.bbox_reg.": "box_head.out.",
+}
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    torch.manual_seed(0)
+    return Network("resnet18", n_classes=3, weights=None).eval()
+
+
+def torchvision_retinanet(n_classes: int) -> RetinaNet:
+    backbone = resnet_fpn_backbone(
+        backbone_name="resnet18",
+        weights=None,
+        norm_layer=nn.BatchNorm2d,
+        trainable_layers=5,
+        returned_layers=[2, 3, 4],
+        extra_blocks=LastLevelP6P7(256, 256),
+    )
+    return RetinaNet(backbone, n_classes).eval()
+
+
+def renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {
+        next((new + key.removeprefix(old) for old, new in FROM_TORCHVISION.items() if key.startswith(old)), key): value
+        for key, value in state.items()
+    }
+
+
+@pytest.mark.parametrize("shape", [(128, 128), (96, 160)])
+def test_torchvisions_weights_give_torchvisions_answers(network, shape):
+    theirs = torchvision_retinanet(3)
+    network.load_state_dict(renamed(theirs.state_dict()))
+    pictures = torch.randn(2, 3, *shape)
+    with torch.inference_mode():
+        expected = theirs.head(list(theirs.backbone(pictures).values()))
+        logits, deltas = network(pictures)
+    torch.testing.assert_close(logits, expected["cls_logits"])
+    torch.testing.assert_close(deltas, expected["bbox_regression"])
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (65, 130), (33, 40)])
+def test_there_is_one_answer_for_each_anchor(network, shape):
+    with torch.inference_mode():
+        logits, deltas = network(torch.zeros(2, 3, *shape))
+    n_anchors = len(network.anchors(shape))
+    assert logits.shape == (2, n_anchors, 3)
+    assert deltas.shape == (2, n_anchors, 4)
+    assert sum(network.level_sizes(shape)) == n_anchors
+
+
+def test_at_first_every_anchor_is_background_with_confidence_99_percent():
+    torch.manual_seed(0)
+    network = Network("resnet18", n_classes=2, weights=None).eval()
+    with torch.inference_mode():
+        logits, deltas = network(torch.randn(1, 3, 64, 64))
+    assert logits.sigmoid().mean() == pytest.approx(0.01, rel=0.1)
+    assert deltas.abs().mean() < 0.1
+    layers = [*network.class_head.conv.modules(), *network.box_head.modules()]
+    convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
+    assert len(convolutions) == 9
+    for layer in convolutions:
+        assert layer.weight.std().item() == pytest.approx(0.01, rel=0.1)
+        assert (layer.bias == 0).all()
+
+
+def test_training_and_evaluation_answer_alike(network):
+    pictures = torch.randn(2, 3, 64, 64)
+    evaluated = network(pictures)
+    trained = network.train()(pictures)
+    network.eval()
+    assert [x.shape for x in evaluated] == [x.shape for x in trained]
+
+
+def test_a_batch_is_its_pictures(network):
+    pictures = torch.randn(3, 3, 64, 64)
+    with torch.inference_mode():
+        together = network(pictures)
+        singly = [network(picture[None]) for picture in pictures]
+    for i, answers in enumerate(zip(*singly, strict=True)):
+        torch.testing.assert_close(together[i], torch.cat(answers), rtol=1e-4, atol=1e-4)
+
+
+def test_memory_format_changes_nothing_and_is_kept(network):
+    pictures = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        expected = network(pictures)
+        last = network.to(memory_format=torch.channels_last)
+        maps = last.backbone(pictures.contiguous(memory_format=torch.channels_last))
+        got = last(pictures.contiguous(memory_format=torch.channels_last))
+    assert all(x.is_contiguous(memory_format=torch.channels_last) for x in maps)
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_network_that_learns_one_chip_finds_its_boxes():
+    torch.manual_seed(0)
+    network = Network("resnet18", n_classes=2, spec=AnchorSpec(scales=(1.0,)), weights=None)
+    pictures, shape = torch.randn(1, 3, 64, 64) / 10, (64, 64)
+    boxes, labels = torch.tensor([[[4.0, 8, 32, 36], [36, 26, 60, 60], [0, 0, 0, 0]]]), torch.tensor([[0, 1, -1]])
+    for i, (x1, y1, x2, y2) in enumerate(boxes[0, :2].int().tolist()):
+        pictures[0, i, y1:y2, x1:x2] = 2
+    anchors, optimiser = network.anchors(shape), torch.optim.Adam(network.parameters(), 5e-4)
+    for _ in range(30):
+        optimiser.zero_grad()
+        sum(loss(*network(pictures), anchors, boxes, labels)).backward()
+        optimiser.step()
+    with torch.inference_mode():
+        logits, deltas = network(pictures)
+    (found,) = decode_batch(logits, deltas, anchors, shape, level_sizes=network.level_sizes(shape))
+    for i in range(2):
+        best = found[found.labels == i].xyxy[0]
+        assert abs(best - boxes[0, i].numpy()).max() < 8
+
+
+def test_anchors_are_kept_and_may_be_trained_with(network):
+    with torch.inference_mode():
+        first = network.anchors((64, 32))
+    assert network.anchors((64, 32)) is first
+    assert not first.is_inference()
+
+
+def test_batch_norms_add_what_they_are_told(network):
+    network.set_norm_eps(0.0)
+    norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert {layer.eps for layer in norms} == {0.0}
+    network.set_norm_eps(1e-5)
+    assert network.norm_eps == 1e-5
+
+
+def test_impossible_networks_are_refused():
+    with pytest.raises(ArgumentError, match="at least 1 class; got n_classes=0"):
+        Network("resnet18", n_classes=0)
+    with pytest.raises(ArgumentError, match=r"levels \(3, 7\); got anchors for levels \(2, 6\)"):
+        Network("resnet18", n_classes=1, spec=AnchorSpec(levels=(2, 6)))
+
+
+def test_precision_is_what_the_word_says():
+    cpu = torch.device("cpu")
+    assert resolve("float32", cpu) == torch.float32
+    assert resolve("bf16", cpu) == torch.bfloat16
+    assert resolve("auto", cpu) in {torch.float32, torch.bfloat16}
+    with pytest.raises(ArgumentError, match='"auto", "float32" or "bf16"; got \'half\''):
+        resolve("half", cpu)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_context_computes_in_that_precision(network, dtype):
+    with torch.inference_mode(), autocast(dtype, torch.device("cpu")):
+        logits, deltas = network(torch.zeros(1, 3, 32, 32))
+    assert logits.dtype == deltas.dtype == dtype

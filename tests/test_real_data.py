@@ -1,0 +1,96 @@
+"""Quick checks on real data, when it is present beside the repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import shapely
+
+from geodetect.errors import GeodetectError
+from geodetect.grid import Window
+from geodetect.raster import RasterReader
+from geodetect.vector.labels import read_area, read_labels
+
+
+def _whole(path: Path, **options: object) -> tuple[np.ndarray, np.ndarray]:
+    with RasterReader(path, **options) as reader:
+        height, width = reader.grid.shape
+        return reader.read(Window(0, 0, width, height))
+
+
+def test_an_orthophoto_has_a_mask_and_reads_at_another_size(real_data: Path) -> None:
+    path = real_data / "scenes/banepa/banepa_utm45n_15cm.tif"
+    reader = RasterReader(path, pixel_size_m=0.3)
+    assert (reader.grid.shape, reader.n_bands, reader.dtype) == ((1814, 1377), 3, np.uint8)
+    fine, fine_valid = _whole(path)
+    pixels, valid = _whole(path, pixel_size_m=0.3)
+    assert 0.9 < fine_valid.mean() < 1
+    assert valid.mean() == pytest.approx(fine_valid.mean(), abs=0.01)
+    # Twice the pixel size is the mean of four, away from the mask.
+    mean = fine.reshape(3, 1814, 2, 1377, 2).mean(axis=(2, 4))
+    whole = fine_valid.reshape(1814, 2, 1377, 2).all(axis=(1, 3))
+    assert np.abs(pixels - mean)[:, whole].max() <= 0.5
+
+
+def test_footprints_in_degrees_land_on_the_orthophoto(real_data: Path) -> None:
+    folder = real_data / "scenes/banepa"
+    reader = RasterReader(folder / "banepa_utm45n_15cm.tif")
+    labels = read_labels(folder / "buildings_4326.geojson", reader.grid)
+    assert len(labels.polygons) == 1466
+    assert set(labels.names) == {"buildings_4326"}
+    x, y = shapely.get_coordinates(shapely.centroid(labels.polygons)).astype(int).T
+    _, valid = reader.read(Window(0, 0, *reader.grid.shape[::-1]))
+    assert valid[y.clip(0, len(valid) - 1), x.clip(0, valid.shape[1] - 1)].mean() > 0.95
+
+
+def test_the_same_area_in_two_crs_is_the_same(real_data: Path) -> None:
+    folder = real_data / "scenes/uav_field"
+    reader = RasterReader(folder / "dummy_fotomap_small.tif")
+    areas = [read_area(folder / f"dummy_fotomap_area{crs}.gpkg", reader.grid) for crs in ("", "_3857")]
+    assert np.allclose(areas[0].bounds, areas[1].bounds, atol=0.01)
+
+
+def test_alpha_of_an_orthomosaic_is_a_mask(real_data: Path) -> None:
+    reader = RasterReader(real_data / "scenes/uav_field/dummy_fotomap_small.tif")
+    assert reader.bands == (1, 2, 3)
+    _, valid = reader.read(Window(0, 0, *reader.grid.shape[::-1]))
+    assert 0 < valid.mean() <= 1
+
+
+def test_near_infrared_tagged_as_alpha_is_a_band(real_data: Path) -> None:
+    tiles = sorted((real_data / "train/trees_naip_points/images").glob("*.tif"))
+    assert tiles
+    for tile in tiles:
+        with RasterReader(tile) as reader:
+            assert reader.bands == (1, 2, 3, 4), tile.name
+            assert reader.read(Window(0, 0, 64, 64))[1].all(), tile.name
+
+
+def _encodings() -> list[str]:
+    folder = Path(__file__).resolve().parents[2] / "shared/data/torture_raster/one_scene_many_encodings"
+    return sorted(path.name for path in folder.glob("*.*") if path.suffix in (".tif", ".png"))
+
+
+@pytest.mark.parametrize("name", _encodings())
+def test_every_encoding_opens_or_says_why_not(real_data: Path, name: str) -> None:
+    try:
+        reader = RasterReader(real_data / "torture_raster/one_scene_many_encodings" / name)
+    except GeodetectError as error:
+        assert name in str(error)  # noqa: PT017 -- either outcome is right
+        return
+    pixels, valid = reader.read(Window(0, 0, *reader.grid.shape[::-1]))
+    assert pixels.shape == (reader.n_bands, *valid.shape)
+    assert 0.3 < valid.mean() <= 1
+
+
+@pytest.mark.parametrize("name", ["02_south_up", "04_gcps_only", "10_paletted", "11_band_sequential_tiled"])
+def test_encodings_of_the_same_pixels_read_alike(real_data: Path, name: str) -> None:
+    folder = real_data / "torture_raster/one_scene_many_encodings"
+    base, _ = _whole(folder / "01_base_utm_uint8.tif")
+    other, _ = _whole(folder / f"{name}.tif")
+    other = other[:, ::-1] if name == "02_south_up" else other
+    assert other.shape == base.shape
+    # A palette of 256 colours is near the truth only.
+    assert np.abs(other.astype(int) - base).mean() <= (8 if name == "10_paletted" else 0)
