@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from geopandas import GeoDataFrame, GeoSeries
 from jaxtyping import Bool, Float, Int
 from matplotlib.figure import Figure
 from pyproj import CRS
+from pyproj.exceptions import ProjError
 
 from geodetect import plots
 from geodetect.boxes import Boxes, area, overlapping
@@ -30,6 +32,7 @@ from geodetect.vector.writers import check_output, write_features
 
 _ONE_CLASS = "object"  # the name of a row where classes do not count and there is not just one
 _UPRIGHT = 0.95  # share of its envelope that an upright rectangle fills; one turned by 1.5 degrees fills less
+_Spatial = TypeVar("_Spatial", GeoDataFrame, GeoSeries)
 _AREAL = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
 
 
@@ -163,7 +166,22 @@ def _area(aoi: str | Path | GeoDataFrame | shapely.Geometry, crs: CRS | None) ->
             f"{features.name} and the detections must either both have a coordinate reference system or neither; "
             f"got {areas.crs or 'none'} and {crs or 'none'}"
         )
-    return shapely.union_all(shapely.make_valid((areas.to_crs(crs) if crs else areas).to_numpy()))
+    return shapely.union_all(shapely.make_valid(_in_crs(areas, crs, features.name).to_numpy()))
+
+
+def _in_crs(features: _Spatial, crs: CRS | None, name: str) -> _Spatial:
+    """The features in `crs`, not finite where it does not reach; as they are where there is none.
+
+    Raises:
+        LabelsError: if no way leads from one CRS to the other.
+    """
+    if crs is None:
+        return features
+    try:
+        moved: _Spatial = features.set_crs(crs) if features.crs is None else features.to_crs(crs)
+    except ProjError as error:
+        raise LabelsError(f"{name} cannot be brought from {features.crs.name} into {crs.name}: {error}") from error
+    return moved
 
 
 def _classed(features: Features, label_field: str | None = None) -> GeoDataFrame:
@@ -241,8 +259,7 @@ def _placed(frame: GeoDataFrame, name: str, crs: CRS | None, inside: shapely.Geo
     Raises:
         LabelsError: if there is no area, and a feature lies where the CRS does not reach.
     """
-    if crs is not None:
-        frame = frame.set_crs(crs) if frame.crs is None else frame.to_crs(crs)
+    frame = _in_crs(frame, crs, name)
     reached = np.isfinite(shapely.bounds(frame.geometry.to_numpy())).all(axis=1)
     if inside is None and not reached.all():
         raise LabelsError(

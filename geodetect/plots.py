@@ -20,6 +20,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
+from numpy.typing import ArrayLike
 
 # Okabe and Ito's colours, told apart with any colour vision (https://jfly.uni-koeln.de/color/); without their
 # black, which shadows in pictures from above would hide.
@@ -45,7 +46,7 @@ class _Panel(NamedTuple):
 
     picture: np.ndarray
     boxes: np.ndarray
-    labels: Sequence[str]
+    labels: Iterable[str]
     scores: np.ndarray | None
     title: str
 
@@ -80,10 +81,10 @@ def _stretched(band: np.ndarray) -> np.ndarray:
 def chip_figure(
     pictures: Sequence[np.ndarray],
     boxes: Sequence[np.ndarray],
-    labels: Sequence[Sequence[str]],
+    labels: Sequence[Iterable[str]],
     *,
-    classes: Sequence[str],
-    found: Sequence[tuple[np.ndarray, Sequence[str], np.ndarray]] | None = None,
+    classes: Iterable[str],
+    found: Sequence[tuple[np.ndarray, Iterable[str], np.ndarray]] | None = None,
     titles: Sequence[str] | None = None,
     columns: int | None = None,
 ) -> Figure:
@@ -135,11 +136,11 @@ def _draw_panel(ax: Axes, panel: _Panel, colours: Mapping[str, str]) -> None:
 
 def _extent(shape: Sequence[int]) -> tuple[float, float, float, float]:
     """Where imshow puts a picture so that (0, 0) is the outer corner of its first pixel, as in our boxes."""
-    return 0, shape[1], shape[0], 0
+    return 0.0, float(shape[1]), float(shape[0]), 0.0
 
 
 def _draw_outlines(
-    ax: Axes, outlines: Sequence[np.ndarray], labels: Sequence[str], colours: Mapping[str, str], *, width: float
+    ax: Axes, outlines: Sequence[np.ndarray], labels: Iterable[str], colours: Mapping[str, str], *, width: float
 ) -> None:
     """Outlines in the colours of their classes; wide ones on a dark casing, which shows them on bright roofs too."""
     strokes = [([colours[label] for label in labels], width)]
@@ -176,7 +177,7 @@ def _add_legend(figure: Figure, colours: Mapping[str, str]) -> None:
 
 
 def losses_figure(
-    train: Sequence[float], valid: Sequence[float], epoch_ends: Sequence[int], *, ap50: Sequence[float] | None = None
+    train: ArrayLike, valid: ArrayLike, epoch_ends: ArrayLike, *, ap50: ArrayLike | None = None
 ) -> Figure:
     """The course of training: its loss by batch, that of validation by epoch, and AP50 below where it is given.
 
@@ -198,7 +199,7 @@ def losses_figure(
     return figure
 
 
-def _draw_losses(ax: Axes, train: np.ndarray, valid: Sequence[float], epoch_ends: Sequence[int]) -> None:
+def _draw_losses(ax: Axes, train: np.ndarray, valid: ArrayLike, epoch_ends: ArrayLike) -> None:
     batches = np.arange(1, len(train) + 1)
     smooth = pd.Series(train).rolling(max(5, len(train) // 20), center=True, min_periods=1).median()
     ax.plot(batches, train, color=_FAINT, linewidth=0.8)
@@ -213,7 +214,7 @@ def _draw_losses(ax: Axes, train: np.ndarray, valid: Sequence[float], epoch_ends
     _tidy(ax)
 
 
-def lr_figure(rates: Sequence[float], losses: Sequence[float], suggestion: float | None = None) -> Figure:
+def lr_figure(rates: ArrayLike, losses: ArrayLike, suggestion: float | None = None) -> Figure:
     """The loss at learning rates that grow batch by batch, with the suggested rate marked."""
     figure = _ShownFigure(figsize=(6, 3.6), dpi=110, layout="constrained")
     ax = figure.subplots()
@@ -265,9 +266,9 @@ def _tidy(ax: Axes) -> None:
 def scene_figure(
     rgb: Float[np.ndarray, "H W 3"] | UInt8[np.ndarray, "H W 3"],
     outlines: Sequence[np.ndarray],
-    labels: Sequence[str],
+    labels: Iterable[str],
     *,
-    classes: Sequence[str],
+    classes: Iterable[str],
     scores: np.ndarray | None = None,
     title: str = "",
     pixel_size_m: float | None = None,

@@ -328,6 +328,12 @@ def test_labels_beyond_the_crs_are_refused_unless_an_aoi_leaves_them_out():
     assert (row["tp"], row["fp"], row["fn"]) == (1, 3, 3)
 
 
+def test_a_crs_that_leads_nowhere_is_refused():
+    site = 'LOCAL_CS["site",UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]'
+    with pytest.raises(LabelsError, match="the frame of labels cannot be brought from site into WGS 84 / UTM zone 45N"):
+        compute_accuracy(FOUND, TRUTH.set_crs(site, allow_override=True))
+
+
 def test_features_and_table_are_saved(tmp_path):
     result = compute_accuracy(FOUND, TRUTH)
     again = gpd.read_file(result.save(tmp_path / "accuracy.gpkg"))

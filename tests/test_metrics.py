@@ -36,7 +36,7 @@ def chips(n_chips: int, seed: int) -> list[tuple[Boxes, Boxes]]:
     made = []
     for _ in range(n_chips):
         n_truth, n_more = rng.integers(0, 12), rng.integers(0, 6)
-        xywh = np.concatenate([rng.integers(0, 100, (n_truth, 2)), rng.integers(8, 60, (n_truth, 2))], axis=1)
+        xywh = np.concatenate([rng.integers(0, 100, (n_truth, 2)), rng.integers(8, 60, (n_truth, 2))], axis=1) * 1.0
         truth = Boxes(from_xywh(xywh), rng.integers(0, N_CLASSES, n_truth))
         near = truth.xyxy + rng.integers(-3, 4, truth.xyxy.shape)
         stray = np.concatenate([rng.integers(0, 60, (n_more, 2)), rng.integers(70, 150, (n_more, 2))], axis=1)

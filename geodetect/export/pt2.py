@@ -57,8 +57,7 @@ def export(detector: Detector, path: str | Path) -> Path:
 def _program(network: nn.Module, shape: tuple[int, int, int]) -> torch.export.ExportedProgram:
     """The network as a graph that takes any number of pictures."""
     batch = torch.export.Dim("B", min=1)
-    # strict: reads the source, where len(tensor) stays a symbol; tracing would take it for a number.
-    return torch.export.export(network, (torch.zeros(_EXAMPLE, *shape),), dynamic_shapes=({0: batch},), strict=True)
+    return torch.export.export(network, (torch.zeros(_EXAMPLE, *shape),), dynamic_shapes=({0: batch},))
 
 
 def _metadata(detector: Detector) -> str:

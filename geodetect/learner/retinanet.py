@@ -220,7 +220,7 @@ class RetinaNet:
         if monitor not in ("valid_loss", "AP50"):
             raise ArgumentError(f'monitor must be "valid_loss" or "AP50"; got {monitor!r}')
         learner = self.learner
-        with training.quiet(learner, progress=progress):
+        with training.shown(learner, progress=progress):
             training.run(
                 learner,
                 epochs,
@@ -312,7 +312,7 @@ def _anchors(
 
 def _stretch(data: DetectionData, network: Network) -> Stretch:
     """ImageNet's constants only for what ImageNet weights saw: 8-bit RGB; else the data's own."""
-    as_imagenet = getattr(network.backbone, "pretrained", False) and data.dtype == "uint8" and len(data.bands) == _RGB
+    as_imagenet = network.backbone.pretrained and data.dtype == "uint8" and len(data.bands) == _RGB
     return IMAGENET if as_imagenet else data.stretch
 
 

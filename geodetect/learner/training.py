@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,8 @@ from fastai.callback.training import GradientClip
 from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import set_seed
+from fastcore.basics import noop
+from fastprogress.fastprogress import IN_NOTEBOOK
 from torch import Tensor, nn
 
 from geodetect.chips import DetectionData
@@ -127,10 +130,26 @@ def find_rate(learner: Learner, seed: int) -> tuple[float, list[float], list[flo
 
 
 @contextmanager
-def quiet(learner: Learner, *, progress: bool) -> Iterator[None]:
-    """The learner without its bar and its table, unless `progress`."""
-    with nullcontext() if progress else learner.no_bar(), nullcontext() if progress else learner.no_logging():
+def shown(learner: Learner, *, progress: bool) -> Iterator[None]:
+    """The learner with a bar and a table of epochs; in a file or a pipe, lines; without `progress`, nothing."""
+    if progress and (IN_NOTEBOOK or sys.stdout.isatty()):
         yield
+        return
+    with learner.no_bar():
+        learner.logger = _write_line if progress else noop
+        try:
+            if progress:
+                _write_line(["epoch", "train_loss", "valid_loss", *(metric.name for metric in learner.metrics), "time"])
+            yield
+        finally:
+            learner.logger = print
+
+
+def _write_line(values: Iterable[Any]) -> None:
+    """One epoch, in columns."""
+    row = [f"{value:.4f}" if isinstance(value, float) else str(value) for value in values]
+    sys.stdout.write("".join(f"{text:>12}" for text in row) + "\n")
+    sys.stdout.flush()
 
 
 def history(learner: Learner) -> dict[str, Any]:

@@ -44,14 +44,15 @@ class Backbone(nn.Module):
     Args:
         body: the layers, from the picture on.
         n_bands: bands of the pictures.
+        pretrained: whether the layers hold ImageNet weights.
 
     Raises:
         ArgumentError: if the chain has no map at one of the strides.
     """
 
-    def __init__(self, body: nn.Sequential, n_bands: int) -> None:
+    def __init__(self, body: nn.Sequential, n_bands: int, *, pretrained: bool = False) -> None:
         super().__init__()
-        self.body = body
+        self.body, self.pretrained = body, pretrained
         shapes = _measure(body, n_bands)
         self._taps = _last_at_strides([_PROBE // height for _, height in shapes], "this chain of layers")
         self.channels = [shapes[i][0] for i in self._taps]
@@ -77,9 +78,9 @@ class TimmBackbone(nn.Module):
         ArgumentError: if the model has no map at one of the strides.
     """
 
-    def __init__(self, body: Any, name: str) -> None:
+    def __init__(self, body: Any, name: str, *, pretrained: bool = False) -> None:
         super().__init__()
-        self.body = body
+        self.body, self.pretrained = body, pretrained
         self._taps = _last_at_strides(body.feature_info.reduction(), name)
         self.channels = [body.feature_info.channels()[i] for i in self._taps]
 
@@ -115,11 +116,10 @@ def build(name: str, n_bands: int = 3, weights: str | None = "imagenet") -> Back
     if name not in names():
         raise _unknown(name, names())
     model = models.get_model(name)
-    if weights:
-        _load_imagenet(model, name)
+    loaded = weights is not None and _load_imagenet(model, name)
     body = nn.Sequential(_layers(model))
     _widen_first(body, n_bands)
-    return Backbone(body, n_bands)
+    return Backbone(body, n_bands, pretrained=loaded)
 
 
 def _unknown(name: str, known: list[str]) -> ArgumentError:
@@ -129,8 +129,8 @@ def _unknown(name: str, known: list[str]) -> ArgumentError:
     )
 
 
-def _load_imagenet(model: nn.Module, name: str) -> None:
-    """Fill the classifier with torchvision's weights, or warn that it stays random.
+def _load_imagenet(model: nn.Module, name: str) -> bool:
+    """Whether the classifier now holds torchvision's weights; a warning says that it stays random.
 
     The first version of the weights, which torchvision's own detectors start from.
     """
@@ -138,8 +138,9 @@ def _load_imagenet(model: nn.Module, name: str) -> None:
         state = models.get_model_weights(name)["IMAGENET1K_V1"].get_state_dict(progress=True, check_hash=True)
     except _NO_DOWNLOAD as error:
         _warn_random(name, error)
-    else:
-        model.load_state_dict(state)
+        return False
+    model.load_state_dict(state)
+    return True
 
 
 def _warn_random(name: str, error: Exception) -> None:
@@ -224,4 +225,4 @@ def _build_timm(name: str, n_bands: int, weights: str | None) -> TimmBackbone:
             raise ArgumentError(f"timm cannot give feature maps of {model}: {error}; choose another") from error
         _warn_random(name, error)
         return _build_timm(name, n_bands, None)
-    return TimmBackbone(body, name)
+    return TimmBackbone(body, name, pretrained=weights is not None)

@@ -54,7 +54,7 @@ class Head(nn.Module):
         """Answers in the order of `anchors.anchors`: levels, rows, columns, shapes of a cell."""
         answers = [self.out(self.conv(level)) for level in levels]
         # Channels are (shape, number); cells before shapes is what the anchors' order asks for.
-        return torch.cat([x.permute(0, 2, 3, 1).reshape(len(x), -1, self.n_outputs) for x in answers], dim=1)
+        return torch.cat([x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, self.n_outputs) for x in answers], dim=1)
 
 
 def class_head(channels: int, per_cell: int, n_classes: int) -> Head:
