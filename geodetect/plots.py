@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from io import BytesIO
 from typing import NamedTuple
 
@@ -46,7 +46,7 @@ class _Panel(NamedTuple):
 
     picture: np.ndarray
     boxes: np.ndarray
-    labels: Iterable[str]
+    labels: Collection[str]
     scores: np.ndarray | None
     title: str
 
@@ -81,10 +81,10 @@ def _stretched(band: np.ndarray) -> np.ndarray:
 def chip_figure(
     pictures: Sequence[np.ndarray],
     boxes: Sequence[np.ndarray],
-    labels: Sequence[Iterable[str]],
+    labels: Sequence[Collection[str]],
     *,
-    classes: Iterable[str],
-    found: Sequence[tuple[np.ndarray, Iterable[str], np.ndarray]] | None = None,
+    classes: Collection[str],
+    found: Sequence[tuple[np.ndarray, Collection[str], np.ndarray]] | None = None,
     titles: Sequence[str] | None = None,
     columns: int | None = None,
 ) -> Figure:
@@ -140,7 +140,7 @@ def _extent(shape: Sequence[int]) -> tuple[float, float, float, float]:
 
 
 def _draw_outlines(
-    ax: Axes, outlines: Sequence[np.ndarray], labels: Iterable[str], colours: Mapping[str, str], *, width: float
+    ax: Axes, outlines: Sequence[np.ndarray], labels: Collection[str], colours: Mapping[str, str], *, width: float
 ) -> None:
     """Outlines in the colours of their classes; wide ones on a dark casing, which shows them on bright roofs too."""
     strokes = [([colours[label] for label in labels], width)]
@@ -266,9 +266,9 @@ def _tidy(ax: Axes) -> None:
 def scene_figure(
     rgb: Float[np.ndarray, "H W 3"] | UInt8[np.ndarray, "H W 3"],
     outlines: Sequence[np.ndarray],
-    labels: Iterable[str],
+    labels: Collection[str],
     *,
-    classes: Iterable[str],
+    classes: Collection[str],
     scores: np.ndarray | None = None,
     title: str = "",
     pixel_size_m: float | None = None,
@@ -320,7 +320,7 @@ def _scene_axes(shape: tuple[int, int], *, n_parts: int) -> tuple[Figure, list[A
 
 def _fullest_part(shape: tuple[int, int], outlines: Sequence[np.ndarray]) -> tuple[float, float, float, float]:
     """The square cell of the scene, a fifth of its longer side wide, in which most outlines lie."""
-    side = min(max(shape) / 5, *shape)
+    side = float(min(max(shape) / 5, *shape))
     n_rows, n_columns = (int(length // side) for length in shape)
     centres = np.array([(o.min(axis=0) + o.max(axis=0)) / 2 for o in outlines]).reshape(-1, 2)
     column = np.clip(centres[:, 0] // side, 0, n_columns - 1).astype(int)

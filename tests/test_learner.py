@@ -12,7 +12,7 @@ import torch
 
 import geodetect as gd
 from geodetect.boxes import iou
-from geodetect.errors import ArgumentError, GeodetectError, ModelError, TrainingError
+from geodetect.errors import ArgumentError, GeodetectError, ModelError, OutputError, TrainingError
 from tests.fakes import PaintedScene
 
 SMALL = {"backbone": "resnet18", "weights": None, "scales": "auto"}
@@ -194,3 +194,17 @@ def test_it_detects_in_a_scene(trained: gd.RetinaNet, scenes: dict[str, PaintedS
     assert list(found.columns) == ["label", "score", "geometry"]
     path = gd.detect_objects(scenes["upright"].path, trained, tmp_path / "found.gpkg", progress=False)
     assert path.exists()
+
+
+def test_it_predicts_a_file_and_an_array(trained: gd.RetinaNet, data: gd.DetectionData, upright: PaintedScene) -> None:
+    from_file = trained.predict(upright.path, min_score=0.05)
+    assert from_file.crs == upright.grid.crs
+    from_array = trained.predict(data.train[0].pixels, min_score=0.05)
+    assert from_array.crs is None
+    assert list(from_array.columns) == ["label", "score", "geometry"]
+
+
+def test_it_exports_a_program(trained: gd.RetinaNet, tmp_path: Path) -> None:
+    assert trained.export(tmp_path / "squares.pt2").stat().st_size > 1000
+    with pytest.raises(OutputError, match="pt2"):
+        trained.export(tmp_path / "squares.dlpk")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ from geodetect.boxes import Boxes
 from geodetect.chips import DetectionData
 from geodetect.detector import Detector, load_detector
 from geodetect.errors import ArgumentError, ModelError, TrainingError
+from geodetect.export import export
+from geodetect.grid import Grid
 from geodetect.learner import results, training
 from geodetect.learner.callbacks import BestWeights
 from geodetect.network import backbones
@@ -22,7 +24,7 @@ from geodetect.network.anchors import AnchorSpec
 from geodetect.network.coding import decode_batch
 from geodetect.network.precision import resolve
 from geodetect.network.retinanet import Network
-from geodetect.scene.detect import detect_objects
+from geodetect.scene.detect import detect_objects, features_of
 from geodetect.stretch import IMAGENET, Stretch
 
 if TYPE_CHECKING:
@@ -264,6 +266,40 @@ class RetinaNet:
     def detect(self, raster: str | Path, output: str | Path | None = None, **options: Any) -> GeoDataFrame | Path:
         """What `detect_objects(raster, self, output, ...)` gives; the options are its."""
         return detect_objects(raster, self, output, **options)
+
+    def predict(
+        self,
+        image: str | Path | np.ndarray,
+        *,
+        min_score: float | Mapping[str, float] | None = None,
+        nms_iou: float = 0.5,
+    ) -> GeoDataFrame:
+        """What is found in one picture: columns `label`, `score` and `geometry`, best score first.
+
+        Args:
+            image: a raster file of any size, or an array (C, H, W) that is looked at in one piece.
+            min_score: detections below are left out; None is the detector's `min_score`.
+            nms_iou: overlap above which the worse of two boxes of a class is dropped.
+
+        Returns:
+            polygons in the raster's CRS; in pixels, y down, when it has no georeference, as an array has none.
+        """
+        if isinstance(image, str | Path):
+            return detect_objects(image, self, min_score=min_score, nms_iou=nms_iou, progress=False)
+        limit = self._detector.min_score if min_score is None else min_score
+        (found,) = self.detector.detect(image[None], min_score=limit, nms_iou=nms_iou)
+        return features_of(found, Grid(image.shape[1:]), self.detector.classes)
+
+    def export(self, path: str | Path) -> Path:
+        """Write the detector in the format that the suffix names, for other programs; gives its path.
+
+        Args:
+            path: `.pt2`: a `torch.export` program.
+
+        Raises:
+            OutputError: if the suffix is another, or the file cannot be written.
+        """
+        return export(self.detector, path)
 
     def save(self, path: str | Path) -> Path:
         """Write the detector to one `.safetensors` file, with all that inference needs; gives its path."""

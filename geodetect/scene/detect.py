@@ -102,7 +102,7 @@ def detect_objects(
             area=None if aoi is None else read_area(aoi, reader.grid),
         )
         found = _scan(reader, plan, progress=progress)
-        features = _features(found, reader.grid, detector.classes)
+        features = features_of(found, reader.grid, detector.classes)
     return features if output is None else write_features(features, output)
 
 
@@ -267,8 +267,14 @@ def _inside(boxes: Boxes, area: shapely.Geometry | None) -> np.ndarray:
     return np.ones(len(boxes), bool) if area is None else np.asarray(shapely.intersects_xy(area, *boxes.centres.T))
 
 
-def _features(boxes: Boxes, grid: Grid, classes: Sequence[str]) -> gpd.GeoDataFrame:
-    """Boxes on the map, best score first."""
+def features_of(boxes: Boxes, grid: Grid, classes: Sequence[str]) -> gpd.GeoDataFrame:
+    """Detections as features with `label` and `score`, best score first; in pixels where the grid lies nowhere.
+
+    Args:
+        boxes: in the grid's pixels.
+        grid: where they lie.
+        classes: names that the boxes' labels index.
+    """
     boxes = boxes[boxes.ranked()]
     frame = {"label": np.array(classes, dtype=object)[boxes.labels].astype(str), "score": boxes.scores}
     return gpd.GeoDataFrame(frame, geometry=_polygons(boxes, grid.in_plane()), crs=grid.crs)
