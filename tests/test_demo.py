@@ -1,0 +1,32 @@
+"""The demo, whole: the figures that its users are promised, in held-out ground."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import geopandas as gpd
+import pytest
+from click.testing import CliRunner
+
+from geodetect.cli.main import main
+
+
+@pytest.mark.slow
+def test_the_demo_finds_pools_and_cars(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    result = CliRunner().invoke(main, ["demo", str(out)])
+    assert result.exit_code == 0, result.output
+    scores = dict(line.removeprefix("AP50 ").split(": ") for line in result.output.splitlines() if "AP50 " in line)
+    assert float(scores["pool"]) >= 0.85
+    assert float(scores["car"]) >= 0.5
+    counts = {len(gpd.read_file(out / f"found{suffix}")) for suffix in (".gpkg", ".geojson", ".shp")}
+    assert len(counts) == 1
+    assert (out / "found.png").stat().st_size > 100_000
+
+
+def test_the_demo_says_where_it_cannot_write(tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("a file")
+    result = CliRunner().invoke(main, ["demo", str(taken)])
+    assert result.exit_code == 1
+    assert "choose another" in result.stderr
