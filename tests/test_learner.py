@@ -27,7 +27,7 @@ def data(scenes: dict[str, PaintedScene]) -> gd.DetectionData:
 @pytest.fixture(scope="module")
 def trained(data: gd.DetectionData) -> gd.RetinaNet:
     model = gd.RetinaNet(data, **SMALL)
-    model.fit(2, lr=1e-3, progress=False)
+    model.fit(8, lr=5e-4, progress=False)
     return model
 
 
@@ -49,10 +49,10 @@ def test_it_learns_a_single_chip_by_heart(scenes: dict[str, PaintedScene]) -> No
 
 
 def test_training_lowers_the_loss_and_sets_the_operating_point(trained: gd.RetinaNet) -> None:
-    losses = trained.learner.recorder.losses
-    assert float(losses[-1]) < float(losses[0])
+    losses = np.array(trained.learner.recorder.losses)
+    assert losses[-3:].mean() < losses[:3].mean()
     assert set(trained.detector.min_score) == {"blue", "red"}
-    assert trained.detector.summary["epochs"] == 2
+    assert trained.detector.summary["epochs"] == 8
 
 
 def test_the_same_seed_gives_the_same_losses(data: gd.DetectionData) -> None:

@@ -10,6 +10,7 @@ from geodetect.network.anchors import AnchorSpec
 from geodetect.network.coding import decode_batch
 from geodetect.network.losses import loss
 from geodetect.network.precision import autocast, resolve
+from geodetect.network.pyramid import Pyramid
 from geodetect.network.retinanet import Network
 
 FROM_TORCHVISION = {
@@ -167,3 +168,20 @@ def test_the_context_computes_in_that_precision(network, dtype):
     with torch.inference_mode(), autocast(dtype, torch.device("cpu")):
         logits, deltas = network(torch.zeros(1, 3, 32, 32))
     assert logits.dtype == deltas.dtype == dtype
+
+
+@pytest.mark.parametrize("cells", [1, 2, 3])
+def test_gradients_of_the_coarse_levels_are_the_same_in_bf16(cells: int) -> None:
+    # A strided convolution over a map of one cell had a gradient of uninitialised memory in bf16.
+    noise = torch.Generator().manual_seed(0)
+    pyramid = Pyramid([8, 8, 8]).to(memory_format=torch.channels_last)
+    maps = [torch.randn(2, 8, cells * n, cells * n, generator=noise) for n in (4, 2, 1)]
+    gradients = []
+    for enabled in (False, True):
+        pyramid.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            levels = pyramid([x.contiguous(memory_format=torch.channels_last) for x in maps])
+        sum(level.float().square().sum() for level in levels).backward()
+        gradients.append([layer.weight.grad.clone() for layer in pyramid.fpn.extra_blocks.children()])
+    for exact, ours in zip(*gradients, strict=True):
+        assert (ours - exact).norm() < 0.05 * exact.norm()

@@ -8,6 +8,7 @@ length, and would take a ragged target for one.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -71,6 +72,8 @@ def loaders(
         )
         for part, shuffle, transform in parts
     ]
+    for loader in made:
+        loader.rng = random.Random(seed)  # the order of chips; fastai draws a seed of its own
     dls = DataLoaders(*made, device=device)
     dls.n_inp = 1
     return dls

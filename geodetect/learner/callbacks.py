@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.tracker import TrackerCallback
 from fastai.learner import Metric
 from torch import Tensor
@@ -46,16 +46,33 @@ class Autocast(Callback):  # type: ignore[misc]
         self.learn.pred = tuple(output.float() for output in self.pred)
 
 
-class StopOnNaN(Callback):  # type: ignore[misc]
-    """Ends training with one sentence when the loss is no longer a number."""
+class StopOnNan(Callback):  # type: ignore[misc]
+    """Ends training when the loss is no longer a number; `check` says so.
+
+    An error raised in a callback reaches the user with fastai's words before ours.
+    """
+
+    def __init__(self) -> None:
+        self.seen: str | None = None
+
+    def before_fit(self) -> None:
+        """Forget what an earlier training came to."""
+        self.seen = None
 
     def after_loss(self) -> None:
         """Look at the loss before it reaches the weights."""
-        if self.training and not torch.isfinite(self.loss):
-            raise TrainingError(
-                f"the loss is {float(self.loss)} at batch {self.iter} of epoch {self.epoch}; "
-                "try a lower learning rate, and look at the chips with show_batch()"
-            )
+        if self.training and not torch.isfinite(self.loss.detach()):
+            self.seen = f"the loss is {self.loss.item()} at batch {self.iter} of epoch {self.epoch}"
+            raise CancelFitException
+
+    def check(self) -> None:
+        """Nothing, if every loss was a number.
+
+        Raises:
+            TrainingError: if one was not.
+        """
+        if self.seen:
+            raise TrainingError(f"{self.seen}; try a lower learning rate, and look at the chips with show_batch()")
 
 
 class BestWeights(TrackerCallback):  # type: ignore[misc]

@@ -24,14 +24,14 @@ from torch import Tensor, nn
 
 from geodetect.chips import DetectionData
 from geodetect.chips.loaders import loaders
-from geodetect.learner.callbacks import Autocast, BestWeights, ChipAP, Decode, StopOnNaN
+from geodetect.learner.callbacks import Autocast, BestWeights, ChipAP, Decode, StopOnNan
 from geodetect.network.losses import loss
 from geodetect.network.retinanet import Network
 from geodetect.stretch import Stretch
 
 USUAL_RATE = 1e-3  # AdamW's peak for a detector from random weights; see the benchmarks' results
 _WEIGHT_DECAY = 0.05
-_LARGEST_GRADIENT = 10.0  # norm; catches the rare batch whose few positives give a huge step
+_LARGEST_GRADIENT = 1.0  # norm; steadies the early steps, whose few positives give huge ones; see the benchmarks
 _PATIENCE = 5  # epochs without a better value before early stopping
 
 
@@ -77,7 +77,7 @@ def make_learner(
         opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, fused=True),
         splitter=groups,
         metrics=[ChipAP(decode, len(data.classes))],
-        cbs=[Autocast(dtype, network.device), StopOnNaN(), GradientClip(_LARGEST_GRADIENT)],
+        cbs=[Autocast(dtype, network.device), StopOnNan(), GradientClip(_LARGEST_GRADIENT)],
         path=tempfile.gettempdir(),
         wd=_WEIGHT_DECAY,
     )
@@ -114,6 +114,7 @@ def run(
     finally:
         if best is not None:
             best.restore(learner.model)
+    learner.stop_on_nan.check()
 
 
 def find_rate(learner: Learner, seed: int) -> tuple[float, list[float], list[float]]:

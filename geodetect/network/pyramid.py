@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import pad, relu
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
@@ -26,8 +27,26 @@ class Pyramid(nn.Module):
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
-        self.fpn = FeaturePyramidNetwork(list(channels), CHANNELS, extra_blocks=LastLevelP6P7(CHANNELS, CHANNELS))
+        self.fpn = FeaturePyramidNetwork(list(channels), CHANNELS, extra_blocks=_Coarse(CHANNELS, CHANNELS))
 
     def forward(self, maps: Sequence[Float[Tensor, "B _c _h _w"]]) -> list[Float[Tensor, "B 256 _h _w"]]:
         """P3, P4, P5, P6, P7 of the maps at strides 8, 16 and 32."""
         return list(self.fpn({f"c{i}": x for i, x in enumerate(maps)}).values())
+
+
+class _Coarse(LastLevelP6P7):  # type: ignore[misc]
+    """P6 and P7 from P5, right for chips of 64 px and less too."""
+
+    def forward(self, p: list[Tensor], c: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
+        """The levels with P6 and P7 after them."""
+        p6 = self.p6(_two_cells(p[-1]))
+        return [*p, p6, self.p7(_two_cells(relu(p6)))], [*names, "p6", "p7"]
+
+
+def _two_cells(level: Tensor) -> Tensor:
+    """The map, with a row or column of zeros after a single one; a padded convolution answers the same.
+
+    On a processor the weights' gradient of a strided convolution over a single cell in bf16 is
+    whatever lay in memory (seen with torch 2.15 on avx512_bf16, not in float32).
+    """
+    return pad(level, (0, int(level.shape[3] == 1), 0, int(level.shape[2] == 1)))
