@@ -30,7 +30,7 @@ _PICTURE = "found.png"
 @options.seed
 @options.device
 @options.progress
-def demo(out_dir: Path, epochs: int, seed: int, device: str | None, progress: bool) -> None:
+def demo(out_dir: Path, *, epochs: int, seed: int, device: str | None, progress: bool) -> None:
     """Find pools and cars in a drawn suburb: train on one scene, map another in OUT_DIR.
 
     Nothing is downloaded: the scenes come with geodetect, and training starts from random weights.

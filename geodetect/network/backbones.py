@@ -73,6 +73,7 @@ class TimmBackbone(nn.Module):
     Args:
         body: the model.
         name: what messages call it.
+        pretrained: whether it holds ImageNet weights.
 
     Raises:
         ArgumentError: if the model has no map at one of the strides.

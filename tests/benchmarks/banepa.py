@@ -36,7 +36,15 @@ def halves(raster: Path) -> tuple[Polygon, Polygon]:
 def train(raster: Path, labels: Path, west: Polygon, *, epochs: int, seed: int) -> gd.RetinaNet:
     """A detector of buildings that has seen the west alone."""
     data = gd.prepare_data(
-        raster, labels, chip_size=256, overlap=192, pixel_size_m=0.3, aoi=west, val_split_pct=0.05, seed=seed
+        raster,
+        labels,
+        chip_size=256,
+        overlap=192,
+        pixel_size_m=0.3,
+        aoi=west,
+        val_split_pct=0.05,
+        batch_size=4,
+        seed=seed,
     )
     model = gd.RetinaNet(data, backbone="resnet18", weights=None, scales="auto", box_weight=4, seed=seed)
     model.fit(epochs, monitor="AP50", progress=False)
