@@ -50,7 +50,7 @@ CONDA_NAMES = {"torch": "pytorch"}
 CONDA_ONLY = {"pip": "", "gdal": ""}  # gdal: its programs, and one build of the library for all that use it
 
 # What is shortened before the README's code and the notebooks run; each must be there.
-README_REPLACEMENTS = {"fit(20)": "fit(1)"}
+README_REPLACEMENTS = {"fit(20)": "fit(1)", "fit(55, ": "fit(1, "}
 NOTEBOOK_EPOCHS = r"\bEPOCHS = \d+"
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -72,7 +72,7 @@ def _trained(scenes: Path, *, epochs: int, seed: int, device: str | None, progre
     tables.show_table(data.describe(), "suburb_train.tif")
     # Cars are 15 px long: anchors are fitted to the objects, since the paper's begin at 32 px.
     model = RetinaNet(data, backbone="resnet18", weights=None, scales="auto", box_weight=4, seed=seed, device=device)
-    model.fit(epochs, monitor="AP50", progress=progress)
+    model.fit(epochs, lr=1e-3, monitor="AP50", progress=progress)
     return model
 
 

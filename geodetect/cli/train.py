@@ -75,7 +75,7 @@ _SUFFIX = ".safetensors"
 @click.option("--focal-gamma", type=float, default=2.0, help="Discount of easy anchors in the focal loss, an exponent.")
 @options.device
 @click.option("--epochs", type=int, default=10, help="How often every training chip is seen (a count).")
-@click.option("--lr", type=float, show_default="0.001", help="Peak learning rate, above 0.")
+@click.option("--lr", type=float, show_default="0.0005", help="Peak learning rate, above 0.")
 @click.option("--one-cycle/--no-one-cycle", default=True, help="Let the rate rise and fall once.")
 @click.option("--early-stopping/--no-early-stopping", default=False, help="End after 5 epochs without a better one.")
 @click.option("--checkpoint/--no-checkpoint", default=True, help="Keep the best epoch, not the last.")

@@ -87,20 +87,27 @@ class RetinaNet:
             chip_size=data.chip_size,
             overlap=data.chip_size // 4,
             pixel_size_m=data.pixel_size_m,
-            device=device,
+            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
         )
-        self._become(detector, data, seed=seed)
-        self._loss = {"box_weight": box_weight, "alpha": focal_alpha, "gamma": focal_gamma}
+        self._become(detector, data, seed=seed, box_weight=box_weight, alpha=focal_alpha, gamma=focal_gamma)
         if weights not in ("imagenet", None):
             self.load(weights)
         if freeze:
             self.freeze()
 
-    def _become(self, detector: Detector, data: DetectionData | None, *, seed: int) -> None:
+    def _become(
+        self,
+        detector: Detector,
+        data: DetectionData | None,
+        *,
+        seed: int = 42,
+        box_weight: float = 1.0,
+        alpha: float = 0.25,
+        gamma: float = 2.0,
+    ) -> None:
         self._detector, self.data, self.seed = detector, data, seed
-        self._loss = {"box_weight": 1.0, "alpha": 0.25, "gamma": 2.0}
+        self._loss = {"box_weight": box_weight, "alpha": alpha, "gamma": gamma}
         self._learner: Learner | None = None
-        self._frozen = False
         self._rate: float | None = None
         self._history: dict[str, Any] | None = None
 
@@ -119,7 +126,7 @@ class RetinaNet:
         detector = load_detector(path)
         if data is not None:
             _check_fits(detector, data, path)
-        model._become(detector, data, seed=data.seed if data else 42)
+        model._become(detector, data)
         return model
 
     @staticmethod
@@ -170,7 +177,6 @@ class RetinaNet:
         self._set_frozen(False)
 
     def _set_frozen(self, frozen: bool) -> None:
-        self._frozen = frozen
         for parameter in self._detector.network.backbone.parameters():
             parameter.requires_grad_(not frozen)
 
@@ -205,7 +211,7 @@ class RetinaNet:
 
         Args:
             epochs: how often every training chip is seen; at least 1.
-            lr: peak learning rate; None is what `lr_find` gave, else 1e-3.
+            lr: peak learning rate; None is what `lr_find` gave, else 5e-4.
             one_cycle: let the rate rise and fall once; else it is constant.
             early_stopping: end after 5 epochs without a better `monitor`.
             checkpoint: have the weights of the epoch with the best `monitor` at the end, else the last.

@@ -14,7 +14,7 @@ import torch
 from fastai.callback.core import Callback
 from fastai.callback.schedule import valley
 from fastai.callback.tracker import EarlyStoppingCallback
-from fastai.callback.training import GradientClip
+from fastai.callback.training import BnFreeze, GradientClip
 from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import set_seed
@@ -29,7 +29,7 @@ from geodetect.network.losses import loss
 from geodetect.network.retinanet import Network
 from geodetect.stretch import Stretch
 
-USUAL_RATE = 1e-3  # AdamW's peak for a detector from random weights; see the benchmarks' results
+USUAL_RATE = 5e-4  # AdamW's peak; at 1e-3 some detectors from random weights diverge, see the benchmarks
 _WEIGHT_DECAY = 0.05
 _LARGEST_GRADIENT = 1.0  # norm; steadies the early steps, whose few positives give huge ones; see the benchmarks
 _PATIENCE = 5  # epochs without a better value before early stopping
@@ -77,7 +77,7 @@ def make_learner(
         opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, fused=True),
         splitter=groups,
         metrics=[ChipAP(decode, len(data.classes))],
-        cbs=[Autocast(dtype, network.device), StopOnNan(), GradientClip(_LARGEST_GRADIENT)],
+        cbs=[Autocast(dtype, network.device), StopOnNan(), GradientClip(_LARGEST_GRADIENT), BnFreeze()],
         path=tempfile.gettempdir(),
         wd=_WEIGHT_DECAY,
     )

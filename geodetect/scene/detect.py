@@ -236,7 +236,7 @@ def _windows(plan: _Plan) -> Sequence[Window]:
 def _progress_bar(*, shown: bool) -> Progress:
     """Windows done and time left, on stderr, so that stdout stays the user's."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=Console(stderr=True), disable=not shown)
+    return Progress(*columns, console=Console(stderr=True, force_jupyter=False), disable=not shown)
 
 
 def _seen(found: Boxes, window: Window, valid: np.ndarray, plan: _Plan) -> tuple[Boxes, Parts]:

@@ -21,7 +21,7 @@ import geodetect as gd
 from geodetect.raster import RasterReader
 
 REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
-EPOCHS = 90
+EPOCHS = 22
 WEST = 2 / 3  # of the scene's width
 
 
@@ -47,7 +47,7 @@ def train(raster: Path, labels: Path, west: Polygon, *, epochs: int, seed: int) 
         seed=seed,
     )
     model = gd.RetinaNet(data, backbone="resnet18", weights=None, scales="auto", box_weight=4, seed=seed)
-    model.fit(epochs, monitor="AP50", progress=False)
+    model.fit(epochs, lr=5e-4, monitor="AP50", progress=False)
     return model
 
 
