@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import shapely
@@ -18,6 +18,12 @@ from jaxtyping import Bool, Float, Int
 from geodetect.errors import ArgumentError
 
 _FIRST_BLOCK = 16_384  # boxes settled at once to begin with; keeps the pairs of a crowded scene few
+
+
+if TYPE_CHECKING:
+    _Held: TypeAlias = np.ndarray
+else:
+    _Held = Any  # made from lists too, which a check of types at run time must allow
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +39,9 @@ class Boxes:
         ArgumentError: if the lengths disagree or the corners are not (N, 4).
     """
 
-    xyxy: np.ndarray
-    labels: np.ndarray
-    scores: np.ndarray | None = None
+    xyxy: _Held
+    labels: _Held
+    scores: _Held | None = None
 
     def __post_init__(self) -> None:
         xyxy = np.asarray(self.xyxy, dtype=np.float64)
