@@ -16,9 +16,10 @@ def test_the_demo_finds_pools_and_cars(tmp_path: Path) -> None:
     out = tmp_path / "demo"
     result = CliRunner().invoke(main, ["demo", str(out)])
     assert result.exit_code == 0, result.output
-    scores = dict(line.removeprefix("AP50 ").split(": ") for line in result.output.splitlines() if "AP50 " in line)
-    assert float(scores["pool"]) >= 0.85
-    assert float(scores["car"]) >= 0.5
+    told = [line.removeprefix("AP50 ") for line in result.output.splitlines() if line.startswith("AP50 ")]
+    scores = dict(line.split(": ") for line in told)
+    assert float(scores["pool"]) >= 0.85, told
+    assert float(scores["car"]) >= 0.5, told
     counts = {len(gpd.read_file(out / f"found{suffix}")) for suffix in (".gpkg", ".geojson", ".shp")}
     assert len(counts) == 1
     assert (out / "found.png").stat().st_size > 100_000
