@@ -194,10 +194,7 @@ def prepare_data(
     Raises:
         GeodetectError: if a file or a parameter is not usable; the message says which and why.
     """
-    if split not in ("blocks", "random"):
-        raise ArgumentError(f'split must be "blocks" or "random"; got {split!r}')
-    if batch_size < 1:
-        raise ArgumentError(f"batch_size must be at least 1; got {batch_size}")
+    _check(split, batch_size)
     cutting = Cutting(chip_size, overlap or 0, pixel_size_m, bands, min_visible, negatives, seed)
     if labels is not None:
         found = from_raster(
@@ -233,6 +230,13 @@ def prepare_data(
         seed=seed,
         report=found.report,
     )
+
+
+def _check(split: str, batch_size: int) -> None:
+    if split not in ("blocks", "random"):
+        raise ArgumentError(f'split must be "blocks" or "random"; got {split!r}')
+    if batch_size < 1:
+        raise ArgumentError(f"batch_size must be at least 1; got {batch_size}")
 
 
 def _parted(plans: list[ChipPlan], share: float, split: str, seed: int) -> list[list[ChipPlan]]:
