@@ -24,7 +24,8 @@ from geodetect.network.anchors import AnchorSpec
 from geodetect.network.coding import decode_batch
 from geodetect.network.precision import resolve
 from geodetect.network.retinanet import Network
-from geodetect.scene.detect import detect_objects, features_of
+from geodetect.scene.detect import detect_objects
+from geodetect.scene.features import features_of
 from geodetect.stretch import IMAGENET, Stretch
 
 if TYPE_CHECKING:

@@ -40,8 +40,16 @@ class Seam:
         self._held = Boxes.empty(scored=True)
 
     @property
+    def held(self) -> Boxes:
+        """The boxes that wait: those that reach past a line, and those that hang on them.
+
+        Fed to the seam of a larger part of the scene they stand for all that this one was fed and did not return.
+        """
+        return self._held
+
+    @property
     def n_held(self) -> int:
-        """How many boxes wait: those that reach past a line, and those that hang on them."""
+        """How many boxes wait."""
         return len(self._held)
 
     def feed(self, boxes: Boxes, row_end: float = -np.inf) -> Boxes:

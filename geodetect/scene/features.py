@@ -1,0 +1,33 @@
+"""Boxes in scene pixels as features on the map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import geopandas as gpd
+import numpy as np
+import shapely
+
+from geodetect.boxes import Boxes
+from geodetect.grid import Grid
+
+
+def features_of(boxes: Boxes, grid: Grid, classes: Sequence[str]) -> gpd.GeoDataFrame:
+    """Detections as features with `label` and `score`, best score first; in pixels where the grid lies nowhere.
+
+    Args:
+        boxes: in the grid's pixels.
+        grid: where they lie.
+        classes: names that the boxes' labels index.
+    """
+    boxes = boxes[boxes.ranked()]
+    frame = {"label": np.array(classes, dtype=object)[boxes.labels].astype(str), "score": boxes.scores}
+    return gpd.GeoDataFrame(frame, geometry=_polygons(boxes, grid.in_plane()), crs=grid.crs)
+
+
+def _polygons(boxes: Boxes, grid: Grid) -> np.ndarray:
+    """The boxes as polygons in map coordinates, their corners counter-clockwise, (N,)."""
+    round_down_first = [[0, 1], [0, 3], [2, 3], [2, 1]]  # counter-clockwise where y points up on the map
+    mirrored = grid.transform is not None and grid.transform.determinant > 0
+    corners = boxes.xyxy[:, round_down_first[::-1] if mirrored else round_down_first]
+    return np.asarray(shapely.polygons(grid.to_map(corners).reshape(-1, 4, 2)))

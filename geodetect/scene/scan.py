@@ -1,0 +1,133 @@
+"""Strips of a scene, scanned: each window shown to the detector, and freed of what its edges cut.
+
+Shapes: B batch, C channels, H W pixels, N boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import shapely
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from geodetect.boxes import Boxes
+from geodetect.grid import Window
+from geodetect.raster import Reader
+from geodetect.scene.edges import Parts, split
+from geodetect.scene.plan import Plan
+from geodetect.scene.prefetch import Batch, batches
+from geodetect.scene.seam import Seam
+
+Detect = Callable[[np.ndarray], list[Boxes]]
+
+
+@dataclass(frozen=True, eq=False)
+class Strip:
+    """What was seen in a strip of the scene, in scene pixels.
+
+    Args:
+        number: which strip of the plan.
+        settled: boxes seen whole that stand, whatever lies beside the strip.
+        held: boxes seen whole whose fate hangs on the strips above and below.
+        parts: pieces of objects that no window saw whole.
+        n_run: windows that the model saw; the others hold no valid pixel, or lie outside the area.
+    """
+
+    number: int
+    settled: Boxes
+    held: Boxes
+    parts: Parts
+    n_run: int
+
+
+def scanned(
+    reader: Reader, detect: Detect, plan: Plan, strips: Iterable[int], *, progress: bool = False
+) -> Generator[Strip, None, None]:
+    """The strips with these numbers, in this order, those left out in which no window is run.
+
+    Args:
+        reader: the scene.
+        detect: pixels (B, C, H, W) of windows to boxes of each, in window pixels.
+        plan: what is to be done.
+        strips: in ascending order.
+        progress: show a bar.
+    """
+    strips = list(strips)
+    groups = (plan.windows(strip) for strip in strips)
+    coming = batches(reader, groups, chip_size=plan.tiling.chip_size, batch_size=plan.batch_size)
+    with closing(coming):  # its threads end here, also after an error
+        for group, of_group in groupby(_shown(coming, plan, strips, progress), key=lambda batch: batch.group):
+            seen = [each for batch in of_group for each in _seen_in(batch, detect, plan)]
+            yield _settled(strips[group], seen, plan)
+
+
+def _seen_in(batch: Batch, detect: Detect, plan: Plan) -> Iterator[tuple[Boxes, Parts]]:
+    """What of each window's detections is of use."""
+    for window, valid, found in zip(batch.windows, batch.valid, detect(batch.pixels), strict=True):
+        yield _seen(found, window, valid, plan)
+
+
+def _shown(coming: Iterable[Batch], plan: Plan, strips: list[int], progress: bool) -> Iterator[Batch]:
+    """The batches, with a bar that tells how many windows are done."""
+    if not progress:
+        yield from coming
+        return
+    n_windows = sum(len(plan.windows(strip)) for strip in strips)
+    with _progress_bar() as bar:
+        task = bar.add_task("windows", total=n_windows)
+        for batch in coming:
+            yield batch
+            bar.update(task, completed=batch.n_passed)
+        bar.update(task, completed=n_windows)
+
+
+def _progress_bar() -> Progress:
+    """Windows done and time left, on stderr, so that stdout stays the user's."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=Console(stderr=True, force_jupyter=False))
+
+
+def _settled(number: int, seen: list[tuple[Boxes, Parts]], plan: Plan) -> Strip:
+    """A strip whose windows have seen these boxes and parts."""
+    row_start, row_end = plan.lines(number)
+    seam = Seam(plan.nms_iou, row_start)
+    whole, parts = zip(*seen, strict=True)
+    settled = seam.feed(Boxes.concat(whole), row_end)
+    return Strip(number, settled, seam.held, Parts.concat(parts), len(seen))
+
+
+def _seen(found: Boxes, window: Window, valid: np.ndarray, plan: Plan) -> tuple[Boxes, Parts]:
+    """What of a window's detections, in window pixels, is of use: whole boxes and parts, in scene pixels."""
+    found = found.clip(window.width, window.height)
+    assert found.scores is not None
+    enough = found.scores >= plan.lowest[found.labels]
+    found = found[enough & (found.sizes > 0).all(axis=1)].shift(window.x, window.y)
+    whole, parts = split(found, window, plan.tiling, plan.nms_iou)
+    x, y = _pixels(whole.shift(-window.x, -window.y), valid.shape)
+    return whole[valid[y, x] & _inside(whole, plan.area)], parts
+
+
+def on_ground(boxes: Boxes, reader: Reader, plan: Plan) -> np.ndarray:
+    """Which boxes have their centre on a valid pixel of the scene, in the area, (N,).
+
+    For boxes that no window saw whole; those of windows are judged when they are seen.
+    """
+    pixels = zip(*_pixels(boxes, reader.grid.shape), strict=True)
+    valid = np.array([reader.read(Window(int(x), int(y), 1, 1))[1][0, 0] for x, y in pixels], bool)
+    return valid & _inside(boxes, plan.area)
+
+
+def _pixels(boxes: Boxes, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """The pixels, as x and y, that hold the centres of boxes inside a rectangle of `shape`."""
+    x, y = np.asarray(boxes.centres, int).T
+    return np.minimum(x, shape[1] - 1), np.minimum(y, shape[0] - 1)
+
+
+def _inside(boxes: Boxes, area: shapely.Geometry | None) -> np.ndarray:
+    """Which boxes have their centre in the area, (N,)."""
+    return np.ones(len(boxes), bool) if area is None else np.asarray(shapely.intersects_xy(area, *boxes.centres.T))
