@@ -119,7 +119,7 @@ def on_ground(boxes: Boxes, reader: Reader, plan: Plan) -> np.ndarray:
     """
     pixels = zip(*_pixels(boxes, reader.grid.shape), strict=True)
     valid = np.array([reader.read(Window(int(x), int(y), 1, 1))[1][0, 0] for x, y in pixels], bool)
-    return valid & _inside(boxes, plan.area)
+    return np.asarray(valid & _inside(boxes, plan.area))
 
 
 def _pixels(boxes: Boxes, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
