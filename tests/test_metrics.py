@@ -1,20 +1,17 @@
 from __future__ import annotations
 
-import contextlib
-import io
 import math
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
-from geodetect.boxes import Boxes, from_xywh, iou, to_xywh
+from geodetect.boxes import Boxes, from_xywh, iou
 from geodetect.errors import ArgumentError
 from geodetect.metrics import average_precision, best_score, match, precision_recall
 from tests import oracles
+from tests.oracles_coco import coco_evaluation
 from tests.strategies import boxes
 
 N_CLASSES = 3
@@ -46,40 +43,12 @@ def chips(n_chips: int, seed: int) -> list[tuple[Boxes, Boxes]]:
     return made
 
 
-def coco_evaluation(made: list[tuple[Boxes, Boxes]], match_iou: float) -> COCOeval:
-    """What pycocotools makes of the same chips, for boxes of all sizes and without its cap on their number."""
-
-    def rows(boxes: Boxes, image: int) -> list[dict]:
-        return [
-            {"image_id": image, "category_id": int(c), "bbox": list(map(float, b)), "area": float(b[2] * b[3])}
-            for b, c in zip(to_xywh(boxes.xyxy), boxes.labels, strict=True)
-        ]
-
-    truth, found = COCO(), []
-    marked = [row for k, (_, t) in enumerate(made) for row in rows(t, k)]
-    truth.dataset = {
-        "images": [{"id": k} for k in range(len(made))],
-        "categories": [{"id": c} for c in range(N_CLASSES)],
-        "annotations": [row | {"id": k + 1, "iscrowd": 0} for k, row in enumerate(marked)],
-    }
-    for k, (detected, _) in enumerate(made):
-        found += [row | {"score": float(s)} for row, s in zip(rows(detected, k), detected.scores, strict=True)]
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(found), "bbox")
-        evaluation.params.iouThrs = np.array([match_iou])
-        evaluation.params.maxDets = [10_000]
-        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
-        evaluation.evaluate()
-        evaluation.accumulate()
-    return evaluation
-
-
 @pytest.mark.parametrize("match_iou", [0.5, 0.75, 0.95])
 @pytest.mark.parametrize("seed", range(5))
 def test_average_precision_is_that_of_pycocotools(seed, match_iou):
     made = chips(12, seed)
-    precision = coco_evaluation(made, match_iou).eval["precision"][0, :, :, 0, 0]
+    evaluation = coco_evaluation(made, N_CLASSES, match_ious=[match_iou])
+    precision = evaluation.eval["precision"][0, :, :, 0, 0]
     for label in range(N_CLASSES):
         hit = [match(found, truth, match_iou)[0][found.labels == label] >= 0 for found, truth in made]
         scores = np.concatenate([found.scores[found.labels == label] for found, _ in made])
@@ -90,7 +59,10 @@ def test_average_precision_is_that_of_pycocotools(seed, match_iou):
 @pytest.mark.parametrize("match_iou", [0.5, 0.9])
 def test_matches_are_those_of_pycocotools(match_iou):
     made = chips(12, seed=7)
-    for entry in filter(None, coco_evaluation(made, match_iou).evalImgs):
+    evaluation = coco_evaluation(made, N_CLASSES, match_ious=[match_iou])
+    for entry in evaluation.evalImgs[: N_CLASSES * len(made)]:  # those of all sizes
+        if entry is None:
+            continue
         found, truth = (side[side.labels == entry["category_id"]] for side in made[entry["image_id"]])
         partner, _ = match(found, truth, match_iou)
         # Its detections come best first; its partner 0 is none, and ids count from 1 through all chips.

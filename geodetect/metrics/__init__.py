@@ -1,0 +1,15 @@
+"""How good boxes are against true ones, by the rules of COCO without its cap of 100 boxes."""
+
+from geodetect.metrics.coco import coco_scores
+from geodetect.metrics.matching import check_match_iou, match, match_pairs
+from geodetect.metrics.precision import average_precision, best_score, precision_recall
+
+__all__ = [
+    "average_precision",
+    "best_score",
+    "check_match_iou",
+    "coco_scores",
+    "match",
+    "match_pairs",
+    "precision_recall",
+]

@@ -1,0 +1,13 @@
+"""Every figure: chips and scenes with boxes, training curves, the operating point.
+
+Pictures come as arrays, curves as arrays and frames. All functions give a matplotlib Figure of their own: nothing
+pops up, and no state is kept in pyplot.
+"""
+
+from geodetect.plots.chips import chip_figure
+from geodetect.plots.curves import curve_figure, losses_figure, lr_figure
+from geodetect.plots.pictures import as_rgb
+from geodetect.plots.scenes import scene_figure
+from geodetect.plots.style import class_colours
+
+__all__ = ["as_rgb", "chip_figure", "class_colours", "curve_figure", "losses_figure", "lr_figure", "scene_figure"]

@@ -1,0 +1,36 @@
+"""What all figures share: colours that any eye tells apart, and a figure that a notebook shows by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from io import BytesIO
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart with any colour vision (https://jfly.uni-koeln.de/color/); without their
+# black, which shadows in pictures from above would hide.
+_OKABE_ITO = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+INK, FAINT = "#333333", "#BBBBBB"
+LINE, SECOND = "#0072B2", "#D55E00"
+
+
+class ShownFigure(Figure):
+    """A Figure that a notebook shows by itself; a plain one needs `%matplotlib inline` before."""
+
+    def _repr_png_(self) -> bytes:
+        png = BytesIO()
+        self.savefig(png, format="png")
+        return png.getvalue()
+
+
+def class_colours(names: Iterable[str]) -> dict[str, str]:
+    """A colour for each class, by its place in `names`, as in every figure of the same classes; repeats after seven."""
+    return {name: _OKABE_ITO[k % len(_OKABE_ITO)] for k, name in enumerate(dict.fromkeys(names))}
+
+
+def tidy(ax: Axes) -> None:
+    """Axes with a faint grid and no frame."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(color="#E8E8E8", linewidth=0.8)
+    ax.set_axisbelow(True)
