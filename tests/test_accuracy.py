@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import base64
+import html
 import math
+import re
 import warnings
 
 import geopandas as gpd
@@ -39,7 +42,7 @@ FOUND = squares((0, 0), (3, 0), (100, 0), (200, 0), label=["a", "a", "b", "a"], 
 TRUTH = squares((0, 0), (100, 5), (200, 0), (300, 0), label=["a", "b", "b", "b"])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(boxes(max_size=15))
 def test_truth_found_as_it_is_has_no_fault(found):
     solid = found[area(found.xyxy) > 0]
@@ -49,7 +52,7 @@ def test_truth_found_as_it_is_has_no_fault(found):
     assert (table[["precision", "recall", "f1", "ap"]] == 1).all(axis=None) or not len(solid)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(boxes(max_size=15), boxes(max_size=15, scored=False), st.booleans())
 def test_what_matches_is_what_the_slow_loop_matches(found, truth, by_class):
     solid = truth[area(truth.xyxy) > 0]
@@ -58,17 +61,17 @@ def test_what_matches_is_what_the_slow_loop_matches(found, truth, by_class):
     assert (row["tp"], row["fp"], row["fn"]) == (hits, len(found) - hits, len(solid) - hits)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(boxes(max_size=15), boxes(max_size=15, scored=False), st.randoms(use_true_random=False))
 def test_nothing_hangs_on_the_order_of_rows(found, truth, random):
-    order = np.array(random.sample(range(len(found)), len(found)), int)
-    before, after = (compute_accuracy(frame_of(b), frame_of(truth)) for b in (found, found[order]))
+    mixed = (side[np.array(random.sample(range(len(side)), len(side)), int)] for side in (found, truth))
+    before, after = (compute_accuracy(frame_of(a), frame_of(b)) for a, b in ((found, truth), mixed))
     assert_frame_equal(before.table, after.table)
     assert_frame_equal(before.curve, after.curve)
     np.testing.assert_equal(before.best_score, after.best_score)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(boxes(max_size=15), boxes(max_size=15, scored=False))
 def test_every_feature_has_one_outcome_and_the_table_counts_them(found, truth):
     result = compute_accuracy(frame_of(found), frame_of(truth))
@@ -99,7 +102,9 @@ def test_the_table_worked_by_hand():
     assert list(result.features["outcome"]) == ["TP", "FP", "FP", "FP", "FN", "FN", "FN"]
     assert list(result.features["iou"]) == [1, 0, 0, 0, 0, 0, 0]
     assert list(result.features["score"].isna()) == [False] * 4 + [True] * 3
-    assert list(result.features.columns) == ["label", "score", "outcome", "iou", "geometry"]
+    assert list(result.features.columns) == ["label", "score", "outcome", "iou", "id", "partner", "geometry"]
+    assert list(result.features["id"]) == [0, 1, 2, 3, 2, 3, 1]  # below the detections, rows of the labels
+    assert list(result.features["partner"].fillna(-1)) == [0, -1, -1, -1, -1, -1, -1]
     assert result.features.crs == UTM
 
 
@@ -111,6 +116,77 @@ def test_without_by_class_all_count_as_one():
     table = compute_accuracy(FOUND, TRUTH, by_class=False).table
     assert list(table.index) == ["object", "all"]
     assert list(table.loc["all", ["tp", "fp", "fn"]]) == [2, 2, 2]
+
+
+def test_the_confusion_worked_by_hand():
+    # 0.9 finds the a, 0.6 takes a b for an a; 0.8 and 0.7 find nothing, two b are missed.
+    confusion = compute_accuracy(FOUND, TRUTH, by_class=False).confusion
+    assert (list(confusion.index), list(confusion.columns)) == (["a", "b", "no object"], ["a", "b", "no detection"])
+    assert confusion.to_numpy().tolist() == [[1, 0, 0], [1, 0, 2], [1, 1, 0]]
+    by_class = compute_accuracy(FOUND, TRUTH).confusion
+    assert by_class.to_numpy().tolist() == [[1, 0, 0], [0, 0, 3], [2, 1, 0]]
+
+
+@settings(max_examples=15, deadline=None)
+@given(boxes(max_size=15), boxes(max_size=15, scored=False), st.booleans())
+def test_the_confusion_counts_every_feature_once(found, truth, by_class):
+    truth = truth[area(truth.xyxy) > 0]
+    result = compute_accuracy(frame_of(found), frame_of(truth), by_class=by_class)
+    confusion, outcome = result.confusion, result.features["outcome"]
+    assert confusion.loc["no object", "no detection"] == 0
+    assert confusion["no detection"].sum() == (outcome == "FN").sum()
+    assert confusion.loc["no object"].sum() == (outcome == "FP").sum()
+    assert confusion.to_numpy().sum() == len(result.features)
+    if by_class:
+        names = confusion.index[:-1]
+        assert np.trace(confusion.loc[names, names]) == confusion.loc[names, names].to_numpy().sum()
+
+
+@settings(max_examples=15, deadline=None)
+@given(boxes(max_size=15), boxes(max_size=15, scored=False))
+def test_partners_are_the_objects_that_were_found(found, truth):
+    labels = frame_of(truth)
+    detections = frame_of(found)
+    features = compute_accuracy(detections, labels).features
+    hits, missed = features[features["outcome"] == "TP"], features[features["outcome"] == "FN"]
+    assert len(set(hits["partner"])) == len(hits)
+    solid = set(np.flatnonzero(area(truth.xyxy) > 0))
+    assert set(hits["partner"]) | set(missed["id"]) == solid
+    assert not set(hits["partner"]) & set(missed["id"])
+    for hit in hits.itertuples():
+        mine, theirs = detections.geometry[hit.id], labels.geometry[hit.partner]
+        assert mine.intersection(theirs).area / mine.union(theirs).area == pytest.approx(hit.iou)
+        assert hit.geometry.equals(mine)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([4326, 3857, 32644]))
+def test_nothing_hangs_on_the_crs_of_the_labels(seed, crs):
+    rng = np.random.default_rng(seed)
+    corners = rng.uniform(0, 60, (20, 2))
+    truth = squares(*corners, label=list(rng.choice(CLASSES, 20)))
+    found = squares(*corners + rng.normal(0, 2, (20, 2)), label=list(truth["label"]), score=list(rng.random(20)))
+    before, after = (compute_accuracy(found, labels) for labels in (truth, truth.to_crs(crs)))
+    assert_frame_equal(before.table, after.table)
+    assert before.best_score == after.best_score
+
+
+@settings(max_examples=15, deadline=None)
+@given(boxes(max_size=15), boxes(max_size=15, scored=False), boxes(max_size=1, scored=False))
+def test_a_false_positive_above_all_never_raises_ap(found, truth, stray):
+    far = Boxes(stray.xyxy + 10_000, stray.labels, np.full(len(stray), 0.99))
+    before, after = (
+        compute_accuracy(frame_of(f), frame_of(truth)).table["ap"] for f in (found, Boxes.concat([found, far]))
+    )
+    both = before.index.intersection(after.index)
+    assert not (after[both] > before[both] + 1e-12).any()
+
+
+def test_a_class_named_like_the_row_of_all_is_refused():
+    with pytest.raises(LabelsError, match=r"a class is named 'all', which is the row .* rename it on both sides"):
+        compute_accuracy(FOUND.assign(label="all"), TRUTH)
+    renamed = FOUND.assign(label="all").replace({"label": {"all": "any"}})
+    assert list(compute_accuracy(renamed, TRUTH).table.index) == ["a", "any", "b", "all"]
 
 
 @pytest.mark.parametrize(
@@ -337,16 +413,49 @@ def test_a_crs_that_leads_nowhere_is_refused():
 def test_features_and_table_are_saved(tmp_path):
     result = compute_accuracy(FOUND, TRUTH)
     again = gpd.read_file(result.save(tmp_path / "accuracy.gpkg"))
-    assert list(again["outcome"]) == list(result.features["outcome"])
+    for column in ("outcome", "id"):
+        assert list(again[column]) == list(result.features[column])
+    assert list(again["partner"].fillna(-1)) == [0, -1, -1, -1, -1, -1, -1]
     assert again.crs == UTM
     table = pd.read_csv(result.save(str(tmp_path / "accuracy.csv")), index_col="class")
     assert_frame_equal(table, result.table, check_names=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["accuracy.csv", "accuracy.gpkg"]
 
 
+def test_the_page_holds_table_figure_and_confusion_in_one_file(tmp_path):
+    truth = TRUTH.assign(label=["a", "<b>", "<b>", "<b>"])
+    page = compute_accuracy(FOUND, truth, by_class=False).save(tmp_path / "accuracy.html").read_text(encoding="utf-8")
+    rows = [[html.unescape(cell) for cell in re.findall(r"<t[hd]>(.*?)</t[hd]>", row)] for row in page.split("<tr")]
+    assert [
+        "all",
+        "0.500",
+        "0.500",
+        "0.500",
+        "0.252",
+        "2",
+        "2",
+        "2",
+    ] in rows  # precision 1, then 1 / 2, at recall 1 / 4
+    assert ["<b>", "1", "0", "2"] in rows
+    assert "IoU of 0.5 or more" in page
+    assert "the detections that score 0.600 or more" in page
+    png = base64.b64decode(re.search(r'src="data:image/png;base64,([^"]+)"', page)[1])
+    assert png.startswith(b"\x89PNG")
+    assert not re.search(r"https?://|<script|<link", page)  # it needs nothing else
+    assert [path.name for path in tmp_path.iterdir()] == ["accuracy.html"]
+
+
+def test_the_page_of_nothing_says_so(tmp_path):
+    page = (
+        compute_accuracy(FOUND.iloc[:0], TRUTH.assign(label="a")).save(tmp_path / "a.html").read_text(encoding="utf-8")
+    )
+    assert "No detection is right" in page
+    assert "<h2>Classes" not in page
+
+
 def test_other_formats_and_missing_folders_are_refused(tmp_path):
     result = compute_accuracy(FOUND, TRUTH)
-    with pytest.raises(OutputError, match=r"\.gpkg \(the features\) or \.csv \(the table\); got accuracy\.xlsx"):
+    with pytest.raises(OutputError, match=r"\.gpkg .*, \.html .* or \.csv \(the table\); got accuracy\.xlsx"):
         result.save(tmp_path / "accuracy.xlsx")
     with pytest.raises(OutputError, match="no folder"):
         result.save(tmp_path / "gone" / "accuracy.csv")

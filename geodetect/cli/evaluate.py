@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
-    help="Also write this file: .gpkg with each feature's outcome, or .csv with the table.",
+    help="Also write this file: .gpkg with each feature's outcome, .html with a page to read, or .csv with the table.",
 )
 def evaluate(detections: str, labels: str, output: Path | None, **choices: Any) -> None:
     """Compare DETECTIONS with the true objects in LABELS.
@@ -47,6 +47,9 @@ def evaluate(detections: str, labels: str, output: Path | None, **choices: Any) 
 
     accuracy = compute_accuracy(detections, labels, **choices)
     tables.show_table(accuracy.table, f"Accuracy at IoU {choices['match_iou']:g}")
+    if not choices["by_class"]:
+        shown = accuracy.confusion.rename_axis(None)
+        tables.show_table(shown, "What objects are (rows) and were detected as (columns)")
     _tell(accuracy, output)
 
 

@@ -1,8 +1,6 @@
 """COCO's scores of detections on chips: AP at ten overlaps, by size of the objects, and recall.
 
-All chips are matched at once, as stable marriage: a detection proposes to the true boxes that it overlaps, the
-best first, and a true box keeps the best detection that proposes. Since all true boxes rank detections alike, by
-score, that is what COCO's loop over detections and true boxes gives.
+The boxes of all chips are matched together, once for each overlap and size.
 
 Shapes: C chips, K classes, N detections and M true boxes of all chips, P pairs that overlap. The rules are those of
 https://github.com/cocodataset/cocoapi/blob/master/PythonAPI/pycocotools/cocoeval.py
@@ -18,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 
 from geodetect.boxes import Boxes, area, overlapping
 from geodetect.errors import ArgumentError
-from geodetect.metrics.matching import ALMOST_ONE
+from geodetect.metrics.matching import ALMOST_ONE, best_pairs
 from geodetect.metrics.precision import ranked_precision
 
 _IOUS = np.linspace(0.5, 0.95, 10)  # "iouThrs - [.5:.05:.95] T=10 IoU thresholds for evaluation"
@@ -187,19 +185,6 @@ def _partners(contest: _Contest, match_iou: float) -> Int[np.ndarray, "N"]:
     """The true box that each detection gets, -1 for none."""
     able = contest.iou >= min(match_iou, ALMOST_ONE)
     i, j = contest.i[able], contest.j[able]
-    n_found, n_true = len(contest.labels), len(contest.true_labels)
-    ends = np.searchsorted(i, np.arange(n_found), "right")  # pairs of each detection end there
-    at = np.searchsorted(i, np.arange(n_found))  # the pair that each proposes next
-    holder = np.full(n_true, n_found)
-    asking = np.flatnonzero(at < ends)
-    while len(asking):
-        asked = j[at[asking]]
-        before = holder[asked]
-        np.minimum.at(holder, asked, asking)
-        lost = np.where(holder[asked] == asking, before, asking)  # who asked in vain, or was sent away
-        lost = np.unique(lost[lost < n_found])
-        at[lost] += 1
-        asking = lost[at[lost] < ends[lost]]
-    partner = np.full(n_found + 1, -1)
-    partner[holder] = np.arange(n_true)
-    return partner[:n_found]
+    pair = best_pairs(i, j, len(contest.labels), len(contest.true_labels))
+    partner: np.ndarray = np.append(j, -1)[pair]
+    return partner

@@ -71,11 +71,43 @@ def match_pairs(
         match_iou: overlap from which a pair may match.
     """
     check_match_iou(match_iou)
+    able = iou >= min(match_iou, ALMOST_ONE)
+    rank, j, iou = np.argsort(order)[i[able]], j[able], iou[able]
+    wish = np.lexsort((-j, -iou, rank))
+    pair = best_pairs(rank[wish], j[wish], len(order), n_truth)
+    found = order[pair >= 0]
+    chosen = wish[pair[pair >= 0]]
     partner, matched = np.full(len(order), -1), np.zeros(len(order))
-    rank, free = np.argsort(order), np.ones(n_truth, bool)
-    able = np.flatnonzero(iou >= min(match_iou, ALMOST_ONE))
-    # Sorted so, the first pair whose two ends are both free is always the next match.
-    for pair in able[np.lexsort((-j[able], -iou[able], rank[i[able]]))]:
-        if partner[i[pair]] < 0 and free[j[pair]]:
-            partner[i[pair]], matched[i[pair]], free[j[pair]] = j[pair], iou[pair], False
+    partner[found], matched[found] = j[chosen], iou[chosen]
     return partner, matched
+
+
+def best_pairs(i: Int[np.ndarray, "P"], j: Int[np.ndarray, "P"], n_found: int, n_truth: int) -> Int[np.ndarray, "N"]:
+    """For each detection the pair that it gets when each in turn takes its first whose true box is free; -1 for none.
+
+    All are matched at once, as in a stable marriage: each detection asks the true boxes of its pairs, the first
+    first, and a true box keeps the foremost detection that asked. Since all true boxes prefer the same
+    detections, that is what going through the detections in turn gives
+    (https://en.wikipedia.org/wiki/Gale-Shapley_algorithm).
+
+    Args:
+        i: the detection of each pair, ascending: the foremost chooses first.
+        j: its true box, of one detection in the order in which it wants them.
+        n_found: number of detections.
+        n_truth: number of true boxes.
+    """
+    next_pair, ends = (np.searchsorted(i, np.arange(n_found), side) for side in ("left", "right"))
+    keeper = np.full(n_truth, n_found)
+    asking = np.flatnonzero(next_pair < ends)
+    while len(asking):
+        asked = j[next_pair[asking]]
+        before = keeper[asked]
+        np.minimum.at(keeper, asked, asking)
+        sent_away = np.unique(np.where(keeper[asked] == asking, before, asking))
+        sent_away = sent_away[sent_away < n_found]
+        next_pair[sent_away] += 1
+        asking = sent_away[next_pair[sent_away] < ends[sent_away]]
+    pair = np.full(n_found, -1)
+    kept = keeper[keeper < n_found]
+    pair[kept] = next_pair[kept]
+    return pair

@@ -50,6 +50,15 @@ def check_output(path: str | Path) -> Path:
     path = Path(path)
     if path.suffix.lower() not in _SUFFIXES:
         raise OutputError(f"{path.name} should end in one of {' '.join(_SUFFIXES)}; got {path.suffix or 'no suffix'!r}")
+    return check_place(path)
+
+
+def check_place(path: Path) -> Path:
+    """The path, if a file of any format can be written there.
+
+    Raises:
+        OutputError: if it is a folder, or its own is missing or closed to us.
+    """
     if path.is_dir():
         raise OutputError(f"{path} is a folder; give the name of a file")
     if not path.parent.is_dir():

@@ -1,0 +1,71 @@
+"""`compute_accuracy`: detections against true objects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import shapely
+from geopandas import GeoDataFrame
+
+from geodetect.accuracy import sides
+from geodetect.accuracy.comparison import compared
+from geodetect.accuracy.result import Accuracy
+from geodetect.errors import ArgumentError
+from geodetect.metrics import check_match_iou
+from geodetect.vector.opening import open_features
+
+
+def compute_accuracy(
+    detections: str | Path | GeoDataFrame,
+    labels: str | Path | GeoDataFrame,
+    *,
+    label_field: str | None = None,
+    point_radius_m: float | None = None,
+    aoi: str | Path | GeoDataFrame | shapely.Geometry | None = None,
+    match_iou: float = 0.5,
+    by_class: bool = True,
+    shape: str = "box",
+) -> Accuracy:
+    """How many true objects were found, and how many detections are true.
+
+    A detection is right if it overlaps a true object that no better detection has taken by at least
+    `match_iou`. Every detection given counts, whatever its score; those without a column `score` count as
+    1. Precision and F1 are 0 where nothing was found; recall and `ap` are NaN for a class without truth.
+
+    Args:
+        detections: polygons with the columns `label` and `score`, as `detect_objects` gives them.
+        labels: true objects in any CRS: polygons, or points with `point_radius_m`. Parts of multipolygons count
+            each; features without a geometry, or without a class among others with one, are left out.
+        label_field: column of the labels' class; None takes `label` where there is one.
+        point_radius_m: points become circles of this radius on the ground.
+        aoi: only what has its centroid inside counts, on both sides; a bare geometry is in the detections' CRS.
+        match_iou: overlap from which a detection is right, above 0 and at most 1.
+        by_class: only features of one class match. Otherwise, or where either side has no classes,
+            all count as one: in a row with the name of the only class, or `object`.
+        shape: `box` compares envelopes in the detections' CRS, `polygon` the polygons themselves.
+
+    Raises:
+        ArgumentError: if a value is not possible.
+        LabelsError: if a file cannot be read or holds something else than polygons or points, or a class
+            is named `all`, like the row of all classes.
+        NotGeoreferenced: if only one of the two has a CRS.
+    """
+    _check(match_iou, shape, point_radius_m)
+    ours, theirs = open_features(detections, "detections"), open_features(labels, "labels")
+    crs = sides.common_crs(ours, theirs)
+    inside = None if aoi is None else sides.area_of_interest(aoi, crs)
+    found = sides.placed(sides.detected(ours), ours.name, crs, inside)
+    truth = sides.placed(sides.true_objects(theirs, label_field, point_radius_m), theirs.name, crs, inside)
+    if shape == "box":
+        sides.warn_of_rotated(found)
+    found, truth, classes = sides.one_naming(found, sides.solid(truth), by_class)
+    return compared(found, truth, classes, match_iou=match_iou, polygons=shape == "polygon")
+
+
+def _check(match_iou: float, shape: str, point_radius_m: float | None) -> None:
+    check_match_iou(match_iou)
+    if shape not in ("box", "polygon"):
+        raise ArgumentError(f"shape must be 'box' or 'polygon'; got {shape!r}")
+    if point_radius_m is not None and not 0 < point_radius_m < np.inf:
+        raise ArgumentError(f"point_radius_m must be above 0 (metres on the ground); got {point_radius_m}")

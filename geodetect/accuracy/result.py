@@ -1,0 +1,77 @@
+"""What `compute_accuracy` gives: numbers, features, a figure, and files of them."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from geopandas import GeoDataFrame
+from matplotlib.figure import Figure
+
+from geodetect import plots
+from geodetect.accuracy.page import page_of
+from geodetect.errors import OutputError
+from geodetect.vector.writers import check_place, write_features
+
+
+@dataclass(frozen=True, eq=False)
+class Accuracy:
+    """What came of comparing detections with true objects.
+
+    Args:
+        table: rows classes and `all`, columns precision, recall, f1, ap, tp, fp, fn.
+        features: every detection (outcome TP or FP) and every object that none found (FN), in the detections'
+            CRS, with label, score (NaN for FN), outcome, iou (0 but for TP), id (its row, from 0, among the
+            detections; for FN among the labels) and partner (the id of the label that a TP found).
+        best_score: the score from which on detections of all classes together have the best F1; NaN without any hit.
+        curve: columns score, precision, recall, f1 over all classes together, the best score first.
+        confusion: counts with a row for each true class and for no object, and a column for each detected
+            class and for no detection; off the diagonal only where classes did not count (`by_class=False`).
+        match_iou: overlap from which a detection counted as right.
+    """
+
+    table: pd.DataFrame
+    features: GeoDataFrame
+    best_score: float
+    curve: pd.DataFrame
+    confusion: pd.DataFrame
+    match_iou: float
+
+    def plot(self) -> Figure:
+        """A figure of precision over recall, and of both and F1 over the score, with the best score marked."""
+        return plots.curve_figure(self.curve, self.best_score)
+
+    def save(self, path: str | Path) -> Path:
+        """The file that now holds the features (`.gpkg`), a page to read (`.html`), or the table (`.csv`).
+
+        The page holds table, figure and confusion, and needs no other file and no network.
+
+        Raises:
+            OutputError: if the suffix is another, or nothing can be written there.
+        """
+        path = Path(path)
+        suffix = path.suffix.lower()
+        if suffix not in (".gpkg", ".html", ".csv"):
+            raise OutputError(
+                f"accuracy is saved as .gpkg (the features), .html (a page) or .csv (the table); got {path.name}"
+            )
+        check_place(path)
+        if suffix == ".gpkg":
+            return Path(write_features(self.features, path))
+        if suffix == ".csv":
+            return _write_text(self.table.to_csv(index_label="class"), path)
+        page = page_of(self.table, self.confusion, self.plot(), best_score=self.best_score, match_iou=self.match_iou)
+        return _write_text(page, path)
+
+
+def _write_text(text: str, path: Path) -> Path:
+    """A file that holds all of the text; where it cannot, none, and an older one as it was."""
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
+            part = Path(folder) / path.name
+            part.write_text(text, encoding="utf-8")
+            return part.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
