@@ -426,17 +426,9 @@ def test_the_page_holds_table_figure_and_confusion_in_one_file(tmp_path):
     truth = TRUTH.assign(label=["a", "<b>", "<b>", "<b>"])
     page = compute_accuracy(FOUND, truth, by_class=False).save(tmp_path / "accuracy.html").read_text(encoding="utf-8")
     rows = [[html.unescape(cell) for cell in re.findall(r"<t[hd]>(.*?)</t[hd]>", row)] for row in page.split("<tr")]
-    assert [
-        "all",
-        "0.500",
-        "0.500",
-        "0.500",
-        "0.252",
-        "2",
-        "2",
-        "2",
-    ] in rows  # precision 1, then 1 / 2, at recall 1 / 4
-    assert ["<b>", "1", "0", "2"] in rows
+    # Precision 1 up to recall 1 / 4 (26 of 101), then 1 / 2 up to recall 1 / 2 (25): AP (26 + 12.5) / 101.
+    assert ["all", "0.500", "0.500", "0.500", "0.381", "2", "2", "2"] in rows
+    assert ["<b>", "0", "1", "0", "2"] in rows
     assert "IoU of 0.5 or more" in page
     assert "the detections that score 0.600 or more" in page
     png = base64.b64decode(re.search(r'src="data:image/png;base64,([^"]+)"', page)[1])

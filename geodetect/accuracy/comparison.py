@@ -16,9 +16,10 @@ from jaxtyping import Bool, Float, Int
 
 from geodetect.accuracy.result import Accuracy
 from geodetect.accuracy.sides import ALL, valid
-from geodetect.boxes import Boxes, overlapping
+from geodetect.boxes import Boxes, area, overlapping
 from geodetect.metrics import average_precision, best_score, match_pairs, precision_recall
 
+_ROUNDED = 1 - 1e-9  # equal areas, computed in two ways
 _NO_OBJECT, _NO_DETECTION = "no object", "no detection"  # where false detections and missed objects are counted
 
 
@@ -27,7 +28,7 @@ def compared(
 ) -> Accuracy:
     """The accuracy of detections against truth, alike in CRS and naming."""
     found, truth = _ranked(found, classes), _ranked(truth.assign(score=1.0), classes).assign(score=np.nan)
-    i, j, iou = _overlaps(found, truth, polygons)
+    i, j, iou = _overlaps(found, truth, match_iou, polygons)
     partner, matched = match_pairs(np.arange(len(found)), i, j, iou, n_truth=len(truth), match_iou=match_iou)
     scores, hit, n_truth = found["score"].to_numpy(), partner >= 0, len(truth)
     curve = precision_recall(scores, hit, n_truth)
@@ -49,18 +50,23 @@ def _ranked(features: GeoDataFrame, classes: Sequence[str]) -> GeoDataFrame:
 
 
 def _overlaps(
-    found: GeoDataFrame, truth: GeoDataFrame, polygons: bool
+    found: GeoDataFrame, truth: GeoDataFrame, match_iou: float, polygons: bool
 ) -> tuple[Int[np.ndarray, "P"], Int[np.ndarray, "P"], Float[np.ndarray, "P"]]:
-    """Pairs of one class that overlap, and by how much, without a matrix of all pairs."""
+    """Pairs of one class that may match, and how much they overlap, without a matrix of all pairs."""
     a, b = (frame.geometry.to_numpy() for frame in (found, truth))
-    i, j, iou = overlapping(shapely.bounds(a), shapely.bounds(b))
-    same = found["group"].to_numpy()[i] == truth["group"].to_numpy()[j]
-    i, j, iou = i[same], j[same], iou[same]
-    if polygons:
-        a = valid(a)
-        shared = shapely.area(shapely.intersection(a[i], b[j]))
-        iou = shared / (shapely.area(a)[i] + shapely.area(b)[j] - shared)
-    return i, j, iou
+    boxes, true_boxes = shapely.bounds(a), shapely.bounds(b)
+    i, j, iou = overlapping(boxes, true_boxes)
+    able = found["group"].to_numpy()[i] == truth["group"].to_numpy()[j]
+    if not polygons:
+        return i[able], j[able], iou[able]
+    a = valid(a)
+    areas = shapely.area(a)[i] + shapely.area(b)[j]
+    # Polygons share no more than their envelopes do; most pairs are too far apart by that alone.
+    shared = iou / (1 + iou) * (area(boxes)[i] + area(true_boxes)[j])
+    able &= shared >= match_iou / (1 + match_iou) * areas * _ROUNDED
+    i, j, areas = i[able], j[able], areas[able]
+    shared = shapely.area(shapely.intersection(a[i], b[j]))
+    return i, j, shared / (areas - shared)
 
 
 def _table(

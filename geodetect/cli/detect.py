@@ -41,6 +41,11 @@ from geodetect.cli import options, tables
     default="auto",
     help="Numbers that the model computes with; auto: bf16 where it is native.",
 )
+@click.option(
+    "--tta/--no-tta",
+    default=False,
+    help="Show the model each window turned and mirrored in all eight ways, and join what it finds; 8 times as slow.",
+)
 @options.progress
 def detect(raster: str, model: Path, output: Path, **choices: Any) -> None:
     """Find the objects that MODEL knows in RASTER and write them to OUTPUT.

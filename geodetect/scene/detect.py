@@ -21,6 +21,7 @@ from geodetect.scene.models import DetectsPixels, HoldsDetector, detector_of, lo
 from geodetect.scene.plan import Plan, check_place, opened, planned
 from geodetect.scene.scan import Strip, on_ground, scanned
 from geodetect.scene.seam import Seam
+from geodetect.scene.symmetry import in_all_symmetries
 from geodetect.vector.labels import read_area
 from geodetect.vector.writers import check_output, write_features
 
@@ -40,6 +41,7 @@ def detect_objects(
     aoi: Any = None,
     device: str | None = None,
     precision: str = "auto",
+    tta: bool = False,
     progress: bool = True,
 ) -> gpd.GeoDataFrame | Path:
     """The objects that a model finds in a raster: columns `label`, `score` and `geometry`, best score first.
@@ -65,6 +67,8 @@ def detect_objects(
             windows that do not meet it are not read, boxes whose centre lies outside are dropped.
         device: for a model given as a file: where it runs; None: a GPU if there is one.
         precision: for a model given as a file: "auto", "float32" or "bf16".
+        tta: show the model each window in all eight symmetries of a square, which takes eight times as long,
+            and keep what it finds in any of them (test-time augmentation).
         progress: show a progress bar.
 
     Returns:
@@ -92,6 +96,8 @@ def detect_objects(
             area=None if aoi is None else read_area(aoi, reader.grid),
         )
         detect = told(detector, lowest, nms_iou)
+        if tta:
+            detect = in_all_symmetries(detect, nms_iou)
         strips = scanned(reader, detect, plan, range(plan.n_strips), progress=progress)
         with closing(strips):  # threads and bar end here, also after an error
             found = _sewn(strips, reader, plan)

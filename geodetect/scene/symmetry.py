@@ -1,0 +1,56 @@
+"""Windows seen in all eight symmetries of a square: test-time augmentation.
+
+Shapes: B windows, C channels, H W pixels, N boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+
+import numpy as np
+
+from geodetect.boxes import Boxes, nms
+
+Detect = Callable[[np.ndarray], list[Boxes]]
+_SYMMETRIES = tuple(product((False, True), repeat=3))  # transposed, then mirrored in x, then in y
+
+
+def in_all_symmetries(detect: Detect, nms_iou: float) -> Detect:
+    """What finds in square windows (B, C, H, W) whatever `detect` finds in any of their eight symmetries.
+
+    The ground has no up: a picture from above, turned or mirrored, is as likely as itself. Where several
+    views give the same object the best box stays, as between windows.
+
+    Args:
+        detect: gives the boxes of each window, with scores.
+        nms_iou: overlap above which the worse of two boxes of one class is dropped.
+    """
+
+    def detect_in_all(pixels: np.ndarray) -> list[Boxes]:
+        views = [_back(detect(_viewed(pixels, *way)), pixels.shape[-1], *way) for way in _SYMMETRIES]
+        every = (Boxes.concat(found, scored=True) for found in zip(*views, strict=True))
+        return [boxes[nms(boxes, nms_iou)] for boxes in every]
+
+    return detect_in_all
+
+
+def _viewed(pixels: np.ndarray, transposed: bool, mirrored_x: bool, mirrored_y: bool) -> np.ndarray:
+    """The windows transposed, and then mirrored."""
+    if transposed:
+        pixels = pixels.swapaxes(-2, -1)
+    return np.ascontiguousarray(pixels[..., :: -1 if mirrored_y else 1, :: -1 if mirrored_x else 1])
+
+
+def _back(found: list[Boxes], side: int, transposed: bool, mirrored_x: bool, mirrored_y: bool) -> list[Boxes]:
+    """The boxes of such a view in the windows' own pixels."""
+    back = []
+    for boxes in found:
+        x1, y1, x2, y2 = boxes.xyxy.T
+        if mirrored_x:
+            x1, x2 = side - x2, side - x1
+        if mirrored_y:
+            y1, y2 = side - y2, side - y1
+        xyxy = (y1, x1, y2, x2) if transposed else (x1, y1, x2, y2)
+        back.append(Boxes(np.stack(xyxy, axis=1), boxes.labels, boxes.scores))
+    return back
