@@ -9,9 +9,9 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -21,22 +21,37 @@ import torch
 from jaxtyping import Float, Num
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
-from torch import Tensor, nn
+from torch import Tensor
 
 from geodetect.boxes import Boxes
 from geodetect.errors import ArgumentError, ModelError, OutputError
 from geodetect.network import precision as precisions
 from geodetect.network.anchors import AnchorSpec
-from geodetect.network.coding import decode_batch
+from geodetect.network.batching import fastest, most_on_cpu
+from geodetect.network.coding import candidates, suppressed
+from geodetect.network.inference import evaluating, frozen, standardised
 from geodetect.network.retinanet import Network
+from geodetect.network.transfer import Fetched, sent
 from geodetect.stretch import Stretch
 
 _FORMAT_VERSION = 1
 _SUFFIX = ".safetensors"
 _LOWEST_SCORE = 0.05  # a candidate's; what is kept of them is for whoever writes the result to say
-_MULTIPLE = 32  # pixels; sides at which every backbone halves without a remainder
 
 Scores = float | Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Launched:
+    """A batch that is under way: what `Detector.launch` gives and `Detector.collect` takes.
+
+    Args:
+        candidates: boxes before suppression, on their way from the device.
+        nms_iou: for the suppression.
+    """
+
+    candidates: Fetched
+    nms_iou: float
 
 
 class Detector:
@@ -53,7 +68,7 @@ class Detector:
         min_score: the score that gave the best F1 in validation, for all classes or by name.
         summary: how it was trained and how well it did; anything that JSON holds.
         device: where to run; None leaves the network where it is.
-        precision: "auto" (bf16 where it is native), "float32" or "bf16".
+        precision: "auto" (bf16 where it is native and, in `frozen`, faster), "float32" or "bf16".
 
     Raises:
         ArgumentError: if the parts do not fit each other.
@@ -77,7 +92,7 @@ class Detector:
         self.classes, self.bands, self.stretch = list(classes), tuple(bands), stretch
         self.chip_size, self.overlap, self.pixel_size_m = chip_size, overlap, pixel_size_m
         self.min_score, self.summary, self.precision = min_score, dict(summary or {}), precision
-        self.network = network.to(memory_format=torch.channels_last)
+        self.network = self.running = network.to(memory_format=torch.channels_last)
         if device is not None:
             self.network.to(_device(device))
         self._check()
@@ -121,25 +136,63 @@ class Detector:
             ModelError: if the pixels have another number of bands than the network.
             ArgumentError: if a threshold is not between 0 and 1, or a class is unknown.
         """
+        return self.collect(self.launch(pixels, min_score=min_score, nms_iou=nms_iou))
+
+    def launch(
+        self, pixels: np.ndarray | Tensor, *, min_score: Scores = _LOWEST_SCORE, nms_iou: float = 0.5
+    ) -> Launched:
+        """What `collect` takes to give what `detect` does; a GPU works on it while the next batch is launched.
+
+        Arguments and errors are those of `detect`.
+        """
         pixels = self._tensor(pixels)
-        floors = self._floors(min_score)
+        floors = sent(self._floors(min_score), self.device)
         _between_0_and_1("nms_iou", nms_iou)
         if not len(pixels):
-            return []
-        with torch.inference_mode(), _evaluating(self.network):
-            pictures = self._standardised(pixels)
+            return Launched(Fetched(torch.zeros(0, 0, 6)), nms_iou)
+        with torch.inference_mode(), evaluating(self.running):
+            pictures = standardised(pixels, self.stretch.mean, self.stretch.std, self.device)
             with precisions.autocast(precisions.resolve(self.precision, self.device), self.device):
-                logits, deltas = self.network(pictures)
+                logits, deltas = self.running(pictures)
             padded = pictures.shape[2], pictures.shape[3]
-            return decode_batch(
+            found = candidates(
                 logits,
                 deltas,
-                self.network.anchors(padded),
+                self.running.anchors(padded),
                 (pixels.shape[2], pixels.shape[3]),
-                level_sizes=self.network.level_sizes(padded),
+                level_sizes=self.running.level_sizes(padded),
                 min_score=floors,
-                nms_iou=nms_iou,
             )
+            return Launched(Fetched(found), nms_iou)
+
+    def collect(self, launched: Launched) -> list[Boxes]:
+        """The boxes of a batch that was launched, as `detect` gives them; in any order, once each."""
+        with torch.inference_mode():
+            return suppressed(launched.candidates.wait(), launched.nms_iou)
+
+    def frozen(self, precision: str | None = None) -> Detector:
+        """This detector made fast for many chips; what its network learns later does not reach the copy.
+
+        Args:
+            precision: "float32" or "bf16"; None: this detector's own, "auto" by a short trial on its device.
+        """
+        fast = copy(self)
+        fast.precision = precision or self.precision
+        if fast.precision == "auto":
+            fast.precision = precisions.faster(self.device)
+        fast.running = frozen(self.network, precisions.resolve(fast.precision, self.device))
+        return fast
+
+    def suited_batch_size(self, chip_size: int) -> int:
+        """How many chips of `chip_size` pixels to give at once on this device, by a short trial where that tells more.
+
+        Args:
+            chip_size: side of the chips.
+        """
+        precision = precisions.resolve(self.precision, self.device)
+        if self.device.type == "cpu":
+            return most_on_cpu(chip_size, precision)
+        return fastest(lambda n: self.detect(np.zeros((n, len(self.bands), chip_size, chip_size), np.uint8)))
 
     def _tensor(self, pixels: np.ndarray | Tensor) -> Num[Tensor, "B C H W"]:
         """The pixels as a tensor where they lie, checked."""
@@ -155,16 +208,6 @@ class Detector:
             )
         return pixels
 
-    def _standardised(self, pixels: Num[Tensor, "B C H W"]) -> Float[Tensor, "B C _h _w"]:
-        """Pixels as the network takes them, on its device, padded with the mean to sides it can halve."""
-        mean, std = (
-            torch.tensor(values, device=self.device)[:, None, None] for values in (self.stretch.mean, self.stretch.std)
-        )
-        # To the device first: 8 and 16 bits travel faster than floats.
-        pictures = (pixels.to(self.device).float() - mean).div_(std).nan_to_num_(nan=0, posinf=0, neginf=0)
-        right, below = (-side % _MULTIPLE for side in (pixels.shape[3], pixels.shape[2]))
-        return nn.functional.pad(pictures, (0, right, 0, below)).contiguous(memory_format=torch.channels_last)
-
     def _floors(self, min_score: Scores) -> Float[Tensor, " K"]:
         """The lowest score of each class."""
         by_class = min_score if isinstance(min_score, Mapping) else dict.fromkeys(self.classes, min_score)
@@ -175,7 +218,7 @@ class Detector:
                     f"min_score names the class {name!r}, which the model does not know; it knows {', '.join(near)}"
                 )
             _between_0_and_1("min_score", score)
-        return torch.tensor([by_class.get(name, _LOWEST_SCORE) for name in self.classes], device=self.device)
+        return torch.tensor([by_class.get(name, _LOWEST_SCORE) for name in self.classes])
 
     def save(self, path: str | Path) -> Path:
         """The path of the one file that now holds all that inference needs.
@@ -353,15 +396,3 @@ def _first_line(error: Exception) -> str:
 def _between_0_and_1(name: str, value: float) -> None:
     if not (0 <= value <= 1 and math.isfinite(value)):
         raise ArgumentError(f"{name} must lie between 0 and 1; got {value}")
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """The network in eval mode, and every layer as it was afterwards: the learner may be training it."""
-    training = [layer for layer in network.modules() if layer.training]
-    network.eval()
-    try:
-        yield
-    finally:
-        for layer in training:
-            layer.training = True

@@ -87,6 +87,23 @@ def test_the_columns_and_their_types(upright):
     assert found.index.equals(gpd.pd.RangeIndex(len(TRUTH)))
 
 
+def test_how_it_was_run_is_recorded(upright):
+    assert find(upright.path).attrs == {"precision": None, "batch_size": 8}
+    assert find(upright.path, batch_size=3).attrs["batch_size"] == 3
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved(upright):
+    class Small(PaintDetector):
+        def detect(self, pixels):
+            if len(pixels) > 3:
+                raise MemoryError
+            return super().detect(pixels)
+
+    found = find(upright.path, Small(), batch_size=12)
+    assert rows(found, upright.grid) == rows_of(TRUTH)
+    assert found.attrs["batch_size"] == 3
+
+
 def test_the_best_score_comes_first(plain):
     boxes = Boxes(np.arange(5)[:, None] * 30.0 + [0, 0, 9, 9], np.zeros(5), [0.6, 0.9, 0.7, 0.95, 0.8])
     assert find(plain, Listed(boxes))["score"].tolist() == [0.95, 0.9, 0.8, 0.7, 0.6]

@@ -176,6 +176,46 @@ def test_bf16_finds_about_the_same(detector):
     assert near.scores.mean() == pytest.approx(exact.scores.mean(), rel=0.02)
 
 
+def test_batches_are_launched_in_one_order_and_collected_in_another(detector):
+    first, second = chips(2), chips(3)[::-1]
+    launched = [detector.launch(pixels, min_score=ANY) for pixels in (first, second)]
+    collected = [detector.collect(each) for each in reversed(launched)]
+    assert_same(collected[1], detector.detect(first, min_score=ANY))
+    assert_same(collected[0], detector.detect(second, min_score=ANY))
+
+
+def test_a_frozen_detector_finds_the_same(detector):
+    fast = detector.frozen()
+    assert_same(fast.detect(chips(), min_score=ANY), detector.detect(chips(), min_score=ANY))
+    assert (fast.precision, fast.classes, fast.min_score) == ("float32", detector.classes, detector.min_score)
+
+
+def test_a_detector_sees_what_its_network_learns_and_a_frozen_one_does_not():
+    detector = make()
+    fast, before = detector.frozen(), detector.detect(chips(), min_score=ANY)
+    detector.network.class_head.out.bias.data.fill_(-20)
+    assert_same(fast.detect(chips(), min_score=ANY), before)
+    assert sum(map(len, before)) > 0
+    assert sum(map(len, detector.detect(chips(), min_score=ANY))) == 0
+    assert sum(map(len, detector.frozen().detect(chips(), min_score=ANY))) == 0
+
+
+def test_a_frozen_detector_is_saved_as_the_one_it_was_made_of(detector, tmp_path):
+    saved, expected = (load_file(each.save(tmp_path / "huts.safetensors")) for each in (detector.frozen(), detector))
+    assert list(saved) == list(expected)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in saved.items())
+
+
+def test_freezing_settles_the_precision():
+    assert make(precision="auto").frozen().precision in {"float32", "bf16"}
+    assert make(precision="auto").frozen("bf16").precision == "bf16"
+
+
+def test_a_detector_says_how_many_chips_suit_it(detector):
+    assert detector.suited_batch_size(512) == 1  # of 16 MiB in its largest map
+    assert detector.frozen("bf16").suited_batch_size(512) == 3
+
+
 def test_another_number_of_bands_is_refused(detector):
     with pytest.raises(ModelError, match=r"takes 4 bands \(4, 1, 2, 3\); got pixels of 3"):
         detector.detect(chips()[:, :3])

@@ -32,14 +32,19 @@ from geodetect.cli import options, tables
     help="Read at this ground resolution, in metres a pixel; model: the model's; none: the raster's own.",
 )
 @options.bands("the model's")
-@click.option("--batch-size", type=int, show_default="8", help="Windows that the model sees at once (a count).")
+@click.option(
+    "--batch-size",
+    type=int,
+    show_default="what suits the device",
+    help="Windows that the model sees at once (a count).",
+)
 @options.aoi
 @options.device
 @click.option(
     "--precision",
     type=click.Choice(["auto", "float32", "bf16"]),
     default="auto",
-    help="Numbers that the model computes with; auto: bf16 where it is native.",
+    help="Numbers that the model computes with; auto: the faster.",
 )
 @click.option(
     "--tta/--no-tta",

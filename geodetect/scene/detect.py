@@ -15,13 +15,13 @@ import geopandas as gpd
 
 from geodetect.boxes import Boxes
 from geodetect.raster import Reader
+from geodetect.scene.asking import Asked, AskedInAllSymmetries
 from geodetect.scene.edges import Parts, join
 from geodetect.scene.features import features_of
-from geodetect.scene.models import DetectsPixels, HoldsDetector, detector_of, lowest_scores, told
+from geodetect.scene.models import DetectsPixels, HoldsDetector, detector_of, lowest_scores, made_ready
 from geodetect.scene.plan import Plan, check_place, opened, planned
 from geodetect.scene.scan import Strip, on_ground, scanned
 from geodetect.scene.seam import Seam
-from geodetect.scene.symmetry import in_all_symmetries
 from geodetect.vector.labels import read_area
 from geodetect.vector.writers import check_output, write_features
 
@@ -62,18 +62,21 @@ def detect_objects(
         pixel_size_m: resample the raster to pixels of this size; "model": the size the model was
             trained at, where the raster's pixels have one; None: as they are.
         bands: the bands to show the model, counted from 1; None: those it was trained on.
-        batch_size: windows the model sees at once; None: 8.
+        batch_size: windows the model sees at once; None: as many as serve best on its device. Where memory
+            does not suffice for them, half as many.
         aoi: where to look, a vector file, a GeoDataFrame, or a shapely geometry in the raster's CRS;
             windows that do not meet it are not read, boxes whose centre lies outside are dropped.
         device: for a model given as a file: where it runs; None: a GPU if there is one.
-        precision: for a model given as a file: "auto", "float32" or "bf16".
+        precision: for a model given as a file: "float32", "bf16", or "auto" for the faster of them, which a
+            short trial at the start finds out.
         tta: show the model each window in all eight symmetries of a square, which takes eight times as long,
             and keep what it finds in any of them (test-time augmentation).
         progress: show a progress bar.
 
     Returns:
         boxes as polygons in the raster's CRS, rotated where its grid is; in pixels, y down, with a
-        warning, when it has no georeference. With `output` the path of the file instead.
+        warning, when it has no georeference; `attrs` hold the `precision` and `batch_size` of the run. With
+        `output` the path of the file instead.
 
     Raises:
         GeodetectError: before any work, if an argument, the raster, the model or the output is not
@@ -81,7 +84,7 @@ def detect_objects(
     """
     if output is not None:
         check_output(output)
-    detector = detector_of(model, device, precision)
+    detector = made_ready(detector_of(model, device, precision))
     with opened(raster, detector, bands, pixel_size_m) as reader:
         check_place(reader.grid, output)
         lowest = lowest_scores(min_score, detector)
@@ -95,13 +98,12 @@ def detect_objects(
             batch_size=batch_size,
             area=None if aoi is None else read_area(aoi, reader.grid),
         )
-        detect = told(detector, lowest, nms_iou)
-        if tta:
-            detect = in_all_symmetries(detect, nms_iou)
-        strips = scanned(reader, detect, plan, range(plan.n_strips), progress=progress)
+        asked = AskedInAllSymmetries(detector, plan) if tta else Asked(detector, plan)
+        strips = scanned(reader, asked, plan, range(plan.n_strips), progress=progress)
         with closing(strips):  # threads and bar end here, also after an error
             found = _sewn(strips, reader, plan)
         features = features_of(found, reader.grid, detector.classes)
+    features.attrs |= {"precision": getattr(detector, "precision", None), "batch_size": asked.batch_size}
     return features if output is None else write_features(features, output)
 
 

@@ -5,10 +5,8 @@ Shapes: B batch, C channels, H W pixels, K classes.
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +16,7 @@ import numpy as np
 from geodetect.boxes import Boxes
 from geodetect.errors import ArgumentError, ModelError
 
+_BATCH_SIZE = 8  # of a model that does not say what suits it
 _MIN_SCORE = 0.5  # where a model does not know which score serves it best
 _NEEDED = ("detect", "classes", "bands", "chip_size", "overlap", "pixel_size_m", "min_score")
 
@@ -26,7 +25,9 @@ class DetectsPixels(Protocol):
     """What `detect_objects` asks of a detector; any object that has these will do.
 
     A `detect` that also takes the keywords `min_score` or `nms_iou` is told them, which
-    spares it boxes that would be dropped afterwards.
+    spares it boxes that would be dropped afterwards. What it may have besides: `launch(pixels)` and
+    `collect(launched)`, which together do what `detect` does, so that a GPU need not wait; `frozen(precision)`, a copy
+    made for many windows; `suited_batch_size(chip_size)`.
     """
 
     @property
@@ -81,34 +82,22 @@ def detector_of(model: Any, device: str | None, precision: str) -> DetectsPixels
     return detector
 
 
-def told(detector: DetectsPixels, lowest: np.ndarray, nms_iou: float) -> Callable[[np.ndarray], list[Boxes]]:
-    """`detector.detect` with what it wants to know beforehand, its answers checked."""
-    known = {"min_score": float(lowest.min(initial=1)), "nms_iou": nms_iou}
-    wanted = inspect.signature(detector.detect).parameters
-    detect = partial(detector.detect, **{name: known[name] for name in known if name in wanted})
+def made_ready(detector: DetectsPixels, precision: str | None = None) -> DetectsPixels:
+    """The detector as it is best run over many windows: its `frozen(precision)`, if it has that, or itself.
 
-    def checked(pixels: np.ndarray) -> list[Boxes]:
-        found = detect(pixels)
-        if not _is_answer(found, len(pixels)):
-            raise ModelError(
-                f"detect must give a list of {len(pixels)} Boxes with scores, one for each window; got {found!r:.60}"
-            )
-        labels = np.concatenate([boxes.labels for boxes in found])
-        if labels.size and not 0 <= labels.min() <= labels.max() < len(lowest):
-            raise ModelError(
-                f"labels must index the model's {len(lowest)} classes from 0; "
-                f"got labels from {labels.min()} to {labels.max()}"
-            )
-        return found
-
-    return checked
+    Args:
+        detector: any.
+        precision: what an earlier run, or another machine, settled on; None: what serves best here.
+    """
+    if not hasattr(detector, "frozen"):
+        return detector
+    fast: DetectsPixels = detector.frozen(precision)
+    return fast
 
 
-def _is_answer(found: Any, n_windows: int) -> bool:
-    """Whether a detector gave scored boxes for each window."""
-    if not isinstance(found, Sequence) or len(found) != n_windows:
-        return False
-    return all(isinstance(boxes, Boxes) and boxes.scores is not None for boxes in found)
+def suited_batch_size(detector: DetectsPixels, chip_size: int) -> int:
+    """How many windows of `chip_size` pixels to show at once: what the detector says, or 8."""
+    return detector.suited_batch_size(chip_size) if hasattr(detector, "suited_batch_size") else _BATCH_SIZE
 
 
 def lowest_scores(min_score: Any, detector: DetectsPixels) -> np.ndarray:

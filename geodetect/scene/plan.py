@@ -23,9 +23,8 @@ import shapely
 from geodetect.errors import ArgumentError, ModelError, OutputError
 from geodetect.grid import Grid, Tiling, Window
 from geodetect.raster import RasterReader
-from geodetect.scene.models import DetectsPixels
+from geodetect.scene.models import DetectsPixels, suited_batch_size
 
-BATCH_SIZE = 8  # keeps a GPU busy at 512 px, and a CPU within 2 GB
 _FULL_BATCHES = 4  # of a strip at least, so that the last one, which may be smaller, costs little
 
 
@@ -44,7 +43,7 @@ class Plan:
     tiling: Tiling
     lowest: np.ndarray
     nms_iou: float
-    batch_size: int = BATCH_SIZE
+    batch_size: int = 8
     area: shapely.Geometry | None = None
 
     @property
@@ -100,7 +99,9 @@ def planned(
     if not 0 <= nms_iou <= 1:
         raise ArgumentError(f"nms_iou must lie between 0 and 1 (intersection over union); got {nms_iou}")
     tiling = _tiling(reader.grid, detector, chip_size, overlap)
-    batch_size = _whole_number("batch_size", BATCH_SIZE if batch_size is None else batch_size)
+    batch_size = (
+        suited_batch_size(detector, tiling.chip_size) if batch_size is None else _whole_number("batch_size", batch_size)
+    )
     return Plan(tiling, lowest, nms_iou, batch_size, area)
 
 

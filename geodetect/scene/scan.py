@@ -1,11 +1,11 @@
 """Strips of a scene, scanned: each window shown to the detector, and freed of what its edges cut.
 
-Shapes: B batch, C channels, H W pixels, N boxes.
+Shapes: N boxes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
@@ -18,12 +18,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from geodetect.boxes import Boxes
 from geodetect.grid import Window
 from geodetect.raster import Reader
+from geodetect.scene.asking import Asked, answered
 from geodetect.scene.edges import Parts, split
 from geodetect.scene.plan import Plan
 from geodetect.scene.prefetch import Batch, batches
 from geodetect.scene.seam import Seam
-
-Detect = Callable[[np.ndarray], list[Boxes]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +45,13 @@ class Strip:
 
 
 def scanned(
-    reader: Reader, detect: Detect, plan: Plan, strips: Iterable[int], *, progress: bool = False
+    reader: Reader, model: Asked, plan: Plan, strips: Iterable[int], *, progress: bool = False
 ) -> Generator[Strip, None, None]:
     """The strips with these numbers, in this order, those left out in which no window is run.
 
     Args:
         reader: the scene.
-        detect: pixels (B, C, H, W) of windows to boxes of each, in window pixels.
+        model: asked for the boxes of each window.
         plan: what is to be done.
         strips: in ascending order.
         progress: show a bar.
@@ -61,14 +60,15 @@ def scanned(
     groups = (plan.windows(strip) for strip in strips)
     coming = batches(reader, groups, chip_size=plan.tiling.chip_size, batch_size=plan.batch_size)
     with closing(coming):  # its threads end here, also after an error
-        for group, of_group in groupby(_shown(coming, plan, strips, progress), key=lambda batch: batch.group):
-            seen = [each for batch in of_group for each in _seen_in(batch, detect, plan)]
+        found = answered(_shown(coming, plan, strips, progress), model)
+        for group, of_group in groupby(found, key=lambda answer: answer[0].group):
+            seen = [each for batch, boxes in of_group for each in _seen_in(batch, boxes, plan)]
             yield _settled(strips[group], seen, plan)
 
 
-def _seen_in(batch: Batch, detect: Detect, plan: Plan) -> Iterator[tuple[Boxes, Parts]]:
+def _seen_in(batch: Batch, boxes: Sequence[Boxes], plan: Plan) -> Iterator[tuple[Boxes, Parts]]:
     """What of each window's detections is of use."""
-    for window, valid, found in zip(batch.windows, batch.valid, detect(batch.pixels), strict=True):
+    for window, valid, found in zip(batch.windows, batch.valid, boxes, strict=True):
         yield _seen(found, window, valid, plan)
 
 

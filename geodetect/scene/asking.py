@@ -1,0 +1,138 @@
+"""A model asked about one batch of windows after the other: told its thresholds, its answers checked, never idle.
+
+Shapes: B batch, C channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from geodetect.boxes import Boxes
+from geodetect.errors import ModelError
+from geodetect.scene.models import DetectsPixels
+from geodetect.scene.plan import Plan
+from geodetect.scene.prefetch import Batch
+from geodetect.scene.symmetry import in_all_symmetries
+
+_IN_FLIGHT = 2  # batches that a GPU may have before it, so that it never waits for the boxes of the last
+
+
+class Asked:
+    """A model and what it is asked: the boxes of batches, launched first and collected later.
+
+    A model with `launch` and `collect` works on a batch while the next is launched; any other does all its work in
+    `launch`.
+
+    Args:
+        detector: any model.
+        plan: its `lowest`, `nms_iou` and `batch_size` are those to be used.
+    """
+
+    def __init__(self, detector: DetectsPixels, plan: Plan) -> None:
+        in_two = hasattr(detector, "launch") and hasattr(detector, "collect")
+        ask: Callable[..., Any] = detector.launch if in_two else detector.detect  # type: ignore[attr-defined]
+        known = {"min_score": float(plan.lowest.min(initial=1)), "nms_iou": plan.nms_iou}
+        wanted = inspect.signature(ask).parameters
+        self._ask = partial(ask, **{name: known[name] for name in known if name in wanted})
+        self._collect = detector.collect if in_two else _as_it_is  # type: ignore[attr-defined]
+        self._n_classes = len(plan.lowest)
+        self.batch_size = plan.batch_size
+
+    def launch(self, pixels: np.ndarray) -> list[Any]:
+        """What `collect` takes to give the boxes of these windows (B, C, H, W).
+
+        Where memory does not suffice, half as many windows are shown at once from then on: `batch_size` says how many.
+
+        Raises:
+            ModelError: if memory does not suffice for a single window.
+        """
+        launched: list[tuple[int, Any]] = []
+        start = 0
+        while start < len(pixels):
+            part = pixels[start : start + self.batch_size]
+            try:
+                launched.append((len(part), self._ask(part)))
+            except (MemoryError, RuntimeError) as error:
+                self._halve(len(part), pixels.shape[-1], error)
+            else:
+                start += len(part)
+        return launched
+
+    def _halve(self, n_windows: int, chip_size: int, error: Exception) -> None:
+        # By its name: torch has an error of its own for this, and other models are run without torch.
+        if not (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"):
+            raise error
+        if n_windows == 1:
+            raise ModelError(
+                f"there is not enough memory to show the model one window of {chip_size} px; make chip_size smaller"
+            ) from error
+        self.batch_size = n_windows // 2
+
+    def collect(self, launched: Sequence[Any]) -> list[Boxes]:
+        """The boxes of each window of a batch that was launched.
+
+        Raises:
+            ModelError: if the model gave something else.
+        """
+        return [boxes for n_windows, part in launched for boxes in self._checked(self._collect(part), n_windows)]
+
+    def _checked(self, found: Any, n_windows: int) -> list[Boxes]:
+        if not _is_answer(found, n_windows):
+            raise ModelError(
+                f"detect must give a list of {n_windows} Boxes with scores, one for each window; got {found!r:.60}"
+            )
+        labels = np.concatenate([boxes.labels for boxes in found])
+        if labels.size and not 0 <= labels.min() <= labels.max() < self._n_classes:
+            raise ModelError(
+                f"labels must index the model's {self._n_classes} classes from 0; "
+                f"got labels from {labels.min()} to {labels.max()}"
+            )
+        return list(found)
+
+
+class AskedInAllSymmetries(Asked):
+    """A model that is asked about each window in all eight symmetries of a square; the answer is there at launch."""
+
+    def __init__(self, detector: DetectsPixels, plan: Plan) -> None:
+        super().__init__(detector, plan)
+        self._in_all = in_all_symmetries(self._in_one, plan.nms_iou)
+
+    def _in_one(self, pixels: np.ndarray) -> list[Boxes]:
+        return super().collect(super().launch(pixels))
+
+    def launch(self, pixels: np.ndarray) -> list[Any]:
+        """The boxes of these windows, (B, C, H, W)."""
+        return self._in_all(pixels)
+
+    def collect(self, launched: Sequence[Any]) -> list[Boxes]:
+        """What was launched."""
+        return list(launched)
+
+
+def _as_it_is(found: Any) -> Any:
+    return found
+
+
+def _is_answer(found: Any, n_windows: int) -> bool:
+    """Whether a detector gave scored boxes for each window."""
+    if not isinstance(found, Sequence) or len(found) != n_windows:
+        return False
+    return all(isinstance(boxes, Boxes) and boxes.scores is not None for boxes in found)
+
+
+def answered(coming: Iterable[Batch], model: Asked) -> Iterator[tuple[Batch, list[Boxes]]]:
+    """Each batch with the boxes of its windows, in window pixels; the next are launched before one is collected."""
+    waiting: deque[tuple[Batch, list[Any]]] = deque()
+    for batch in coming:
+        waiting.append((batch, model.launch(batch.pixels)))
+        if len(waiting) > _IN_FLIGHT:
+            first, launched = waiting.popleft()
+            yield first, model.collect(launched)
+    for first, launched in waiting:
+        yield first, model.collect(launched)

@@ -1,0 +1,58 @@
+import pytest
+import torch
+
+from geodetect.network.batching import fastest, most_on_cpu
+from geodetect.network.precision import faster
+
+
+@pytest.mark.parametrize(
+    ("side", "dtype", "expected"),
+    [
+        # 16 values a pixel: 512 px in float32 are 2^(18 + 4 + 2) = 16 MiB, and two would fill the block of 32 MiB
+        (512, torch.float32, 1),
+        (512, torch.bfloat16, 3),
+        (256, torch.float32, 7),
+        (256, torch.bfloat16, 8),
+        (1, torch.float32, 8),
+        (4096, torch.bfloat16, 1),
+    ],
+)
+def test_the_largest_maps_fill_less_than_a_block(side, dtype, expected):
+    assert most_on_cpu(side, dtype) == expected
+
+
+class Device:
+    """Takes the seconds that it is told for a run of each size; a size that it was not told of is too large."""
+
+    def __init__(self, monkeypatch, seconds):
+        self.clock, self.ran, self.seconds = 0.0, [], seconds
+        monkeypatch.setattr("time.perf_counter", lambda: self.clock)
+
+    def run(self, size):
+        if size not in self.seconds:
+            raise torch.OutOfMemoryError
+        self.ran.append(size)
+        self.clock += self.seconds[size]
+
+
+def test_the_batch_grows_while_that_pays(monkeypatch):
+    device = Device(monkeypatch, {2: 1.0, 4: 1.2, 8: 2.0, 16: 3.9, 32: 1.0})  # 2, 3.3, 4, 4.1 and 32 a second
+    assert fastest(device.run) == 8
+    assert max(device.ran) == 16
+
+
+def test_the_batch_grows_while_there_is_memory(monkeypatch):
+    device = Device(monkeypatch, {2: 1.0, 4: 1.0, 8: 1.0})
+    assert fastest(device.run) == 8
+
+
+def test_a_batch_that_does_not_fit_at_all_is_the_smallest():
+    def run(size):
+        raise torch.OutOfMemoryError
+
+    assert fastest(run, (3, 6)) == 3
+
+
+def test_the_faster_precision_is_one_of_two():
+    assert faster(torch.device("cpu")) in {"float32", "bf16"}
+    assert faster(torch.device("meta")) == "float32"  # not known to have bf16

@@ -1,0 +1,103 @@
+import pytest
+import torch
+from torch import nn
+
+from geodetect.network.inference import evaluating, frozen, standardised
+from geodetect.network.retinanet import Network
+
+FAMILIES = ["resnet18", "resnet50", "vgg11_bn", "efficientnet_b0"]
+
+
+def learnt(backbone: str) -> Network:
+    """A network whose batch norms have seen something, so that folding them has something to do."""
+    torch.manual_seed(0)
+    network = Network(backbone, n_classes=2, weights=None)
+    noise = torch.Generator().manual_seed(1)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.normal_(std=0.1, generator=noise)
+            layer.running_var.uniform_(0.5, 1.5, generator=noise)
+            nn.init.uniform_(layer.weight, 0.5, 1.0, generator=noise)
+            nn.init.normal_(layer.bias, std=0.1, generator=noise)
+    return network.eval()
+
+
+def answers(network: Network, pictures: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        return torch.cat(network(pictures), dim=2)
+
+
+@pytest.mark.parametrize("backbone", FAMILIES)
+def test_a_frozen_network_without_batch_norms_answers_the_same(backbone):
+    network, pictures = learnt(backbone), torch.randn(2, 3, 64, 96)
+    fast = frozen(network, torch.float32)
+    assert not [layer for layer in fast.modules() if isinstance(layer, nn.BatchNorm2d)]
+    expected = answers(network, pictures)
+    assert (answers(fast, pictures) - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_the_eps_that_weights_were_trained_with_is_folded_too():
+    network, pictures = learnt("resnet18"), torch.randn(1, 3, 64, 64)
+    network.set_norm_eps(0.1)
+    torch.testing.assert_close(answers(frozen(network, torch.float32), pictures), answers(network, pictures))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_a_network_learns_later_does_not_reach_its_frozen_copy(dtype):
+    network = learnt("resnet18")
+    fast = frozen(network, dtype)
+    places = {tensor.data_ptr() for tensor in network.state_dict().values()}
+    assert not places & {tensor.data_ptr() for tensor in fast.state_dict().values()}
+    assert not any(weight.requires_grad for weight in fast.parameters())
+
+
+def test_freezing_leaves_the_network_as_it_was():
+    network = learnt("resnet18").train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    fast = frozen(network, torch.bfloat16)
+    assert network.training
+    assert not fast.training
+    assert all(weight.requires_grad for weight in network.parameters())
+    after = network.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_bf16_weights_are_those_that_autocast_would_make():
+    network, pictures = learnt("vgg11_bn"), torch.randn(1, 3, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = answers(frozen(network, torch.bfloat16), pictures)
+        cast = answers(frozen(network, torch.float32), pictures)
+    assert rounded.dtype == torch.bfloat16
+    assert torch.equal(rounded, cast)
+
+
+def test_a_norm_that_is_more_than_its_name_says_stays():
+    class Shifted(nn.BatchNorm2d):
+        def forward(self, x):
+            return super().forward(x) + 1
+
+    network, pictures = learnt("resnet18"), torch.randn(1, 3, 64, 64)
+    network.backbone.body.bn1 = Shifted(64).eval()
+    fast = frozen(network, torch.float32)
+    assert isinstance(fast.backbone.body.bn1, Shifted)
+    torch.testing.assert_close(answers(fast, pictures), answers(network, pictures))
+
+
+def test_layers_are_afterwards_in_the_modes_they_were_in():
+    network = learnt("resnet18").train()
+    network.backbone.eval()
+    with evaluating(network):
+        assert not any(layer.training for layer in network.modules())
+    assert network.class_head.training
+    assert not network.backbone.training
+
+
+def test_pictures_by_hand():
+    # (13 - 10) / 2 = 1.5; what is no number is the mean, 0; and 31 columns and rows of the mean
+    pixels = torch.tensor([[[[13.0]], [[float("nan")]]]])
+    got = standardised(pixels, (10.0, 5.0), (2.0, 3.0), torch.device("cpu"))
+    expected = torch.zeros(1, 2, 32, 32)
+    expected[0, 0, 0, 0] = 1.5
+    assert torch.equal(got, expected)
+    assert got.is_contiguous(memory_format=torch.channels_last)
