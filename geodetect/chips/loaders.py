@@ -16,11 +16,13 @@ import numpy as np
 import torch
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
+from fastai.torch_core import to_detach
 from jaxtyping import Float
 from torch import Tensor
 
 from geodetect.chips.augment import random_light, random_symmetry, random_zoom
 from geodetect.chips.chip import Chip, Chips
+from geodetect.errors import ArgumentError
 from geodetect.stretch import Stretch
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -39,6 +41,8 @@ def loaders(
     num_workers: int | None = None,
     seed: int = 42,
     device: str | torch.device = "cpu",
+    rank: int = 0,
+    n_ranks: int = 1,
 ) -> DataLoaders:
     """Fastai's pair of loaders over the chips of both parts.
 
@@ -52,17 +56,24 @@ def loaders(
         num_workers: processes that read; None: none on a CPU, as many as there are cores (8 at most) with a GPU.
         seed: of the changes and of the order.
         device: where batches go.
+        rank: the number of this process, of those that share the chips.
+        n_ranks: how many there are.
+
+    Raises:
+        ArgumentError: if there are fewer chips to learn from than processes.
     """
     device = torch.device(device)
+    if len(train) < n_ranks:
+        raise ArgumentError(f"each process needs a chip to learn from; got {len(train)} chips for {n_ranks} processes")
     if num_workers is None:
-        num_workers = min(8, torch.multiprocessing.cpu_count()) if device.type == "cuda" else 0
+        num_workers = min(8, torch.multiprocessing.cpu_count() // n_ranks) if device.type == "cuda" else 0
     after = BatchTransform(stretch, transforms=transforms, seed=seed)
     plain = BatchTransform(stretch, transforms=False, seed=seed)
     parts = [(train, True, after), (valid, False, plain)]
     made = [
-        DataLoader(
+        ChipLoader(
             RememberedChips(part),
-            bs=min(batch_size, len(part)),
+            bs=max(1, min(batch_size, len(part) // n_ranks)),
             shuffle=shuffle,
             drop_last=shuffle,
             num_workers=num_workers,
@@ -73,10 +84,41 @@ def loaders(
         for part, shuffle, transform in parts
     ]
     for loader in made:
-        loader.rng = random.Random(seed)  # the order of chips; fastai draws a seed of its own
+        loader.rank, loader.n_ranks = rank, n_ranks
+        loader.reseed(seed, seed)
     dls = DataLoaders(*made, device=device)
     dls.n_inp = 1
     return dls
+
+
+class ChipLoader(DataLoader):  # type: ignore[misc]
+    """fastai's loader for one of several processes; it knows the chips of each batch, and starts anew from a seed.
+
+    Of every `n_ranks` batches in a row each process gets one. Where the last batch is dropped, none gets a batch
+    that others do not get.
+    """
+
+    rank, n_ranks = 0, 1
+
+    def __len__(self) -> int:
+        batches = self.n // self.bs if self.drop_last else -(-self.n // self.bs)
+        return batches // self.n_ranks if self.drop_last else len(range(self.rank, batches, self.n_ranks))
+
+    def get_idxs(self) -> list[int]:
+        """The chips of this epoch that this process reads, in their order."""
+        every = super().get_idxs()
+        batches = [every[first : first + self.bs] for first in range(0, len(every), self.bs)]
+        self.batches = batches[self.rank :: self.n_ranks][: len(self)]
+        return [index for batch in self.batches for index in batch]
+
+    def reseed(self, order: int, changes: int) -> None:
+        """Let the next epoch's order of chips, and its random changes, follow from these two numbers alone."""
+        self.rng = random.Random(order)  # fastai draws a seed of its own
+        self.after_batch.generator.manual_seed(changes)
+
+    def to_detach(self, batch: Any, cpu: bool = True, gather: bool = True) -> Any:
+        """What fastai's metrics take; never gathered from other processes, which may hold another number of batches."""
+        return to_detach(batch, cpu, gather=False)
 
 
 class RememberedChips(Sequence[Chip]):
@@ -137,5 +179,5 @@ class BatchTransform:
         return images.contiguous(memory_format=torch.channels_last), boxes, labels
 
     def standardise(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """Pixels minus each band's mean, over its standard deviation."""
-        return (images - self.mean.to(images)) / self.std.to(images)
+        """Pixels minus each band's mean, over its standard deviation; what is not finite counts as the mean."""
+        return ((images - self.mean.to(images)) / self.std.to(images)).nan_to_num(nan=0, posinf=0, neginf=0)

@@ -1,10 +1,8 @@
-"""What happens in the training loop besides training: precision, average precision, the best weights."""
+"""What happens in the training loop besides training: seeds, average precision, the best weights, wild losses."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -12,47 +10,46 @@ import torch
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.tracker import TrackerCallback
 from fastai.learner import Metric
-from torch import Tensor
+from fastai.torch_core import set_seed
+from torch import Tensor, nn
 
 from geodetect.boxes import Boxes
+from geodetect.chips.chip import ChipPlan
 from geodetect.errors import TrainingError
-from geodetect.metrics import average_precision, match
-from geodetect.network.precision import autocast
+from geodetect.learner import distributed
+from geodetect.metrics import average_precision, best_score, match
 
 Decode = Callable[[Tensor, Tensor], list[Boxes]]
 
+UNKNOWN_SCORE = 0.5  # the operating point of a class that validation says nothing about
+_MAX_NAMED = 3  # chips that a message names
 
-class Autocast(Callback):  # type: ignore[misc]
-    """The network in bf16, the loss in float32.
 
-    fastai's own `MixedPrecision` speaks to CUDA alone; bf16 pays on processors that have it too.
-    """
+class SeededEpochs(Callback):  # type: ignore[misc]
+    """Lets all that is random in an epoch follow from `seed` and its number, so that one can start in the middle."""
 
-    order = 10
+    order = 1  # after the network is set to train
 
-    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
-        self.dtype, self.device = dtype, device
-        self.context: AbstractContextManager[Any] = nullcontext()
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.earlier = 0  # epochs of earlier trainings of this network: the next one shall not repeat them
 
-    def before_batch(self) -> None:
-        """Enter the precision of the network."""
-        self.context = autocast(self.dtype, self.device)
-        self.context.__enter__()  # type: ignore[no-untyped-call]
-
-    def after_pred(self) -> None:
-        """Leave it, with outputs in float32."""
-        self.context.__exit__(None, None, None)
-        self.context = nullcontext()
-        self.learn.pred = tuple(output.float() for output in self.pred)
+    def before_train(self) -> None:
+        """Seed the order of chips, alike in all processes, and what happens to them, which is each one's own."""
+        numbers = np.random.SeedSequence([self.seed % 2**32, self.earlier + self.epoch])
+        chips, changes, layers = (int(number) for number in numbers.generate_state(3))
+        self.dls.train.reseed(chips, changes + distributed.rank())
+        set_seed(layers + distributed.rank())
 
 
 class StopOnNan(Callback):  # type: ignore[misc]
-    """Ends training when the loss is no longer a number; `check` says so.
+    """Ends training when the loss is no longer a number; `check` says so, with the chips that it came from.
 
     An error raised in a callback reaches the user with fastai's words before ours.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, plans: tuple[ChipPlan, ...]) -> None:
+        self.plans = plans
         self.seen: str | None = None
 
     def before_fit(self) -> None:
@@ -61,8 +58,14 @@ class StopOnNan(Callback):  # type: ignore[misc]
 
     def after_loss(self) -> None:
         """Look at the loss before it reaches the weights."""
-        if self.training and not torch.isfinite(self.loss.detach()):
-            self.seen = f"the loss is {self.loss.item()} at batch {self.iter} of epoch {self.epoch}"
+        if self.training and not torch.isfinite(self.loss):
+            chips = self.dls.train.batches[self.iter]
+            names = [_name(self.plans[index]) for index in chips[:_MAX_NAMED]]
+            more = len(chips) - len(names)
+            self.seen = (
+                f"the loss is {self.loss.item()} at batch {self.iter} of epoch {self.epoch}, "
+                f"on {', '.join(names)}{f' and {more} more chips' if more else ''}"
+            )
             raise CancelFitException
 
     def check(self) -> None:
@@ -75,27 +78,56 @@ class StopOnNan(Callback):  # type: ignore[misc]
             raise TrainingError(f"{self.seen}; try a lower learning rate, and look at the chips with show_batch()")
 
 
-class BestWeights(TrackerCallback):  # type: ignore[misc]
-    """Keeps the weights of the epoch with the best `monitor`, in memory."""
+def _name(plan: ChipPlan) -> str:
+    """What a message calls a chip: its file and the pixels of its window."""
+    x1, y1, x2, y2 = plan.window.xyxy
+    return f"{plan.reader.grid.name or 'a raster'} (x {x1} to {x2}, y {y1} to {y2})"
 
-    def __init__(self, monitor: str) -> None:
-        super().__init__(monitor=monitor)
-        self.state: dict[str, Tensor] | None = None
+
+class BestEpoch(TrackerCallback):  # type: ignore[misc]
+    """Keeps the weights of the epoch with the best `monitor`; may end training when no better one comes.
+
+    Args:
+        monitor: "valid_loss" or "AP50".
+        keep: whether weights are kept; else only the last epoch's operating point is.
+        patience: epochs without a better one after which training ends; None for any number.
+    """
+
+    def __init__(self, monitor: str, *, keep: bool = True, patience: int | None = None) -> None:
+        super().__init__(monitor=monitor, reset_on_fit=False)
+        self.keep, self.patience = keep, patience
+        self.waited = 0
+        self.weights: dict[str, Tensor] = {}
+        self.min_scores: list[float] = []
+
+    def before_epoch(self) -> None:
+        """End training when there was no better epoch for long: before the next, so that the last is complete."""
+        if self.patience is not None and self.waited >= self.patience:
+            raise CancelFitException
 
     def after_epoch(self) -> None:
         """Keep the weights when this epoch is the best so far."""
         super().after_epoch()
-        if self.new_best:
-            self.state = deepcopy(self.model.state_dict())
+        self.waited = 0 if self.new_best else self.waited + 1
+        if self.new_best and self.keep:
+            self.weights = copied(self.model)
+        if self.new_best or not self.keep:
+            (metric,) = (each for each in self.metrics if isinstance(each, ChipAP))
+            self.min_scores = metric.min_scores
 
-    def restore(self, network: torch.nn.Module) -> None:
+    def restore(self, network: nn.Module) -> None:
         """Give the network the best weights, if an epoch was completed."""
-        if self.state is not None:
-            network.load_state_dict(self.state)
+        if self.weights:
+            network.load_state_dict(self.weights)
+
+
+def copied(network: nn.Module) -> dict[str, Tensor]:
+    """The weights as they are now, in the memory of the processor."""
+    return {name: value.detach().to("cpu", copy=True) for name, value in network.state_dict().items()}
 
 
 class ChipAP(Metric):  # type: ignore[misc]
-    """Mean average precision over the classes at IoU 0.5, on the validation chips."""
+    """Mean average precision over the classes at IoU 0.5, on the validation chips of all processes."""
 
     def __init__(self, decode: Decode, n_classes: int) -> None:
         self.decode, self.n_classes = decode, n_classes
@@ -105,6 +137,7 @@ class ChipAP(Metric):  # type: ignore[misc]
         """Forget the chips of the last epoch."""
         self.found: list[Boxes] = []
         self.truth: list[Boxes] = []
+        self.min_scores: list[float] = []
 
     def accumulate(self, learn: Any) -> None:
         """Decode a batch of the network's outputs, which are at hand anyway."""
@@ -113,14 +146,45 @@ class ChipAP(Metric):  # type: ignore[misc]
 
     @property
     def value(self) -> float:
-        """0 to 1; NaN when validation holds no object."""
-        scores = chip_ap(self.found, self.truth, self.n_classes)
+        """0 to 1; NaN when validation holds no object. `min_scores` are then those with the best F1."""
+        pairs = distributed.gathered(list(zip(self.found, self.truth, strict=True)))
+        found, truth = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        self.min_scores = operating_point(found, truth, self.n_classes)
+        scores = chip_ap(found, truth, self.n_classes)
         return float(np.nanmean(scores)) if np.isfinite(scores).any() else float("nan")
 
     @property
     def name(self) -> str:
         """What the table of epochs, and `monitor`, call it."""
         return "AP50"
+
+
+class MeanLoss(Metric):  # type: ignore[misc]
+    """The mean loss over the validation chips of all processes, under fastai's name for it."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the chips of the last epoch."""
+        self.total, self.count = 0.0, 0
+
+    def accumulate(self, learn: Any) -> None:
+        """Add a batch by the number of its chips, as fastai weighs them."""
+        n_chips = len(learn.xb[0])
+        self.total, self.count = self.total + learn.loss.item() * n_chips, self.count + n_chips
+
+    @property
+    def value(self) -> float:
+        """NaN when nothing was validated."""
+        pairs = distributed.gathered([(self.total, self.count)])
+        total, count = (sum(values) for values in zip(*pairs, strict=True))
+        return total / count if count else float("nan")
+
+    @property
+    def name(self) -> str:
+        """As fastai's own is called."""
+        return "loss"
 
 
 def unpadded(boxes: Tensor, labels: Tensor) -> Boxes:
@@ -136,6 +200,14 @@ def chip_ap(found: list[Boxes], truth: list[Boxes], n_classes: int, match_iou: f
     return np.array(
         [average_precision(scores[labels == k], hits[labels == k], int(n_truth[k])) for k in range(n_classes)]
     )
+
+
+def operating_point(found: list[Boxes], truth: list[Boxes], n_classes: int) -> list[float]:
+    """For each class the score with the best F1 over all chips at IoU 0.5; 0.5 where they say nothing."""
+    scores, labels, hits = hits_of(found, truth)
+    n_truth = np.bincount(np.concatenate([boxes.labels for boxes in truth]), minlength=n_classes)
+    best = [best_score(scores[labels == k], hits[labels == k], int(n_truth[k])) for k in range(n_classes)]
+    return [score if np.isfinite(score) else UNKNOWN_SCORE for score in best]
 
 
 def hits_of(

@@ -12,15 +12,13 @@ from geodetect.chips.chip import Chips
 from geodetect.chips.data import DetectionData
 from geodetect.chips.reach import REACHED, best_iou
 from geodetect.detector import Detector
-from geodetect.learner.callbacks import chip_ap, hits_of
-from geodetect.metrics import best_score
+from geodetect.learner.callbacks import chip_ap
 from geodetect.network.anchors import AnchorSpec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LOWEST_SCORE = 0.05
-_UNKNOWN_SCORE = 0.5  # the operating point of a class that validation says nothing about
 
 
 def detect_chips(detector: Detector, chips: Chips) -> tuple[list[Boxes], list[Boxes]]:
@@ -36,18 +34,6 @@ def average_precision(detector: Detector, chips: Chips, match_iou: float) -> dic
     """Average precision of each class, 0 to 1; NaN for a class without an object."""
     scores = chip_ap(*detect_chips(detector, chips), len(detector.classes), match_iou)
     return dict(zip(detector.classes, scores.tolist(), strict=True))
-
-
-def operating_point(detector: Detector, chips: Chips) -> dict[str, float]:
-    """For each class the score with the best F1 on these chips; 0.5 where they say nothing."""
-    found, truth = detect_chips(detector, chips)
-    scores, labels, hits = hits_of(found, truth)
-    n_truth = np.bincount(np.concatenate([t.labels for t in truth]), minlength=len(detector.classes))
-    best = [best_score(scores[labels == k], hits[labels == k], int(n)) for k, n in enumerate(n_truth)]
-    return {
-        name: score if np.isfinite(score) and hits[labels == k].any() else _UNKNOWN_SCORE
-        for k, (name, score) in enumerate(zip(detector.classes, best, strict=True))
-    }
 
 
 def unreached(data: DetectionData, spec: AnchorSpec) -> float:

@@ -18,7 +18,7 @@ from geodetect.errors import ArgumentError, ModelError, TrainingError
 from geodetect.export import export
 from geodetect.grid import Grid
 from geodetect.learner import results, training
-from geodetect.learner.callbacks import BestWeights
+from geodetect.learner.checkpoints import State
 from geodetect.network import backbones
 from geodetect.network.anchors import AnchorSpec
 from geodetect.network.coding import decode_batch
@@ -111,6 +111,7 @@ class RetinaNet:
         self._learner: Learner | None = None
         self._rate: float | None = None
         self._history: dict[str, Any] | None = None
+        self._state: State | None = None
 
     @classmethod
     def from_model(cls, path: str | Path, data: DetectionData | None = None) -> RetinaNet:
@@ -162,6 +163,7 @@ class RetinaNet:
             criterion=training.DetectionLoss(detector.network, data.chip_size, **self._loss),
             decode=decode,
             dtype=resolve(detector.precision, detector.device),
+            seed=self.seed,
         )
 
     def _needed(self, purpose: str) -> DetectionData:
@@ -189,7 +191,7 @@ class RetinaNet:
         Args:
             plot: show the losses over the rates in a notebook.
         """
-        self._rate, rates, losses = training.find_rate(self.learner, self.seed)
+        self._rate, rates, losses = training.find_rate(self.learner)
         if plot:
             results.show(plots.lr_figure(rates, losses, self._rate))
         return self._rate
@@ -197,52 +199,60 @@ class RetinaNet:
     def fit(
         self,
         epochs: int = 10,
-        lr: float | None = None,
+        lr: float | slice | None = None,
         *,
         one_cycle: bool = True,
         early_stopping: bool = False,
-        checkpoint: bool = True,
+        checkpoint: bool | str | Path = True,
         monitor: str = "valid_loss",
         callbacks: Sequence[Callback] = (),
+        resume: bool = False,
         progress: bool = True,
     ) -> None:
         """Train. Ctrl-C leaves the best weights so far and is raised again.
 
-        Afterwards the score that gives the best F1 on the validation chips is the detector's `min_score`.
+        Afterwards the score that gave the best F1 on the validation chips is the detector's `min_score`.
+        Under `torchrun`, and in a group that `torch.distributed` set up, all processes train one network.
 
         Args:
-            epochs: how often every training chip is seen; at least 1.
-            lr: peak learning rate; None is what `lr_find` gave, else 5e-4.
+            epochs: how often every training chip is seen, those of a resumed training included; at least 1.
+            lr: peak learning rate; None is what `lr_find` gave, else 5e-4. A backbone with ImageNet weights takes
+                a tenth of it; slice(low, high) is low for the backbone and high for the heads.
             one_cycle: let the rate rise and fall once; else it is constant.
             early_stopping: end after 5 epochs without a better `monitor`.
-            checkpoint: have the weights of the epoch with the best `monitor` at the end, else the last.
+            checkpoint: have the weights of the epoch with the best `monitor` at the end, else the last; a folder
+                keeps the state of training after each epoch too, so that it can go on after a crash.
             monitor: "valid_loss", or "AP50".
-            callbacks: fastai callbacks; the network gives them (logits (B, A, K), deltas (B, A, 4)).
+            callbacks: fastai callbacks; the network gives them (logits (B, A, K), deltas (B, A, 4)). For logs:
+                CSVLogger("losses.csv"), TensorBoardCallback("runs", trace_model=False, log_preds=False).
+            resume: go on where the last training of this model, or that in the folder `checkpoint`, was left;
+                in a folder without one, start.
             progress: show a bar, with losses and AP50 for each epoch.
 
         Raises:
             ArgumentError: if a value is not possible.
-            TrainingError: if there is no data, or the loss stops being a number.
+            TrainingError: if there is no data or nothing to resume, or the loss stops being a number.
         """
-        if epochs < 1 or (lr is not None and not lr > 0):
-            raise ArgumentError(f"epochs must be at least 1 and lr above 0; got epochs={epochs}, lr={lr}")
-        if monitor not in ("valid_loss", "AP50"):
-            raise ArgumentError(f'monitor must be "valid_loss" or "AP50"; got {monitor!r}')
+        training.check(epochs, callbacks)
         learner = self.learner
-        with training.shown(learner, progress=progress):
-            training.run(
-                learner,
-                epochs,
-                lr or self._rate or training.USUAL_RATE,
-                one_cycle=one_cycle,
-                early_stopping=early_stopping,
-                best=BestWeights(monitor) if checkpoint else None,
-                callbacks=callbacks,
-                seed=self.seed,
-            )
-        self._history = training.history(learner)
-        self._detector.min_score = results.operating_point(self.detector, self._needed("training").valid)
-        self._detector.summary = results.summary(self._history, epochs)
+        course = training.begin(
+            self._detector,
+            rate=self._rate if lr is None and not resume else lr,
+            monitor=monitor,
+            early_stopping=early_stopping,
+            checkpoint=checkpoint,
+            resume=resume,
+            last=self._state,
+        )
+        try:
+            with training.shown(learner, progress=progress):
+                training.run(learner, epochs, course, one_cycle=one_cycle, callbacks=callbacks)
+        finally:
+            self._state = course.state
+            if course.n_done:
+                self._history = training.history(learner)
+                self._detector.min_score = dict(zip(self._detector.classes, course.best.min_scores, strict=True))
+                self._detector.summary = results.summary(self._history, course.n_done)
 
     def plot_losses(self) -> Figure:
         """A figure of the last training: loss of every batch, validation loss and AP50 of every epoch."""
@@ -330,7 +340,7 @@ class RetinaNet:
                 f"{path} holds another network than this model's; open it with RetinaNet.from_model"
             ) from error
         self._detector.stretch, self._detector.min_score = saved.stretch, saved.min_score
-        self._learner = None
+        self._learner = self._state = None
 
 
 def _anchors(

@@ -7,25 +7,29 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.schedule import valley
-from fastai.callback.tracker import EarlyStoppingCallback
 from fastai.callback.training import BnFreeze, GradientClip
-from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
-from fastai.torch_core import set_seed
 from fastcore.basics import noop
 from fastprogress.fastprogress import IN_NOTEBOOK
 from torch import Tensor, nn
 
 from geodetect.chips import DetectionData
 from geodetect.chips.loaders import loaders
-from geodetect.learner.callbacks import Autocast, BestWeights, ChipAP, Decode, StopOnNan
+from geodetect.detector import Detector
+from geodetect.errors import ArgumentError, TrainingError
+from geodetect.learner import checkpoints, distributed
+from geodetect.learner.callbacks import BestEpoch, ChipAP, Decode, MeanLoss, SeededEpochs, StopOnNan
+from geodetect.learner.checkpoints import Checkpoint, State
+from geodetect.learner.loop import DetectionLearner
 from geodetect.network.losses import loss
+from geodetect.network.matching import match
 from geodetect.network.retinanet import Network
 from geodetect.stretch import Stretch
 
@@ -33,6 +37,10 @@ USUAL_RATE = 5e-4  # AdamW's peak; at 1e-3 some detectors from random weights di
 _WEIGHT_DECAY = 0.05
 _LARGEST_GRADIENT = 1.0  # norm; steadies the early steps, whose few positives give huge ones; see the benchmarks
 _PATIENCE = 5  # epochs without a better value before early stopping
+# A backbone that has learnt from millions of pictures needs smaller steps than layers that begin at random:
+# DETR's ratio, "We train with AdamW setting the initial learning rate to 1e-4 and the backbone's to 1e-5"
+# (https://arxiv.org/abs/2005.12872, section 4).
+_PRETRAINED_SHARE = 0.1
 
 
 class DetectionLoss:
@@ -48,6 +56,19 @@ class DetectionLoss:
         focal, box = loss(logits, deltas, self.network.anchors(self.shape), boxes, labels, **self.options)
         return focal + box
 
+    def n_positive(self, boxes: Tensor, labels: Tensor) -> Tensor:
+        """The number of anchors, over all chips, that the loss of these boxes is a mean over; may be 0."""
+        return (match(self.network.anchors(self.shape), boxes, labels) >= 0).sum()
+
+
+class _Optimizer(OptimWrapper):  # type: ignore[misc]
+    """fastai's wrapper of torch's optimizers, with settings that are numbers alone, as its loggers expect them."""
+
+    @property
+    def hypers(self) -> list[dict[str, Any]]:
+        """The settings of each group."""
+        return [{name: value for name, value in group.items() if value is not None} for group in super().hypers]
+
 
 def make_learner(
     network: Network,
@@ -57,8 +78,9 @@ def make_learner(
     criterion: DetectionLoss,
     decode: Decode,
     dtype: torch.dtype,
-) -> Learner:
-    """A fastai learner over the data's chips; it writes nothing outside a temporary folder."""
+    seed: int,
+) -> DetectionLearner:
+    """A fastai learner over the data's chips; what it writes without being told a place goes to a temporary folder."""
     dls = loaders(
         data.train,
         data.valid,
@@ -69,81 +91,159 @@ def make_learner(
         num_workers=data.num_workers,
         seed=data.seed,
         device=network.device,
+        rank=distributed.rank(),
+        n_ranks=distributed.n_processes(),
     )
-    return Learner(
+    learner = DetectionLearner(
         dls,
         network,
         loss_func=criterion,
-        opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, fused=True),
+        opt_func=partial(_Optimizer, opt=torch.optim.AdamW, fused=True),
         splitter=groups,
         metrics=[ChipAP(decode, len(data.classes))],
-        cbs=[Autocast(dtype, network.device), StopOnNan(), GradientClip(_LARGEST_GRADIENT), BnFreeze()],
-        path=tempfile.gettempdir(),
+        cbs=[SeededEpochs(seed), StopOnNan(data.train.plans), GradientClip(_LARGEST_GRADIENT), BnFreeze()],
+        path=Path(),
+        model_dir=Path(tempfile.gettempdir()),  # where fastai keeps weights while it looks for a rate
         wd=_WEIGHT_DECAY,
     )
+    learner.dtype, learner.recorder.loss = dtype, MeanLoss()
+    return learner
 
 
 def groups(network: Network) -> list[list[nn.Parameter]]:
-    """Parameters in two groups, the backbone's and the rest, so that the first can be frozen."""
-    backbone = list(network.backbone.parameters())
-    known = {id(parameter) for parameter in backbone}
-    return [backbone, [p for p in network.parameters() if id(p) not in known]]
+    """Parameters of the backbone, of the pyramid, and of the heads, each of which may have a rate of its own."""
+    backbone, pyramid = list(network.backbone.parameters()), list(network.pyramid.parameters())
+    known = {id(parameter) for parameter in backbone + pyramid}
+    return [backbone, pyramid, [p for p in network.parameters() if id(p) not in known]]
+
+
+def rates(network: Network, rate: float | slice) -> list[float]:
+    """The peak rates of the three groups: all alike, but a tenth for a backbone with ImageNet's weights.
+
+    Args:
+        network: whose groups they are.
+        rate: of the heads; a slice says those of the backbone and of the heads, with the pyramid between them.
+
+    Raises:
+        ArgumentError: if a rate is not above 0.
+    """
+    first, last = (rate.start, rate.stop) if isinstance(rate, slice) else (rate, rate)
+    if not (first and last and 0 < first < np.inf and 0 < last < np.inf):
+        raise ArgumentError(f"lr must be above 0, or a slice of two such rates; got {rate}")
+    if isinstance(rate, slice):
+        return [float(each) for each in np.geomspace(first, last, 3)]
+    return [rate * (_PRETRAINED_SHARE if network.backbone.pretrained else 1), rate, rate]
+
+
+def check(epochs: int, callbacks: Sequence[Callback]) -> None:
+    """Refuse what training could only stumble over later.
+
+    Raises:
+        ArgumentError: if there is no epoch to train, or a callback wants to draw what it cannot.
+    """
+    if epochs < 1:
+        raise ArgumentError(f"epochs must be at least 1; got {epochs}")
+    for callback in callbacks:
+        if getattr(callback, "log_preds", False):
+            raise ArgumentError(
+                f"{callback} can draw predictions of fastai's own kinds alone; "
+                "give it log_preds=False, and look at show_results() instead"
+            )
+
+
+def begin(
+    detector: Detector,
+    *,
+    rate: float | slice | None,
+    monitor: str,
+    early_stopping: bool,
+    checkpoint: bool | str | Path,
+    resume: bool,
+    last: State | None,
+) -> Checkpoint:
+    """What keeps the course of a training that is to start, or to go on from where the folder or `last` left it.
+
+    Args:
+        detector: what is trained.
+        rate: peak learning rate; None for that of the resumed training, else the usual one.
+        monitor: what tells the best epoch.
+        early_stopping: whether to end when no better epoch comes.
+        checkpoint: whether to keep anything, or the folder to keep it in too.
+        resume: whether to go on.
+        last: what the last training of this detector left, if there was one.
+    """
+    if monitor not in ("valid_loss", "AP50"):
+        raise ArgumentError(f'monitor must be "valid_loss" or "AP50"; got {monitor!r}')
+    folder = None if isinstance(checkpoint, bool) else checkpoints.prepared(Path(checkpoint))
+    chosen = None if rate is None else rates(detector.network, rate)
+    model, state = checkpoints.identity(detector), None
+    if resume:
+        state = (checkpoints.read(folder) if folder else None) or last
+        if state is None and folder is None:
+            raise TrainingError("there is no training to resume; call fit() first, or give checkpoint=FOLDER")
+    if state is not None:
+        checkpoints.check(state, model=model, monitor=monitor, where=str(folder or "the last training"))
+        chosen = chosen or state.facts["rates"]
+    return Checkpoint(
+        BestEpoch(monitor, keep=bool(checkpoint), patience=_PATIENCE if early_stopping else None),
+        model=model,
+        rates=chosen or rates(detector.network, USUAL_RATE),
+        keep=bool(checkpoint),
+        folder=folder,
+        state=state,
+    )
 
 
 def run(
-    learner: Learner,
-    epochs: int,
-    rate: float,
-    *,
-    one_cycle: bool,
-    early_stopping: bool,
-    best: BestWeights | None,
-    callbacks: Sequence[Callback],
-    seed: int,
+    learner: DetectionLearner, epochs: int, course: Checkpoint, *, one_cycle: bool, callbacks: Sequence[Callback]
 ) -> None:
-    """Train; the network holds the best epoch's weights afterwards, also when it was interrupted."""
-    more = [EarlyStoppingCallback(monitor=best.monitor if best else "valid_loss", patience=_PATIENCE)]
-    every = [*([best] if best else []), *(more if early_stopping else []), *callbacks]
-    set_seed(seed)
-    learner.opt = None
+    """Train up to `epochs`; the network holds the best epoch's weights afterwards, also when it was interrupted."""
+    learner.opt, learner.first_epoch = None, course.n_done
+    fit = learner.fit_one_cycle if one_cycle else learner.fit
     try:
-        if one_cycle:
-            learner.fit_one_cycle(epochs, rate, cbs=every)
-        else:
-            learner.fit(epochs, rate, cbs=every)
+        with distributed.spread(learner.model) as learner.spread:
+            fit(epochs, course.rates, cbs=[course.best, course, *callbacks])
     finally:
-        if best is not None:
-            best.restore(learner.model)
+        learner.spread, learner.first_epoch = None, 0
+        course.best.restore(learner.model)
+        learner.seeded_epochs.earlier += course.n_done
     learner.stop_on_nan.check()
 
 
-def find_rate(learner: Learner, seed: int) -> tuple[float, list[float], list[float]]:
+def find_rate(learner: DetectionLearner) -> tuple[float, list[float], list[float]]:
     """A learning rate, with the rates that were tried and their losses; the weights stay as they were."""
-    set_seed(seed)
+    if distributed.n_processes() > 1:
+        raise TrainingError("lr_find() runs in one process alone; find the rate without torchrun, and give it as lr")
     state = {name: value.clone() for name, value in learner.model.state_dict().items()}
     learner.opt = None
-    with learner.no_bar():
-        found = learner.lr_find(show_plot=False, suggest_funcs=(valley,))
-    learner.model.load_state_dict(state)
-    learner.opt = None
+    try:
+        with learner.no_bar():
+            found = learner.lr_find(show_plot=False, suggest_funcs=(valley,))
+    finally:
+        learner.model.load_state_dict(state)
+        learner.opt = None
     losses = [float(value) for value in learner.recorder.losses]
     return float(found.valley), [float(rate) for rate in learner.recorder.lrs], losses
 
 
 @contextmanager
-def shown(learner: Learner, *, progress: bool) -> Iterator[None]:
-    """The learner with a bar and a table of epochs; in a file or a pipe, lines; without `progress`, nothing."""
-    if progress and (IN_NOTEBOOK or sys.stdout.isatty()):
-        yield
-        return
-    with learner.no_bar():
-        learner.logger = _write_line if progress else noop
-        try:
+def shown(learner: DetectionLearner, *, progress: bool) -> Iterator[None]:
+    """The learner with a bar and a table of epochs; in a file or a pipe, lines; without `progress`, nothing.
+
+    Of several processes only the first shows anything.
+    """
+    progress = progress and distributed.rank() == 0
+    try:
+        if progress and (IN_NOTEBOOK or sys.stdout.isatty()):
+            yield
+            return
+        with learner.no_bar():
+            learner.logger = _write_line if progress else noop
             if progress:
                 _write_line(["epoch", "train_loss", "valid_loss", *(metric.name for metric in learner.metrics), "time"])
             yield
-        finally:
-            learner.logger = print
+    finally:
+        learner.logger = print
 
 
 def _write_line(values: Iterable[Any]) -> None:
@@ -153,8 +253,8 @@ def _write_line(values: Iterable[Any]) -> None:
     sys.stdout.flush()
 
 
-def history(learner: Learner) -> dict[str, Any]:
-    """What the last training recorded: loss of each batch, and at the end of each epoch loss and AP50."""
+def history(learner: DetectionLearner) -> dict[str, Any]:
+    """What the last training recorded, resumed ones from their beginning: loss of each batch, loss and AP50 by epoch."""
     recorder = learner.recorder
     names = list(recorder.metric_names[1:-1])
     values = np.array([list(row) for row in recorder.values], float).reshape(-1, len(names))

@@ -1,0 +1,257 @@
+"""Training that can be left and taken up: what an epoch leaves behind, in memory and as one file in a folder.
+
+Seeds of an epoch follow from its number (`SeededEpochs`), so no state of a random generator is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fastai.callback.core import Callback
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from geodetect.detector import Detector
+from geodetect.errors import OutputError, TrainingError
+from geodetect.learner import distributed
+from geodetect.learner.callbacks import BestEpoch, copied
+
+FILE = "training.safetensors"
+_FORMAT_VERSION = 1
+_WEIGHTS, _BEST, _OPTIMIZER = "weights.", "best.", "optimizer."
+_START_ANEW = "remove it to start from the beginning"
+_RECORDED = ("lrs", "losses", "iters", "values")  # what fastai's recorder knows of all epochs
+
+
+@dataclass(frozen=True)
+class State:
+    """What training needs to go on after an epoch as if it had never stopped.
+
+    Args:
+        facts: numbers and words, as JSON takes them.
+        tensors: the weights, the best ones so far, and what the optimizer remembers, each under a prefix.
+    """
+
+    facts: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def under(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors with this prefix, without it."""
+        return {name.removeprefix(prefix): value for name, value in self.tensors.items() if name.startswith(prefix)}
+
+
+class Checkpoint(Callback):  # type: ignore[misc]
+    """Keeps the state of training after every epoch, and starts it from one.
+
+    Args:
+        best: what keeps the best weights.
+        model: what tells this model and its data from others, as `identity` gives it.
+        rates: peak learning rates of the backbone, the pyramid and the heads.
+        keep: whether anything is kept.
+        folder: where states are written too; None for nowhere.
+        state: where to start; None for the beginning.
+    """
+
+    order = 70  # after the recorder and the best epoch, whose state it keeps
+
+    def __init__(
+        self,
+        best: BestEpoch,
+        *,
+        model: dict[str, Any],
+        rates: list[float],
+        keep: bool = True,
+        folder: Path | None = None,
+        state: State | None = None,
+    ) -> None:
+        self.best, self.identity, self.rates = best, model, rates
+        self.keep, self.folder, self.state = keep, folder, state
+        self.n_done = 0 if state is None else state.facts["n_done"]
+
+    def before_fit(self) -> None:
+        """Take up the state that training starts from."""
+        if self.state is None:
+            return
+        facts = self.state.facts
+        self.model.load_state_dict(self.state.under(_WEIGHTS))
+        _fill_optimizer(self.opt, self.state.under(_OPTIMIZER))
+        self.best.weights = self.state.under(_BEST) if self.best.keep else {}
+        self.best.best, self.best.waited, self.best.min_scores = (facts[k] for k in ("best", "waited", "min_scores"))
+        self.learn.seeded_epochs.earlier = facts["earlier"]
+        self.learn.train_iter = len(facts["losses"])
+        for name in _RECORDED:
+            setattr(self.recorder, name, list(facts[name]))
+        smooth = self.recorder.smooth_loss
+        smooth.val, smooth.count = torch.tensor(facts["smooth_loss"]), facts["smooth_count"]
+
+    def after_epoch(self) -> None:
+        """Keep the state as it is now."""
+        self.n_done = self.epoch + 1
+        if not self.keep:
+            return
+        tensors = {_WEIGHTS + name: value for name, value in copied(self.model).items()}
+        tensors |= {_BEST + name: value for name, value in self.best.weights.items()}
+        tensors |= {_OPTIMIZER + name: value for name, value in _optimizer_tensors(self.opt).items()}
+        self.state = State(self._facts(), tensors)
+        if self.folder is not None and distributed.rank() == 0:
+            write(self.state, self.folder)
+
+    def _facts(self) -> dict[str, Any]:
+        recorder = self.recorder
+        recorded = {name: _numbers(getattr(recorder, name)) for name in _RECORDED}
+        return recorded | {
+            "n_done": self.n_done,
+            "rates": self.rates,
+            "monitor": self.best.monitor,
+            "best": self.best.best,
+            "waited": self.best.waited,
+            "min_scores": self.best.min_scores,
+            "earlier": self.learn.seeded_epochs.earlier,
+            "smooth_loss": float(recorder.smooth_loss.val),
+            "smooth_count": recorder.smooth_loss.count,
+            "model": self.identity,
+        }
+
+
+def identity(detector: Detector) -> dict[str, Any]:
+    """What two trainings must have in common for one to go on with the other's state."""
+    network = detector.network
+    facts = {
+        "classes": detector.classes,
+        "bands": detector.bands,
+        "chip size": detector.chip_size,
+        "backbone": network.backbone_name,
+        "anchors": asdict(network.spec),
+        "pixel statistics": asdict(detector.stretch),
+        "tensors": zlib.crc32(str([(k, tuple(v.shape)) for k, v in network.state_dict().items()]).encode()),
+    }
+    same: dict[str, Any] = json.loads(json.dumps(facts))
+    return same
+
+
+def prepared(folder: Path) -> Path:
+    """The folder, which now exists.
+
+    Raises:
+        OutputError: if it cannot be made.
+    """
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"checkpoint must be a folder, or one that can be made; got {folder}: {error}") from error
+    return folder
+
+
+def write(state: State, folder: Path) -> None:
+    """Put the state into the folder, in place of the last one, once it is whole.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    facts = json.dumps(state.facts)
+    tensors = {name: value.contiguous() for name, value in state.tensors.items()}
+    metadata = {"facts": facts, "training_version": str(_FORMAT_VERSION), "checksum": _checksum(facts, tensors)}
+    part = folder / f".{FILE}.{os.getpid()}.part"
+    try:
+        save_file(tensors, part, metadata)
+        os.replace(part, folder / FILE)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"the state of training cannot be written to {folder}: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read(folder: Path) -> State | None:
+    """The last state that was written to the folder; None where there is none. No code in it is ever run.
+
+    Raises:
+        TrainingError: if the file there is damaged, or something else.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"{path} is not a whole file ({error}); {_START_ANEW}") from error
+    version = metadata.get("training_version", "")
+    if version.isdecimal() and int(version) > _FORMAT_VERSION:
+        raise TrainingError(f"{path} was written by a newer geodetect; update this one to go on with it")
+    if not version:
+        raise TrainingError(f"{path} is not a state of training that fit() wrote; {_START_ANEW}")
+    if metadata.get("checksum") != _checksum(metadata.get("facts", ""), tensors):
+        raise TrainingError(f"{path} is not what was written; {_START_ANEW}")
+    return State(json.loads(metadata["facts"]), tensors)
+
+
+def check(state: State, *, model: dict[str, Any], monitor: str, where: str) -> None:
+    """Refuse a state that is not of this training.
+
+    Args:
+        state: where training is to start.
+        model: what `identity` says of the model.
+        monitor: by which the best epoch is told.
+        where: what messages call the state.
+
+    Raises:
+        TrainingError: if they differ.
+    """
+    theirs = state.facts["model"]
+    for name in sorted(model.keys() | theirs.keys()):
+        if model.get(name) != theirs.get(name):
+            raise TrainingError(
+                f"{where} is of another model or other data: its {name} are {theirs.get(name)}, here they are "
+                f"{model.get(name)}; resume with what it was begun with"
+            )
+    if state.facts["monitor"] != monitor:
+        raise TrainingError(
+            f'{where} tells its best epoch by {state.facts["monitor"]!r}, not {monitor!r}; resume with the same monitor'
+        )
+
+
+def _fill_optimizer(optimizer: Any, tensors: dict[str, Tensor]) -> None:
+    """Let the optimizer remember what another one did; its rates are set before every batch anyway."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state = optimizer.state_dict()
+    state["state"] = {}
+    for name, value in tensors.items():
+        number, _, key = name.partition(".")
+        like = parameters[int(number)]
+        if value.shape == like.shape:  # fused steps go through memory, so its order must be the parameter's
+            value = torch.empty_like(like).copy_(value)
+        state["state"].setdefault(int(number), {})[key] = value
+    optimizer.load_state_dict(state)
+
+
+def _optimizer_tensors(optimizer: Any) -> dict[str, Tensor]:
+    """Copies of what the optimizer remembers of each parameter, as `NUMBER.NAME`."""
+    return {
+        f"{number}.{key}": value.detach().to("cpu", copy=True)
+        for number, memory in optimizer.state_dict()["state"].items()
+        for key, value in memory.items()
+    }
+
+
+def _numbers(values: Any) -> Any:
+    """What fastai recorded, as JSON takes it."""
+    if isinstance(values, Tensor | float | int | np.number):
+        return float(values) if not isinstance(values, int) else values
+    return [_numbers(value) for value in values]
+
+
+def _checksum(facts: str, tensors: dict[str, Tensor]) -> str:
+    """CRC-32 of all that a file holds; safetensors itself notices no flipped bit."""
+    crc = zlib.crc32(facts.encode())
+    for name in sorted(tensors):
+        crc = zlib.crc32(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data, crc)
+    return f"{crc:08x}"

@@ -1,0 +1,201 @@
+"""Training that was left, killed or interrupted goes on as if nothing had happened, or says why it cannot."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fastai.callback.core import Callback
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+import geodetect as gd
+from geodetect.chips import DetectionData
+from geodetect.errors import OutputError, TrainingError
+from geodetect.learner.checkpoints import FILE
+from tests.fakes import PaintedScene
+
+EPOCHS = 3
+MODEL = {"backbone": "resnet18", "weights": None, "scales": "auto"}
+CHIPS = {"chip_size": 64, "overlap": 0, "batch_size": 2, "negatives": 0}
+
+
+class StopAt(Callback):  # type: ignore[misc]
+    """Ctrl-C at the second batch of an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.stop_epoch = epoch
+
+    def after_loss(self) -> None:
+        if self.training and self.epoch == self.stop_epoch and self.iter == 1:
+            raise KeyboardInterrupt
+
+
+KILLED = f"""
+import os, signal, sys
+import geodetect as gd
+from fastai.callback.core import Callback
+
+class Kill(Callback):
+    def after_loss(self):
+        if self.training and self.epoch == 2 and self.iter == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+raster, labels, folder = sys.argv[1:]
+data = gd.prepare_data(raster, labels, **{CHIPS})
+gd.RetinaNet(data, **{MODEL}).fit({EPOCHS}, lr=1e-3, checkpoint=folder, callbacks=[Kill()], progress=False)
+"""
+
+
+@pytest.fixture(scope="module")
+def labels(scenes: dict[str, PaintedScene], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("labels") / "squares.geojson"
+    scenes["upright"].truth.to_file(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(scenes: dict[str, PaintedScene], labels: Path) -> DetectionData:
+    return gd.prepare_data(scenes["upright"].path, labels, **CHIPS)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: DetectionData, tmp_path_factory: pytest.TempPathFactory) -> tuple[gd.RetinaNet, Path]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    model = gd.RetinaNet(data, **MODEL)
+    model.fit(EPOCHS, lr=1e-3, checkpoint=folder, progress=False)
+    return model, folder / FILE
+
+
+def recorded(model: gd.RetinaNet, name: str) -> np.ndarray:
+    """What fastai's recorder knows of a training."""
+    rows = getattr(model.learner.recorder, name)
+    return np.array([[float(value) for value in row] if name == "values" else float(row) for row in rows])
+
+
+def assert_same(model: gd.RetinaNet, other: gd.RetinaNet) -> None:
+    """Equal losses of every batch and epoch, equal weights, equal operating point: to the last bit."""
+    for name in ("losses", "lrs", "values", "iters"):
+        np.testing.assert_array_equal(recorded(model, name), recorded(other, name))
+    ours, theirs = (each.detector.network.state_dict() for each in (model, other))
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    assert model.detector.min_score == other.detector.min_score
+    assert model.detector.summary == other.detector.summary
+
+
+def test_after_a_kill_it_gives_what_an_undisturbed_training_gives(
+    data: DetectionData,
+    scenes: dict[str, PaintedScene],
+    labels: Path,
+    undisturbed: tuple[gd.RetinaNet, Path],
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "states"
+    command = [sys.executable, "-c", KILLED, scenes["upright"].path, labels, folder]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == -signal.SIGKILL
+    assert [path.name for path in folder.iterdir()] == [FILE]
+    model = gd.RetinaNet(data, **MODEL, seed=42)
+    model.fit(EPOCHS, checkpoint=folder, resume=True, progress=False)
+    assert_same(model, undisturbed[0])
+
+
+def test_after_ctrl_c_the_same_object_goes_on(data: DetectionData, undisturbed: tuple[gd.RetinaNet, Path]) -> None:
+    model = gd.RetinaNet(data, **MODEL)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(EPOCHS, lr=1e-3, callbacks=[StopAt(1)], progress=False)
+    assert model.detector.summary["epochs"] == 1
+    assert set(model.detector.min_score) == {"red", "blue"}
+    model.fit(EPOCHS, resume=True, progress=False)
+    assert_same(model, undisturbed[0])
+    model.fit(EPOCHS, resume=True, progress=False)  # nothing is left to do
+    assert_same(model, undisturbed[0])
+
+
+def test_a_resumed_training_counts_epochs_in_all(data: DetectionData) -> None:
+    once, twice = gd.RetinaNet(data, **MODEL), gd.RetinaNet(data, **MODEL)
+    once.fit(2, lr=1e-3, one_cycle=False, progress=False)
+    twice.fit(1, lr=1e-3, one_cycle=False, progress=False)
+    twice.fit(2, one_cycle=False, resume=True, progress=False)
+    assert_same(once, twice)
+
+
+def test_a_second_training_repeats_no_epoch_of_the_first(data: DetectionData) -> None:
+    model, orders = gd.RetinaNet(data, **MODEL), []
+    for _ in range(2):
+        model.fit(1, lr=1e-5, progress=False)
+        orders.append(model.learner.dls.train.batches)
+    assert orders[0] != orders[1]
+
+
+def test_a_folder_without_a_training_is_where_one_starts(
+    data: DetectionData, undisturbed: tuple[gd.RetinaNet, Path], tmp_path: Path
+) -> None:
+    model = gd.RetinaNet(data, **MODEL)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(EPOCHS, lr=1e-3, checkpoint=tmp_path, resume=True, callbacks=[StopAt(0)], progress=False)
+    assert list(tmp_path.iterdir()) == []
+    assert model.detector.summary == {}
+
+
+def changed(path: Path, folder: Path, **metadata: str) -> Path:
+    """A copy of a state in a folder of its own, with other metadata."""
+    with safe_open(path, framework="pt") as file:
+        tensors, known = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+    save_file(tensors, folder / FILE, known | metadata)
+    return folder
+
+
+def test_what_is_no_state_of_training_is_one_sentence(
+    data: DetectionData, undisturbed: tuple[gd.RetinaNet, Path], tmp_path: Path
+) -> None:
+    model, path = undisturbed
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    detector = model.save(tmp_path / "model.safetensors").read_bytes()
+    fresh = gd.RetinaNet(data, **MODEL)
+    for content, told in [
+        (whole[:-9], "not a whole file"),
+        (b"", "not a whole file"),
+        (bytes(flipped), "not what was written"),
+        (detector, "not a state of training"),
+    ]:
+        (tmp_path / FILE).write_bytes(content)
+        with pytest.raises(TrainingError, match=f"{told}.*; remove it to start from the beginning$"):
+            fresh.fit(2, checkpoint=tmp_path, resume=True)
+    with pytest.raises(TrainingError, match="newer geodetect"):
+        fresh.fit(2, checkpoint=changed(path, tmp_path, training_version="2"), resume=True)
+    with safe_open(path, framework="pt") as file:
+        facts = json.loads(file.metadata()["facts"])
+    with pytest.raises(TrainingError, match="not what was written"):
+        fresh.fit(2, checkpoint=changed(path, tmp_path, facts=json.dumps(facts | {"best": 0})), resume=True)
+
+
+@pytest.mark.filterwarnings("ignore:.* overlap no anchor")
+def test_a_state_of_another_training_is_refused(data: DetectionData, undisturbed: tuple[gd.RetinaNet, Path]) -> None:
+    folder = undisturbed[1].parent
+    with pytest.raises(TrainingError, match="anchors"):
+        gd.RetinaNet(data, **MODEL | {"scales": (1, 1.5), "anchor_size": 1.5}).fit(3, checkpoint=folder, resume=True)
+    with pytest.raises(TrainingError, match="classes are"):
+        renamed = replace(data, classes=["a", "b"])
+        gd.RetinaNet(renamed, **MODEL).fit(3, checkpoint=folder, resume=True)
+    with pytest.raises(TrainingError, match="'valid_loss', not 'AP50'"):
+        gd.RetinaNet(data, **MODEL).fit(3, checkpoint=folder, monitor="AP50", resume=True)
+
+
+def test_there_must_be_something_to_resume_and_a_place_for_it(data: DetectionData, tmp_path: Path) -> None:
+    model = gd.RetinaNet(data, **MODEL)
+    with pytest.raises(TrainingError, match="no training to resume; call fit"):
+        model.fit(2, resume=True)
+    with pytest.raises(OutputError, match="a folder, or one that can be made"):
+        model.fit(2, checkpoint=tmp_path / "no" / "folder")
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(OutputError, match="checkpoint must be a folder"):
+        model.fit(2, checkpoint=tmp_path / "file")

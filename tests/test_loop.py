@@ -1,0 +1,230 @@
+"""The training loop: parts of a batch give the step of the whole, rates by layer, logs, and losses that are none."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fastai.callback.core import Callback
+from fastai.callback.progress import CSVLogger
+from hypothesis import given
+from hypothesis import strategies as st
+
+import geodetect as gd
+from geodetect.boxes import Boxes
+from geodetect.chips import DetectionData
+from geodetect.chips.chip import Chip, Chips
+from geodetect.chips.loaders import ChipLoader, loaders
+from geodetect.errors import ArgumentError, TrainingError
+from geodetect.learner import training
+from geodetect.network.retinanet import Network
+from geodetect.stretch import Stretch
+from tests.fakes import PaintedScene
+
+MODEL = {"backbone": "resnet18", "weights": None, "scales": "auto"}
+
+
+@pytest.fixture(scope="module")
+def data(scenes: dict[str, PaintedScene]) -> DetectionData:
+    upright = scenes["upright"]
+    return gd.prepare_data(upright.path, labels=upright.truth, chip_size=64, batch_size=4)
+
+
+class SmallMemory:
+    """A network's forward hook that runs out of memory above a number of chips, as an accelerator would."""
+
+    def __init__(self, network: Network, most: int) -> None:
+        self.most, self.seen = most, set[int]()
+        self.handle = network.register_forward_pre_hook(self)
+
+    def __call__(self, network: Network, inputs: tuple[torch.Tensor]) -> None:
+        if len(inputs[0]) > self.most:
+            raise torch.OutOfMemoryError("out of memory")
+        self.seen.add(len(inputs[0]))
+
+
+def recorded(model: gd.RetinaNet, name: str) -> np.ndarray:
+    """What fastai's recorder knows of a training."""
+    rows = getattr(model.learner.recorder, name)
+    return np.array([[float(value) for value in row] if name == "values" else float(row) for row in rows])
+
+
+def test_parts_of_a_batch_give_the_steps_of_the_whole(data: DetectionData) -> None:
+    whole, small = (gd.RetinaNet(data, **MODEL, freeze=True) for _ in range(2))
+    whole.learner.dtype = small.learner.dtype = torch.float32
+    whole.fit(1, lr=1e-3, progress=False)
+    memory = SmallMemory(small.learner.model, most=2)
+    with pytest.warns(UserWarning, match=r"does not hold 4 chips at once: .* 2 at a time") as said:
+        small.fit(1, lr=1e-3, progress=False)
+    assert len(said) == 1
+    assert max(memory.seen) == 2
+    for name in ("losses", "values"):
+        ours, theirs = (recorded(model, name) for model in (small, whole))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    for name, value in whole.detector.network.state_dict().items():
+        torch.testing.assert_close(small.detector.network.state_dict()[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_a_chip_that_no_memory_holds_is_one_sentence(data: DetectionData) -> None:
+    model = gd.RetinaNet(data, **MODEL)
+    SmallMemory(model.learner.model, most=0)
+    with warnings.catch_warnings(), pytest.raises(TrainingError, match="does not hold 1 of the chips; choose a smaller"):
+        warnings.simplefilter("ignore", UserWarning)
+        model.fit(1, progress=False)
+
+
+def rates_of(model: gd.RetinaNet, lr: float | slice) -> list[float]:
+    """The rates of backbone, pyramid and heads after an epoch at constant rates."""
+    model.fit(1, lr=lr, one_cycle=False, progress=False)
+    return [group["lr"] for group in model.learner.opt.hypers]
+
+
+def test_rates_are_alike_unless_the_backbone_knows_pictures_or_a_slice_says_so(data: DetectionData) -> None:
+    model = gd.RetinaNet(data, **MODEL)
+    sizes = [len(group) for group in training.groups(model.detector.network)]
+    assert sum(sizes) == len(list(model.detector.network.parameters()))
+    assert min(sizes) > 0
+    assert rates_of(model, 1e-4) == [1e-4] * 3
+    assert rates_of(model, slice(1e-6, 1e-4)) == pytest.approx([1e-6, 1e-5, 1e-4])
+    model.detector.network.backbone.pretrained = True
+    assert rates_of(model, 1e-4) == pytest.approx([1e-5, 1e-4, 1e-4])
+    for lr in (0, -1, slice(1e-4), slice(0, 1e-4), float("nan")):
+        with pytest.raises(ArgumentError, match="lr must be above 0"):
+            model.fit(1, lr=lr)
+
+
+class Course(Callback):  # type: ignore[misc]
+    """Lets the validation losses be those that it is given."""
+
+    order = 55  # after the recorder
+
+    def __init__(self, losses: list[float]) -> None:
+        self.given = losses
+
+    def after_epoch(self) -> None:
+        self.recorder.values[-1][1] = self.given[self.epoch]
+
+
+def test_early_stopping_waits_five_epochs_for_a_better_one(
+    data: DetectionData, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = Chips(data.train.plans[:2])
+    model = gd.RetinaNet(replace(data, train=few, valid=few, batch_size=2), **MODEL)
+    model.fit(12, early_stopping=True, callbacks=[Course([3, 2, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2])], progress=False)
+    assert model.detector.summary["epochs"] == 8  # the third was the best, and five more
+    model.fit(8, lr=1e-3, checkpoint=False, early_stopping=True, monitor="AP50", progress=False)
+    assert capsys.readouterr().out == ""
+
+
+def test_logs_of_fastai(data: DetectionData, tmp_path: Path) -> None:
+    model = gd.RetinaNet(data, **MODEL)
+    model.fit(2, lr=1e-4, callbacks=[CSVLogger(tmp_path / "losses.csv")], progress=False)
+    table = pd.read_csv(tmp_path / "losses.csv")
+    assert list(table.columns) == ["epoch", "train_loss", "valid_loss", "AP50", "time"]
+    assert table["valid_loss"].tolist() == pytest.approx([row[1] for row in model.learner.recorder.values])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of tensorboard's own imports
+def test_logs_of_tensorboard(data: DetectionData, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from fastai.callback.tensorboard import TensorBoardCallback
+
+    model = gd.RetinaNet(data, **MODEL)
+    logs = TensorBoardCallback(tmp_path / "runs", trace_model=False, log_preds=False)
+    model.fit(1, lr=1e-4, callbacks=[logs], progress=False)
+    (written,) = (tmp_path / "runs").iterdir()
+    assert written.stat().st_size > 100
+    with pytest.raises(ArgumentError, match="log_preds=False"):
+        model.fit(1, callbacks=[TensorBoardCallback(tmp_path / "runs", trace_model=False)])
+
+
+def test_a_loss_that_is_no_number_names_the_chips(data: DetectionData) -> None:
+    model = gd.RetinaNet(data, **MODEL)
+    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at batch \d+ of epoch 0, on .*upright.tif \(x \d+ to"):
+        model.fit(1, lr=1e12, one_cycle=False, progress=False)
+
+
+def test_chips_without_boxes_train_as_background(data: DetectionData) -> None:
+    bare = Chips([replace(plan, boxes=Boxes.empty()) for plan in data.train.plans[:4]])
+    model = gd.RetinaNet(data, **MODEL)
+    learner = model.learner
+    images, boxes, labels = next(iter(loaders(bare, bare, chip_size=64, stretch=data.stretch, batch_size=4).train))
+    learner.model.train()
+    loss = learner.loss_func(learner.model(images), boxes, labels)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert loss > 0
+    assert all(parameter.grad.abs().sum() > 0 for parameter in learner.model.class_head.parameters())
+
+
+class Numbered(Chips):
+    """Chips of one pixel that hold their own number."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: Any) -> Any:
+        return Chip(np.full((1, 1, 1), index, np.float32), Boxes.empty(), gd.chips.chip.Grid((1, 1)))
+
+
+def pairs(n: int, batch_size: int, rank: int, n_ranks: int) -> tuple[ChipLoader, ChipLoader]:
+    made = loaders(
+        Numbered(n), Numbered(n), chip_size=1, stretch=Stretch((0.0,), (1.0,)), batch_size=batch_size,
+        transforms=False, rank=rank, n_ranks=n_ranks,
+    )
+    return made.train, made.valid
+
+
+@given(st.integers(3, 20), st.integers(1, 4), st.integers(1, 3))
+def test_processes_share_the_batches_of_one(n: int, batch_size: int, n_ranks: int) -> None:
+    shares = [pairs(n, batch_size, rank, n_ranks) for rank in range(n_ranks)]
+    together = [[images.flatten().tolist() for images, *_ in loader] for loader, _ in shares]
+    assert len({len(batches) for batches in together}) == 1
+    assert [len(batches) for batches in together] == [len(loader) for loader, _ in shares]
+    size = max(1, min(batch_size, n // n_ranks))
+    alone = [images.flatten().tolist() for images, *_ in pairs(n, size * n_ranks, 0, 1)[0]]
+    assert [sum(parts, []) for parts in zip(*together, strict=True)] == alone
+    validated = [value for _, loader in shares for images, *_ in loader for value in images.flatten().tolist()]
+    assert sorted(validated) == list(range(n))
+
+
+def test_each_process_needs_a_chip() -> None:
+    with pytest.raises(ArgumentError, match="got 1 chips for 2 processes"):
+        pairs(1, 2, 0, 2)
+
+
+@contextmanager
+def in_bf16(model: gd.RetinaNet) -> Iterator[None]:
+    """The model's learner computing in bf16, wherever that is slow too."""
+    model.learner.dtype = torch.bfloat16
+    yield
+    model.learner.dtype = torch.float32
+
+
+def test_bf16_leaves_outputs_losses_and_weights_in_float32(data: DetectionData) -> None:
+    class Look(Callback):  # type: ignore[misc]
+        def after_loss(self) -> None:
+            assert self.pred[0].dtype == self.loss.dtype == torch.float32
+
+        def before_step(self) -> None:
+            assert {p.grad.dtype for p in self.model.parameters()} == {torch.float32}
+
+    model, plain = gd.RetinaNet(data, **MODEL), gd.RetinaNet(data, **MODEL)
+    with in_bf16(model):
+        model.fit(1, lr=1e-5, callbacks=[Look()], progress=False)
+    plain.learner.dtype = torch.float32
+    plain.fit(1, lr=1e-5, progress=False)
+    ours, theirs = ([float(x) for x in m.learner.recorder.losses] for m in (model, plain))
+    assert ours == pytest.approx(theirs, rel=0.05)
+    assert not torch.is_autocast_enabled("cpu")
