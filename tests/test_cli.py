@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import click
@@ -18,6 +21,7 @@ import pytest
 from geodetect.accuracy import compute_accuracy
 from geodetect.chips import export_training_data, prepare_data
 from geodetect.cli.main import main
+from geodetect.detector import load_detector
 from geodetect.learner import RetinaNet
 from geodetect.scene import detect_objects
 from tests.fakes import PaintedScene
@@ -126,6 +130,8 @@ def test_help_is_quick_and_loads_nothing_heavy(arguments: list[str]) -> None:
         ("train", "--weights none", "weights", None),
         ("train", "--weights old.safetensors", "weights", "old.safetensors"),
         ("train", "--freeze", "freeze", True),
+        ("train", "--checkpoint no", "checkpoint", False),
+        ("train", "--checkpoint states --resume", "checkpoint", "states"),
     ],
 )
 def test_values(command: str, options: str, name: str, value: object) -> None:
@@ -281,6 +287,24 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 def test_chips_and_a_model_are_made(work: Path) -> None:
     assert (work / "chips" / "labels.json").is_file()
     assert (work / "model.safetensors").is_file()
+
+
+def test_ctrl_c_saves_the_best_weights_so_far(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    states, model = tmp_path / "states", tmp_path / "model.safetensors"
+    arguments = [work / "chips", model, *TRAINING, "--epochs", "1000", "--num-workers", "0"]
+
+    def interrupt() -> None:
+        while not (states / "training.safetensors").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    Thread(target=interrupt, daemon=True).start()
+    assert run("train", *arguments, "--checkpoint", states) == 130
+    told = capsys.readouterr().err.strip()
+    assert re.fullmatch(
+        r"Error: stopped by Ctrl-C; wrote .*model.safetensors with the best weights of \d+ epochs?", told
+    )
+    assert load_detector(model).summary["epochs"] >= 1
 
 
 def test_info_of_a_model(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

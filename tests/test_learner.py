@@ -214,3 +214,11 @@ def test_it_exports_a_program(trained: gd.RetinaNet, tmp_path: Path) -> None:
     assert trained.export(tmp_path / "squares.pt2").stat().st_size > 1000
     with pytest.raises(OutputError, match="pt2"):
         trained.export(tmp_path / "squares.dlpk")
+
+
+def test_coco_scores_of_each_class_and_all(trained: gd.RetinaNet) -> None:
+    table = trained.evaluate()
+    assert list(table.index) == ["blue", "red", "all"]
+    assert list(table.columns) == ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR"]
+    assert table.loc["all", "AP"] == pytest.approx(table["AP"][:2].mean(), nan_ok=True)
+    assert table["AP50"][:2].to_dict() == pytest.approx(trained.average_precision_score(), abs=1e-9, nan_ok=True)

@@ -53,7 +53,7 @@ class _Commands(click.Group):
         except (GeodetectError, OSError) as error:
             raise _Failed(" ".join(str(error).split())) from error
         except KeyboardInterrupt as error:
-            raise _Interrupted("stopped by Ctrl-C") from error
+            raise _Interrupted("; ".join(["stopped by Ctrl-C", *error.args])) from error
 
 
 @contextmanager

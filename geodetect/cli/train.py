@@ -13,6 +13,7 @@ from geodetect.cli import options, tables
 from geodetect.errors import OutputError
 
 if TYPE_CHECKING:
+    from geodetect.chips import DetectionData
     from geodetect.learner import RetinaNet
 
 _SUFFIX = ".safetensors"
@@ -75,34 +76,67 @@ _SUFFIX = ".safetensors"
 @click.option("--focal-gamma", type=float, default=2.0, help="Discount of easy anchors in the focal loss, an exponent.")
 @options.device
 @click.option("--epochs", type=int, default=10, help="How often every training chip is seen (a count).")
-@click.option("--lr", type=float, show_default="0.0005", help="Peak learning rate, above 0.")
+@click.option(
+    "--lr", type=float, show_default="0.0005", help="Peak learning rate, above 0; a tenth for an ImageNet backbone."
+)
 @click.option("--one-cycle/--no-one-cycle", default=True, help="Let the rate rise and fall once.")
 @click.option("--early-stopping/--no-early-stopping", default=False, help="End after 5 epochs without a better one.")
-@click.option("--checkpoint/--no-checkpoint", default=True, help="Keep the best epoch, not the last.")
+@click.option(
+    "--checkpoint",
+    type=options.CHECKPOINT,
+    default=True,
+    show_default="yes",
+    help="Keep the best epoch (yes), not the last (no); a folder keeps the state after each epoch too.",
+)
 @click.option(
     "--monitor",
     type=click.Choice(["valid_loss", "AP50"]),
     default="valid_loss",
     help="What tells the best epoch.",
 )
+@click.option(
+    "--resume/--no-resume", default=False, help="Go on where the training in the folder --checkpoint was left."
+)
 @options.progress
 def train(source: str, model: Path, labels: str | None, **choices: Any) -> None:
     """Train a detector on SOURCE and save it as the file MODEL (.safetensors).
 
-    SOURCE is a folder of chips, or, with --labels, a raster.
+    SOURCE is a folder of chips, or, with --labels, a raster. Under torchrun --nproc-per-node N -m geodetect train
+    N processes share every batch. Ctrl-C saves the best weights so far.
     """
     _check_output(model)
     from geodetect.chips import prepare_data
-    from geodetect.learner import RetinaNet
+    from geodetect.learner import RetinaNet, distributed
 
-    data = prepare_data(source, labels, **_for(prepare_data, choices))
+    with distributed.joined(choices["device"]) as choices["device"]:
+        data = prepare_data(source, labels, **_for(prepare_data, choices))
+        speaks = distributed.rank() == 0
+        if speaks:
+            _introduce(data)
+        learner = RetinaNet(data, **_for(RetinaNet, choices))
+        try:
+            learner.fit(**_for(RetinaNet.fit, choices))
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(_rescue(learner, model) if speaks else "") from error
+        if speaks:
+            learner.save(model)
+            _tell(learner, model)
+
+
+def _introduce(data: DetectionData) -> None:
+    """Show what there is to learn from."""
     if data.report:
         click.echo(data.report)
     tables.show_table(data.describe(), "Objects")
-    learner = RetinaNet(data, **_for(RetinaNet, choices))
-    learner.fit(**_for(RetinaNet.fit, choices))
+
+
+def _rescue(learner: RetinaNet, model: Path) -> str:
+    """Save what an interrupted training came to, and say what was done."""
+    epochs = learner.detector.summary.get("epochs")
+    if not epochs:
+        return "no epoch was complete, so nothing was written"
     learner.save(model)
-    _tell(learner, model)
+    return f"wrote {model} with the best weights of {epochs} epoch{'s' if epochs > 1 else ''}"
 
 
 def _check_output(model: Path) -> None:

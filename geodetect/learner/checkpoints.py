@@ -215,7 +215,7 @@ def check(state: State, *, model: dict[str, Any], monitor: str, where: str) -> N
             )
     if state.facts["monitor"] != monitor:
         raise TrainingError(
-            f'{where} tells its best epoch by {state.facts["monitor"]!r}, not {monitor!r}; resume with the same monitor'
+            f"{where} tells its best epoch by {state.facts['monitor']!r}, not {monitor!r}; resume with the same monitor"
         )
 
 

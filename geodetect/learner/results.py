@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from geodetect import plots
 from geodetect.boxes import Boxes
@@ -13,20 +15,27 @@ from geodetect.chips.data import DetectionData
 from geodetect.chips.reach import REACHED, best_iou
 from geodetect.detector import Detector
 from geodetect.learner.callbacks import chip_ap
+from geodetect.metrics import coco_scores
 from geodetect.network.anchors import AnchorSpec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LOWEST_SCORE = 0.05
+_BATCH = 8  # chips looked at together
 
 
-def detect_chips(detector: Detector, chips: Chips) -> tuple[list[Boxes], list[Boxes]]:
-    """Detections and true boxes of each chip."""
-    found, truth = [], []
-    for chip in chips:
-        found += detector.detect(chip.pixels[None], min_score=_LOWEST_SCORE)
-        truth.append(chip.boxes)
+def detect_chips(
+    detector: Detector, chips: Chips, *, nms_iou: float = 0.5, batch_size: int = _BATCH
+) -> tuple[list[Boxes], list[Boxes]]:
+    """Detections and true boxes of each chip; neighbours of one size go through the network together."""
+    found: list[Boxes] = []
+    truth: list[Boxes] = []
+    for _, alike in groupby(chips, key=lambda chip: chip.pixels.shape):
+        while batch := list(islice(alike, batch_size)):
+            pixels = np.stack([chip.pixels for chip in batch])
+            found += detector.detect(pixels, min_score=_LOWEST_SCORE, nms_iou=nms_iou)
+            truth += [chip.boxes for chip in batch]
     return found, truth
 
 
@@ -34,6 +43,13 @@ def average_precision(detector: Detector, chips: Chips, match_iou: float) -> dic
     """Average precision of each class, 0 to 1; NaN for a class without an object."""
     scores = chip_ap(*detect_chips(detector, chips), len(detector.classes), match_iou)
     return dict(zip(detector.classes, scores.tolist(), strict=True))
+
+
+def evaluate(detector: Detector, chips: Chips) -> pd.DataFrame:
+    """COCO's scores of each class, and their means over the classes that have an object as `all`."""
+    scores = coco_scores(*detect_chips(detector, chips), len(detector.classes))
+    table = pd.DataFrame(scores, index=detector.classes)
+    return pd.concat([table, table.mean().to_frame("all").T])
 
 
 def unreached(data: DetectionData, spec: AnchorSpec) -> float:

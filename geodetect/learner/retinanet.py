@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from fastai.learner import Learner
     from geopandas import GeoDataFrame
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 _RGB = 3
 _MANY_UNREACHED = 0.1  # share of objects that no anchor reaches, above which a warning is due
@@ -279,6 +280,15 @@ class RetinaNet:
         valid = self._needed("average_precision_score").valid
         scores = results.average_precision(self.detector, valid, match_iou)
         return float(np.nanmean(list(scores.values()))) if mean else scores
+
+    def evaluate(self) -> DataFrame:
+        """COCO's scores on the validation chips, 0 to 1, without its cap of 100 boxes a chip.
+
+        Returns:
+            rows classes and `all`, the mean over classes; columns AP, AP50, AP75, APs, APm, APl and AR,
+            NaN where there is no object (of that size).
+        """
+        return results.evaluate(self.detector, self._needed("evaluate").valid)
 
     def detect(self, raster: str | Path, output: str | Path | None = None, **options: Any) -> GeoDataFrame | Path:
         """What `detect_objects(raster, self, output, ...)` gives; the options are its."""

@@ -254,7 +254,7 @@ def _write_line(values: Iterable[Any]) -> None:
 
 
 def history(learner: DetectionLearner) -> dict[str, Any]:
-    """What the last training recorded, resumed ones from their beginning: loss of each batch, loss and AP50 by epoch."""
+    """What the last training recorded, from its beginning: loss of each batch, and of each epoch loss and AP50."""
     recorder = learner.recorder
     names = list(recorder.metric_names[1:-1])
     values = np.array([list(row) for row in recorder.values], float).reshape(-1, len(names))
