@@ -20,6 +20,7 @@ _HOMES = {
     "export_training_data": "chips",
     "load_detector": "detector",
     "prepare_data": "chips",
+    "show": "drawing",
 }
 _ROOMS = ("accuracy", "boxes", "chips", "detector", "errors", "grid", "learner", "metrics", "scene", "vector")
 

@@ -21,6 +21,7 @@ from pyproj.exceptions import ProjError
 from geodetect.errors import ArgumentError, NotGeoreferenced
 
 _SAME_SIZE = 0.01  # pixel sizes that differ by less are one size: resampling would only blur
+_STEP_DEG = 1e-4  # to the north, 11 m: short enough for any projection to be straight
 _TRUE_SCALE = 0.01  # a projection is taken at its word where its metre is a metre to within this
 
 
@@ -181,6 +182,18 @@ class Grid:
         return (float(sides[0]), float(sides[1])) if np.isfinite(sides).all() else (0.0, 0.0)
 
     @property
+    def north(self) -> tuple[float, float]:
+        """Direction of north at the scene's centre, in pixels, of length 1; up the map where the CRS knows no poles.
+
+        Raises:
+            NotGeoreferenced: if there is no transform or no CRS.
+        """
+        centre = np.array([[self.shape[1] / 2, self.shape[0] / 2]])
+        towards = self.to_pixel(_northward(self._known_crs, self.to_map(centre)))
+        x, y = (towards - centre)[0] / np.hypot(*(towards - centre)[0])
+        return float(x), float(y)
+
+    @property
     def corners(self) -> Float[np.ndarray, "4 2"]:
         """Map coordinates of the four outer corners, in order round the grid (pixels without a transform)."""
         height, width = self.shape
@@ -191,6 +204,18 @@ class Grid:
         """Smallest upright rectangle in map coordinates round the grid: min x, min y, max x, max y."""
         low, high = self.corners.min(axis=0), self.corners.max(axis=0)
         return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+
+def _northward(crs: CRS, xy: Float[np.ndarray, "1 2"]) -> Float[np.ndarray, "1 2"]:
+    """Map coordinates of a place a little north of another."""
+    up: np.ndarray = xy + np.array([0.0, 1.0])
+    try:
+        there = Transformer.from_crs(crs, crs.geodetic_crs or CRS.from_epsg(4326), always_xy=True)
+        lon, lat = there.transform(*xy.T)
+        moved = np.stack(there.transform(lon, lat + _STEP_DEG, direction="INVERSE"), axis=1)
+    except ProjError:
+        return up
+    return moved if np.isfinite(moved).all() and (moved != xy).any() else up
 
 
 def _apply(transform: Affine, xy: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from pyproj import CRS
 
 from geodetect.errors import ArgumentError, NotGeoreferenced
 from geodetect.grid import Grid, Tiling, Window
+from tests.fakes import TRANSFORMS
 from tests.strategies import grids, tilings, windows
 
 POINTS = st.lists(st.tuples(st.floats(-1e4, 1e4), st.floats(-1e4, 1e4)), max_size=8)
@@ -178,3 +179,30 @@ def test_an_overlap_without_a_stride_is_refused() -> None:
         Tiling((1000, 1000), 0)
     with pytest.raises(IndexError):
         Tiling((10, 10), 5)[4]
+
+
+@pytest.mark.parametrize(
+    ("name", "north"),
+    # Turned by 20 degrees to the left, north lies 20 degrees to the right of up; x is right, y down.
+    [
+        ("upright", (0, -1)),
+        ("rotated", (math.sin(math.radians(20)), -math.cos(math.radians(20)))),
+        ("south_up", (0, 1)),
+    ],
+)
+def test_north_is_where_the_map_says(name, north):
+    # UTM's own north leans from the true one, here by 0.7 degrees.
+    assert Grid((160, 224), TRANSFORMS[name], CRS.from_epsg(32645)).north == pytest.approx(north, abs=0.02)
+
+
+def test_north_points_to_the_pole_where_the_map_turns_round_it():
+    # In the Arctic stereographic projection the meridian 90 E runs along x, from the pole at the origin outwards.
+    grid = Grid((100, 100), Affine(10, 0, 2_000_000, 0, -10, 0), CRS.from_epsg(3995))
+    assert grid.north == pytest.approx((-1, 0), abs=1e-3)
+
+
+def test_north_is_up_the_map_where_the_crs_knows_no_poles():
+    site = CRS.from_wkt('LOCAL_CS["site",UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]')
+    assert Grid((100, 100), Affine(1, 0, 0, 0, -1, 0), site).north == pytest.approx((0, -1))
+    with pytest.raises(NotGeoreferenced):
+        Grid((100, 100)).north  # noqa: B018

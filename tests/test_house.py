@@ -34,6 +34,7 @@ PUBLIC = {
     "export_training_data",
     "load_detector",
     "prepare_data",
+    "show",
 }
 FORBIDDEN_FILES = {"utils", "util", "helpers", "helper", "misc", "common", "config"}
 # Where **kwargs are handed on whole to one named call, and to which.

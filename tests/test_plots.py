@@ -15,10 +15,14 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from geodetect.plots import (
+    OUTCOMES,
+    Detail,
+    Ground,
     as_rgb,
     chip_figure,
     class_colours,
     curve_figure,
+    fullest_part,
     losses_figure,
     lr_figure,
     scene_figure,
@@ -71,9 +75,22 @@ def test_bytes_are_shown_as_they_are():
 
 
 def test_other_bands_are_stretched_from_their_2nd_to_their_98th_percentile():
-    ramp = np.arange(101, dtype=np.uint16).reshape(1, 1, 101) * 40  # percentile k is 40 k
+    ramp = np.arange(1, 102, dtype=np.uint16).reshape(1, 1, 101) * 40  # percentile k is 40 k + 40
     expected = np.clip((np.arange(101) - 2) / 96, 0, 1)
     np.testing.assert_allclose(as_rgb(ramp)[0], np.repeat(expected[:, None], 3, axis=1), atol=1e-6)
+
+
+def test_pixels_without_data_have_no_say_in_the_stretch():
+    ramp = np.arange(1, 102, dtype=np.uint16).reshape(1, 1, 101) * 40
+    with_none = np.concatenate([np.zeros((1, 1, 900), np.uint16), ramp], axis=2)
+    np.testing.assert_array_equal(as_rgb(with_none)[:, 900:], as_rgb(ramp))
+
+
+def test_chips_of_16_bits_share_their_stretch():
+    dark, bright = np.full((3, 8, 12), 100, np.uint16), np.full((3, 8, 12), 4_000, np.uint16)
+    figure = rendered(chip_figure([dark, bright], [BOXES[:0]] * 2, [[]] * 2, classes=CLASSES))
+    shown = [ax.images[0].get_array().max() for ax in figure.axes]
+    assert shown == [0, 1]
 
 
 def test_four_bands_show_the_first_three_and_two_the_first():
@@ -176,38 +193,101 @@ def square(x: float, y: float, side: float = 10) -> np.ndarray:
     return np.array([[x, y], [x + side, y], [x + side, y + side], [x, y + side]])
 
 
-def test_a_small_scene_is_one_picture_with_counts_and_a_scale():
+def test_a_scene_is_one_picture_with_counts_a_scale_and_the_north():
     rgb = np.zeros((100, 200, 3), np.uint8)
+    ground = Ground(0.5, (0.0, -1.0))
     figure = rendered(
-        scene_figure(rgb, [square(5, 5), square(50, 50)], ["house"] * 2, classes=CLASSES, pixel_size_m=0.5)
+        scene_figure(rgb, [square(5, 5), square(50, 50)], ["house"] * 2, colours=class_colours(CLASSES), ground=ground)
     )
     (ax,) = figure.axes
     assert texts(figure) == ["house (2)"]
     # 100 m across: the longest round length of at most 25 m is 20 m, 40 px.
-    assert [text.get_text() for text in ax.texts] == ["20 m"]
+    assert [text.get_text() for text in ax.texts] == ["20 m", "", "N"]
     assert np.ptp(ax.lines[0].get_xdata()) == pytest.approx(40)
+
+
+@pytest.mark.parametrize("north", [(0.0, -1.0), (1.0, 0.0), (-0.6, 0.8)])
+def test_the_arrow_points_north(north):
+    figure = scene_figure(np.zeros((300, 300, 3)), [], [], colours={}, ground=Ground(1.0, north))
+    figure.draw_without_rendering()
+    (ax,) = figure.axes
+    arrow, letter = ax.texts[1:]
+    tip = letter.get_window_extent().get_points().mean(axis=0)
+    centre = arrow.arrow_patch.get_window_extent().get_points().mean(axis=0)
+    towards = (tip - centre) / np.hypot(*(tip - centre))
+    np.testing.assert_allclose(towards, [north[0], -north[1]], atol=0.05)  # display y points up
+    assert ax.bbox.contains(*tip)
 
 
 @pytest.mark.parametrize(("pixel_size_m", "text"), [(30.0, "5 km"), (0.01, "2 m"), (0.0005, "0.1 m")])
 def test_the_scale_is_round_at_any_size(pixel_size_m, text):
-    figure = scene_figure(np.zeros((100, 800, 3)), [], [], classes=CLASSES, pixel_size_m=pixel_size_m)
-    assert [drawn.get_text() for drawn in figure.axes[0].texts] == [text]
+    figure = scene_figure(np.zeros((100, 800, 3)), [], [], colours={}, ground=Ground(pixel_size_m, (0.0, -1.0)))
+    assert figure.axes[0].texts[0].get_text() == text
 
 
-def test_a_large_scene_has_its_fullest_part_beside_it():
-    rgb = np.zeros((1_000, 1_500, 3), np.float32)
+def test_the_fullest_part_is_the_cell_with_most_outlines():
     crowd = [square(920 + 20 * k, 310) for k in range(9)]
-    scores = np.linspace(0.5, 0.9, 11)
+    # Cells of 300 px: the crowd lies in the fourth column of the second row.
+    assert fullest_part((1_000, 1_500), [square(0, 0), square(1_400, 900), *crowd], 300) == (900, 300, 1_200, 600)
+    assert fullest_part((40, 1_000), [], 200) == (0, 0, 40, 40)
+
+
+def test_a_detail_stands_beside_its_scene_in_its_pixels():
+    crowd = [square(920 + 20 * k, 310) for k in range(9)]
+    detail = Detail((900, 300, 1_200, 600), np.ones((50, 50, 3)))
     figure = rendered(
-        scene_figure(rgb, [square(0, 0), square(1_400, 900), *crowd], ["shed"] * 11, classes=CLASSES, scores=scores)
+        scene_figure(
+            np.zeros((1_000, 1_500, 3)),
+            [square(0, 0), *crowd],
+            ["shed"] * 10,
+            colours=class_colours(CLASSES),
+            scores=np.linspace(0.5, 0.9, 10),
+            detail=detail,
+        )
     )
     whole, part = figure.axes
     assert (whole.get_xlim(), whole.get_ylim()) == ((0, 1_500), (1_000, 0))
-    # Cells of 1,500 / 5 px: the crowd lies in the fourth column of the second row.
     assert (part.get_xlim(), part.get_ylim()) == ((900, 1_200), (600, 300))
+    assert list(part.images[0].get_extent()) == [900, 1_200, 600, 300]
     assert len(part.texts) == 9
     assert not whole.texts
 
 
-def test_an_empty_scene_is_drawn():
-    assert len(rendered(scene_figure(np.zeros((1_000, 40, 3)), [], [], classes=[], title="nothing")).axes) == 2
+def test_scores_that_would_lie_on_each_other_give_way_to_the_better_one():
+    near = [square(50, 50), square(50.5, 50.5), square(150, 150)]
+    figure = rendered(
+        scene_figure(
+            np.zeros((300, 300, 3)),
+            near,
+            ["shed"] * 3,
+            colours=class_colours(CLASSES),
+            scores=np.array([0.6, 0.9, 0.3]),
+        )
+    )
+    assert sorted(text.get_text() for text in figure.axes[0].texts if text.get_visible()) == ["0.30", "0.90"]
+
+
+def test_missed_objects_have_broken_outlines_in_picture_and_legend():
+    figure = rendered(
+        scene_figure(
+            np.zeros((99, 99, 3)), [square(9, 9), square(50, 50)], ["TP", "FN"], colours=OUTCOMES, dashed=["FN"]
+        )
+    )
+    *_, lines = outlines(figure.axes[0])
+    assert [style[1] is None for style in lines.get_linestyle()] == [True, False]
+    assert texts(figure) == ["TP (1)", "FN (1)"]
+
+
+def test_a_legend_of_very_many_classes_says_how_many_more():
+    names = [f"class number {k}" for k in range(60)]
+    figure = rendered(scene_figure(np.zeros((99, 99, 3)), [square(9, 9)] * 60, names, colours=class_colours(names)))
+    assert texts(figure)[-1] == "and 37 more"
+    (legend,) = figure.legends
+    assert legend.get_window_extent().width <= figure.bbox.width
+
+
+@pytest.mark.parametrize("shape", [(1_000, 40), (40, 1_000), (1, 1)])
+def test_an_empty_scene_of_any_shape_is_drawn(shape):
+    figure = rendered(scene_figure(np.zeros((*shape, 3)), [], [], colours={}, title="nothing"))
+    assert len(figure.axes) == 1
+    assert max(figure.get_size_inches()) < 15

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +11,6 @@ from geodetect.cli import options, tables
 from geodetect.errors import OutputError, RasterError
 
 if TYPE_CHECKING:
-    from geopandas import GeoDataFrame
-    from matplotlib.figure import Figure
-
     from geodetect.accuracy import Accuracy
     from geodetect.learner import RetinaNet
 
@@ -79,6 +75,7 @@ def _trained(scenes: Path, *, epochs: int, seed: int, device: str | None, progre
 def _mapped(model: RetinaNet, scenes: Path, out_dir: Path, *, progress: bool) -> Accuracy:
     """What is found in the other scene, written in every way the demo shows, against its labels."""
     from geodetect.accuracy import compute_accuracy
+    from geodetect.drawing import show
     from geodetect.scene import detect_objects
     from geodetect.vector.writers import write_features
 
@@ -89,29 +86,7 @@ def _mapped(model: RetinaNet, scenes: Path, out_dir: Path, *, progress: bool) ->
     found = candidates[candidates["score"] >= limits]
     for name in _MAPS:
         write_features(found, out_dir / name)
-    _draw(found, test, model.detector.classes).savefig(out_dir / _PICTURE)
+    show(test, found, classes=model.detector.classes).savefig(out_dir / _PICTURE)
     at_point = compute_accuracy(found, labels)
     at_point.table["ap"] = compute_accuracy(candidates, labels).table["ap"]
     return at_point
-
-
-def _draw(found: GeoDataFrame, raster: Path, classes: Sequence[str]) -> Figure:
-    """The scene with what was found in it."""
-    import numpy as np
-
-    from geodetect import plots
-    from geodetect.grid import Window
-    from geodetect.raster import RasterReader
-
-    with RasterReader(raster) as reader:
-        grid = reader.grid
-        pixels, _ = reader.read(Window(0, 0, grid.shape[1], grid.shape[0]))
-    outlines = [grid.to_pixel(np.array(polygon.exterior.coords)) for polygon in found.geometry]
-    return plots.scene_figure(
-        plots.as_rgb(pixels),
-        outlines,
-        found["label"].tolist(),
-        classes=classes,
-        scores=found["score"].to_numpy(),
-        pixel_size_m=grid.pixel_size_m,
-    )

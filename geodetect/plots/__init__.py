@@ -6,8 +6,21 @@ pops up, and no state is kept in pyplot.
 
 from geodetect.plots.chips import chip_figure
 from geodetect.plots.curves import curve_figure, losses_figure, lr_figure
-from geodetect.plots.pictures import as_rgb
-from geodetect.plots.scenes import scene_figure
-from geodetect.plots.style import class_colours
+from geodetect.plots.pictures import as_rgb, shown_limits
+from geodetect.plots.scenes import Detail, Ground, fullest_part, scene_figure
+from geodetect.plots.style import OUTCOMES, class_colours
 
-__all__ = ["as_rgb", "chip_figure", "class_colours", "curve_figure", "losses_figure", "lr_figure", "scene_figure"]
+__all__ = [
+    "OUTCOMES",
+    "Detail",
+    "Ground",
+    "as_rgb",
+    "chip_figure",
+    "class_colours",
+    "curve_figure",
+    "fullest_part",
+    "losses_figure",
+    "lr_figure",
+    "scene_figure",
+    "shown_limits",
+]

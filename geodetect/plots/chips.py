@@ -13,7 +13,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from geodetect.plots.pictures import add_legend, as_rgb, draw_outlines, extent, write_scores
+from geodetect.plots.pictures import (
+    add_legend,
+    as_rgb,
+    draw_outlines,
+    extent,
+    hide_overlapping_texts,
+    shown_limits,
+    write_scores,
+)
 from geodetect.plots.style import INK, ShownFigure, class_colours
 
 
@@ -68,15 +76,23 @@ def _grid_of(panels: Sequence[_Panel], colours: Mapping[str, str], columns: int)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes:
         ax.set_axis_off()
+    limits = _limits([panel.picture for panel in panels])
     for ax, panel in zip(axes, panels, strict=False):
-        _draw_panel(ax, panel, colours)
+        _draw_panel(ax, panel, colours, limits)
     present = {label for panel in panels for label in panel.labels}
     add_legend(figure, {name: colour for name, colour in colours.items() if name in present})
+    hide_overlapping_texts(figure)
     return figure
 
 
-def _draw_panel(ax: Axes, panel: _Panel, colours: Mapping[str, str]) -> None:
-    ax.imshow(as_rgb(panel.picture), interpolation="nearest", extent=extent(panel.picture.shape[1:]))
+def _limits(pictures: Sequence[np.ndarray]) -> np.ndarray | None:
+    """What all chips show as black and white; None where they need none, or have not the same bands."""
+    kinds = {(picture.dtype, len(picture)) for picture in pictures}
+    return shown_limits(pictures) if len(kinds) == 1 and kinds.pop()[0] != np.uint8 else None
+
+
+def _draw_panel(ax: Axes, panel: _Panel, colours: Mapping[str, str], limits: np.ndarray | None) -> None:
+    ax.imshow(as_rgb(panel.picture, limits), interpolation="nearest", extent=extent(panel.picture.shape[1:]))
     ax.set_title(panel.title, fontsize=9, color=INK)
     corners = np.asarray(panel.boxes, float).reshape(-1, 4)[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
     draw_outlines(ax, list(corners), panel.labels, colours, width=1.3)

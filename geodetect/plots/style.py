@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 # black, which shadows in pictures from above would hide.
 _OKABE_ITO = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 INK, FAINT = "#333333", "#BBBBBB"
+# Right, wrong and missed, of the same palette, so that no two are taken for each other.
+OUTCOMES = {"TP": "#56B4E9", "FP": "#D55E00", "FN": "#F0E442"}
 LINE, SECOND = "#0072B2", "#D55E00"
 
 

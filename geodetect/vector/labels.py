@@ -71,7 +71,7 @@ def read_labels(
     features = open_features(labels)
     names = class_names(features, label_field, class_mapping)
     lost: Counter[str] = Counter()
-    parts, source = _pixel_parts(features, grid, lost)
+    parts, source = pixel_parts(features, grid, lost)
     polygons, source = _polygons(parts, source, grid, point_radius_m, features.name, lost)
     named = np.array([name is not None for name in names], bool)
     lost["without a class"] += len(named) - int(named.sum())
@@ -95,7 +95,7 @@ def read_area(aoi: str | Path | GeoDataFrame | shapely.Geometry, grid: Grid) -> 
         aoi = GeoDataFrame(geometry=[aoi], crs=grid.crs)
     features = open_features(aoi, "the aoi")
     lost: Counter[str] = Counter()
-    parts, source = _pixel_parts(features, grid, lost)
+    parts, source = pixel_parts(features, grid, lost)
     kept, _ = _mended(parts, source, lost)
     if not len(kept):
         raise LabelsError(f"{features.name} holds no polygon{_because(lost)}; an aoi is made of polygons")
@@ -136,7 +136,7 @@ def as_text(value: Any) -> str | None:
     return str(value).strip() or None
 
 
-def _pixel_parts(features: Features, grid: Grid, lost: Counter[str]) -> tuple[np.ndarray, np.ndarray]:
+def pixel_parts(features: Features, grid: Grid, lost: Counter[str]) -> tuple[np.ndarray, np.ndarray]:
     """Single geometries in scene pixels, and which feature each is part of; in the plane, finite."""
     geometry = features.frame.geometry
     flat = shapely.force_2d(np.asarray(geometry.array, dtype=object))
