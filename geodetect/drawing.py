@@ -57,7 +57,7 @@ class _Marks:
         """Those that score as much or have no score."""
         if min_score is None:
             return self
-        kept = np.flatnonzero(~(self.scores < min_score))
+        kept = np.flatnonzero(~(self.scores < min_score)).tolist()
         return replace(
             self,
             outlines=[self.outlines[k] for k in kept],

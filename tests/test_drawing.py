@@ -39,7 +39,7 @@ def test_outlines_lie_on_what_was_painted_however_the_grid_lies(scene):
     figure = rendered(show(scene.path, scene.truth))
     assert figure.axes[0].images[0].get_array().shape[:2] == SHAPE
     np.testing.assert_allclose(bounds(figure), SQUARES[:, :4], atol=1e-6)
-    assert sorted(legend(figure)) == ["blue (4)", "red (5)"]
+    assert sorted(legend(figure)) == ["blue (5)", "red (4)"]
 
 
 def test_features_may_be_in_any_crs_and_a_file(upright, tmp_path):
@@ -94,7 +94,7 @@ def test_the_features_of_an_accuracy_are_drawn_by_outcome(upright):
     )
     features = compute_accuracy(gpd.pd.concat([found, stray]), truth).features
     assert legend(rendered(show(upright.path, features))) == ["TP, right (5)", "FP, wrong (1)", "FN, missed (4)"]
-    assert legend(show(upright.path, features, label_field="label")) == ["blue (4)", "red (6)"]
+    assert legend(show(upright.path, features, label_field="label")) == ["blue (5)", "red (5)"]
 
 
 def test_features_that_score_less_are_left_out_and_those_without_a_score_stay(upright):

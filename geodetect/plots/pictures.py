@@ -141,21 +141,17 @@ def add_legend(figure: Figure, colours: Mapping[str, str], dashed: Collection[st
         colours: by what the entries say, the most important first.
         dashed: entries whose lines are broken.
     """
-    names, width_in = list(colours), figure.get_figwidth()
-    kept = names if len(names) <= _MAX_ENTRIES else names[: _MAX_ENTRIES - 1]
+    kept = list(colours) if len(colours) <= _MAX_ENTRIES else list(colours)[: _MAX_ENTRIES - 1]
+    texts = [shorten(name, _LONGEST_NAME, placeholder="...") or name[:_LONGEST_NAME] for name in kept]
+    styles = [(0, _DASHES) if name in dashed else "solid" for name in kept]
     patches = [
-        Patch(
-            facecolor="none",
-            edgecolor=colours[name],
-            linewidth=2,
-            linestyle=(0, _DASHES) if name in dashed else "solid",
-            label=shorten(name, _LONGEST_NAME, placeholder="...") or name[:_LONGEST_NAME],
-        )
-        for name in kept
+        Patch(facecolor="none", edgecolor=colours[name], linewidth=2, linestyle=style, label=text)
+        for name, style, text in zip(kept, styles, texts, strict=True)
     ]
-    if len(kept) < len(names):
-        patches.append(Patch(facecolor="none", edgecolor="none", label=f"and {len(names) - len(kept)} more"))
+    if len(kept) < len(colours):
+        texts.append(f"and {len(colours) - len(kept)} more")
+        patches.append(Patch(facecolor="none", edgecolor="none", label=texts[-1]))
     if patches:
-        longest = max(len(patch.get_label()) for patch in patches)
-        columns = max(1, min(6, int(width_in / (_CHARACTER_IN * longest + _HANDLE_IN))))
+        longest = max(map(len, texts))
+        columns = max(1, min(6, int(figure.get_figwidth() / (_CHARACTER_IN * longest + _HANDLE_IN))))
         figure.legend(handles=patches, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)

@@ -76,7 +76,7 @@ def scene_figure(
     """
     figure, axes = _scene_axes(rgb.shape[:2], n_parts=1 if detail is None else 2)
     axes[0].imshow(rgb, extent=extent(rgb.shape), interpolation="antialiased")
-    width = _line_width(outlines, axes[0], rgb.shape[1])
+    width = _line_width(outlines, 72 * axes[0].get_position().width * figure.get_figwidth() / rgb.shape[1])
     draw_outlines(axes[0], outlines, labels, colours, width=width, dashed=dashed)
     if detail is not None:
         _enlarge(axes[0], axes[1], detail)
@@ -111,12 +111,11 @@ def _scene_axes(shape: tuple[int, int], *, n_parts: int) -> tuple[Figure, list[A
     return figure, axes
 
 
-def _line_width(outlines: Sequence[np.ndarray], ax: Axes, width_px: int) -> float:
-    """Points that a line may be wide without hiding what it goes round."""
+def _line_width(outlines: Sequence[np.ndarray], pixel: float) -> float:
+    """Points that a line may be wide without hiding what it goes round, where a pixel is so many points."""
     if not len(outlines):
         return 1.0
-    points_a_pixel = ax.get_position().width * ax.figure.get_figwidth() * 72 / width_px
-    size = float(np.median([np.ptp(each, axis=0).max() for each in outlines])) * points_a_pixel
+    size = float(np.median([np.ptp(each, axis=0).max() for each in outlines])) * pixel
     return min(1.3, max(0.5, 0.08 * size))
 
 
@@ -180,18 +179,21 @@ def _add_north(ax: Axes, north: tuple[float, float]) -> None:
 
     def at(share: float) -> Transform:
         """The place on the arrow, from -1 at its tail to 1 at its tip."""
-        inches = (_ARROW_IN * (share * each / 2 - 1) for each in (x, y))
-        return ax.transAxes + ScaledTranslation(*inches, ax.figure.dpi_scale_trans)
+        right, up = (_ARROW_IN * (share * each / 2 - 1) for each in (x, y))
+        return ax.transAxes + ScaledTranslation(right, up, ax.figure.dpi_scale_trans)  # type: ignore[arg-type]
 
     corner, casing = (1, 1), [withStroke(linewidth=2.5, foreground="black")]
-    style = {
-        "arrowstyle": "-|>",
-        "color": "white",
-        "linewidth": 1.6,
-        "shrinkA": 0,
-        "shrinkB": 0,
-        "path_effects": casing,
-    }
-    ax.annotate("", corner, xycoords=at(1), xytext=corner, textcoords=at(-1), arrowprops=style).set_in_layout(False)
-    letter = {"color": "white", "ha": "center", "va": "center", "fontsize": 9, "path_effects": casing}
-    ax.text(*corner, "N", transform=at(1.45), **letter).set_in_layout(False)
+    arrow = ax.annotate(
+        "",
+        corner,
+        xycoords=at(1),
+        xytext=corner,
+        textcoords=at(-1),
+        arrowprops={"arrowstyle": "-|>", "color": "white", "linewidth": 1.6, "shrinkA": 0, "shrinkB": 0},
+    )
+    assert arrow.arrow_patch is not None
+    arrow.arrow_patch.set_path_effects(casing)
+    letter = ax.text(*corner, "N", transform=at(1.45), color="white", ha="center", va="center", fontsize=9)
+    letter.set_path_effects(casing)
+    for text in (arrow, letter):
+        text.set_in_layout(False)
