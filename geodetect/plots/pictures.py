@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from textwrap import shorten
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -143,7 +144,7 @@ def add_legend(figure: Figure, colours: Mapping[str, str], dashed: Collection[st
     """
     kept = list(colours) if len(colours) <= _MAX_ENTRIES else list(colours)[: _MAX_ENTRIES - 1]
     texts = [shorten(name, _LONGEST_NAME, placeholder="...") or name[:_LONGEST_NAME] for name in kept]
-    styles = [(0, _DASHES) if name in dashed else "solid" for name in kept]
+    styles: list[Any] = [(0, _DASHES) if name in dashed else "solid" for name in kept]
     patches = [
         Patch(facecolor="none", edgecolor=colours[name], linewidth=2, linestyle=style, label=text)
         for name, style, text in zip(kept, styles, texts, strict=True)

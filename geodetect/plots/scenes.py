@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
+from matplotlib.patheffects import AbstractPathEffect, withStroke
 from matplotlib.transforms import ScaledTranslation, Transform
 
 from geodetect.plots.pictures import add_legend, draw_outlines, extent, hide_overlapping_texts, write_scores
@@ -180,9 +180,10 @@ def _add_north(ax: Axes, north: tuple[float, float]) -> None:
     def at(share: float) -> Transform:
         """The place on the arrow, from -1 at its tail to 1 at its tip."""
         right, up = (_ARROW_IN * (share * each / 2 - 1) for each in (x, y))
-        return ax.transAxes + ScaledTranslation(right, up, ax.figure.dpi_scale_trans)  # type: ignore[arg-type]
+        return ax.transAxes + ScaledTranslation(right, up, ax.figure.dpi_scale_trans)
 
-    corner, casing = (1, 1), [withStroke(linewidth=2.5, foreground="black")]
+    corner = (1, 1)
+    casing: list[AbstractPathEffect] = [withStroke(linewidth=2.5, foreground="black")]
     arrow = ax.annotate(
         "",
         corner,
