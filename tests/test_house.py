@@ -142,7 +142,8 @@ def test_documented_arguments_equal_the_signature(path: Path) -> None:
 
 def test_front_functions_document_every_argument() -> None:
     for name, node in all_functions():
-        if name.rpartition(":")[2] in PUBLIC:
+        front = name.rpartition(":")[2]
+        if front in PUBLIC and name.startswith(geodetect._HOMES[front]):  # others may have a function of that name
             assert documented(ast.get_docstring(node)) == signature(node), name
 
 
