@@ -1,4 +1,5 @@
 import json
+import lzma
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from geodetect.network.anchors import AnchorSpec
 from geodetect.network.coding import decode_batch
 from geodetect.network.retinanet import Network
 from geodetect.stretch import Stretch
+from tests.data import version_1
 
 ANY = 0.0097  # of a network that has learnt nothing, about half the scores are above this
 STRETCH = Stretch((900.0, 1000.0, 1100.0, 1200.0), (300.0, 310.0, 320.0, 330.0))
@@ -350,6 +352,23 @@ def test_weights_of_another_program_are_refused(tmp_path):
     refused(path, "not a detector that geodetect saved")
     save_file({"weight": torch.zeros(3)}, path)
     refused(path, "not a detector that geodetect saved")
+
+
+def test_files_of_version_1_are_read(tmp_path):
+    """The file was written by the code of version 1, and what it found then; neither is ever written again."""
+    kept = Path(version_1.__file__).parent
+    path = tmp_path / "version_1.safetensors"
+    path.write_bytes(lzma.decompress((kept / "version_1.safetensors.xz").read_bytes()))
+    loaded, made = load_detector(path, device="cpu", precision="float32"), version_1.detector()
+    names = ["classes", "bands", "stretch", "chip_size", "overlap", "pixel_size_m", "min_score", "summary"]
+    assert [getattr(loaded, name) for name in names] == [getattr(made, name) for name in names]
+    assert loaded.network.spec == made.network.spec
+    assert loaded.network.norm_eps == 1e-4
+    rows = np.array(json.loads((kept / "version_1.json").read_text()))
+    (found,) = loaded.detect(version_1.chip(), min_score=0.6)
+    np.testing.assert_allclose(found.xyxy, rows[:, :4], atol=0.01)
+    np.testing.assert_array_equal(found.labels, rows[:, 4])
+    np.testing.assert_allclose(found.scores, rows[:, 5], atol=1e-3)
 
 
 def test_a_newer_format_is_refused(saved):
