@@ -281,7 +281,7 @@ def load_detector(path: str | Path, *, device: str | torch.device | None = None,
     where = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     precisions.resolve(precision, where)
     path = Path(path)
-    weights, metadata = _read(path)
+    weights, metadata = read_safetensors(path)
     try:
         detector = _build(_parsed(path, metadata))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -296,8 +296,12 @@ def load_detector(path: str | Path, *, device: str | torch.device | None = None,
     return detector
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file."""
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file.
+
+    Raises:
+        ModelError: if the file is missing or is not whole.
+    """
     if not path.is_file():
         raise ModelError(f"there is no model file {path}; expected what `save` wrote, with suffix {_SUFFIX}")
     try:

@@ -81,6 +81,21 @@ def test_impossible_shapes_are_refused(values):
         AnchorSpec(**values)
 
 
+@pytest.mark.parametrize("levels", [(2, 6), (3,), (7, 3), (1, 7), ()])
+def test_other_pyramids_are_refused(levels):
+    with pytest.raises(ArgumentError, match=r"levels must be \(3, 7\), or \(2, 7\) for objects under 16 px; got \("):
+        AnchorSpec(levels=levels)
+
+
+def test_a_finer_level_comes_first_with_anchors_half_as_large():
+    finer, usual = AnchorSpec(levels=(2, 7)), AnchorSpec()
+    sizes = level_sizes(finer, (128, 128))
+    assert sizes == [9216, *level_sizes(usual, (128, 128))]
+    assert torch.equal(anchors(finer, (128, 128))[9216:], anchors(usual, (128, 128)))
+    # P2, stride 4: base 16, ratio 1: half 8
+    assert anchors(finer, (128, 128))[3].tolist() == [-8, -8, 8, 8]
+
+
 def test_anchors_that_round_to_nothing_are_refused():
     with pytest.raises(ArgumentError, match="make anchor_size larger"):
         AnchorSpec(anchor_size=0.1)

@@ -1,5 +1,4 @@
 import sys
-from urllib.error import URLError
 
 import pytest
 import torch
@@ -11,17 +10,6 @@ from geodetect.network import backbones
 from geodetect.network.backbones import Backbone, build, names, widen
 
 SMALL = ["resnet18", "vgg11", "vgg11_bn", "efficientnet_b0"]
-
-
-@pytest.fixture
-def unreachable(monkeypatch):
-    """A machine without a network: what torch downloads with fails as it does there."""
-
-    def fail(*_, **__):
-        raise URLError("Name or service not known")
-
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", fail)
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
 
 
 def shapes(backbone: nn.Module, n_bands: int, height: int, width: int) -> list[tuple[int, ...]]:
@@ -101,6 +89,13 @@ def test_more_bands_keep_rgb_and_share_its_mean():
     assert torch.equal(wide[:, :3], weight)
     for band in (3, 4):
         torch.testing.assert_close(wide[:, band], weight.mean(dim=1))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_finer_map_lies_at_stride_4(name):
+    with torch.device("meta"):
+        backbone = build(name, 3, None, strides=(4, 8, 16, 32))
+    assert [shape[2:] for shape in shapes(backbone, 3, 64, 96)] == [(16, 24), (8, 12), (4, 6), (2, 3)]
 
 
 def test_a_chain_without_a_stride_is_refused():

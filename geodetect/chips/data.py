@@ -14,7 +14,7 @@ import shapely
 from geodetect.boxes import Boxes
 from geodetect.chips import split as splits
 from geodetect.chips.chip import ChipPlan, Chips
-from geodetect.chips.reach import REACHED, AnchorSuggestion, best_iou, suggest
+from geodetect.chips.reach import LEVELS, REACHED, AnchorSuggestion, best_iou, suggest
 from geodetect.chips.sources import Cutting, Source, from_folder, from_raster
 from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced
 from geodetect.plots import chip_figure
@@ -105,10 +105,14 @@ class DetectionData:
         ]
         return pd.concat(frames, ignore_index=True)
 
-    def suggest_anchors(self) -> AnchorSuggestion:
-        """Base size, scales and ratios that reach most training boxes, with the share reached before and after."""
+    def suggest_anchors(self, levels: Sequence[int] = LEVELS) -> AnchorSuggestion:
+        """Base size, scales and ratios that reach most training boxes, with the share reached before and after.
+
+        Args:
+            levels: first and last level of the pyramid; (2, 7) has a finer one for objects under 16 px.
+        """
         plans = [plan for plan in self.train.plans if len(plan.boxes)]
-        return suggest([plan.boxes.xyxy for plan in plans], (self.chip_size, self.chip_size))
+        return suggest([plan.boxes.xyxy for plan in plans], (self.chip_size, self.chip_size), levels)
 
     def show_batch(self, rows: int = 3) -> Figure:
         """A figure of training chips with their true boxes.

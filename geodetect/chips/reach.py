@@ -18,9 +18,9 @@ from geodetect.boxes import iou_of_pairs
 
 SCALES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
 RATIOS = (0.5, 1.0, 2.0)
+LEVELS = (3, 7)
 _BASES = (4.0, 3.0, 2.0, 1.5, 1.0)
 _ELONGATIONS = (2.0, 1.5, 2.5, 3.0, 4.0)
-_STRIDES = (8, 16, 32, 64, 128)
 _WORTH_IT = 0.01  # of the objects; a smaller gain does not pay for leaving the paper's anchors
 REACHED = 0.5  # IoU at which an anchor is matched to a box
 _SAMPLE = 3000  # boxes; more change nothing
@@ -34,7 +34,7 @@ class AnchorSuggestion:
         scales: sides of a cell's anchors over the base side.
         ratios: height over width of a cell's anchors.
         anchor_size: base side as a multiple of the level's stride.
-        recall_before: share of boxes that the default anchors overlap by 0.5.
+        recall_before: share of boxes that the default shapes overlap by 0.5.
         recall_after: the same share with these anchors.
     """
 
@@ -52,6 +52,7 @@ def best_iou(
     scales: Sequence[float] = SCALES,
     ratios: Sequence[float] = RATIOS,
     anchor_size: float = 4,
+    levels: Sequence[int] = LEVELS,
 ) -> np.ndarray:
     """The highest IoU of each box with any anchor of a chip, (N,), 0 to 1.
 
@@ -61,10 +62,11 @@ def best_iou(
         scales: sides of a cell's anchors over the base side.
         ratios: height over width of a cell's anchors.
         anchor_size: base side as a multiple of the level's stride.
+        levels: first and last level of the pyramid; level l has stride 2**l pixels.
     """
     centres = (xyxy[:, :2] + xyxy[:, 2:]) / 2
     best = np.zeros(len(xyxy))
-    for stride in _STRIDES:
+    for stride in (2**level for level in range(levels[0], levels[1] + 1)):
         last = np.ceil(np.array(shape[::-1]) / stride) - 1
         nearest = np.clip(np.round(centres / stride), 0, last) * stride
         half = half_sides(anchor_size * stride, scales, ratios)
@@ -80,7 +82,7 @@ def half_sides(base: float, scales: Sequence[float], ratios: Sequence[float]) ->
     return np.round(np.stack([sides / tall, sides * tall], axis=-1).reshape(-1, 2) / 2)
 
 
-def suggest(boxes: Sequence[np.ndarray], shape: tuple[int, int]) -> AnchorSuggestion:
+def suggest(boxes: Sequence[np.ndarray], shape: tuple[int, int], levels: Sequence[int] = LEVELS) -> AnchorSuggestion:
     """The base size and ratios, of a small table, that reach most boxes; the default where it is as good.
 
     Scales stay three to the octave: levels double, so other steps leave gaps or repeat.
@@ -88,12 +90,13 @@ def suggest(boxes: Sequence[np.ndarray], shape: tuple[int, int]) -> AnchorSugges
     Args:
         boxes: (N, 4) corners in pixels, an array for each chip.
         shape: (height, width) of the chips in pixels.
+        levels: first and last level of the pyramid.
     """
     xyxy = np.concatenate([np.zeros((0, 4)), *boxes])
     xyxy = xyxy[np.random.default_rng(0).permutation(len(xyxy))[:_SAMPLE]]
 
     def quality(anchor_size: float, ratios: Sequence[float]) -> tuple[float, float]:
-        best = best_iou(xyxy, shape, ratios=ratios, anchor_size=anchor_size)
+        best = best_iou(xyxy, shape, ratios=ratios, anchor_size=anchor_size, levels=levels)
         return (float((best >= REACHED).mean()), float(best.mean())) if len(best) else (1.0, 1.0)
 
     before = quality(_BASES[0], RATIOS)[0]

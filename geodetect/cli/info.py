@@ -43,6 +43,7 @@ def _model(path: Path) -> dict[str, Any]:
         "chip size": f"{detector.chip_size} px, overlap {detector.overlap} px",
         "backbone": detector.network.backbone_name,
         "anchors": f"base {spec.anchor_size:g} strides, scales {_listed(spec.scales)}, ratios {_listed(spec.ratios)}",
+        "levels": f"P{spec.levels[0]} to P{spec.levels[1]}",
         "best score": _by_class(detector.min_score),
         **{name: _by_class(value) for name, value in detector.summary.items()},
     }

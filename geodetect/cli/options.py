@@ -68,6 +68,7 @@ BANDS = Text("numbers", numbers(int), "band numbers from 1 with commas between, 
 SCORES = Text("scores", _scores, "a number, or one for each class, such as pool=0.4,car=0.3")
 CHECKPOINT = Text("folder or word", str, "a folder, yes or no", {"yes": True, "no": False})
 PATH_OR_NONE = Text("path or word", str, "a path", {"none": None})
+LEVELS = Text("numbers", numbers(int), "first and last level with a comma between, such as 2,7")
 RATIOS = Text("numbers", numbers(float), "numbers with commas between, such as 0.5,1,2")
 SCALES = Text("numbers", numbers(float), "numbers with commas between, such as 1,1.26,1.59, or auto", {"auto": "auto"})
 METRES = Text("metres", float, "a number of metres, model, or none", {"model": "model", "none": None})

@@ -65,10 +65,17 @@ _SUFFIX = ".safetensors"
     "--anchor-size", type=float, default=4, help="Base side of anchors, in strides of their level (4: 32 px)."
 )
 @click.option(
+    "--levels",
+    type=options.LEVELS,
+    default=(3, 7),
+    show_default="3,7",
+    help="First and last level of the pyramid; 2,7 for objects under 16 px.",
+)
+@click.option(
     "--weights",
     type=options.PATH_OR_NONE,
     default="imagenet",
-    help="Start from imagenet, none, or a saved model.",
+    help="Start from imagenet, coco, none, or a file: a saved model or torchvision's weights.",
 )
 @click.option("--freeze/--no-freeze", default=None, show_default="no-freeze", help="Leave the backbone as it is.")
 @click.option("--box-weight", type=float, default=1.0, help="Weight of the box loss, a factor.")

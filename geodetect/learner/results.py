@@ -61,6 +61,7 @@ def unreached(data: DetectionData, spec: AnchorSpec) -> float:
             scales=spec.scales,
             ratios=spec.ratios,
             anchor_size=spec.anchor_size,
+            levels=spec.levels,
         )
         for plan in data.train.plans
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,16 +16,14 @@ from geodetect.detector import Detector, load_detector
 from geodetect.errors import ArgumentError, ModelError, TrainingError
 from geodetect.export import export
 from geodetect.grid import Grid
-from geodetect.learner import results, training
+from geodetect.learner import results, start, training
 from geodetect.learner.checkpoints import State
+from geodetect.learner.weights import is_saved_detector
 from geodetect.network import backbones
-from geodetect.network.anchors import AnchorSpec
 from geodetect.network.coding import decode_batch
 from geodetect.network.precision import resolve
-from geodetect.network.retinanet import Network
 from geodetect.scene.detect import detect_objects
 from geodetect.scene.features import features_of
-from geodetect.stretch import IMAGENET, Stretch
 
 if TYPE_CHECKING:
     from fastai.callback.core import Callback
@@ -34,9 +31,6 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
     from matplotlib.figure import Figure
     from pandas import DataFrame
-
-_RGB = 3
-_MANY_UNREACHED = 0.1  # share of objects that no anchor reaches, above which a warning is due
 
 
 class RetinaNet:
@@ -48,7 +42,9 @@ class RetinaNet:
         scales: sides of a cell's anchors over the base side; "auto" fits scales, ratios and base to the data.
         ratios: height over width of a cell's anchors.
         anchor_size: base side of an anchor as a multiple of its level's stride (4: 32 px at P3).
-        weights: "imagenet", None for random ones, or the path of a saved detector to start from.
+        levels: first and last level of the pyramid: (3, 7), or (2, 7) for objects under 16 px.
+        weights: "imagenet"; "coco", torchvision's published RetinaNet (resnet50 only); None for random ones; or a
+            file: a saved detector, or a state dict of torchvision's RetinaNet or, for the backbone alone, classifier.
         freeze: whether the backbone stays as it is; None is False.
         box_weight: weight of the box loss beside the focal loss.
         focal_alpha: weight of positives in the focal loss, 0 to 1.
@@ -57,7 +53,7 @@ class RetinaNet:
         device: "cpu", "cuda", ...; None takes a GPU when there is one.
 
     Raises:
-        GeodetectError: if a parameter is not usable, or the saved detector does not fit.
+        GeodetectError: if a parameter is not usable, or the weights do not fit.
     """
 
     def __init__(
@@ -68,6 +64,7 @@ class RetinaNet:
         scales: Sequence[float] | str = (1, 2 ** (1 / 3), 2 ** (2 / 3)),
         ratios: Sequence[float] = (0.5, 1, 2),
         anchor_size: float = 4,
+        levels: Sequence[int] = (3, 7),
         weights: str | Path | None = "imagenet",
         freeze: bool | None = None,
         box_weight: float = 1.0,
@@ -76,24 +73,23 @@ class RetinaNet:
         seed: int = 42,
         device: str | torch.device | None = None,
     ) -> None:
-        spec = _anchors(data, scales, ratios, anchor_size)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            known = weights if weights in ("imagenet", None) else None
-            network = Network(backbone, n_classes=len(data.classes), n_bands=len(data.bands), spec=spec, weights=known)
+        start.check_boxes(data)
+        spec = start.anchors(data, scales=scales, ratios=ratios, anchor_size=anchor_size, levels=levels)
+        saved = is_saved_detector(weights)
+        network = start.network(data, backbone, None if saved else weights, spec=spec, seed=seed)
         detector = Detector(
             network,
             data.classes,
             bands=data.bands,
-            stretch=_stretch(data, network),
+            stretch=start.stretch(data, network),
             chip_size=data.chip_size,
             overlap=data.chip_size // 4,
             pixel_size_m=data.pixel_size_m,
             device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
         )
         self._become(detector, data, seed=seed, box_weight=box_weight, alpha=focal_alpha, gamma=focal_gamma)
-        if weights not in ("imagenet", None):
-            self.load(weights)
+        if saved:
+            self.load(str(weights))
         if freeze:
             self.freeze()
 
@@ -181,8 +177,7 @@ class RetinaNet:
         self._set_frozen(False)
 
     def _set_frozen(self, frozen: bool) -> None:
-        for parameter in self._detector.network.backbone.parameters():
-            parameter.requires_grad_(not frozen)
+        self._detector.network.freeze_backbone(frozen)
 
     def lr_find(self, *, plot: bool = True) -> float:
         """A learning rate that suits this network and data; the weights stay as they were.
@@ -349,34 +344,9 @@ class RetinaNet:
             raise ModelError(
                 f"{path} holds another network than this model's; open it with RetinaNet.from_model"
             ) from error
+        self._detector.network.set_norm_eps(saved.network.norm_eps)
         self._detector.stretch, self._detector.min_score = saved.stretch, saved.min_score
         self._learner = self._state = None
-
-
-def _anchors(
-    data: DetectionData, scales: Sequence[float] | str, ratios: Sequence[float], anchor_size: float
-) -> AnchorSpec:
-    if isinstance(scales, str):
-        if scales != "auto":
-            raise ArgumentError(f'scales must be numbers or "auto"; got {scales!r}')
-        fitted = data.suggest_anchors()
-        return AnchorSpec(fitted.scales, fitted.ratios, fitted.anchor_size)
-    spec = AnchorSpec(tuple(scales), tuple(ratios), anchor_size)
-    share = results.unreached(data, spec)
-    if share > _MANY_UNREACHED:
-        warnings.warn(
-            f"{share:.0%} of the objects overlap no anchor by 0.5 and will be hard to learn; "
-            'scales="auto" fits the anchors to the data',
-            UserWarning,
-            stacklevel=3,
-        )
-    return spec
-
-
-def _stretch(data: DetectionData, network: Network) -> Stretch:
-    """ImageNet's constants only for what ImageNet weights saw: 8-bit RGB; else the data's own."""
-    as_imagenet = network.backbone.pretrained and data.dtype == "uint8" and len(data.bands) == _RGB
-    return IMAGENET if as_imagenet else data.stretch
 
 
 def _check_fits(detector: Detector, data: DetectionData, path: str | Path) -> None:

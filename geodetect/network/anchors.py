@@ -1,4 +1,4 @@
-"""Anchors: the boxes that the network classifies and moves, at every cell of five levels.
+"""Anchors: the boxes that the network classifies and moves, at every cell of every level.
 
 Shapes: A anchors of a picture, S shapes at one cell. Level l has stride 2**l pixels.
 """
@@ -15,6 +15,8 @@ from torch import Tensor
 
 from geodetect.errors import ArgumentError
 
+_PYRAMIDS = ((3, 7), (2, 7))
+
 
 @dataclass(frozen=True)
 class AnchorSpec:
@@ -27,10 +29,10 @@ class AnchorSpec:
         scales: factors on the base side.
         ratios: height / width.
         anchor_size: base side as a multiple of the level's stride.
-        levels: first and last level of the pyramid.
+        levels: first and last level of the pyramid: (3, 7), or (2, 7) for objects under 16 px.
 
     Raises:
-        ArgumentError: if a value is not positive, or an anchor would round to nothing.
+        ArgumentError: if a value is not positive, an anchor would round to nothing, or there is no such pyramid.
     """
 
     scales: Sequence[float] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
@@ -47,6 +49,8 @@ class AnchorSpec:
                 "anchors need at least one scale and one ratio, all above 0; "
                 f"got scales={self.scales}, ratios={self.ratios}, anchor_size={self.anchor_size}"
             )
+        if self.levels not in _PYRAMIDS:
+            raise ArgumentError(f"levels must be (3, 7), or (2, 7) for objects under 16 px; got {self.levels}")
         smallest = _shapes(self, 2 ** self.levels[0])
         if (smallest[:, 2:] <= smallest[:, :2]).any():
             raise ArgumentError(

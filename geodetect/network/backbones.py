@@ -1,4 +1,4 @@
-"""Backbones through one interface: maps at strides 8, 16 and 32, and their channels.
+"""Backbones through one interface: maps at strides 8, 16 and 32, or from 4 on, and their channels.
 
 A torchvision classifier without its classifying end is a chain of layers; the last layer
 at each stride gives the map there. Strides are measured, so no table of indices is kept.
@@ -7,10 +7,9 @@ Shapes: B pictures, C bands, H W pixels, O filters, c h w of a map.
 
 from __future__ import annotations
 
-import warnings
 from collections import OrderedDict
+from collections.abc import Sequence
 from difflib import get_close_matches
-from http.client import HTTPException
 from typing import Any
 
 import torch
@@ -19,13 +18,13 @@ from torch import Tensor, nn
 from torchvision import models
 
 from geodetect.errors import ArgumentError, missing
+from geodetect.network import download
 
 STRIDES = (8, 16, 32)
 
 _RGB = 3
 _PROBE = 64  # pixels; the smallest side at which every stride up to 32 tells itself from the next
 _TIMM = "timm:"
-_NO_DOWNLOAD = (OSError, HTTPException, RuntimeError)  # RuntimeError: what arrived has the wrong checksum
 
 
 def names() -> list[str]:
@@ -39,26 +38,29 @@ def names() -> list[str]:
 
 
 class Backbone(nn.Module):
-    """Maps at strides 8, 16 and 32 from a chain of layers.
+    """Maps at some strides from a chain of layers.
 
     Args:
         body: the layers, from the picture on.
         n_bands: bands of the pictures.
-        pretrained: whether the layers hold ImageNet weights.
+        pretrained: whether the layers hold weights that were trained on pictures standardised as ImageNet's.
+        strides: of the maps.
 
     Raises:
         ArgumentError: if the chain has no map at one of the strides.
     """
 
-    def __init__(self, body: nn.Sequential, n_bands: int, *, pretrained: bool = False) -> None:
+    def __init__(
+        self, body: nn.Sequential, n_bands: int, *, pretrained: bool = False, strides: Sequence[int] = STRIDES
+    ) -> None:
         super().__init__()
         self.body, self.pretrained = body, pretrained
         shapes = _measure(body, n_bands)
-        self._taps = _last_at_strides([_PROBE // height for _, height in shapes], "this chain of layers")
+        self._taps = _last_at([_PROBE // height for _, height in shapes], strides, "this chain of layers")
         self.channels = [shapes[i][0] for i in self._taps]
 
     def forward(self, pictures: Float[Tensor, "B C H W"]) -> list[Float[Tensor, "B _c _h _w"]]:
-        """The maps at strides 8, 16 and 32."""
+        """The maps at the strides, finest first."""
         maps, x = [], pictures
         for i, layer in enumerate(self.body):
             x = layer(x)
@@ -68,44 +70,49 @@ class Backbone(nn.Module):
 
 
 class TimmBackbone(nn.Module):
-    """Maps at strides 8, 16 and 32 from a model that timm made with `features_only`.
+    """Maps at some strides from a model that timm made with `features_only`.
 
     Args:
         body: the model.
         name: what messages call it.
         pretrained: whether it holds ImageNet weights.
+        strides: of the maps.
 
     Raises:
         ArgumentError: if the model has no map at one of the strides.
     """
 
-    def __init__(self, body: Any, name: str, *, pretrained: bool = False) -> None:
+    def __init__(self, body: Any, name: str, *, pretrained: bool = False, strides: Sequence[int] = STRIDES) -> None:
         super().__init__()
-        self.body, self.pretrained = body, pretrained
-        self._taps = _last_at_strides(body.feature_info.reduction(), name)
+        self.body, self.pretrained, self._strides = body, pretrained, tuple(strides)
+        self._taps = _last_at(body.feature_info.reduction(), strides, name)
         self.channels = [body.feature_info.channels()[i] for i in self._taps]
 
     def forward(self, pictures: Float[Tensor, "B C H W"]) -> list[Float[Tensor, "B _c _h _w"]]:
-        """The maps at strides 8, 16 and 32."""
+        """The maps at the strides, finest first."""
         height, width = pictures.shape[2:]
         # Patches of a stem without padding leave out what fills no patch; anchors count on sides rounded upwards.
-        maps = self.body(nn.functional.pad(pictures, (0, -width % STRIDES[-1], 0, -height % STRIDES[-1])))
+        coarsest = self._strides[-1]
+        maps = self.body(nn.functional.pad(pictures, (0, -width % coarsest, 0, -height % coarsest)))
         return [
             maps[i][..., : -(-height // stride), : -(-width // stride)]
-            for i, stride in zip(self._taps, STRIDES, strict=True)
+            for i, stride in zip(self._taps, self._strides, strict=True)
         ]
 
 
-def build(name: str, n_bands: int = 3, weights: str | None = "imagenet") -> Backbone | TimmBackbone:
+def build(
+    name: str, n_bands: int = 3, weights: str | None = "imagenet", *, strides: Sequence[int] = STRIDES
+) -> Backbone | TimmBackbone:
     """The backbone with this name for pictures of `n_bands` bands.
 
     Args:
         name: one of `names()`, or `timm:` and a name that timm knows.
         n_bands: bands of the pictures; RGB weights are spread over them as `widen` says.
         weights: "imagenet", or None for random ones.
+        strides: of the maps that it gives, in pixels.
 
     Raises:
-        ArgumentError: if the name or the weights are unknown.
+        ArgumentError: if the name or the weights are unknown, or it has no map at one of the strides.
         MissingPackage: if the name asks for timm and it is not installed.
     """
     if weights not in ("imagenet", None):
@@ -113,14 +120,14 @@ def build(name: str, n_bands: int = 3, weights: str | None = "imagenet") -> Back
     if n_bands < 1:
         raise ArgumentError(f"a picture has at least 1 band; got n_bands={n_bands}")
     if name.startswith(_TIMM):
-        return _build_timm(name, n_bands, weights)
+        return _build_timm(name, n_bands, weights, strides)
     if name not in names():
         raise _unknown(name, names())
     model = models.get_model(name)
     loaded = weights is not None and _load_imagenet(model, name)
     body = nn.Sequential(_layers(model))
     _widen_first(body, n_bands)
-    return Backbone(body, n_bands, pretrained=loaded)
+    return Backbone(body, n_bands, pretrained=loaded, strides=strides)
 
 
 def _unknown(name: str, known: list[str]) -> ArgumentError:
@@ -135,22 +142,10 @@ def _load_imagenet(model: nn.Module, name: str) -> bool:
 
     The first version of the weights, which torchvision's own detectors start from.
     """
-    try:
-        state = models.get_model_weights(name)["IMAGENET1K_V1"].get_state_dict(progress=True, check_hash=True)
-    except _NO_DOWNLOAD as error:
-        _warn_random(name, error)
-        return False
-    model.load_state_dict(state)
-    return True
-
-
-def _warn_random(name: str, error: Exception) -> None:
-    warnings.warn(
-        f"the ImageNet weights of {name} could not be downloaded ({error}); training starts from random weights, "
-        "which takes many more epochs and chips",
-        UserWarning,
-        stacklevel=2,
-    )
+    state = download.state_dict(models.get_model_weights(name)["IMAGENET1K_V1"], f"ImageNet weights of {name}")
+    if state is not None:
+        model.load_state_dict(state)
+    return state is not None
 
 
 def _layers(model: nn.Module) -> OrderedDict[str, nn.Module]:
@@ -200,17 +195,17 @@ def _measure(body: nn.Sequential, n_bands: int) -> list[tuple[int, int]]:
     return shapes
 
 
-def _last_at_strides(strides: list[int], name: str) -> list[int]:
-    """Index of the last map at each of 8, 16 and 32: the deepest has seen most of the picture."""
-    last = {stride: i for i, stride in enumerate(strides)}
-    if not set(STRIDES) <= set(last):
+def _last_at(found: Sequence[int], strides: Sequence[int], name: str) -> list[int]:
+    """Index of the last map at each of the strides: the deepest has seen most of the picture."""
+    last = {stride: i for i, stride in enumerate(found)}
+    if not set(strides) <= set(last):
         raise ArgumentError(
-            f"a backbone needs maps at strides {STRIDES}; {name} has strides {sorted(last)}; choose another"
+            f"a backbone needs maps at strides {tuple(strides)}; {name} has strides {sorted(last)}; choose another"
         )
-    return [last[stride] for stride in STRIDES]
+    return [last[stride] for stride in strides]
 
 
-def _build_timm(name: str, n_bands: int, weights: str | None) -> TimmBackbone:
+def _build_timm(name: str, n_bands: int, weights: str | None, strides: Sequence[int]) -> TimmBackbone:
     """A backbone from timm, which spreads RGB weights over other bands by its own rule."""
     try:
         import timm
@@ -221,9 +216,9 @@ def _build_timm(name: str, n_bands: int, weights: str | None) -> TimmBackbone:
         raise _unknown(name, [_TIMM + known for known in timm.list_models()])
     try:
         body = timm.create_model(model, pretrained=weights is not None, features_only=True, in_chans=n_bands)
-    except _NO_DOWNLOAD as error:
+    except download.NO_DOWNLOAD as error:
         if weights is None:
             raise ArgumentError(f"timm cannot give feature maps of {model}: {error}; choose another") from error
-        _warn_random(name, error)
-        return _build_timm(name, n_bands, None)
-    return TimmBackbone(body, name, pretrained=weights is not None)
+        download.warn_random(f"ImageNet weights of {name}", error)
+        return _build_timm(name, n_bands, None, strides)
+    return TimmBackbone(body, name, pretrained=weights is not None, strides=strides)

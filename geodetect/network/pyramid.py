@@ -1,4 +1,4 @@
-"""The feature pyramid: P3 to P7 from a backbone's maps at strides 8, 16 and 32.
+"""The feature pyramid: P3 to P7 from a backbone's maps at strides 8, 16 and 32, with P2 from one at 4.
 
 Shapes: B pictures, C channels, h w cells of a level.
 """
@@ -17,12 +17,12 @@ CHANNELS = 256  # "all pyramid levels have C = 256 channels" (https://arxiv.org/
 
 
 class Pyramid(nn.Module):
-    """Five maps of 256 channels, at strides 8 to 128.
+    """Maps of 256 channels at the backbone's strides and at 64 and 128.
 
     P6 comes from P5, where the paper takes C5: torchvision's published weights were trained so.
 
     Args:
-        channels: of the backbone's maps at strides 8, 16 and 32.
+        channels: of the backbone's maps, the last at stride 32.
     """
 
     def __init__(self, channels: Sequence[int]) -> None:
@@ -30,7 +30,7 @@ class Pyramid(nn.Module):
         self.fpn = FeaturePyramidNetwork(list(channels), CHANNELS, extra_blocks=_Coarse(CHANNELS, CHANNELS))
 
     def forward(self, maps: Sequence[Float[Tensor, "B _c _h _w"]]) -> list[Float[Tensor, "B 256 _h _w"]]:
-        """P3, P4, P5, P6, P7 of the maps at strides 8, 16 and 32."""
+        """The levels up to P7 of the backbone's maps, finest first."""
         return list(self.fpn({f"c{i}": x for i, x in enumerate(maps)}).values())
 
 

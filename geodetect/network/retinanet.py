@@ -15,7 +15,7 @@ from geodetect.network.anchors import AnchorSpec, anchors, level_sizes
 from geodetect.network.heads import box_head, class_head
 from geodetect.network.pyramid import CHANNELS, Pyramid
 
-_LEVELS = (3, 7)  # what the pyramid gives
+_COARSEST = 32  # pixels; stride of a backbone's last map
 
 
 class Network(nn.Module):
@@ -45,11 +45,10 @@ class Network(nn.Module):
         self.spec = spec or AnchorSpec()
         if n_classes < 1:
             raise ArgumentError(f"a network needs at least 1 class; got n_classes={n_classes}")
-        if self.spec.levels != _LEVELS:
-            raise ArgumentError(f"the pyramid has levels {_LEVELS}; got anchors for levels {self.spec.levels}")
         self.backbone_name, self.n_classes, self.n_bands = backbone, n_classes, n_bands
         self.norm_eps: float | None = None
-        self.backbone = backbones.build(backbone, n_bands, weights)
+        strides = [stride for stride in self.spec.strides if stride <= _COARSEST]
+        self.backbone = backbones.build(backbone, n_bands, weights, strides=strides)
         self.pyramid = Pyramid(self.backbone.channels)
         self.class_head = class_head(CHANNELS, self.spec.per_cell, n_classes)
         self.box_head = box_head(CHANNELS, self.spec.per_cell)
@@ -84,9 +83,21 @@ class Network(nn.Module):
     def set_norm_eps(self, eps: float | None) -> None:
         """Make every batch norm add `eps` to variances; None leaves them as they are.
 
-        Weights fit the value they were trained with: torchvision's published RetinaNet used 0.
+        Weights fit the value they were trained with: torchvision's published RetinaNet used 0. Norms that add
+        nothing are frozen, as they were there: a map that is the same all over a batch has no variance to divide by.
         """
         self.norm_eps = eps
-        for layer in self.modules():
-            if eps is not None and isinstance(layer, nn.BatchNorm2d):
-                layer.eps = eps
+        if eps is None:
+            return
+        for norm in self._norms():
+            norm.eps = eps
+            norm.requires_grad_(eps > 0)
+
+    def freeze_backbone(self, frozen: bool) -> None:
+        """Keep the backbone's weights as they are in training, or train all but norms that add nothing to variances."""
+        self.backbone.requires_grad_(not frozen)
+        for norm in self._norms():
+            norm.requires_grad_(norm.eps > 0 and not frozen)
+
+    def _norms(self) -> list[nn.BatchNorm2d]:
+        return [layer for layer in self.modules() if isinstance(layer, nn.BatchNorm2d)]

@@ -1,0 +1,115 @@
+"""What training starts from: the anchors, the network with its first weights, how pixels are standardised."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from geodetect.chips import DetectionData
+from geodetect.errors import ArgumentError, TrainingError
+from geodetect.learner import results
+from geodetect.learner.weights import WORDS, read
+from geodetect.network import published
+from geodetect.network.anchors import AnchorSpec
+from geodetect.network.retinanet import Network
+from geodetect.stretch import IMAGENET, Stretch
+
+_IMAGENET, _COCO = "imagenet", "coco"
+_COCO_BACKBONE = "resnet50"
+_RGB = 3
+_MANY_UNREACHED = 0.1  # share of objects that no anchor reaches, above which a warning is due
+
+
+def check_boxes(data: DetectionData) -> None:
+    """Nothing, if there is something to learn.
+
+    Raises:
+        TrainingError: if the data has no class, or no training chip has a box.
+    """
+    if not data.classes:
+        raise TrainingError("the data has no class to learn; look at its labels and class_mapping")
+    if not any(len(plan.boxes) for plan in data.train.plans):
+        raise TrainingError("no training chip holds a box, so there is nothing to learn; look at data.describe()")
+
+
+def anchors(
+    data: DetectionData,
+    *,
+    scales: Sequence[float] | str,
+    ratios: Sequence[float],
+    anchor_size: float,
+    levels: Sequence[int],
+) -> AnchorSpec:
+    """The anchors that these parameters ask for; a warning tells when they leave out many objects.
+
+    Args:
+        data: whose training boxes "auto" fits them to.
+        scales: factors on the base side; "auto" fits scales, ratios and base.
+        ratios: height over width.
+        anchor_size: base side as a multiple of the level's stride.
+        levels: first and last level of the pyramid.
+
+    Raises:
+        ArgumentError: if a value is not possible.
+    """
+    if isinstance(scales, str):
+        if scales != "auto":
+            raise ArgumentError(f'scales must be numbers or "auto"; got {scales!r}')
+        spec = AnchorSpec(levels=levels)
+        found = data.suggest_anchors(spec.levels)
+        return replace(spec, scales=found.scales, ratios=found.ratios, anchor_size=found.anchor_size)
+    spec = AnchorSpec(tuple(scales), tuple(ratios), anchor_size, levels)
+    share = results.unreached(data, spec)
+    if share > _MANY_UNREACHED:
+        finer = ", and levels=(2, 7) adds smaller ones" if spec.levels == AnchorSpec.levels else ""
+        warnings.warn(
+            f"{share:.0%} of the objects overlap no anchor by 0.5 and will be hard to learn; "
+            f'scales="auto" fits the anchors to the data{finer}',
+            UserWarning,
+            stacklevel=3,
+        )
+    return spec
+
+
+def network(data: DetectionData, backbone: str, weights: str | Path | None, *, spec: AnchorSpec, seed: int) -> Network:
+    """A network for the data that holds these weights; what they do not give is random, which a warning tells.
+
+    Args:
+        data: whose classes and bands it is for.
+        backbone: one that `backbones.build` knows.
+        weights: "imagenet", "coco", None, or a file of torchvision's weights.
+        spec: shapes of the anchors.
+        seed: of the random weights.
+
+    Raises:
+        GeodetectError: if the weights are unknown, unreadable, or of another network.
+    """
+    if weights == _COCO and backbone != _COCO_BACKBONE:
+        raise ArgumentError(
+            f'weights="coco" are of a {_COCO_BACKBONE}; got backbone={backbone!r}; take that, or weights="imagenet"'
+        )
+    state = None if weights in WORDS else read(Path(str(weights)))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = Network(
+            backbone,
+            n_classes=len(data.classes),
+            n_bands=len(data.bands),
+            spec=spec,
+            weights=weights if weights == _IMAGENET else None,
+        )
+    source = "torchvision's RetinaNet" if weights == _COCO else str(weights)
+    state = published.coco() if weights == _COCO else state
+    for sentence in published.fill(made, state, source) if state else ():
+        warnings.warn(sentence, UserWarning, stacklevel=3)
+    return made
+
+
+def stretch(data: DetectionData, network: Network) -> Stretch:
+    """ImageNet's constants only for what ImageNet weights saw: 8-bit RGB; else the data's own."""
+    as_imagenet = network.backbone.pretrained and data.dtype == "uint8" and len(data.bands) == _RGB
+    return IMAGENET if as_imagenet else data.stretch

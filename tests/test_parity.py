@@ -1,0 +1,122 @@
+"""The same answers as torchvision's `retinanet_resnet50_fpn` gives with the same weights.
+
+At sides that are multiples of 128: elsewhere torchvision spaces the anchors of coarse levels by rounded strides.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torchvision.models.detection import RetinaNet, retinanet_resnet50_fpn
+from torchvision.models.detection._utils import Matcher
+from torchvision.ops import box_iou
+
+from geodetect.boxes import iou
+from geodetect.detector import Detector
+from geodetect.network.anchors import AnchorSpec, anchors
+from geodetect.network.losses import loss
+from geodetect.network.matching import match
+from geodetect.network.published import fill
+from geodetect.network.retinanet import Network
+from geodetect.stretch import IMAGENET
+
+N_CLASSES, SHAPE = 3, (128, 256)
+
+
+@pytest.fixture(scope="module")
+def theirs() -> RetinaNet:
+    """Torchvision's detector as it comes, but for its cap on boxes, with weights that have something to say."""
+    torch.manual_seed(0)
+    model = retinanet_resnet50_fpn(
+        weights=None,
+        weights_backbone=None,
+        num_classes=N_CLASSES,
+        min_size=SHAPE[0],
+        max_size=SHAPE[1],
+        detections_per_img=10**6,
+    )
+    norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        model.backbone(torch.randn(2, 3, *SHAPE))  # in training mode, so that means and variances are of something
+        for norm in norms:
+            nn.init.normal_(norm.bias, std=0.2)
+        model.eval()
+        said = model.head(list(model.backbone(torch.randn(2, 3, *SHAPE)).values()))
+        model.head.classification_head.cls_logits.weight *= 1.5 / said["cls_logits"].std()
+        model.head.classification_head.cls_logits.bias.fill_(-2.5)
+        model.head.regression_head.bbox_reg.weight *= 0.3 / said["bbox_regression"].std()
+    return model
+
+
+@pytest.fixture(scope="module")
+def ours(theirs: RetinaNet) -> Network:
+    network = Network("resnet50", n_classes=N_CLASSES, weights=None).eval()
+    assert fill(network, theirs.state_dict(), "theirs") == []
+    return network
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (256, 128)])
+def test_logits_and_deltas(theirs: RetinaNet, ours: Network, shape: tuple[int, int]) -> None:
+    pictures = torch.randn(2, 3, *shape)
+    with torch.inference_mode():
+        expected = theirs.head(list(theirs.backbone(pictures).values()))
+        logits, deltas = ours(pictures)
+    assert expected["cls_logits"].std() > 1
+    torch.testing.assert_close(logits, expected["cls_logits"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(deltas, expected["bbox_regression"], rtol=1e-5, atol=1e-5)
+
+
+def test_boxes_and_scores(theirs: RetinaNet, ours: Network) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, *SHAPE)).astype(np.uint8)
+    names = ["one", "two", "three"]
+    detector = Detector(ours, names, bands=(1, 2, 3), stretch=IMAGENET, chip_size=128, overlap=0, precision="float32")
+    with torch.inference_mode():
+        expected = theirs(list(torch.from_numpy(pixels) / 255))
+    for found, said in zip(detector.detect(pixels), expected, strict=True):
+        corners, labels, scores = (said[name].double().numpy() for name in ("boxes", "labels", "scores"))
+        area = (corners[:, 2:] > corners[:, :2]).all(axis=1)  # what lies outside torchvision keeps, as a box of no area
+        corners, labels, scores = corners[area], labels[area], scores[area]
+        assert len(found) == len(corners) > 500  # the paper stops at 100
+        overlap = iou(corners, found.xyxy)
+        same_class = labels[:, None] == found.labels
+        rank = np.where(same_class, overlap, -1).argmax(axis=1)
+        assert sorted(rank) == list(range(len(found)))
+        assert overlap[np.arange(len(rank)), rank].min() > 0.99
+        np.testing.assert_allclose(found.scores[rank], scores, atol=1e-4)
+
+
+def test_losses_of_a_picture(theirs: RetinaNet) -> None:
+    theirs.head.regression_head._loss_type = "smooth_l1"  # as in the paper's source; torchvision's default is L1
+    chip = anchors(AnchorSpec(), SHAPE)
+    boxes, labels = torch.tensor([[4.0, 4, 44, 30], [90, 10, 240, 120], [60, 70, 75, 90]]), torch.tensor([2, 0, 1])
+    logits, deltas = torch.randn(1, len(chip), N_CLASSES), torch.randn(1, len(chip), 4)
+    expected = theirs.compute_loss(
+        [{"boxes": boxes, "labels": labels}], {"cls_logits": logits, "bbox_regression": deltas}, [chip]
+    )
+    focal, box = loss(logits, deltas, chip, boxes[None], labels[None])
+    torch.testing.assert_close(focal, expected["classification"], rtol=1e-5, atol=0)
+    torch.testing.assert_close(box, expected["bbox_regression"], rtol=1e-5, atol=0)
+
+
+SMALL = anchors(AnchorSpec(), (64, 64))
+SPOT, SIDE = st.integers(0, 48), st.integers(2, 40)
+
+
+@given(st.lists(st.tuples(SPOT, SPOT, SIDE, SIDE), min_size=1, max_size=8))
+def test_matching_differs_only_where_labels_compete(rows: list[tuple[int, int, int, int]]) -> None:
+    boxes = torch.tensor([[x, y, x + w, y + h] for x, y, w, h in rows], dtype=torch.float32)
+    overlap = box_iou(boxes, SMALL)
+    expected = Matcher(0.5, 0.4, allow_low_quality_matches=True)(overlap)
+    found = match(SMALL, boxes[None], torch.zeros(1, len(boxes), dtype=torch.long))[0]
+    best = overlap == overlap.amax(dim=1, keepdim=True)
+    owned = best & (overlap.argmax(dim=0) == torch.arange(len(boxes))[:, None])
+    contested = (best & ~owned).any(dim=0)  # the best of one box, but another overlaps it more
+    without_any = (~owned.any(dim=1)).nonzero()[:, 0]
+    uncontested = ~contested & ~torch.isin(found, without_any)
+    assert torch.equal(found[uncontested], expected[uncontested])

@@ -1,0 +1,200 @@
+"""Where a learner's weights come from: words, saved detectors, files of torchvision, and files of nothing good."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torchvision import models
+from torchvision.models.detection import retinanet_resnet50_fpn
+
+import geodetect as gd
+from geodetect.errors import ArgumentError, GeodetectError, ModelError, TrainingError
+from geodetect.learner.weights import is_saved_detector, read
+from geodetect.stretch import IMAGENET
+from tests.fakes import PaintedScene
+from tests.test_published import as_published, torchvisions
+
+SMALL = {"backbone": "resnet18", "scales": "auto"}
+
+
+@pytest.fixture(scope="module")
+def data(scenes: dict[str, PaintedScene]) -> gd.DetectionData:
+    upright = scenes["upright"]
+    return gd.prepare_data(upright.path, labels=upright.truth, chip_size=64, overlap=32, batch_size=4)
+
+
+def network_of(model: gd.RetinaNet) -> dict[str, Tensor]:
+    return model.detector.network.state_dict()
+
+
+@pytest.mark.parametrize("name", ["theirs.pth", "theirs.safetensors", "checkpoint.pt"])
+def test_torchvisions_file_is_taken(data: gd.DetectionData, tmp_path: Path, name: str) -> None:
+    state = torchvisions(3).state_dict()
+    if name.endswith("safetensors"):
+        save_file(state, tmp_path / name)
+    else:
+        inside = {"model": state, "optimizer": {"lr": 0.1}, "epoch": 3} if name == "checkpoint.pt" else state
+        torch.save(inside, tmp_path / name)
+    model = gd.RetinaNet(data, weights=tmp_path / name, **SMALL)
+    slots = state["head.classification_head.cls_logits.bias"].view(-1, 3)
+    assert torch.equal(network_of(model)["class_head.out.bias"].view(-1, 2), slots[:, 1:])
+    assert torch.equal(network_of(model)["backbone.body.conv1.weight"], state["backbone.body.conv1.weight"])
+
+
+@pytest.mark.parametrize("beginning", ["model.", "module.", ""])
+def test_names_that_a_class_round_the_network_lengthened_are_known(tmp_path: Path, beginning: str) -> None:
+    state = {f"{beginning}{name}": torch.ones(2) for name in ("backbone.a", "head.b")}
+    torch.save(state, tmp_path / "wrapped.pth")
+    save_file(state, tmp_path / "wrapped.safetensors")
+    for path in tmp_path.iterdir():
+        assert set(read(path)) == {"backbone.a", "head.b"}
+
+
+def test_another_number_of_classes_is_told_with_the_file(data: gd.DetectionData, tmp_path: Path) -> None:
+    torch.save(torchvisions(9).state_dict(), tmp_path / "nine.pth")
+    with pytest.warns(UserWarning, match=r"nine.pth has 9 class slots, this model 2 classes; .* starts anew"):
+        gd.RetinaNet(data, weights=str(tmp_path / "nine.pth"), **SMALL)
+
+
+def test_a_classifiers_file_gives_the_backbone(data: gd.DetectionData, tmp_path: Path) -> None:
+    classifier = models.resnet18()
+    torch.save(classifier.state_dict(), tmp_path / "classifier.pth")
+    model = gd.RetinaNet(replace(data, dtype="uint8"), weights=tmp_path / "classifier.pth", **SMALL)
+    assert torch.equal(network_of(model)["backbone.body.conv1.weight"], classifier.conv1.weight)
+    assert model.detector.stretch == IMAGENET
+    assert gd.RetinaNet(data, weights=tmp_path / "classifier.pth", **SMALL).detector.stretch == data.stretch
+
+
+def test_a_saved_detector_is_taken(data: gd.DetectionData, tmp_path: Path) -> None:
+    model = gd.RetinaNet(data, weights=None, **SMALL)
+    model.detector.network.set_norm_eps(0.0)
+    path = model.save(tmp_path / "saved.safetensors")
+    again = gd.RetinaNet(data, weights=path, seed=1, **SMALL)
+    assert is_saved_detector(path)
+    assert all(torch.equal(value, network_of(again)[name]) for name, value in network_of(model).items())
+    assert again.detector.network.norm_eps == 0
+
+
+def test_coco_is_torchvisions_published_retinanet(data: gd.DetectionData, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    state = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91).state_dict()
+    published = {key: value for key, value in as_published(state).items() if "num_batches" not in key}
+    asked = []
+
+    def download(url: str, **_: object) -> dict[str, Tensor]:
+        asked.append(url)
+        return published
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", download)
+    with pytest.warns(UserWarning, match="91 class slots, this model 2 classes"):
+        model = gd.RetinaNet(data, weights="coco", scales="auto")
+    assert asked == ["https://download.pytorch.org/models/retinanet_resnet50_fpn_coco-eeacb38b.pth"]
+    assert model.detector.network.norm_eps == 0
+    for theirs, ours in [
+        ("backbone.body.layer4.2.bn3.running_var", "backbone.body.layer4.2.bn3.running_var"),
+        ("backbone.fpn.inner_blocks.2.0.weight", "pyramid.fpn.inner_blocks.2.0.weight"),
+        ("backbone.fpn.extra_blocks.p7.bias", "pyramid.fpn.extra_blocks.p7.bias"),
+        ("head.classification_head.conv.3.0.weight", "class_head.conv.3.0.weight"),
+        ("head.regression_head.bbox_reg.weight", "box_head.out.weight"),
+    ]:
+        assert torch.equal(network_of(model)[ours], state[theirs])
+    with pytest.raises(ArgumentError, match="of a resnet50; got backbone='resnet18'"):
+        gd.RetinaNet(data, weights="coco", **SMALL)
+
+
+def test_words_without_a_network_start_from_random_weights(data: gd.DetectionData, unreachable: None) -> None:
+    with pytest.warns(UserWarning, match="COCO weights .* could not be downloaded .* starts from random weights"):
+        coco = gd.RetinaNet(data, weights="coco", scales="auto")
+    assert coco.detector.stretch == data.stretch
+    with pytest.warns(UserWarning, match="ImageNet weights of resnet18 could not be downloaded"):
+        imagenet = gd.RetinaNet(data, weights="imagenet", **SMALL)
+    random = gd.RetinaNet(data, weights=None, **SMALL)
+    assert all(torch.equal(value, network_of(random)[name]) for name, value in network_of(imagenet).items())
+
+
+class Harm:
+    """What a file could do, were it unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda made, path: path.write_bytes(pickle.dumps(made))])
+def test_code_in_files_is_never_run(tmp_path: Path, write) -> None:
+    path = tmp_path / "foreign.pth"
+    write({"weight": Harm(tmp_path / "harmed")}, path)
+    with pytest.raises(ModelError, match="holds more than tensors, and code in files is never run") as caught:
+        read(path)
+    assert not (tmp_path / "harmed").exists()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80", b"hello", b"PK\x03\x04 a zip, cut off", bytes(range(256)) * 9])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_damaged_files_are_refused(tmp_path: Path, content: bytes, suffix: str) -> None:
+    path = tmp_path / f"damaged{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"damaged or holds more than tensors|not a whole safetensors file") as caught:
+        read(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("part", [0.3, 0.9, 0.999])
+def test_truncated_state_dicts_are_refused(tmp_path: Path, part: float) -> None:
+    path = tmp_path / "theirs.pth"
+    torch.save({"weight": torch.randn(5000)}, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * part)])
+    with pytest.raises(ModelError, match="is damaged or holds more than tensors"):
+        read(path)
+
+
+@pytest.mark.parametrize("held", [[1, 2], {}, {"weight": 3}, torch.zeros(3), {"model": {"a": "b"}}])
+def test_what_is_no_state_dict_is_refused(tmp_path: Path, held: object) -> None:
+    torch.save(held, tmp_path / "held.pth")
+    with pytest.raises(ModelError, match="holds no state dict: expected tensors by name, got"):
+        read(tmp_path / "held.pth")
+
+
+@pytest.mark.parametrize(
+    ("keywords", "told"),
+    [
+        ({"weights": "imagenett"}, '"imagenet", "coco", None, or the file .*; there is no file imagenett'),
+        ({"weights": "no/where.safetensors"}, "there is no file no/where.safetensors"),
+        ({"weights": None, "levels": (2, 6)}, r"levels must be \(3, 7\), or \(2, 7\)"),
+        ({"weights": None, "backbone": "resnett50"}, "did you mean resnet50"),
+    ],
+)
+def test_bad_words_are_refused(data: gd.DetectionData, keywords: dict[str, object], told: str) -> None:
+    with pytest.raises(GeodetectError, match=told):
+        gd.RetinaNet(data, **(SMALL | keywords))
+
+
+def test_data_without_anything_to_learn_is_refused(data: gd.DetectionData) -> None:
+    with pytest.raises(TrainingError, match="no class to learn"):
+        gd.RetinaNet(replace(data, classes=[]), weights=None, **SMALL)
+    background = gd.chips.Chips([plan for plan in data.train.plans if not len(plan.boxes)])
+    with pytest.raises(TrainingError, match="no training chip holds a box"):
+        gd.RetinaNet(replace(data, train=background), weights=None, **SMALL)
+
+
+def test_a_finer_level_travels_in_the_file(data: gd.DetectionData, tmp_path: Path) -> None:
+    model = gd.RetinaNet(data, weights=None, levels=(2, 7), **SMALL)
+    path = model.save(tmp_path / "finer.safetensors")
+    again = gd.load_detector(path, device="cpu")
+    assert again.network.spec.levels == (2, 7)
+    assert len(again.network.anchors((64, 64))) == 9 * (16 * 16 + 8 * 8 + 4 * 4 + 2 * 2 + 1 + 1)
+    model.fit(1, lr=1e-4, progress=False)
+    usual = gd.RetinaNet(data, weights=None, **SMALL)
+    with pytest.raises(ModelError, match="anchors of"):
+        usual.load(path)
