@@ -297,11 +297,7 @@ def load_detector(path: str | Path, *, device: str | torch.device | None = None,
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file.
-
-    Raises:
-        ModelError: if the file is missing or is not whole.
-    """
+    """Tensors and metadata of a safetensors file; a ModelError where it is missing or not whole."""
     if not path.is_file():
         raise ModelError(f"there is no model file {path}; expected what `save` wrote, with suffix {_SUFFIX}")
     try:

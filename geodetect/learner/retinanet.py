@@ -13,7 +13,7 @@ from geodetect import plots
 from geodetect.boxes import Boxes
 from geodetect.chips import DetectionData
 from geodetect.detector import Detector, load_detector
-from geodetect.errors import ArgumentError, ModelError, TrainingError
+from geodetect.errors import ModelError, TrainingError
 from geodetect.export import export
 from geodetect.grid import Grid
 from geodetect.learner import results, start, training

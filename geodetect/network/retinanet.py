@@ -91,7 +91,8 @@ class Network(nn.Module):
             return
         for norm in self._norms():
             norm.eps = eps
-            norm.requires_grad_(eps > 0)
+            if not eps:
+                norm.requires_grad_(False)
 
     def freeze_backbone(self, frozen: bool) -> None:
         """Keep the backbone's weights as they are in training, or train all but norms that add nothing to variances."""

@@ -1,6 +1,9 @@
-"""Seconds of a training step: float32 against bf16 autocast, in turn, on the same batch and weights.
+"""Seconds of a training step against torchvision's own RetinaNet, in turn, on the same chips and weights.
 
-python tests/benchmarks/step.py [--backbone resnet18] [--side 256] [--batch-size 8]
+Torchvision steps as it comes: float32, a list of chips, its matching and its loss. Ours are float32 and bf16 autocast.
+All are given the same pixels and boxes, start from the same weights, train all of them and end with the same optimizer.
+
+python tests/benchmarks/step.py [--backbone resnet50] [--side 512] [--batch-size 4] [--boxes 200] [--device cpu]
 """
 
 from __future__ import annotations
@@ -9,53 +12,127 @@ import argparse
 import statistics
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 
 import torch
+from torch import Tensor, nn
+from torchvision.models.detection import RetinaNet
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from geodetect.network.losses import loss
 from geodetect.network.precision import autocast
+from geodetect.network.published import fill
 from geodetect.network.retinanet import Network
+from geodetect.stretch import IMAGENET
 
-ROUNDS = 6
+N_CLASSES = 2
+Batch = tuple[Tensor, Tensor, Tensor]  # pixels 0 to 255 (B, 3, S, S), boxes (B, M, 4), labels (B, M)
 
 
-def step(network: Network, pictures: torch.Tensor, boxes: torch.Tensor, dtype: torch.dtype) -> tuple[float, float]:
-    """Seconds of a whole step, and of matching and both losses within it."""
-    labels = torch.zeros(boxes.shape[:2], dtype=torch.long)
-    start = time.perf_counter()
-    with autocast(dtype, pictures.device):
-        logits, deltas = network(pictures)
-    before = time.perf_counter()
-    total = sum(loss(logits.float(), deltas.float(), network.anchors(pictures.shape[2:]), boxes, labels))
-    after = time.perf_counter()
-    total.backward()
-    network.zero_grad()
-    return time.perf_counter() - start, after - before
+def theirs(backbone: str, side: int) -> RetinaNet:
+    """Torchvision's RetinaNet for chips of this side, all of it trained."""
+    body = resnet_fpn_backbone(
+        backbone_name=backbone,
+        weights=None,
+        norm_layer=nn.BatchNorm2d,
+        trainable_layers=5,
+        returned_layers=[2, 3, 4],
+        extra_blocks=LastLevelP6P7(256, 256),
+    )
+    return RetinaNet(body, N_CLASSES, min_size=side, max_size=side)
+
+
+def step_theirs(network: RetinaNet, optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, float]:
+    """Seconds of a step of torchvision's."""
+    pixels, boxes, labels = batch
+    start = now(pixels)
+    targets = [{"boxes": b, "labels": k} for b, k in zip(boxes, labels, strict=True)]
+    losses = network(list(pixels / 255), targets)
+    sum(losses.values()).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return {"step": now(pixels) - start}
+
+
+def step_ours(network: Network, optimizer: torch.optim.Optimizer, dtype: torch.dtype, batch: Batch) -> dict[str, float]:
+    """Seconds of a step of ours, and of matching and both losses, forth and back, within it."""
+    pixels, boxes, labels = batch
+    start = now(pixels)
+    mean, std = (torch.tensor(v, device=pixels.device).view(-1, 1, 1) for v in (IMAGENET.mean, IMAGENET.std))
+    pictures = ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
+    with autocast(dtype, pixels.device):
+        outputs = network(pictures)
+    before = now(pixels)
+    said = [output.detach().float().requires_grad_() for output in outputs]
+    sum(loss(*said, network.anchors(pixels.shape[2:]), boxes, labels)).backward()
+    of_loss = now(pixels) - before
+    torch.autograd.backward(outputs, [x.grad.to(y.dtype) for x, y in zip(said, outputs, strict=True)])
+    optimizer.step()
+    optimizer.zero_grad()
+    return {"step": now(pixels) - start, "loss": of_loss}
+
+
+def now(on: Tensor) -> float:
+    """Seconds, when the device has done what it was told."""
+    if on.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def batch_of(size: int, side: int, n_boxes: int, device: str) -> Batch:
+    """Chips of noise with boxes of 10 to 40 px."""
+    corners = torch.rand(size, n_boxes, 2) * (side - 40)
+    boxes = torch.cat([corners, corners + 10 + 30 * torch.rand_like(corners)], dim=-1)
+    pixels = torch.randint(0, 256, (size, 3, side, side)).float()
+    return pixels.to(device), boxes.to(device), torch.randint(0, N_CLASSES, (size, n_boxes)).to(device)
+
+
+def contestants(backbone: str, side: int, device: str) -> dict[str, Callable[[Batch], dict[str, float]]]:
+    """What is timed, each with a network and an optimizer of its own."""
+    torchvisions = theirs(backbone, side).to(device).train()
+    steps: dict[str, Callable[[Batch], dict[str, float]]] = {
+        "torchvision float32": partial(step_theirs, torchvisions, optimizer(torchvisions))
+    }
+    for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
+        network = Network(backbone, n_classes=N_CLASSES, weights=None)
+        fill(network, torchvisions.state_dict(), "torchvision's state dict")
+        network = network.to(device, memory_format=torch.channels_last).train()
+        steps[f"geodetect {name}"] = partial(step_ours, network, optimizer(network), dtype)
+    return steps
+
+
+def optimizer(network: nn.Module) -> torch.optim.Optimizer:
+    """What `fit` trains with, at a rate that moves nothing."""
+    return torch.optim.AdamW(network.parameters(), lr=1e-9, fused=True)
 
 
 def main(argv: list[str]) -> None:
-    """Time both precisions in turn and write their medians and the ratio."""
+    """Time all in turn and write medians, and ratios to torchvision."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--backbone", default="resnet18")
-    parser.add_argument("--side", type=int, default=256)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--boxes", type=int, default=40)
+    parser.add_argument("--backbone", default="resnet50")
+    parser.add_argument("--side", type=int, default=512)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--boxes", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--device", default="cpu")
     choices = parser.parse_args(argv)
     torch.manual_seed(0)
-    network = Network(choices.backbone, n_classes=1, weights=None).train().to(memory_format=torch.channels_last)
-    shape = (choices.batch_size, 3, choices.side, choices.side)
-    pictures = torch.randn(shape).contiguous(memory_format=torch.channels_last)
-    corners = torch.rand(choices.batch_size, choices.boxes, 2) * (choices.side - 40)
-    boxes = torch.cat([corners, corners + 10 + 30 * torch.rand_like(corners)], dim=-1)
-    times: dict[torch.dtype, list[tuple[float, float]]] = {torch.float32: [], torch.bfloat16: []}
-    for _ in range(ROUNDS):
-        for dtype, taken in times.items():
-            taken.append(step(network, pictures, boxes, dtype))
-    medians = {dtype: statistics.median(t for t, _ in taken[1:]) for dtype, taken in times.items()}
-    for dtype, taken in times.items():
-        share = statistics.median(part / whole for whole, part in taken[1:])
-        sys.stdout.write(f"{dtype}: {medians[dtype]:.3f} s a step, matching and losses {share:.1%}\n")
-    sys.stdout.write(f"bf16 / float32: {medians[torch.bfloat16] / medians[torch.float32]:.2f}\n")
+    batch = batch_of(choices.batch_size, choices.side, choices.boxes, choices.device)
+    steps = contestants(choices.backbone, choices.side, choices.device)
+    taken: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
+    for _ in range(choices.rounds):
+        for name, step in steps.items():
+            taken[name].append(step(batch))
+    medians = {name: statistics.median(t["step"] for t in times[1:]) for name, times in taken.items()}
+    reference = medians["torchvision float32"]
+    sys.stdout.write(f"{choices}, {torch.get_num_threads()} threads\n")
+    for name, times in taken.items():
+        shares = [t["loss"] / t["step"] for t in times[1:] if "loss" in t]
+        told = f", matching and losses {statistics.median(shares):.1%}" if shares else ""
+        seconds = medians[name] / choices.batch_size
+        sys.stdout.write(f"{name}: {seconds:.3f} s an image, {reference / medians[name]:.2f} x torchvision{told}\n")
 
 
 if __name__ == "__main__":
