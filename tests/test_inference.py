@@ -63,13 +63,14 @@ def test_freezing_leaves_the_network_as_it_was():
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
-def test_bf16_weights_are_those_that_autocast_would_make():
-    network, pictures = learnt("vgg11_bn"), torch.randn(1, 3, 64, 64)
+@pytest.mark.parametrize("backbone", ["resnet50", "vgg11_bn"])
+def test_in_bf16_it_answers_what_autocast_would_but_for_rounding(backbone):
+    network, pictures = learnt(backbone), torch.randn(1, 3, 64, 64)
     with torch.autocast("cpu", torch.bfloat16):
-        rounded = answers(frozen(network, torch.bfloat16), pictures)
-        cast = answers(frozen(network, torch.float32), pictures)
-    assert rounded.dtype == torch.bfloat16
-    assert torch.equal(rounded, cast)
+        got, expected = (answers(each, pictures) for each in (frozen(network, torch.bfloat16), network))
+    assert got.dtype == torch.bfloat16
+    exact = answers(network, pictures)
+    assert (got - exact).norm() < 1.5 * (expected - exact).norm() + 1e-3 * exact.norm()
 
 
 def test_a_norm_that_is_more_than_its_name_says_stays():

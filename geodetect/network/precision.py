@@ -57,6 +57,11 @@ def autocast(dtype: torch.dtype, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
 
 
+def is_native(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a device computes in this precision without emulation."""
+    return dtype == torch.float32 or _bf16_is_native(device)
+
+
 def _bf16_is_native(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
