@@ -258,12 +258,13 @@ def contend(name: str, scene: Scene) -> None:
     sys.stdout.write(json.dumps({"seconds": seconds, "peak_mib": peak, "features": n_features}) + "\n")
 
 
-def measure(name: str, arguments: list[str]) -> dict[str, float] | None:
+def measure(name: str, folder: str, arguments: list[str]) -> dict[str, float] | None:
     """The figures of one contender from a process of its own; None if its package is not there."""
     if name in ("sahi", "deepforest") and importlib.util.find_spec(name) is None:
         return None
-    command = [sys.executable, __file__, *arguments, "--contend", name]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, str(Path(__file__).resolve()), *arguments, "--folder", folder, "--contend", name]
+    # In that folder, since DeepForest leaves logs where it runs.
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{name} failed:\n{done.stderr[-2000:]}")
     figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -290,7 +291,7 @@ def main(argv: list[str]) -> None:
         sizes = ["--side", choices.side, "--chip-size", choices.chip_size, "--overlap", choices.overlap]
         reference = None
         for name in choices.only:
-            found = measure(name, [*map(str, sizes), "--folder", folder])
+            found = measure(name, folder, [*map(str, sizes)])
             if found is None:
                 sys.stdout.write(f"{name}: not installed\n")
                 continue
