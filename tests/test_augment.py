@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 import numpy as np
 import pytest
 import torch
@@ -37,13 +35,17 @@ def test_a_box_follows_its_rectangle_under_every_symmetry(number: int) -> None:
 
 
 def test_the_eight_symmetries_are_a_group() -> None:
-    image = torch.arange(9.0).view(1, 1, 3, 3)
-    boxes = torch.zeros(1, 0, 4)
-    every = [symmetry(image, boxes, number)[0] for number in range(8)]
-    assert len({tuple(picture.flatten().tolist()) for picture in every}) == 8
-    for first, second in product(range(8), range(8)):
-        both = symmetry(*symmetry(image, boxes, first), second)[0]
-        assert any(torch.equal(both, picture) for picture in every)
+    image, box = torch.arange(9.0).view(1, 1, 3, 3), torch.tensor([[[0.0, 0.0, 1.0, 2.0]]])
+
+    def told(picture: torch.Tensor, box: torch.Tensor) -> tuple[float, ...]:
+        return tuple(picture.flatten().tolist() + box.flatten().tolist())
+
+    every = {told(*symmetry(image, box, number)) for number in range(8)}
+    assert len(every) == len({each[:9] for each in every}) == 8
+    assert told(image, box) in every
+    for first in range(8):
+        # Of the pictures and of their boxes together: two in a row are one of the eight, and each can be undone.
+        assert {told(*symmetry(*symmetry(image, box, first), second)) for second in range(8)} == every
 
 
 def test_each_picture_of_a_batch_is_moved_with_its_own_boxes() -> None:
@@ -74,6 +76,30 @@ def test_a_box_that_leaves_the_picture_becomes_padding() -> None:
     sides = (moved[..., 2:] - moved[..., :2]).amin(-1)
     assert (labels == -1).any()
     assert (sides[labels >= 0] >= 2).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_crop_shows_part_of_the_picture_at_a_larger_scale(seed: int) -> None:
+    y, x = torch.meshgrid(torch.arange(SIZE) + 0.5, torch.arange(SIZE) + 0.5, indexing="ij")
+    image = torch.stack([x, y])[None].repeat(16, 1, 1, 1)  # every pixel holds its own place
+    boxes, labels = torch.tensor([[[8.0, 8.0, 24.0, 24.0]]]).repeat(16, 1, 1), torch.zeros(16, 1, dtype=torch.long)
+    crops, moved, _ = random_zoom(image, boxes, labels, torch.Generator().manual_seed(seed))
+    inside = crops[:, :, 1:-1, 1:-1]
+    steps = inside[:, 0].diff(dim=-1).flatten(1).median(dim=1).values  # of the old place, per new pixel
+    large = steps < 1
+    assert large.any()
+    assert (~large).any()
+    corners = inside[large].amin(dim=(2, 3))
+    assert len(torch.unique(corners.round(decimals=2), dim=0)) > 1  # cut out at places of their own
+    sides = (moved[..., 2:] - moved[..., :2])[large, 0]
+    torch.testing.assert_close(sides.amax(dim=1), 16 / steps[large], rtol=0.02, atol=0.1)
+
+
+def test_bands_are_lit_a_little_differently() -> None:
+    light = random_light(torch.ones(64, 3, 1, 1), torch.Generator().manual_seed(0)).flatten(1)
+    apart = (light - light.mean(dim=1, keepdim=True)).abs().amax(dim=1)
+    assert apart.max() > 0.01
+    assert apart.max() < light.std(dim=0).mean()  # less than pictures differ
 
 
 def test_light_leaves_the_mean_of_many_pictures() -> None:

@@ -13,6 +13,7 @@ import torch
 import geodetect as gd
 from geodetect.boxes import iou
 from geodetect.errors import ArgumentError, GeodetectError, ModelError, OutputError, TrainingError
+from geodetect.learner.tuning import suppressed
 from tests.fakes import PaintedScene
 
 SMALL = {"backbone": "resnet18", "weights": None, "scales": "auto"}
@@ -122,6 +123,26 @@ def test_scores_and_pictures(trained: gd.RetinaNet) -> None:
     assert isinstance(trained.average_precision_score(mean=True), float)
     assert len(trained.plot_losses().axes) == 2
     assert trained.show_results(rows=1).axes
+
+
+def test_tuning_sees_what_inference_gives(trained: gd.RetinaNet) -> None:
+    chip = max(trained.data.valid, key=lambda chip: len(chip.boxes))
+    raw, direct = (trained.detector.detect(chip.pixels[None], nms_iou=limit)[0] for limit in (1.0, 0.4))
+    again = suppressed(raw, 0.4)
+    assert len(again) < len(raw)
+    assert sorted(map(tuple, again.xyxy)) == sorted(map(tuple, direct.xyxy))
+    before = trained.detector.min_score
+    table = trained.tune()
+    assert trained.detector.min_score == pytest.approx(dict(table["min_score"].loc[0.5]))
+    # The suppression of inference, on the same chips: the best scores are those of training, up to ties.
+    assert table["f1"].loc[0.5].between(0, 1).all()
+    assert set(before) == set(trained.detector.min_score)
+
+
+def test_errors_are_shown(trained: gd.RetinaNet) -> None:
+    assert len(trained.show_errors(rows=1).subfigs) == 2
+    with pytest.raises(ArgumentError, match="rows must be at least 1"):
+        trained.show_errors(rows=0)
 
 
 def test_interrupting_leaves_the_best_weights(data: gd.DetectionData) -> None:

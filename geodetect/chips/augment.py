@@ -60,7 +60,7 @@ def random_zoom(
     labels: Int[Tensor, "B M"],
     generator: torch.Generator,
 ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B M 4"], Int[Tensor, "B M"]]:
-    """Each picture enlarged or shrunk at random and moved so that as much of it as can be stays in sight.
+    """A random crop of each picture, enlarged to its size, or the picture shrunk and put somewhere at random.
 
     What comes in from outside is 0, as nodata is. Boxes of which too little is left become padding.
     """

@@ -27,7 +27,7 @@ def joined(device: str | None = None) -> Iterator[str | None]:
     Raises:
         ArgumentError: if the device is one that several processes would have to share.
     """
-    if not distributed.is_torchelastic_launched() or distributed.is_initialized():
+    if not distributed.is_available() or not distributed.is_torchelastic_launched() or distributed.is_initialized():
         yield device
         return
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -16,7 +16,7 @@ from geodetect.detector import Detector, load_detector
 from geodetect.errors import ModelError, TrainingError
 from geodetect.export import export
 from geodetect.grid import Grid
-from geodetect.learner import results, start, training
+from geodetect.learner import gallery, results, start, training, tuning
 from geodetect.learner.checkpoints import State
 from geodetect.learner.weights import is_saved_detector
 from geodetect.network import backbones
@@ -265,6 +265,10 @@ class RetinaNet:
         """
         return results.show_results(self.detector, self._needed("show_results").valid, rows, min_score)
 
+    def show_errors(self, rows: int = 4) -> Figure:
+        """A figure of the worst false detections and missed objects on the validation chips, two of each in a row."""
+        return gallery.show_errors(self.detector, self._needed("show_errors").valid, rows)
+
     def average_precision_score(self, *, match_iou: float = 0.5, mean: bool = False) -> dict[str, float] | float:
         """Average precision of each class on the validation chips, 0 to 1; NaN for a class without an object.
 
@@ -284,6 +288,16 @@ class RetinaNet:
             NaN where there is no object (of that size).
         """
         return results.evaluate(self.detector, self._needed("evaluate").valid)
+
+    def tune(self) -> DataFrame:
+        """The best F1 and the scores that give it at each `nms_iou`, on the validation chips.
+
+        Those for the default 0.5 become the detector's `min_score`; where another row is better, give its `nms_iou`
+        and scores to `detect_objects`. Columns are `f1` (each class, and `all`) and `min_score` (each class).
+        """
+        table = tuning.tune(self.detector, self._needed("tune").valid)
+        self._detector.min_score = table["min_score"].loc[tuning.NMS_IOU].to_dict()
+        return table
 
     def detect(self, raster: str | Path, output: str | Path | None = None, **options: Any) -> GeoDataFrame | Path:
         """What `detect_objects(raster, self, output, ...)` gives; the options are its."""

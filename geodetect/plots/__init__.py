@@ -6,6 +6,7 @@ pops up, and no state is kept in pyplot.
 
 from geodetect.plots.chips import chip_figure
 from geodetect.plots.curves import curve_figure, losses_figure, lr_figure
+from geodetect.plots.errors import Mistake, errors_figure
 from geodetect.plots.pictures import as_rgb, shown_limits
 from geodetect.plots.scenes import Detail, Ground, fullest_part, scene_figure
 from geodetect.plots.style import OUTCOMES, class_colours
@@ -14,10 +15,12 @@ __all__ = [
     "OUTCOMES",
     "Detail",
     "Ground",
+    "Mistake",
     "as_rgb",
     "chip_figure",
     "class_colours",
     "curve_figure",
+    "errors_figure",
     "fullest_part",
     "losses_figure",
     "lr_figure",

@@ -1,0 +1,61 @@
+"""Thresholds from validation: the scores, and the overlap in suppression, with the best F1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torchvision.ops import batched_nms
+
+from geodetect.boxes import Boxes
+from geodetect.chips.chip import Chips
+from geodetect.detector import Detector
+from geodetect.learner.callbacks import UNKNOWN_SCORE, hits_of
+from geodetect.learner.results import detect_chips
+from geodetect.metrics import precision_recall
+
+NMS_IOU = 0.5  # of inference, unless it is told another
+_NMS_IOUS = [0.3, 0.35, 0.4, 0.45, NMS_IOU, 0.55, 0.6, 0.65, 0.7]
+
+
+def tune(detector: Detector, chips: Chips) -> pd.DataFrame:
+    """The best F1, and the lowest score to count for it, of each class at each overlap in suppression.
+
+    The network sees each chip once; what it gives is then suppressed at all overlaps.
+
+    Args:
+        detector: what is tuned.
+        chips: with true boxes, none of which it has learnt from.
+
+    Returns:
+        a row for each `nms_iou`; columns `f1` of each class and of `all`, their mean, and `min_score` of each class.
+        A class without an object has NaN and 0.5.
+    """
+    raw, truth = detect_chips(detector, chips, nms_iou=1.0)
+    best = [_best_of([suppressed(boxes, iou) for boxes in raw], truth, len(detector.classes)) for iou in _NMS_IOUS]
+    index = pd.Index(_NMS_IOUS, name="nms_iou")
+    f1 = pd.DataFrame([row[:, 0] for row in best], index, detector.classes)
+    scores = pd.DataFrame([row[:, 1] for row in best], index, detector.classes)
+    return pd.concat({"f1": f1.assign(all=f1.mean(axis=1)), "min_score": scores}, axis=1)
+
+
+def suppressed(boxes: Boxes, nms_iou: float) -> Boxes:
+    """The boxes of one chip that are left when the worse of two of a class goes, as inference does it."""
+    corners, scores, labels = (torch.from_numpy(np.asarray(x)) for x in (boxes.xyxy, boxes.scores, boxes.labels))
+    return boxes[batched_nms(corners, scores, labels, nms_iou).numpy()]
+
+
+def _best_of(found: Sequence[Boxes], truth: Sequence[Boxes], n_classes: int) -> np.ndarray:
+    """The best F1 of each class and the lowest score that gives it, (K, 2)."""
+    scores, labels, hits = hits_of(list(found), list(truth))
+    n_truth = np.bincount(np.concatenate([boxes.labels for boxes in truth]), minlength=n_classes)
+    return np.array([_best_f1(scores[labels == k], hits[labels == k], int(n_truth[k])) for k in range(n_classes)])
+
+
+def _best_f1(scores: np.ndarray, hits: np.ndarray, n_truth: int) -> tuple[float, float]:
+    if not (n_truth and hits.any()):
+        return (0.0 if n_truth else np.nan), UNKNOWN_SCORE
+    distinct, _, _, f1 = precision_recall(scores, hits, n_truth)
+    return float(f1.max()), float(distinct[f1.argmax()])
