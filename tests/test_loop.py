@@ -97,7 +97,7 @@ def test_rates_are_alike_unless_the_backbone_knows_pictures_or_a_slice_says_so(d
     assert rates_of(model, slice(1e-6, 1e-4)) == pytest.approx([1e-6, 1e-5, 1e-4])
     model.detector.network.backbone.pretrained = True
     assert rates_of(model, 1e-4) == pytest.approx([1e-5, 1e-4, 1e-4])
-    for lr in (0, -1, slice(1e-4), slice(0, 1e-4), float("nan")):
+    for lr in (0, -1, slice(1e-4), slice(0, 1e-4), float("nan"), "high"):
         with pytest.raises(ArgumentError, match="lr must be above 0"):
             model.fit(1, lr=lr)
 
@@ -145,6 +145,19 @@ def test_logs_of_tensorboard(data: DetectionData, tmp_path: Path) -> None:
     assert written.stat().st_size > 100
     with pytest.raises(ArgumentError, match="log_preds=False"):
         model.fit(1, callbacks=[TensorBoardCallback(tmp_path / "runs", trace_model=False)])
+
+
+def test_epochs_without_a_number_leave_a_model_that_can_be_used(data: DetectionData) -> None:
+    model = gd.RetinaNet(data, **MODEL)
+    model.fit(2, lr=1e-5, callbacks=[Course([float("nan")] * 2)], progress=False)
+    assert set(model.detector.min_score) == set(data.classes)
+    assert model.detector.summary["epochs"] == 2
+
+
+@pytest.mark.parametrize("wrong", [{"epochs": 1.5}, {"epochs": "3"}, {"checkpoint": None}])
+def test_what_is_no_number_of_epochs_or_no_folder(data: DetectionData, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ArgumentError, match="must be"):
+        gd.RetinaNet(data, **MODEL).fit(**wrong)
 
 
 def test_a_loss_that_is_no_number_names_the_chips(data: DetectionData) -> None:

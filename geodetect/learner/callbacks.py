@@ -111,7 +111,7 @@ class BestEpoch(TrackerCallback):  # type: ignore[misc]
         self.waited = 0 if self.new_best else self.waited + 1
         if self.new_best and self.keep:
             self.weights = copied(self.model)
-        if self.new_best or not self.keep:
+        if self.new_best or not self.weights:  # without best weights the network has the last ones
             (metric,) = (each for each in self.metrics if isinstance(each, ChipAP))
             self.min_scores = metric.min_scores
 

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -128,21 +129,25 @@ def rates(network: Network, rate: float | slice) -> list[float]:
         ArgumentError: if a rate is not above 0.
     """
     first, last = (rate.start, rate.stop) if isinstance(rate, slice) else (rate, rate)
-    if not (first and last and 0 < first < np.inf and 0 < last < np.inf):
+    if not (_is_above_0(first) and _is_above_0(last)):
         raise ArgumentError(f"lr must be above 0, or a slice of two such rates; got {rate}")
     if isinstance(rate, slice):
         return [float(each) for each in np.geomspace(first, last, 3)]
     return [rate * (_PRETRAINED_SHARE if network.backbone.pretrained else 1), rate, rate]
 
 
-def check(epochs: int, callbacks: Sequence[Callback]) -> None:
+def _is_above_0(value: Any) -> bool:
+    return isinstance(value, Real) and 0 < float(value) < np.inf
+
+
+def check(epochs: Any, callbacks: Sequence[Callback]) -> None:
     """Refuse what training could only stumble over later.
 
     Raises:
         ArgumentError: if there is no epoch to train, or a callback wants to draw what it cannot.
     """
-    if epochs < 1:
-        raise ArgumentError(f"epochs must be at least 1; got {epochs}")
+    if not isinstance(epochs, Integral) or epochs < 1:
+        raise ArgumentError(f"epochs must be a whole number of at least 1; got {epochs}")
     for callback in callbacks:
         if getattr(callback, "log_preds", False):
             raise ArgumentError(
@@ -174,6 +179,8 @@ def begin(
     """
     if monitor not in ("valid_loss", "AP50"):
         raise ArgumentError(f'monitor must be "valid_loss" or "AP50"; got {monitor!r}')
+    if not isinstance(checkpoint, bool | str | Path):
+        raise ArgumentError(f"checkpoint must be True, False, or a folder; got {checkpoint!r}")
     folder = None if isinstance(checkpoint, bool) else checkpoints.prepared(Path(checkpoint))
     chosen = None if rate is None else rates(detector.network, rate)
     model, state = checkpoints.identity(detector), None
