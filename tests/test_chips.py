@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import geopandas as gpd
@@ -16,10 +18,22 @@ from hypothesis import strategies as st
 
 import geodetect as gd
 from geodetect.chips.cut import MIN_SIDE, cut, windows_within
-from geodetect.chips.split import at_random, by_blocks
+from geodetect.chips.folder import PictureReader
+from geodetect.chips.formats import FORMATS
 from geodetect.errors import ArgumentError, GeodetectError, LabelsError, OutputError
-from geodetect.grid import Tiling, Window
-from tests.fakes import CLASSES, SHAPE, FakeReader, PaintedScene, outlines, painted
+from geodetect.grid import Grid, Tiling, Window
+from tests.fakes import (
+    CLASSES,
+    ROTATED,
+    SHAPE,
+    TRUTH,
+    UTM,
+    FakeReader,
+    PaintedScene,
+    outlines,
+    painted,
+    write_raster,
+)
 from tests.strategies import boxes, tilings
 
 
@@ -73,49 +87,6 @@ def test_windows_within_an_area_start_at_its_corner() -> None:
     reader = FakeReader(painted())
     found = windows_within(reader, chip_size=32, overlap=0, area=shapely.box(16, 40, 80, 104))
     assert {window.xyxy for window in found} == {(x, y, x + 32, y + 32) for x in (16, 48) for y in (40, 72)}
-
-
-# split
-
-
-@given(st.integers(2, 12), st.integers(2, 12), st.sampled_from([0, 0, 16, 40]), st.integers(0, 99))
-def test_no_training_chip_shares_ground_with_validation(rows: int, columns: int, overlap: int, seed: int) -> None:
-    stride = 64 - overlap
-    tiling = Tiling((64 + (rows - 1) * stride, 64 + (columns - 1) * stride), 64, overlap)
-    footprints = np.array([window.xyxy for window in tiling], float)
-    try:
-        split = by_blocks(footprints, 0.2, seed)
-    except ArgumentError:
-        assert overlap or len(footprints) < 2
-        return
-    train, valid = outlines(footprints[split.train]), outlines(footprints[split.valid])
-    assert len(train)
-    assert len(valid)
-    assert shapely.area(shapely.intersection(train[:, None], valid[None])).max() == 0
-    every = np.concatenate([split.train, split.valid, split.left_out])
-    assert sorted(every) == list(range(len(footprints)))
-
-
-def test_blocks_hold_out_the_share_asked_for_to_within_a_chip_row() -> None:
-    footprints = np.array([window.xyxy for window in Tiling((640, 640), 64)], float)
-    for share in (0.1, 0.2, 0.4):
-        split = by_blocks(footprints, share, seed=1)
-        assert abs(len(split.valid) - share * 100) <= 10
-        assert len(split.left_out) == 0
-
-
-def test_a_split_that_cannot_be_made_names_the_other_one() -> None:
-    with pytest.raises(ArgumentError, match='split="random"'):
-        by_blocks(np.array([[0, 0, 64, 64]], float), 0.2, 0)
-    with pytest.raises(ArgumentError, match="val_split_pct"):
-        by_blocks(np.array([[0, 0, 64, 64]] * 2, float), 1.0, 0)
-
-
-def test_a_random_split_keeps_a_picture_together() -> None:
-    groups = np.repeat(np.arange(10), 3)
-    split = at_random(groups, 0.2, seed=0)
-    assert set(groups[split.train]).isdisjoint(groups[split.valid])
-    assert len(split.valid) == 6
 
 
 # prepare_data
@@ -190,6 +161,8 @@ def test_a_picture_of_the_batch(upright: PaintedScene) -> None:
         ({"chip_size": 64, "overlap": 64}, "overlap must be smaller than chip_size"),
         ({"split": "columns"}, 'split must be "blocks" or "random"'),
         ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"val_split_pct": 1.0}, "val_split_pct must lie between 0 and 1"),
+        ({"sampler": "rare"}, 'sampler must be "balanced" or None'),
         ({"min_visible": 2}, "min_visible must lie between 0 and 1"),
         ({"pixel_size_m": 30}, "no chip of upright.tif holds a label"),
         ({"class_mapping": {"red": None, "blue": None}}, "without a class"),
@@ -208,34 +181,136 @@ def test_a_folder_that_is_a_file_or_not_there(upright: PaintedScene, tmp_path: P
         gd.prepare_data(upright.path)
     with pytest.raises(LabelsError, match="not there"):
         gd.prepare_data(tmp_path / "nothing")
-    with pytest.raises(LabelsError, match="no COCO labels"):
+    with pytest.raises(LabelsError, match="; it is empty"):
         gd.prepare_data(tmp_path)
 
 
 # export_training_data and COCO
 
 
-def test_a_folder_that_we_wrote_gives_the_same_chips(scene: PaintedScene, tmp_path: Path) -> None:
+def _content(data: gd.DetectionData, *, pixels: bool = True) -> list[tuple[object, ...]]:
+    """What all chips of both parts hold, whatever their order."""
+    chips = [*data.train, *data.valid, *data.left_out]
+    rows = [
+        (
+            tuple(chip.grid.to_map(np.zeros((1, 2))).round(3)[0]),
+            chip.boxes.xyxy.round(2).tolist(),
+            chip.boxes.labels.tolist(),
+            int(chip.pixels.astype(int).sum()) if pixels else 0,
+        )
+        for chip in chips
+    ]
+    return sorted(rows)
+
+
+@pytest.mark.parametrize("metadata_format", FORMATS)
+def test_a_folder_that_we_wrote_gives_the_same_chips(scene: PaintedScene, tmp_path: Path, metadata_format: str) -> None:
     labels = _labels(scene)
-    out = gd.export_training_data(scene.path, labels, tmp_path / "chips", chip_size=64, negatives=1, progress=False)
+    out = gd.export_training_data(
+        scene.path,
+        labels,
+        tmp_path / "chips",
+        metadata_format=metadata_format,
+        chip_size=64,
+        negatives=1,
+        progress=False,
+    )
     ours = gd.prepare_data(scene.path, labels=labels, chip_size=64)
     read = gd.prepare_data(out)
     assert read.classes == ours.classes
+    assert _content(read) == _content(ours)
 
-    def content(data: gd.DetectionData) -> list[tuple[object, ...]]:
-        chips = [*data.train, *data.valid, *data.left_out]
-        rows = [
-            (
-                tuple(chip.grid.to_map(np.zeros((1, 2))).round(3)[0]),
-                chip.boxes.xyxy.round(2).tolist(),
-                chip.boxes.labels.tolist(),
-                int(chip.pixels.astype(int).sum()),
-            )
-            for chip in chips
-        ]
-        return sorted(rows)
 
-    assert content(read) == content(ours)
+def _bytes(folder: Path, located: bool) -> PaintedScene:
+    """A scene of 8 bits, in which each band is one grey."""
+    grid = Grid(SHAPE, ROTATED, UTM, "bytes.tif") if located else Grid(SHAPE, name="bytes.tif")
+    pixels = np.broadcast_to(np.array([50, 100, 150], np.uint8)[:, None, None], (3, *SHAPE))
+    return PaintedScene(write_raster(folder / "bytes.tif", pixels, grid), grid, TRUTH)
+
+
+@pytest.mark.parametrize("located", [True, False])
+@pytest.mark.parametrize("chip_format", ["png", "jpg"])
+def test_pngs_and_jpegs_keep_their_place(tmp_path: Path, chip_format: str, located: bool) -> None:
+    scene = _bytes(tmp_path, located)
+    out = gd.export_training_data(
+        scene.path, scene.truth, tmp_path / "chips", chip_format=chip_format, chip_size=64, progress=False
+    )
+    ours = gd.prepare_data(scene.path, labels=scene.truth, chip_size=64, negatives=0, split="random")
+    read = gd.prepare_data(out, split="random")
+    by_place = {tuple(np.round(plan.grid.corners, 3).ravel()) for plan in read.plans}
+    if located:
+        assert by_place == {tuple(np.round(plan.grid.corners, 3).ravel()) for plan in ours.plans}
+        assert all(plan.grid.crs == UTM for plan in read.plans)
+        # Other programs read the world file: columns of the matrix, and the centre of the upper left pixel.
+        first = next((out / "images").glob(f"*.{chip_format}"))
+        values = [float(line) for line in first.with_suffix(f".{chip_format[0]}gw").read_text().split()]
+        place = PictureReader(first).grid
+        assert values[4:] == pytest.approx(place.to_map(np.array([[0.5, 0.5]]))[0])
+    else:
+        assert not list(out.rglob("*.?gw"))
+    for chip in read.train:  # a JPEG of one grey is off by one at most
+        assert chip.pixels.mean(axis=(1, 2)) == pytest.approx([50, 100, 150], abs=1)
+
+
+@pytest.mark.parametrize(
+    ("chip_format", "bands", "told"),
+    [
+        ("jpg", None, "jpg chips hold 1 or 3 bands of uint8; the raster has 3 of uint16"),
+        ("png", (1, 2, 3, 1), "png chips hold 1 or 3 bands of uint8 or uint16; the raster has 4 of uint16"),
+    ],
+)
+def test_pixels_that_a_format_cannot_hold(
+    upright: PaintedScene, tmp_path: Path, chip_format: str, bands: tuple[int, ...] | None, told: str
+) -> None:
+    with pytest.raises(ArgumentError, match=told):
+        gd.export_training_data(
+            upright.path, _labels(upright), tmp_path / "chips", chip_format=chip_format, bands=bands, chip_size=64
+        )
+    assert not (tmp_path / "chips").exists()
+
+
+def test_the_map_shows_chips_and_labels(scene: PaintedScene, tmp_path: Path) -> None:
+    out = gd.export_training_data(scene.path, _labels(scene), tmp_path / "chips", chip_size=64, progress=False)
+    shown = gpd.read_file(out / "chips.geojson")
+    chips, labels = shown[shown["kind"] == "chip"], shown[shown["kind"] == "label"]
+    data = gd.prepare_data(out, split="random")
+    assert shown.crs == "EPSG:4326"
+    assert len(chips) == len(data.plans)
+    assert len(labels) == sum(len(plan.boxes) for plan in data.plans)
+    assert set(labels["label"]) == set(CLASSES)
+    assert {(out / "images" / name).is_file() for name in shown["chip"]} == {True}
+    # Every label that was drawn lies, to a decimetre, under the outlines of its parts.
+    truth = scene.truth.to_crs(UTM).union_all().buffer(0.1)
+    assert truth.contains(labels.to_crs(UTM).union_all())
+
+
+KILLED = """
+import os, signal, sys
+import geodetect as gd
+replace = os.replace
+
+def killed_at_the_third(source, target):
+    if str(target).endswith("000000002.tif"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+
+os.replace = killed_at_the_third
+gd.export_training_data(sys.argv[1], sys.argv[2], sys.argv[3], chip_size=64, progress=False)
+"""
+
+
+def test_a_run_that_was_killed_goes_on_without_cutting_anew(upright: PaintedScene, tmp_path: Path) -> None:
+    labels, out = tmp_path / "labels.gpkg", tmp_path / "chips"
+    upright.truth.to_file(labels)
+    command = [sys.executable, "-c", KILLED, str(upright.path), str(labels), str(out)]
+    assert subprocess.run(command, check=False).returncode == -9
+    kept = {path: path.stat().st_mtime_ns for path in (out / "images").glob("*.tif")}
+    assert 0 < len(kept) < 9
+    assert list((out / "images").glob(".*"))  # what the chip left that was being written
+    gd.export_training_data(upright.path, labels, out, chip_size=64, progress=False)
+    whole = gd.export_training_data(upright.path, labels, tmp_path / "whole", chip_size=64, progress=False)
+    assert {path.relative_to(out) for path in out.rglob("*")} == {path.relative_to(whole) for path in whole.rglob("*")}
+    assert all(path.stat().st_mtime_ns == written for path, written in kept.items())
 
 
 def test_an_export_that_was_stopped_goes_on_where_it_was(
@@ -252,6 +327,7 @@ def test_an_export_that_was_stopped_goes_on_where_it_was(
         replace(source, target)
 
     with monkeypatch.context() as patch:
+        patch.setattr(os, "cpu_count", lambda: 1)
         patch.setattr(os, "replace", full_after_two)
         with pytest.raises(OutputError, match="No space left"):
             cut_into(out)
@@ -297,7 +373,7 @@ def test_coco_that_is_not_complete(tmp_path: Path) -> None:
         gd.prepare_data(tmp_path)
 
 
-@pytest.mark.parametrize("keyword", [{"metadata_format": "yolo"}, {"chip_format": "png"}])
+@pytest.mark.parametrize("keyword", [{"metadata_format": "csv"}, {"chip_format": "gif"}])
 def test_formats_that_are_not_written_are_refused(
     upright: PaintedScene, tmp_path: Path, keyword: dict[str, str]
 ) -> None:

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import geopandas as gpd
 import numpy as np
 import shapely
 from rich.progress import track
 
 from geodetect.chips.chip import ChipPlan
-from geodetect.chips.formats import coco
-from geodetect.chips.formats.picture import Picture
+from geodetect.chips.formats import FORMATS, IMAGES, Folder, Picture
 from geodetect.chips.sources import Cutting, Source, from_raster
 from geodetect.errors import ArgumentError, OutputError
-from geodetect.raster import write_chip
+from geodetect.raster import CHIP_FORMATS, check_chip_format, write_chip
+from geodetect.vector.writers import write_features
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
+MAP = "chips.geojson"
 _UNFINISHED = ".unfinished.json"  # the settings of a run that has not ended; lets it start again where it was
 
 
@@ -45,19 +50,22 @@ def export_training_data(
     overwrite: bool = False,
     progress: bool = True,
 ) -> Path:
-    """The folder `out_dir`, holding chips of the raster in `images` and their boxes in `labels.json`.
+    """The folder `out_dir`, holding chips of the raster in `images`, their boxes, and a map of both.
 
     A run that was stopped and is given the same parameters goes on where it was; each chip
-    appears under its name when it is complete.
+    appears under its name when it is complete. The map, `chips.geojson`, shows where the chips lie and
+    what was labelled in each.
 
     Args:
         raster: the raster to cut.
         labels: a vector file or GeoDataFrame in any CRS.
         out_dir: a folder that is empty or not there yet.
-        metadata_format: layout of the labels; "coco".
+        metadata_format: layout of the labels: "coco", "voc", "yolo", "kitti", or "esri", which is ArcGIS' own
+            with boxes as Pascal VOC.
         chip_size: side of a chip in pixels.
         overlap: how much neighbouring chips share, in pixels.
-        chip_format: "tif": GeoTIFFs that keep CRS and transform.
+        chip_format: "tif" for GeoTIFFs; "png" (1 or 3 bands of 8 or 16 bits) and "jpg" (of 8 bits) say where they lie
+            in a world file and an `.aux.xml`, and do not keep which pixels are invalid.
         pixel_size_m: cut at this ground resolution instead of the raster's own.
         bands: the bands to keep, counted from 1; None is all.
         label_field: column that holds the class; None: a column `label`, else one class named after the file.
@@ -73,12 +81,16 @@ def export_training_data(
         OutputError: if `out_dir` holds something else, or cannot be written.
         GeodetectError: if the raster, the labels or a parameter is not usable.
     """
-    for name, value, known in (("metadata_format", metadata_format, "coco"), ("chip_format", chip_format, "tif")):
-        if value != known:
-            raise ArgumentError(f'{name} must be "{known}"; got {value!r}')
+    for name, value, known in (
+        ("metadata_format", metadata_format, FORMATS),
+        ("chip_format", chip_format, CHIP_FORMATS),
+    ):
+        if value not in known:
+            raise ArgumentError(f"{name} must be one of {', '.join(sorted(known))}; got {value!r}")
     out_dir = Path(out_dir)
     cutting = Cutting(chip_size, overlap, pixel_size_m, bands, min_visible, negatives, seed)
-    settings = json.dumps([str(raster), str(labels), str(cutting), label_field, point_radius_m, str(aoi)])
+    asked = [raster, labels, cutting, label_field, point_radius_m, aoi, metadata_format, chip_format]
+    settings = json.dumps([str(each) for each in asked])
     _check_empty(out_dir, settings, overwrite=overwrite)
     source = from_raster(
         raster,
@@ -88,8 +100,13 @@ def export_training_data(
         point_radius_m=point_radius_m,
         aoi=aoi,
     )
-    _start(out_dir, settings, overwrite=overwrite)
-    return _write(source, out_dir, progress=progress)
+    pixels, _ = source.plans[0].reader.read(source.plans[0].window)
+    check_chip_format(chip_format, pixels)
+    with _started(out_dir, settings, overwrite=overwrite):
+        pictures = _write_chips(source, out_dir, chip_format, progress=progress)
+        _write_labels(out_dir, metadata_format, _described(source, pictures, len(pixels)))
+        write_features(_map(source, pictures), out_dir / MAP)
+    return out_dir
 
 
 def _check_empty(out_dir: Path, settings: str, *, overwrite: bool) -> None:
@@ -109,33 +126,82 @@ def _check_empty(out_dir: Path, settings: str, *, overwrite: bool) -> None:
         )
 
 
-def _start(out_dir: Path, settings: str, *, overwrite: bool) -> None:
+@contextmanager
+def _started(out_dir: Path, settings: str, *, overwrite: bool) -> Iterator[None]:
+    """The folder made ready, and marked as unfinished until all is written."""
+    marker = out_dir / _UNFINISHED
     try:
         if overwrite and out_dir.exists():
             shutil.rmtree(out_dir)
-        (out_dir / coco.IMAGES).mkdir(parents=True, exist_ok=True)
-        (out_dir / _UNFINISHED).write_text(settings, encoding="utf-8")
+        (out_dir / IMAGES).mkdir(parents=True, exist_ok=True)
+        for left in (out_dir / IMAGES).glob(".*"):  # half a chip of a run that was killed
+            shutil.rmtree(left)
+        marker.write_text(settings, encoding="utf-8")
+        yield
+        marker.unlink()
     except OSError as error:
-        raise OutputError(f"{out_dir} cannot be written: {error.strerror}; choose another out_dir") from error
+        raise OutputError(f"{out_dir} cannot be written: {error.strerror or error}; choose another out_dir") from error
 
 
-def _write(source: Source, out_dir: Path, *, progress: bool) -> Path:
-    pictures = [
-        _picture(plan, source.classes, out_dir)
-        for plan in track(source.plans, "Cutting chips", disable=not progress, transient=True)
-    ]
-    partial = out_dir / f".{coco.LABELS}"
-    partial.write_text(coco.text(pictures, source.classes), encoding="utf-8")
-    partial.replace(out_dir / coco.LABELS)
-    (out_dir / _UNFINISHED).unlink()
-    return out_dir
+def _write_chips(source: Source, out_dir: Path, chip_format: str, *, progress: bool) -> list[Picture]:
+    """The chips on disk, cut by as many threads as there are cores, and what labels will say of them."""
+
+    def written(number: int) -> Picture:
+        return _picture(source, number, out_dir, chip_format)
+
+    # Without a transform all threads would take turns at one handle of the raster.
+    located = source.plans[0].grid.transform is not None
+    pool = ThreadPoolExecutor(os.cpu_count() if located else 1)
+    numbers = range(len(source.plans))
+    try:
+        made = pool.map(written, numbers)
+        return list(track(made, "Cutting chips", total=len(numbers), disable=not progress, transient=True))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _picture(plan: ChipPlan, classes: Sequence[str], out_dir: Path) -> Picture:
-    """The chip on disk, written unless an earlier run did, and its entry in the labels."""
-    path = out_dir / coco.IMAGES / f"{plan.window.y:06d}_{plan.window.x:06d}.tif"
-    pixels, valid = plan.reader.read(plan.window)
+def _picture(source: Source, number: int, out_dir: Path, chip_format: str) -> Picture:
+    """The chip with this number on disk, written unless an earlier run did, and what labels will say of it."""
+    plan = source.plans[number]
+    path = out_dir / IMAGES / f"{number:09d}.{chip_format}"
     if not path.exists():
+        pixels, valid = plan.reader.read(plan.window)
         write_chip(path, pixels, plan.grid, valid)
-    names = np.array(classes, dtype=object)[plan.boxes.labels]
+    names = np.array(source.classes, dtype=object)[plan.boxes.labels]
     return Picture(path, plan.boxes.xyxy, names, (plan.window.height, plan.window.width))
+
+
+def _described(source: Source, pictures: list[Picture], n_bands: int) -> Folder:
+    """All that labels can say of the chips."""
+    grid = source.plans[0].grid
+    cell = None
+    if grid.transform is not None:
+        transform = grid.transform
+        cell = float(np.hypot(transform.a, transform.d)), float(np.hypot(transform.b, transform.e))
+    return Folder(pictures, source.classes, crs=grid.crs, cell=cell, n_bands=n_bands)
+
+
+def _write_labels(out_dir: Path, metadata_format: str, folder: Folder) -> None:
+    """The files that say what is in the chips, each complete under its name or not there."""
+    for name, text in FORMATS[metadata_format].files(folder):
+        path = out_dir / name
+        path.parent.mkdir(exist_ok=True)
+        partial = path.with_name(f".{path.name}")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+
+
+def _map(source: Source, pictures: list[Picture]) -> GeoDataFrame:
+    """Outlines of all chips and boxes: `kind` is chip or label, `chip` the file, `label` the class."""
+    parts = [_on_map(plan, picture) for plan, picture in zip(source.plans, pictures, strict=True)]
+    kinds = [kind for plan in source.plans for kind in ["chip", *["label"] * len(plan.boxes)]]
+    chips = [picture.path.name for picture in pictures for _ in range(1 + len(picture.names))]
+    labels = [name for picture in pictures for name in [None, *picture.names]]
+    columns = {"kind": kinds, "chip": chips, "label": labels}
+    return gpd.GeoDataFrame(columns, geometry=np.concatenate(parts), crs=source.plans[0].grid.crs)
+
+
+def _on_map(plan: ChipPlan, picture: Picture) -> np.ndarray:
+    """The outline of a chip and those of its boxes, in map coordinates."""
+    outlines = np.concatenate([[[0, 0, plan.window.width, plan.window.height]], picture.xyxy])
+    return np.asarray(shapely.transform(shapely.box(*outlines.T), plan.grid.in_plane().to_map), dtype=object)

@@ -1,4 +1,4 @@
-"""From what the user has to plans of chips: one raster with labels, or a folder of pictures."""
+"""From a raster with labels to plans of chips, and what all sources of chips share."""
 
 from __future__ import annotations
 
@@ -10,13 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
-from geodetect.boxes import Boxes, area
+from geodetect.boxes import Boxes
 from geodetect.chips.chip import ChipPlan
-from geodetect.chips.cut import MIN_SIDE, cut, plan_chips
-from geodetect.chips.formats import coco
-from geodetect.chips.formats.picture import Folder, Picture
-from geodetect.errors import ArgumentError, LabelsError, RasterError
-from geodetect.grid import Window
+from geodetect.chips.cut import MIN_SIDE, plan_chips
+from geodetect.errors import LabelsError
 from geodetect.raster import RasterReader
 from geodetect.vector.labels import read_area, read_labels
 
@@ -99,95 +96,11 @@ def from_raster(
             f"no chip of {reader.name} holds a label that is visible by at least {cutting.min_visible:.0%} and "
             f"{MIN_SIDE:g} px wide; the labels may be too small at this pixel size, or lie outside the aoi"
         )
-    plans, classes, dropped = _used_classes(plans, names.tolist())
+    plans, classes, dropped = used_classes(plans, names.tolist())
     return Source(plans, classes, side, reader.bands, "; ".join(filter(None, [found.report, dropped])))
 
 
-def from_folder(
-    folder: str | Path,
-    cutting: Cutting,
-    *,
-    dataset_type: str | None = None,
-    class_mapping: Mapping[Any, str | None] | None = None,
-) -> Source:
-    """Chips of a folder of labelled pictures; large pictures are cut, small ones are one chip each.
-
-    Raises:
-        LabelsError: if the folder is missing, of no known format, or holds no box.
-    """
-    folder = Path(folder)
-    content = _read_folder(folder, dataset_type)
-    rename = {name: (class_mapping or {}).get(name, name) for name in content.classes}
-    classes = list(dict.fromkeys(name for name in rename.values() if name is not None))
-    readers = [
-        PictureReader(picture.path, bands=cutting.bands, pixel_size_m=cutting.pixel_size_m)
-        for picture in content.pictures
-    ]
-    _check_bands(readers)
-    side = cutting.side([reader.grid.shape for reader in readers])
-    plans: list[ChipPlan] = []
-    for reader, picture in zip(readers, content.pictures, strict=True):
-        plans += _plan_picture(reader, _renamed(picture, reader, rename, classes), side, cutting)
-    n_boxes = sum(len(plan.boxes) for plan in plans)
-    if not n_boxes:
-        raise LabelsError(
-            f"no picture of {folder} holds a box that is at least {MIN_SIDE:g} px wide and lies inside it"
-        )
-    plans, classes, dropped = _used_classes(plans, classes)
-    read = f"{len(plans)} chips with {n_boxes} boxes from {len(readers)} pictures of {folder.name}"
-    report = "; ".join(filter(None, [read, content.report, dropped]))
-    return Source(plans, classes, side, readers[0].bands, report)
-
-
-def _renamed(
-    picture: Picture, reader: PictureReader, rename: Mapping[str, str | None], classes: Sequence[str]
-) -> Boxes:
-    """A picture's boxes with an area, in the pixels that are read, under the classes' new names."""
-    scale = np.tile(np.array(reader.grid.shape[::-1]) / np.array(reader.source_shape[::-1]), 2)
-    names = [rename[name] for name in picture.names]
-    labels = np.array([-1 if name is None else classes.index(name) for name in names], int)
-    kept = (labels >= 0) & (area(picture.xyxy) > 0)
-    return Boxes(picture.xyxy[kept] * scale, labels[kept])
-
-
-def _read_folder(folder: Path, dataset_type: str | None) -> Folder:
-    if not folder.is_dir():
-        raise LabelsError(
-            f"without labels, source must be a folder of labelled chips; got {folder}, which is "
-            f"{'a file (give labels=...)' if folder.exists() else 'not there'}"
-        )
-    if dataset_type not in ("coco", None):
-        raise ArgumentError(f'dataset_type must be "coco", the one format that is read; got {dataset_type!r}')
-    return coco.read(folder)
-
-
-def _check_bands(readers: Sequence[PictureReader]) -> None:
-    counts = {reader.n_bands: reader.grid.name for reader in readers}
-    if len(counts) > 1:
-        told = ", ".join(f"{n} in {name}" for n, name in counts.items())
-        raise RasterError(f"all pictures must have the same number of bands; got {told}; choose some with bands=")
-
-
-def _plan_picture(reader: PictureReader, boxes: Boxes, side: int, cutting: Cutting) -> list[ChipPlan]:
-    """The chips of one picture: itself, also without a box, when it is no larger than a chip."""
-    height, width = reader.grid.shape
-    outlines = shapely.box(*boxes.xyxy.T)
-    if max(height, width) <= side or not len(boxes):
-        whole = Window(0, 0, min(width, side), min(height, side))
-        return [ChipPlan(reader, whole, cut(outlines, boxes.labels, [whole], min_visible=cutting.min_visible)[0])]
-    return plan_chips(
-        reader,
-        outlines,
-        boxes.labels,
-        chip_size=side,
-        overlap=cutting.overlap,
-        min_visible=cutting.min_visible,
-        negatives=cutting.negatives,
-        seed=cutting.seed,
-    )
-
-
-def _used_classes(plans: list[ChipPlan], classes: list[str]) -> tuple[list[ChipPlan], list[str], str]:
+def used_classes(plans: list[ChipPlan], classes: list[str]) -> tuple[list[ChipPlan], list[str], str]:
     """The plans with labels that index only the classes that have a box, those classes, and what was left out."""
     used = np.unique(np.concatenate([plan.boxes.labels for plan in plans]))
     number = np.full(len(classes), -1)
@@ -195,21 +108,3 @@ def _used_classes(plans: list[ChipPlan], classes: list[str]) -> tuple[list[ChipP
     moved = [ChipPlan(p.reader, p.window, Boxes(p.boxes.xyxy, number[p.boxes.labels])) for p in plans]
     absent = [name for i, name in enumerate(classes) if i not in used]
     return moved, [classes[i] for i in used], f"no box of {', '.join(absent)}, left out" if absent else ""
-
-
-class PictureReader:
-    """A raster that is opened for each read, so that a folder of thousands holds no file open."""
-
-    def __init__(
-        self, path: str | Path, *, bands: Sequence[int] | None = None, pixel_size_m: float | None = None
-    ) -> None:
-        self.path, self._bands, self._pixel_size_m = path, bands, pixel_size_m
-        with RasterReader(path, bands=bands) as reader:
-            self.source_shape = reader.grid.shape
-            self.grid = reader.grid.resampled(pixel_size_m)
-            self.n_bands, self.bands = reader.n_bands, reader.bands
-
-    def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels (C, H, W) and valid (H, W) of a window of the grid."""
-        with RasterReader(self.path, bands=self._bands, pixel_size_m=self._pixel_size_m) as reader:
-            return reader.read(window)

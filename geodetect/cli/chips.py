@@ -14,10 +14,10 @@ from geodetect.cli import options
 @click.argument("raster")
 @click.argument("labels")
 @click.argument("out_dir", type=click.Path(path_type=Path))
-@click.option("--metadata-format", default="coco", metavar="FORMAT", help="Layout of the labels.")
+@click.option("--metadata-format", default="coco", metavar="FORMAT", help="coco, voc, yolo, kitti or esri.")
 @options.chip_size(512)
 @options.overlap(0)
-@click.option("--chip-format", default="tif", metavar="FORMAT", help="Format of the pictures.")
+@click.option("--chip-format", default="tif", metavar="FORMAT", help="tif, png or jpg.")
 @options.pixel_size_m
 @options.bands("all")
 @options.label_field

@@ -33,7 +33,12 @@ _SUFFIX = ".safetensors"
 @options.aoi
 @options.min_visible
 @options.negatives(1.0)
-@click.option("--dataset-type", show_default="recognised", help="Format of the folder SOURCE.")
+@click.option(
+    "--dataset-type",
+    metavar="FORMAT",
+    show_default="recognised",
+    help="Format of the folder SOURCE: coco, voc, yolo, kitti or esri.",
+)
 @click.option("--valid-path", metavar="FOLDER", help="Folder of chips to validate on, instead of a share of SOURCE.")
 @click.option("--val-split-pct", type=float, default=0.2, help="Share of the chips that validates, between 0 and 1.")
 @click.option(
@@ -45,6 +50,7 @@ _SUFFIX = ".safetensors"
 @click.option("--batch-size", type=int, default=8, help="Chips in a batch (a count).")
 @click.option("--transforms/--no-transforms", default=True, help="Change training chips at random.")
 @click.option("--num-workers", type=int, show_default="chosen", help="Processes that read chips (a count).")
+@click.option("--sampler", type=click.Choice(["balanced"]), help="Show chips with rare classes more often.")
 @options.seed
 @click.option("--backbone", default="resnet50", help="Network that sees the pictures.")
 @click.option(

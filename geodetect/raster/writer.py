@@ -1,4 +1,4 @@
-"""Chips as GeoTIFFs that say where they lie."""
+"""Chips as GeoTIFFs, or as PNGs and JPEGs with notes beside them that say where they lie."""
 
 from __future__ import annotations
 
@@ -10,12 +10,38 @@ from typing import Any
 
 import numpy as np
 import rasterio
+from affine import Affine
 from jaxtyping import Bool, Shaped
 from rasterio.errors import NotGeoreferencedWarning
 
-from geodetect.errors import OutputError
+from geodetect.errors import ArgumentError, OutputError
 from geodetect.grid import Grid
 from geodetect.raster.opening import FAILURES, first_line
+
+_DRIVERS = {"tif": "GTiff", "png": "PNG", "jpg": "JPEG"}
+_DTYPES = {"png": ("uint8", "uint16"), "jpg": ("uint8",)}
+_N_BANDS = (1, 3)  # more would be read as a mask, or as ink
+_WORLD = {".png": ".pgw", ".jpg": ".jgw"}
+_QUALITY = 95  # of JPEGs; the usual 75 blurs objects of a few pixels
+CHIP_FORMATS = frozenset(_DRIVERS)
+
+
+def check_chip_format(chip_format: str, pixels: Shaped[np.ndarray, "C H W"]) -> None:
+    """Refuses pixels that a format cannot hold.
+
+    Args:
+        chip_format: one of `CHIP_FORMATS`.
+        pixels: those of one chip.
+
+    Raises:
+        ArgumentError: if the number of bands or their type is not the format's.
+    """
+    dtypes = _DTYPES.get(chip_format)
+    if dtypes is not None and (len(pixels) not in _N_BANDS or pixels.dtype.name not in dtypes):
+        raise ArgumentError(
+            f"{chip_format} chips hold 1 or 3 bands of {' or '.join(dtypes)}; the raster has {len(pixels)} of "
+            f'{pixels.dtype}; choose some with bands=, or chip_format="tif", which holds any'
+        )
 
 
 def write_chip(
@@ -24,13 +50,15 @@ def write_chip(
     grid: Grid,
     valid: Bool[np.ndarray, "H W"] | None = None,
 ) -> Path:
-    """A GeoTIFF of these pixels, complete under its name or not there at all.
+    """A picture of these pixels, complete under its name or not there at all.
+
+    Safe in threads where the grid has a transform: rasterio warns of those that have none.
 
     Args:
-        path: file to write; one that exists is replaced.
-        pixels: of any dtype that GeoTIFF holds, which is kept.
+        path: file to write; its suffix, `.tif`, `.png` or `.jpg`, is its format. One that exists is replaced.
+        pixels: of any dtype that the format holds (`check_chip_format`), which is kept.
         grid: where they lie.
-        valid: which hold data; None for all. It is written, as a mask, only where some do not.
+        valid: which hold data; None for all. It is written, as a mask, only into GeoTIFFs, where some do not.
 
     Returns:
         `path`.
@@ -42,33 +70,51 @@ def write_chip(
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
             part = Path(folder) / path.name
-            # Inside the file, so that one file is all that a chip is.
-            with warnings.catch_warnings(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
-                warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                with rasterio.open(part, "w", **_profile(pixels, grid)) as target:
-                    target.write(pixels)
-                    if valid is not None and not valid.all():
-                        target.write_mask(valid)
+            if grid.transform is None:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                    _write(part, pixels, grid, valid)
+            else:
+                _write(part, pixels, grid, valid)
+            for beside in part.parent.iterdir():  # the picture last: where it is, all of it is
+                if beside != part:
+                    os.replace(beside, path.with_name(beside.name))
             os.replace(part, path)
     except (OSError, *FAILURES) as error:
         raise OutputError(f"{path} cannot be written: {first_line(error)}") from error
     return path
 
 
-def _profile(pixels: np.ndarray, grid: Grid) -> dict[str, Any]:
+def _write(part: Path, pixels: np.ndarray, grid: Grid, valid: np.ndarray | None) -> None:
+    # The mask inside the file, so that one file is all that a GeoTIFF is.
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+        with rasterio.open(part, "w", **_profile(part.suffix[1:], pixels, grid)) as target:
+            target.write(pixels)
+            if valid is not None and not valid.all() and part.suffix == ".tif":
+                target.write_mask(valid)
+    if part.suffix in _WORLD and grid.transform is not None:
+        # Columns of the matrix, then the centre of the upper left pixel: https://en.wikipedia.org/wiki/World_file
+        place = grid.transform @ Affine.translation(0.5, 0.5)
+        world = (place.a, place.d, place.b, place.e, place.c, place.f)
+        part.with_suffix(_WORLD[part.suffix]).write_text("".join(f"{value!r}\n" for value in world), encoding="ascii")
+
+
+def _profile(chip_format: str, pixels: np.ndarray, grid: Grid) -> dict[str, Any]:
     """How rasterio is to write these pixels."""
     n_bands, height, width = pixels.shape
     coloured = n_bands in (3, 4) and pixels.dtype in (np.uint8, np.uint16)
     profile: dict[str, Any] = {
-        "driver": "GTiff",
+        "driver": _DRIVERS[chip_format],
         "count": n_bands,
         "height": height,
         "width": width,
         "dtype": pixels.dtype.name,
-        "compress": "deflate",
-        "photometric": "RGB" if coloured else "MINISBLACK",
-        "alpha": "NO",  # else GDAL tags the fourth band as alpha, and the next reader takes it for a mask
     }
+    if chip_format == "tif":
+        # Without "alpha" GDAL tags the fourth band as one, and the next reader takes it for a mask.
+        profile |= {"compress": "deflate", "photometric": "RGB" if coloured else "MINISBLACK", "alpha": "NO"}
+    elif chip_format == "jpg":
+        profile["quality"] = _QUALITY
     if grid.transform is not None:
         profile["transform"] = grid.transform
     if grid.crs is not None:

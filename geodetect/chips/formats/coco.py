@@ -1,21 +1,23 @@
 """COCO: one JSON with images, annotations and categories; boxes are x, y, width, height.
 
 The layout is described at https://cocodataset.org/#format-data. Category ids are taken as
-they come (0 is a class too), and file names may hold sub-folders.
+they come (0 is a class too), file names may hold sub-folders, and a folder may hold several
+such files. Crowds are boxes like others: many tools call every object one that has a mask.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from geodetect.boxes import from_xywh, to_xywh
-from geodetect.chips.formats.picture import Folder, Picture
+from geodetect.chips.formats.listing import Listing
+from geodetect.chips.formats.picture import Folder, Picture, counted, sentence
 from geodetect.errors import LabelsError
 
 LABELS = "labels.json"
@@ -23,77 +25,112 @@ IMAGES = "images"
 _PARTS = ("images", "annotations", "categories")
 
 
-def find(folder: Path) -> Path | None:
-    """The folder's COCO file: `labels.json`, else the first JSON in it or one below that has COCO's three lists."""
-    candidates = [folder / LABELS, *sorted(folder.glob("*.json")), *sorted(folder.glob("*/*.json"))]
-    return next((path for path in candidates if path.is_file() and _looks_right(path)), None)
+def recognises(listing: Listing) -> bool:
+    """Whether some JSON of the folder has COCO's three lists."""
+    return any(_looks_right(path) for path in listing.sample(".json"))
 
 
 def _looks_right(path: Path) -> bool:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        content = path.read_bytes()
+    except OSError:
         return False
-    return isinstance(content, dict) and all(isinstance(content.get(part), list) for part in _PARTS)
+    return all(f'"{part}"'.encode() in content for part in _PARTS)
 
 
-def read(folder: Path) -> Folder:
-    """The pictures that the folder's COCO file lists and that are there.
+def read(listing: Listing) -> Folder:
+    """The pictures that the folder's COCO files list and that are there.
 
     Raises:
-        LabelsError: if there is no COCO file, an entry lacks what it needs, or no picture is there.
+        LabelsError: if there is no COCO file, or an entry lacks what it needs.
     """
-    path = find(folder)
-    if path is None:
-        raise LabelsError(f"{folder} holds no COCO labels: expected a JSON file with the lists {', '.join(_PARTS)}")
-    content = json.loads(path.read_text(encoding="utf-8-sig"))
+    paths = [path for path in listing.ending(".json") if _looks_right(path)]
+    if not paths:
+        raise LabelsError(f"{listing.root} holds no COCO labels: expected a JSON file with {', '.join(_PARTS)}")
+    paths.sort(key=lambda path: (path.name != LABELS, not path.name.startswith("instances"), path))
+    parts = [part for path in paths if (part := _read_file(path, listing)) is not None]
+    boxed = [part for part in parts if any(len(picture.names) for picture in part.pictures)]
+    chosen = boxed or parts
+    pictures = {picture.path: picture for part in reversed(chosen) for picture in reversed(part.pictures)}
+    again = sum(len(part.pictures) for part in chosen) - len(pictures)
+    listed = {path.parent for path in pictures}
+    unlisted = sum(path.parent in listed and path not in pictures for path in listing.pictures)
+    report = sentence(
+        *(part.report for part in chosen),
+        counted(again, "pictures that several files list, of which the first counts"),
+        counted(unlisted, "pictures beside them that are not listed, left out"),
+    )
+    classes = dict.fromkeys(name for part in chosen for name in part.classes)
+    return Folder([pictures[path] for path in sorted(pictures)], list(classes), report)
+
+
+def _read_file(path: Path, listing: Listing) -> Folder | None:
+    """One COCO file; None where the JSON is something else after all."""
     try:
-        return _folder(content, path)
-    except (KeyError, TypeError, ValueError) as error:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise LabelsError(f"{path} is no complete JSON file: {error}") from error
+    if not isinstance(content, dict) or not all(isinstance(content.get(part), list) for part in _PARTS):
+        return None
+    try:
+        return _folder(content, path, listing)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise LabelsError(
             f"{path} is not complete COCO: each image needs id and file_name, each annotation image_id, "
             f"category_id and bbox of four numbers, each category id and name; stopped at {error!r}"
         ) from error
 
 
-def _folder(content: dict[str, Any], path: Path) -> Folder:
+def _folder(content: dict[str, Any], path: Path, listing: Listing) -> Folder:
     names = {category["id"]: str(category["name"]) for category in content["categories"]}
     boxes: dict[Any, list[tuple[list[float], str]]] = defaultdict(list)
+    boxless = 0
     for annotation in content["annotations"]:
-        boxes[annotation["image_id"]].append((annotation["bbox"], names[annotation["category_id"]]))
-    pictures = [_picture(image, boxes[image["id"]], path.parent) for image in content["images"]]
-    there = [picture for picture in pictures if picture.path.is_file()]
-    if not there:
-        raise LabelsError(
-            f"{path} lists {len(pictures)} picture(s), and none of them is in {path.parent} or {path.parent / IMAGES}"
-        )
-    absent = len(pictures) - len(there)
-    report = f"{absent} of {len(pictures)} pictures listed in {path.name} are not there" if absent else ""
+        bbox = _bbox(annotation)
+        if bbox is None:
+            boxless += 1
+        else:
+            boxes[annotation["image_id"]].append((bbox, names[annotation["category_id"]]))
+    images = content["images"]
+    files = listing.match([(str(image["file_name"]), path) for image in images])
+    there = [
+        _picture(image, boxes[image["id"]], file) for image, file in zip(images, files, strict=True) if file is not None
+    ]
+    absent, known = len(images) - len(there), {image["id"] for image in images}
+    stray = sum(len(found) for key, found in boxes.items() if key not in known)
+    report = sentence(
+        f"{absent:,} of {len(images):,} pictures listed in {path.name} are not there" if absent else "",
+        counted(boxless, f"annotations of {path.name} without a box"),
+        counted(stray, f"boxes of {path.name} that belong to no picture"),
+    )
     classes = [names[key] for key in sorted(names, key=lambda key: (str(type(key)), key))]
     return Folder(there, list(dict.fromkeys(classes)), report)
 
 
-def _picture(image: dict[str, Any], boxes: list[tuple[list[float], str]], root: Path) -> Picture:
+def _bbox(annotation: dict[str, Any]) -> list[float] | None:
+    """x, y, width and height of an object, from its outline where it has no box; None without either."""
+    if annotation.get("bbox"):
+        return list(annotation["bbox"])
+    outline = annotation.get("segmentation")
+    if not isinstance(outline, list) or not outline:
+        return None
+    xy = np.concatenate([np.array(ring, float).reshape(-1, 2) for ring in outline])
+    return [*xy.min(axis=0), *np.ptp(xy, axis=0)]
+
+
+def _picture(image: dict[str, Any], boxes: list[tuple[list[float], str]], path: Path) -> Picture:
     xywh = np.array([box for box, _ in boxes], float).reshape(-1, 4)
     height, width = image.get("height"), image.get("width")
     shape = (int(height), int(width)) if height and width else None
-    names = np.array([name for _, name in boxes], dtype=object)
-    return Picture(_locate(root, str(image["file_name"])), from_xywh(xywh), names, shape)
+    return Picture(path, from_xywh(xywh), np.array([name for _, name in boxes], dtype=object), shape)
 
 
-def _locate(root: Path, file_name: str) -> Path:
-    """Where a listed picture lies: beside the JSON, in `images`, or in either's parent folder."""
-    name = file_name.replace("\\", "/")
-    places = [root / name, root / IMAGES / name, root.parent / name, root.parent / IMAGES / name]
-    return next((place for place in places if place.is_file()), places[0])
-
-
-def text(pictures: Iterable[Picture], classes: Sequence[str]) -> str:
-    """The COCO file of these pictures; ids count from 1, file names are relative to `images`."""
-    ids = {name: i for i, name in enumerate(classes, start=1)}
+def files(folder: Folder) -> Iterator[tuple[str, str]]:
+    """`labels.json` with its text; ids count from 1, file names are relative to `images`."""
+    ids = {name: i for i, name in enumerate(folder.classes, start=1)}
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for image_id, picture in enumerate(pictures, start=1):
+    for image_id, picture in enumerate(folder.pictures, start=1):
         height, width = picture.shape or (None, None)
         images.append({"id": image_id, "file_name": picture.path.name, "width": width, "height": height})
         for (x, y, w, h), name in zip(to_xywh(picture.xyxy).tolist(), picture.names, strict=True):
@@ -108,4 +145,5 @@ def text(pictures: Iterable[Picture], classes: Sequence[str]) -> str:
                 }
             )
     categories = [{"id": i, "name": name} for name, i in ids.items()]
-    return json.dumps({"images": images, "annotations": annotations, "categories": categories}, indent=1)
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    yield LABELS, json.dumps(content, indent=1)

@@ -1,0 +1,179 @@
+"""The front door to training: chips from a raster with labels, or from a folder, in two parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
+
+from geodetect.boxes import Boxes
+from geodetect.chips.chip import ChipPlan, Chips
+from geodetect.chips.data import DetectionData
+from geodetect.chips.folder import PictureReader, from_folder
+from geodetect.chips.formats.picture import counted, sentence
+from geodetect.chips.sources import Cutting, Source, from_raster
+from geodetect.chips.split import parted
+from geodetect.errors import ArgumentError, NotGeoreferenced
+from geodetect.stretch import Stretch
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
+_SAMPLE = 64  # chips that the stretch is measured on
+
+
+def prepare_data(
+    source: str | Path,
+    labels: str | Path | GeoDataFrame | None = None,
+    *,
+    class_mapping: Mapping[Any, str | None] | None = None,
+    chip_size: int | None = None,
+    overlap: int | None = None,
+    pixel_size_m: float | None = None,
+    bands: Sequence[int] | None = None,
+    label_field: str | None = None,
+    point_radius_m: float | None = None,
+    aoi: str | Path | GeoDataFrame | shapely.Geometry | None = None,
+    min_visible: float = 0.3,
+    negatives: float = 1.0,
+    dataset_type: str | None = None,
+    valid_path: str | Path | None = None,
+    val_split_pct: float = 0.2,
+    split: str = "blocks",
+    batch_size: int = 8,
+    transforms: bool = True,
+    num_workers: int | None = None,
+    sampler: str | None = None,
+    seed: int = 42,
+) -> DetectionData:
+    """Chips to train and to validate on, from a raster with labels or from a folder of labelled chips.
+
+    Nothing is written into the user's folders; a raster is read window by window.
+
+    Args:
+        source: a raster; without `labels`, a folder of chips in the layout of COCO, Pascal VOC, YOLO, KITTI or an
+            export of ArcGIS.
+        labels: a vector file or GeoDataFrame in any CRS, when `source` is a raster.
+        class_mapping: `{value: name}` renames classes; a value mapped to None is dropped.
+        chip_size: side of a chip in pixels; None: the pictures' size when they are alike and at most
+            1,024 px, else 512.
+        overlap: how much neighbouring chips share in pixels; None is 0.
+        pixel_size_m: read at this ground resolution instead of the raster's own.
+        bands: the bands to read, counted from 1; None is all.
+        label_field: column that holds the class; None: a column `label`, else one class named after the file.
+        point_radius_m: makes points into discs of this radius in metres.
+        aoi: only ground inside is used: a vector file, a GeoDataFrame, or a geometry in the raster's CRS.
+        min_visible: smallest share of a label's area in a chip that is still a label there, 0 to 1.
+        negatives: chips without an object, as a share of those with one; 0 or more.
+        dataset_type: the folder's format, "coco", "voc", "yolo", "kitti" or "esri"; None recognises it.
+        valid_path: a second folder to validate on; `split` and `val_split_pct` are not used then.
+        val_split_pct: share of the chips that validates, above 0 and below 1.
+        split: "blocks" holds out blocks of ground, "random" single chips, whatever ground they share.
+        batch_size: chips in a batch.
+        transforms: change training batches at random (symmetries, zoom, light).
+        num_workers: processes that read chips; None chooses.
+        sampler: "balanced" shows chips with rare classes more often in training; None shows each chip once an epoch.
+        seed: of everything random here and in training.
+
+    Raises:
+        GeodetectError: if a file or a parameter is not usable; the message says which and why.
+    """
+    _check(split, batch_size, sampler)
+    cutting = Cutting(chip_size, overlap or 0, pixel_size_m, bands, min_visible, negatives, seed)
+    if labels is not None:
+        found = from_raster(
+            source,
+            labels,
+            cutting,
+            label_field=label_field,
+            point_radius_m=point_radius_m,
+            class_mapping=class_mapping,
+            aoi=aoi,
+        )
+    else:
+        found = from_folder(source, cutting, dataset_type=dataset_type, class_mapping=class_mapping)
+    report = found.report
+    if valid_path is not None:
+        cutting = replace(cutting, chip_size=found.chip_size)
+        held = from_folder(valid_path, cutting, dataset_type=dataset_type, class_mapping=class_mapping)
+        parts, report = [found.plans, _renumbered(held, found), []], f"{report}; {_beside(held, found)}"
+    else:
+        parts = parted(found.plans, val_split_pct, split, seed)
+    train, valid, left_out = (Chips(part) for part in parts)
+    return DetectionData(
+        classes=found.classes,
+        train=train,
+        valid=valid,
+        left_out=left_out,
+        chip_size=found.chip_size,
+        pixel_size_m=_pixel_size(train),
+        bands=found.bands,
+        stretch=_measured(train, seed),
+        dtype=str(train[0].pixels.dtype),
+        batch_size=batch_size,
+        transforms=transforms,
+        num_workers=num_workers,
+        seed=seed,
+        sampler=sampler,
+        report=report,
+    )
+
+
+def _check(split: str, batch_size: int, sampler: str | None) -> None:
+    if split not in ("blocks", "random"):
+        raise ArgumentError(f'split must be "blocks" or "random"; got {split!r}')
+    if batch_size < 1:
+        raise ArgumentError(f"batch_size must be at least 1; got {batch_size}")
+    if sampler not in ("balanced", None):
+        raise ArgumentError(f'sampler must be "balanced" or None; got {sampler!r}')
+
+
+def _renumbered(held: Source, found: Source) -> list[ChipPlan]:
+    """The chips of a second source with labels that index the first one's classes; boxes of other classes go.
+
+    Raises:
+        ArgumentError: if its pictures have another number of bands.
+    """
+    if len(held.bands) != len(found.bands):
+        raise ArgumentError(
+            f"pictures in valid_path must have the {len(found.bands)} bands of those to train on; "
+            f"got {len(held.bands)}; choose some with bands="
+        )
+    number = np.array([found.classes.index(name) if name in found.classes else -1 for name in held.classes])
+    moved = [(plan, number[plan.boxes.labels]) for plan in held.plans]
+    return [ChipPlan(p.reader, p.window, Boxes(p.boxes.xyxy[n >= 0], n[n >= 0])) for p, n in moved]
+
+
+def _beside(held: Source, found: Source) -> str:
+    """What was read for validation, and how much of it is trained on as well."""
+    seen = {_place(plan) for plan in found.plans}
+    both = sum(_place(plan) in seen for plan in held.plans)
+    strange = ", ".join(sorted(set(held.classes) - set(found.classes)))
+    return sentence(
+        f"to validate: {held.report}",
+        counted(both, "chips in both parts, so that validation flatters"),
+        f"boxes of {strange} are not in the chips to train on, left out of validation" if strange else "",
+    )
+
+
+def _place(plan: ChipPlan) -> tuple[str, tuple[int, int, int, int]]:
+    path = plan.reader.path.resolve() if isinstance(plan.reader, PictureReader) else plan.reader.grid.name
+    return str(path), plan.window.xyxy
+
+
+def _pixel_size(chips: Chips) -> float | None:
+    try:
+        return float(np.median([plan.reader.grid.pixel_size_m for plan in chips.plans]))
+    except NotGeoreferenced:
+        return None
+
+
+def _measured(chips: Chips, seed: int) -> Stretch:
+    """Mean and standard deviation of each band over a sample of the chips."""
+    chosen = np.random.default_rng(seed).permutation(len(chips))[:_SAMPLE]
+    plans = [chips.plans[i] for i in chosen]
+    return Stretch.fit(plan.reader.read(plan.window) for plan in plans)
