@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import shapely
 from hypothesis import given
-from hypothesis import strategies as st
 
 import geodetect as gd
 from geodetect.chips.cut import MIN_SIDE, cut, windows_within
 from geodetect.chips.folder import PictureReader
 from geodetect.chips.formats import FORMATS
+from geodetect.chips.loaders import loaders
 from geodetect.errors import ArgumentError, GeodetectError, LabelsError, OutputError
 from geodetect.grid import Grid, Tiling, Window
 from tests.fakes import (
@@ -35,6 +35,8 @@ from tests.fakes import (
     write_raster,
 )
 from tests.strategies import boxes, tilings
+
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # fastai, on import
 
 
 def _labels(scene: PaintedScene, crs: str = "EPSG:4326") -> gpd.GeoDataFrame:
@@ -399,3 +401,42 @@ def test_validation_from_a_second_folder(upright: PaintedScene, tmp_path: Path) 
 
 def test_shape_of_the_painted_scene() -> None:
     assert painted().shape == (3, *SHAPE)
+
+
+def _unbalanced(folder: Path) -> Path:
+    """Ten pictures with a car, two of which hold a ship too."""
+    for number in range(10):
+        write_raster(folder / f"{number}.tif", np.zeros((1, 32, 32), np.uint8))
+        ship = "1 0.5 0.5 0.5 0.5\n" if number < 2 else ""
+        (folder / f"{number}.txt").write_text("0 0.5 0.5 0.5 0.5\n" + ship)
+    (folder / "classes.txt").write_text("car\nship\n")
+    return folder
+
+
+def test_rare_classes_come_more_often_when_balanced(tmp_path: Path) -> None:
+    folder = _unbalanced(tmp_path)
+    assert gd.prepare_data(folder).weights is None
+    data = gd.prepare_data(folder, valid_path=folder, sampler="balanced")
+    holds_ship = np.array([1 in plan.boxes.labels for plan in data.train.plans])
+    # Cars are in 10 chips of 10, ships in 2: sqrt(1 / 0.2) = 2.236.
+    assert data.weights == pytest.approx(np.where(holds_ship, 5**0.5, 1))
+    assert "chips in both parts, so that validation flatters: 10" in data.report
+
+
+def test_the_loader_draws_by_weight(tmp_path: Path) -> None:
+    data = gd.prepare_data(_unbalanced(tmp_path), valid_path=tmp_path, sampler="balanced")
+    weights = np.where([1 in plan.boxes.labels for plan in data.train.plans], 6.0, 1.0)
+    made = loaders(data.train, data.valid, chip_size=32, stretch=data.stretch, weights=weights.tolist())
+    drawn = np.concatenate([made.train.get_idxs() for _ in range(300)])
+    # Two chips of weight 6 and eight of weight 1: the two are 12 of 20 draws; 3000 draws are within 0.03 of that.
+    assert (weights[drawn] == 6).mean() == pytest.approx(0.6, abs=0.03)
+    assert list(made.valid.get_idxs()) == list(range(10))
+
+
+def test_a_second_folder_of_other_bands_or_classes(upright: PaintedScene, tmp_path: Path) -> None:
+    out = gd.export_training_data(upright.path, _labels(upright), tmp_path / "a", chip_size=64, progress=False)
+    (tmp_path / "b").mkdir()
+    with pytest.raises(ArgumentError, match="the 3 bands of those to train on; got 1"):
+        gd.prepare_data(out, valid_path=_unbalanced(tmp_path / "b"))
+    data = gd.prepare_data(out, bands=(1,), valid_path=tmp_path / "b")
+    assert "boxes of car, ship are not in the chips to train on" in data.report

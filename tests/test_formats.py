@@ -190,6 +190,15 @@ def test_yolo_with_any_file_of_names(tmp_path: Path, names: str, content: str) -
     assert boxes_of(found) == {"a.png": [("pool", [24, 16, 40, 48]), ("car", [0, 0, 32, 32])]}
 
 
+def test_texts_of_windows_and_others_do_not_disturb(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    text(tmp_path / "a.txt", "0 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "classes.txt").write_bytes("Bäume\r\n".encode("cp1252"))
+    (tmp_path / "README.txt").write_bytes(bytes(range(128, 256)))
+    text(tmp_path / "map.txt", "a plan of the site\n")
+    assert boxes_of(read_folder(tmp_path)) == {"a.png": [("Bäume", [16, 16, 48, 48])]}
+
+
 def test_yolo_lines_with_corners_give_their_bounds_said_once(tmp_path: Path) -> None:
     for name in "ab":
         picture(tmp_path / f"{name}.png")
@@ -215,9 +224,17 @@ def test_the_same_name_in_two_folders_is_two_pictures(tmp_path: Path) -> None:
     picture(tmp_path / "images/train/2.png")
     text(tmp_path / "labels/train/1.txt", "0 0.5 0.5 0.5 0.5\n")
     text(tmp_path / "labels/val/1.txt", "1 0.5 0.5 0.5 0.5\n")
-    text(tmp_path / "labels/val/2.txt", "")
-    found = {each.path.relative_to(tmp_path).as_posix(): list(each.names) for each in read_folder(tmp_path).pictures}
+    text(tmp_path / "labels/val/2.txt", "0 0.5 0.5 0.5 0.5\n")
+    folder = read_folder(tmp_path)
+    found = {each.path.relative_to(tmp_path).as_posix(): list(each.names) for each in folder.pictures}
     assert found == {"images/train/1.png": ["0"], "images/val/1.png": ["1"], "images/train/2.png": []}
+    assert "texts whose picture is not there: 1; pictures without a text, taken as empty: 1" in folder.report
+
+
+def test_folders_may_be_called_anything(tmp_path: Path) -> None:
+    picture(tmp_path / "tif_chips/1.png")
+    text(tmp_path / "boxes/1.xml", voc(thing("roof", 1, 2, 3, 4), filename="1.png"))
+    assert boxes_of(read_folder(tmp_path)) == {"1.png": [("roof", [1, 2, 3, 4])]}
 
 
 def test_kitti_by_columns(tmp_path: Path) -> None:

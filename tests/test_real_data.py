@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import shapely
 
+import geodetect as gd
 from geodetect.errors import GeodetectError
 from geodetect.grid import Window
 from geodetect.raster import RasterReader
@@ -94,3 +96,82 @@ def test_encodings_of_the_same_pixels_read_alike(real_data: Path, name: str) -> 
     assert other.shape == base.shape
     # A palette of 256 colours is near the truth only.
     assert np.abs(other.astype(int) - base).mean() <= (8 if name == "10_paletted" else 0)
+
+
+def test_ships_open_with_one_call(real_data: Path) -> None:
+    data = gd.prepare_data(real_data / "train/ships_sentinel2_coco", chip_size=160)
+    assert data.classes == ["vessel"]
+    assert "1 of 2 pictures listed in honolulu_coco.json are not there" in data.report
+    assert data.describe().loc["vessel", "median_px"] < 15
+    # A ship is brighter than the water round it.
+    chips = [chip for chip in [*data.train, *data.valid] if len(chip.boxes)]
+    inside = [
+        chip.pixels[:, int(y1) : int(y2), int(x1) : int(x2)] for chip in chips for x1, y1, x2, y2 in chip.boxes.xyxy
+    ]
+    assert np.median([part.mean() for part in inside]) > np.median([np.median(chip.pixels) for chip in chips])
+    assert len(data.show_batch(2).axes) == 4
+
+
+def test_ships_of_sixteen_bits(real_data: Path, tmp_path: Path) -> None:
+    for port in ("honolulu", "casablanca"):
+        folder = real_data / "train/ships_sentinel2_coco" / port
+        content = json.loads((folder / f"{port}_coco.json").read_text())
+        content["images"] = content["images"][-1:]  # the true colours, which the GeoTIFF holds
+        content["images"][0]["file_name"] = f"{port}_rgb.tiff"
+        (tmp_path / port).mkdir()
+        (tmp_path / port / f"{port}_rgb.tiff").symlink_to(folder / f"{port}_rgb.tiff")
+        (tmp_path / port / "coco.json").write_text(json.dumps(content))
+    data = gd.prepare_data(tmp_path, chip_size=160)
+    assert data.dtype == "uint16"
+    assert data.stretch.mean[0] > 255
+    shown = [axes.get_images()[0].get_array() for axes in data.show_batch(2).axes if axes.get_images()]
+    assert all(picture.min() >= 0 and picture.max() <= 1 and 0.05 < picture.mean() < 0.6 for picture in shown)
+
+
+def test_tiles_of_a_town_split_by_ground(real_data: Path) -> None:
+    data = gd.prepare_data(real_data / "train/buildings_banepa_tiles")
+    assert data.classes == ["building"]  # category 0
+    assert (len(data.train), len(data.valid), len(data.left_out)) == (38, 10, 0)
+    train, valid = (
+        shapely.union_all([shapely.box(*p.grid.bounds) for p in part.plans]) for part in (data.train, data.valid)
+    )
+    assert shapely.area(shapely.intersection(train, valid)) < 1e-3 * shapely.area(valid)
+
+
+@pytest.mark.parametrize(
+    ("folder", "classes", "n_chips"),
+    [
+        ("formats/datumaro_assets/kitti_dataset", ["Truck", "Van"], 2),
+        ("formats/datumaro_assets/voc_dataset", ["cat", "person"], 3),
+        ("formats/datumaro_assets/yolo_dataset", ["label_0", "label_2", "label_4"], 9),
+        ("train/trees_deepforest", ["tree"], 8),
+    ],
+)
+def test_folders_of_other_tools_open(real_data: Path, folder: str, classes: list[str], n_chips: int) -> None:
+    data = gd.prepare_data(real_data / folder)
+    assert data.classes == classes
+    assert len(data.plans) + len(data.left_out) == n_chips
+
+
+def _folders() -> list[str]:
+    root = Path(__file__).resolve().parents[2] / "shared/data/formats/datumaro_assets"
+    return sorted(path.relative_to(root).as_posix() for path in [*root.glob("*"), *root.glob("*/*")] if path.is_dir())
+
+
+@pytest.mark.parametrize("name", _folders())
+def test_every_folder_opens_or_says_why_not(real_data: Path, name: str) -> None:
+    folder = real_data / "formats/datumaro_assets" / name
+    try:
+        data = gd.prepare_data(folder)
+    except GeodetectError as error:
+        assert "Error" not in str(error)  # noqa: PT017 -- either outcome is right
+        assert len(str(error)) < 500  # noqa: PT017
+        return
+    assert len(data.train)
+    assert len(data.valid)
+
+
+def test_voc_of_a_mixed_folder(real_data: Path) -> None:
+    data = gd.prepare_data(real_data / "train/trees_deepforest", dataset_type="voc")
+    assert data.classes == ["Alive", "Dead", "Tree"]
+    assert "annotations whose picture is not there: 1" in data.report

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 
 from geodetect.chips.chip import ChipPlan, Chips
 from geodetect.chips.reach import LEVELS, REACHED, AnchorSuggestion, best_iou, suggest
@@ -69,7 +68,7 @@ class DetectionData:
         return self.train.plans + self.valid.plans
 
     @property
-    def weights(self) -> Float[np.ndarray, "N"] | None:
+    def weights(self) -> list[float] | None:
         """How often each training chip comes, relative to the others; None where each comes once an epoch.
 
         The repeat factor of LVIS (https://arxiv.org/abs/1908.03195, appendix B): "r_c = max(1, sqrt(t / f_c))" for a
@@ -81,7 +80,7 @@ class DetectionData:
         present = [np.unique(plan.boxes.labels) for plan in self.train.plans]
         share = np.bincount(np.concatenate(present), minlength=len(self.classes))
         repeat = np.sqrt(share.max() / np.maximum(share, 1))
-        return np.array([repeat[labels].max(initial=1.0) for labels in present])
+        return [float(repeat[labels].max(initial=1.0)) for labels in present]
 
     def describe(self) -> pd.DataFrame:
         """One row per class and `all`, over both parts; sides are those of a square of the box's area.

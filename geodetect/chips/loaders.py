@@ -39,6 +39,7 @@ def loaders(
     batch_size: int = 8,
     transforms: bool = True,
     num_workers: int | None = None,
+    weights: Sequence[float] | None = None,
     seed: int = 42,
     device: str | torch.device = "cpu",
     rank: int = 0,
@@ -54,6 +55,7 @@ def loaders(
         batch_size: chips in a batch.
         transforms: change training batches at random.
         num_workers: processes that read; None: none on a CPU, as many as there are cores (8 at most) with a GPU.
+        weights: how often each training chip comes, relative to the others; None: each once an epoch.
         seed: of the changes and of the order.
         device: where batches go.
         rank: the number of this process, of those that share the chips.
@@ -86,6 +88,8 @@ def loaders(
     for loader in made:
         loader.rank, loader.n_ranks = rank, n_ranks
         loader.reseed(seed, seed)
+    if weights is not None:
+        made[0].shuffle_fn = lambda numbers: made[0].rng.choices(numbers, weights, k=len(numbers))
     dls = DataLoaders(*made, device=device)
     dls.n_inp = 1
     return dls

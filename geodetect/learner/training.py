@@ -90,6 +90,7 @@ def make_learner(
         batch_size=data.batch_size,
         transforms=data.transforms,
         num_workers=data.num_workers,
+        weights=data.weights,
         seed=data.seed,
         device=network.device,
         rank=distributed.rank(),

@@ -25,7 +25,6 @@ from geodetect.errors import LabelsError
 
 IMAGES, LABELS = "images", "labels"
 _EMD, _STATS, _MAP, _TOLD = "esri_model_definition.emd", "esri_accumulated_stats.json", "map.txt", "stats.txt"
-_MARKERS = (_EMD, _STATS, _MAP)
 _MODES = {"PASCAL_VOC_rectangles": ".xml", "KITTI_rectangles": ".txt"}
 
 
@@ -36,7 +35,14 @@ def recognises(listing: Listing) -> bool:
 
 def _roots(listing: Listing) -> list[Path]:
     """The folders of exports: the one that was named, or some below it."""
-    return sorted({path.parent for path in listing.files if path.name in _MARKERS})
+    marks = [path for path in listing.files if path.name in (_EMD, _STATS) or (path.name == _MAP and _is_map(path))]
+    return sorted({path.parent for path in marks})
+
+
+def _is_map(path: Path) -> bool:
+    """Whether a file called like the tool's list of pictures is one."""
+    told = lines(path)
+    return bool(told) and told[0][1].lower().startswith((f"{IMAGES}\\", f"{IMAGES}/"))
 
 
 def read(listing: Listing) -> Folder:
@@ -123,7 +129,7 @@ def _pairs(listing: Listing, suffix: str) -> tuple[list[tuple[Path, Path | None]
     """Pictures with their labels (None for none), how many are listed and absent, and how many are not listed."""
     files = {path.relative_to(listing.root).as_posix().lower(): path for path in listing.files}
     images = [path for path in listing.pictures if IMAGES in listing.parts(path)]
-    if _MAP not in files:
+    if _MAP not in files or not _is_map(files[_MAP]):
         labels = {path.stem: path for path in listing.ending(suffix) if LABELS in listing.parts(path)}
         return [(image, labels.get(image.stem)) for image in images], 0, 0
     rows = [line.replace("\\", "/").lower().split() for _, line in lines(files[_MAP])]

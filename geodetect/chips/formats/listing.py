@@ -16,7 +16,8 @@ from geodetect.errors import LabelsError
 PICTURES = frozenset({".tif", ".tiff", ".jpg", ".jpeg", ".png", ".bmp", ".jp2", ".img", ".mrf", ".vrt", ".webp"})
 _SAMPLE = 100  # files that are looked into to recognise a format
 _DEEPEST = 4  # folders below the one that was named; deeper ones belong to something else
-_MASKS = ("mask", "segmentation", "scribble", "panoptic")  # in names of folders whose pictures are labels themselves
+_PLAIN = ("image", "img", "jpegimages", "picture", "photo", "label", "annotation", "xml", "txt", "json")
+_MASKS = ("mask", "segmentation", "scribble", "panoptic")  # names of folders whose pictures are labels themselves
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +56,7 @@ class Listing:
         return tuple(path for path in self.ending(*PICTURES) if not self._is_mask(path))
 
     def _is_mask(self, path: Path) -> bool:
-        return any(word in part.lower() for part in self.parts(path) for word in _MASKS)
+        return any(part.lower().startswith(_MASKS) for part in self.parts(path))
 
     def parts(self, path: Path) -> tuple[str, ...]:
         """The folders between the root and a file."""
@@ -76,7 +77,8 @@ class Listing:
         """The picture that each label means, or None; no picture is given twice.
 
         Of several with the right name the one whose folders are most like those of the label is
-        taken: `images/train/7.jpg` for `labels/train/7.txt`, not `images/val/7.jpg`.
+        taken: `images/train/7.jpg` for `labels/train/7.txt`. One in folders of other names (`images/val/7.jpg`) is
+        taken only where no label has a picture in folders like its own.
 
         Args:
             wanted: name or stem of a picture, in folders perhaps, and the file of labels that names it.
@@ -88,25 +90,33 @@ class Listing:
         )
         found: list[Path | None] = [None] * len(wanted)
         taken: set[Path] = set()
-        for _, i, path in ranked:
+        for (strange, *_), i, path in ranked:
+            if strange and not ranked[0][0][0]:
+                break
             if found[i] is None and path not in taken:
                 found[i] = path
                 taken.add(path)
         return found
 
-    def _unlikeness(self, name: str, label: Path, path: Path) -> tuple[bool, int, int]:
-        """Smallest for the picture that is meant: other name, fewer folders in common, deeper."""
-        named = _posix(name)
-        parts = self.parts(path)
+    def _unlikeness(self, name: str, label: Path, path: Path) -> tuple[bool, bool, int, int]:
+        """Smallest for the picture that is meant: folders of other names, other name, fewer in common, deeper."""
+        named, parts = _posix(name), self.parts(path)
+        own = {*self.parts(label), *named.parts[:-1]}
         # `annotations/instances_train.json` means pictures in `images/train`.
-        near = {*self.parts(label), *named.parts[:-1], *label.stem.split("_")}
-        return path.name != named.name, -len(near.intersection(parts)), len(parts)
+        near = own | set(label.stem.split("_"))
+        strange = not (_telling(parts) <= _telling(near) or _telling(own) <= _telling(parts))
+        return strange, path.name != named.name, -len(near.intersection(parts)), len(parts)
 
     def unlabelled(self, labelled: Iterable[Path]) -> list[Picture]:
         """The pictures without labels, in those folders that hold pictures with."""
         known = set(labelled)
         folders = {path.parent for path in known}
         return [Picture.bare(path) for path in self.pictures if path.parent in folders and path not in known]
+
+
+def _telling(folders: Iterable[str]) -> set[str]:
+    """Those whose names tell more than that they hold pictures or labels."""
+    return {name for name in folders if not name.lower().startswith(_PLAIN)}
 
 
 def _posix(name: str) -> PurePosixPath:
@@ -123,10 +133,14 @@ def lines(path: Path) -> list[tuple[int, str]]:
     """The lines of a text that hold anything, with their numbers from 1.
 
     Raises:
-        LabelsError: if it is no text.
+        LabelsError: if it cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise LabelsError(f"{path} cannot be read as text: {error}") from error
+        content = path.read_bytes()
+    except OSError as error:
+        raise LabelsError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("cp1252", errors="replace")  # what Windows writes otherwise
     return [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
