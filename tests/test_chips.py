@@ -183,6 +183,8 @@ def test_a_folder_that_is_a_file_or_not_there(upright: PaintedScene, tmp_path: P
         gd.prepare_data(upright.path)
     with pytest.raises(LabelsError, match="not there"):
         gd.prepare_data(tmp_path / "nothing")
+    with pytest.raises(LabelsError, match=r"got 2 paths \(give labels="):
+        gd.prepare_data([upright.path, upright.path])  # type: ignore[arg-type]
     with pytest.raises(LabelsError, match="; it is empty"):
         gd.prepare_data(tmp_path)
 

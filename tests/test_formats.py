@@ -381,6 +381,16 @@ def test_an_export_without_boxes_is_refused_in_one_sentence(tmp_path: Path, mode
     assert "PASCAL_VOC_rectangles or KITTI_rectangles" in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "broken", ["{", "[1]", '{"Classes": [1, null]}', '{"Classes": {"1": "Palm"}, "MinCellSize": 3}']
+)
+def test_metadata_that_says_nothing_is_done_without(tmp_path: Path, broken: str) -> None:
+    root = esri(tmp_path)
+    text(root / "esri_model_definition.emd", broken)
+    text(root / "esri_accumulated_stats.json", broken)
+    assert read_folder(root).classes == ["1", "2"]
+
+
 @pytest.mark.parametrize("value", ["1", " 1 ", "1.0", "Palm"])
 def test_classes_by_value_or_name(tmp_path: Path, value: str) -> None:
     root = esri(tmp_path)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import geopandas as gpd
 import numpy as np
 import shapely
+from pyproj import CRS
 from rich.progress import track
 
 from geodetect.chips.chip import ChipPlan
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
 MAP = "chips.geojson"
+_ON_MAP = 1000  # chips whose outlines are held at once
 _UNFINISHED = ".unfinished.json"  # the settings of a run that has not ended; lets it start again where it was
 
 
@@ -134,7 +136,7 @@ def _started(out_dir: Path, settings: str, *, overwrite: bool) -> Iterator[None]
         if overwrite and out_dir.exists():
             shutil.rmtree(out_dir)
         (out_dir / IMAGES).mkdir(parents=True, exist_ok=True)
-        for left in (out_dir / IMAGES).glob(".*"):  # half a chip of a run that was killed
+        for left in (out_dir / IMAGES).glob(".*/"):  # half a chip of a run that was killed
             shutil.rmtree(left)
         marker.write_text(settings, encoding="utf-8")
         yield
@@ -191,17 +193,24 @@ def _write_labels(out_dir: Path, metadata_format: str, folder: Folder) -> None:
         partial.replace(path)
 
 
-def _map(source: Source, pictures: list[Picture]) -> GeoDataFrame:
-    """Outlines of all chips and boxes: `kind` is chip or label, `chip` the file, `label` the class."""
-    parts = [_on_map(plan, picture) for plan, picture in zip(source.plans, pictures, strict=True)]
-    kinds = [kind for plan in source.plans for kind in ["chip", *["label"] * len(plan.boxes)]]
-    chips = [picture.path.name for picture in pictures for _ in range(1 + len(picture.names))]
-    labels = [name for picture in pictures for name in [None, *picture.names]]
-    columns = {"kind": kinds, "chip": chips, "label": labels}
-    return gpd.GeoDataFrame(columns, geometry=np.concatenate(parts), crs=source.plans[0].grid.crs)
+def _map(source: Source, pictures: list[Picture]) -> Iterator[GeoDataFrame]:
+    """Outlines of all chips and boxes, some at a time: `kind` is chip or label, `chip` the file, `label` the class."""
+    crs = source.plans[0].grid.crs
+    for first in range(0, len(pictures), _ON_MAP):
+        some = pictures[first : first + _ON_MAP]
+        placed = [_placed(plan, crs) for plan in source.plans[first : first + _ON_MAP]]
+        columns = {
+            "kind": [kind for picture in some for kind in ["chip", *["label"] * len(picture.names)]],
+            "chip": [picture.path.name for picture in some for _ in range(1 + len(picture.names))],
+            "label": [name for picture in some for name in [None, *picture.names]],
+        }
+        yield gpd.GeoDataFrame(columns, geometry=np.concatenate(placed), crs=crs)
 
 
-def _on_map(plan: ChipPlan, picture: Picture) -> np.ndarray:
-    """The outline of a chip and those of its boxes, in map coordinates."""
-    outlines = np.concatenate([[[0, 0, plan.window.width, plan.window.height]], picture.xyxy])
-    return np.asarray(shapely.transform(shapely.box(*outlines.T), plan.grid.in_plane().to_map), dtype=object)
+def _placed(plan: ChipPlan, crs: CRS | None) -> np.ndarray:
+    """The outline of a chip and those of its boxes, in coordinates of the map's CRS."""
+    outlines = np.concatenate([[[0, 0, plan.window.width, plan.window.height]], plan.boxes.xyxy])
+    placed = np.asarray(shapely.transform(shapely.box(*outlines.T), plan.grid.in_plane().to_map), dtype=object)
+    if crs is None or plan.grid.crs is None or plan.grid.crs == crs:
+        return placed
+    return np.asarray(gpd.GeoSeries(placed, crs=plan.grid.crs).to_crs(crs), dtype=object)

@@ -25,7 +25,7 @@ from geodetect.vector.labels import as_text
 
 
 def from_folder(
-    folder: str | Path,
+    folder: str | Path | Sequence[str | Path],
     cutting: Cutting,
     *,
     dataset_type: str | None = None,
@@ -63,12 +63,16 @@ def from_folder(
     return Source(plans, classes, side, pairs[0][1].bands, sentence(read, left_out, dropped))
 
 
-def _checked(folder: str | Path) -> Path:
+def _checked(folder: str | Path | Sequence[str | Path]) -> Path:
     """The folder's path.
 
     Raises:
         LabelsError: if it is none.
     """
+    if not isinstance(folder, str | Path):
+        raise LabelsError(
+            f"without labels, source must be one folder of labelled chips; got {len(folder)} paths (give labels=...)"
+        )
     folder = Path(folder)
     if not folder.is_dir():
         raise LabelsError(

@@ -109,7 +109,8 @@ def _label_suffix(listing: Listing, mode: str) -> str:
 def _class_names(classes: Any) -> dict[str, str]:
     """The classes' names by their values, under whichever keys they stand."""
     names = {}
-    for each in classes if isinstance(classes, list) else []:
+    entries = classes if isinstance(classes, list) else []
+    for each in (each for each in entries if isinstance(each, dict)):
         value, name = (each.get(key, each.get(f"Class{key}")) for key in ("Value", "Name"))
         if value is not None:
             names[_as_value(str(value))] = str(value if name is None else name)

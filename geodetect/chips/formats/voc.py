@@ -30,7 +30,9 @@ def recognises(listing: Listing) -> bool:
 
 def _looks_right(path: Path) -> bool:
     content = path.read_bytes()
-    return b"<annotation" in content and b"<annotations" not in content and b"<polygon" not in content
+    # LabelMe's are called annotations too, and hold outlines alone; CVAT's hold all pictures in one.
+    boxed = b"<bndbox" in content or b"<polygon" not in content
+    return boxed and b"<annotation" in content and b"<annotations" not in content
 
 
 def read(listing: Listing) -> Folder:
