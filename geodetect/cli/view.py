@@ -1,0 +1,30 @@
+"""`geodetect view`: a page to look at a map with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from geodetect.cli import options
+
+
+@click.command()
+@click.argument("raster")
+@click.argument("detections")
+@click.argument("page", metavar="OUT.html", type=click.Path(path_type=Path))
+@click.option("--labels", metavar="FILE", help="True objects to judge by: a vector file in any CRS.")
+@options.label_field
+@options.point_radius_m
+@options.match_iou
+@click.option("--max-side", type=int, default=2048, help="Longer side of the scene's picture, in pixels.")
+def view(raster: str, detections: str, page: Path, **choices: Any) -> None:
+    """Write a page that shows RASTER with the objects of the vector file DETECTIONS.
+
+    One HTML file that works without a network: zoom, hover, and choose by score, class and, with
+    --labels, by what is right, wrong or missed.
+    """
+    from geodetect.viewer import view as page_of
+
+    click.echo(f"Wrote {page_of(raster, detections, **choices).save(page)}; open it in a browser")
