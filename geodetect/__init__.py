@@ -21,6 +21,7 @@ _HOMES = {
     "load_detector": "detector",
     "prepare_data": "chips",
     "show": "drawing",
+    "view": "viewer",
 }
 _ROOMS = ("accuracy", "boxes", "chips", "detector", "errors", "grid", "learner", "metrics", "scene", "vector")
 

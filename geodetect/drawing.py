@@ -17,10 +17,11 @@ import pandas as pd
 import shapely
 from affine import Affine
 from geopandas import GeoDataFrame
+from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from geodetect import plots
-from geodetect.errors import LabelsError, NotGeoreferenced
+from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced
 from geodetect.grid import Grid, Window
 from geodetect.raster import RasterReader
 from geodetect.vector.labels import class_names, pixel_parts, read_area
@@ -128,6 +129,21 @@ def show(
     )
 
 
+def picture(raster: str | Path, *, longer_side: int) -> tuple[Float[np.ndarray, "H W 3"], Grid]:
+    """A scene as a picture, 0 to 1, light grey where there are no pixels; and where the raster's own pixels lie.
+
+    Args:
+        raster: the scene.
+        longer_side: of the picture in pixels, at least 1; that of a smaller raster stays.
+    """
+    if longer_side < 1:
+        raise ArgumentError(f"the longer side of a picture must be at least 1 pixel; got {longer_side}")
+    with RasterReader(raster) as reader:
+        own = reader.grid
+    pixels, valid, _ = _read(raster, None, own, _part(own, None), longer_side)
+    return _picture(pixels, valid, plots.shown_limits([pixels])), own
+
+
 def _picture(pixels: np.ndarray, valid: np.ndarray, limits: np.ndarray) -> np.ndarray:
     """The pixels as a picture, light grey where there are none."""
     rgb = plots.as_rgb(pixels, limits)
@@ -157,9 +173,11 @@ def _within(own: Grid, grid: Grid, corners: tuple[float, float, float, float]) -
     return _whole_pixels(own, *low, *high)
 
 
-def _read(raster: str | Path, bands: Sequence[int] | None, own: Grid, part: Window) -> _Pixels:
-    """A part of the raster in no more pixels than a screen has, square on the ground where it lies on the ground."""
-    coarser = max(1.0, max(part.width, part.height) / _LONGER_SIDE)
+def _read(
+    raster: str | Path, bands: Sequence[int] | None, own: Grid, part: Window, longer_side: int = _LONGER_SIDE
+) -> _Pixels:
+    """A part of the raster in no more pixels than asked for, square on the ground where it lies on the ground."""
+    coarser = max(1.0, max(part.width, part.height) / longer_side)
     side_m = _pixel_size_m(own)
     if side_m is None:
         with RasterReader(raster, bands=bands) as reader:

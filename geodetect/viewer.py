@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import html
 from base64 import b64encode
-from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -20,24 +19,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import shapely
+from jaxtyping import Float
 from matplotlib.image import imsave
 
 from geodetect.accuracy import compute_accuracy
+from geodetect.drawing import picture
 from geodetect.errors import OutputError, missing
+from geodetect.grid import Grid
 from geodetect.plots import class_colours
 from geodetect.vector.opening import open_features
-from geodetect.vector.writers import check_output
 
 if TYPE_CHECKING:
+    from bokeh.document import Document
     from geopandas import GeoDataFrame
 
 _NOTEBOOK_HEIGHT = 720  # px of the page inside a notebook
 _QUALITY = 88  # of the scene's JPEG, 0 to 100; above it the page only grows
-_FILL = {"FP": "80", "FN": "40"}  # opacity as hexadecimal; what is right, or not judged, is an outline
-_MISSED = "#FFFFFF"  # outline of a missed label, which has no class colour to be confused with a detection's
+_INSIDE = {"FP": "80", "FN": "40"}  # opacity as hexadecimal; what is right, or not judged, is an outline
+_MISSED = "#FFFFFF"  # outline of a missed label, which no class has
+_OUTCOMES = ["TP right (outline)", "FP wrong (filled)", "FN missed (white)"]
 
-# Which rows of a source are drawn: a missed label while nothing above the score has taken it, a detection from its score
-# on. `outcomes` is null where there are no labels to judge by.
+# Which rows of a source are drawn: a missed label while nothing above the score has taken it, a detection from its
+# score on. `outcomes` is null where there are no labels to judge by.
 _CHOOSE = """
 const {label, score, outcome, missed} = source.data
 const shown = new Set(classes.active.map(i => classes.labels[i]))
@@ -58,7 +61,7 @@ for (let i = 0; i < label.length; i++) {
     found++
     if (outcome[i] === "TP") right++
 }
-const percent = (part, whole) => whole ? (100 * part / whole).toFixed(1) + " %" : "–"
+const percent = (part, whole) => whole ? (100 * part / whole).toFixed(1) + " %" : "-"
 text.text = `<b>${found.toLocaleString("en")}</b> detections` + (outcomes ? ` of ${labels.toLocaleString("en")} labels:
     precision <b>${percent(right, found)}</b>, recall <b>${percent(right, labels)}</b>,
     F1 <b>${percent(2 * right, found + labels)}</b>` : "")
@@ -127,16 +130,14 @@ def view(
         from bokeh import embed, resources
     except ImportError as error:
         raise missing("bokeh", "viewer", "A page to look at detections with") from error
-    picture = scene_picture(raster, max_side)
+    rgb, grid = picture(raster, longer_side=max_side)
     if labels is None:
         rows = _unjudged(open_features(detections, "detections").frame)
     else:
         rows = _judged(detections, labels, label_field, point_radius_m, match_iou)
-    table = _drawn(rows, picture.grid)
-    layout = _layout(picture, table, judged=labels is not None)
-    title = picture.grid.name or "scene"
-    parts = resources.Resources(mode="inline")
-    return Page(embed.file_html(layout, resources=parts, title=f"{title} – geodetect"))
+    page = _laid_out(_drawn(rows, grid), _jpeg(rgb), grid.shape, judged=labels is not None)
+    title = f"{grid.name or 'scene'} in geodetect"
+    return Page(embed.file_html(page, resources=resources.Resources(mode="inline"), title=title))
 
 
 def _unjudged(frame: GeoDataFrame) -> GeoDataFrame:
@@ -167,56 +168,64 @@ def _judged(
     return pd.concat([features[found].assign(missed=False), missed], ignore_index=True)
 
 
-def _drawn(rows: GeoDataFrame, grid: Any) -> dict[str, Any]:
-    """A source of the page: rectangles in scene pixels with label, score, outcome and colour."""
+def _drawn(rows: GeoDataFrame, grid: Grid) -> dict[str, Any]:
+    """A source of the page: rectangles in scene pixels with what is known of each and the colours that tell it."""
     placed = rows.geometry if grid.crs is None or rows.crs is None else rows.geometry.to_crs(grid.crs)
     corners, which = shapely.get_coordinates(placed.to_numpy(), return_index=True)
     pixels = pd.DataFrame(grid.in_plane().to_pixel(corners), columns=["x", "y"]).groupby(which)
-    low, high = pixels.min(), pixels.max()
+    (left, top), (right, bottom) = (side.to_numpy(np.float32).T for side in (pixels.min(), pixels.max()))
     colours = class_colours(sorted(set(rows["label"])))
+    own = rows["label"].map(colours)
     return {
-        "left": low["x"].to_numpy(np.float32),
-        "right": high["x"].to_numpy(np.float32),
-        "top": low["y"].to_numpy(np.float32),
-        "bottom": high["y"].to_numpy(np.float32),
+        "left": left,
+        "right": right,
+        "top": top,
+        "bottom": bottom,
         "label": rows["label"].tolist(),
         "score": rows["score"].to_numpy(np.float32),
         "outcome": rows["outcome"].tolist(),
         "missed": rows["missed"].tolist(),
-        "inside": [colours[name] + _FILL.get(kind, "00") for name, kind in zip(rows["label"], rows["outcome"], strict=True)],
-        "colour": [colours[name] for name in rows["label"]],
-        "line": [_MISSED if gone else colours[name] for name, gone in zip(rows["label"], rows["missed"], strict=True)],
+        "line": own.where(~rows["missed"], _MISSED).tolist(),
+        "inside": (own + rows["outcome"].map(_INSIDE).fillna("00")).tolist(),
     }
 
 
-def _layout(picture: Any, table: dict[str, Any], *, judged: bool) -> Any:
-    """The page's widgets over the scene."""
+def _jpeg(rgb: Float[np.ndarray, "H W 3"]) -> str:
+    """The picture as an address that holds it."""
+    file = BytesIO()
+    imsave(file, rgb, format="jpeg", pil_kwargs={"quality": _QUALITY})
+    return f"data:image/jpeg;base64,{b64encode(file.getvalue()).decode()}"
+
+
+def _laid_out(source: dict[str, Any], picture: str, shape: tuple[int, int], *, judged: bool) -> Document:
+    """The page: what chooses and what counts over the scene of this height and width."""
     from bokeh.document import Document
     from bokeh.layouts import column, row
-    from bokeh.models import (
-        CDSView,
-        CheckboxButtonGroup,
-        ColumnDataSource,
-        CustomJS,
-        CustomJSFilter,
-        Div,
-        HoverTool,
-        Slider,
-    )
+    from bokeh.models import CheckboxButtonGroup, ColumnDataSource, CustomJS, CustomJSFilter, Div, Slider
+
+    names = sorted(set(source["label"]))
+    boxes, text = ColumnDataSource(source), Div(text="")
+    slider = Slider(start=0, end=1, step=0.01, value=0, title="score at least", width=320)
+    classes = CheckboxButtonGroup(labels=names, active=list(range(len(names))))
+    outcomes = CheckboxButtonGroup(labels=_OUTCOMES, active=list(range(len(_OUTCOMES)))) if judged else None
+    chosen = CustomJSFilter(args={"slider": slider, "classes": classes, "outcomes": outcomes}, code=_CHOOSE)
+    count = CustomJS(args=chosen.args | {"source": boxes, "chosen": chosen, "text": text}, code=_COUNT)
+    slider.js_on_change("value", count)
+    for buttons in filter(None, (classes, outcomes)):
+        buttons.js_on_change("active", count)
+    page = Document()
+    page.js_on_event("document_ready", count)
+    controls = row(*filter(None, (slider, classes, outcomes, text)), sizing_mode="stretch_width")
+    page.add_root(column(controls, _scene(boxes, chosen, picture, shape), sizing_mode="stretch_both"))
+    return page
+
+
+def _scene(boxes: Any, chosen: Any, picture: str, shape: tuple[int, int]) -> Any:
+    """The picture of the scene with the chosen boxes over it."""
+    from bokeh.models import CDSView, HoverTool
     from bokeh.plotting import figure
 
-    names = sorted(set(table["label"]))
-    source = ColumnDataSource(table)
-    slider = Slider(start=0, end=1, step=0.01, value=0.0, title="score at least", width=320)
-    classes = CheckboxButtonGroup(labels=names, active=list(range(len(names))))
-    outcomes = CheckboxButtonGroup(labels=["TP right (outline)", "FP wrong (filled)", "FN missed (white)"], active=[0, 1, 2]) if judged else None
-    text = Div(text="")
-    widgets = {"slider": slider, "classes": classes, "outcomes": outcomes}
-    chosen = CustomJSFilter(args=widgets, code=_CHOOSE)
-    view = CDSView(filter=chosen)
-    count = CustomJS(args={**widgets, "source": source, "chosen": chosen, "text": text}, code=_COUNT)
-
-    height, width = picture.grid.shape
+    height, width = shape
     plot = figure(
         x_range=(0, width),
         y_range=(height, 0),
@@ -225,28 +234,21 @@ def _layout(picture: Any, table: dict[str, Any], *, judged: bool) -> Any:
         active_scroll="wheel_zoom",
         output_backend="webgl",
         sizing_mode="stretch_both",
+        background_fill_color="#222222",
     )
     plot.axis.visible = plot.grid.visible = False
-    plot.background_fill_color = "#222222"
-    plot.image_url(url=[picture.url], x=0, y=0, w=width, h=height, anchor="top_left")
-    quads = plot.quad(
+    plot.image_url(url=[picture], x=0, y=0, w=width, h=height, anchor="top_left")
+    drawn = plot.quad(
         left="left",
         right="right",
         top="top",
         bottom="bottom",
-        source=source,
-        view=view,
         line_color="line",
         line_width=2,
         fill_color="inside",
-        legend_group="label",
+        source=boxes,
+        view=CDSView(filter=chosen),
     )
-    tips = [("label", "@label"), ("score", "@score{0.00}"), *([("outcome", "@outcome")] if judged else [])]
-    plot.add_tools(HoverTool(tooltips=tips, renderers=[quads], visible=False))
-    for widget, property_name in ((slider, "value"), (classes, "active"), (outcomes, "active")):
-        if widget is not None:
-            widget.js_on_change(property_name, count)
-    page = Document()
-    page.js_on_event("document_ready", count)
-    page.add_root(column(row(slider, classes, *([outcomes] if judged else []), text), plot, sizing_mode="stretch_both"))
-    return page
+    tips = [("label", "@label"), ("score", "@score{0.00}"), ("outcome", "@outcome")]
+    plot.add_tools(HoverTool(tooltips=tips, renderers=[drawn], visible=False))
+    return plot

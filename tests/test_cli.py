@@ -24,17 +24,19 @@ from geodetect.cli.main import main
 from geodetect.detector import load_detector
 from geodetect.learner import RetinaNet
 from geodetect.scene import detect_objects
+from geodetect.viewer import view
 from tests.fakes import PaintedScene
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # fastai, on import
 
-COMMANDS = ("chips", "train", "detect", "evaluate", "export", "info")
-ARGUMENTS = {"chips": 3, "train": 2, "detect": 3, "evaluate": 2, "export": 2, "info": 1}
+COMMANDS = ("chips", "train", "detect", "evaluate", "export", "info", "view")
+ARGUMENTS = {"chips": 3, "train": 2, "detect": 3, "evaluate": 2, "export": 2, "info": 1, "view": 3}
 KEYWORDS: dict[str, list[Callable[..., Any]]] = {
     "chips": [export_training_data],
     "train": [prepare_data, RetinaNet, RetinaNet.fit],
     "detect": [detect_objects],
     "evaluate": [compute_accuracy],
+    "view": [view],
 }
 PYTHON_ONLY = {"callbacks", "client"}  # objects, which a command line cannot name
 COMMAND_ONLY = {"evaluate": {"output": None}}  # in Python: `.save`

@@ -35,6 +35,7 @@ PUBLIC = {
     "load_detector",
     "prepare_data",
     "show",
+    "view",
 }
 FORBIDDEN_FILES = {"utils", "util", "helpers", "helper", "misc", "common", "config"}
 # Where **kwargs are handed on whole to one named call, and to which.
@@ -43,6 +44,7 @@ KWARGS = {
     "cli/train.py:train": "prepare_data, RetinaNet and fit, split by their signatures",
     "cli/detect.py:detect": "detect_objects",
     "cli/evaluate.py:evaluate": "compute_accuracy",
+    "cli/view.py:view": "the function of the same name",
     "learner/retinanet.py:RetinaNet.detect": "detect_objects",
 }
 # More than four parameters without a name, and why.

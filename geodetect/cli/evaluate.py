@@ -19,12 +19,7 @@ if TYPE_CHECKING:
 @options.label_field
 @options.point_radius_m
 @options.aoi
-@click.option(
-    "--match-iou",
-    type=float,
-    default=0.5,
-    help="Overlap (IoU) from which a detection counts as right, above 0, at most 1.",
-)
+@options.match_iou
 @click.option("--by-class/--no-by-class", default=True, help="Only objects of one class match.")
 @click.option(
     "--shape",

@@ -117,6 +117,12 @@ point_radius_m = click.option(
 aoi = click.option(
     "--aoi", metavar="FILE", show_default="everywhere", help="Only ground inside counts: a vector file in any CRS."
 )
+match_iou = click.option(
+    "--match-iou",
+    type=float,
+    default=0.5,
+    help="Overlap (IoU) from which a detection counts as right, above 0, at most 1.",
+)
 min_visible = click.option(
     "--min-visible",
     type=float,
