@@ -201,7 +201,8 @@ def _laid_out(source: dict[str, Any], picture: str, shape: tuple[int, int], *, j
     """The page: what chooses and what counts over the scene of this height and width."""
     from bokeh.document import Document
     from bokeh.layouts import column, row
-    from bokeh.models import CheckboxButtonGroup, ColumnDataSource, CustomJS, CustomJSFilter, Div, Slider
+    from bokeh.models import ColumnDataSource, CustomJS, CustomJSFilter
+    from bokeh.models.widgets import CheckboxButtonGroup, Div, Slider
 
     names = sorted(set(source["label"]))
     boxes, text = ColumnDataSource(source), Div(text="")
@@ -222,13 +223,13 @@ def _laid_out(source: dict[str, Any], picture: str, shape: tuple[int, int], *, j
 
 def _scene(boxes: Any, chosen: Any, picture: str, shape: tuple[int, int]) -> Any:
     """The picture of the scene with the chosen boxes over it."""
-    from bokeh.models import CDSView, HoverTool
+    from bokeh.models import CDSView, HoverTool, Range1d
     from bokeh.plotting import figure
 
     height, width = shape
     plot = figure(
-        x_range=(0, width),
-        y_range=(height, 0),
+        x_range=Range1d(start=0, end=width),
+        y_range=Range1d(start=height, end=0),
         match_aspect=True,
         tools="pan,wheel_zoom,box_zoom,reset,save",
         active_scroll="wheel_zoom",
