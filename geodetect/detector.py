@@ -34,7 +34,7 @@ from geodetect.network.retinanet import Network
 from geodetect.network.transfer import Fetched, sent
 from geodetect.stretch import Stretch
 
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 _SUFFIX = ".safetensors"
 _LOWEST_SCORE = 0.05  # a candidate's; what is kept of them is for whoever writes the result to say
 
@@ -248,6 +248,7 @@ class Detector:
             "backbone": self.network.backbone_name,
             "anchors": asdict(self.network.spec),
             "norm_eps": self.network.norm_eps,
+            "head_norm": self.network.head_norm,
             "classes": self.classes,
             "bands": self.bands,
             "stretch": asdict(self.stretch),
@@ -260,7 +261,7 @@ class Detector:
 
 
 _FACTS = {
-    *("backbone", "anchors", "norm_eps", "classes", "bands", "stretch", "chip_size"),
+    *("backbone", "anchors", "norm_eps", "head_norm", "classes", "bands", "stretch", "chip_size"),
     *("overlap", "pixel_size_m", "min_score", "summary", "checksum", "format_version"),
 }
 
@@ -316,7 +317,7 @@ def _parsed(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
         raise ModelError(
             f"{path} has format version {version}, this geodetect reads up to {_FORMAT_VERSION}; update geodetect"
         )
-    absent = sorted(_FACTS - set(metadata))
+    absent = sorted(_FACTS - set(metadata) - ({"head_norm"} if version == "1" else set()))  # new in version 2
     if absent:
         raise ModelError(
             f"{path} is not a detector that geodetect saved: its metadata lack {', '.join(absent[:3])}; "
@@ -333,6 +334,7 @@ def _build(facts: dict[str, Any]) -> Detector:
         n_bands=len(facts["bands"]),
         spec=AnchorSpec(**facts["anchors"]),
         weights=None,
+        head_norm=facts.get("head_norm", False),  # heads had none in version 1
     )
     network.set_norm_eps(facts["norm_eps"])
     return Detector(

@@ -278,7 +278,7 @@ def test_batch_norms_are_loaded_as_they_were_trained(detector, tmp_path):
 
 def test_the_file_can_be_read_without_us(detector, saved):
     assert json.loads(metadata(saved)["classes"]) == detector.classes
-    assert metadata(saved)["format_version"] == "1"
+    assert metadata(saved)["format_version"] == "2"
     assert set(load_file(saved)) == set(detector.network.state_dict())
 
 
@@ -372,8 +372,8 @@ def test_files_of_version_1_are_read(tmp_path):
 
 
 def test_a_newer_format_is_refused(saved):
-    rewrite(saved, format_version="2")
-    refused(saved, "format version 2, this geodetect reads up to 1; update geodetect")
+    rewrite(saved, format_version="3")
+    refused(saved, "format version 3, this geodetect reads up to 2; update geodetect")
 
 
 @pytest.mark.parametrize(

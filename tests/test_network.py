@@ -44,6 +44,25 @@ def test_at_first_every_anchor_is_background_with_confidence_99_percent():
         assert (layer.bias == 0).all()
 
 
+@pytest.mark.parametrize("norm", [True, False])
+def test_heads_have_a_norm_after_every_convolution_of_their_towers_or_none(norm):
+    network = Network("resnet18", n_classes=2, weights=None, head_norm=norm)
+    for head in (network.class_head, network.box_head):
+        norms = [layer.num_groups for layer in head.modules() if isinstance(layer, nn.GroupNorm)]
+        assert norms == [32] * 4 * norm
+        assert all((layer[0].bias is None) == norm for layer in head.conv)
+
+
+def test_a_normed_head_says_the_same_of_a_level_however_loud_it_is():
+    torch.manual_seed(0)
+    heads = [Network("resnet18", n_classes=2, weights=None, head_norm=norm).class_head for norm in (True, False)]
+    level = torch.randn(1, 256, 8, 8)
+    with torch.inference_mode():
+        deaf, hearing = (head([level, 100 * level]).chunk(2, dim=1) for head in heads)
+    assert torch.allclose(*deaf, atol=1e-3)
+    assert not torch.allclose(*hearing, atol=1e-3)
+
+
 def test_training_and_evaluation_answer_alike(network):
     pictures = torch.randn(2, 3, 64, 64)
     evaluated = network(pictures)

@@ -82,6 +82,24 @@ def test_a_saved_detector_is_taken(data: gd.DetectionData, tmp_path: Path) -> No
     assert again.detector.network.norm_eps == 0
 
 
+@pytest.mark.parametrize("asked", [None, True, False])
+def test_heads_are_normed_unless_asked_otherwise_and_so_is_what_is_saved(
+    data: gd.DetectionData, tmp_path: Path, asked: bool | None
+) -> None:
+    model = gd.RetinaNet(data, weights=None, head_norm=asked, **SMALL)
+    assert model.detector.network.head_norm == (asked is not False)
+    path = model.save(tmp_path / "saved.safetensors")
+    assert gd.load_detector(path).network.head_norm == (asked is not False)
+    assert gd.RetinaNet(data, weights=path, **SMALL).detector.network.head_norm == (asked is not False)
+
+
+def test_heads_of_torchvision_have_no_norm(data: gd.DetectionData, tmp_path: Path) -> None:
+    torch.save(torchvisions(3).state_dict(), tmp_path / "theirs.pth")
+    assert not gd.RetinaNet(data, weights=tmp_path / "theirs.pth", **SMALL).detector.network.head_norm
+    with pytest.raises(ArgumentError, match=r"the heads of .*theirs.pth have no norms; leave head_norm out"):
+        gd.RetinaNet(data, weights=tmp_path / "theirs.pth", head_norm=True, **SMALL)
+
+
 def test_coco_is_torchvisions_published_retinanet(data: gd.DetectionData, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     state = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91).state_dict()

@@ -44,6 +44,7 @@ def _model(path: Path) -> dict[str, Any]:
         "backbone": detector.network.backbone_name,
         "anchors": f"base {spec.anchor_size:g} strides, scales {_listed(spec.scales)}, ratios {_listed(spec.ratios)}",
         "levels": f"P{spec.levels[0]} to P{spec.levels[1]}",
+        "heads": "group norm" if detector.network.head_norm else "no norm",
         "best score": _by_class(detector.min_score),
         **{name: _by_class(value) for name, value in detector.summary.items()},
     }

@@ -83,6 +83,12 @@ _SUFFIX = ".safetensors"
     default="imagenet",
     help="Start from imagenet, coco, none, or a file: a saved model or torchvision's weights.",
 )
+@click.option(
+    "--head-norm/--no-head-norm",
+    default=None,
+    show_default="head-norm, unless the weights have none",
+    help="Group norm in the heads; the paper's have none.",
+)
 @click.option("--freeze/--no-freeze", default=None, show_default="no-freeze", help="Leave the backbone as it is.")
 @click.option("--box-weight", type=float, default=1.0, help="Weight of the box loss, a factor.")
 @click.option("--focal-alpha", type=float, default=0.25, help="Weight of objects in the focal loss, 0 to 1.")

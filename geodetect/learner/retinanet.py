@@ -45,6 +45,8 @@ class RetinaNet:
         levels: first and last level of the pyramid: (3, 7), or (2, 7) for objects under 16 px.
         weights: "imagenet"; "coco", torchvision's published RetinaNet (resnet50 only); None for random ones; or a
             file: a saved detector, or a state dict of torchvision's RetinaNet or, for the backbone alone, classifier.
+        head_norm: whether group norm follows the convolutions of the heads; None: unless the weights are of heads
+            without. The paper's heads (False) have none, and take longer to learn.
         freeze: whether the backbone stays as it is; None is False.
         box_weight: weight of the box loss beside the focal loss.
         focal_alpha: weight of positives in the focal loss, 0 to 1.
@@ -66,6 +68,7 @@ class RetinaNet:
         anchor_size: float = 4,
         levels: Sequence[int] = (3, 7),
         weights: str | Path | None = "imagenet",
+        head_norm: bool | None = None,
         freeze: bool | None = None,
         box_weight: float = 1.0,
         focal_alpha: float = 0.25,
@@ -76,7 +79,10 @@ class RetinaNet:
         start.check_boxes(data)
         spec = start.anchors(data, scales=scales, ratios=ratios, anchor_size=anchor_size, levels=levels)
         saved = is_saved_detector(weights)
-        network = start.network(data, backbone, None if saved else weights, spec=spec, seed=seed)
+        if saved and head_norm is None:
+            head_norm = load_detector(str(weights)).network.head_norm
+        start_from = None if saved else weights
+        network = start.network(data, backbone, start_from, spec=spec, head_norm=head_norm, seed=seed)
         detector = Detector(
             network,
             data.classes,

@@ -75,7 +75,15 @@ def anchors(
     return spec
 
 
-def network(data: DetectionData, backbone: str, weights: str | Path | None, *, spec: AnchorSpec, seed: int) -> Network:
+def network(
+    data: DetectionData,
+    backbone: str,
+    weights: str | Path | None,
+    *,
+    spec: AnchorSpec,
+    head_norm: bool | None,
+    seed: int,
+) -> Network:
     """A network for the data that holds these weights; what they do not give is random, which a warning tells.
 
     Args:
@@ -83,6 +91,7 @@ def network(data: DetectionData, backbone: str, weights: str | Path | None, *, s
         backbone: one that `backbones.build` knows.
         weights: "imagenet", "coco", None, or a file of torchvision's weights.
         spec: shapes of the anchors.
+        head_norm: whether the heads have group norm; None: unless the weights are of heads without.
         seed: of the random weights.
 
     Raises:
@@ -93,6 +102,9 @@ def network(data: DetectionData, backbone: str, weights: str | Path | None, *, s
             f'weights="coco" are of a {_COCO_BACKBONE}; got backbone={backbone!r}; take that, or weights="imagenet"'
         )
     state = None if weights in WORDS else read(Path(str(weights)))
+    plain = weights == _COCO or (state is not None and published.has_heads(state))
+    if plain and head_norm:
+        raise ArgumentError(f"the heads of {weights} have no norms; leave head_norm out, or take other weights")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made = Network(
@@ -101,6 +113,7 @@ def network(data: DetectionData, backbone: str, weights: str | Path | None, *, s
             n_bands=len(data.bands),
             spec=spec,
             weights=weights if weights == _IMAGENET else None,
+            head_norm=not plain if head_norm is None else head_norm,
         )
     source = "torchvision's RetinaNet" if weights == _COCO else str(weights)
     state = published.coco() if weights == _COCO else state

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 
+_GROUPS = 32  # of channels, as in https://arxiv.org/abs/1803.08494, table 3
 PRIOR = 0.01  # "every anchor should be labeled as foreground with confidence of ~pi. We use pi = .01"
 
 
@@ -28,13 +30,16 @@ class Head(nn.Module):
         per_cell: anchors at a cell.
         n_outputs: numbers for each anchor.
         bias: what the head answers at first.
+        norm: follow every convolution of the tower by group norm, which is not in the paper but in torchvision's
+            second RetinaNet: from random weights such towers learn much faster (see the benchmarks).
     """
 
-    def __init__(self, channels: int, per_cell: int, n_outputs: int, *, bias: float = 0.0) -> None:
+    def __init__(self, channels: int, per_cell: int, n_outputs: int, *, bias: float = 0.0, norm: bool = False) -> None:
         super().__init__()
         self.n_outputs = n_outputs
         # torchvision's block, so that its trained towers load under the same names (conv.0.0.weight)
-        self.conv = nn.Sequential(*(Conv2dNormActivation(channels, channels, norm_layer=None) for _ in range(4)))
+        layer = partial(nn.GroupNorm, _GROUPS) if norm else None
+        self.conv = nn.Sequential(*(Conv2dNormActivation(channels, channels, norm_layer=layer) for _ in range(4)))
         self.out = nn.Conv2d(channels, per_cell * n_outputs, 3, padding=1)
         self.reset(bias)
 
@@ -57,15 +62,15 @@ class Head(nn.Module):
         return torch.cat([x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, self.n_outputs) for x in answers], dim=1)
 
 
-def class_head(channels: int, per_cell: int, n_classes: int) -> Head:
+def class_head(channels: int, per_cell: int, n_classes: int, *, norm: bool = False) -> Head:
     """A head of one logit a class, which at first gives every class `PRIOR` everywhere.
 
     "Prevents the large number of background anchors from generating a large, destabilizing loss
     value in the first iteration of training" (section 4.1).
     """
-    return Head(channels, per_cell, n_classes, bias=-math.log((1 - PRIOR) / PRIOR))
+    return Head(channels, per_cell, n_classes, bias=-math.log((1 - PRIOR) / PRIOR), norm=norm)
 
 
-def box_head(channels: int, per_cell: int) -> Head:
+def box_head(channels: int, per_cell: int, *, norm: bool = False) -> Head:
     """A head of four deltas for each anchor, the same for all classes, near 0 at first."""
-    return Head(channels, per_cell, 4)
+    return Head(channels, per_cell, 4, norm=norm)

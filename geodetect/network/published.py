@@ -41,6 +41,11 @@ def coco() -> dict[str, Tensor] | None:
     return download.state_dict(RetinaNet_ResNet50_FPN_Weights.COCO_V1, "COCO weights of torchvision's RetinaNet")
 
 
+def has_heads(state: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict is of a whole RetinaNet, not of a classifier."""
+    return any(_present(key).startswith("head.") for key in state)
+
+
 def fill(network: Network, state: Mapping[str, Tensor], source: str) -> list[str]:
     """What starts anew, a sentence for each, although the network now holds these weights.
 
@@ -57,7 +62,7 @@ def fill(network: Network, state: Mapping[str, Tensor], source: str) -> list[str
         ModelError: if they are of another network; the message says which keys.
     """
     given, anew = {_present(key): value for key, value in state.items()}, {}
-    if any(key.startswith("head.") for key in given):
+    if has_heads(given):
         anew = _anew(network, given, source)
         names = {_in_detector(name, network): name for name in network.state_dict()}
         _copy(network, _without_background(network, given), names, tuple(anew), source)

@@ -27,6 +27,7 @@ class Network(nn.Module):
         n_bands: bands of the pictures.
         spec: shapes of the anchors.
         weights: "imagenet" for the backbone, or None.
+        head_norm: whether the heads have group norm, which the paper's have not.
 
     Raises:
         ArgumentError: if a value is not possible.
@@ -40,6 +41,7 @@ class Network(nn.Module):
         n_bands: int = 3,
         spec: AnchorSpec | None = None,
         weights: str | None = "imagenet",
+        head_norm: bool = False,
     ) -> None:
         super().__init__()
         self.spec = spec or AnchorSpec()
@@ -47,11 +49,12 @@ class Network(nn.Module):
             raise ArgumentError(f"a network needs at least 1 class; got n_classes={n_classes}")
         self.backbone_name, self.n_classes, self.n_bands = backbone, n_classes, n_bands
         self.norm_eps: float | None = None
+        self.head_norm = head_norm
         strides = [stride for stride in self.spec.strides if stride <= _COARSEST]
         self.backbone = backbones.build(backbone, n_bands, weights, strides=strides)
         self.pyramid = Pyramid(self.backbone.channels)
-        self.class_head = class_head(CHANNELS, self.spec.per_cell, n_classes)
-        self.box_head = box_head(CHANNELS, self.spec.per_cell)
+        self.class_head = class_head(CHANNELS, self.spec.per_cell, n_classes, norm=head_norm)
+        self.box_head = box_head(CHANNELS, self.spec.per_cell, norm=head_norm)
         self._anchors: dict[tuple[tuple[int, int], torch.device], Tensor] = {}
 
     def forward(self, pictures: Float[Tensor, "B C H W"]) -> tuple[Float[Tensor, "B A K"], Float[Tensor, "B A 4"]]:
