@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from geodetect.colours import class_colours
 from geodetect.plots.pictures import (
     add_legend,
     as_rgb,
@@ -22,7 +23,7 @@ from geodetect.plots.pictures import (
     shown_limits,
     write_scores,
 )
-from geodetect.plots.style import INK, ShownFigure, class_colours
+from geodetect.plots.style import INK, ShownFigure
 
 
 class _Panel(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
@@ -23,6 +24,7 @@ from pyproj import CRS
 from pyproj.exceptions import ProjError
 
 from geodetect.errors import OutputError
+from geodetect.vector.qgis import add_style
 
 _WGS84 = CRS.from_epsg(4326)
 _DEGREES = {".geojson", ".kml"}  # formats whose standards know no other CRS
@@ -37,7 +39,7 @@ _DRIVERS: dict[str, tuple[str, dict[str, str]]] = {
 _SHAPEFILE_PARTS = (".cpg", ".prj", ".qix", ".sbn", ".sbx", ".fix", ".qpj", ".shp.xml")  # what others may have left
 _KML_NAME = "Name"  # GDAL makes the name of a KML placemark of the column of this name
 _SUFFIXES = (*_DRIVERS, ".parquet", ".csv")
-_FAILURES = (RuntimeError, ValueError, OSError, pa.ArrowException, shapely.errors.ShapelyError)
+_FAILURES = (RuntimeError, ValueError, OSError, sqlite3.Error, pa.ArrowException, shapely.errors.ShapelyError)
 _TYPES = {"i": pa.int64(), "u": pa.int64(), "f": pa.float64(), "b": pa.bool_()}  # all else is written as text
 
 
@@ -200,6 +202,8 @@ def _write_layer(tables: Iterator[pa.Table], schema: pa.Schema, part: Path, crs:
         )
     if driver == "KML":
         _check_kml(part)
+    if driver == "GPKG":
+        add_style(part)
 
 
 def _check_kml(part: Path) -> None:
