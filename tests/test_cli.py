@@ -37,6 +37,7 @@ KEYWORDS: dict[str, list[Callable[..., Any]]] = {
     "detect": [detect_objects],
     "evaluate": [compute_accuracy],
     "view": [view],
+    "export": [RetinaNet.export],
 }
 PYTHON_ONLY = {"callbacks", "client"}  # objects, which a command line cannot name
 COMMAND_ONLY = {"evaluate": {"output": None}}  # in Python: `.save`
@@ -179,6 +180,8 @@ def one_error(capsys: pytest.CaptureFixture[str]) -> str:
         "info absent",
         "info absent.tif",
         "info absent.safetensors",
+        "info absent.pt2",
+        "info absent.dlpk",
     ],
 )
 def test_a_missing_file_is_one_sentence_and_leaves_nothing(
@@ -197,8 +200,8 @@ def test_outputs_are_refused_before_the_work(
     assert "MODEL must be a .safetensors file" in one_error(capsys)
     assert run("train", upright.path, tmp_path / "no" / "model.safetensors") == 1
     assert "does not exist; make it first" in one_error(capsys)
-    assert run("export", "absent.safetensors", tmp_path / "model.onnx") == 1
-    assert "exported as .pt2" in one_error(capsys)
+    assert run("export", "absent.safetensors", tmp_path / "model.h5") == 1
+    assert "exported as .onnx, .dlpk, .pt2, .json" in one_error(capsys)
 
 
 def test_a_file_of_no_known_kind(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -1,49 +1,112 @@
-"""An exported file gives what the network gives, or is not there."""
+"""An exported file gives what the detector gives, or is not there."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from geodetect.boxes import Boxes, iou, nms
+from geodetect.cli.main import main
 from geodetect.detector import Detector
-from geodetect.errors import OutputError
-from geodetect.export import export
+from geodetect.errors import ArgumentError, GeodetectError, ModelError, OutputError
+from geodetect.export import export, facts_in
+from geodetect.export.onnx_detector import OnnxDetector
 from geodetect.network.anchors import AnchorSpec
 from geodetect.network.retinanet import Network
+from geodetect.scene import detect_objects
 from geodetect.stretch import Stretch
+from tests.fakes import write_raster
 
-SIDE = 64
+SIDE = 100  # no multiple of 32: the graphs have to pad as the detector does
 SPEC = AnchorSpec(scales=(1.0, 1.5), ratios=(1.0,))
+CLASSES = ["pool", "car"]
+BANDS = (4, 1, 2)
+STRETCH = Stretch((110.0, 2900.0, 95.0), (40.0, 60.0, 50.0))
+WITH_ONNX = importlib.util.find_spec("onnxruntime") is not None and importlib.util.find_spec("onnxscript") is not None
+needs_onnx = pytest.mark.skipif(not WITH_ONNX, reason="the extra onnx is not installed")
+
+
+def _network(backbone: str = "resnet18", n_bands: int = 3) -> Network:
+    """Random weights that are sure of something somewhere."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        network = Network(backbone, n_classes=2, n_bands=n_bands, spec=SPEC, weights=None)
+        torch.nn.init.normal_(network.class_head.out.weight, std=0.1)
+        torch.nn.init.normal_(network.box_head.out.weight, std=0.05)
+    return network
 
 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
-    torch.set_num_threads(2)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        network = Network("resnet18", n_classes=2, n_bands=2, spec=SPEC, weights=None)
-    stretch = Stretch((10.0, 20.0), (2.0, 4.0))
-    return Detector(
-        network, ["pool", "car"], bands=(4, 1), stretch=stretch, chip_size=SIDE, overlap=16, pixel_size_m=0.3
+    detector = Detector(
+        _network(),
+        CLASSES,
+        bands=BANDS,
+        stretch=STRETCH,
+        chip_size=SIDE,
+        overlap=24,
+        pixel_size_m=0.3,
+        min_score={"pool": 0.2, "car": 0.1},
+        precision="float32",
     )
+    detector.network.train()  # as it is when it is exported in the middle of training
+    return detector
+
+
+def chips(n: int, side: int = SIDE, n_bands: int = 3) -> np.ndarray:
+    """Pixels (n, n_bands, side, side), uint16, round about the means."""
+    noise = np.random.default_rng(n).normal(0, 1, (n, n_bands, side, side))
+    mean, std = (np.resize(values, n_bands)[:, None, None] for values in (STRETCH.mean, STRETCH.std))
+    return np.clip(noise * std + mean, 0, None).astype(np.uint16)
+
+
+def floor_of(detector: Detector, pixels: np.ndarray) -> float:
+    """A score that some hundred candidates reach: between two that are well apart, so that rounding turns none."""
+    (found,) = detector.detect(pixels[:1], min_score=0.0, nms_iou=1.0)
+    scores = found.scores[:200]
+    widest = int(np.argmax(scores[50:-1] - scores[51:])) + 50
+    return float((scores[widest] + scores[widest + 1]) / 2)
+
+
+def assert_same(got: Boxes, due: Boxes) -> None:
+    """The same boxes: each with its own counterpart of the same class, IoU above 0.99, scores to 1e-3."""
+    assert len(got) == len(due)
+    overlap = iou(got.xyxy, due.xyxy) * (got.labels[:, None] == due.labels)
+    assert (overlap.max(axis=1, initial=0) > 0.99).all()
+    assert (overlap.max(axis=0, initial=0) > 0.99).all()
+    assert np.abs(got.scores - due.scores[overlap.argmax(axis=1)]).max(initial=0) < 1e-3
 
 
 @pytest.fixture(scope="module")
-def exported(detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    detector.network.train()  # as it is when it is exported in the middle of training
-    return export(detector, tmp_path_factory.mktemp("export") / "model.pt2")
+def folder(detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every format that needs no extra, and the ONNX ones where the extra is there."""
+    folder = tmp_path_factory.mktemp("export")
+    export(detector, folder / "model.dlpk")
+    export(detector, folder / "model.json", "stac-mlm")  # and model.pt2
+    if WITH_ONNX:
+        export(detector, folder / "model.onnx")
+    return folder
 
 
-def test_the_program_gives_what_the_network_gives_for_any_number_of_pictures(
-    detector: Detector, exported: Path
-) -> None:
-    program = torch.export.load(exported).module()
+def test_nothing_else_is_left_beside_the_files(folder: Path) -> None:
+    expected = {"model.dlpk", "model.json", "model.pt2"} | ({"model.onnx"} if WITH_ONNX else set())
+    assert {path.name for path in folder.iterdir()} == expected
+
+
+def test_the_program_gives_what_the_network_gives_for_any_number_of_pictures(detector: Detector, folder: Path) -> None:
+    program = torch.export.load(folder / "model.pt2").module()
     network = detector.network.eval()
     for n_pictures in (1, 2, 5):
-        pictures = torch.randn(n_pictures, 2, SIDE, SIDE, generator=torch.Generator().manual_seed(n_pictures))
+        pictures = torch.randn(n_pictures, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(n_pictures))
         with torch.inference_mode():
             logits, deltas = program(pictures)
             due = network(pictures)
@@ -54,35 +117,344 @@ def test_the_program_gives_what_the_network_gives_for_any_number_of_pictures(
         assert deltas.shape == (n_pictures, n_anchors, 4)
 
 
-def test_the_file_tells_how_to_feed_the_program(exported: Path) -> None:
+def test_the_program_file_tells_how_to_feed_it(folder: Path) -> None:
     files = {"geodetect.json": ""}
-    torch.export.load(exported, extra_files=files)
+    torch.export.load(folder / "model.pt2", extra_files=files)
     told = json.loads(files["geodetect.json"])
-    assert told["classes"] == ["pool", "car"]
-    assert told["bands"] == [4, 1]
-    assert told["stretch"] == {"mean": [10, 20], "std": [2, 4]}
+    assert told["classes"] == CLASSES
+    assert told["bands"] == list(BANDS)
+    assert told["stretch"] == {"mean": list(STRETCH.mean), "std": list(STRETCH.std)}
+    assert told["standardization_mean"] == pytest.approx(np.array(STRETCH.mean) / 255)
+    assert told["standardization_std"] == pytest.approx(np.array(STRETCH.std) / 255)
     assert told["anchors"] == {"scales": [1, 1.5], "ratios": [1], "anchor_size": 4, "levels": [3, 7]}
-    assert (told["chip_size"], told["overlap"], told["pixel_size_m"]) == (SIDE, 16, 0.3)
+    assert (told["chip_size"], told["overlap"], told["pixel_size_m"]) == (SIDE, 24, 0.3)
 
 
-def test_nothing_else_is_left_beside_the_file(exported: Path) -> None:
-    assert list(exported.parent.iterdir()) == [exported]
+@needs_onnx
+def test_onnxruntime_finds_what_the_detector_finds(detector: Detector, folder: Path) -> None:
+    pixels = chips(3)
+    floor = floor_of(detector, pixels)
+    twin = OnnxDetector(folder / "model.onnx", "cpu")
+    due = detector.detect(pixels, min_score=floor)
+    assert sum(map(len, due)) > 20
+    for got, wanted in zip(twin.detect(pixels, min_score=floor), due, strict=True):
+        assert_same(got, wanted)
+    (alone,) = twin.detect(pixels[:1], min_score=floor)
+    assert_same(alone, due[0])
+    assert twin.detect(pixels[:0]) == []
+    assert (twin.classes, twin.bands, twin.chip_size) == (CLASSES, BANDS, SIDE)
+    assert (twin.overlap, twin.pixel_size_m, twin.min_score) == (24, 0.3, {"pool": 0.2, "car": 0.1})
+
+
+@needs_onnx
+def test_what_is_no_number_counts_as_the_mean_in_onnx_too(detector: Detector, folder: Path) -> None:
+    pixels = chips(1).astype(np.float32)
+    pixels[0, 0, :20, :20], pixels[0, 1, 50:60], pixels[0, 2, 70:, 70:] = np.nan, np.inf, -np.inf
+    floor = floor_of(detector, pixels)
+    (got,) = OnnxDetector(folder / "model.onnx", "cpu").detect(pixels, min_score=floor)
+    assert_same(got, detector.detect(pixels, min_score=floor)[0])
+
+
+@needs_onnx
+def test_other_programs_read_how_to_run_the_onnx_file(folder: Path) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    told = {key: json.loads(text) for key, text in session.get_modelmeta().custom_metadata_map.items()}
+    told.pop("geodetect")
+    assert told == {
+        "model_type": "Detector",
+        "det_type": "YOLO_v5_or_v7_default",
+        "det_conf": 0.1,  # the lowest of the classes' own
+        "det_iou_thresh": 0.5,
+        "class_names": {"0": "pool", "1": "car"},
+        "resolution": 30,  # cm
+        "tile_size": SIDE,
+        "tiles_size": SIDE,
+        "tiles_overlap": 24,  # percent of 100 px
+        "standardization_mean": [0, 0, 0],
+        "standardization_std": [1, 1, 1],
+    }
+    (given,), (answer,) = session.get_inputs(), session.get_outputs()
+    assert (given.type, given.shape) == ("tensor(float)", ["B", 3, SIDE, SIDE])
+    assert answer.shape[0] == "B"
+    assert answer.shape[2] == 5 + len(CLASSES)
+
+
+def answer(path: Path, pixels: np.ndarray) -> np.ndarray:
+    """What an ONNX file gives for one chip, fed as Deepness and GeoDeep do."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (rows,) = session.run(None, {"images": (pixels / 255).astype(np.float32)})
+    return rows[0]
+
+
+@needs_onnx
+def test_the_rows_mean_what_det_type_says(detector: Detector, folder: Path) -> None:
+    """Read as Deepness and GeoDeep read them: the fifth number is the score, the class is the largest after it."""
+    import onnx
+
+    pixels = chips(1)
+    floor = floor_of(detector, pixels)
+    rows = answer(folder / "model.onnx", pixels)
+    assert np.array_equal(rows[:, 4], rows[:, 5:].max(axis=1))
+    best = rows[rows[:, 4] >= floor]
+    xyxy = np.hstack([best[:, :2] - best[:, 2:4] / 2, best[:, :2] + best[:, 2:4] / 2])
+    boxes = Boxes(xyxy, best[:, 5:].argmax(axis=1), best[:, 4])
+    top, due = boxes[nms(boxes, 0.5)][:1], detector.detect(pixels, min_score=floor)[0][:1]
+    assert_same(top, due)
+    model = onnx.load(folder / "model.onnx")
+    assert (model.ir_version, [each.version for each in model.opset_import]) == (8, [15])  # onnxruntime 1.10
+
+
+@needs_onnx
+@pytest.mark.slow
+def test_the_other_layout_holds_the_same(detector: Detector, folder: Path, tmp_path: Path) -> None:
+    pixels = chips(2)
+    path = export(detector, tmp_path / "yolo.onnx", layout="yolo")
+    assert np.array_equal(answer(path, pixels[:1]).T, np.delete(answer(folder / "model.onnx", pixels[:1]), 4, axis=1))
+    assert "YOLO_Ultralytics" in str(facts_in(path))
+    floor = floor_of(detector, pixels)
+    found = OnnxDetector(path).detect(pixels, min_score=floor)
+    for got, due in zip(found, detector.detect(pixels, min_score=floor), strict=True):
+        assert_same(got, due)
+
+
+@needs_onnx
+@pytest.mark.slow
+@pytest.mark.parametrize("n_bands", [3, 4])
+@pytest.mark.parametrize("backbone", ["efficientnet_b0", "vgg16_bn"])
+def test_other_backbones_give_the_same_in_every_format(backbone: str, n_bands: int, tmp_path: Path) -> None:
+    pixels = chips(2, 64, n_bands)
+    stretch = Stretch(np.resize(STRETCH.mean, n_bands), np.resize(STRETCH.std, n_bands))
+    bands = tuple(range(1, n_bands + 1))
+    network = _network(backbone, n_bands)
+    detector = Detector(network, CLASSES, bands=bands, stretch=stretch, chip_size=64, overlap=16, precision="float32")
+    floor = floor_of(detector, pixels)
+    twin = OnnxDetector(export(detector, tmp_path / "model.onnx"), "cpu")
+    for got, due in zip(twin.detect(pixels, min_score=floor), detector.detect(pixels, min_score=floor), strict=True):
+        assert_same(got, due)
+    block = (pixels[0], np.ones((64, 64), np.uint8))
+    scalars = {"padding": 0, "threshold": floor, "batch_size": 1}
+    (found,) = in_child(export(detector, tmp_path / "model.dlpk"), tmp_path, [block], scalars=scalars)["found"]
+    assert_same(boxes_of(found), detector.detect(pixels[:1], min_score=floor)[0])
+
+
+@needs_onnx
+def test_a_scene_gives_the_same_features_through_onnx(detector: Detector, folder: Path, tmp_path: Path) -> None:
+    raster = write_raster(tmp_path / "scene.tif", np.concatenate([chips(1, 180, 3)[0], chips(2, 180, 1)[0]]))
+    floor = max(floor_of(detector, chips(1)), 0.05)
+    with pytest.warns(UserWarning, match="no coordinate reference system"):
+        due = detect_objects(raster, detector, min_score=floor, pixel_size_m=None, progress=False)
+    with pytest.warns(UserWarning, match="no coordinate reference system"):
+        got = detect_objects(raster, folder / "model.onnx", min_score=floor, pixel_size_m=None, progress=False)
+    assert len(due) > 20
+    assert list(got.columns) == list(due.columns)
+    mine, other = (
+        Boxes(x.bounds.to_numpy(), [CLASSES.index(name) for name in x["label"]], x["score"]) for x in (got, due)
+    )
+    assert_same(mine, other)
+    with pytest.raises(ArgumentError, match="computes in float32"):
+        detect_objects(raster, folder / "model.onnx", precision="bf16")
+
+
+@needs_onnx
+def test_running_an_onnx_file_loads_no_torch() -> None:
+    code = "import sys, geodetect.export.onnx_detector; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+@needs_onnx
+def test_chips_that_the_onnx_file_cannot_take(folder: Path) -> None:
+    twin = OnnxDetector(folder / "model.onnx", "cpu")
+    with pytest.raises(ModelError, match=r"takes 3 bands \(4, 1, 2\); got pixels of 4"):
+        twin.detect(chips(1, n_bands=4))
+    with pytest.raises(ModelError, match="takes chips of 100 px, fixed when it was exported; got 128 x 128 px"):
+        twin.detect(chips(1, side=128))
+    with pytest.raises(ArgumentError, match="onnxruntime has no device 'tpu' here"):
+        OnnxDetector(folder / "model.onnx", "tpu")
+    (found,) = twin.detect(chips(1, side=60), min_score=0.1)
+    assert (found.xyxy <= 60).all()
+
+
+CHILD = """
+import builtins, importlib.util, json, sys
+known = builtins.__import__
+def without(name, *rest, **named):
+    if name.partition(".")[0] in {"geodetect", "torchvision", "safetensors", "fastai", "arcpy", "arcgis"}:
+        raise ImportError(f"a package for ArcGIS must not import {name}")
+    return known(name, *rest, **named)
+builtins.__import__ = without
+import numpy as np
+folder, request = sys.argv[1], json.loads(sys.argv[2])
+spec = importlib.util.spec_from_file_location("GeodetectDetector", folder + "/GeodetectDetector.py")
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+function = module.GeodetectDetector()
+model = folder + "/model.emd"
+function.initialize(model=open(model).read() if request["as_json"] else model, device=-1)
+told = {"parameters": function.getParameterInfo(), "fields": json.loads(function.getFields())}
+told["configuration"] = function.getConfiguration(**request["scalars"])
+told["geometry"] = function.getGeometryType()
+blocks = np.load(folder + "/blocks.npz")
+told["found"] = [
+    json.loads(function.vectorize(raster_pixels=blocks[f"pixels{i}"], raster_mask=blocks[f"mask{i}"])["output_vectors"])
+    for i in range(request["n_blocks"])
+]
+print(json.dumps(told))
+"""
+
+
+def in_child(package: Path, folder: Path, blocks: list[tuple[np.ndarray, np.ndarray]], **request: Any) -> Any:
+    """What the raster function of a package answers in a process of its own that has torch and numpy alone."""
+    with zipfile.ZipFile(package) as archive:
+        archive.extractall(folder)
+    arrays = {f"pixels{i}": pixels for i, (pixels, _) in enumerate(blocks)}
+    np.savez(folder / "blocks.npz", **arrays, **{f"mask{i}": mask for i, (_, mask) in enumerate(blocks)})
+    asked = json.dumps({"as_json": False, "scalars": {}, "n_blocks": len(blocks)} | request)
+    command = [sys.executable, "-I", "-c", CHILD, str(folder), asked]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+def boxes_of(features: dict[str, Any]) -> Boxes:
+    """The boxes of a feature set."""
+    rings = np.array([each["geometry"]["rings"][0] for each in features["features"]], float).reshape(-1, 5, 2)
+    told = [each["attributes"] for each in features["features"]]
+    assert [each["OID"] for each in told] == list(range(1, len(told) + 1))
+    labels = [CLASSES.index(each["Class"]) for each in told]
+    xyxy = np.concatenate([rings.min(axis=1), rings.max(axis=1)], axis=1)
+    return Boxes(xyxy, labels, np.array([each["Confidence"] for each in told]) / 100)
+
+
+def test_the_package_finds_what_the_detector_finds_where_geodetect_is_not(
+    detector: Detector, folder: Path, tmp_path: Path
+) -> None:
+    pixels = chips(1)[0]
+    floor = floor_of(detector, pixels[None])
+    everywhere, nowhere = np.ones((SIDE, SIDE), np.uint8), np.zeros((SIDE, SIDE), np.uint8)
+    half = everywhere.copy()
+    half[:, 50:] = 0
+    scalars = {
+        "padding": "0",
+        "threshold": str(floor),
+        "nms_overlap": "0.5",
+        "batch_size": "1",
+    }  # as text, as ArcGIS may
+    blocks = [(pixels, everywhere), (pixels, nowhere), (pixels, half)]
+    told = in_child(folder / "model.dlpk", tmp_path, blocks, scalars=scalars)
+    found, nothing, left = told["found"]
+    assert_same(boxes_of(found), detector.detect(pixels[None], min_score=floor)[0])
+    assert nothing["features"] == []
+    assert nothing["geometryType"] == "esriGeometryPolygon"
+    assert len(left["features"]) > 0
+    assert (boxes_of(left).centres[:, 0] < 50).all()
+    names = [each["name"] for each in told["parameters"]]
+    assert names[:3] == ["raster", "model", "device"]
+    assert names[3:] == ["padding", "threshold", "nms_overlap", "batch_size", "exclude_pad_detections"]
+    assert {each["name"]: each.get("value") for each in told["parameters"]}["threshold"] == 0.1
+    assert told["geometry"] == 4
+    assert [each["name"] for each in told["fields"]["fields"]] == ["OID", "Class", "Confidence", "Shape"]
+
+
+def test_a_block_of_several_chips_is_looked_at_chip_by_chip(detector: Detector, folder: Path, tmp_path: Path) -> None:
+    padding, inner = 20, SIDE - 40
+    pixels = chips(1, 2 * inner + 2 * padding)[0]
+    floor = floor_of(detector, chips(1))
+    scalars = {"padding": padding, "threshold": floor, "batch_size": 4}
+    block = (pixels, np.ones((1, *pixels.shape[1:]), np.uint8))
+    told = in_child(folder / "model.dlpk", tmp_path, [block], scalars=scalars, as_json=True)
+    assert told["configuration"] | {"inheritProperties": 0} == {
+        "extractBands": [3, 0, 1],  # counted from 0
+        "padding": padding,
+        "tx": 2 * inner,
+        "ty": 2 * inner,
+        "fixedTileSize": 1,
+        "inheritProperties": 0,
+        "inputMask": True,
+    }
+    parts = []
+    for y in (0, inner):
+        for x in (0, inner):
+            (found,) = detector.detect(pixels[None, :, y : y + SIDE, x : x + SIDE], min_score=floor, nms_iou=1.0)
+            kept = ((found.centres >= padding) & (found.centres < SIDE - padding)).all(axis=1)
+            parts.append(found[kept].shift(x - padding, y - padding))
+    every = Boxes.concat(parts)
+    assert_same(boxes_of(told["found"][0]), every[nms(every, 0.5)])
+
+
+def test_the_package_holds_three_files_and_says_what_it_is(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "model.dlpk") as archive:
+        assert sorted(archive.namelist()) == ["GeodetectDetector.py", "model.emd", "network.safetensors"]
+        told = json.loads(archive.read("model.emd"))
+    assert told["ModelType"] == "ObjectDetection"
+    assert (told["ImageHeight"], told["ImageWidth"], told["ExtractBands"]) == (SIDE, SIDE, [3, 0, 1])
+    assert (told["Padding"], told["Threshold"]) == (12, 0.1)
+    assert told["Classes"] == [
+        {"Value": 1, "Name": "pool", "Color": [230, 159, 0]},
+        {"Value": 2, "Name": "car", "Color": [86, 180, 233]},
+    ]
+
+
+def test_the_stac_item_describes_the_program(folder: Path) -> None:
+    """What the schema of the extension asks for, rule by rule; stac_model reads it too, see tests/benchmarks."""
+    item = json.loads((folder / "model.json").read_text())
+    properties = item["properties"]
+    assert (item["type"], item["stac_version"], item["geometry"]) == ("Feature", "1.1.0", None)
+    assert "https://stac-extensions.github.io/mlm/v1.5.0/schema.json" in item["stac_extensions"]
+    assert {"mlm:name", "mlm:architecture", "mlm:tasks", "mlm:input", "mlm:output"} <= properties.keys()
+    assert {"mlm:artifact_type", "mlm:compile_method", "mlm:entrypoint"}.isdisjoint(properties)
+    (given,) = properties["mlm:input"]
+    assert given["bands"] == [each["name"] for each in properties["bands"]] == ["band-4", "band-1", "band-2"]
+    assert given["input"] == {
+        "shape": [-1, 3, SIDE, SIDE],
+        "dim_order": ["batch", "bands", "height", "width"],
+        "data_type": "float32",
+    }
+    assert given["value_scaling"][1] == {"type": "z-score", "mean": 2900, "stddev": 60}
+    assert [each["name"] for each in properties["mlm:output"]] == ["logits", "deltas"]
+    assert properties["mlm:output"][0]["classification:classes"][1] == {
+        "value": 1,
+        "name": "car",
+        "description": "car",
+        "color_hint": "56B4E9",
+    }
+    assert properties["gsd"] == 0.3
+    asset = item["assets"]["model"]
+    assert asset["roles"] == ["mlm:model"]
+    assert asset["mlm:artifact_type"] == "torch.export.save"
+    assert asset["href"] == "./model.pt2"
+    assert asset["file:size"] == (folder / "model.pt2").stat().st_size
+    assert asset["file:checksum"].startswith("1220")
+    assert len(asset["file:checksum"]) == 4 + 64
+
+
+@pytest.mark.parametrize("stem", ["x", "7", "Häuser 2", "a b_", "船"])
+def test_any_file_gives_a_name_that_the_extension_allows(stem: str) -> None:
+    import re
+
+    from geodetect.export.stac import _name
+
+    assert re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_.\-\s]+[a-zA-Z0-9]", _name(stem))
 
 
 def test_a_program_that_gives_no_numbers_is_not_kept(tmp_path: Path) -> None:
     network = Network("resnet18", n_classes=1, n_bands=1, spec=SPEC, weights=None)
     torch.nn.init.constant_(next(network.class_head.parameters()), float("nan"))
-    sick = Detector(network, ["pool"], bands=(1,), stretch=Stretch((0.0,), (1.0,)), chip_size=SIDE, overlap=16)
-    with pytest.raises(OutputError, match="differs from the network by nan"):
-        export(sick, tmp_path / "model.pt2")
+    sick = Detector(network, ["pool"], bands=(1,), stretch=Stretch((0.0,), (1.0,)), chip_size=64, overlap=16)
+    for name in ["model.dlpk", "model.json"]:
+        with pytest.raises(OutputError, match="differs from the network by nan"):
+            export(sick, tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("model.onnx", r"a detector is exported as \.pt2; got 'model\.onnx'"),
-        ("model", r"a detector is exported as \.pt2; got 'model'"),
+        ("model.pt", r"a detector is exported as \.onnx, \.dlpk, \.pt2, \.json; got 'model\.pt'"),
+        ("model", r"a detector is exported as .*; got 'model'"),
         ("nowhere/model.pt2", r"there is no folder .*nowhere to write model\.pt2 in; make it first"),
         ("folder.pt2", r"folder\.pt2 is a folder; give the name of a file"),
     ],
@@ -92,3 +464,70 @@ def test_impossible_names(detector: Detector, tmp_path: Path, name: str, told: s
     with pytest.raises(OutputError, match=told):
         export(detector, tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["folder.pt2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("a.onnx", "may be 'yolo'; got layout='coco'"), ("a.pt2", "a .pt2 file may be none; got")]
+)
+def test_impossible_layouts(detector: Detector, tmp_path: Path, name: str, told: str) -> None:
+    with pytest.raises(ArgumentError, match=told):
+        export(detector, tmp_path / name, layout="coco")
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".dlpk", *([".onnx"] if WITH_ONNX else [])])
+def test_info_tells_of_exported_models(folder: Path, capsys: pytest.CaptureFixture[str], suffix: str) -> None:
+    main(["info", str(folder / f"model{suffix}")], standalone_mode=False)
+    told = capsys.readouterr().out
+    for part in ("pool, car", "4, 1, 2", "0.3 m", "100 px, overlap 24 px", "resnet18", "pool 0.200, car 0.100"):
+        assert part in told
+
+
+def test_info_holds_a_stac_item_against_its_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["info", str(folder / "model.json")], standalone_mode=False)
+    assert "./model.pt2 (as described)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".dlpk", *([".onnx"] if WITH_ONNX else [])])
+@pytest.mark.parametrize("content", [b"", b"not a model at all", None])
+def test_files_that_are_no_exported_models(folder: Path, tmp_path: Path, suffix: str, content: bytes | None) -> None:
+    path = tmp_path / f"broken{suffix}"
+    whole = (folder / f"model{suffix}").read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(ModelError, match=r"broken\.\w+ is no"):
+        facts_in(path)
+    with pytest.raises(ModelError, match=r"there is no"):
+        facts_in(tmp_path / f"absent{suffix}")
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil.emd", "/etc/evil.emd", "C:\\evil.emd", "a/../../evil.emd", "\\\\host\\evil.emd"]
+)
+def test_packages_with_names_that_lead_out_are_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "evil.dlpk"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(zipfile.ZipInfo(name), "{}")
+    with pytest.raises(ModelError, match="leads out of the archive; do not use this file"):
+        facts_in(path)
+
+
+def test_packages_of_others_are_not_taken_for_ours(tmp_path: Path) -> None:
+    path = tmp_path / "other.dlpk"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model.emd", '{"ModelType": "ObjectDetection"}')
+    with pytest.raises(ModelError, match="but not one that geodetect wrote"):
+        facts_in(path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("second.emd", "{}")
+    with pytest.raises(ModelError, match=r"holds 2 files \*\.emd, where 1 is expected"):
+        facts_in(path)
+
+
+@needs_onnx
+def test_onnx_files_of_others_are_not_taken_for_ours(folder: Path, tmp_path: Path) -> None:
+    import onnx
+
+    model = onnx.load(folder / "model.onnx")
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "other.onnx")
+    with pytest.raises(GeodetectError, match="is an ONNX file, but not one that geodetect exported"):
+        OnnxDetector(tmp_path / "other.onnx")

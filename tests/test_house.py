@@ -46,6 +46,9 @@ KWARGS = {
     "cli/evaluate.py:evaluate": "compute_accuracy",
     "cli/view.py:view": "the function of the same name",
     "learner/retinanet.py:RetinaNet.detect": "detect_objects",
+    "export/raster_function.py:GeodetectDetector.initialize": "taken, not handed on: ArcGIS calls it so",
+    "export/raster_function.py:GeodetectDetector.getConfiguration": "likewise",
+    "export/raster_function.py:GeodetectDetector.vectorize": "likewise",
 }
 # More than four parameters without a name, and why.
 POSITIONAL = {"network/losses.py:loss": "the five tensors that a loss is made of"}

@@ -12,15 +12,20 @@ from geodetect.cli import tables
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(path_type=Path))
-def export(model: Path, output: Path) -> None:
+@click.option(
+    "--layout",
+    show_default="the format's usual one",
+    help="For .onnx: yolo, which answers as Ultralytics' models do; for .json: stac-mlm.",
+)
+def export(model: Path, output: Path, layout: str | None) -> None:
     """Write MODEL as OUTPUT, for use without geodetect.
 
-    OUTPUT is a .pt2 file: a PyTorch program from standardised pixels, float32 (B, bands, side, side), to
-    logits and deltas.
+    OUTPUT is an .onnx file for GeoDeep (WebODM), Deepness (QGIS) and onnxruntime, a .dlpk package for ArcGIS
+    (experimental), a .pt2 program for PyTorch, or a .json STAC item that describes a .pt2 written beside it.
     """
     from geodetect import export as exporting
     from geodetect.detector import load_detector
 
-    exporting.check_output(output)
-    made = exporting.export(load_detector(model, device="cpu", precision="float32"), output)
+    exporting.check_output(output, layout)
+    made = exporting.export(load_detector(model, device="cpu", precision="float32"), output, layout)
     click.echo(f"Wrote {made} ({tables.size_of(made)})")

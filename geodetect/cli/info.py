@@ -16,18 +16,47 @@ if TYPE_CHECKING:
     from geodetect.grid import Grid
 
 _MODEL = ".safetensors"
+_EXPORTED = (".onnx", ".dlpk", ".pt2", ".json")
 
 
 @click.command()
 @click.argument("file")
 @options.label_field
 def info(file: str, label_field: str | None) -> None:
-    """Tell what FILE is: a model, a raster or a vector file.
+    """Tell what FILE is: a model, an exported one, a raster or a vector file.
 
     Sizes are in pixels and metres, extents in the units of the file's CRS.
     """
-    facts = _model(Path(file)) if file.endswith(_MODEL) else _raster_or_vector(file, label_field)
-    tables.show_facts(facts)
+    tables.show_facts(_facts(file, label_field))
+
+
+def _facts(file: str, label_field: str | None) -> dict[str, Any]:
+    if file.endswith(_MODEL):
+        return _model(Path(file))
+    if file.endswith(_EXPORTED) and (exported := _exported(Path(file))) is not None:
+        return exported
+    return _raster_or_vector(file, label_field)
+
+
+def _exported(path: Path) -> dict[str, Any] | None:
+    """What a model for other programs says of itself; None for a `.json` file that holds features."""
+    from geodetect.export import facts_in
+
+    told = facts_in(path)
+    if told is None:
+        return None
+    size, overlap = told["pixel_size_m"], told["overlap"]
+    return {
+        "file": f"{path}, {told['format']} ({tables.size_of(path)})",
+        "classes": ", ".join(told["classes"]),
+        "bands": ", ".join(str(band) for band in told["bands"]),
+        "pixel size": None if size is None else f"{size:g} m",
+        "chip size": f"{told['chip_size']} px" + ("" if overlap is None else f", overlap {overlap} px"),
+        "backbone": told.get("backbone"),
+        "best score": _by_class(told["min_score"]),
+        "arguments": _by_class(told.get("arguments")),
+        "artifact": told.get("artifact"),
+    }
 
 
 def _model(path: Path) -> dict[str, Any]:

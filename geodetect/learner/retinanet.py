@@ -332,16 +332,20 @@ class RetinaNet:
         (found,) = self.detector.detect(image[None], min_score=limit, nms_iou=nms_iou)
         return features_of(found, Grid(image.shape[1:]), self.detector.classes)
 
-    def export(self, path: str | Path) -> Path:
+    def export(self, path: str | Path, layout: str | None = None) -> Path:
         """Write the detector in the format that the suffix names, for other programs; gives its path.
 
         Args:
-            path: `.pt2`: a `torch.export` program.
+            path: `.onnx` for GeoDeep, Deepness and onnxruntime, `.dlpk` for ArcGIS (experimental), `.pt2` for PyTorch,
+                `.json` for a STAC item that describes a `.pt2` file, which is written beside it.
+            layout: "yolo" for an `.onnx` file that answers as Ultralytics' do; "stac-mlm" is the only one of `.json`.
 
         Raises:
             OutputError: if the suffix is another, or the file cannot be written.
+            ArgumentError: if the format has no such layout.
+            MissingPackage: for `.onnx` without the extra `onnx`.
         """
-        return export(self.detector, path)
+        return export(self.detector, path, layout)
 
     def save(self, path: str | Path) -> Path:
         """Write the detector to one `.safetensors` file, with all that inference needs; gives its path."""

@@ -21,7 +21,7 @@ from geodetect.network.precision import is_native
 from geodetect.network.retinanet import Network
 from geodetect.network.transfer import sent
 
-_MULTIPLE = 32  # pixels; sides at which every backbone halves without a remainder
+MULTIPLE = 32  # pixels; sides at which every backbone halves without a remainder
 
 
 def standardised(
@@ -40,7 +40,7 @@ def standardised(
     pictures = (sent(pixels, device).float() - offsets).div_(factors)
     if pixels.is_floating_point():
         pictures.nan_to_num_(nan=0, posinf=0, neginf=0)
-    right, below = (-side % _MULTIPLE for side in (pixels.shape[3], pixels.shape[2]))
+    right, below = (-side % MULTIPLE for side in (pixels.shape[3], pixels.shape[2]))
     return nn.functional.pad(pictures, (0, right, 0, below)).contiguous(memory_format=torch.channels_last)
 
 

@@ -12,8 +12,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
+from geodetect.colours import class_colours
 from geodetect.plots.pictures import add_legend, as_rgb, draw_outlines, extent
-from geodetect.plots.style import INK, ShownFigure, class_colours
+from geodetect.plots.style import INK, ShownFigure
 
 _TRUE = "true boxes"
 _COLUMNS = 2  # of each kind

@@ -69,6 +69,8 @@ class HoldsDetector(Protocol):
 def detector_of(model: Any, device: str | None, precision: str) -> DetectsPixels:
     """The detector that was handed over, or is part of, or lies in the file that was."""
     if isinstance(model, (str, Path)):
+        if Path(model).suffix.lower() == ".onnx":
+            return _onnx_detector(model, device, precision)
         from geodetect.detector import load_detector  # here, so that torch loads only where it is wanted
 
         return load_detector(model, device=device, precision=precision)
@@ -80,6 +82,15 @@ def detector_of(model: Any, device: str | None, precision: str) -> DetectsPixels
             f"{', '.join(_NEEDED)}; this {type(detector).__name__} has no {', '.join(lacking)}"
         )
     return detector
+
+
+def _onnx_detector(path: str | Path, device: str | None, precision: str) -> DetectsPixels:
+    """The detector in an `.onnx` file, which computes in float32 wherever it runs."""
+    from geodetect.export.onnx_detector import OnnxDetector
+
+    if precision not in ("auto", "float32"):
+        raise ArgumentError(f'an .onnx file computes in float32; got precision={precision!r}, use "auto" or "float32"')
+    return OnnxDetector(path, device)
 
 
 def made_ready(detector: DetectsPixels, precision: str | None = None) -> DetectsPixels:

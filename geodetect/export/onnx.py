@@ -1,0 +1,217 @@
+"""`.onnx`: the network with its decoding, for GeoDeep, Deepness and whatever else runs ONNX.
+
+Deepness (QGIS) and GeoDeep (WebODM) feed pixels / 255 and read what to do next from the file's metadata. GeoDeep
+standardises nothing, so the file does it inside, and its metadata say mean 0 and deviation 1.
+
+Shapes: B pictures, C bands, S the side of a chip, K classes, N candidates of a picture.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from geodetect.detector import Detector
+from geodetect.errors import OutputError, missing
+from geodetect.export.onnx_detector import DET_TYPES, METADATA, session
+from geodetect.export.program import (
+    Detections,
+    appearing,
+    facts,
+    lowest_score,
+    noise,
+    refuse_difference,
+    traced,
+)
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+_EXPORTED = 18  # the lowest that PyTorch has operators for
+_OPSET, _IR = 15, 8  # of onnxruntime 1.10, the oldest that GeoDeep takes (its pyproject.toml); Deepness asks for 1.12
+_NMS_IOU = 0.5  # as in `Detector.detect`
+_BATCHES = (1, 3)
+_SCORE_TOLERANCE = 1e-4
+_BOX_TOLERANCE = 1e-3  # as a part of the side of a chip
+_SURE = 2 * _SCORE_TOLERANCE  # scores further apart than this keep their order, if each is off by less than allowed
+_NEARLY_ALL = 0.99
+_THIN = 0.01  # pixels
+
+
+class _ByObjectness(nn.Module):
+    """Rows of centre, sides, the best score, and each class's: what both readers take if no type is named."""
+
+    def __init__(self, detections: Detections) -> None:
+        super().__init__()
+        self.detections = detections
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, N, 5 + K) of pixels (B, C, S, S)."""
+        boxes, scores = self.detections(pixels)
+        return torch.cat([_centres_and_sides(boxes), scores.amax(dim=2, keepdim=True), scores], dim=2)
+
+
+class _Ultralytics(nn.Module):
+    """Columns of centre, sides and each class's score, as Ultralytics' programs give them."""
+
+    def __init__(self, detections: Detections) -> None:
+        super().__init__()
+        self.detections = detections
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 4 + K, N) of pixels (B, C, S, S)."""
+        boxes, scores = self.detections(pixels)
+        return torch.cat([_centres_and_sides(boxes), scores], dim=2).transpose(1, 2)
+
+
+_LAYOUTS: dict[str | None, type[_ByObjectness | _Ultralytics]] = {None: _ByObjectness, "yolo": _Ultralytics}
+
+
+def _centres_and_sides(boxes: Tensor) -> Tensor:
+    upper_left, lower_right = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([(upper_left + lower_right) / 2, lower_right - upper_left], dim=-1)
+
+
+def export(detector: Detector, path: Path, layout: str | None) -> None:
+    """Write a program from pixels / 255, float32 (B, C, S, S), to candidates in the layout that `det_type` names.
+
+    Args:
+        detector: is not changed.
+        path: appears when onnxruntime has run the file and got what the network gives.
+        layout: None: rows (B, N, 5 + K); "yolo": columns (B, 4 + K, N).
+
+    Raises:
+        OutputError: if the file cannot be written, or gives something else; no file is left then.
+        MissingPackage: without the extra `onnx`.
+    """
+    detections = Detections(detector)
+    arranged = _LAYOUTS[layout](detections).eval()
+    model = _lowered(_translated(traced(arranged, detector)))
+    for each in (*model.graph.input, *model.graph.output):
+        each.type.tensor_type.shape.dim[0].dim_param = "B"
+    for key, value in _metadata(detector, detections.groups, layout).items():
+        model.metadata_props.add(key=key, value=json.dumps(value))
+    with appearing(path) as part:
+        part.write_bytes(model.SerializeToString())
+        _check(part, arranged, detector)
+
+
+def _translated(program: torch.export.ExportedProgram) -> ModelProto:
+    """The program in ONNX's operators, as PyTorch's exporter translates it."""
+    try:
+        import onnxscript  # noqa: F401  # the exporter's own need, and its message does not say of which extra
+    except ImportError as error:
+        raise missing("onnxscript", "onnx", "export to .onnx") from error
+    whole = torch.onnx.export(
+        program,
+        input_names=["images"],
+        output_names=["detections"],
+        opset_version=_EXPORTED,
+        dynamo=True,
+        verbose=False,
+        external_data=False,
+    )
+    assert whole is not None
+    return whole.model_proto
+
+
+def _lowered(model: ModelProto) -> ModelProto:
+    """The same model for older runtimes: declared in operators of an older set, where those used mean the same.
+
+    From 15 to 18 the operators used here changed in two ways: reductions take their axes as an input
+    instead of an attribute, and Resize has new attributes, whose defaults are what it did before
+    (https://github.com/onnx/onnx/blob/main/docs/Changelog.md).
+    """
+    import onnx
+
+    constants = {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type.startswith("Reduce") and len(node.input) > 1:
+            axes = constants[node.input.pop()].tolist()
+            node.attribute.append(onnx.helper.make_attribute("axes", axes))
+            _drop(node, {"noop_with_empty_axes"})
+        elif node.op_type == "Resize":
+            _drop(node, {"antialias", "axes", "keep_aspect_ratio_policy"})
+        del node.metadata_props[:]  # of format 10, and about our source code
+    del model.graph.value_info[:], model.graph.metadata_props[:]
+    model.opset_import[0].version, model.ir_version = _OPSET, _IR
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _drop(node: NodeProto, names: set[str]) -> None:
+    """Take these attributes from a node."""
+    kept = [each for each in node.attribute if each.name not in names]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+
+
+def _metadata(detector: Detector, groups: list[int], layout: str | None) -> dict[str, Any]:
+    """What Deepness and GeoDeep read, in their spelling, and what we read.
+
+    https://github.com/PUTvision/qgis-plugin-deepness/blob/master/src/deepness/processing/models/model_base.py,
+    https://github.com/uav4geo/GeoDeep/blob/main/geodeep/inference.py
+    """
+    told = {
+        "model_type": "Detector",
+        "det_type": DET_TYPES[layout],
+        "det_conf": lowest_score(detector),
+        "det_iou_thresh": _NMS_IOU,
+        "class_names": {str(k): name for k, name in enumerate(detector.classes)},
+        "tile_size": detector.chip_size,  # as Deepness' code has it,
+        "tiles_size": detector.chip_size,  # and as its manual has it
+        "tiles_overlap": math.ceil(100 * detector.overlap / detector.chip_size),  # percent
+        "standardization_mean": [0.0] * len(detector.bands),
+        "standardization_std": [1.0] * len(detector.bands),
+        METADATA: facts(detector) | {"groups": groups},
+    }
+    if detector.pixel_size_m is not None:
+        told["resolution"] = round(100 * detector.pixel_size_m, 6)  # centimetres
+    return told
+
+
+@torch.inference_mode()
+def _check(path: Path, arranged: _ByObjectness | _Ultralytics, detector: Detector) -> None:
+    """Run the file and hold it against the network on pixels that are noise.
+
+    Candidates come in the order of their scores, which rounding may turn round where two are nearly alike. So
+    boxes are compared only where the place is beyond doubt, and all scores by size, save for the few that take the
+    place of a box outside the chip.
+
+    Raises:
+        OutputError: if the two differ by more than the tolerance.
+    """
+    running = session(path, "cpu")
+    detections = arranged.detections
+    for n_pictures in _BATCHES:
+        pixels = noise(detector, n_pictures) / detections.scale + detections.mean
+        (got,) = running.run(None, {"images": pixels.numpy()})
+        due = arranged(pixels).numpy()
+        if got.shape != due.shape:
+            raise OutputError(f"the exported program gives {got.shape} where the network gives {due.shape}")
+        if isinstance(arranged, _Ultralytics):
+            got, due = got.swapaxes(1, 2), due.swapaxes(1, 2)
+        unplaced = np.sort(got[..., 4:], axis=1) - np.sort(due[..., 4:], axis=1)
+        off = float(np.quantile(np.abs(unplaced), _NEARLY_ALL))
+        refuse_difference(off, _SCORE_TOLERANCE, "the exported program")
+        sure = _is_sure(detections.candidates(pixels)[1].amax(dim=2).numpy(), due, detections.groups)
+        far = np.abs(got - due)[sure]
+        refuse_difference(float(far[:, 4:].max(initial=0)), _SCORE_TOLERANCE, "a score of the exported program")
+        refuse_difference(
+            float(far[:, :4].max(initial=0)) / detector.chip_size, _BOX_TOLERANCE, "a box of the exported program"
+        )
+
+
+def _is_sure(best: np.ndarray, due: np.ndarray, groups: list[int]) -> np.ndarray:
+    """Which candidates (B, N) neither change places with a neighbour nor have a side of nearly 0, (B, N)."""
+    apart = np.abs(np.diff(best, axis=1)) > _SURE
+    above = np.pad(apart, ((0, 0), (1, 0)), constant_values=True)
+    below = np.pad(apart, ((0, 0), (0, 1)))
+    below[:, np.cumsum(groups) - 1] = False  # what comes after the last of a level is not known
+    return np.asarray(above & below & (due[..., 2:4] > _THIN).all(axis=2))

@@ -1,0 +1,164 @@
+"""A detector that is an `.onnx` file: what `geodetect.export.onnx` wrote, run by onnxruntime, without PyTorch.
+
+Shapes: B chips, C bands, H W pixels, S the side of a chip, K classes, N candidates of a chip.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geodetect.boxes import Boxes, nms
+from geodetect.errors import ArgumentError, ModelError, missing
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+METADATA = "geodetect"  # the key of our own facts
+DET_TYPES: dict[str | None, str] = {None: "YOLO_v5_or_v7_default", "yolo": "YOLO_Ultralytics"}
+_BYTE = np.float32(255)
+_MAX_PER_LEVEL = 1000  # pairs of a box and a class, as in the detector
+_LOWEST_SCORE = 0.05
+
+
+class OnnxDetector:
+    """A detector that runs in onnxruntime and finds what the exported one finds, in float32.
+
+    Args:
+        path: an `.onnx` file that geodetect wrote.
+        device: "cpu", "cuda", "cuda:1"; None: a GPU if onnxruntime has one.
+
+    Raises:
+        ModelError: if the file is missing, damaged, or not one that geodetect wrote.
+        ArgumentError: if there is no such device.
+        MissingPackage: without the extra `onnx`.
+    """
+
+    def __init__(self, path: str | Path, device: str | None = None) -> None:
+        self._session = session(Path(path), device)
+        facts = facts_of(self._session, path)
+        self.name = Path(path).name
+        self.classes: list[str] = facts["classes"]
+        self.bands: tuple[int, ...] = tuple(facts["bands"])
+        self.chip_size: int = facts["chip_size"]
+        self.overlap: int = facts["overlap"]
+        self.pixel_size_m: float | None = facts["pixel_size_m"]
+        self.min_score: float | Mapping[str, float] = facts["min_score"]
+        self._groups: list[int] = facts["groups"]
+        self._inverted: bool = facts["det_type"] == DET_TYPES["yolo"]
+
+    def detect(self, pixels: np.ndarray, *, min_score: float = _LOWEST_SCORE, nms_iou: float = 0.5) -> list[Boxes]:
+        """What is on each chip, best first, in the chip's pixels; never reaching over its edge.
+
+        Args:
+            pixels: (B, C, H, W) as read from the raster; what is not finite counts as the mean.
+            min_score: lowest score.
+            nms_iou: overlap above which the worse of two boxes of a class is dropped.
+
+        Raises:
+            ModelError: if the pixels have another number of bands, or are larger than the model's chips.
+        """
+        if not len(pixels):
+            return []
+        (found,) = self._session.run(None, {"images": self._pictures(pixels)})
+        rows = found.swapaxes(1, 2) if self._inverted else found
+        return [self._boxes(each, (pixels.shape[2], pixels.shape[3]), min_score, nms_iou) for each in rows]
+
+    def _pictures(self, pixels: np.ndarray) -> np.ndarray:
+        """Pixels / 255 in squares (B, C, S, S); NaN, which the file takes for the mean, beside smaller chips."""
+        n, n_bands, height, width = pixels.shape
+        if n_bands != len(self.bands):
+            raise ModelError(f"{self.name} takes {len(self.bands)} bands {self.bands}; got pixels of {n_bands}")
+        if max(height, width) > self.chip_size:
+            raise ModelError(
+                f"{self.name} takes chips of {self.chip_size} px, fixed when it was exported; got {width} x {height} px"
+            )
+        pictures = np.full((n, n_bands, self.chip_size, self.chip_size), np.nan, np.float32)
+        np.divide(pixels, _BYTE, out=pictures[:, :, :height, :width], casting="unsafe")
+        return pictures
+
+    def _boxes(self, rows: np.ndarray, shape: tuple[int, int], min_score: float, nms_iou: float) -> Boxes:
+        """Detections among the candidates (N, 4 + n) of one chip (H, W)."""
+        scores = rows[:, -len(self.classes) :].copy()
+        ends = np.cumsum(self._groups)
+        for first, end in zip(ends - self._groups, ends, strict=True):
+            _keep_best(scores[first:end])
+        place, label = np.nonzero(scores >= max(min_score, np.finfo(np.float32).tiny))
+        centres, halves = rows[place, :2].astype(float), rows[place, 2:4].astype(float) / 2
+        xyxy = np.concatenate([centres - halves, centres + halves], axis=1)
+        boxes = Boxes(xyxy, label, scores[place, label]).clip(shape[1], shape[0])
+        boxes = boxes[(boxes.sizes > 0).all(axis=1)]
+        return boxes[nms(boxes, nms_iou)]
+
+
+def _keep_best(scores: np.ndarray) -> None:
+    """Set all scores (n, K) of a level to 0 but its 1,000 best, in place."""
+    if scores.size > _MAX_PER_LEVEL:
+        scores[scores < np.partition(scores, -_MAX_PER_LEVEL, axis=None)[-_MAX_PER_LEVEL]] = 0
+
+
+def session(path: Path, device: str | None) -> InferenceSession:
+    """The file, loaded and ready to run.
+
+    Raises:
+        ModelError: if there is no such file, or onnxruntime cannot read it.
+        ArgumentError: if there is no such device.
+        MissingPackage: without the extra `onnx`.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise missing("onnxruntime", "onnx", "running an .onnx file") from error
+    if not path.is_file():
+        raise ModelError(f"there is no model file {path}; expected what `export` wrote, with suffix .onnx")
+    providers = _providers(device, onnxruntime.get_available_providers())
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors alone; they are raised too
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=providers)
+    except _failures() as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"{path} is not a whole ONNX file that onnxruntime runs ({reason}); export it again"
+        ) from error
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises for files that it cannot read: a class of its own for each of its error codes."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    names = "Fail InvalidArgument InvalidGraph InvalidProtobuf NoSuchFile NotImplemented RuntimeException"
+    return (RuntimeError, ValueError, *(getattr(state, name) for name in names.split()))
+
+
+def _providers(device: str | None, available: list[str]) -> list[Any]:
+    """The part of onnxruntime that runs on a device."""
+    cuda = "CUDAExecutionProvider"
+    if device == "cpu" or (device is None and cuda not in available):
+        return ["CPUExecutionProvider"]
+    kind, _, number = (device or "cuda").partition(":")
+    if kind != "cuda" or cuda not in available or not (number or "0").isdecimal():
+        raise ArgumentError(
+            f'onnxruntime has no device {device!r} here; use "cpu", or install onnxruntime-gpu for "cuda"'
+        )
+    return [(cuda, {"device_id": int(number or 0)}), "CPUExecutionProvider"]
+
+
+def facts_of(loaded: InferenceSession, path: str | Path) -> dict[str, Any]:
+    """What the file says of itself, its `det_type` among it.
+
+    Raises:
+        ModelError: if geodetect did not write it.
+    """
+    told = loaded.get_modelmeta().custom_metadata_map
+    try:
+        return dict(json.loads(told[METADATA])) | {"det_type": json.loads(told["det_type"])}
+    except (KeyError, ValueError, TypeError) as error:
+        raise ModelError(
+            f"{path} is an ONNX file, but not one that geodetect exported: its metadata lack {METADATA!r}; "
+            "any object with a `detect` runs in detect_objects, so wrap it in one"
+        ) from error
