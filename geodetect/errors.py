@@ -36,6 +36,10 @@ class TrainingError(GeodetectError):
     """Training cannot start or cannot go on."""
 
 
+class ClusterError(GeodetectError):
+    """The machines of a cluster cannot be reached, or do not do their work."""
+
+
 class MissingPackage(GeodetectError, ImportError):
     """An optional package is not installed."""
 

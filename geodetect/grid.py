@@ -144,20 +144,33 @@ class Grid:
         Raises:
             NotGeoreferenced: if there is no transform or no CRS, or its degrees are none.
         """
+        height, width = self.shape
+        (sides,) = self.pixel_sides_m_at(np.array([[width / 2, height / 2]]))
+        return float(sides[0]), float(sides[1])
+
+    def pixel_sides_m_at(self, xy: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "N 2"]:
+        """Width and height of the pixel at each of these places, in metres on the ground; see `pixel_sides_m`.
+
+        Args:
+            xy: scene pixels.
+
+        Raises:
+            NotGeoreferenced: if there is no transform or no CRS, or its degrees are none.
+        """
         transform, crs = self._placed, self._known_crs
         across = math.hypot(transform.a, transform.d), math.hypot(transform.b, transform.e)
-        true = self._geodesic_sides(crs)
-        if crs.is_geographic and not all(true):
+        (true,) = self._geodesic_sides(crs, np.array([self.shape[::-1]]) / 2)
+        if crs.is_geographic and not true.all():
             raise NotGeoreferenced(
                 f"the coordinates of {self.name} are no degrees of {crs.name}, so the size of its pixels in metres "
                 "is unknown; assign the right CRS (gdal_edit.py -a_srs EPSG:...)"
             )
-        if crs.is_geographic:
-            return true
         unit = crs.axis_info[0].unit_conversion_factor if crs.axis_info else 1.0
-        nominal = across[0] * unit, across[1] * unit
-        off = max(abs(n / t - 1) for n, t in zip(nominal, true, strict=True)) if all(true) else 0.0
-        return nominal if off < _TRUE_SCALE else true
+        nominal = np.array(across) * unit
+        distorted = true.all() and np.abs(nominal / true - 1).max() >= _TRUE_SCALE
+        if crs.is_geographic or distorted:
+            return self._geodesic_sides(crs, xy)
+        return np.broadcast_to(nominal, (len(xy), 2))
 
     @property
     def _known_crs(self) -> CRS:
@@ -168,18 +181,20 @@ class Grid:
             )
         return self.crs
 
-    def _geodesic_sides(self, crs: CRS) -> tuple[float, float]:
-        """Sides of the central pixel along the ellipsoid; (0, 0) where the CRS reaches no longitude."""
-        x, y = self.shape[1] / 2, self.shape[0] / 2
-        corners = self.to_map(np.array([[x, y], [x + 1, y], [x, y + 1]]))
+    def _geodesic_sides(self, crs: CRS, xy: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "N 2"]:
+        """Sides of the pixels at these places along the ellipsoid; 0 where the CRS reaches no longitude."""
+        # Corners of a pixel round each place: the place itself, one pixel on, one pixel down.
+        corners = self.to_map((xy[None] + np.array([[[0, 0]], [[1, 0]], [[0, 1]]])).reshape(-1, 2))
         try:
             geographic = crs.geodetic_crs or CRS.from_epsg(4326)
             lon, lat = Transformer.from_crs(crs, geographic, always_xy=True).transform(*corners.T)
             geod = geographic.get_geod() or Geod(ellps="WGS84")
-            _, _, sides = geod.inv(lon[[0, 0]], lat[[0, 0]], lon[1:], lat[1:])
+            (lon, right_lon, low_lon), (lat, right_lat, low_lat) = lon.reshape(3, -1), lat.reshape(3, -1)
+            pairs = [geod.inv(lon, lat, *to)[2] for to in ((right_lon, right_lat), (low_lon, low_lat))]
         except ProjError:
-            return 0.0, 0.0
-        return (float(sides[0]), float(sides[1])) if np.isfinite(sides).all() else (0.0, 0.0)
+            return np.zeros((len(xy), 2))
+        sides = np.column_stack(pairs)
+        return np.where(np.isfinite(sides).all(axis=1, keepdims=True), sides, 0.0)
 
     @property
     def north(self) -> tuple[float, float]:

@@ -40,7 +40,7 @@ KEYWORDS: dict[str, list[Callable[..., Any]]] = {
     "export": [RetinaNet.export],
 }
 PYTHON_ONLY = {"callbacks", "client"}  # objects, which a command line cannot name
-COMMAND_ONLY = {"evaluate": {"output": None}}  # in Python: `.save`
+COMMAND_ONLY = {"evaluate": {"output": None}, "detect": {"scheduler": None}}  # in Python: `.save`, `client=`
 
 
 def parsed(command: str, *options: str) -> dict[str, Any]:

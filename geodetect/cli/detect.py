@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +52,22 @@ from geodetect.cli import options, tables
     default=False,
     help="Show the model each window turned and mirrored in all eight ways, and join what it finds; 8 times as slow.",
 )
+@click.option("--measure/--no-measure", default=False, help="Add columns area_m2, width_m and height_m, on the ground.")
+@click.option(
+    "--resume/--no-resume", default=False, help="Go on with what a run that was stopped left in OUTPUT's .journal."
+)
+@click.option(
+    "--scheduler", metavar="ADDRESS", help="Have the workers of this dask cluster do it, such as tcp://10.0.0.1:8786."
+)
 @options.progress
-def detect(raster: str, model: Path, output: Path, **choices: Any) -> None:
+def detect(raster: str, model: Path, output: Path, *, scheduler: str | None, **choices: Any) -> None:
     """Find the objects that MODEL knows in RASTER and write them to OUTPUT.
 
     OUTPUT is a .gpkg, .geojson, .shp, .fgb, .parquet, .kml or .csv file of boxes with label and score.
     """
+    from geodetect import cluster
     from geodetect.scene import detect_objects
 
-    made = Path(str(detect_objects(raster, model, output, **choices)))
+    with nullcontext() if scheduler is None else cluster.connected(scheduler) as client:
+        made = Path(str(detect_objects(raster, model, output, client=client, **choices)))
     click.echo(f"Wrote {made} ({tables.size_of(made)})")

@@ -115,6 +115,11 @@ class AskedInAllSymmetries(Asked):
         return list(launched)
 
 
+def asked_of(detector: DetectsPixels, plan: Plan) -> Asked:
+    """The detector as the plan asks it."""
+    return AskedInAllSymmetries(detector, plan) if plan.tta else Asked(detector, plan)
+
+
 def _as_it_is(found: Any) -> Any:
     return found
 

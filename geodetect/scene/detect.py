@@ -6,24 +6,34 @@ detector, and freed of what their edges cut (`edges`); the strips are sewn toget
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
 
 from geodetect.boxes import Boxes
-from geodetect.raster import Reader
-from geodetect.scene.asking import Asked, AskedInAllSymmetries
+from geodetect.errors import ArgumentError, GeodetectError
+from geodetect.raster import RasterReader
+from geodetect.scene.asking import Asked, asked_of
 from geodetect.scene.edges import Parts, join
-from geodetect.scene.features import features_of
+from geodetect.scene.features import check_measurable, features_of
+from geodetect.scene.journal import Journal, journal_of, recorded
 from geodetect.scene.models import DetectsPixels, HoldsDetector, detector_of, lowest_scores, made_ready
 from geodetect.scene.plan import Plan, check_place, opened, planned
+from geodetect.scene.ranking import Ranking
+from geodetect.scene.remote import Work, scanned_by
 from geodetect.scene.scan import Strip, on_ground, scanned
 from geodetect.scene.seam import Seam
+from geodetect.scene.settings import settings_of
+from geodetect.scene.tally import Tally
 from geodetect.vector.labels import read_area
 from geodetect.vector.writers import check_output, write_features
+
+_FRAME_SIZE = 1 << 16  # features that are made, and handed to the writer, at once
 
 
 def detect_objects(
@@ -42,6 +52,9 @@ def detect_objects(
     device: str | None = None,
     precision: str = "auto",
     tta: bool = False,
+    measure: bool = False,
+    client: Any = None,
+    resume: bool = False,
     progress: bool = True,
 ) -> gpd.GeoDataFrame | Path:
     """The objects that a model finds in a raster: columns `label`, `score` and `geometry`, best score first.
@@ -52,7 +65,8 @@ def detect_objects(
     Args:
         raster: a raster file or URL.
         model: a learner, a detector, a file that a learner saved, or any object as in `DetectsPixels`.
-        output: a file to write, its format named by its suffix; without one the result is returned.
+        output: a file to write, its format named by its suffix; without one the result is returned. What
+            is found goes to a folder `.journal` beside it meanwhile, and memory is bounded.
         min_score: score below which boxes are dropped, for all classes or by class (classes not named
             keep the model's own); None: the score that served best in validation, 0.5 when unknown.
         nms_iou: overlap above which the worse of two boxes of one class is dropped.
@@ -71,53 +85,151 @@ def detect_objects(
             short trial at the start finds out.
         tta: show the model each window in all eight symmetries of a square, which takes eight times as long,
             and keep what it finds in any of them (test-time augmentation).
+        measure: add the columns `area_m2`, `width_m` and `height_m`, along the raster's rows and columns on the ground.
+        client: a `dask.distributed.Client`: the windows are run by its workers, which find the raster under the
+            same name and, for a model given as a file, choose their own device; None: all is done here.
+        resume: go on with what a run that was stopped left beside the output, if anything; the result is
+            that of an undisturbed run. Otherwise such remains are replaced.
         progress: show a progress bar.
 
     Returns:
         boxes as polygons in the raster's CRS, rotated where its grid is; in pixels, y down, with a
-        warning, when it has no georeference; `attrs` hold the `precision` and `batch_size` of the run. With
-        `output` the path of the file instead.
+        warning, when it has no georeference; `attrs` hold the settings of the run. With `output` the path of
+        the file instead, which holds them where its format can.
 
     Raises:
-        GeodetectError: before any work, if an argument, the raster, the model or the output is not
-            possible; later only for a block of the raster that cannot be read. No file is left.
+        GeodetectError: before any work, if an argument, the raster, the model or the output is not possible, or if
+            `resume` meets the remains of a run with other settings; later for a block of the raster that cannot be
+            read, a full disk, or a cluster that does not answer. No file is left under the output's name then.
     """
     if output is not None:
         check_output(output)
-    detector = made_ready(detector_of(model, device, precision))
+    elif resume:
+        raise ArgumentError("resume=True goes on with what lies beside an output; name the output, or leave resume out")
+    earlier = recorded(journal_of(Path(output))) if output is not None and resume else {}
+    named = detector_of(model, device, precision)
+    by_trial = getattr(named, "precision", None) == "auto"  # and might come out otherwise this time
+    detector = made_ready(named, earlier.get("precision") if by_trial else None)
     with opened(raster, detector, bands, pixel_size_m) as reader:
         check_place(reader.grid, output)
-        lowest = lowest_scores(min_score, detector)
+        check_measurable(reader.grid, measure=measure)
         plan = planned(
             reader,
             detector,
-            lowest,
+            lowest_scores(min_score, detector),
             nms_iou=nms_iou,
             chip_size=chip_size,
             overlap=overlap,
-            batch_size=batch_size,
+            batch_size=earlier.get("batch_size") if batch_size is None else batch_size,
             area=None if aoi is None else read_area(aoi, reader.grid),
+            tta=tta,
         )
-        asked = AskedInAllSymmetries(detector, plan) if tta else Asked(detector, plan)
-        strips = scanned(reader, asked, plan, range(plan.n_strips), progress=progress)
-        with closing(strips):  # threads and bar end here, also after an error
-            found = _sewn(strips, reader, plan)
-        features = features_of(found, reader.grid, detector.classes)
-    features.attrs |= {"precision": getattr(detector, "precision", None), "batch_size": asked.batch_size}
-    return features if output is None else write_features(features, output)
+        work = None
+        if client is not None:
+            travelling = Path(model) if isinstance(model, str | Path) else named
+            work = Work(reader, travelling, plan, device=device, precision=getattr(detector, "precision", None))
+        asked = asked_of(detector, plan)
+        scene = _Scene(reader, detector, plan, asked, measure=measure, progress=progress, client=client, work=work)
+        return scene.features() if output is None else scene.written(Path(output), resume=resume)
 
 
-def _sewn(strips: Iterable[Strip], reader: Reader, plan: Plan) -> Boxes:
-    """All objects of the scene, in scene pixels.
+@dataclass(frozen=True, eq=False)
+class _Scene:
+    """One scene, and all that is to be done with it.
 
-    Strips are merged from top to bottom. Parts are few, and are joined when all are known; only then do they
-    have a centre to be judged by.
+    Args:
+        reader: its pixels.
+        detector: what finds objects in them.
+        plan: how it is cut up.
+        asked: the detector, as the plan asks it.
+        measure: whether sizes on the ground are told.
+        progress: whether a bar is shown.
+        client: of the cluster that scans it; None: it is scanned here.
+        work: what the cluster is given to do.
     """
-    seam, settled, parts = Seam(plan.nms_iou), [], []
-    for strip in strips:
-        _, row_end = plan.lines(strip.number)
-        settled += [strip.settled, seam.feed(strip.held, row_end)]
-        parts.append(strip.parts)
-    whole = Boxes.concat([*settled, seam.flush()], scored=True)
-    joined = join(Parts.concat(parts), whole, plan.nms_iou)
-    return Boxes.concat([whole, joined[on_ground(joined, reader, plan)]])
+
+    reader: RasterReader
+    detector: DetectsPixels
+    plan: Plan
+    asked: Asked
+    measure: bool
+    progress: bool
+    client: Any
+    work: Work | None
+
+    def features(self) -> gpd.GeoDataFrame:
+        """All objects, best score first; how they were found is in its `attrs`."""
+        with closing(self._scanned(range(self.plan.n_strips))) as coming:
+            strips = sorted(coming, key=lambda strip: strip.number)
+        found = Ranking()
+        n_run = self._sew(strips, found)
+        boxes = Boxes.concat(found.ranked(), scored=True)
+        features = features_of(boxes, self.reader.grid, self.detector.classes, measure=self.measure)
+        features.attrs |= self._about(n_run)
+        return features
+
+    def written(self, output: Path, *, resume: bool) -> Path:
+        """The file that holds all objects, best score first; complete, or not there.
+
+        Strips go to the journal as they are done. When all are there, they are sewn together from it.
+        """
+        journal = Journal(journal_of(output), settings_of(self.reader, self.detector, self.plan), resume=resume)
+        todo = [number for number in range(self.plan.n_strips) if number not in journal.done]
+        try:
+            with closing(self._scanned(todo)) as strips:
+                for strip in strips:
+                    journal.add(strip)
+            with journal.unfinished() as folder:
+                found = Ranking(folder)
+                about = self._about(self._sew(journal.strips(), found))
+                write_features(self._frames(found), output, workplace=folder, about=about)
+        except GeodetectError as error:
+            if not journal.done:
+                raise
+            kept = f"{len(journal.done)} of {self.plan.n_strips} strips are kept in {journal.folder.name}"
+            raise type(error)(f"{error}; {kept}: go on with resume=True") from error
+        journal.discard()
+        return output
+
+    def _scanned(self, numbers: Sequence[int]) -> Generator[Strip, None, None]:
+        """The strips with these numbers as they are done, here or by the cluster."""
+        n_all, n_todo = (self.plan.n_windows(some) for some in (range(self.plan.n_strips), numbers))
+        with Tally(n_all, n_all - n_todo, shown=self.progress) as tally:
+            if self.work is None:
+                with closing(scanned(self.reader, self.asked, self.plan, numbers, passed=tally.add)) as strips:
+                    yield from strips  # its threads end here, also after an error
+                return
+            with closing(scanned_by(self.client, self.work, numbers)) as done:
+                for asked, seen in done:
+                    tally.add(self.plan.n_windows(asked), sum(strip.n_run for strip in seen))
+                    yield from seen
+
+    def _sew(self, strips: Iterable[Strip], found: Ranking) -> int:
+        """How many windows were run, once `found` holds all objects of the strips, which come from top to bottom.
+
+        Parts are few, and are joined when all are known; only then do they have a centre to be judged by.
+        """
+        seam, parts, n_run = Seam(self.plan.nms_iou), [], 0
+        for strip in strips:
+            _, row_end = self.plan.lines(strip.number)
+            found.add(strip.settled)
+            found.add(seam.feed(strip.held, row_end))
+            parts.append(strip.parts)
+            n_run += strip.n_run
+        found.add(seam.flush())
+        joined = join(Parts.concat(parts), found, self.plan.nms_iou)
+        found.add(joined[on_ground(joined, self.reader, self.plan)])
+        return n_run
+
+    def _frames(self, found: Ranking) -> Iterator[gpd.GeoDataFrame]:
+        """The objects as features, some at a time; at first none, which says what columns there are."""
+        for boxes in chain([Boxes.empty(scored=True)], found.ranked()):
+            for start in range(0, max(len(boxes), 1), _FRAME_SIZE):
+                some = boxes[start : start + _FRAME_SIZE]
+                yield features_of(some, self.reader.grid, self.detector.classes, measure=self.measure)
+
+    def _about(self, n_run: int) -> dict[str, Any]:
+        """How the objects were found: the settings, and how many windows the model saw."""
+        settings = settings_of(self.reader, self.detector, self.plan)
+        settings["batch_size"] = self.asked.batch_size  # fewer than planned where memory asked for it
+        return {**settings, "n_windows": len(self.plan.tiling), "n_windows_run": n_run}

@@ -99,7 +99,7 @@ def _neighbours(window: Window, tiling: Tiling) -> Float[np.ndarray, "4"]:
     return np.array([across[0].xyxy[2], down[0].xyxy[3], across[1].x, down[1].y], float)
 
 
-def join(parts: Parts, whole: Boxes, nms_iou: float) -> Boxes:
+def join(parts: Parts, whole: Iterable[Boxes], nms_iou: float) -> Boxes:
     """One box for each object that no window saw whole: the bounds of its parts, with the best score.
 
     Parts that a whole box covers add nothing and are left out; so is a joined box that a
@@ -107,14 +107,23 @@ def join(parts: Parts, whole: Boxes, nms_iou: float) -> Boxes:
 
     Args:
         parts: all parts of the scene.
-        whole: all boxes of the scene that were seen whole and stand.
+        whole: all boxes of the scene that were seen whole and stand, in portions, which are gone through twice.
         nms_iou: overlap above which two boxes show one object.
     """
-    parts = parts[~_gives_way(parts.boxes, whole, nms_iou)]
+    parts = parts[~_covered(parts.boxes, whole, nms_iou)]
     joined = _bounds(parts.boxes, _groups(len(parts), *_meeting(parts)))
-    joined = joined[~_gives_way(joined, whole, nms_iou)]
+    joined = joined[~_covered(joined, whole, nms_iou)]
     joined = joined[np.argsort(-area(joined.xyxy), kind="stable")]
     return joined[~_gives_way(joined, joined, nms_iou, only_earlier=True)]
+
+
+def _covered(boxes: Boxes, portions: Iterable[Boxes], nms_iou: float) -> Bool[np.ndarray, "N"]:
+    """Which boxes give way to any box of the portions."""
+    goes = np.zeros(len(boxes), bool)
+    if len(boxes):
+        for portion in portions:
+            goes |= _gives_way(boxes, portion, nms_iou)
+    return goes
 
 
 def _gives_way(boxes: Boxes, others: Boxes, nms_iou: float, *, only_earlier: bool = False) -> Bool[np.ndarray, "N"]:

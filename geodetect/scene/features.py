@@ -12,17 +12,31 @@ from geodetect.boxes import Boxes
 from geodetect.grid import Grid
 
 
-def features_of(boxes: Boxes, grid: Grid, classes: Sequence[str]) -> gpd.GeoDataFrame:
+def features_of(boxes: Boxes, grid: Grid, classes: Sequence[str], *, measure: bool = False) -> gpd.GeoDataFrame:
     """Detections as features with `label` and `score`, best score first; in pixels where the grid lies nowhere.
 
     Args:
         boxes: in the grid's pixels.
         grid: where they lie.
         classes: names that the boxes' labels index.
+        measure: add `area_m2`, and `width_m` and `height_m` along the grid's rows and columns, on the ground.
     """
     boxes = boxes[boxes.ranked()]
     frame = {"label": np.array(classes, dtype=object)[boxes.labels].astype(str), "score": boxes.scores}
+    if measure:
+        width, height = (boxes.sizes * grid.pixel_sides_m_at(boxes.centres)).T
+        frame |= {"area_m2": width * height, "width_m": width, "height_m": height}
     return gpd.GeoDataFrame(frame, geometry=_polygons(boxes, grid.in_plane()), crs=grid.crs)
+
+
+def check_measurable(grid: Grid, *, measure: bool) -> None:
+    """Passes where nothing is to be measured, or can be.
+
+    Raises:
+        NotGeoreferenced: if pixels of the grid have no size in metres.
+    """
+    if measure:
+        grid.pixel_sides_m_at(np.zeros((0, 2)))
 
 
 def _polygons(boxes: Boxes, grid: Grid) -> np.ndarray:

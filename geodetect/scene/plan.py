@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral
@@ -38,6 +38,7 @@ class Plan:
         nms_iou: overlap above which the worse of two boxes of one class goes.
         batch_size: windows at once.
         area: where to look, in scene pixels; None: everywhere.
+        tta: whether windows are seen in all symmetries.
     """
 
     tiling: Tiling
@@ -45,6 +46,7 @@ class Plan:
     nms_iou: float
     batch_size: int = 8
     area: shapely.Geometry | None = None
+    tta: bool = False
 
     @property
     def n_strips(self) -> int:
@@ -74,6 +76,10 @@ class Plan:
         meets = shapely.intersects(self._prepared, shapely.box(*np.array([window.xyxy for window in windows]).T))
         return [windows[int(i)] for i in np.flatnonzero(meets)]
 
+    def n_windows(self, strips: Iterable[int]) -> int:
+        """How many windows these strips have that meet the area."""
+        return sum(len(self.windows(strip)) for strip in strips)
+
     @cached_property
     def _prepared(self) -> shapely.Geometry:
         shapely.prepare(self.area)
@@ -90,6 +96,7 @@ def planned(
     overlap: int | None,
     batch_size: int | None,
     area: shapely.Geometry | None,
+    tta: bool,
 ) -> Plan:
     """The plan for these arguments, those that are None as they suit the model.
 
@@ -102,7 +109,7 @@ def planned(
     batch_size = (
         suited_batch_size(detector, tiling.chip_size) if batch_size is None else _whole_number("batch_size", batch_size)
     )
-    return Plan(tiling, lowest, nms_iou, batch_size, area)
+    return Plan(tiling, lowest, nms_iou, batch_size, area, tta)
 
 
 def opened(

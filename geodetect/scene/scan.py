@@ -5,15 +5,13 @@ Shapes: N boxes.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
 import shapely
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from geodetect.boxes import Boxes
 from geodetect.grid import Window
@@ -23,6 +21,13 @@ from geodetect.scene.edges import Parts, split
 from geodetect.scene.plan import Plan
 from geodetect.scene.prefetch import Batch, batches
 from geodetect.scene.seam import Seam
+
+Passed = Callable[[int, int], None]
+_Answer = tuple[Batch, list[Boxes]]
+
+
+def _nobody(n_passed: int, n_run: int) -> None:
+    """Keeps what it is told to itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,25 +50,34 @@ class Strip:
 
 
 def scanned(
-    reader: Reader, model: Asked, plan: Plan, strips: Iterable[int], *, progress: bool = False
+    reader: Reader, model: Asked, plan: Plan, strips: Sequence[int], *, passed: Passed = _nobody
 ) -> Generator[Strip, None, None]:
-    """The strips with these numbers, in this order, those left out in which no window is run.
+    """The strips with these numbers, in this order.
 
     Args:
         reader: the scene.
         model: asked for the boxes of each window.
         plan: what is to be done.
         strips: in ascending order.
-        progress: show a bar.
+        passed: is told of windows that are done, and how many of them were run.
     """
-    strips = list(strips)
     groups = (plan.windows(strip) for strip in strips)
     coming = batches(reader, groups, chip_size=plan.tiling.chip_size, batch_size=plan.batch_size)
+    following = 0
     with closing(coming):  # its threads end here, also after an error
-        found = answered(_shown(coming, plan, strips, progress), model)
-        for group, of_group in groupby(found, key=lambda answer: answer[0].group):
+        found = answered(coming, model)
+        for group, of_group in groupby(_told_of(found, passed), key=lambda answer: answer[0].group):
+            yield from map(_empty, strips[following:group])
             seen = [each for batch, boxes in of_group for each in _seen_in(batch, boxes, plan)]
             yield _settled(strips[group], seen, plan)
+            following = group + 1
+    yield from map(_empty, strips[following:])
+
+
+def _empty(number: int) -> Strip:
+    """A strip in which no window is run."""
+    nothing = Boxes.empty(scored=True)
+    return Strip(number, nothing, nothing, Parts.concat([]), 0)
 
 
 def _seen_in(batch: Batch, boxes: Sequence[Boxes], plan: Plan) -> Iterator[tuple[Boxes, Parts]]:
@@ -72,24 +86,13 @@ def _seen_in(batch: Batch, boxes: Sequence[Boxes], plan: Plan) -> Iterator[tuple
         yield _seen(found, window, valid, plan)
 
 
-def _shown(coming: Iterable[Batch], plan: Plan, strips: list[int], progress: bool) -> Iterator[Batch]:
-    """The batches, with a bar that tells how many windows are done."""
-    if not progress:
-        yield from coming
-        return
-    n_windows = sum(len(plan.windows(strip)) for strip in strips)
-    with _progress_bar() as bar:
-        task = bar.add_task("windows", total=n_windows)
-        for batch in coming:
-            yield batch
-            bar.update(task, completed=batch.n_passed)
-        bar.update(task, completed=n_windows)
-
-
-def _progress_bar() -> Progress:
-    """Windows done and time left, on stderr, so that stdout stays the user's."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=Console(stderr=True, force_jupyter=False))
+def _told_of(answers: Iterable[_Answer], passed: Passed) -> Iterator[_Answer]:
+    """Batches with their boxes, each told of when it is dealt with."""
+    n_passed = 0
+    for batch, boxes in answers:
+        yield batch, boxes
+        passed(batch.n_passed - n_passed, len(batch.windows))
+        n_passed = batch.n_passed
 
 
 def _settled(number: int, seen: list[tuple[Boxes, Parts]], plan: Plan) -> Strip:

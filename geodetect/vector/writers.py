@@ -7,7 +7,7 @@ import os
 import sqlite3
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -70,7 +70,13 @@ def check_place(path: Path) -> Path:
     return path
 
 
-def write_features(features: GeoDataFrame | Iterable[GeoDataFrame], path: str | Path) -> Path:
+def write_features(
+    features: GeoDataFrame | Iterable[GeoDataFrame],
+    path: str | Path,
+    *,
+    workplace: Path | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> Path:
     """The features in a file, in the format of its suffix.
 
     GeoJSON and KML are in WGS 84, all others in the features' CRS. Without a CRS nothing is said of one.
@@ -78,6 +84,9 @@ def write_features(features: GeoDataFrame | Iterable[GeoDataFrame], path: str | 
     Args:
         features: a frame; or frames of polygons with the same columns and CRS, which are never held all at once.
         path: `.gpkg .geojson .shp .fgb .parquet .kml .csv`; an existing file is replaced.
+        workplace: a folder on the same disk for what is not complete; None: a hidden one beside the file.
+        about: facts to tell with the features, as JSON holds them, where the format has a place: GeoPackage
+            (metadata of the layer) and GeoParquet (of the file), both under the name `geodetect`.
 
     Returns:
         `path`.
@@ -94,9 +103,9 @@ def write_features(features: GeoDataFrame | Iterable[GeoDataFrame], path: str | 
             f"KML is in WGS 84 by definition, and these features have no CRS; write {path.stem}.gpkg instead"
         )
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
+        with tempfile.TemporaryDirectory(dir=workplace or path.parent, prefix=".") as folder:
             part = Path(folder) / path.name
-            _write(first, chain([first], frames), part)
+            _write(first, chain([first], frames), part, {"geodetect": json.dumps(about)} if about else {})
             _publish(part, path)
     except _FAILURES as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
@@ -110,7 +119,7 @@ def nothing(crs: Any) -> GeoDataFrame:
     return gpd.GeoDataFrame(columns, geometry=np.zeros(0, dtype=object), crs=crs)
 
 
-def _write(first: GeoDataFrame, frames: Iterable[GeoDataFrame], part: Path) -> None:
+def _write(first: GeoDataFrame, frames: Iterable[GeoDataFrame], part: Path, about: dict[str, str]) -> None:
     """The frames in one file, whose format its suffix says."""
     suffix = part.suffix.lower()
     crs = first.crs and (_WGS84 if suffix in _DEGREES else first.crs)
@@ -120,9 +129,9 @@ def _write(first: GeoDataFrame, frames: Iterable[GeoDataFrame], part: Path) -> N
     if suffix == ".csv":
         _write_csv(tables, schema, part)
     elif suffix == ".parquet":
-        _write_parquet(tables, schema, part, crs, kind)
+        _write_parquet(tables, schema.with_metadata(about), part, crs, kind)
     else:
-        _write_layer(tables, schema, part, crs, kind)
+        _write_layer(tables, schema.with_metadata(about), part, crs, kind)
 
 
 def _geometry_type(frame: GeoDataFrame) -> str:
@@ -199,11 +208,17 @@ def _write_layer(tables: Iterator[pa.Table], schema: pa.Schema, part: Path, crs:
             geometry_type=kind,
             crs=crs and crs.to_wkt(),
             layer_options=options,
+            layer_metadata=_texts(schema) if driver == "GPKG" else None,
         )
     if driver == "KML":
         _check_kml(part)
     if driver == "GPKG":
         add_style(part)
+
+
+def _texts(schema: pa.Schema) -> dict[str, str] | None:
+    """The metadata of a schema, as GDAL takes them."""
+    return {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()} or None
 
 
 def _check_kml(part: Path) -> None:
@@ -255,7 +270,7 @@ def _write_parquet(tables: Iterator[pa.Table], schema: pa.Schema, part: Path, cr
     # "If the field is not provided, the default value is OGC:CRS84"; null says that it is unknown.
     column["crs"] = crs and crs.to_json_dict()
     about = {"version": "1.0.0", "primary_column": "geometry", "columns": {"geometry": column}}
-    schema = schema.with_metadata({"geo": json.dumps(about)})
+    schema = schema.with_metadata({**(schema.metadata or {}), b"geo": json.dumps(about).encode()})
     with pq.ParquetWriter(part, schema) as writer:
         for table in tables:
             writer.write_table(table.cast(schema))

@@ -1,0 +1,223 @@
+"""What was found so far, on disk, so that a run that was stopped goes on where it was.
+
+A journal is a folder beside the output: the settings of the run, and for each strip one Arrow table, in a file with
+its checksum in its name. Files are only ever added, in any order, each under its name when it is whole. So
+a stop at any moment leaves whole strips, and what is not whole counts as not done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Bool, UInt8
+
+from geodetect.boxes import Boxes
+from geodetect.errors import ArgumentError, OutputError
+from geodetect.scene.edges import Parts
+from geodetect.scene.scan import Strip
+
+_SETTINGS = "settings.json"
+_UNFINISHED = "unfinished"  # folder inside for what is being made of the strips
+_STRIP = re.compile(r"strip-(\d+)-([0-9a-f]{8})\.arrow")
+_OURS = re.compile(rf"(?:{_STRIP.pattern}|{re.escape(_SETTINGS)})(?:\.part)?|{_UNFINISHED}")
+_SETTLED, _HELD, _PART = range(3)
+_SHOWN = 60  # characters of a setting in a message
+
+
+def journal_of(output: Path) -> Path:
+    """The folder beside an output that holds its journal; the same for every format, so one may be had of another's."""
+    return output.with_suffix(".journal")
+
+
+def recorded(folder: Path) -> dict[str, Any]:
+    """The settings of the run whose journal lies there; none where there is none."""
+    try:
+        settings: dict[str, Any] = json.loads((folder / _SETTINGS).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return settings
+
+
+class Journal:
+    """The strips of one run, kept on disk; nothing is written before the first.
+
+    Args:
+        folder: where to keep them.
+        settings: all that strips depend on, by name, as JSON holds it.
+        resume: take up what a run with the same settings left there; otherwise it is replaced.
+
+    Raises:
+        ArgumentError: if what is to be taken up was made with other settings.
+        OutputError: if the folder is there and is no journal.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], *, resume: bool = False) -> None:
+        self.folder = folder
+        self._settings = json.loads(json.dumps(settings))
+        self._files: dict[int, Path] = {}
+        _check_folder(folder)
+        self._begun = resume and self._is_ours()
+        if self._begun:
+            self._files = {int(found[1]): file for file in sorted(folder.iterdir()) if (found := _whole(file))}
+
+    def _is_ours(self) -> bool:
+        """Whether the folder holds strips made with these settings."""
+        then = recorded(self.folder)
+        if not then:
+            return False
+        names = [name for name in self._settings | then if self._settings.get(name) != then.get(name)]
+        if names:
+            differ = ", ".join(
+                f"{name} {_short(then.get(name))}, not {_short(self._settings.get(name))}" for name in names
+            )
+            raise ArgumentError(
+                f"{self.folder} was begun with {differ}; go on with the settings it was begun with, "
+                "or start anew without resume"
+            )
+        return True
+
+    @property
+    def done(self) -> set[int]:
+        """The numbers of the strips that are kept."""
+        return set(self._files)
+
+    def add(self, strip: Strip) -> None:
+        """Keeps a strip; it is on the disk when this returns.
+
+        Raises:
+            OutputError: if it cannot be written.
+        """
+        content = _packed(strip)
+        try:
+            self._begin()
+            name = f"strip-{strip.number}-{zlib.crc32(content):08x}.arrow"
+            self._files[strip.number] = self._write(name, content)
+        except OSError as error:
+            raise OutputError(f"{self.folder} cannot be written: {error.strerror}") from error
+
+    def _begin(self) -> None:
+        if not self._begun:
+            if self.folder.exists():
+                shutil.rmtree(self.folder)
+            self.folder.mkdir()
+            self._write(_SETTINGS, json.dumps(self._settings, indent=1).encode())
+            self._begun = True
+
+    def _write(self, name: str, content: bytes | memoryview) -> Path:
+        """The file of this name, in the folder when it is whole."""
+        part = self.folder / f"{name}.part"
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        return part.rename(self.folder / name)
+
+    def strips(self) -> Iterator[Strip]:
+        """All strips that are kept, from top to bottom of the scene, one at a time in memory.
+
+        Raises:
+            OutputError: if one can no longer be read.
+        """
+        for number, file in sorted(self._files.items()):
+            try:
+                yield _unpacked(number, file.read_bytes())
+            except (OSError, pa.ArrowException) as error:
+                raise OutputError(f"{file} can no longer be read: {error}; go on with resume=True") from error
+
+    @contextmanager
+    def unfinished(self) -> Iterator[Path]:
+        """An empty folder for what is being made of the strips, on the disk of the output; it goes with its content."""
+        folder = self.folder / _UNFINISHED
+        try:
+            self._begin()
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+        except OSError as error:
+            raise OutputError(f"{self.folder} cannot be written: {error.strerror}") from error
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def discard(self) -> None:
+        """Removes the folder; the settings last, so that a stop in between leaves a journal of what is still there."""
+        shutil.rmtree(self.folder / _UNFINISHED, ignore_errors=True)
+        for file in sorted(self.folder.iterdir(), key=lambda file: file.name == _SETTINGS):
+            file.unlink()
+        self.folder.rmdir()
+
+
+def _check_folder(folder: Path) -> None:
+    """Passes where there is nothing but, at most, a journal: what is there may have to go.
+
+    Raises:
+        OutputError: if something else has this name.
+    """
+    names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+    strange = [name for name in names if not _OURS.fullmatch(name)]
+    if strange or (folder.exists() and not folder.is_dir()):
+        raise OutputError(
+            f"{folder} is wanted for what is found meanwhile, and is no journal of geodetect; "
+            "move it, or choose another output"
+        )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _whole(file: Path) -> re.Match[str] | None:
+    """The parts of the name of a strip's file, if its content is what was written."""
+    found = _STRIP.fullmatch(file.name)
+    return found if found and zlib.crc32(file.read_bytes()) == int(found[2], 16) else None
+
+
+def _packed(strip: Strip) -> memoryview:
+    """A strip as an Arrow stream."""
+    kinds = [strip.settled, strip.held, strip.parts.boxes]
+    boxes = Boxes.concat(kinds, scored=True)
+    cut = np.zeros(len(boxes), np.uint8)
+    cut[len(boxes) - len(strip.parts) :] = _as_bits(strip.parts.cut)
+    columns = {
+        "kind": np.repeat(np.array([_SETTLED, _HELD, _PART], np.uint8), [len(kind) for kind in kinds]),
+        **dict(zip(("x1", "y1", "x2", "y2"), boxes.xyxy.T.copy(), strict=True)),
+        "label": boxes.labels,
+        "score": boxes.scores,
+        "cut": cut,
+    }
+    table = pa.table(columns).replace_schema_metadata({"n_run": str(strip.n_run)})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_table(table)
+    return memoryview(sink.getvalue())
+
+
+def _unpacked(number: int, content: bytes) -> Strip:
+    """The strip that `_packed` packed."""
+    table = pa.ipc.open_stream(content).read_all()
+    column = {name: table[name].to_numpy() for name in table.column_names}
+    xyxy = np.column_stack([column[name] for name in ("x1", "y1", "x2", "y2")])
+    boxes, kind = Boxes(xyxy, column["label"], column["score"]), column["kind"]
+    parts = Parts(boxes[kind == _PART], _from_bits(column["cut"][kind == _PART]))
+    return Strip(number, boxes[kind == _SETTLED], boxes[kind == _HELD], parts, int(table.schema.metadata[b"n_run"]))
+
+
+def _as_bits(cut: Bool[np.ndarray, "N 4"]) -> UInt8[np.ndarray, "N"]:
+    """Which sides are cut, as the bits of one number: 1 left, 2 top, 4 right, 8 bottom."""
+    return np.packbits(cut, axis=1, bitorder="little").reshape(-1)
+
+
+def _from_bits(bits: UInt8[np.ndarray, "N"]) -> Bool[np.ndarray, "N 4"]:
+    """What `_as_bits` packed."""
+    return np.unpackbits(bits[:, None], axis=1, count=4, bitorder="little").astype(bool)

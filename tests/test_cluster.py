@@ -1,0 +1,140 @@
+"""Many machines give what one gives, feature for feature, also when one of them dies."""
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from geodetect import cluster, detect_objects
+from geodetect.errors import ArgumentError, ClusterError, ModelError, RasterError
+from tests.fakes import PaintDetector, PaintedScene
+from tests.test_restart import content, tall, undisturbed
+
+distributed = pytest.importorskip("distributed")
+__all__ = ["tall", "undisturbed"]  # fixtures
+
+
+@pytest.fixture(scope="module")
+def client():
+    """Two processes of one thread each."""
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "worker_dashboard_address": None}
+    with distributed.LocalCluster(**options) as local, distributed.Client(local) as client:
+        yield client
+
+
+@dataclass(frozen=True)
+class DiesOnce(PaintDetector):
+    """A detector that takes the process it runs in down with it, the first time."""
+
+    mark: str = ""
+
+    def detect(self, pixels):
+        if not Path(self.mark).exists():
+            Path(self.mark).write_text("once")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().detect(pixels)
+
+
+@dataclass(frozen=True)
+class Fails(PaintDetector):
+    """A detector that gives no answer."""
+
+    def detect(self, pixels):
+        return []
+
+
+@dataclass(frozen=True)
+class Stops(PaintDetector):
+    """A detector that gives no answer to what lies below row 1100, as long as the mark stands."""
+
+    mark: str = ""
+
+    def detect(self, pixels):
+        if Path(self.mark).exists() and pixels[:, 1, 0, 0].max() > 1100:
+            return []
+        return super().detect(pixels)
+
+
+def twice(number: int) -> int:
+    if number == 13:
+        raise ModelError("13 is not to be doubled")
+    return 2 * number
+
+
+@pytest.mark.slow
+def test_each_task_comes_back_once_with_its_result(client):
+    assert dict(cluster.run(twice, range(10), client)) == {number: 2 * number for number in range(10)}
+    assert list(cluster.run(twice, [], client)) == []
+
+
+@pytest.mark.slow
+def test_what_goes_wrong_in_a_task_is_raised_as_it_is(client):
+    with pytest.raises(ModelError, match="13 is not to be doubled"):
+        list(cluster.run(twice, range(30), client))
+    assert dict(cluster.run(twice, [1], client)) == {1: 2}
+
+
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives(client, tall, undisturbed, tmp_path):
+    found = detect_objects(tall, PaintDetector(), client=client, batch_size=2, progress=False)
+    assert [row[:2] for row in undisturbed] == list(zip(found["label"], found["score"], strict=True))
+    path = tmp_path / "found.gpkg"
+    assert content(detect_objects(tall, PaintDetector(), path, client=client, batch_size=2)) == undisturbed
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_costs_a_second_try(client, tall, undisturbed, tmp_path):
+    model = DiesOnce(mark=str(tmp_path / "mark"))
+    path = detect_objects(tall, model, tmp_path / "found.gpkg", client=client, batch_size=2, progress=False)
+    assert (tmp_path / "mark").exists()
+    assert content(path) == undisturbed
+
+
+@pytest.mark.slow
+def test_what_many_machines_have_done_one_goes_on_with(client, tall, undisturbed, tmp_path):
+    mark = tmp_path / "mark"
+    mark.write_text("stands")
+    model = Stops(mark=str(mark))
+    with pytest.raises(ModelError, match=r"detect must give .* strips are kept in found\.journal: go on with"):
+        detect_objects(tall, model, tmp_path / "found.gpkg", client=client, batch_size=2, progress=False)
+    mark.unlink()
+    path = detect_objects(tall, model, tmp_path / "found.gpkg", resume=True, batch_size=2, progress=False)
+    assert content(path) == undisturbed
+
+
+@pytest.mark.slow
+def test_a_block_that_cannot_be_read_is_told_with_its_place(client, tall, tmp_path):
+    broken = tmp_path / "tall.tif"
+    broken.write_bytes(tall.read_bytes()[:-200_000])
+    with pytest.raises(RasterError, match=r"tall\.tif cannot be read at pixels x \d+ to \d+, y 12\d+"):
+        detect_objects(broken, PaintDetector(), tmp_path / "found.gpkg", client=client, batch_size=2, progress=False)
+    assert not (tmp_path / "found.gpkg").exists()
+
+
+@pytest.mark.slow
+def test_an_error_on_a_worker_is_one_sentence(client, tall):
+    with pytest.raises(ModelError, match="detect must give a list of 2 Boxes"):
+        detect_objects(tall, Fails(), client=client, batch_size=2, progress=False)
+
+
+@pytest.mark.slow
+def test_the_command_line_takes_the_address_of_a_scheduler(client, tall, undisturbed, tmp_path):
+    with cluster.connected(client.scheduler.address) as again:
+        found = detect_objects(tall, PaintDetector(), client=again, batch_size=2, progress=False)
+    assert [row[:2] for row in undisturbed] == list(zip(found["label"], found["score"], strict=True))
+
+
+def test_an_address_where_nobody_answers_is_one_sentence():
+    with pytest.raises(
+        ClusterError, match=r"no scheduler answers at tcp://127\.0\.0\.1:9: .*start one with: dask sched"
+    ):
+        with cluster.connected("tcp://127.0.0.1:9", timeout_s=0.5):
+            pass
+
+
+def test_what_is_no_client_is_refused(upright: PaintedScene):
+    with pytest.raises(ArgumentError, match=r"client must be a dask\.distributed\.Client; got str"):
+        detect_objects(upright.path, PaintDetector(), client="tcp://127.0.0.1:9", progress=False)
