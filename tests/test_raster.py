@@ -14,7 +14,7 @@ from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rasterio.control import GroundControlPoint
-from rasterio.enums import ColorInterp
+from rasterio.enums import ColorInterp, Resampling
 
 from geodetect.errors import NotGeoreferenced, OutputError, RasterError
 from geodetect.grid import Grid, Window
@@ -288,8 +288,11 @@ def test_bands_of_two_types_are_read_as_the_wider_one(tmp_path: Path) -> None:
     assert np.array_equal(pixels[0], pixels[1])
 
 
-def test_complex_values_are_refused(tmp_path: Path) -> None:
-    path = write_raster(tmp_path / "radar.tif", np.zeros((1, 8, 8), np.complex64))
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize("kind", ["complex_int16", "complex64"])
+def test_complex_values_are_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "radar.tif"
+    rasterio.open(path, "w", driver="GTiff", count=1, height=8, width=8, dtype=kind).close()
     with pytest.raises(RasterError, match=r"radar\.tif holds complex values"):
         RasterReader(path)
 
@@ -348,13 +351,6 @@ def test_other_control_points_are_warped(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(RasterError, match=r"There is no file .*gone\.tif"):
         RasterReader(tmp_path / "gone.tif")
-
-
-def test_folders_and_lists_say_how_to_make_one_raster(tmp_path: Path) -> None:
-    with pytest.raises(RasterError, match=r"is a folder .*gdalbuildvrt"):
-        RasterReader(tmp_path)
-    with pytest.raises(RasterError, match=r"got list .*gdalbuildvrt"):
-        RasterReader(["a.tif", "b.tif"])  # type: ignore[arg-type]
 
 
 def test_what_is_no_raster_is_refused(tmp_path: Path) -> None:
@@ -452,3 +448,56 @@ def test_a_chip_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
 
 def test_the_place_of_a_chip_is_the_place_in_the_scene(upright: PaintedScene) -> None:
     assert upright.grid.window(Window(10, 20, 5, 5)).transform == UPRIGHT @ Affine.translation(10, 20)
+
+
+# Overviews
+
+
+def _with_overviews(path: Path, value: int, **profile: object) -> Path:
+    """A file of 512 px that holds noise, and `value` in its overviews of 2, 4 and 8 pixels."""
+    write_raster(path, _noise((1, 512, 512)), Grid((512, 512), UPRIGHT, UTM), **profile)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.build_overviews([2, 4, 8], Resampling.nearest)
+    for level in range(3):
+        with rasterio.open(path, "r+", OVERVIEW_LEVEL=level) as dataset:
+            dataset.write(np.full((1, *dataset.shape), value + level, np.uint8))
+    return path
+
+
+@pytest.mark.parametrize(("ratio", "expected"), [(3.9, None), (4, 100), (7.9, 100), (8, 101), (16, 102), (40, 102)])
+def test_the_coarsest_overview_that_is_twice_as_fine_is_read(
+    tmp_path: Path, ratio: float, expected: int | None
+) -> None:
+    path = _with_overviews(tmp_path / "deep.tif", 100)
+    pixels, _ = _whole(path, pixel_size_m=0.5 * ratio)
+    assert len(pixels[0]) == round(512 / ratio)
+    assert (pixels == expected).all() if expected else len(np.unique(pixels)) > 3
+
+
+def test_the_mean_of_an_overview_is_that_of_the_raster(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "a.tif", _noise((2, 512, 384)), Grid((512, 384), UPRIGHT, UTM))
+    without, _ = _whole(path, pixel_size_m=4.0)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.build_overviews([2, 4], Resampling.average)
+    reader = RasterReader(path, pixel_size_m=4.0)
+    pixels, _ = reader.read(Window(0, 0, 48, 64))
+    assert reader.grid.transform.almost_equals(Affine(4, 0, UPRIGHT.c, 0, -4, UPRIGHT.f), 1e-9)
+    # Overviews of 2 and 4 px were rounded once or twice, by half at most each time.
+    assert np.abs(pixels.astype(int) - without).max() <= 1
+    part = Window(3, 7, 20, 11)
+    assert np.array_equal(reader.read(part)[0], pixels[:, 7:18, 3:23])
+    other = pickle.loads(pickle.dumps(reader))
+    assert np.array_equal(other.read(part)[0], reader.read(part)[0])
+
+
+def test_a_mask_that_overviews_do_not_have_is_not_lost(tmp_path: Path) -> None:
+    path = _with_overviews(tmp_path / "masked.tif", 100)
+    keep = np.zeros((512, 512), np.uint8)
+    keep[:256] = 255
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(path, "r+") as dataset:
+        dataset.write_mask(keep)
+    assert path.with_suffix(".tif.msk").exists()
+    pixels, valid = _whole(path, pixel_size_m=4.0)
+    assert valid[:32].all()
+    assert not valid[32:].any()
+    assert len(np.unique(pixels)) > 3

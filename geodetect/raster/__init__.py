@@ -1,9 +1,21 @@
 """Rasters: windowed reading that is safe in threads, and chips out.
 
-`Reader` is all that the rest of the package knows of rasters; `RasterReader` reads files.
+`Reader` is all that the rest of the package knows of rasters; `RasterReader` reads files, one or many as one scene.
 """
 
+from geodetect.raster.mosaic import Mosaic, scenes_of
+from geodetect.raster.opening import Rasters
 from geodetect.raster.reader import MaskedReader, RasterReader, Reader
 from geodetect.raster.writer import CHIP_FORMATS, check_chip_format, write_chip
 
-__all__ = ["CHIP_FORMATS", "MaskedReader", "RasterReader", "Reader", "check_chip_format", "write_chip"]
+__all__ = [
+    "CHIP_FORMATS",
+    "MaskedReader",
+    "Mosaic",
+    "RasterReader",
+    "Rasters",
+    "Reader",
+    "check_chip_format",
+    "scenes_of",
+    "write_chip",
+]

@@ -5,7 +5,6 @@ Shapes: C bands, H W pixels.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,12 +12,13 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Shaped
-from rasterio.enums import ColorInterp, Interleaving, MaskFlags
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as FileWindow
 
 from geodetect.errors import RasterError
 from geodetect.grid import Window
+from geodetect.raster.opening import block_bytes
 
 _LARGEST_BLOCK_BYTES = 500_000_000  # whatever the window, GDAL decodes whole blocks
 _ALPHA_SAMPLES = 8  # places along each axis where an alpha band is looked at
@@ -59,8 +59,18 @@ class Layers:
         Raises:
             RasterError: if there are none, or their values or blocks are of a kind that cannot be read.
         """
+        tagged = alpha_tag(dataset)
+        return cls.with_alpha(dataset, name, tagged if tagged and is_mask(dataset, tagged) else None)
+
+    @classmethod
+    def with_alpha(cls, dataset: Any, name: str, alpha: int | None) -> Layers:
+        """What the bands of `dataset` are, when it is known which of them is a mask.
+
+        Raises:
+            RasterError: if there are none, or their values or blocks are of a kind that cannot be read.
+        """
         _check_readable(dataset, name)
-        flags, palette, alpha = dataset.mask_flag_enums, _palette(dataset), _alpha(dataset)
+        flags, palette = dataset.mask_flag_enums, _palette(dataset)
         scaled = None if palette is not None else _scaled(dataset)
         stored = np.result_type(*dataset.dtypes)
         return cls(
@@ -106,8 +116,11 @@ class Layers:
         if self.scaled is not None:
             scale, offset = self.scaled[np.array(stored) - 1].T[..., None, None]
             pixels = pixels * scale + offset
-        pixels = pixels[np.searchsorted(stored, bands)].astype(self.dtype, copy=False)  # one array of our own
-        pixels[:, ~valid] = 0
+        if stored != bands:
+            pixels = pixels[np.searchsorted(stored, bands)]
+        pixels = np.ascontiguousarray(pixels, self.dtype)
+        if not valid.all():
+            pixels[:, ~valid] = 0
         return pixels, valid
 
     def _valid(
@@ -146,8 +159,7 @@ def _check_readable(dataset: Any, name: str) -> None:
         raise RasterError(f"{name} holds no bands of its own; name one of its parts{parts and ', as ' + parts}")
     if any(kind.startswith("complex") for kind in dataset.dtypes):
         raise RasterError(f"{name} holds complex values, which are no picture; take their magnitude first")
-    size = math.prod(dataset.block_shapes[0]) * np.dtype(dataset.dtypes[0]).itemsize
-    size *= dataset.count if dataset.interleaving == Interleaving.pixel else 1
+    size = block_bytes(dataset)
     if size > _LARGEST_BLOCK_BYTES:
         raise RasterError(
             f"{name} is stored in blocks of {size / 1e9:.2g} GB, so it cannot be read in windows; "
@@ -173,19 +185,23 @@ def _palette(dataset: Any) -> np.ndarray | None:
     return None
 
 
-def _alpha(dataset: Any) -> int | None:
-    """The band that says which pixels are valid; None when there is none.
-
-    One that is tagged as alpha is believed when it holds 0 and full, and nearly nothing else:
-    some programs tag near infrared as alpha.
-    """
+def alpha_tag(dataset: Any) -> int | None:
+    """The band that is tagged as saying which pixels are valid; None when there is none beside the data."""
     kinds = zip(dataset.indexes, dataset.colorinterp, strict=True)
     tagged = [band for band, kind in kinds if kind == ColorInterp.alpha]
-    if not tagged or dataset.count == 1 or isinstance(dataset, WarpedVRT):
-        return tagged[-1] if tagged and dataset.count > 1 else None
-    values = np.concatenate([dataset.read(tagged[-1], window=where).ravel() for where in _spread(dataset)])
+    return tagged[-1] if tagged and dataset.count > 1 else None
+
+
+def is_mask(dataset: Any, band: int) -> bool:
+    """Whether a band that is tagged as alpha holds 0 and full, and nearly nothing else, and so is believed.
+
+    Some programs tag near infrared as alpha.
+    """
+    if isinstance(dataset, WarpedVRT):  # which we have added the band to
+        return True
+    values = np.concatenate([dataset.read(band, window=where).ravel() for where in _spread(dataset)])
     extreme = (values == 0) | (values == _full(values.dtype))
-    return tagged[-1] if extreme.mean() >= _ALMOST_ALL else None
+    return bool(extreme.mean() >= _ALMOST_ALL)
 
 
 def _full(dtype: np.dtype[Any]) -> float:

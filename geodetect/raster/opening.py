@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from glob import glob
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import rasterio
 from affine import Affine
 from pyproj import CRS
 from pyproj.exceptions import CRSError
-from rasterio.enums import Resampling
+from rasterio.enums import Interleaving, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.transform import from_gcps
 from rasterio.vrt import WarpedVRT
@@ -24,45 +26,106 @@ from geodetect.errors import RasterError
 from geodetect.grid import Grid
 
 FAILURES = (RasterioError, rasterio._err.CPLE_BaseError, CRSError, ValueError, MemoryError)
+_GEOTIFF = {".tif", ".tiff"}
+# https://gdal.org/user/virtual_file_systems.html
+_VIRTUAL = {
+    "http": "/vsicurl/http://",
+    "https": "/vsicurl/https://",
+    "s3": "/vsis3/",
+    "gs": "/vsigs/",
+    "az": "/vsiaz/",
+}
+_VIRTUAL_FOLDERS = ("/vsicurl", "/vsis3", "/vsigs", "/vsiaz", "/vsioss", "/vsiswift", "/vsiadls")
+# A lost connection is tried again. Files beside the raster are asked for by name: listing a server's folder may take
+# for ever (https://gdal.org/user/configoptions.html).
+_NETWORK = {
+    "GDAL_HTTP_MAX_RETRY": "3",
+    "GDAL_HTTP_RETRY_DELAY": "0.5",
+    "GDAL_HTTP_CONNECTTIMEOUT": "10",
+    "GDAL_HTTP_LOW_SPEED_TIME": "20",
+    "GDAL_HTTP_LOW_SPEED_LIMIT": "1",
+    "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",
+}
 _PLANE = 3  # points that make a plane
+_SHARED_BLOCK_BYTES = 32_000_000
 _STRAIGHT = 0.1  # px; control points that lie closer than this to an affine grid are one
 
 
-def one_raster(raster: str | Path) -> str:
-    """The raster as GDAL wants it named.
+Rasters: TypeAlias = str | Path | Sequence[str | Path]
+"""A raster as a path or URL, or several that are one scene: a list, a folder of GeoTIFFs, or a pattern."""
+
+
+def files_of(raster: Rasters) -> tuple[list[str], str]:
+    """The files that a scene is made of, as paths or URLs, and what messages call them together.
 
     Raises:
-        RasterError: if it is not one path or URL, or nothing is there.
+        RasterError: if there are none, or one of them is not there.
     """
-    if not isinstance(raster, str | Path):
-        raise RasterError(
-            f"one raster is expected, as a path or URL; got {type(raster).__name__} "
-            "(make one of many with: gdalbuildvrt scene.vrt *.tif)"
-        )
-    path = Path(raster)
-    if path.is_dir():
-        raise RasterError(
-            f"one raster is expected; {raster} is a folder (make one raster of it with: gdalbuildvrt scene.vrt *.tif)"
-        )
+    if isinstance(raster, str | Path):
+        path = Path(raster)
+        if path.is_dir():
+            return _inside(path), path.name
+        found = [] if path.exists() else sorted(glob(str(raster)))
+        return found or [_present(raster)], path.name
+    if not (isinstance(raster, Sequence) and raster and all(isinstance(file, str | Path) for file in raster)):
+        raise RasterError(f"a raster is expected as a path or URL, or several of them in a list; got {raster!r}")
+    files = [file for each in raster for file in files_of(each)[0]]
+    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+    return files, f"{Path(files[0]).name}{more}"
+
+
+def _inside(folder: Path) -> list[str]:
+    """The GeoTIFFs of a folder.
+
+    Raises:
+        RasterError: if there are none.
+    """
+    files = sorted(str(file) for file in folder.iterdir() if file.suffix.lower() in _GEOTIFF)
+    if not files:
+        raise RasterError(f"{folder} is a folder without GeoTIFFs (.tif, .tiff); name one raster, or several in a list")
+    return files
+
+
+def _present(raster: str | Path) -> str:
+    """The raster's name, if something is there or might be.
+
+    Raises:
+        RasterError: if there is no such file.
+    """
     # With a colon it may be a URL, or a part of a file as GDAL names it (GTIFF_DIR:2:scene.tif).
-    if not path.exists() and ":" not in str(raster) and not str(raster).startswith("/vsi"):
+    if not Path(raster).exists() and ":" not in str(raster) and not str(raster).startswith("/vsi"):
         raise RasterError(f"There is no file {raster}; check the name and the folder")
     return str(raster)
+
+
+def gdal_name(path: str) -> str:
+    """A path or URL as GDAL itself names it, from whichever folder it is asked."""
+    scheme, found, rest = path.partition("://")
+    if found and scheme in _VIRTUAL:
+        return _VIRTUAL[scheme] + rest
+    return os.path.abspath(path) if Path(path).exists() else path
+
+
+def is_remote(path: str) -> bool:
+    """Whether pixels come over a network."""
+    return path.partition("://")[0] in _VIRTUAL or path.startswith(_VIRTUAL_FOLDERS)
 
 
 class Handles:
     """The open datasets of one raster, one for each thread and process.
 
-    Where a raster has no transform all threads take turns at one dataset: opening it warns, and
-    silencing a warning changes the filters of every thread.
+    Threads take turns at one dataset where the raster has no transform (opening it warns, and silencing a
+    warning changes the filters of every thread), and where its blocks are so large that each thread would decode
+    the same few.
 
     Args:
         path: what GDAL opens.
         name: what messages call it.
+        level: number of the overview to open, from the finest on; None: the raster itself.
     """
 
-    def __init__(self, path: str, name: str) -> None:
-        self._path, self._name = path, name
+    def __init__(self, path: str, name: str, level: int | None = None) -> None:
+        self._path, self._name, self._level = path, name, level
         self._reset()
 
     def _reset(self) -> None:
@@ -73,33 +136,57 @@ class Handles:
 
     @contextmanager
     def dataset(self) -> Iterator[Any]:
-        """A dataset that nobody else reads meanwhile, opened on first use."""
+        """A dataset that nobody else reads meanwhile, opened on first use.
+
+        One that fails is let go: what GDAL could not open once it leaves out of a mosaic without a word from then on.
+        """
         # After a fork parent and child share one file offset, and would read each other's blocks.
         if self._process != os.getpid():
             self._reset()
         with self._lock:
             if not self._opened:
                 self._local.dataset = self._opened_first()
-        first = self._opened[0]
-        if first.transform.is_identity:
-            with self._lock:
-                yield first
+        dataset = self._opened[0]
+        if alone := dataset.transform.is_identity or block_bytes(dataset) > _SHARED_BLOCK_BYTES:
+            self._lock.acquire()
         else:
-            yield self._own()
+            dataset = self._own()
+        try:
+            yield dataset
+        except FAILURES:
+            self._local = threading.local() if alone else self._local
+            vars(self._local).pop("dataset", None)
+            self._opened = [each for each in self._opened if each is not dataset]
+            dataset.close()
+            raise
+        finally:
+            if alone:
+                self._lock.release()
 
     def _opened_first(self) -> Any:
         with warnings.catch_warnings():
             # Not a defect: scenes without georeference are worked on in pixels.
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            self._opened.append(_open(self._path, self._name))
+            self._opened.append(self._open())
         return self._opened[0]
 
     def _own(self) -> Any:
         if not hasattr(self._local, "dataset"):
-            dataset = self._local.dataset = _open(self._path, self._name)
+            dataset = self._local.dataset = self._open()
             with self._lock:
                 self._opened.append(dataset)
         return self._local.dataset
+
+    def _open(self) -> Any:
+        """The open dataset; one that only curved control points locate is warped on reading.
+
+        Raises:
+            RasterError: if GDAL cannot open it.
+        """
+        with understood(self._name, self._path):
+            if self._level is not None:
+                return rasterio.open(self._path, OVERVIEW_LEVEL=self._level)
+            return _straightened(rasterio.open(self._path))
 
     def close(self) -> None:
         """Closes the datasets of all threads; a later `dataset` opens anew."""
@@ -110,25 +197,36 @@ class Handles:
         self._reset()
 
 
-def _open(path: str, name: str) -> Any:
-    """The open dataset; one that only curved control points locate is warped on reading.
+def block_bytes(dataset: Any) -> int:
+    """The size of what GDAL decodes at once, in bytes."""
+    kind = dataset.dtypes[0]
+    n_bytes = 4 if kind == "complex_int16" else np.dtype(kind).itemsize  # numpy has no such numbers
+    n_bands = dataset.count if dataset.interleaving == Interleaving.pixel else 1
+    return int(math.prod(dataset.block_shapes[0]) * n_bytes * n_bands)
 
-    Raises:
-        RasterError: if GDAL cannot open it.
-    """
-    with understood(name):
-        return _straightened(rasterio.open(path))
+
+def overviews(dataset: Any) -> list[int]:
+    """By how much each overview that may be read is coarser, in GDAL's order."""
+    # A mask in a file beside the raster may have no overviews, and GDAL then reads it as all valid.
+    if isinstance(dataset, WarpedVRT) or any(file.endswith(".msk") for file in dataset.files):
+        return []
+    return list(dataset.overviews(1))
+
+
+def environment(path: str) -> Any:
+    """GDAL set up to read from this path, for a `with` block; it does not print what it finds wrong then."""
+    return rasterio.Env(**(_NETWORK if is_remote(path) else {}))
 
 
 @contextmanager
-def understood(name: str) -> Iterator[None]:
-    """Turns what GDAL finds wrong with a file into one sentence, and keeps GDAL from printing the rest.
+def understood(name: str, path: str) -> Iterator[None]:
+    """Turns what GDAL finds wrong with a file into one sentence.
 
     Raises:
         RasterError: instead of GDAL's errors.
     """
     try:
-        with rasterio.Env():
+        with environment(path):
             yield
     except FAILURES as error:
         raise RasterError(f"{name} cannot be read as a raster: {first_line(error)}") from error

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -20,10 +20,25 @@ from rasterio.features import geometry_mask
 
 from geodetect.errors import RasterError
 from geodetect.grid import Grid, Window
+from geodetect.raster.blocks import Blocks
 from geodetect.raster.layers import Layers
-from geodetect.raster.opening import FAILURES, Handles, first_line, grid_of, one_raster, understood
+from geodetect.raster.mosaic import Mosaic, opened_as
+from geodetect.raster.opening import (
+    FAILURES,
+    Handles,
+    Rasters,
+    environment,
+    first_line,
+    grid_of,
+    is_remote,
+    overviews,
+    understood,
+)
 from geodetect.raster.resampling import Axis, resample
 
+# How many pixels of an overview, along each axis, a pixel read from it takes in at least. Overviews may hold every
+# n-th pixel (gdaladdo's default); a mean of four of those is still a mean.
+_LEAST_TAKEN_IN = 2
 _LARGEST_READ = 1 << 24  # values of the file decoded at once when resampling; more is read in halves
 
 
@@ -44,38 +59,56 @@ class Reader(Protocol):
 
 
 class RasterReader:
-    """A raster file or URL, read window by window.
+    """A raster, or many files that are one scene, read window by window.
 
-    Safe in threads and after a fork: each has its own handle. Pixels keep the file's dtype, but a palette becomes
-    uint8 red, green and blue, and bands with scale and offset become float32. Invalid is what nodata, a
-    mask, an alpha band that is one, or a value that is no number says.
+    Safe in threads and after a fork: each has its own handle, and all share what was decoded. Pixels keep the file's
+    dtype, but a palette becomes uint8 red, green and blue, and bands with scale and offset become float32. Invalid
+    is what nodata, a mask, an alpha band that is one, or a value that is no number says, and what no file covers.
 
     Args:
-        raster: path or URL of one raster.
+        raster: path or URL of a raster; a list of them, a folder of GeoTIFFs or a pattern such as "tiles/*.tif" is
+            one scene; or a `Mosaic`.
         bands: bands to read, counted from 1, in any order and any number of times; None for all that are data.
         pixel_size_m: side of the pixels that are read, in metres on the ground; None for the file's own.
 
     Raises:
-        RasterError: if the raster is missing, cannot be read, or has no such bands.
+        RasterError: if the raster is missing, cannot be read, or has no such bands, or files do not go together.
         NotGeoreferenced: if `pixel_size_m` is given and the file's pixels have no size in metres.
     """
 
     def __init__(
-        self, raster: str | Path, *, bands: Sequence[int] | None = None, pixel_size_m: float | None = None
+        self, raster: Rasters | Mosaic, *, bands: Sequence[int] | None = None, pixel_size_m: float | None = None
     ) -> None:
-        self.path = one_raster(raster)
-        self.name = Path(self.path).name
+        # Another reader opens from it without a look at all files of a mosaic again.
+        self.source, self.name = (raster, raster.name) if isinstance(raster, Mosaic) else opened_as(raster)
+        self.path = self.source.path if isinstance(self.source, Mosaic) else self.source
         self._pixel_size_m = pixel_size_m
         self._handles = Handles(self.path, self.name)
-        with understood(self.name), self._handles.dataset() as dataset:
+        with understood(self.name, self.path), self._handles.dataset() as dataset:
             self._layers = Layers.of(dataset, self.name)
-            self._own = grid_of(dataset, self.name)
+            own = self.source.grid if isinstance(self.source, Mosaic) else grid_of(dataset, self.name)
+        self.grid = own.resampled(pixel_size_m)
         self.bands = self._layers.chosen(bands, self.name)
         self.n_bands, self.dtype = len(self.bands), self._layers.dtype
-        self.grid = self._own.resampled(pixel_size_m)
+        if self.grid is not own:
+            self._handles = self._of_overview(own)
+        with understood(self.name, self.path), self._handles.dataset() as dataset:
+            self._shape = dataset.shape
+            # Not a method of this object: a cycle would keep it, and a mosaic's index, until Python looks for cycles.
+            self._decode = partial(_decoded, self._handles, self._layers, self.bands, self.path)
+            self._blocks = Blocks(self._decode, self._shape, dataset.block_shapes[0])
+
+    def _of_overview(self, own: Grid) -> Handles:
+        """Handles of the overview to read from, or those of the raster itself."""
+        with understood(self.name, self.path), self._handles.dataset() as dataset:
+            level = _overview(overviews(dataset), own, self.grid)
+        if level is None:
+            return self._handles
+        self._handles.close()
+        return Handles(self.path, self.name, level)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopened, (self.path, self.bands, self._pixel_size_m)
+        return _reopened, (self.source, self.bands, self._pixel_size_m)
 
     def __enter__(self) -> RasterReader:
         return self
@@ -90,8 +123,9 @@ class RasterReader:
         return f"RasterReader({self.name}: {width} x {height} px, bands {', '.join(map(str, self.bands))})"
 
     def close(self) -> None:
-        """Closes the file in all threads; a later read opens it again."""
+        """Closes the file in all threads, and forgets what was decoded; a later read opens it again."""
         self._handles.close()
+        self._blocks.forget()
 
     def read(self, window: Window) -> tuple[Shaped[np.ndarray, "C H W"], Bool[np.ndarray, "H W"]]:
         """The pixels of a window of `grid`, the same through whichever window a pixel is read.
@@ -112,26 +146,34 @@ class RasterReader:
         x1, y1, x2, y2 = window.xyxy
         assert 0 <= x1 < x2 <= width, f"{window} of {self.grid.shape}"
         assert 0 <= y1 < y2 <= height, f"{window} of {self.grid.shape}"
-        return self._read_own(window) if self.grid is self._own else self._read_resampled(window)
+        return self._read_own(window) if self.grid.shape == self._shape else self._read_resampled(window)
 
     def _read_own(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
-        """A window in the file's own pixels."""
-        with self._handles.dataset() as dataset:
-            try:
-                with rasterio.Env():  # keeps GDAL from printing
-                    return self._layers.read(dataset, window, self.bands)
-            except FAILURES as error:
-                place = _first_broken(dataset, window)
-                raise RasterError(
-                    f"{self.name} cannot be read at pixels x {place.x} to {place.x + place.width}, y {place.y} to "
-                    f"{place.y + place.height}: {first_line(error)}; the file may be damaged or incomplete"
-                ) from error
+        """A window in the pixels of the file, or of its overview."""
+        try:
+            return self._blocks.read(window)
+        except FAILURES as error:
+            if is_remote(self.path):  # it was tried often enough
+                raise self._broken(window, error) from error
+        try:
+            return self._decode(window)  # what is broken may lie in a block, but not in the window
+        except FAILURES as error:
+            with self._handles.dataset() as dataset:
+                raise self._broken(_first_broken(dataset, window), error) from error
+
+    def _broken(self, place: Window, error: BaseException) -> RasterError:
+        """What to raise when pixels cannot be read."""
+        reason = "the server may be away" if is_remote(self.path) else "the file may be damaged or incomplete"
+        return RasterError(
+            f"{self.name} cannot be read at pixels x {place.x} to {place.x + place.width}, y {place.y} to "
+            f"{place.y + place.height}: {first_line(error)}; {reason}"
+        )
 
     def _read_resampled(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """A window of the resampled grid, in halves where it covers so much that memory would suffer."""
         # GDAL would resample too, but it takes near infrared tagged as alpha for a mask, lets the driver
         # decide on soft masks, and may or may not look beyond the window.
-        (file_height, file_width), (height, width) = self._own.shape, self.grid.shape
+        (file_height, file_width), (height, width) = self._shape, self.grid.shape
         across = Axis.of(file_width, width, window.x, window.width)
         down = Axis.of(file_height, height, window.y, window.height)
         if across.n_read * down.n_read * self.n_bands > _LARGEST_READ and max(window.width, window.height) > 1:
@@ -151,8 +193,28 @@ class RasterReader:
         return np.concatenate(pixels, axis=axis), np.concatenate(valid, axis=axis)
 
 
-def _reopened(path: str, bands: tuple[int, ...], pixel_size_m: float | None) -> RasterReader:
-    return RasterReader(path, bands=bands, pixel_size_m=pixel_size_m)
+def _decoded(
+    handles: Handles, layers: Layers, bands: tuple[int, ...], path: str, window: Window
+) -> tuple[np.ndarray, np.ndarray]:
+    with handles.dataset() as dataset, environment(path):
+        return layers.read(dataset, window, bands)
+
+
+def _reopened(source: str | Mosaic, bands: tuple[int, ...], pixel_size_m: float | None) -> RasterReader:
+    return RasterReader(source, bands=bands, pixel_size_m=pixel_size_m)
+
+
+def _overview(factors: Sequence[int], own: Grid, wanted: Grid) -> int | None:
+    """The coarsest overview that is still fine enough, counted in the raster's order; None for the raster itself.
+
+    Args:
+        factors: by how much each overview is coarser.
+        own: the raster's grid.
+        wanted: the grid that is to be read.
+    """
+    shrunk = min(n / m for n, m in zip(own.shape, wanted.shape, strict=True))
+    fine = [level for level, factor in enumerate(factors) if factor * _LEAST_TAKEN_IN <= shrunk]
+    return max(fine, key=factors.__getitem__) if fine else None
 
 
 def _first_broken(dataset: Any, window: Window) -> Window:

@@ -1,0 +1,290 @@
+"""Many files as one scene: what GDAL opens instead of them.
+
+Each file is told to GDAL as a small virtual raster that makes it like its neighbours (its data bands alone, an
+alpha band as the mask that it is), and a tile index (https://gdal.org/drivers/raster/gti.html) of all of them is
+one dataset. GDAL opens a file when pixels of it are read, and fails when it is gone; the index alone would leave
+a hole. Index and description lie in memory and go away with the `Mosaic`.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+import weakref
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import shapely
+from affine import Affine
+from pyproj import Transformer
+from pyproj.exceptions import ProjError
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.io import MemoryFile
+
+from geodetect.errors import RasterError
+from geodetect.grid import Grid
+from geodetect.raster.layers import Layers, alpha_tag, is_mask
+from geodetect.raster.opening import Rasters, files_of, gdal_name, grid_of, overviews, understood
+from geodetect.raster.tileindex import TYPES, File, describe, index
+
+_N_THREADS = 8  # headers are read by so many at once: on a network they only wait
+_ALPHA_FILES = 8  # files whose alpha band is looked at; it is a mask in all or in none
+_ALIGNED = 0.01  # px; files closer than this to one grid of pixels are not resampled
+_EDGE_POINTS = 21  # along an edge of a file in another CRS: straight edges are curves there
+
+
+class Mosaic:
+    """Several files as one scene; where they overlap, the later one counts.
+
+    Files in another CRS, or of another pixel size, than most are brought to the grid of the others on reading.
+
+    Args:
+        files: what their headers say.
+        name: what messages call them together.
+
+    Raises:
+        RasterError: if they do not go together; the message names the file that does not.
+    """
+
+    def __init__(self, files: Sequence[File], name: str) -> None:
+        self.name = name
+        frame = _frame(files := _same_layers(files))
+        self.grid, outlines = _laid_out(files, frame, name)
+        resampled = not all(_parallel(file.grid, frame) and _aligned(file.grid, frame) for file in files)
+        upright = _upright(frame)
+        self._index = index(files, self.grid, outlines, upright=upright)
+        self._description = describe(files, self.grid, upright=upright, resampled=resampled)
+        self._in_memory()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_memory", "path", "_end")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._in_memory()
+
+    def _in_memory(self) -> None:
+        """Gives GDAL the index; `path` is what it opens."""
+        self._memory = MemoryFile(self._index, ext=".gpkg")
+        self._end = weakref.finalize(self, self._memory.close)
+        self.path = self._description.replace("{index}", self._memory.name)
+
+
+def opened_as(raster: Rasters) -> tuple[str | Mosaic, str]:
+    """What GDAL is to open for a scene, and its name: a single file is itself, several are a mosaic.
+
+    Raises:
+        RasterError: if a file is missing or cannot be read, or several do not go together.
+    """
+    files, name = files_of(raster)
+    return (files[0] if len(files) == 1 else Mosaic(_headers(files), name)), name
+
+
+def scenes_of(raster: Rasters) -> list[str | Mosaic]:
+    """The scenes that files make up, each in its own grid: those that touch each other are one.
+
+    Raises:
+        RasterError: as `opened_as`.
+    """
+    files, name = files_of(raster)
+    if len(files) == 1:
+        return [files[0]]
+    headers = _headers(files)
+    scenes = [[headers[i] for i in group] for group in _touching(headers)]
+    return [_scene(scene, name if len(scenes) == 1 else f"{scene[0].name} and those beside it") for scene in scenes]
+
+
+def _scene(files: list[File], name: str) -> str | Mosaic:
+    return files[0].path if len(files) == 1 else Mosaic(files, name)
+
+
+def _touching(files: list[File]) -> list[list[int]]:
+    """Numbers of the files in groups that hang together in one CRS, in the files' order."""
+    group = list(range(len(files)))
+
+    def first(i: int) -> int:
+        while group[i] != i:
+            group[i] = i = group[group[i]]
+        return i
+
+    outlines = np.array([_grown_a_little(file.grid) for file in files], object)
+    for a, b in shapely.STRtree(outlines).query(outlines, "intersects").T:
+        if files[a].grid.crs == files[b].grid.crs:
+            low, high = sorted((first(a), first(b)))
+            group[high] = low
+    found: dict[int, list[int]] = {}
+    for i in range(len(files)):
+        found.setdefault(first(i), []).append(i)
+    return list(found.values())
+
+
+def _grown_a_little(grid: Grid) -> shapely.Polygon:
+    """The outline of a file, so much larger that rounding does not part it from its neighbours."""
+    outline = shapely.Polygon(grid.corners)
+    return outline.buffer(_ALIGNED * outline.length / sum(grid.shape) / 2, join_style="mitre")
+
+
+def _headers(files: Sequence[str]) -> list[File]:
+    """What the headers of all files say."""
+    with warnings.catch_warnings(), ThreadPoolExecutor(_N_THREADS, thread_name_prefix="geodetect-headers") as pool:
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # such files are refused in our own words
+        return list(pool.map(_header, files))
+
+
+def _header(path: str) -> File:
+    """What the header of a file says, a band tagged as alpha taken for data.
+
+    Raises:
+        RasterError: if it cannot be read, or does not say where it lies.
+    """
+    name = Path(path).name
+    with understood(name, path), rasterio.open(path) as dataset:
+        grid, layers = grid_of(dataset, name), Layers.with_alpha(dataset, name, None)
+        if grid.transform is None or dataset.transform.is_identity:
+            raise RasterError(
+                f"{name} has no transform of its own, so its place beside the other files is unknown; "
+                "give it one (gdal_translate -a_srs EPSG:... -a_ullr ..., or gdalwarp where it has control points)"
+            )
+        if layers.stored.name not in TYPES:
+            raise RasterError(f"{name} holds {layers.stored} values, which a scene of many files cannot; convert it")
+        factors = tuple(overviews(dataset))
+        block = dataset.block_shapes[0]
+        return File(gdal_name(path), name, grid, layers, dataset.nodata, alpha_tag(dataset), factors, block)
+
+
+def _same_layers(files: Sequence[File]) -> Sequence[File]:
+    """The files with their alpha bands as masks, where they are; all have the same data bands then.
+
+    Raises:
+        RasterError: if their numbers of bands differ, or how values are to be understood.
+    """
+    tagged = [file for file in files if file.tagged is not None]
+    if tagged and _alpha_is_mask(files, tagged):
+        # A file without the tag has no alpha band, and is valid throughout.
+        files = [file if file.tagged is None else replace(file, layers=_without(file)) for file in files]
+    first = files[0]
+    for file in files:
+        if file.n_bands != first.n_bands:
+            raise RasterError(
+                f"the files of one scene must have the same number of bands; {first.name} has {first.n_bands}, "
+                f"{file.name} has {file.n_bands}: leave one of them out"
+            )
+        if not _alike(file.layers.scaled, first.layers.scaled):
+            raise RasterError(
+                f"the files of one scene must have the same scale and offset; {first.name} and {file.name} differ: "
+                "apply them first (gdal_translate -unscale)"
+            )
+    return files
+
+
+def _alpha_is_mask(files: Sequence[File], tagged: list[File]) -> bool:
+    """Whether bands tagged as alpha are masks in all files; some programs tag near infrared so."""
+    counts = {file.n_bands for file in tagged}
+    if any(file.tagged is None and file.n_bands in counts for file in files):
+        return False
+    chosen = np.unique(np.linspace(0, len(tagged) - 1, _ALPHA_FILES).astype(int))
+    return all(_holds_mask(tagged[i]) for i in chosen)
+
+
+def _holds_mask(file: File) -> bool:
+    assert file.tagged is not None
+    with understood(file.name, file.path), rasterio.open(file.path) as dataset:
+        return is_mask(dataset, file.tagged)
+
+
+def _without(file: File) -> Layers:
+    """The layers of a file whose alpha band is a mask."""
+    data = tuple(band for band in file.layers.data if band != file.tagged)
+    return replace(file.layers, data=data, alpha=file.tagged)
+
+
+def _alike(a: np.ndarray | None, b: np.ndarray | None) -> bool:
+    return a is b is None or (a is not None and b is not None and np.array_equal(a, b))
+
+
+def _frame(files: Sequence[File]) -> Grid:
+    """The grid that the pixels of the mosaic lie on: that of the finest file in the CRS that most have.
+
+    Raises:
+        RasterError: if only some have a CRS, or files that are not upright do not lie on one grid.
+    """
+    placed = [file for file in files if file.grid.crs is not None]
+    if placed and len(placed) < len(files):
+        without = next(file for file in files if file.grid.crs is None)
+        raise RasterError(
+            f"{without.name} has no coordinate reference system, and {placed[0].name} has; "
+            "assign one to all of them (gdal_edit.py -a_srs EPSG:...)"
+        )
+    crs, _ = Counter(file.grid.crs for file in files).most_common(1)[0]
+    of_most = [file.grid for file in files if file.grid.crs == crs]
+    frame = min(of_most, key=lambda grid: (not _upright(grid), abs(_linear(grid).determinant)))
+    for file in files:
+        if not (_upright(file.grid) and _upright(frame)) and not _parallel(file.grid, frame):
+            raise RasterError(
+                f"{file.name} is rotated or south-up, and does not lie on one grid of pixels with {frame.name}; "
+                "bring it upright first (gdalwarp)"
+            )
+    return frame
+
+
+def _linear(grid: Grid) -> Affine:
+    t = grid.transform
+    assert t is not None
+    return Affine(t.a, t.b, 0, t.d, t.e, 0)
+
+
+def _upright(grid: Grid) -> bool:
+    linear = _linear(grid)
+    return linear.b == 0 == linear.d and linear.a > 0 > linear.e
+
+
+def _parallel(grid: Grid, frame: Grid) -> bool:
+    """Whether both have the same CRS, pixel size and direction, to a hundredth of a pixel over the whole grid."""
+    off = (~_linear(frame)) @ _linear(grid)
+    far = _ALIGNED / max(grid.shape)
+    return grid.crs == frame.crs and max(abs(off.a - 1), abs(off.b), abs(off.d), abs(off.e - 1)) < far
+
+
+def _aligned(grid: Grid, frame: Grid) -> bool:
+    """Whether pixels of both lie on each other."""
+    assert grid.transform is not None
+    corner = frame.to_pixel(np.array([[grid.transform.c, grid.transform.f]]))
+    return bool(np.abs(corner - corner.round()).max() < _ALIGNED)
+
+
+def _laid_out(files: Sequence[File], frame: Grid, name: str) -> tuple[Grid, np.ndarray]:
+    """The smallest grid over all files, and the outline of each in its pixels."""
+    outlines = np.array([shapely.transform(_outline(file, frame), frame.to_pixel) for file in files], object)
+    low_x, low_y, high_x, high_y = shapely.total_bounds(outlines)
+    x1, y1 = math.floor(low_x + _ALIGNED), math.floor(low_y + _ALIGNED)
+    x2, y2 = math.ceil(high_x - _ALIGNED), math.ceil(high_y - _ALIGNED)
+    assert frame.transform is not None
+    place = frame.transform @ Affine.translation(x1, y1)
+    grid = Grid((y2 - y1, x2 - x1), place, frame.crs, name)
+    return grid, shapely.transform(outlines, lambda xy: xy - [x1, y1])
+
+
+def _outline(file: File, frame: Grid) -> shapely.Polygon:
+    """Where a file lies, in map coordinates of the frame.
+
+    Raises:
+        RasterError: if the frame's CRS does not reach there.
+    """
+    corners = shapely.Polygon(file.grid.corners)
+    if file.grid.crs == frame.crs:
+        return corners
+    try:
+        move = Transformer.from_crs(file.grid.crs, frame.crs, always_xy=True)
+        edge = shapely.segmentize(corners, corners.length / 4 / _EDGE_POINTS)
+        moved = shapely.box(*shapely.transform(edge, lambda xy: np.column_stack(move.transform(*xy.T))).bounds)
+    except ProjError:
+        moved = shapely.Polygon()
+    if not np.isfinite(moved.bounds).all():
+        raise RasterError(f"{file.name} lies beyond the coordinate reference system of {frame.name}; leave it out")
+    return moved
