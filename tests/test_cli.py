@@ -210,8 +210,9 @@ def test_a_file_of_no_known_kind(capsys: pytest.CaptureFixture[str], tmp_path: P
     told = one_error(capsys)
     assert "notes.tif cannot be read as a raster" in told
     assert told.endswith("nor can it be read as a vector file or a model (.safetensors)")
-    assert run("info", tmp_path) == 1
-    assert "is a folder" in one_error(capsys)
+    (tmp_path / "empty").mkdir()
+    assert run("info", tmp_path / "empty") == 1
+    assert "is a folder without GeoTIFFs" in one_error(capsys)
     (tmp_path / "notes.safetensors").write_text("not a model", encoding="utf-8")
     assert run("info", tmp_path / "notes.safetensors") == 1
     assert "not a whole safetensors file" in one_error(capsys)

@@ -15,7 +15,7 @@ from pyproj import CRS
 
 from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced
 from geodetect.grid import Grid
-from geodetect.vector.labels import read_area, read_labels
+from geodetect.vector.labels import read_area, read_labels, read_labels_on
 from geodetect.vector.opening import open_features
 from geodetect.vector.writers import write_features
 from tests.fakes import SHAPE, UPRIGHT, UTM, PaintedScene, outlines
@@ -289,6 +289,37 @@ def test_csv_holds_wkt_or_coordinates(tmp_path: Path, header: str, row: str) -> 
     frame = open_features(path).frame
     assert frame.geometry.tolist() == [shapely.Point(5, 6)]
     assert frame.crs is None
+
+
+def test_several_files_are_read_together(tmp_path: Path) -> None:
+    north, south = (_frame(outlines([box]), height=[1]) for box in BOXES)
+    north.to_file(tmp_path / "north.gpkg", engine="pyogrio")
+    south.to_crs(4326).to_file(tmp_path / "south.geojson", engine="pyogrio")
+    (tmp_path / "notes.txt").write_text("none of them")
+    files = [tmp_path / "north.gpkg", tmp_path / "south.geojson"]
+    for source in (files, [str(file) for file in files], tmp_path, str(tmp_path / "*th.g*")):
+        labels = read_labels(source, GRID)
+        assert np.allclose(shapely.bounds(labels.polygons), BOXES, atol=1e-2)
+        assert labels.names.tolist() == ["object"] * 2
+    assert read_labels(files, GRID).report == "2 labels of 1 class from north.gpkg and 1 more"
+    with pytest.warns(UserWarning, match="'crs' was not provided"):
+        _frame(outlines([BOXES[0]]), crs=None).to_file(tmp_path / "nowhere.fgb", engine="pyogrio")
+    with pytest.raises(LabelsError, match=r"north\.gpkg and nowhere\.fgb are to be read together, and only one"):
+        read_labels(tmp_path, GRID)
+    with pytest.raises(LabelsError, match=r"There is no file .*gone\.gpkg"):
+        read_labels([*files, tmp_path / "gone.gpkg"], GRID)
+
+
+def test_labels_on_several_rasters_are_counted_once() -> None:
+    far = Grid(SHAPE, UPRIGHT @ Affine.translation(1000, 0), UTM, "far.tif")
+    nowhere = Grid(SHAPE, UPRIGHT @ Affine.translation(9000, 0), UTM, "nowhere.tif")
+    frame = _frame(outlines([*BOXES, [1010, 20, 1020, 30], [500, 500, 510, 510]]), label=["a", "a", "b", "b"])
+    here, there, empty = read_labels_on(frame, [GRID, far, nowhere])
+    assert [each.names.tolist() for each in (here, there, empty)] == [["a", "a"], ["b"], []]
+    assert shapely.bounds(there.polygons).round(6).tolist() == [[10, 20, 20, 30]]
+    assert here.report == "3 labels of 2 classes from the frame of labels; left out 1 outside the raster"
+    with pytest.raises(LabelsError, match=r"does not meet nowhere\.tif"):
+        read_labels_on(frame, [nowhere, nowhere])
 
 
 # Areas

@@ -21,7 +21,8 @@ from geodetect.chips.chip import ChipPlan
 from geodetect.chips.formats import FORMATS, IMAGES, Folder, Picture
 from geodetect.chips.sources import Cutting, Source, from_raster
 from geodetect.errors import ArgumentError, OutputError
-from geodetect.raster import CHIP_FORMATS, check_chip_format, write_chip
+from geodetect.raster import CHIP_FORMATS, Rasters, check_chip_format, write_chip
+from geodetect.vector.opening import Vectors
 from geodetect.vector.writers import write_features
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ _UNFINISHED = ".unfinished.json"  # the settings of a run that has not ended; le
 
 
 def export_training_data(
-    raster: str | Path,
-    labels: str | Path | GeoDataFrame,
+    raster: Rasters,
+    labels: Vectors,
     out_dir: str | Path,
     *,
     metadata_format: str = "coco",
@@ -59,8 +60,8 @@ def export_training_data(
     what was labelled in each.
 
     Args:
-        raster: the raster to cut.
-        labels: a vector file or GeoDataFrame in any CRS.
+        raster: the raster to cut: a path, a URL, a list of them, a folder of GeoTIFFs or a pattern (one scene).
+        labels: a vector file, several in a list, a folder or a pattern, or a GeoDataFrame, in any CRS.
         out_dir: a folder that is empty or not there yet.
         metadata_format: layout of the labels: "coco", "voc", "yolo", "kitti", or "esri", which is ArcGIS' own
             with boxes as Pascal VOC.

@@ -18,7 +18,9 @@ from geodetect.chips.formats.picture import counted, sentence
 from geodetect.chips.sources import Cutting, Source, from_raster
 from geodetect.chips.split import parted
 from geodetect.errors import ArgumentError, NotGeoreferenced
+from geodetect.raster import Rasters
 from geodetect.stretch import Stretch
+from geodetect.vector.opening import Vectors
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -27,8 +29,8 @@ _SAMPLE = 64  # chips that the stretch is measured on
 
 
 def prepare_data(
-    source: str | Path,
-    labels: str | Path | GeoDataFrame | None = None,
+    source: Rasters,
+    labels: Vectors | None = None,
     *,
     class_mapping: Mapping[Any, str | None] | None = None,
     chip_size: int | None = None,
@@ -55,9 +57,11 @@ def prepare_data(
     Nothing is written into the user's folders; a raster is read window by window.
 
     Args:
-        source: a raster; without `labels`, a folder of chips in the layout of COCO, Pascal VOC, YOLO, KITTI or an
+        source: a raster: a path, a URL, a list of them, a folder of GeoTIFFs or a pattern, where files that touch are
+            one scene; without `labels`, a folder of chips in the layout of COCO, Pascal VOC, YOLO, KITTI or an
             export of ArcGIS.
-        labels: a vector file or GeoDataFrame in any CRS, when `source` is a raster.
+        labels: when `source` is a raster: a vector file, several in a list, a folder or a pattern, or a GeoDataFrame,
+            in any CRS.
         class_mapping: `{value: name}` renames classes; a value mapped to None is dropped.
         chip_size: side of a chip in pixels; None: the pictures' size when they are alike and at most
             1,024 px, else 512.

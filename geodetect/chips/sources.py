@@ -13,9 +13,10 @@ import shapely
 from geodetect.boxes import Boxes
 from geodetect.chips.chip import ChipPlan
 from geodetect.chips.cut import MIN_SIDE, plan_chips
-from geodetect.errors import LabelsError
-from geodetect.raster import RasterReader
-from geodetect.vector.labels import read_area, read_labels
+from geodetect.errors import LabelsError, RasterError
+from geodetect.raster import RasterReader, Rasters, scenes_of
+from geodetect.vector.labels import read_area, read_labels_on
+from geodetect.vector.opening import Vectors
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -64,8 +65,8 @@ class Source:
 
 
 def from_raster(
-    raster: str | Path,
-    labels: str | Path | GeoDataFrame,
+    raster: Rasters,
+    labels: Vectors,
     cutting: Cutting,
     *,
     label_field: str | None = None,
@@ -73,31 +74,76 @@ def from_raster(
     class_mapping: Mapping[Any, str | None] | None = None,
     aoi: str | Path | GeoDataFrame | shapely.Geometry | None = None,
 ) -> Source:
-    """Chips of one raster, labelled from a vector file in any CRS; parameters as in `prepare_data`."""
-    reader = RasterReader(raster, bands=cutting.bands, pixel_size_m=cutting.pixel_size_m)
-    side = cutting.side([reader.grid.shape])
-    found = read_labels(
-        labels, reader.grid, label_field=label_field, point_radius_m=point_radius_m, class_mapping=class_mapping
+    """Chips of rasters, labelled from vector files in any CRS; parameters as in `prepare_data`.
+
+    Files that touch each other are one scene, and an object across them one label; scenes apart have a grid each.
+    """
+    readers = [
+        RasterReader(scene, bands=cutting.bands, pixel_size_m=cutting.pixel_size_m) for scene in scenes_of(raster)
+    ]
+    _check_bands(readers)
+    side = cutting.side([reader.grid.shape for reader in readers])
+    found = read_labels_on(
+        labels,
+        [reader.grid for reader in readers],
+        label_field=label_field,
+        point_radius_m=point_radius_m,
+        class_mapping=class_mapping,
     )
-    names, indices = np.unique(found.names.astype(str), return_inverse=True)
-    plans = plan_chips(
-        reader,
-        found.polygons,
-        indices,
-        chip_size=side,
-        overlap=cutting.overlap,
-        min_visible=cutting.min_visible,
-        negatives=cutting.negatives,
-        area=None if aoi is None else read_area(aoi, reader.grid),
-        seed=cutting.seed,
-    )
+    classes = sorted({name for labelled in found for name in labelled.names})
+    plans: list[ChipPlan] = []
+    for reader, labelled, inside in zip(readers, found, _areas(readers, aoi), strict=True):
+        if inside is not None and inside.is_empty:
+            continue
+        plans += plan_chips(
+            reader,
+            labelled.polygons,
+            np.searchsorted(classes, labelled.names),
+            chip_size=side,
+            overlap=cutting.overlap,
+            min_visible=cutting.min_visible,
+            negatives=cutting.negatives,
+            area=inside,
+            seed=cutting.seed,
+        )
+        if len(readers) > 1:
+            reader.close()  # thousands of files are not open at once
     if not any(len(plan.boxes) for plan in plans):
         raise LabelsError(
-            f"no chip of {reader.name} holds a label that is visible by at least {cutting.min_visible:.0%} and "
+            f"no chip of {readers[0].name} holds a label that is visible by at least {cutting.min_visible:.0%} and "
             f"{MIN_SIDE:g} px wide; the labels may be too small at this pixel size, or lie outside the aoi"
         )
-    plans, classes, dropped = used_classes(plans, names.tolist())
-    return Source(plans, classes, side, reader.bands, "; ".join(filter(None, [found.report, dropped])))
+    plans, classes, dropped = used_classes(plans, classes)
+    return Source(plans, classes, side, readers[0].bands, "; ".join(filter(None, [found[0].report, dropped])))
+
+
+def _areas(
+    readers: Sequence[RasterReader], aoi: str | Path | GeoDataFrame | shapely.Geometry | None
+) -> list[shapely.Geometry | None]:
+    """The area of interest in each raster's pixels, empty where it does not meet it; None for everywhere.
+
+    Raises:
+        LabelsError: if it meets none of them.
+    """
+    if aoi is None or len(readers) == 1:
+        return [None if aoi is None else read_area(aoi, reader.grid) for reader in readers]
+    areas, problem = [], None
+    for reader in readers:
+        try:
+            areas.append(read_area(aoi, reader.grid))
+        except LabelsError as error:
+            areas.append(shapely.Polygon())
+            problem = error
+    if problem is not None and all(area.is_empty for area in areas):
+        raise problem
+    return areas
+
+
+def _check_bands(readers: Sequence[RasterReader]) -> None:
+    counts = {reader.n_bands: reader.name for reader in readers}
+    if len(counts) > 1:
+        told = ", ".join(f"{n} in {name}" for n, name in counts.items())
+        raise RasterError(f"all rasters must have the same number of bands; got {told}; choose some with bands=")
 
 
 def used_classes(plans: list[ChipPlan], classes: list[str]) -> tuple[list[ChipPlan], list[str], str]:

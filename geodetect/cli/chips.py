@@ -31,8 +31,8 @@ from geodetect.cli import options
 def chips(raster: str, labels: str, out_dir: Path, **choices: Any) -> None:
     """Cut RASTER into chips in the folder OUT_DIR, with the boxes of LABELS.
 
-    RASTER is a file or URL, LABELS any vector file in any CRS. A run that was stopped
-    goes on where it was.
+    RASTER is a file, a URL, a folder of GeoTIFFs or a pattern in quotes ("tiles/*.tif"),
+    LABELS any vector file in any CRS. A run that was stopped goes on where it was.
     """
     from geodetect.chips import export_training_data
 

@@ -63,6 +63,7 @@ from geodetect.cli import options, tables
 def detect(raster: str, model: Path, output: Path, *, scheduler: str | None, **choices: Any) -> None:
     """Find the objects that MODEL knows in RASTER and write them to OUTPUT.
 
+    RASTER is a file, a URL, a folder of GeoTIFFs or a pattern in quotes ("tiles/*.tif").
     OUTPUT is a .gpkg, .geojson, .shp, .fgb, .parquet, .kml or .csv file of boxes with label and score.
     """
     from geodetect import cluster

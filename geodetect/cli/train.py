@@ -120,7 +120,8 @@ _SUFFIX = ".safetensors"
 def train(source: str, model: Path, labels: str | None, **choices: Any) -> None:
     """Train a detector on SOURCE and save it as the file MODEL (.safetensors).
 
-    SOURCE is a folder of chips, or, with --labels, a raster. Under torchrun --nproc-per-node N -m geodetect train
+    SOURCE is a folder of chips, or, with --labels, a raster: a file, a URL, a folder of
+    GeoTIFFs or a pattern in quotes ("tiles/*.tif"). Under torchrun --nproc-per-node N -m geodetect train
     N processes share every batch. Ctrl-C saves the best weights so far.
     """
     _check_output(model)

@@ -17,7 +17,7 @@ import geopandas as gpd
 
 from geodetect.boxes import Boxes
 from geodetect.errors import ArgumentError, GeodetectError
-from geodetect.raster import RasterReader
+from geodetect.raster import RasterReader, Rasters
 from geodetect.scene.asking import Asked, asked_of
 from geodetect.scene.edges import Parts, join
 from geodetect.scene.features import check_measurable, features_of
@@ -37,7 +37,7 @@ _FRAME_SIZE = 1 << 16  # features that are made, and handed to the writer, at on
 
 
 def detect_objects(
-    raster: str | Path,
+    raster: Rasters,
     model: DetectsPixels | HoldsDetector | str | Path,
     output: str | Path | None = None,
     *,
@@ -63,7 +63,7 @@ def detect_objects(
     than the overlap are put together from their parts.
 
     Args:
-        raster: a raster file or URL.
+        raster: a path, a URL, a list of them, a folder of GeoTIFFs or a pattern such as "tiles/*.tif" (one scene).
         model: a learner, a detector, a file that a learner saved, or any object as in `DetectsPixels`.
         output: a file to write, its format named by its suffix; without one the result is returned. What
             is found goes to a folder `.journal` beside it meanwhile, and memory is bounded.

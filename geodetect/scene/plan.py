@@ -22,7 +22,7 @@ import shapely
 
 from geodetect.errors import ArgumentError, ModelError, OutputError
 from geodetect.grid import Grid, Tiling, Window
-from geodetect.raster import RasterReader
+from geodetect.raster import RasterReader, Rasters
 from geodetect.scene.models import DetectsPixels, suited_batch_size
 
 _FULL_BATCHES = 4  # of a strip at least, so that the last one, which may be smaller, costs little
@@ -113,13 +113,15 @@ def planned(
 
 
 def opened(
-    raster: str | Path, detector: DetectsPixels, bands: Sequence[int] | None, pixel_size_m: float | str | None
+    raster: Rasters, detector: DetectsPixels, bands: Sequence[int] | None, pixel_size_m: float | str | None
 ) -> RasterReader:
     """The raster as the model wants to see it: its bands, its pixel size."""
     n_bands = len(detector.bands)
     if bands is None and tuple(detector.bands) != tuple(range(1, n_bands + 1)):
         bands = detector.bands  # a choice of bands was made in training, and holds here
-    reader = RasterReader(raster, bands=bands, pixel_size_m=_pixel_size(raster, detector, pixel_size_m))
+    with RasterReader(raster) as native:
+        size = _pixel_size(native.grid, detector, pixel_size_m)
+    reader = RasterReader(native.source, bands=bands, pixel_size_m=size)
     if reader.n_bands != n_bands:
         reader.close()
         example = (1,) * n_bands if reader.n_bands < n_bands else tuple(range(1, n_bands + 1))
@@ -130,7 +132,7 @@ def opened(
     return reader
 
 
-def _pixel_size(raster: str | Path, detector: DetectsPixels, pixel_size_m: float | str | None) -> float | None:
+def _pixel_size(native: Grid, detector: DetectsPixels, pixel_size_m: float | str | None) -> float | None:
     """The size to resample to; None where the pixels stay as they are."""
     if pixel_size_m != "model":
         if isinstance(pixel_size_m, str):
@@ -138,8 +140,7 @@ def _pixel_size(raster: str | Path, detector: DetectsPixels, pixel_size_m: float
         return pixel_size_m
     if detector.pixel_size_m is None:
         return None
-    with RasterReader(raster) as native:
-        placed = native.grid.transform is not None and native.grid.crs is not None
+    placed = native.transform is not None and native.crs is not None
     return detector.pixel_size_m if placed else None
 
 

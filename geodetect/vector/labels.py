@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from pyproj.exceptions import ProjError
 
 from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced
 from geodetect.grid import Grid
-from geodetect.vector.opening import Features, open_features
+from geodetect.vector.opening import Features, Vectors, open_features
 
 _POINT, _POLYGON = shapely.GeometryType.POINT, shapely.GeometryType.POLYGON
 _MULTI = shapely.GeometryType.MULTIPOINT  # from here on types are made of others
@@ -45,7 +44,7 @@ class Labels:
 
 
 def read_labels(
-    labels: str | Path | GeoDataFrame,
+    labels: Vectors,
     grid: Grid,
     *,
     label_field: str | None = None,
@@ -55,7 +54,7 @@ def read_labels(
     """The labels of a file or frame that meet a raster, as polygons in its pixels.
 
     Args:
-        labels: any vector file, or a frame, in any CRS.
+        labels: any vector file, a frame, or several files in a list, a folder or a pattern, in any CRS.
         grid: the raster's.
         label_field: column of the class; None takes `label` where there is one, else one class, named after the file.
         point_radius_m: points become circles of this radius on the ground.
@@ -66,21 +65,55 @@ def read_labels(
         NotGeoreferenced: if only one of labels and raster has a CRS.
         ArgumentError: if `point_radius_m` is not above 0.
     """
+    return read_labels_on(
+        labels, [grid], label_field=label_field, point_radius_m=point_radius_m, class_mapping=class_mapping
+    )[0]
+
+
+def read_labels_on(
+    labels: Vectors,
+    grids: Sequence[Grid],
+    *,
+    label_field: str | None = None,
+    point_radius_m: float | None = None,
+    class_mapping: Mapping[Any, str | None] | None = None,
+) -> list[Labels]:
+    """The labels that meet each of several rasters, at least one of them; none on some is fine.
+
+    Args:
+        labels: as in `read_labels`.
+        grids: the rasters'.
+        label_field: as in `read_labels`.
+        point_radius_m: as in `read_labels`.
+        class_mapping: as in `read_labels`.
+
+    Returns:
+        as many as `grids`; all have the report of the whole.
+
+    Raises:
+        GeodetectError: as `read_labels`.
+    """
     if point_radius_m is not None and not (point_radius_m > 0 and math.isfinite(point_radius_m)):
         raise ArgumentError(f"point_radius_m must be above 0 (metres on the ground); got {point_radius_m}")
     features = open_features(labels)
     names = class_names(features, label_field, class_mapping)
-    lost: Counter[str] = Counter()
-    parts, source = pixel_parts(features, grid, lost)
-    polygons, source = _polygons(parts, source, grid, point_radius_m, features.name, lost)
     named = np.array([name is not None for name in names], bool)
-    lost["without a class"] += len(named) - int(named.sum())
-    polygons, source = polygons[named[source]], source[named[source]]
-    polygons, source = _on_raster(polygons, source, grid, features.name, lost)
-    return Labels(polygons, names[source].astype(str), _report(features, names[source], lost))
+    met: list[tuple[np.ndarray, np.ndarray]] = []
+    for grid in grids:
+        lost: Counter[str] = Counter({"without a class": len(named) - int(named.sum())})
+        parts, source = pixel_parts(features, grid, lost)
+        polygons, source = _polygons(parts, source, grid, point_radius_m, features.name, lost)
+        polygons, source = polygons[named[source]], source[named[source]]
+        whole = polygons, source
+        met.append(_on_raster(polygons, source, grid))
+    if not any(len(source) for _, source in met):
+        raise _elsewhere(whole[0], grid, features.name, lost)
+    lost["outside the raster"] += len(set(whole[1]) - set(np.concatenate([source for _, source in met])))
+    report = _report(features, np.concatenate([names[source] for _, source in met]), lost)
+    return [Labels(polygons, names[source].astype(str), report) for polygons, source in met]
 
 
-def read_area(aoi: str | Path | GeoDataFrame | shapely.Geometry, grid: Grid) -> shapely.Geometry:
+def read_area(aoi: Vectors | shapely.Geometry, grid: Grid) -> shapely.Geometry:
     """An area of interest as one polygon or multipolygon in scene pixels.
 
     Args:
@@ -99,8 +132,10 @@ def read_area(aoi: str | Path | GeoDataFrame | shapely.Geometry, grid: Grid) -> 
     kept, _ = _mended(parts, source, lost)
     if not len(kept):
         raise LabelsError(f"{features.name} holds no polygon{_because(lost)}; an aoi is made of polygons")
-    kept, _ = _on_raster(kept, np.zeros(len(kept), int), grid, features.name, lost)
-    return shapely.union_all(kept)
+    met, _ = _on_raster(kept, np.zeros(len(kept), int), grid)
+    if not len(met):
+        raise _elsewhere(kept, grid, features.name, lost)
+    return shapely.union_all(met)
 
 
 def class_names(
@@ -257,27 +292,22 @@ def _mended(parts: np.ndarray, source: np.ndarray, lost: Counter[str]) -> tuple[
     return single[good], source[which[good]]
 
 
-def _on_raster(
-    polygons: np.ndarray, source: np.ndarray, grid: Grid, name: str, lost: Counter[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Those that meet the raster.
-
-    Raises:
-        LabelsError: if none does, with both extents in the raster's CRS.
-    """
+def _on_raster(polygons: np.ndarray, source: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """Those that meet the raster."""
     height, width = grid.shape
     meets = shapely.intersects(polygons, shapely.box(0, 0, width, height))
-    if len(polygons) and not meets.any():
-        plane = grid.in_plane()
-        low_x, low_y, high_x, high_y = shapely.total_bounds(shapely.transform(polygons, plane.to_map))
-        raise LabelsError(
-            f"{name} does not meet {grid.name}: it spans {_extent((low_x, low_y, high_x, high_y), grid)}, the raster "
-            f"{_extent(grid.bounds, grid)}, in {_called(grid.crs) if grid.crs else 'the raster plane'}; check both CRSs"
-        )
-    if not len(polygons):
-        raise LabelsError(f"{name} holds no label of use{_because(lost)}; polygons or points are expected")
-    lost["outside the raster"] += len(polygons) - int(meets.sum())
     return polygons[meets], source[meets]
+
+
+def _elsewhere(polygons: np.ndarray, grid: Grid, name: str, lost: Counter[str]) -> LabelsError:
+    """What to raise when none meets the raster, with both extents in the raster's CRS."""
+    if not len(polygons):
+        return LabelsError(f"{name} holds no label of use{_because(lost)}; polygons or points are expected")
+    low_x, low_y, high_x, high_y = shapely.total_bounds(shapely.transform(polygons, grid.in_plane().to_map))
+    return LabelsError(
+        f"{name} does not meet {grid.name}: it spans {_extent((low_x, low_y, high_x, high_y), grid)}, the raster "
+        f"{_extent(grid.bounds, grid)}, in {_called(grid.crs) if grid.crs else 'the raster plane'}; check both CRSs"
+    )
 
 
 def _extent(bounds: tuple[float, float, float, float], grid: Grid) -> str:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
+from typing import TypeAlias
 
 import geopandas as gpd
+import pandas as pd
 import pyogrio
 import shapely
 from geopandas import GeoDataFrame
@@ -16,6 +20,7 @@ from geodetect.errors import LabelsError
 _PARQUET = {".parquet", ".geoparquet", ".pq"}
 # What GDAL, GEOS, PROJ and Arrow raise on bad files; pyogrio's and PROJ's own are RuntimeErrors.
 _UNREADABLE = (RuntimeError, ValueError, TypeError, OSError, OverflowError, shapely.errors.ShapelyError)
+_VECTOR = {".geojson", ".json", ".gpkg", ".shp", ".fgb", ".kml", ".gml", *_PARQUET}  # what is taken from a folder
 _CSV_OPTIONS = {
     "GEOM_POSSIBLE_NAMES": "geometry,wkt,geom,the_geom",
     "X_POSSIBLE_NAMES": "x,lon,long,longitude,easting",
@@ -42,11 +47,15 @@ class Features:
     note: str = ""
 
 
-def open_features(source: str | Path | GeoDataFrame, what: str = "labels") -> Features:
-    """The features of a file or frame, unchanged.
+Vectors: TypeAlias = str | Path | GeoDataFrame | Sequence[str | Path]
+"""Features: a vector file, a frame, or several files as a list, a folder of them or a pattern."""
+
+
+def open_features(source: Vectors, what: str = "labels") -> Features:
+    """The features of a file or frame, unchanged; those of several files together, in the CRS of the first.
 
     Args:
-        source: any vector file that GDAL reads, GeoParquet, CSV with WKT or coordinates, or a frame.
+        source: any vector file that GDAL reads, GeoParquet, CSV with WKT or coordinates, a frame, or several files.
         what: what messages call a frame.
 
     Raises:
@@ -54,22 +63,67 @@ def open_features(source: str | Path | GeoDataFrame, what: str = "labels") -> Fe
     """
     if isinstance(source, GeoDataFrame):
         return _checked(source, f"the frame of {what}")
-    if not isinstance(source, str | Path):
-        raise LabelsError(f"{what} are expected as a vector file or a GeoDataFrame; got {type(source).__name__}")
+    files = _files_of(source, what)
+    if len(files) == 1:
+        return _opened(files[0])
+    more = f"{Path(files[0]).name} and {len(files) - 1} more"
+    return _together([_opened(file) for file in files], Path(source).name if isinstance(source, str | Path) else more)
+
+
+def _files_of(source: str | Path | Sequence[str | Path], what: str) -> list[str]:
+    """The files named, those of a folder, or those that a pattern fits.
+
+    Raises:
+        LabelsError: if there are none.
+    """
+    if isinstance(source, str | Path):
+        path = Path(source)
+        # A folder may be a file geodatabase, or anything else that GDAL takes for one source.
+        inside = path.iterdir() if path.is_dir() and not path.suffix else []
+        found = sorted(str(file) for file in inside if file.suffix.lower() in _VECTOR)
+        return found or ([] if path.exists() else sorted(glob(str(source)))) or [str(source)]
+    if not (isinstance(source, Sequence) and source and all(isinstance(file, str | Path) for file in source)):
+        raise LabelsError(
+            f"{what} are expected as a vector file, several in a list, or a GeoDataFrame; got {type(source).__name__}"
+        )
+    return [str(file) for file in source]
+
+
+def _opened(source: str) -> Features:
+    """The features of one file."""
     path = Path(source)
-    if not path.exists() and "://" not in str(source) and not str(source).startswith("/vsi"):
+    if not path.exists() and "://" not in source and not source.startswith("/vsi"):
         raise LabelsError(f"There is no file {source}; check the name and the folder")
     try:
         with warnings.catch_warnings():
             # pyogrio warns of odd fields, rings and measures that it mends or leaves out; we count what is lost.
             warnings.filterwarnings("ignore", category=RuntimeWarning, module="pyogrio")
             warnings.filterwarnings("ignore", category=UserWarning, module="pyogrio")
-            frame, note = _read(str(source), path.suffix.lower())
+            frame, note = _read(source, path.suffix.lower())
     except _UNREADABLE as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         reason = reason.split("; It might help")[0].rstrip(".")  # advice on GDAL's drivers, which nobody chose here
         raise LabelsError(f"{path.name} cannot be read as a vector file: {reason}") from error
     return _checked(frame, path.name, path.stem, note)
+
+
+def _together(features: list[Features], name: str) -> Features:
+    """The features of several files as one frame.
+
+    Raises:
+        LabelsError: if only some have a CRS.
+    """
+    crs = features[0].frame.crs
+    for each in features:
+        if (each.frame.crs is None) != (crs is None):
+            raise LabelsError(
+                f"{features[0].name} and {each.name} are to be read together, and only one of them has a coordinate "
+                "reference system; assign one to both (ogr2ogr -a_srs)"
+            )
+    moved = [each.frame if crs is None else each.frame.to_crs(crs) for each in features]
+    frames = [GeoDataFrame(frame.drop(columns=frame.geometry.name), geometry=frame.geometry.array) for frame in moved]
+    notes = dict.fromkeys(each.note for each in features if each.note)
+    return Features(pd.concat(frames, ignore_index=True), name, None, "; ".join(notes))
 
 
 def _checked(frame: GeoDataFrame, name: str, stem: str | None = None, note: str = "") -> Features:
