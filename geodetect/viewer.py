@@ -111,7 +111,8 @@ def view(
 ) -> Page:
     """A page with the scene and what was found in it: zoom, hover, and choose by score, class and outcome.
 
-    With `labels` it counts precision, recall and F1 of what is chosen, and shows what was missed.
+    With `labels` it counts precision, recall and F1 of what is chosen, shows what was missed, and begins at the score
+    with the best F1.
 
     Args:
         raster: the scene.
@@ -132,10 +133,13 @@ def view(
         raise missing("bokeh", "viewer", "A page to look at detections with") from error
     rgb, grid = picture(raster, longer_side=max_side)
     if labels is None:
-        rows = _unjudged(open_features(detections, "detections").frame)
+        rows, score = _unjudged(open_features(detections, "detections").frame), None
     else:
-        rows = _judged(detections, labels, label_field, point_radius_m, match_iou)
-    page = _laid_out(_drawn(rows, grid), _jpeg(rgb), grid.shape, judged=labels is not None)
+        result = compute_accuracy(
+            detections, labels, label_field=label_field, point_radius_m=point_radius_m, match_iou=match_iou
+        )
+        rows, score = _judged(result.features), result.best_score
+    page = _laid_out(_drawn(rows, grid), _jpeg(rgb), grid.shape, best_score=score)
     title = f"{grid.name or 'scene'} in geodetect"
     return Page(embed.file_html(page, resources=resources.Resources(mode="inline"), title=title))
 
@@ -148,20 +152,12 @@ def _unjudged(frame: GeoDataFrame) -> GeoDataFrame:
     return frame[[]].assign(label=label, score=score, outcome="", missed=False).set_geometry(frame.geometry)
 
 
-def _judged(
-    detections: str | Path | GeoDataFrame,
-    labels: str | Path | GeoDataFrame,
-    label_field: str | None,
-    point_radius_m: float | None,
-    match_iou: float,
-) -> GeoDataFrame:
+def _judged(features: GeoDataFrame) -> GeoDataFrame:
     """Detections with their outcome, then all labels: `missed`, each with the score of the detection that took it.
 
-    A label that none took has -1, so that it counts as missed from the lowest score on.
+    A label that none took has -1, so that it counts as missed from the lowest score on. One that was taken lies where
+    its detection does.
     """
-    features = compute_accuracy(
-        detections, labels, label_field=label_field, point_radius_m=point_radius_m, match_iou=match_iou
-    ).features
     found, taken = features["outcome"] != "FN", features["outcome"] == "TP"
     missed = features[~found | taken].assign(outcome="FN", missed=True)
     missed["score"] = missed["score"].fillna(-1.0)
@@ -197,8 +193,15 @@ def _jpeg(rgb: Float[np.ndarray, "H W 3"]) -> str:
     return f"data:image/jpeg;base64,{b64encode(file.getvalue()).decode()}"
 
 
-def _laid_out(source: dict[str, Any], picture: str, shape: tuple[int, int], *, judged: bool) -> Document:
-    """The page: what chooses and what counts over the scene of this height and width."""
+def _laid_out(source: dict[str, Any], picture: str, shape: tuple[int, int], *, best_score: float | None) -> Document:
+    """The page: what chooses and what counts over the scene of this height and width.
+
+    Args:
+        source: the boxes.
+        picture: address of the scene's picture.
+        shape: of the scene.
+        best_score: where the slider stands at first, 0 for NaN; None where nothing was judged.
+    """
     from bokeh.document import Document
     from bokeh.layouts import column, row
     from bokeh.models import ColumnDataSource, CustomJS, CustomJSFilter
@@ -206,7 +209,9 @@ def _laid_out(source: dict[str, Any], picture: str, shape: tuple[int, int], *, j
 
     names = sorted(set(source["label"]))
     boxes, text = ColumnDataSource(source), Div(text="")
-    slider = Slider(start=0, end=1, step=0.01, value=0, title="score at least", width=320)
+    judged, first = best_score is not None, np.nan_to_num(best_score or 0)
+    # rounded down, so that what has the best score is shown
+    slider = Slider(start=0, end=1, step=0.01, value=np.floor(100 * first) / 100, title="score at least", width=320)
     classes = CheckboxButtonGroup(labels=names, active=list(range(len(names))))
     outcomes = CheckboxButtonGroup(labels=_OUTCOMES, active=list(range(len(_OUTCOMES)))) if judged else None
     chosen = CustomJSFilter(args={"slider": slider, "classes": classes, "outcomes": outcomes}, code=_CHOOSE)

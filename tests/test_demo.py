@@ -23,6 +23,7 @@ def test_the_demo_finds_pools_and_cars(tmp_path: Path) -> None:
     counts = {len(gpd.read_file(out / f"found{suffix}")) for suffix in (".gpkg", ".geojson", ".shp")}
     assert len(counts) == 1
     assert (out / "found.png").stat().st_size > 100_000
+    assert "suburb_test.tif" in (out / "found.html").read_text(encoding="utf-8")
 
 
 def test_the_demo_says_where_it_cannot_write(tmp_path: Path) -> None:

@@ -8,16 +8,23 @@ from typing import TYPE_CHECKING
 import click
 
 from geodetect.cli import options, tables
-from geodetect.errors import OutputError, RasterError
+from geodetect.errors import MissingPackage, OutputError, RasterError
 
 if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
     from geodetect.accuracy import Accuracy
     from geodetect.learner import RetinaNet
 
 EPOCHS = 55  # about four minutes on two cores
 _CHIP_SIZE = 256  # px; at 0.3 m a house and its garden
 _MAPS = ("found.gpkg", "found.geojson", "found.shp")
-_PICTURE = "found.png"
+_PICTURE, _PAGE = "found.png", "found.html"
+_NEXT = """
+Next, with scenes of your own:
+  geodetect train TRAIN.tif model.safetensors --labels LABELS.gpkg
+  geodetect detect OTHER.tif model.safetensors found.gpkg
+  geodetect view OTHER.tif found.gpkg found.html"""
 
 
 @click.command()
@@ -40,6 +47,7 @@ def demo(out_dir: Path, *, epochs: int, seed: int, device: str | None, progress:
     for name in score.table.index[:-1]:
         click.echo(f"AP50 {name}: {score.table.loc[name, 'ap']:.3f}")
     click.echo(f"Wrote {', '.join((*_MAPS, _PICTURE))} to {out_dir}; open found.gpkg in QGIS or ArcGIS")
+    click.echo(_NEXT)
 
 
 def _scenes() -> Path:
@@ -87,6 +95,19 @@ def _mapped(model: RetinaNet, scenes: Path, out_dir: Path, *, progress: bool) ->
     for name in _MAPS:
         write_features(found, out_dir / name)
     show(test, found, classes=model.detector.classes).savefig(out_dir / _PICTURE)
+    _write_page(test, candidates, labels, out_dir / _PAGE)
     at_point = compute_accuracy(found, labels)
     at_point.table["ap"] = compute_accuracy(candidates, labels).table["ap"]
     return at_point
+
+
+def _write_page(raster: Path, candidates: GeoDataFrame, labels: Path, path: Path) -> None:
+    """Write the page to look around in, where the package that makes it is installed; say so where it is not."""
+    from geodetect.viewer import view
+
+    try:
+        page = view(raster, candidates, labels)
+    except MissingPackage as missing:
+        click.echo(missing)
+    else:
+        click.echo(f"Wrote {page.save(path)}; open it in a browser and move the slider")
