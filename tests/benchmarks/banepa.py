@@ -21,7 +21,7 @@ import geodetect as gd
 from geodetect.raster import RasterReader
 
 REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
-EPOCHS = 15
+EPOCHS = 19
 WEST = 2 / 3  # of the scene's width
 
 

@@ -1,6 +1,6 @@
 """Validation AP50 of a training recipe, on ground inside the training part; the scored ground stays closed.
 
-python tests/benchmarks/recipe.py banepa|suburb [--box-weight 4] [--lr 1e-3] [--epochs 45] [--seed 42]
+python tests/benchmarks/recipe.py banepa|suburb [--box-weight 4] [--lr 1e-3] [--epochs 45] [--no-head-norm] [--seed 42]
 """
 
 from __future__ import annotations
@@ -44,11 +44,18 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--box-weight", type=float, default=4)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--epochs", type=int, default=45)
+    parser.add_argument("--head-norm", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--seed", type=int, default=42)
     choices = parser.parse_args(argv)
     data = chips(choices.place, choices.seed)
     model = gd.RetinaNet(
-        data, backbone="resnet18", weights=None, scales="auto", box_weight=choices.box_weight, seed=choices.seed
+        data,
+        backbone="resnet18",
+        weights=None,
+        scales="auto",
+        box_weight=choices.box_weight,
+        head_norm=choices.head_norm,
+        seed=choices.seed,
     )
     start = time.perf_counter()
     model.fit(choices.epochs, lr=choices.lr, checkpoint=False, progress=False)
