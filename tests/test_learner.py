@@ -234,7 +234,7 @@ def test_it_predicts_a_file_and_an_array(trained: gd.RetinaNet, data: gd.Detecti
 def test_it_exports_a_program(trained: gd.RetinaNet, tmp_path: Path) -> None:
     assert trained.export(tmp_path / "squares.pt2").stat().st_size > 1000
     with pytest.raises(OutputError, match="pt2"):
-        trained.export(tmp_path / "squares.dlpk")
+        trained.export(tmp_path / "squares.h5")
 
 
 def test_coco_scores_of_each_class_and_all(trained: gd.RetinaNet) -> None:
