@@ -90,8 +90,8 @@ def test_boxes_and_scores(theirs: RetinaNet, ours: Network) -> None:
         overlap = np.where(labels[:, None] == found.labels, iou(corners, found.xyxy), -1)
         same = overlap > 0.99
         # Of so many a few hang on an overlap or a score within rounding of a threshold, and fall on either side.
-        assert same.any(axis=1).mean() > 0.99
-        assert same.any(axis=0).mean() > 0.99
+        assert same.any(axis=1).mean() > 0.995
+        assert same.any(axis=0).mean() > 0.995
         both = same.any(axis=1)
         np.testing.assert_allclose(found.scores[overlap.argmax(axis=1)[both]], scores[both], atol=1e-4)
 
