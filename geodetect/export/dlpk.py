@@ -25,10 +25,10 @@ from geodetect.errors import OutputError
 from geodetect.export.program import (
     Detections,
     appearing,
+    clouds,
     difference,
     facts,
     lowest_score,
-    noise,
     refuse_difference,
     traced,
 )
@@ -162,7 +162,7 @@ def _plain(argument: Any) -> Any:
 
 @torch.inference_mode()
 def _check(path: Path, detections: Detections, detector: Detector) -> None:
-    """Read the network back as ArcGIS would, and hold it against the detector's on pixels that are noise.
+    """Read the network back as ArcGIS would, and hold it against the detector's on soft blotches.
 
     Raises:
         OutputError: if the two differ by more than the tolerance.
@@ -170,6 +170,6 @@ def _check(path: Path, detections: Detections, detector: Detector) -> None:
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as archive:
         program = Program(archive.extract(_WEIGHTS, folder), torch.device("cpu"))
     for n_pictures in _BATCHES:
-        pixels = noise(detector, n_pictures) / detections.scale + detections.mean
+        pixels = clouds(detector, n_pictures) / detections.scale + detections.mean
         off = difference(program(pixels), detections(pixels))
         refuse_difference(off, _TOLERANCE, "the exported network")

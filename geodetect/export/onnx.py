@@ -23,9 +23,9 @@ from geodetect.export.onnx_detector import DET_TYPES, METADATA, session
 from geodetect.export.program import (
     Detections,
     appearing,
+    clouds,
     facts,
     lowest_score,
-    noise,
     refuse_difference,
     traced,
 )
@@ -139,7 +139,10 @@ def _lowered(model: ModelProto) -> ModelProto:
         elif node.op_type == "Resize":
             _drop(node, {"antialias", "axes", "keep_aspect_ratio_policy"})
         del node.metadata_props[:]  # of format 10, and about our source code
-    del model.graph.value_info[:], model.graph.metadata_props[:]
+    used = {name for node in model.graph.node for name in node.input}
+    kept = [each for each in model.graph.initializer if each.name in used]  # onnxruntime warns of others
+    del model.graph.value_info[:], model.graph.metadata_props[:], model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
     model.opset_import[0].version, model.ir_version = _OPSET, _IR
     onnx.checker.check_model(model, full_check=True)
     return model
@@ -178,7 +181,7 @@ def _metadata(detector: Detector, groups: list[int], layout: str | None) -> dict
 
 @torch.inference_mode()
 def _check(path: Path, arranged: _ByObjectness | _Ultralytics, detector: Detector) -> None:
-    """Run the file and hold it against the network on pixels that are noise.
+    """Run the file and hold it against the network on soft blotches.
 
     Candidates come in the order of their scores, which rounding may turn round where two are nearly alike. So
     boxes are compared only where the place is beyond doubt, and all scores by size, save for the few that take the
@@ -190,7 +193,7 @@ def _check(path: Path, arranged: _ByObjectness | _Ultralytics, detector: Detecto
     running = session(path, "cpu")
     detections = arranged.detections
     for n_pictures in _BATCHES:
-        pixels = noise(detector, n_pictures) / detections.scale + detections.mean
+        pixels = clouds(detector, n_pictures) / detections.scale + detections.mean
         (got,) = running.run(None, {"images": pixels.numpy()})
         due = arranged(pixels).numpy()
         if got.shape != due.shape:

@@ -24,6 +24,7 @@ from geodetect.network.retinanet import Network
 
 BYTE = 255.0  # what other tools divide pixels by
 _MAX_PER_LEVEL = 1000  # as many as the detector itself looks at
+_BLOTCH = 16  # pixels
 _EXAMPLE = 2  # pictures; with one, PyTorch takes B for a constant
 
 
@@ -109,10 +110,15 @@ def traced(module: nn.Module, detector: Detector) -> torch.export.ExportedProgra
     return torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("B", min=1)},))
 
 
-def noise(detector: Detector, n_pictures: int) -> Tensor:
-    """Standardised pixels (B, C, S, S) that look like nothing, the same for the same B."""
-    shape = n_pictures, len(detector.bands), detector.chip_size, detector.chip_size
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(n_pictures))
+def clouds(detector: Detector, n_pictures: int) -> Tensor:
+    """Standardised pixels (B, C, S, S) of soft blotches, the same for the same B.
+
+    Grain alone is like no picture: deep networks answer it with logits in the hundreds, and there rounding decides.
+    """
+    side = detector.chip_size
+    shape = n_pictures, len(detector.bands), side // _BLOTCH + 2, side // _BLOTCH + 2
+    blotches = torch.randn(*shape, generator=torch.Generator().manual_seed(n_pictures))
+    return nn.functional.interpolate(blotches, size=(side, side), mode="bilinear", align_corners=False)
 
 
 def facts(detector: Detector) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from geodetect.detector import Detector
-from geodetect.export.program import BYTE, appearing, difference, facts, noise, plain, refuse_difference, traced
+from geodetect.export.program import BYTE, appearing, clouds, difference, facts, plain, refuse_difference, traced
 
 _METADATA = "geodetect.json"  # beside the program in the archive, under extra/
 _TOLERANCE = 1e-4  # of logits and deltas; one in a hundred thousand of a score
@@ -56,5 +56,5 @@ def _check(path: Path, network: nn.Module, detector: Detector) -> None:
     """
     program = torch.export.load(path).module()
     for n_pictures in _BATCHES:
-        pictures = noise(detector, n_pictures)
+        pictures = clouds(detector, n_pictures)
         refuse_difference(difference(program(pictures), network(pictures)), _TOLERANCE, "the exported program")

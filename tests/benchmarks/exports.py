@@ -39,7 +39,7 @@ from geodetect.stretch import Stretch
 REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 BACKBONES = ("resnet18", "efficientnet_b0", "vgg16_bn")
 SIDE, N_CHIPS, BATCH = 256, 100, 10
-N_BOXES = 100  # candidates of a chip, about: where a random network's threshold is put
+N_BOXES = 100  # of the fullest chip, about: where a random network's threshold is put
 ROUNDS = 5
 LOGIT_SPREAD, DELTA_SPREAD = 1.5, 0.3
 
@@ -117,10 +117,13 @@ def _settle(network: Network, pictures: torch.Tensor) -> None:
 
 
 def threshold(detector: Detector, pixels: np.ndarray) -> float:
-    """A score that about N_BOXES boxes of a chip reach, in the widest gap between two scores near there."""
-    scores = np.sort(np.concatenate([each.scores for each in detector.detect(pixels[:2], min_score=0.0)]))[::-1]
-    near = scores[N_BOXES : 3 * N_BOXES]
-    widest = max(pairwise(near), key=lambda pair: pair[0] - pair[1])
+    """A score that no more than about N_BOXES boxes of a chip reach, in the widest gap between two scores near there.
+
+    More would meet the cap of 1,000 candidates of a level, where the detector counts boxes outside the chip too.
+    """
+    found = [each.scores for each in detector.detect(pixels[::BATCH], min_score=0.0)]
+    scores = max(found, key=lambda each: each[min(N_BOXES, len(each) - 1)])[N_BOXES // 2 : N_BOXES]
+    widest = max(pairwise(scores), key=lambda pair: pair[0] - pair[1])
     return float(sum(widest) / 2)
 
 
