@@ -30,6 +30,7 @@ from geodetect.export.program import (
     facts,
     lowest_score,
     refuse_difference,
+    rounding,
     traced,
 )
 from geodetect.export.raster_function import GeodetectDetector, Program
@@ -172,4 +173,4 @@ def _check(path: Path, detections: Detections, detector: Detector) -> None:
     for n_pictures in _BATCHES:
         pixels = clouds(detector, n_pictures) / detections.scale + detections.mean
         off = difference(program(pixels), detections(pixels))
-        refuse_difference(off, _TOLERANCE, "the exported network")
+        refuse_difference(off, max(_TOLERANCE, rounding(detections, pixels)), "the exported network")
