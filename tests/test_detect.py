@@ -1,5 +1,6 @@
 """`detect_objects`: what comes out does not depend on how the scene was cut, and bad input is refused beforehand."""
 
+import json
 import subprocess
 import sys
 import warnings
@@ -7,11 +8,14 @@ from dataclasses import dataclass, field, replace
 
 import geopandas as gpd
 import numpy as np
+import pyarrow.parquet as pq
+import pyogrio
 import pytest
 import shapely
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyproj import CRS
 
 from geodetect import detect_objects
 from geodetect.boxes import Boxes, nms
@@ -338,6 +342,64 @@ def test_a_raster_with_more_bands_than_the_model(tmp_path):
 def test_bands_chosen_in_training_are_chosen_again(tmp_path):
     path = write_raster(tmp_path / "bgrn.tif", painted()[[0, 2, 1, 0]], Grid(SHAPE, UPRIGHT, UTM))
     assert len(find(path, PaintDetector(bands=(4, 3, 2)))) == len(TRUTH)
+
+
+# What is told beside label and score
+
+
+def test_sizes_on_the_ground_along_rows_and_columns(scene):
+    found = find(scene.path, measure=True)
+    assert list(found.columns) == ["label", "score", "area_m2", "width_m", "height_m", "geometry"]
+    # Pixels of 0.5 m: the square of 10 x 10 px measures 5 x 5 m, whichever way the grid lies.
+    assert np.allclose(found["width_m"] * found["height_m"], found["area_m2"])
+    assert np.allclose(found["area_m2"], found.area)
+    assert sorted(found["width_m"]) == pytest.approx(sorted(TRUTH.sizes[:, 0] / 2))
+
+
+def test_degrees_are_measured_where_each_object_lies(tmp_path):
+    # From 64 N to the equator: a degree of longitude is half as wide at 60 N as at the equator.
+    grid = Grid((160, 224), Affine(0.4, 0, 0, 0, -0.4, 64), CRS.from_epsg(4326))
+    truth = Boxes([[8, 8, 12, 12], [100, 152, 104, 156]], [0, 1])
+    found = find(write_raster(tmp_path / "globe.tif", painted(grid.shape, truth), grid), measure=True)
+    width = found.set_index("label")["width_m"]
+    geod = grid.crs.get_geod()
+    for name, latitude in [("red", 60), ("blue", 64 - 154 * 0.4)]:
+        assert width[name] == pytest.approx(4 * geod.inv(0, latitude, 0.4, latitude)[2], rel=1e-6)
+    assert width["red"] / width["blue"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_sizes_without_a_crs_are_refused(tmp_path):
+    path = write_raster(tmp_path / "photo.tif", painted(), Grid(SHAPE, UPRIGHT))
+    with (
+        pytest.warns(UserWarning, match="no coordinate"),
+        pytest.raises(GeodetectError, match="size of its pixels"),
+    ):
+        find(path, Listed(None), measure=True)
+
+
+def test_the_settings_and_the_share_of_windows_that_were_run_are_told(tmp_path):
+    pixels = painted(boxes=Boxes.empty())
+    pixels[:, :, :128] = 0
+    path = write_raster(tmp_path / "half.tif", pixels, Grid(SHAPE, UPRIGHT, UTM), nodata=0)
+    told = find(path, overlap=0, nms_iou=0.4).attrs
+    # 3 x 4 windows; the last column reaches from 160 to 224, and the third begins at 128.
+    assert (told["n_windows"], told["n_windows_run"]) == (12, 6)
+    assert (told["raster"], told["model"], told["nms_iou"], told["overlap"]) == ("half.tif", "PaintDetector", 0.4, 0)
+    package = find(path, output=tmp_path / "found.gpkg", overlap=0, nms_iou=0.4)
+    parquet = find(path, output=tmp_path / "found.parquet", overlap=0, nms_iou=0.4)
+    for text in (
+        pyogrio.read_info(package)["layer_metadata"]["geodetect"],
+        pq.read_schema(parquet).metadata[b"geodetect"],
+    ):
+        assert json.loads(text) == told
+
+
+def test_windows_without_data_are_told_of_while_it_runs(tmp_path, capsys):
+    pixels = painted(boxes=Boxes.empty())
+    pixels[:, :, :128] = 0
+    path = write_raster(tmp_path / "half.tif", pixels, Grid(SHAPE, UPRIGHT, UTM), nodata=0)
+    find(path, overlap=0, progress=True)
+    assert "50% without data" in capsys.readouterr().err
 
 
 # Models

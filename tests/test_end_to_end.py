@@ -21,7 +21,7 @@ def test_every_painted_square_is_in_the_file_to_within_a_pixel(scene, tmp_path, 
     assert (pairs["label_true"] == pairs["label_found"]).all()
     apart = shapely.hausdorff_distance(truth.geometry, found.geometry.loc[pairs["index_found"]].values)
     assert np.all(apart < 0.5)  # metres, one pixel
-    assert np.all(apart < 0.01)  # and in truth to the centimetre: 9 decimals of a degree
+    assert np.all(apart < 0.01)  # and in truth to the centimetre: 7 decimals of a degree
 
 
 def test_detections_are_their_own_truth_again(scene, tmp_path):

@@ -30,9 +30,10 @@ _WGS84 = CRS.from_epsg(4326)
 _DEGREES = {".geojson", ".kml"}  # formats whose standards know no other CRS
 _DRIVERS: dict[str, tuple[str, dict[str, str]]] = {
     ".gpkg": ("GPKG", {}),
-    # 9 decimals are 0.1 mm; the 7 that GDAL takes else are half a pixel of a drone's picture.
-    ".geojson": ("GeoJSON", {"COORDINATE_PRECISION": "9"}),
-    ".shp": ("ESRI Shapefile", {"ENCODING": "UTF-8"}),
+    # 7 decimals are a centimetre: https://datatracker.ietf.org/doc/html/rfc7946#section-11.2
+    ".geojson": ("GeoJSON", {"COORDINATE_PRECISION": "7"}),
+    # GDAL would go on beyond 2 GB, to where other programs cannot read on.
+    ".shp": ("ESRI Shapefile", {"ENCODING": "UTF-8", "2GB_LIMIT": "YES"}),
     ".fgb": ("FlatGeobuf", {}),
     ".kml": ("KML", {}),
 }

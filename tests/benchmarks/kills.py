@@ -1,10 +1,11 @@
 """Kills `geodetect detect` at random moments, goes on with it, and compares the features with an undisturbed run's.
 
-python tests/benchmarks/kills.py [--kills 20] [--side 2000]
+python tests/benchmarks/kills.py [--kills 20] [--side 1500] [--precision bf16]
 
 A RetinaNet-ResNet18 with random weights over a scene of noise; every process is killed by SIGKILL at a moment drawn
 from the length of the undisturbed run, and the next goes on with --resume. A run that ends before its
-moment is compared, and the next begins anew.
+moment is compared, and the next begins anew. The precision is named, since a run that begins anew may find
+another one faster.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from scenes import network, sparse_scene
 
 def content(path: Path) -> list[tuple[str, float, bytes]]:
     """Label, score and geometry of every feature, in their order."""
-    frame = gpd.read_file(path)
+    frame = gpd.read_file(path, layer=path.stem)
     return list(zip(frame["label"], frame["score"], shapely.to_wkb(frame.geometry), strict=True))
 
 
@@ -33,7 +34,8 @@ def main(argv: list[str]) -> None:
     """Kill, go on, compare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--side", type=int, default=2000)
+    parser.add_argument("--side", type=int, default=1500)
+    parser.add_argument("--precision", default="bf16")
     choices = parser.parse_args(argv)
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as name:
@@ -41,7 +43,7 @@ def main(argv: list[str]) -> None:
         scene = sparse_scene(folder / "scene.tif", choices.side, 1)
         model = network().save(folder / "model.safetensors")
         command = [sys.executable, "-m", "geodetect", "detect", str(scene), str(model), "--no-progress", "--resume"]
-        options = ["--batch-size", "2", "--chip-size", "256", "--overlap", "64"]
+        options = ["--batch-size", "2", "--chip-size", "256", "--overlap", "64", "--precision", choices.precision]
 
         def started(output: Path) -> subprocess.Popen[bytes]:
             return subprocess.Popen([*command, str(output), *options], stdout=subprocess.DEVNULL)
