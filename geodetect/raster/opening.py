@@ -46,6 +46,9 @@ _NETWORK = {
     "GDAL_HTTP_LOW_SPEED_LIMIT": "1",
     "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",
 }
+# Bytes, as rasterio has it: enough for a row of windows 100,000 px wide. GDAL's own choice, a twentieth of the memory,
+# grows with the machine: https://gdal.org/en/stable/user/configoptions.html#config-GDAL_CACHEMAX
+_BLOCK_CACHE = {"GDAL_CACHEMAX": 512 << 20}
 _PLANE = 3  # points that make a plane
 _SHARED_BLOCK_BYTES = 32_000_000
 _STRAIGHT = 0.1  # px; control points that lie closer than this to an affine grid are one
@@ -215,7 +218,7 @@ def overviews(dataset: Any) -> list[int]:
 
 def environment(path: str) -> Any:
     """GDAL set up to read from this path, for a `with` block; it does not print what it finds wrong then."""
-    return rasterio.Env(**(_NETWORK if is_remote(path) else {}))
+    return rasterio.Env(**_BLOCK_CACHE, **(_NETWORK if is_remote(path) else {}))
 
 
 @contextmanager
