@@ -304,8 +304,13 @@ def test_ctrl_c_saves_the_best_weights_so_far(work: Path, tmp_path: Path, capsys
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGINT)
 
+    # A shell lets what it starts in the background ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     Thread(target=interrupt, daemon=True).start()
-    assert run("train", *arguments, "--checkpoint", states) == 130
+    try:
+        assert run("train", *arguments, "--checkpoint", states) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     told = capsys.readouterr().err.strip()
     assert re.fullmatch(
         r"Error: stopped by Ctrl-C; wrote .*model.safetensors with the best weights of \d+ epochs?", told

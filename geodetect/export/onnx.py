@@ -18,17 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from geodetect.detector import Detector
-from geodetect.errors import OutputError, missing
+from geodetect.errors import missing
+from geodetect.export.likeness import centres_and_sides, refuse_unlike
 from geodetect.export.onnx_detector import DET_TYPES, METADATA, session
 from geodetect.export.program import (
-    SHAKEN,
-    STEEP,
     Detections,
     appearing,
-    clouds,
     facts,
     lowest_score,
-    refuse_difference,
     traced,
 )
 
@@ -38,11 +35,6 @@ if TYPE_CHECKING:
 _EXPORTED = 18  # the lowest that PyTorch has operators for
 _OPSET, _IR = 15, 8  # of onnxruntime 1.10, the oldest that GeoDeep takes (its pyproject.toml); Deepness asks for 1.12
 _NMS_IOU = 0.5  # as in `Detector.detect`
-_BATCHES = (1, 3)
-_SCORE_TOLERANCE = 1e-4
-_BOX_TOLERANCE = 1e-3  # as a part of the side of a chip
-_NEARLY_ALL = 0.99
-_THIN = 0.01  # pixels
 
 
 class _ByObjectness(nn.Module):
@@ -55,7 +47,7 @@ class _ByObjectness(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, N, 5 + K) of pixels (B, C, S, S)."""
         boxes, scores = self.detections(pixels)
-        return torch.cat([_centres_and_sides(boxes), scores.amax(dim=2, keepdim=True), scores], dim=2)
+        return torch.cat([centres_and_sides(boxes), scores.amax(dim=2, keepdim=True), scores], dim=2)
 
 
 class _Ultralytics(nn.Module):
@@ -68,15 +60,10 @@ class _Ultralytics(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 4 + K, N) of pixels (B, C, S, S)."""
         boxes, scores = self.detections(pixels)
-        return torch.cat([_centres_and_sides(boxes), scores], dim=2).transpose(1, 2)
+        return torch.cat([centres_and_sides(boxes), scores], dim=2).transpose(1, 2)
 
 
 _LAYOUTS: dict[str | None, type[_ByObjectness | _Ultralytics]] = {None: _ByObjectness, "yolo": _Ultralytics}
-
-
-def _centres_and_sides(boxes: Tensor) -> Tensor:
-    upper_left, lower_right = boxes[..., :2], boxes[..., 2:]
-    return torch.cat([(upper_left + lower_right) / 2, lower_right - upper_left], dim=-1)
 
 
 def export(detector: Detector, path: Path, layout: str | None) -> None:
@@ -100,7 +87,7 @@ def export(detector: Detector, path: Path, layout: str | None) -> None:
         model.metadata_props.add(key=key, value=json.dumps(value))
     with appearing(path) as part:
         part.write_bytes(model.SerializeToString())
-        _check(part, arranged, detector)
+        _check(part, detections, detector, layout)
 
 
 def _translated(program: torch.export.ExportedProgram) -> ModelProto:
@@ -180,49 +167,16 @@ def _metadata(detector: Detector, groups: list[int], layout: str | None) -> dict
     return told
 
 
-@torch.inference_mode()
-def _check(path: Path, arranged: _ByObjectness | _Ultralytics, detector: Detector) -> None:
-    """Run the file and hold it against the network on soft blotches.
-
-    A network may be so steep that rounding alone moves its answers; then more is allowed: ten times what the network
-    differs from itself by when its input is shaken in the last digits.
+def _check(path: Path, detections: Detections, detector: Detector, layout: str | None) -> None:
+    """Run the file and hold it against the network.
 
     Raises:
-        OutputError: if the two differ by more.
+        OutputError: if the two differ.
     """
     running = session(path, "cpu")
-    detections = arranged.detections
-    for n_pictures in _BATCHES:
-        pixels = clouds(detector, n_pictures) / detections.scale + detections.mean
-        (got,) = running.run(None, {"images": pixels.numpy()})
-        due, shaken = arranged(pixels).numpy(), arranged(pixels * (1 + SHAKEN)).numpy()
-        if got.shape != due.shape:
-            raise OutputError(f"the exported program gives {got.shape} where the network gives {due.shape}")
-        if isinstance(arranged, _Ultralytics):
-            got, due, shaken = (each.swapaxes(1, 2) for each in (got, due, shaken))
-        best = detections.candidates(pixels)[1].amax(dim=2).numpy()
-        allowed = max(_SCORE_TOLERANCE, STEEP * _unplaced(shaken, due))
-        refuse_difference(_unplaced(got, due), allowed, "the exported program")
-        sure = _is_sure(best, due, detections.groups, 2 * allowed)
-        off, wobble = (np.abs(each - due)[sure].max(axis=0, initial=0) for each in (got, shaken))
-        allowed = max(allowed, STEEP * float(wobble[4:].max()))
-        refuse_difference(float(off[4:].max()), allowed, "a score of the exported program")
-        allowed_box = max(_BOX_TOLERANCE * detector.chip_size, STEEP * float(wobble[:4].max()))
-        refuse_difference(float(off[:4].max()), allowed_box, "a side of a box of the exported program")
 
+    def run(pixels: Tensor) -> np.ndarray:
+        (found,) = running.run(None, {"images": pixels.numpy()})
+        return np.asarray(found.swapaxes(1, 2) if layout == "yolo" else np.delete(found, 4, axis=2))
 
-def _unplaced(got: np.ndarray, due: np.ndarray) -> float:
-    """By how much scores (B, N, 4 + n) differ when each class has them by size; but for the few at the end.
-
-    Rounding may turn round the order of two that are nearly alike, and put one on the chip in the place of one beside.
-    """
-    return float(np.quantile(np.abs(np.sort(got[..., 4:], axis=1) - np.sort(due[..., 4:], axis=1)), _NEARLY_ALL))
-
-
-def _is_sure(best: np.ndarray, due: np.ndarray, groups: list[int], gap: float) -> np.ndarray:
-    """Which candidates (B, N) neither change places with a neighbour nor have a side of nearly 0, (B, N)."""
-    apart = np.abs(np.diff(best, axis=1)) > gap
-    above = np.pad(apart, ((0, 0), (1, 0)), constant_values=True)
-    below = np.pad(apart, ((0, 0), (0, 1)))
-    below[:, np.cumsum(groups) - 1] = False  # what comes after the last of a level is not known
-    return np.asarray(above & below & (due[..., 2:4] > _THIN).all(axis=2))
+    refuse_unlike(run, detections, detector)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +25,6 @@ from geodetect.network.retinanet import Network
 BYTE = 255.0  # what other tools divide pixels by
 _MAX_PER_LEVEL = 1000  # as many as the detector itself looks at
 _BLOTCH = 16  # pixels
-SHAKEN, STEEP = 1e-6, 10  # a part of each pixel; how many times what that changes rounding may change
 _EXAMPLE = 2  # pictures; with one, PyTorch takes B for a constant
 
 
@@ -163,11 +162,6 @@ def appearing(path: Path) -> Iterator[Path]:
 def difference(got: Iterable[Tensor], due: Iterable[Tensor]) -> float:
     """By how much the tensors of two answers differ at most; NaN where something is no number."""
     return float(torch.stack([(mine - other).abs().max() for mine, other in zip(got, due, strict=True)]).max())
-
-
-def rounding(network: Callable[[Tensor], Iterable[Tensor]], pixels: Tensor) -> float:
-    """By how much rounding alone may move the answers: ten times what shaking the pixels in the last digits does."""
-    return STEEP * difference(network(pixels * (1 + SHAKEN)), network(pixels))
 
 
 def refuse_difference(off: float, allowed: float, what: str) -> None:

@@ -22,6 +22,7 @@ from geodetect.learner.weights import is_saved_detector
 from geodetect.network import backbones
 from geodetect.network.coding import decode_batch
 from geodetect.network.precision import resolve
+from geodetect.raster import Rasters
 from geodetect.scene.detect import detect_objects
 from geodetect.scene.features import features_of
 
@@ -78,10 +79,10 @@ class RetinaNet:
     ) -> None:
         start.check_boxes(data)
         spec = start.anchors(data, scales=scales, ratios=ratios, anchor_size=anchor_size, levels=levels)
-        saved = is_saved_detector(weights)
-        if saved and head_norm is None:
-            head_norm = load_detector(str(weights)).network.head_norm
-        start_from = None if saved else weights
+        saved = load_detector(str(weights)) if is_saved_detector(weights) else None
+        if saved is not None and head_norm is None:
+            head_norm = saved.network.head_norm
+        start_from = weights if saved is None else None
         network = start.network(data, backbone, start_from, spec=spec, head_norm=head_norm, seed=seed)
         detector = Detector(
             network,
@@ -94,8 +95,8 @@ class RetinaNet:
             device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
         )
         self._become(detector, data, seed=seed, box_weight=box_weight, alpha=focal_alpha, gamma=focal_gamma)
-        if saved:
-            self.load(str(weights))
+        if saved is not None:
+            self._take(saved, str(weights))
         if freeze:
             self.freeze()
 
@@ -305,7 +306,7 @@ class RetinaNet:
         self._detector.min_score = table["min_score"].loc[tuning.NMS_IOU].to_dict()
         return table
 
-    def detect(self, raster: str | Path, output: str | Path | None = None, **options: Any) -> GeoDataFrame | Path:
+    def detect(self, raster: Rasters, output: str | Path | None = None, **options: Any) -> GeoDataFrame | Path:
         """What `detect_objects(raster, self, output, ...)` gives; the options are its."""
         return detect_objects(raster, self, output, **options)
 
@@ -357,7 +358,10 @@ class RetinaNet:
         Raises:
             ModelError: if the file is not a detector, or does not fit.
         """
-        saved = load_detector(path, device=self._detector.device)
+        self._take(load_detector(path, device=self._detector.device), path)
+
+    def _take(self, saved: Detector, path: str | Path) -> None:
+        """Take the weights of the detector that was read from `path`, if it fits."""
         if self.data is not None:
             _check_fits(saved, self.data, path)
         if saved.network.spec != self._detector.network.spec:

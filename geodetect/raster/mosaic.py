@@ -109,6 +109,7 @@ def _touching(files: list[File]) -> list[list[int]]:
     group = list(range(len(files)))
 
     def first(i: int) -> int:
+        """The lowest number in the group of file `i`."""
         while group[i] != i:
             group[i] = i = group[group[i]]
         return i
