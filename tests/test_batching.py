@@ -8,7 +8,7 @@ from geodetect.network.precision import faster
 @pytest.mark.parametrize(
     ("side", "dtype", "expected"),
     [
-        # 16 values a pixel: 512 px in float32 are 2^(18 + 4 + 2) = 16 MiB, and two would fill the block of 32 MiB
+        # 16 values a pixel: 512 px in float32 are 2^(18 + 4 + 2) = 16 MiB, and two would fill the cache of 32 MiB
         (512, torch.float32, 1),
         (512, torch.bfloat16, 3),
         (256, torch.float32, 7),
@@ -17,7 +17,7 @@ from geodetect.network.precision import faster
         (4096, torch.bfloat16, 1),
     ],
 )
-def test_the_largest_maps_fill_less_than_a_block(side, dtype, expected):
+def test_the_largest_maps_fill_less_than_the_cache(side, dtype, expected):
     assert most_on_cpu(side, dtype) == expected
 
 

@@ -21,6 +21,7 @@ from fastcore.basics import noop
 from fastprogress.fastprogress import IN_NOTEBOOK
 from torch import Tensor, nn
 
+from geodetect import memory
 from geodetect.chips import DetectionData
 from geodetect.chips.loaders import loaders
 from geodetect.detector import Detector
@@ -209,7 +210,7 @@ def run(
     learner.opt, learner.first_epoch = None, course.n_done
     fit = learner.fit_one_cycle if one_cycle else learner.fit
     try:
-        with distributed.spread(learner.model) as learner.spread:
+        with memory.kept(), distributed.spread(learner.model) as learner.spread:
             fit(epochs, course.rates, cbs=[course.best, course, *callbacks])
     finally:
         learner.spread, learner.first_epoch = None, 0
@@ -225,7 +226,7 @@ def find_rate(learner: DetectionLearner) -> tuple[float, list[float], list[float
     state = {name: value.clone() for name, value in learner.model.state_dict().items()}
     learner.opt = None
     try:
-        with learner.no_bar():
+        with memory.kept(), learner.no_bar():
             found = learner.lr_find(show_plot=False, suggest_funcs=(valley,))
     finally:
         learner.model.load_state_dict(state)

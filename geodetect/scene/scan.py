@@ -13,6 +13,7 @@ from itertools import groupby
 import numpy as np
 import shapely
 
+from geodetect import memory
 from geodetect.boxes import Boxes
 from geodetect.grid import Window
 from geodetect.raster import Reader
@@ -64,7 +65,7 @@ def scanned(
     groups = (plan.windows(strip) for strip in strips)
     coming = batches(reader, groups, chip_size=plan.tiling.chip_size, batch_size=plan.batch_size)
     following = 0
-    with closing(coming):  # its threads end here, also after an error
+    with memory.kept(), closing(coming):  # its threads end here, also after an error
         found = answered(coming, model)
         for group, of_group in groupby(_told_of(found, passed), key=lambda answer: answer[0].group):
             yield from map(_empty, strips[following:group])

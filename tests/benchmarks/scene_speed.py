@@ -29,6 +29,7 @@ from torchvision.models.detection import RetinaNet, retinanet_resnet50_fpn
 from torchvision.ops import batched_nms
 
 import geodetect as gd
+from geodetect import memory
 from geodetect.detector import Detector
 from geodetect.grid import Tiling
 from geodetect.network import precision as precisions
@@ -228,7 +229,7 @@ def bare(scene: Scene, precision: str) -> Features:
 
     @torch.inference_mode()
     def run() -> int:
-        with precisions.autocast(dtype, detector.device):
+        with memory.kept(), precisions.autocast(dtype, detector.device):
             for batch in pictures.split(n_windows):
                 network(batch)
         return 0
