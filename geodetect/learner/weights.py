@@ -11,7 +11,7 @@ from pickle import UnpicklingError
 import torch
 from torch import Tensor
 
-from geodetect.detector import read_safetensors
+from geodetect.detector.file import read_safetensors
 from geodetect.errors import ArgumentError, ModelError
 
 WORDS = ("imagenet", "coco", None)  # weights that are not files

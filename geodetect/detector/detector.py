@@ -1,14 +1,11 @@
-"""The detector: a network and all that it takes to run it; pixels in, boxes out, one file on disk.
+"""The detector itself: pixels in, boxes out.
 
 Shapes: B chips, C bands, H W pixels, K classes.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import zlib
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass
@@ -19,12 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Num
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialise
 from torch import Tensor
 
 from geodetect.boxes import Boxes
-from geodetect.errors import ArgumentError, ModelError, OutputError
+from geodetect.detector import file
+from geodetect.errors import ArgumentError, ModelError
 from geodetect.network import precision as precisions
 from geodetect.network.anchors import AnchorSpec
 from geodetect.network.batching import fastest, most_on_cpu
@@ -34,8 +30,6 @@ from geodetect.network.retinanet import Network
 from geodetect.network.transfer import Fetched, sent
 from geodetect.stretch import Stretch
 
-_FORMAT_VERSION = 2
-_SUFFIX = ".safetensors"
 _LOWEST_SCORE = 0.05  # a candidate's; what is kept of them is for whoever writes the result to say
 
 Scores = float | Mapping[str, float]
@@ -228,19 +222,8 @@ class Detector:
         Raises:
             OutputError: if the suffix is not `.safetensors` or the file cannot be written there.
         """
-        path = _checked_output(Path(path))
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
-        metadata = {key: json.dumps(value) for key, value in self._facts().items()}
-        metadata |= {"format_version": str(_FORMAT_VERSION), "checksum": _checksum(weights)}
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            part.write_bytes(serialise(weights, metadata))  # `save_file` would make it readable for its owner alone
-            os.replace(part, path)
-        except OSError as error:
-            raise OutputError(f"{path} cannot be written: {error}; choose another place") from error
-        finally:
-            part.unlink(missing_ok=True)
-        return path
+        return file.write(Path(path), weights, self._facts())
 
     def _facts(self) -> dict[str, Any]:
         """All but the weights, as JSON takes it."""
@@ -260,12 +243,6 @@ class Detector:
         }
 
 
-_FACTS = {
-    *("backbone", "anchors", "norm_eps", "head_norm", "classes", "bands", "stretch", "chip_size"),
-    *("overlap", "pixel_size_m", "min_score", "summary", "checksum", "format_version"),
-}
-
-
 def load_detector(path: str | Path, *, device: str | torch.device | None = None, precision: str = "auto") -> Detector:
     """The detector that `Detector.save` wrote; no code in the file is ever run.
 
@@ -282,48 +259,18 @@ def load_detector(path: str | Path, *, device: str | torch.device | None = None,
     where = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     precisions.resolve(precision, where)
     path = Path(path)
-    weights, metadata = read_safetensors(path)
+    weights, facts = file.read(path)
     try:
-        detector = _build(_parsed(path, metadata))
+        detector = _build(facts)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(
             f"the metadata of {path} are damaged: {_first_line(error)}; save the detector again"
         ) from error
     _fill(detector.network, weights, path)
-    if _checksum(weights) != metadata["checksum"]:
-        raise ModelError(f"the weights in {path} are not those that were saved; copy the file again")
+    file.check(path, weights, facts)  # last: what does not fit is told in more words
     detector.network.to(where)
     detector.precision = precision
     return detector
-
-
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file; a ModelError where it is missing or not whole."""
-    if not path.is_file():
-        raise ModelError(f"there is no model file {path}; expected what `save` wrote, with suffix {_SUFFIX}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise ModelError(
-            f"{path} is not a whole safetensors file ({error}); expected what `save` wrote, copy it again"
-        ) from error
-
-
-def _parsed(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
-    """The facts in the metadata of a file that this version can read."""
-    version = metadata.get("format_version", "")
-    if version.isdecimal() and int(version) > _FORMAT_VERSION:
-        raise ModelError(
-            f"{path} has format version {version}, this geodetect reads up to {_FORMAT_VERSION}; update geodetect"
-        )
-    absent = sorted(_FACTS - set(metadata) - ({"head_norm"} if version == "1" else set()))  # new in version 2
-    if absent:
-        raise ModelError(
-            f"{path} is not a detector that geodetect saved: its metadata lack {', '.join(absent[:3])}; "
-            "give such weights to RetinaNet(weights=...) instead"
-        )
-    return {key: json.loads(value) for key, value in metadata.items() if key in _FACTS - {"checksum"}}
 
 
 def _build(facts: dict[str, Any]) -> Detector:
@@ -361,24 +308,6 @@ def _fill(network: Network, weights: dict[str, Tensor], path: Path) -> None:
             f"missing, unknown or of another shape, such as {', '.join(wrong[:3])}; save the detector again"
         )
     network.load_state_dict(weights)
-
-
-def _checksum(weights: dict[str, Tensor]) -> str:
-    """CRC-32 of all tensors in the order of their names; safetensors itself notices no flipped bit."""
-    crc = 0
-    for name in sorted(weights):
-        crc = zlib.crc32(np.ascontiguousarray(weights[name]).reshape(-1).view(np.uint8).data, crc)
-    return f"{crc:08x}"
-
-
-def _checked_output(path: Path) -> Path:
-    if path.suffix != _SUFFIX:
-        raise OutputError(f"a detector is saved as one {_SUFFIX} file; got {path.name!r}")
-    if not path.parent.is_dir():
-        raise OutputError(f"there is no folder {path.parent} to save {path.name} in; make it first")
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder; give the name of a file")
-    return path
 
 
 def _device(device: str | torch.device) -> torch.device:
