@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from geodetect.network import precision
 from geodetect.network.batching import fastest, most_on_cpu
 from geodetect.network.precision import faster
 
@@ -56,3 +57,18 @@ def test_a_batch_that_does_not_fit_at_all_is_the_smallest():
 def test_the_faster_precision_is_one_of_two():
     assert faster(torch.device("cpu")) in {"float32", "bf16"}
     assert faster(torch.device("meta")) == "float32"  # not known to have bf16
+
+
+@pytest.mark.parametrize(
+    ("float32", "bf16", "expected"),
+    [
+        ([2.0, 2.0, 2.0], [1.0, 1.0, 1.0], "bf16"),
+        ([2.0, 2.0, 2.0], [1.0, 9.0, 9.0], "bf16"),  # something else was going on in two of three rounds
+        ([1.0, 1.0, 1.0], [2.0, 1.5, 2.0], "float32"),
+    ],
+)
+def test_float32_must_win_every_round(monkeypatch, float32, bf16, expected):
+    taken = {torch.float32: float32, torch.bfloat16: bf16}
+    monkeypatch.setattr(precision, "_bf16_is_native", lambda device: True)
+    monkeypatch.setattr(precision, "_seconds", lambda dtype, device: taken[dtype])
+    assert faster(torch.device("cpu")) == expected

@@ -9,7 +9,7 @@ import torch
 from geodetect.errors import ArgumentError
 
 _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
-_ROUNDS = 3  # of a trial, after one to get ready; the best of them counts
+_ROUNDS = 5  # of a trial, after one to get ready
 
 
 def resolve(precision: str, device: torch.device) -> torch.dtype:
@@ -31,16 +31,18 @@ def faster(device: torch.device) -> str:
     """The word for bf16 where it is native and a short trial on this machine finds it faster, else for float32.
 
     The trial is the convolution in which a RetinaNet spends half its time, 256 channels to as many, on a small map:
-    some hundredths of a second.
+    some hundredths of a second. float32 has to win every round: other work on the machine, which slows one round or
+    the other, must not decide what is computed.
     """
     if not _bf16_is_native(device):
         return "float32"
-    return min(_DTYPES, key=lambda name: _seconds(_DTYPES[name], device))
+    rounds = zip(_seconds(torch.float32, device), _seconds(torch.bfloat16, device), strict=True)
+    return "float32" if all(full < half for full, half in rounds) else "bf16"
 
 
 @torch.inference_mode()
-def _seconds(dtype: torch.dtype, device: torch.device) -> float:
-    """What the convolution takes in this precision."""
+def _seconds(dtype: torch.dtype, device: torch.device) -> list[float]:
+    """What the convolution takes in this precision, round by round."""
     n_maps = 1 if device.type == "cpu" else 64  # a GPU would not even notice one
     layer = torch.nn.Conv2d(256, 256, 3, padding=1, device=device, dtype=dtype).to(memory_format=torch.channels_last)
     maps = torch.zeros(n_maps, 256, 32, 32, device=device, dtype=dtype).to(memory_format=torch.channels_last)
@@ -49,7 +51,7 @@ def _seconds(dtype: torch.dtype, device: torch.device) -> float:
         start = time.perf_counter()
         float(layer(maps)[0, 0, 0, 0])  # waits for the device
         taken.append(time.perf_counter() - start)
-    return min(taken[1:])
+    return taken[1:]
 
 
 def autocast(dtype: torch.dtype, device: torch.device) -> torch.autocast:

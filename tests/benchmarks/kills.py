@@ -1,11 +1,10 @@
 """Kills `geodetect detect` at random moments, goes on with it, and compares the features with an undisturbed run's.
 
-python tests/benchmarks/kills.py [--kills 20] [--side 1500] [--precision bf16]
+python tests/benchmarks/kills.py [--kills 20] [--side 1500] [--precision auto]
 
 A RetinaNet-ResNet18 with random weights over a scene of noise; every process is killed by SIGKILL at a moment drawn
 from the length of the undisturbed run, and the next goes on with --resume. A run that ends before its
-moment is compared, and the next begins anew. The precision is named, since a run that begins anew may find
-another one faster.
+moment is compared, and the next begins anew.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--side", type=int, default=1500)
-    parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--precision", default="auto")
     choices = parser.parse_args(argv)
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as name:
