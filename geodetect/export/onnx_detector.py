@@ -96,9 +96,10 @@ class OnnxDetector:
 
 
 def _keep_best(scores: np.ndarray) -> None:
-    """Set all scores (n, K) of a level to 0 but its 1,000 best, in place."""
+    """Set all scores (n, K) of a level to 0 but its 1,000 best, those below 0, outside the chip, among them."""
     if scores.size > _MAX_PER_LEVEL:
-        scores[scores < np.partition(scores, -_MAX_PER_LEVEL, axis=None)[-_MAX_PER_LEVEL]] = 0
+        size = np.abs(scores)
+        scores[size < np.partition(size, -_MAX_PER_LEVEL, axis=None)[-_MAX_PER_LEVEL]] = 0
 
 
 def session(path: Path, device: str | None) -> InferenceSession:

@@ -62,14 +62,16 @@ class Detections(nn.Module):
         return [min(_MAX_PER_LEVEL, size) for size in self.level_sizes]
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Corners (B, N, 4) in pixels and scores (B, N, K) of the best candidates; 0 for what lies outside the chip.
+        """Corners (B, N, 4) in pixels and scores (B, N, K) of the best candidates; below 0 for what lies outside.
+
+        No threshold lets such a score pass, and yet it tells which candidates are a level's best.
 
         Args:
             pixels: (B, C, S, S), divided by 255; what is not finite counts as the mean.
         """
         boxes, scores = self.candidates(pixels)
         real = (boxes[..., 2:] > boxes[..., :2]).all(dim=2, keepdim=True)
-        return boxes, torch.where(real, scores, 0.0)
+        return boxes, torch.where(real, scores, -scores)
 
     def candidates(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """As `forward` gives them, but with every score as it is: level by level, the best first."""
