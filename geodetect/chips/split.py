@@ -22,7 +22,9 @@ _BLOCK_SIDES = (1, 2, 3, 4, 6)  # sides of a block of ground that are tried, in 
 _WANTED = (1.0, 0.8, 0.6, 0.4, 0.0)  # of the share: chips on the border are lost, and the share is of what is left
 _TRIES = 8  # draws for each of them
 _EDGE = 0.25  # px; chips that overlap by less only touch: world files are rounded
-_OFF_SHARE, _NO_BOXES = 10.0, 100.0  # what a draw costs that is out by more than a row, or that nothing is learnt from
+# What a draw costs that is out by more than a row, or that nothing is learnt from; and what all chips lost would cost:
+# ground that is not trained on is missed more than a validation part of exactly the size that was asked for.
+_OFF_SHARE, _NO_BOXES, _LOST = 10.0, 100.0, 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,7 +223,7 @@ def _cost(counts: Int[np.ndarray, "N K"], share: float, row: float) -> Callable[
         miss = abs(valid.sum() - share * n_kept)
         lost = 1 - n_kept / len(counts)
         off = _OFF_SHARE if miss > row else 0.0
-        return float(lost + miss / (share * n_kept) + off + _imbalance(train, valid, counts, share))
+        return float(_LOST * lost + miss / (share * n_kept) + off + _imbalance(train, valid, counts, share))
 
     return cost
 

@@ -1,67 +1,83 @@
-"""Validation AP50 of a training recipe, on ground inside the training part; the scored ground stays closed.
+"""Validation AP50 of training recipes, on ground inside the training parts; what is scored at the end stays closed.
 
-python tests/benchmarks/recipe.py banepa|suburb [--box-weight 4] [--lr 1e-3] [--epochs 45] [--no-head-norm] [--seed 42]
+    python tests/benchmarks/recipe.py [--places banepa trees ...] [--seeds 42 43 44] [--steps 600] [NAME=VALUE ...]
+
+NAME=VALUE is a parameter of `RetinaNet` or of `fit`, or `batch_size`; all else is as by default, but for a ResNet18
+from random weights and anchors fitted to the data. All recipes see as many chips: `steps` are batches of four. A seed
+chooses the blocks that are held out, the first weights and the order of chips. AP50 is that of the last weights.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
+import inspect
+import statistics
 import sys
 import time
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from places import PLACES
 
 import geodetect as gd
 
-sys.path.append(str(Path(__file__).parent))
-from banepa import REAL_DATA, halves
-
-SUBURB = Path(__file__).resolve().parents[2] / "sample_data"
+_SMALL_BATCH = 4
 
 
-def chips(place: str, seed: int) -> gd.chips.DetectionData:
-    """Chips of Banepa's west, or of the suburb's training scene, with more held out than for the last run."""
-    if place == "suburb":
-        raster, labels = SUBURB / "suburb_train.tif", SUBURB / "suburb_train.geojson"
-        return gd.prepare_data(raster, labels, chip_size=256, val_split_pct=0.25, batch_size=4, seed=seed)
-    scene = REAL_DATA / "scenes" / "banepa"
-    raster = scene / "banepa_utm45n_15cm.tif"
-    return gd.prepare_data(
-        raster,
-        scene / "buildings_4326.geojson",
-        chip_size=256,
-        overlap=128,
-        pixel_size_m=0.3,
-        aoi=halves(raster)[0],
-        batch_size=4,
-        seed=seed,
-    )
+def trained(place: str, seed: int, steps: int, choices: Mapping[str, Any]) -> tuple[float, float]:
+    """Validation AP50, as a mean over the classes, and seconds of processor time in training."""
+    data = PLACES[place](seed).data
+    data = replace(data, batch_size=choices.get("batch_size", _SMALL_BATCH))
+    base = {"backbone": "resnet18", "weights": None, "scales": "auto"}
+    model = gd.RetinaNet(data, seed=seed, **base | _of(gd.RetinaNet, choices))
+    epochs = max(1, round(steps * _SMALL_BATCH / len(data.train)))
+    start = time.process_time()
+    model.fit(epochs, progress=False, **{"checkpoint": False} | _of(gd.RetinaNet.fit, choices))
+    taken = time.process_time() - start
+    return float(np.nanmean(list(model.average_precision_score().values()))), taken
+
+
+def _of(function: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
+    """The choices that are parameters of this function."""
+    return {name: choices[name] for name in inspect.signature(function).parameters if name in choices}
+
+
+def parsed(pairs: list[str]) -> dict[str, Any]:
+    """NAME=VALUE as keywords; what is no literal of Python is a word."""
+    choices: dict[str, Any] = {}
+    for name, _, value in (pair.partition("=") for pair in pairs):
+        try:
+            choices[name] = ast.literal_eval(value)
+        except ValueError:
+            choices[name] = value
+    known = {"batch_size", *inspect.signature(gd.RetinaNet).parameters, *inspect.signature(gd.RetinaNet.fit).parameters}
+    if unknown := choices.keys() - known:
+        raise SystemExit(f"no parameter of RetinaNet or of fit: {', '.join(unknown)}")
+    return choices
 
 
 def main(argv: list[str]) -> None:
-    """Train once and write AP50 by class of the last weights."""
+    """Train once for each place and seed, and write a line for each place."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("place", choices=["banepa", "suburb"])
-    parser.add_argument("--box-weight", type=float, default=4)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--epochs", type=int, default=45)
-    parser.add_argument("--head-norm", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--seed", type=int, default=42)
-    choices = parser.parse_args(argv)
-    data = chips(choices.place, choices.seed)
-    model = gd.RetinaNet(
-        data,
-        backbone="resnet18",
-        weights=None,
-        scales="auto",
-        box_weight=choices.box_weight,
-        head_norm=choices.head_norm,
-        seed=choices.seed,
-    )
-    start = time.perf_counter()
-    model.fit(choices.epochs, lr=choices.lr, checkpoint=False, progress=False)
-    taken = time.perf_counter() - start
-    scores = ", ".join(f"{name} {score:.3f}" for name, score in model.average_precision_score().items())
-    sys.stdout.write(f"{choices.place}: {scores} after {taken:.0f} s, {len(data.train)} chips to train\n")
+    parser.add_argument("--places", nargs="+", choices=list(PLACES), default=list(PLACES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42])
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("recipe", nargs="*", metavar="NAME=VALUE")
+    choices = parser.parse_intermixed_args(argv)
+    recipe = parsed(choices.recipe)
+    for place in choices.places:
+        runs = [trained(place, seed, choices.steps, recipe) for seed in choices.seeds]
+        scores = [score for score, _ in runs]
+        spread = statistics.stdev(scores) if len(scores) > 1 else float("nan")
+        each = " ".join(f"{score:.3f}" for score in scores)
+        sys.stdout.write(
+            f"{place}: {recipe}: AP50 {statistics.mean(scores):.3f} +- {spread:.3f} ({each}), "
+            f"{statistics.mean(taken for _, taken in runs):.0f} s of processor time\n"
+        )
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
