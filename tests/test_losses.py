@@ -95,3 +95,21 @@ def test_losses_of_bf16_are_float32():
         got = loss(logits.bfloat16(), deltas.bfloat16(), ANCHORS, BOXES, LABELS)
     assert [x.dtype for x in got] == [torch.float32] * 2
     torch.testing.assert_close(got, expected, rtol=1e-6, atol=0)
+
+
+def test_generalised_iou_by_hand():
+    # The anchor 10 x 10 stays where it is, its box is the right half of it and as much beyond: they share 50 of 150, in
+    # a rectangle of 150, so the generalised IoU is 1/3 and the loss 2/3.
+    anchor, box = torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([[[5.0, 0, 15, 10]]])
+    logits, deltas, label = torch.zeros(1, 1, 1), torch.zeros(1, 1, 4), torch.zeros(1, 1, dtype=torch.long)
+    _, off = loss(logits, deltas, anchor, box, label, giou=True, box_weight=3)
+    assert off.item() == pytest.approx(2)
+    _, gone = loss(logits, encode(anchor, box[0])[None], anchor, box, label, giou=True)
+    assert gone.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_generalised_iou_of_empty_chips_has_a_gradient():
+    logits, deltas = said()
+    sum(loss(logits, deltas, ANCHORS, BOXES, torch.full_like(LABELS, -1), giou=True)).backward()
+    assert logits.grad.isfinite().all()
+    assert (deltas.grad == 0).all()

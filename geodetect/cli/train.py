@@ -93,6 +93,7 @@ _SUFFIX = ".safetensors"
 @click.option("--box-weight", type=float, default=1.0, help="Weight of the box loss, a factor.")
 @click.option("--focal-alpha", type=float, default=0.25, help="Weight of objects in the focal loss, 0 to 1.")
 @click.option("--focal-gamma", type=float, default=2.0, help="Discount of easy anchors in the focal loss, an exponent.")
+@click.option("--giou/--no-giou", default=False, help="Generalised IoU as box loss; the paper has smooth L1.")
 @options.device
 @click.option("--epochs", type=int, default=10, help="How often every training chip is seen (a count).")
 @click.option(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from geodetect.learner.checkpoints import State
 from geodetect.learner.weights import is_saved_detector
 from geodetect.network import backbones
 from geodetect.network.coding import decode_batch
+from geodetect.network.losses import loss
 from geodetect.network.precision import resolve
 from geodetect.raster import Rasters
 from geodetect.scene.detect import detect_objects
@@ -52,6 +54,7 @@ class RetinaNet:
         box_weight: weight of the box loss beside the focal loss.
         focal_alpha: weight of positives in the focal loss, 0 to 1.
         focal_gamma: how much easy anchors are discounted, 0 or more.
+        giou: take generalised IoU as box loss, which places boxes better, where the paper has smooth L1.
         seed: of the random weights and of training.
         device: "cpu", "cuda", ...; None takes a GPU when there is one.
 
@@ -74,6 +77,7 @@ class RetinaNet:
         box_weight: float = 1.0,
         focal_alpha: float = 0.25,
         focal_gamma: float = 2.0,
+        giou: bool = False,
         seed: int = 42,
         device: str | torch.device | None = None,
     ) -> None:
@@ -94,7 +98,8 @@ class RetinaNet:
             pixel_size_m=data.pixel_size_m,
             device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
         )
-        self._become(detector, data, seed=seed, box_weight=box_weight, alpha=focal_alpha, gamma=focal_gamma)
+        own = partial(loss, box_weight=box_weight, alpha=focal_alpha, gamma=focal_gamma, giou=giou)
+        self._become(detector, data, seed=seed, own_loss=own)
         if saved is not None:
             self._take(saved, str(weights))
         if freeze:
@@ -106,12 +111,9 @@ class RetinaNet:
         data: DetectionData | None,
         *,
         seed: int = 42,
-        box_weight: float = 1.0,
-        alpha: float = 0.25,
-        gamma: float = 2.0,
+        own_loss: Callable[..., tuple[torch.Tensor, torch.Tensor]] = loss,
     ) -> None:
-        self._detector, self.data, self.seed = detector, data, seed
-        self._loss = {"box_weight": box_weight, "alpha": alpha, "gamma": gamma}
+        self._detector, self.data, self.seed, self._loss = detector, data, seed, own_loss
         self._learner: Learner | None = None
         self._rate: float | None = None
         self._history: dict[str, Any] | None = None
@@ -164,7 +166,7 @@ class RetinaNet:
             detector.network,
             data,
             stretch=detector.stretch,
-            criterion=training.DetectionLoss(detector.network, data.chip_size, **self._loss),
+            criterion=training.DetectionLoss(detector.network, data.chip_size, self._loss),
             decode=decode,
             dtype=resolve(detector.precision, detector.device),
             seed=self.seed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from numbers import Integral, Real
@@ -30,7 +30,6 @@ from geodetect.learner import checkpoints, distributed
 from geodetect.learner.callbacks import BestEpoch, ChipAP, Decode, MeanLoss, SeededEpochs, StopOnNan
 from geodetect.learner.checkpoints import Checkpoint, State
 from geodetect.learner.loop import DetectionLearner
-from geodetect.network.losses import loss
 from geodetect.network.matching import match
 from geodetect.network.retinanet import Network
 from geodetect.stretch import Stretch
@@ -46,16 +45,21 @@ _PRETRAINED_SHARE = 0.1
 
 
 class DetectionLoss:
-    """Focal plus weighted smooth L1 loss of a batch, as fastai calls it: outputs, then targets."""
+    """The loss of a batch as fastai calls it: outputs, then targets.
 
-    def __init__(self, network: Network, chip_size: int, *, box_weight: float, alpha: float, gamma: float) -> None:
-        self.network, self.shape = network, (chip_size, chip_size)
-        self.options = {"box_weight": box_weight, "alpha": alpha, "gamma": gamma}
+    Args:
+        network: whose outputs they are.
+        chip_size: side of the chips, in pixels.
+        loss: focal and box loss, as `network.losses.loss` gives them.
+    """
+
+    def __init__(self, network: Network, chip_size: int, loss: Callable[..., tuple[Tensor, Tensor]]) -> None:
+        self.network, self.shape, self._loss = network, (chip_size, chip_size), loss
 
     def __call__(self, outputs: tuple[Tensor, Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
         """The sum of both losses, a scalar."""
         logits, deltas = outputs
-        focal, box = loss(logits, deltas, self.network.anchors(self.shape), boxes, labels, **self.options)
+        focal, box = self._loss(logits, deltas, self.network.anchors(self.shape), boxes, labels)
         return focal + box
 
     def n_positive(self, boxes: Tensor, labels: Tensor) -> Tensor:

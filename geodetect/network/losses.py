@@ -1,4 +1,4 @@
-"""The loss of a batch: focal loss of the classes, smooth L1 of the boxes.
+"""The loss of a batch: focal loss of the classes, smooth L1 or generalised IoU of the boxes.
 
 Shapes: B pictures, A anchors, K classes, M boxes of a picture with padding, N positive anchors.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
-from torchvision.ops import sigmoid_focal_loss
+from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
-from geodetect.network.coding import encode
+from geodetect.network.coding import decode, encode
 from geodetect.network.matching import IGNORED, match
 
 
@@ -24,6 +24,7 @@ def loss(
     box_weight: float = 1.0,
     alpha: float = 0.25,
     gamma: float = 2.0,
+    giou: bool = False,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Focal loss and weighted box loss of a batch; the training loss is their sum.
 
@@ -41,6 +42,8 @@ def loss(
         box_weight: factor on the box loss.
         alpha: weight of positives in the focal loss; negatives weigh 1 - alpha.
         gamma: how fast well-classified anchors lose weight.
+        giou: let the box loss be 1 - generalised IoU (https://arxiv.org/abs/1902.09630), 0 to 2 for each positive
+            anchor, where the paper has smooth L1.
     """
     target = match(anchors, boxes, labels)
     picture, anchor = (target >= 0).nonzero(as_tuple=True)
@@ -48,7 +51,16 @@ def loss(
     classes = logits.new_zeros(logits.shape, dtype=anchors.dtype)
     classes[picture, anchor, labels[picture, truth]] = 1
     focal = sigmoid_focal_loss(logits.float(), classes, alpha=alpha, gamma=gamma).sum(dim=2)
-    goal = encode(anchors[anchor], boxes[picture, truth].to(anchors))
-    box = smooth_l1_loss(deltas[picture, anchor].float(), goal, beta=1.0, reduction="sum")
+    box = _box_loss(deltas[picture, anchor].float(), anchors[anchor], boxes[picture, truth].to(anchors), giou=giou)
     n_positive = max(1, len(anchor))
     return focal[target != IGNORED].sum() / n_positive, box_weight * box / n_positive
+
+
+def _box_loss(
+    deltas: Float[Tensor, "N 4"], anchors: Float[Tensor, "N 4"], boxes: Float[Tensor, "N 4"], *, giou: bool
+) -> Float[Tensor, ""]:
+    """The sum over positive anchors of how far what they say is from their boxes."""
+    if giou:
+        off: Tensor = generalized_box_iou_loss(decode(anchors, deltas), boxes, reduction="sum")
+        return off
+    return smooth_l1_loss(deltas, encode(anchors, boxes), beta=1.0, reduction="sum")
