@@ -1,7 +1,8 @@
 """Seconds of a training step against torchvision's own RetinaNet, in turn, on the same chips and weights.
 
-Torchvision steps as it comes: float32, a list of chips, its matching and its loss. Ours are float32 and bf16 autocast.
-All are given the same pixels and boxes, start from the same weights, train all of them and end with the same optimizer.
+Torchvision steps as it comes: float32, a list of chips, its matching and its loss. Ours are float32 and bf16 autocast,
+with freed memory kept, as in `fit`. All are given the same pixels and boxes, start from the same weights, train all of
+them and end with the same optimizer. Each takes a few steps in a row, of which the first does not count.
 
 python tests/benchmarks/step.py [--backbone resnet50] [--side 512] [--batch-size 4] [--boxes 200] [--device cpu]
 """
@@ -13,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -21,6 +23,7 @@ from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
+from geodetect import memory
 from geodetect.network.losses import loss
 from geodetect.network.precision import autocast
 from geodetect.network.published import fill
@@ -28,6 +31,7 @@ from geodetect.network.retinanet import Network
 from geodetect.stretch import IMAGENET
 
 N_CLASSES = 2
+REFERENCE = "torchvision float32"
 Batch = tuple[Tensor, Tensor, Tensor]  # pixels 0 to 255 (B, 3, S, S), boxes (B, M, 4), labels (B, M)
 
 
@@ -93,7 +97,7 @@ def contestants(backbone: str, side: int, device: str) -> dict[str, Callable[[Ba
     """What is timed, each with a network and an optimizer of its own."""
     torchvisions = theirs(backbone, side).to(device).train()
     steps: dict[str, Callable[[Batch], dict[str, float]]] = {
-        "torchvision float32": partial(step_theirs, torchvisions, optimizer(torchvisions))
+        REFERENCE: partial(step_theirs, torchvisions, optimizer(torchvisions))
     }
     for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
         network = Network(backbone, n_classes=N_CLASSES, weights=None)
@@ -115,7 +119,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--side", type=int, default=512)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--boxes", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=4, help="of each in a round")
     parser.add_argument("--device", default="cpu")
     choices = parser.parse_args(argv)
     torch.manual_seed(0)
@@ -124,12 +129,13 @@ def main(argv: list[str]) -> None:
     taken: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
     for _ in range(choices.rounds):
         for name, step in steps.items():
-            taken[name].append(step(batch))
-    medians = {name: statistics.median(t["step"] for t in times[1:]) for name, times in taken.items()}
-    reference = medians["torchvision float32"]
+            with nullcontext() if name == REFERENCE else memory.kept():
+                taken[name] += [step(batch) for _ in range(choices.steps)][1:]
+    medians = {name: statistics.median(t["step"] for t in times) for name, times in taken.items()}
+    reference = medians[REFERENCE]
     sys.stdout.write(f"{choices}, {torch.get_num_threads()} threads\n")
     for name, times in taken.items():
-        shares = [t["loss"] / t["step"] for t in times[1:] if "loss" in t]
+        shares = [t["loss"] / t["step"] for t in times if "loss" in t]
         told = f", matching and losses {statistics.median(shares):.1%}" if shares else ""
         seconds = medians[name] / choices.batch_size
         sys.stdout.write(f"{name}: {seconds:.3f} s an image, {reference / medians[name]:.2f} x torchvision{told}\n")
