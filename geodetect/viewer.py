@@ -24,7 +24,7 @@ from matplotlib.image import imsave
 
 from geodetect.accuracy import compute_accuracy
 from geodetect.drawing import picture
-from geodetect.errors import OutputError, missing
+from geodetect.errors import LabelsError, OutputError, missing
 from geodetect.grid import Grid
 from geodetect.plots import class_colours
 from geodetect.vector.opening import open_features
@@ -147,7 +147,7 @@ def view(
 def _unjudged(frame: GeoDataFrame) -> GeoDataFrame:
     """The detections with the columns that a page needs, none of them judged."""
     count = len(frame)
-    label = frame["label"].astype(str) if "label" in frame else ["object"] * count
+    label = frame["label"].fillna("no class").astype(str) if "label" in frame else ["object"] * count
     score = frame["score"] if "score" in frame else np.ones(count)
     return frame[[]].assign(label=label, score=score, outcome="", missed=False).set_geometry(frame.geometry)
 
@@ -167,11 +167,18 @@ def _judged(features: GeoDataFrame) -> GeoDataFrame:
 def _drawn(rows: GeoDataFrame, grid: Grid) -> dict[str, Any]:
     """A source of the page: rectangles in scene pixels with what is known of each and the colours that tell it."""
     placed = rows.geometry if grid.crs is None or rows.crs is None else rows.geometry.to_crs(grid.crs)
+    rows = rows[~(placed.is_empty | placed.isna())]
     corners, which = shapely.get_coordinates(placed.to_numpy(), return_index=True)
     pixels = pd.DataFrame(grid.in_plane().to_pixel(corners), columns=["x", "y"]).groupby(which)
     (left, top), (right, bottom) = (side.to_numpy(np.float32).T for side in (pixels.min(), pixels.max()))
+    height, width = grid.shape
+    if len(rows) and not ((right > 0) & (left < width) & (bottom > 0) & (top < height)).any():
+        raise LabelsError(
+            f"none of the features lies on {grid.name}; check that both are of one place, and their coordinate "
+            "reference systems right"
+        )
     colours = class_colours(sorted(set(rows["label"])))
-    own = rows["label"].map(colours)
+    own = rows["label"].map(colours).astype(str)
     return {
         "left": left,
         "right": right,
@@ -182,7 +189,7 @@ def _drawn(rows: GeoDataFrame, grid: Grid) -> dict[str, Any]:
         "outcome": rows["outcome"].tolist(),
         "missed": rows["missed"].tolist(),
         "line": own.where(~rows["missed"], _MISSED).tolist(),
-        "inside": (own + rows["outcome"].map(_INSIDE).fillna("00")).tolist(),
+        "inside": (own + rows["outcome"].map(_INSIDE).fillna("00").astype(str)).tolist(),
     }
 
 

@@ -259,6 +259,37 @@ def test_points_become_circles_of_metres():
     assert result.table.loc["all", "tp"] == 1
 
 
+@pytest.mark.parametrize("elsewhere", [(60, 27), (20, 27), (-70, 40)])
+def test_a_circle_does_not_hang_on_where_other_points_lie(elsewhere):
+    truth = gpd.GeoDataFrame(geometry=[shapely.Point(EAST + 5, NORTH + 5)], crs=UTM).to_crs(4326)
+    truth = gpd.GeoDataFrame(geometry=[*truth.geometry, shapely.Point(*elsewhere)], crs=4326)
+    around = shapely.box(EAST - 99, NORTH - 99, EAST + 99, NORTH + 99)
+    result = compute_accuracy(FOUND.iloc[:1], truth, point_radius_m=5, match_iou=0.99, aoi=around)
+    assert result.table.loc["all", ["tp", "fn"]].tolist() == [1, 0]
+
+
+def test_geojson_of_pixels_meets_labels_in_pixels(tmp_path):
+    pixels = gpd.GeoDataFrame({"score": [0.9]}, geometry=[shapely.box(400, 300, 420, 320)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # pyogrio's, that there is no CRS
+        pixels.to_file(tmp_path / "found.geojson")
+    result = compute_accuracy(tmp_path / "found.geojson", pixels[["geometry"]])
+    assert result.table.loc["all", "tp"] == 1
+    assert result.features.crs is None
+
+
+def test_an_aoi_with_nothing_inside_is_told():
+    with pytest.warns(UserWarning, match="neither detections nor labels lie inside the aoi"):
+        compute_accuracy(FOUND, TRUTH, aoi=shapely.box(0, 0, 1, 1))
+
+
+def test_detections_of_which_only_some_have_a_class_are_refused():
+    some = FOUND.assign(label=["a", None, "b", "a"])
+    with pytest.raises(LabelsError, match="1 detections have no class, and others have one"):
+        compute_accuracy(some, TRUTH)
+    assert compute_accuracy(some, TRUTH, by_class=False).table.loc["all", ["tp", "fp"]].sum() == 4
+
+
 def test_points_in_a_plane_are_buffered_in_its_units():
     truth = gpd.GeoDataFrame(geometry=[shapely.MultiPoint([(5, 5), (50, 50)])])
     found = gpd.GeoDataFrame(geometry=shapely.box([0, 45], [0, 45], [10, 55], [10, 55]))

@@ -21,6 +21,7 @@ from geodetect import detect_objects
 from geodetect.boxes import Boxes, nms
 from geodetect.errors import ArgumentError, GeodetectError, LabelsError, ModelError, OutputError, RasterError
 from geodetect.grid import Grid, Tiling
+from geodetect.scene.models import lowest_scores
 from geodetect.vector.writers import write_features
 from tests.fakes import CLASSES, SHAPE, TRUTH, UPRIGHT, UTM, FakeReader, PaintDetector, painted, write_raster
 
@@ -412,6 +413,26 @@ def test_a_learner_is_asked_through_its_detector(upright):
     assert len(find(upright.path, Learner())) == len(TRUTH)
 
 
+def test_a_model_is_asked_itself_whatever_it_keeps(upright):
+    class Wrapper(PaintDetector):
+        detector, frozen, precision = "the network inside", True, np.float32
+
+    found = find(upright.path, Wrapper())
+    assert len(found) == len(TRUTH)
+    assert found.attrs["precision"] == "<class 'numpy.float32'>"
+
+
+@pytest.mark.parametrize("own", [{"red": float("nan"), "blue": 0.4}, {"red": None, "blue": 0.4}])
+def test_a_score_that_a_model_does_not_know_is_a_half(own):
+    model = PaintDetector(min_score=own)
+    assert lowest_scores(None, model).tolist() == [0.4 if name == "blue" else 0.5 for name in CLASSES]
+
+
+def test_precision_and_device_are_a_models_own_business_unless_it_can_change_them(upright):
+    with pytest.warns(UserWarning, match="this PaintDetector computes where and as it does"):
+        find(upright.path, PaintDetector(), precision="float32")
+
+
 def test_an_object_that_is_no_model_is_refused(upright):
     with pytest.raises(ModelError, match=r"must be a RetinaNet, a Detector, .* this int has no detect, classes"):
         find(upright.path, 7)
@@ -424,6 +445,7 @@ def test_an_object_that_is_no_model_is_refused(upright):
         ([Boxes.empty(scored=True)], "must give a list of 8 Boxes"),
         ([Boxes([[0, 0, 9, 9]], [0])] * 8, "must give a list of 8 Boxes with scores"),
         ([Boxes([[0, 0, 9, 9]], [2], [0.9])] * 8, "index the model's 2 classes from 0; got labels from 2 to 2"),
+        ([Boxes([[0, 0, 9, 9]], [0], [97.5])] * 8, "scores must lie between 0 and 1; got scores from 97.5 to 97.5"),
     ],
 )
 def test_an_answer_that_is_none_is_refused(upright, answer, message):
@@ -464,6 +486,10 @@ def test_a_detector_of_ours_gives_the_same_from_its_file(upright, tmp_path):
     found = [find(upright.path, each, min_score=0.01, aoi=area, device="cpu") for each in (model, str(path))]
     assert len(found[0]) > 0
     assert found[0].equals(found[1])
+    for precision in ("float32", "bf16"):
+        assert find(upright.path, model, aoi=area, precision=precision).attrs["precision"] == precision
+    with pytest.raises(ArgumentError, match='precision must be "auto", "float32" or "bf16"'):
+        find(upright.path, model, precision="half")
 
 
 def test_a_model_file_that_is_missing_is_refused(upright):

@@ -402,6 +402,23 @@ def test_weights_that_do_not_fit_are_named(saved):
     refused(saved, "2 tensors are .* such as box_head.out.bias, class_head.out.weight")
 
 
+@pytest.mark.parametrize(
+    ("scores", "kept"),
+    [(float("nan"), 0.5), (None, 0.5), ({"hut": np.float32(0.25), "tent": None}, {"hut": 0.25, "tent": 0.5})],
+)
+def test_scores_that_nobody_knows_are_saved_as_a_half(tmp_path, scores, kept):
+    model = make()
+    model.min_score = scores
+    assert load_detector(model.save(tmp_path / "model.safetensors")).min_score == kept
+
+
+def test_a_score_that_is_none_is_not_saved(tmp_path):
+    model = make()
+    model.min_score = 7.0
+    with pytest.raises(ArgumentError, match="min_score must lie between 0 and 1; got 7"):
+        model.save(tmp_path / "model.safetensors")
+
+
 def test_an_absent_device_is_refused(saved):
     with pytest.raises(ArgumentError, match=r"no device 'abacus' here"):
         load_detector(saved, device="abacus")

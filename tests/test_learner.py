@@ -116,6 +116,41 @@ def test_load_takes_the_weights_of_the_same_architecture(
         other.load(path)
 
 
+def test_a_refused_load_changes_nothing(trained: gd.RetinaNet, data: gd.DetectionData, tmp_path: Path) -> None:
+    path = trained.save(tmp_path / "squares.safetensors")
+    other = gd.RetinaNet(data, **SMALL | {"backbone": "resnet34"})
+    before = {name: value.clone() for name, value in other.detector.network.state_dict().items()}
+    with pytest.raises(ModelError, match="resnet18 for 3 bands of another make than this model's resnet34 for 3"):
+        other.load(path)
+    assert all(torch.equal(value, before[name]) for name, value in other.detector.network.state_dict().items())
+
+
+def test_going_on_with_other_data_is_a_detector_for_them(
+    trained: gd.RetinaNet, data: gd.DetectionData, tmp_path: Path
+) -> None:
+    path = trained.save(tmp_path / "squares.safetensors")
+    other = replace(data, pixel_size_m=0.4, bands=(3, 2, 1), chip_size=96)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        detector = gd.RetinaNet.from_model(path, other).detector
+    assert [str(each.message).partition("safetensors ")[2] for each in told] == [
+        "was trained on the bands (1, 2, 3); it goes on with (3, 2, 1)",
+        "was trained on pixels of 0.5 m; it goes on with pixels of 0.4 m",
+    ]
+    assert (detector.bands, detector.pixel_size_m, detector.chip_size, detector.overlap) == ((3, 2, 1), 0.4, 96, 24)
+    model = gd.RetinaNet(replace(data, bands=(3, 2, 1)), **SMALL)
+    with pytest.warns(UserWarning, match="trained on the bands"):
+        model.load(path)
+
+
+def test_predictions_of_an_array_and_of_a_file_have_the_same_floors(
+    trained: gd.RetinaNet, data: gd.DetectionData, tmp_path: Path
+) -> None:
+    model = gd.RetinaNet.from_model(trained.save(tmp_path / "squares.safetensors"))
+    model.detector.min_score = {"blue": 1.0, "red": 1.0}
+    assert set(model.predict(data.valid[0].pixels, min_score={"red": 0.05})["label"]) <= {"red"}
+
+
 def test_scores_and_pictures(trained: gd.RetinaNet) -> None:
     scores = trained.average_precision_score()
     assert set(scores) == {"blue", "red"}

@@ -152,6 +152,15 @@ def test_a_broken_promise_is_refused():
         seam.feed(Boxes([[0, 9, 4, 20]], [0], [0.5]))
 
 
+def test_a_part_that_breaks_the_promise_of_the_one_above_is_refused():
+    above, below = Seam(0.5), Seam(0.5, row_start=50)
+    above.feed(Boxes([[0, 40, 20, 60]], [0], [0.9]))
+    below.feed(Boxes([[0, 42, 20, 62]], [0], [0.8]))
+    above.flush()  # says that nothing comes from below
+    with pytest.raises(ArgumentError, match="no box may start above row_end=inf"):
+        above.merge(below)
+
+
 def test_boxes_without_scores_are_refused():
     with pytest.raises(ArgumentError, match="have none"):
         Seam(0.5).feed(Boxes([[0, 0, 1, 1]], [0]))

@@ -19,6 +19,7 @@ from shapely import box
 
 import geodetect as gd
 from geodetect.errors import ArgumentError, LabelsError, OutputError, RasterError
+from geodetect.vector.writers import write_features
 from geodetect.viewer import Page
 
 pytest.importorskip("bokeh", reason="pages need bokeh (extra viewer)")
@@ -114,6 +115,24 @@ def test_a_notebook_shows_it_in_a_frame() -> None:
 def test_no_detection_is_a_page_too(scene: Path) -> None:
     assert "0 detections" not in gd.view(scene, FOUND[:0]).html
     assert gd.view(scene, FOUND[:0], TRUTH).html
+
+
+@pytest.mark.parametrize("suffix", [".geojson", ".gpkg", ".kml"])
+def test_a_file_of_no_detections_is_a_page_too(scene: Path, tmp_path: Path, suffix: str) -> None:
+    path = Path(write_features(FOUND[:0], tmp_path / f"none{suffix}"))
+    assert gd.view(scene, path).html
+    assert gd.view(scene, path, TRUTH).html
+
+
+def test_features_without_a_place_or_a_class_harm_nobody(scene: Path) -> None:
+    odd = FOUND.assign(label=["car", None, "pool", "car"])
+    odd.loc[0, "geometry"] = None
+    assert edges(gd.view(scene, odd)).shape == (2, 3)
+
+
+def test_features_of_another_place_are_refused(scene: Path) -> None:
+    with pytest.raises(LabelsError, match=r"none of the features lies on scene\.tif"):
+        gd.view(scene, FOUND.set_geometry(FOUND.translate(500, 0)))
 
 
 def edges(page: Page) -> np.ndarray:

@@ -82,6 +82,23 @@ def test_a_saved_detector_is_taken(data: gd.DetectionData, tmp_path: Path) -> No
     assert again.detector.network.norm_eps == 0
 
 
+@pytest.mark.filterwarnings("ignore:.*overlap no anchor")
+def test_a_detector_of_other_classes_or_anchors_is_a_beginning(data: gd.DetectionData, tmp_path: Path) -> None:
+    path = gd.RetinaNet(data, weights=None, **SMALL).save(tmp_path / "saved.safetensors")
+    with pytest.warns(
+        UserWarning, match="saved.safetensors finds blue, red, this model barn, red; the last layer of the"
+    ):
+        other = gd.RetinaNet(replace(data, classes=["barn", "red"]), weights=path, seed=1, **SMALL)
+    saved, own = gd.load_detector(path).network.state_dict(), network_of(other)
+    same = {name for name in saved if torch.equal(saved[name], own[name])}
+    assert saved.keys() - same <= {"class_head.out.weight"}  # its bias is the prior of both
+    assert saved.keys() - same
+    with pytest.warns(
+        UserWarning, match="saved.safetensors has other anchors; the last layers of both heads start anew"
+    ):
+        gd.RetinaNet(data, weights=path, **SMALL | {"scales": (0.5, 0.6, 0.8), "anchor_size": 2})
+
+
 @pytest.mark.parametrize("asked", [None, True, False])
 def test_heads_are_normed_unless_asked_otherwise_and_so_is_what_is_saved(
     data: gd.DetectionData, tmp_path: Path, asked: bool | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,8 @@ def compute_accuracy(
     inside = None if aoi is None else sides.area_of_interest(aoi, crs)
     found = sides.placed(sides.detected(ours), ours.name, crs, inside)
     truth = sides.placed(sides.true_objects(theirs, label_field, point_radius_m), theirs.name, crs, inside)
+    if inside is not None and len(found) == len(truth) == 0 < len(ours.frame) + len(theirs.frame):
+        warnings.warn("neither detections nor labels lie inside the aoi", UserWarning, stacklevel=2)
     if shape == "box":
         sides.warn_of_rotated(found)
     found, truth, classes = sides.one_naming(found, sides.solid(truth), by_class)

@@ -15,7 +15,7 @@ from pyproj.exceptions import ProjError
 
 from geodetect.boxes import area
 from geodetect.errors import LabelsError, NotGeoreferenced
-from geodetect.vector.labels import class_names
+from geodetect.vector.labels import class_names, no_degrees
 from geodetect.vector.opening import Features, open_features
 
 ALL = "all"  # the row of all classes together
@@ -28,11 +28,15 @@ _AREAL = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
 def common_crs(found: Features, truth: Features) -> CRS | None:
     """The detections' CRS; that of the labels where there are no detections to have one.
 
+    None where one side has none and the other is GeoJSON that holds pixels.
+
     Raises:
         NotGeoreferenced: if only one side has a CRS.
     """
     for side, other in ((found, truth), (truth, found)):
         if side.frame.crs is None and other.frame.crs is not None and len(side.frame):
+            if no_degrees(other.frame.geometry):
+                return None
             raise NotGeoreferenced(
                 f"{side.name} has no coordinate reference system, but {other.name}, with which it is compared, is in "
                 f"{other.frame.crs.to_string()}; assign it its own (GeoDataFrame.set_crs, or ogr2ogr -a_srs)"
@@ -58,15 +62,17 @@ def area_of_interest(aoi: str | Path | GeoDataFrame | shapely.Geometry, crs: CRS
 
 
 def _in_crs(features: _Spatial, crs: CRS | None, name: str) -> _Spatial:
-    """The features in `crs`, not finite where it does not reach; as they are where there is none.
+    """The features in `crs`, not finite where it does not reach; as they are, and in none, where there is none.
 
     Raises:
         LabelsError: if no way leads from one CRS to the other.
     """
+    moved: _Spatial
     if crs is None:
-        return features
+        moved = features.set_crs(None, allow_override=True)
+        return moved
     try:
-        moved: _Spatial = features.set_crs(crs) if features.crs is None else features.to_crs(crs)
+        moved = features.set_crs(crs) if features.crs is None else features.to_crs(crs)
     except ProjError as error:
         raise LabelsError(f"{name} cannot be brought from {features.crs.name} into {crs.name}: {error}") from error
     return moved
@@ -121,14 +127,26 @@ def true_objects(features: Features, label_field: str | None, point_radius_m: fl
 
 
 def _circles(points: GeoSeries, radius_m: float) -> GeoSeries:
-    """Circles of this radius on the ground; in CRS units where no UTM zone says what a metre is."""
+    """Circles of this radius on the ground, each drawn in the UTM zone of its point; in CRS units off the earth."""
     try:
-        metric = points.estimate_utm_crs() if points.crs is not None else None
-    except RuntimeError:  # geopandas': an engineering CRS, or one that is not of the earth
-        metric = None
-    if metric is None:
+        degrees = shapely.get_coordinates(points.to_crs("EPSG:4326").to_numpy()) if points.crs is not None else None
+    except ProjError:  # an engineering CRS, or one that is not of the earth
+        degrees = None
+    if degrees is None:
         return points.buffer(radius_m)
-    return points.to_crs(metric).buffer(radius_m).to_crs(points.crs)
+    circles = points.copy()
+    zones = _utm_zones(degrees)
+    for zone in np.unique(zones):
+        own = points[zones == zone]
+        circles[zones == zone] = own.to_crs(int(zone)).buffer(radius_m).to_crs(points.crs)
+    return circles
+
+
+def _utm_zones(degrees: np.ndarray) -> np.ndarray:
+    """The EPSG code of the UTM zone that each place (longitude, latitude) lies in: 326 and 327 with its number."""
+    longitude, latitude = degrees.T
+    number = np.floor((longitude + 180) / 6).astype(int) % 60 + 1
+    return np.asarray(np.where(latitude < 0, 32_700, 32_600) + number)
 
 
 def _refuse_but_areal(frame: GeoDataFrame, name: str) -> None:
@@ -188,12 +206,17 @@ def one_naming(
     """Both sides with a column `group`, the class that counts, and the names of all groups.
 
     Raises:
-        LabelsError: if a group is named like the row of all.
+        LabelsError: if only some detections have a class, or a group is named like the row of all.
     """
     named = [frame["label"].notna() for frame in (found, truth)]
     names = sorted({name for frame in (found, truth) for name in frame["label"].dropna()})
     # A side with nothing on it has no say in this.
     if by_class and names and all(some.any() for some in named if len(some)):
+        if not named[0].all():
+            raise LabelsError(
+                f"{(~named[0]).sum():,} detections have no class, and others have one; give every one a class, or take "
+                "by_class=False"
+            )
         found, truth = found[named[0]].reset_index(drop=True), truth[named[1]].reset_index(drop=True)
         found, truth = found.assign(group=found["label"]), truth.assign(group=truth["label"])
     else:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -30,6 +30,7 @@ from geodetect.network.retinanet import Network
 from geodetect.network.transfer import Fetched, sent
 from geodetect.stretch import Stretch
 
+_UNKNOWN_SCORE = 0.5  # where nobody knows which score serves best
 _LOWEST_SCORE = 0.05  # a candidate's; what is kept of them is for whoever writes the result to say
 
 Scores = float | Mapping[str, float]
@@ -164,17 +165,23 @@ class Detector:
         with torch.inference_mode():
             return suppressed(launched.candidates.wait(), launched.nms_iou)
 
-    def frozen(self, precision: str | None = None) -> Detector:
+    def frozen(self, precision: str | None = None, device: str | torch.device | None = None) -> Detector:
         """This detector made fast for many chips; what its network learns later does not reach the copy.
 
         Args:
             precision: "float32" or "bf16"; None: this detector's own, "auto" by a short trial on its device.
+            device: where the copy runs; None: where this one does.
+
+        Raises:
+            ArgumentError: if there is no such precision or device.
         """
         fast = copy(self)
+        if device is not None and _device(device) != self.device:
+            fast.network = deepcopy(self.network).to(_device(device))
         fast.precision = precision or self.precision
         if fast.precision == "auto":
-            fast.precision = precisions.faster(self.device)
-        fast.running = frozen(self.network, precisions.resolve(fast.precision, self.device))
+            fast.precision = precisions.faster(fast.device)
+        fast.running = frozen(fast.network, precisions.resolve(fast.precision, fast.device))
         return fast
 
     def suited_batch_size(self, chip_size: int) -> int:
@@ -221,7 +228,9 @@ class Detector:
 
         Raises:
             OutputError: if the suffix is not `.safetensors` or the file cannot be written there.
+            ArgumentError: if `min_score` was set to something that is no score.
         """
+        self._floors(_known(self.min_score))
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
         return file.write(Path(path), weights, self._facts())
 
@@ -238,7 +247,7 @@ class Detector:
             "chip_size": self.chip_size,
             "overlap": self.overlap,
             "pixel_size_m": self.pixel_size_m,
-            "min_score": self.min_score if isinstance(self.min_score, float | int) else dict(self.min_score),
+            "min_score": _known(self.min_score),
             "summary": self.summary,
         }
 
@@ -327,3 +336,10 @@ def _first_line(error: Exception) -> str:
 def _between_0_and_1(name: str, value: float) -> None:
     if not (0 <= value <= 1 and math.isfinite(value)):
         raise ArgumentError(f"{name} must lie between 0 and 1; got {value}")
+
+
+def _known(scores: Any) -> Any:
+    """Scores as numbers of Python, for all classes or by name; 0.5 for None and NaN."""
+    if isinstance(scores, Mapping):
+        return {name: _known(score) for name, score in scores.items()}
+    return _UNKNOWN_SCORE if scores is None or math.isnan(scores) else float(scores)

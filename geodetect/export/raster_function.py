@@ -137,10 +137,10 @@ class GeodetectDetector:
 
     def getConfiguration(self, **scalars: Any) -> dict[str, Any]:
         """Which blocks to cut, after the user chose; values may come as text."""
-        self.padding = int(scalars.get("padding", self.definition["Padding"]))
+        self.padding = int(float(scalars.get("padding", self.definition["Padding"])))  # text may have a decimal point
         self.threshold = float(scalars.get("threshold", self.definition["Threshold"]))
         self.nms_overlap = float(scalars.get("nms_overlap", self.nms_overlap))
-        self.batch_size = max(1, int(scalars.get("batch_size", self.definition["BatchSize"])))
+        self.batch_size = max(1, int(float(scalars.get("batch_size", self.definition["BatchSize"]))))
         self.exclude_pad_detections = _truth(scalars.get("exclude_pad_detections", True))
         if not 0 <= 2 * self.padding < self._side:
             raise ValueError(f"padding must be at least 0 and less than half of {self._side}; got {self.padding}")

@@ -99,6 +99,7 @@ class BestEpoch(TrackerCallback):  # type: ignore[misc]
         self.waited = 0
         self.weights: dict[str, Tensor] = {}
         self.min_scores: list[float] = []
+        self.kept_epoch = 0  # the one that weights and scores are of
 
     def before_epoch(self) -> None:
         """End training when there was no better epoch for long: before the next, so that the last is complete."""
@@ -113,7 +114,7 @@ class BestEpoch(TrackerCallback):  # type: ignore[misc]
             self.weights = copied(self.model)
         if self.new_best or not self.weights:  # without best weights the network has the last ones
             (metric,) = (each for each in self.metrics if isinstance(each, ChipAP))
-            self.min_scores = metric.min_scores
+            self.min_scores, self.kept_epoch = metric.min_scores, self.epoch
 
     def restore(self, network: nn.Module) -> None:
         """Give the network the best weights, if an epoch was completed."""

@@ -85,6 +85,7 @@ class Checkpoint(Callback):  # type: ignore[misc]
         _fill_optimizer(self.opt, self.state.under(_OPTIMIZER))
         self.best.weights = self.state.under(_BEST) if self.best.keep else {}
         self.best.best, self.best.waited, self.best.min_scores = (facts[k] for k in ("best", "waited", "min_scores"))
+        self.best.kept_epoch = facts["kept_epoch"]
         self.learn.seeded_epochs.earlier = facts["earlier"]
         self.learn.train_iter = len(facts["losses"])
         for name in _RECORDED:
@@ -96,6 +97,7 @@ class Checkpoint(Callback):  # type: ignore[misc]
         """Keep the state as it is now."""
         self.n_done = self.epoch + 1
         if not self.keep:
+            self.state = None  # one of an earlier epoch is not what this training has come to
             return
         tensors = {_WEIGHTS + name: value for name, value in copied(self.model).items()}
         tensors |= {_BEST + name: value for name, value in self.best.weights.items()}
@@ -114,6 +116,7 @@ class Checkpoint(Callback):  # type: ignore[misc]
             "best": self.best.best,
             "waited": self.best.waited,
             "min_scores": self.best.min_scores,
+            "kept_epoch": self.best.kept_epoch,
             "earlier": self.learn.seeded_epochs.earlier,
             "smooth_loss": float(recorder.smooth_loss.val),
             "smooth_count": recorder.smooth_loss.count,

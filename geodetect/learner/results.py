@@ -68,14 +68,16 @@ def unreached(data: DetectionData, spec: AnchorSpec) -> float:
     return float((np.concatenate(best) < REACHED).mean())
 
 
-def summary(history: dict[str, Any], epochs: int) -> dict[str, Any]:
-    """What a saved detector tells of its training."""
-    ap50 = history["ap50"]
-    return {
-        "epochs": epochs,
-        "valid_loss": float(np.min(history["valid"])) if len(history["valid"]) else None,
-        "AP50": float(np.nanmax(ap50)) if np.isfinite(ap50).any() else None,
-    }
+def summary(history: dict[str, Any], epochs: int, kept: int) -> dict[str, Any]:
+    """What a saved detector tells of its training: how long it was, and what the weights that it holds came to.
+
+    Args:
+        history: of the training, epoch by epoch.
+        epochs: that were trained.
+        kept: number of the epoch, from 0, that the weights are of.
+    """
+    found = {"valid_loss": float(history["valid"][kept]), "AP50": float(history["ap50"][kept])}
+    return {"epochs": epochs} | {name: value if np.isfinite(value) else None for name, value in found.items()}
 
 
 def show_results(detector: Detector, chips: Chips, rows: int, min_score: float | None) -> Figure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,12 +15,12 @@ from geodetect import plots
 from geodetect.boxes import Boxes
 from geodetect.chips import DetectionData
 from geodetect.detector import Detector, load_detector
-from geodetect.errors import ModelError, TrainingError
+from geodetect.errors import TrainingError
 from geodetect.export import export
 from geodetect.grid import Grid
 from geodetect.learner import gallery, results, start, training, tuning
 from geodetect.learner.checkpoints import State
-from geodetect.learner.weights import is_saved_detector
+from geodetect.learner.weights import adapt, fill, is_saved_detector, refuse_others
 from geodetect.network import backbones
 from geodetect.network.coding import decode_batch
 from geodetect.network.losses import loss
@@ -27,6 +28,7 @@ from geodetect.network.precision import resolve
 from geodetect.raster import Rasters
 from geodetect.scene.detect import detect_objects
 from geodetect.scene.features import features_of
+from geodetect.scene.models import lowest_scores
 
 if TYPE_CHECKING:
     from fastai.callback.core import Callback
@@ -100,8 +102,8 @@ class RetinaNet:
         )
         own = partial(loss, box_weight=box_weight, alpha=focal_alpha, gamma=focal_gamma, giou=giou)
         self._become(detector, data, seed=seed, own_loss=own)
-        if saved is not None:
-            self._take(saved, str(weights))
+        for sentence in fill(detector, saved, str(weights)) if saved is not None else ():
+            warnings.warn(sentence, UserWarning, stacklevel=2)
         if freeze:
             self.freeze()
 
@@ -125,15 +127,16 @@ class RetinaNet:
 
         Args:
             path: a `.safetensors` file that `save` wrote.
-            data: chips of the same classes and number of bands.
+            data: chips of the same classes and number of bands. Their bands, pixel size and chip size are those of the
+                detector from here on; a warning tells when bands or pixel size were others.
 
         Raises:
             ModelError: if the file is not a detector, or does not fit the data.
         """
         model = cls.__new__(cls)
         detector = load_detector(path)
-        if data is not None:
-            _check_fits(detector, data, path)
+        for sentence in adapt(detector, data, str(path)) if data is not None else ():
+            warnings.warn(sentence, UserWarning, stacklevel=2)
         model._become(detector, data)
         return model
 
@@ -257,7 +260,7 @@ class RetinaNet:
             if course.n_done:
                 self._history = training.history(learner)
                 self._detector.min_score = dict(zip(self._detector.classes, course.best.min_scores, strict=True))
-                self._detector.summary = results.summary(self._history, course.n_done)
+                self._detector.summary = results.summary(self._history, course.n_done, course.best.kept_epoch)
 
     def plot_losses(self) -> Figure:
         """A figure of the last training: loss of every batch, validation loss and AP50 of every epoch."""
@@ -287,7 +290,8 @@ class RetinaNet:
         """
         valid = self._needed("average_precision_score").valid
         scores = results.average_precision(self.detector, valid, match_iou)
-        return float(np.nanmean(list(scores.values()))) if mean else scores
+        known = [score for score in scores.values() if np.isfinite(score)]
+        return float(np.mean(known or np.nan)) if mean else scores
 
     def evaluate(self) -> DataFrame:
         """COCO's scores on the validation chips, 0 to 1, without its cap of 100 boxes a chip.
@@ -331,8 +335,8 @@ class RetinaNet:
         """
         if isinstance(image, str | Path):
             return detect_objects(image, self, min_score=min_score, nms_iou=nms_iou, progress=False)
-        limit = self._detector.min_score if min_score is None else min_score
-        (found,) = self.detector.detect(image[None], min_score=limit, nms_iou=nms_iou)
+        lowest = dict(zip(self._detector.classes, lowest_scores(min_score, self._detector), strict=True))
+        (found,) = self.detector.detect(image[None], min_score=lowest, nms_iou=nms_iou)
         return features_of(found, Grid(image.shape[1:]), self.detector.classes)
 
     def export(self, path: str | Path, layout: str | None = None) -> Path:
@@ -358,29 +362,10 @@ class RetinaNet:
         """Take the weights of a saved detector of the same architecture and classes.
 
         Raises:
-            ModelError: if the file is not a detector, or does not fit.
+            ModelError: if the file is not a detector, or does not fit; the model stays as it was.
         """
-        self._take(load_detector(path, device=self._detector.device), path)
-
-    def _take(self, saved: Detector, path: str | Path) -> None:
-        """Take the weights of the detector that was read from `path`, if it fits."""
-        if self.data is not None:
-            _check_fits(saved, self.data, path)
-        if saved.network.spec != self._detector.network.spec:
-            raise ModelError(f"the anchors of {path} are not those of this model; open it with RetinaNet.from_model")
-        try:
-            self._detector.network.load_state_dict(saved.network.state_dict())
-        except RuntimeError as error:
-            raise ModelError(
-                f"{path} holds another network than this model's; open it with RetinaNet.from_model"
-            ) from error
-        self._detector.network.set_norm_eps(saved.network.norm_eps)
-        self._detector.stretch, self._detector.min_score = saved.stretch, saved.min_score
-        self._learner = self._state = None
-
-
-def _check_fits(detector: Detector, data: DetectionData, path: str | Path) -> None:
-    if list(detector.classes) != list(data.classes):
-        raise ModelError(f"{path} finds {', '.join(detector.classes)}; the data holds {', '.join(data.classes)}")
-    if len(detector.bands) != len(data.bands):
-        raise ModelError(f"{path} takes {len(detector.bands)} bands; the data has {len(data.bands)}")
+        saved = load_detector(path, device=self._detector.device)
+        refuse_others(saved, self._detector, str(path))
+        for sentence in fill(self._detector, saved, str(path)):
+            warnings.warn(sentence, UserWarning, stacklevel=2)
+        self._learner = self._state = self._history = None

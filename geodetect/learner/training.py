@@ -155,6 +155,8 @@ def check(epochs: Any, callbacks: Sequence[Callback]) -> None:
     if not isinstance(epochs, Integral) or epochs < 1:
         raise ArgumentError(f"epochs must be a whole number of at least 1; got {epochs}")
     for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise ArgumentError(f"callbacks must be a list of fastai's Callback objects; got {callback!r}")
         if getattr(callback, "log_preds", False):
             raise ArgumentError(
                 f"{callback} can draw predictions of fastai's own kinds alone; "
@@ -193,7 +195,9 @@ def begin(
     if resume:
         state = (checkpoints.read(folder) if folder else None) or last
         if state is None and folder is None:
-            raise TrainingError("there is no training to resume; call fit() first, or give checkpoint=FOLDER")
+            raise TrainingError(
+                "there is no training to resume; call fit() first, with checkpoint=True, or give checkpoint=FOLDER"
+            )
     if state is not None:
         checkpoints.check(state, model=model, monitor=monitor, where=str(folder or "the last training"))
         chosen = chosen or state.facts["rates"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from copy import copy
 from pathlib import Path
 
 # Only the name of what torch raises; nothing is unpickled but by torch's own reader of tensors.
@@ -11,6 +12,8 @@ from pickle import UnpicklingError
 import torch
 from torch import Tensor
 
+from geodetect.chips import DetectionData
+from geodetect.detector import Detector
 from geodetect.detector.file import read_safetensors
 from geodetect.errors import ArgumentError, ModelError
 
@@ -19,6 +22,8 @@ _SAFE = ".safetensors"
 _DAMAGED = (UnpicklingError, RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError)
 _INSIDE = ("model", "state_dict")  # where training programs keep the state dict, beside the optimizer's
 _WRAPPED = ("model.", "module.")  # what a class round the network puts before every name
+_CLASS_OUT, _BOX_OUT = "class_head.out.", "box_head.out."  # beginnings of the names in the last layers
+_SAME_SIZE = 0.01  # a pixel size that differs by a smaller part is the same
 
 
 def is_saved_detector(weights: str | Path | None) -> bool:
@@ -75,3 +80,94 @@ def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if all(str(name).startswith(beginning) for name in state):
             return {str(name).removeprefix(beginning): value for name, value in state.items()}
     return {str(name): value for name, value in state.items()}
+
+
+def fill(detector: Detector, saved: Detector, source: str) -> list[str]:
+    """What starts anew, a sentence for each, although the detector now holds the weights of another, and its stretch.
+
+    Args:
+        detector: keeps its random weights where the other one speaks of other classes or anchors.
+        saved: another detector with the same backbone.
+        source: what messages call the other one.
+
+    Raises:
+        ModelError: if its network is of another make; the detector stays as it was.
+    """
+    anew = {}
+    if saved.network.spec != detector.network.spec:
+        told = f"{source} has other anchors; the last layers of both heads start anew"
+        anew = dict.fromkeys((_CLASS_OUT, _BOX_OUT), told)
+    elif saved.classes != detector.classes:
+        told = f"{source} finds {', '.join(saved.classes)}, this model {', '.join(detector.classes)}"
+        anew = {_CLASS_OUT: f"{told}; the last layer of the class head starts anew"}
+    _copy(detector, saved, source, tuple(anew))
+    detector.network.set_norm_eps(saved.network.norm_eps)
+    detector.stretch = saved.stretch
+    if not anew:
+        detector.min_score, detector.summary = saved.min_score, saved.summary
+    return [*dict.fromkeys(anew.values()), *_other_ground(saved, detector, source)]
+
+
+def _copy(detector: Detector, saved: Detector, source: str, left_out: tuple[str, ...]) -> None:
+    """Copy all weights but those whose names begin with what is left out, or none."""
+    own, given = (
+        {
+            name: value
+            for name, value in each.network.state_dict().items()
+            if not (left_out and name.startswith(left_out))
+        }
+        for each in (detector, saved)
+    )
+    if {name: value.shape for name, value in own.items()} != {name: value.shape for name, value in given.items()}:
+        raise ModelError(
+            f"{source} holds a {saved.network.backbone_name} for {len(saved.bands)} bands of another make than this "
+            f"model's {detector.network.backbone_name} for {len(detector.bands)}; open it with RetinaNet.from_model"
+        )
+    detector.network.load_state_dict(given, strict=False)
+
+
+def refuse_others(saved: Detector, detector: Detector, source: str) -> None:
+    """Nothing, if one detector can take the place of another.
+
+    Raises:
+        ModelError: if it finds other classes, or has other anchors.
+    """
+    if saved.classes != detector.classes:
+        raise ModelError(f"{source} finds {', '.join(saved.classes)}, this model {', '.join(detector.classes)}")
+    if saved.network.spec != detector.network.spec:
+        raise ModelError(f"the anchors of {source} are not those of this model; open it with RetinaNet.from_model")
+
+
+def adapt(detector: Detector, data: DetectionData, source: str) -> list[str]:
+    """In what the data are unlike those that a detector was trained on, now that it is one for chips like theirs.
+
+    Args:
+        detector: from a file.
+        data: that it is to go on training with.
+        source: the file.
+
+    Raises:
+        ModelError: if they have other classes, or another number of bands.
+    """
+    if detector.classes != list(data.classes):
+        raise ModelError(
+            f"{source} finds {', '.join(detector.classes)}; the data holds {', '.join(data.classes)}; "
+            "to learn other classes from its weights: RetinaNet(data, weights=...)"
+        )
+    if len(detector.bands) != len(data.bands):
+        raise ModelError(f"{source} takes {len(detector.bands)} bands; the data has {len(data.bands)}")
+    before = copy(detector)
+    detector.bands, detector.pixel_size_m = tuple(data.bands), data.pixel_size_m
+    detector.chip_size, detector.overlap = data.chip_size, data.chip_size // 4
+    return _other_ground(before, detector, source)
+
+
+def _other_ground(saved: Detector, detector: Detector, source: str) -> list[str]:
+    """What was trained on other bands, or at another pixel size, than the detector is for, in a sentence each."""
+    told = []
+    if tuple(saved.bands) != tuple(detector.bands):
+        told.append(f"{source} was trained on the bands {tuple(saved.bands)}; it goes on with {tuple(detector.bands)}")
+    then, now = saved.pixel_size_m, detector.pixel_size_m
+    if then and now and abs(then / now - 1) > _SAME_SIZE:
+        told.append(f"{source} was trained on pixels of {then:g} m; it goes on with pixels of {now:g} m")
+    return told

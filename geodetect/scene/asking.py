@@ -93,6 +93,9 @@ class Asked:
                 f"labels must index the model's {self._n_classes} classes from 0; "
                 f"got labels from {labels.min()} to {labels.max()}"
             )
+        scores = np.concatenate([np.asarray(boxes.scores) for boxes in found])
+        if scores.size and (scores < 0).any() | (scores > 1).any():
+            raise ModelError(f"scores must lie between 0 and 1; got scores from {scores.min():g} to {scores.max():g}")
         return list(found)
 
 

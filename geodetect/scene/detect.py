@@ -80,9 +80,9 @@ def detect_objects(
             does not suffice for them, half as many.
         aoi: where to look, a vector file, a GeoDataFrame, or a shapely geometry in the raster's CRS;
             windows that do not meet it are not read, boxes whose centre lies outside are dropped.
-        device: for a model given as a file: where it runs; None: a GPU if there is one.
-        precision: for a model given as a file: "float32", "bf16", or "auto" for the faster of them, which a
-            short trial at the start finds out.
+        device: where the model runs; None: where it is, or for a file a GPU if there is one.
+        precision: "float32", "bf16", or "auto": the model's own, or else the faster of them, which a short trial at
+            the start finds out.
         tta: show the model each window in all eight symmetries of a square, which takes eight times as long,
             and keep what it finds in any of them (test-time augmentation).
         measure: add the columns `area_m2`, `width_m` and `height_m`, along the raster's rows and columns on the ground.
@@ -108,8 +108,11 @@ def detect_objects(
         raise ArgumentError("resume=True goes on with what lies beside an output; name the output, or leave resume out")
     earlier = recorded(journal_of(Path(output))) if output is not None and resume else {}
     named = detector_of(model, device, precision)
-    by_trial = getattr(named, "precision", None) == "auto"  # and might come out otherwise this time
-    detector = made_ready(named, earlier.get("precision") if by_trial else None)
+    if isinstance(model, str | Path):
+        precision, device = "auto", None  # it has been loaded as they say
+    by_trial = precision == getattr(named, "precision", None) == "auto"  # and might come out otherwise this time
+    chosen = None if precision == "auto" else precision
+    detector = made_ready(named, earlier.get("precision") if by_trial else chosen, device)
     with opened(raster, detector, bands, pixel_size_m) as reader:
         check_place(reader.grid, output)
         check_measurable(reader.grid, measure=measure)

@@ -6,6 +6,7 @@ Shapes: B batch, C channels, H W pixels, K classes.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
@@ -26,8 +27,8 @@ class DetectsPixels(Protocol):
 
     A `detect` that also takes the keywords `min_score` or `nms_iou` is told them, which
     spares it boxes that would be dropped afterwards. What it may have besides: `launch(pixels)` and
-    `collect(launched)`, which together do what `detect` does, so that a GPU need not wait; `frozen(precision)`, a copy
-    made for many windows; `suited_batch_size(chip_size)`.
+    `collect(launched)`, which together do what `detect` does, so that a GPU need not wait; `frozen(precision)`, or
+    `frozen(precision, device)`, a copy made for many windows; `suited_batch_size(chip_size)`.
     """
 
     @property
@@ -74,7 +75,8 @@ def detector_of(model: Any, device: str | None, precision: str) -> DetectsPixels
         from geodetect.detector import load_detector  # here, so that torch loads only where it is wanted
 
         return load_detector(model, device=device, precision=precision)
-    detector: DetectsPixels = getattr(model, "detector", model)
+    whole = all(hasattr(model, name) for name in _NEEDED)  # whatever such a model keeps in an attribute `detector`
+    detector: DetectsPixels = model if whole else getattr(model, "detector", model)
     lacking = [name for name in _NEEDED if not hasattr(detector, name)]
     if lacking:
         raise ModelError(
@@ -93,16 +95,24 @@ def _onnx_detector(path: str | Path, device: str | None, precision: str) -> Dete
     return OnnxDetector(path, device)
 
 
-def made_ready(detector: DetectsPixels, precision: str | None = None) -> DetectsPixels:
+def made_ready(detector: DetectsPixels, precision: str | None = None, device: str | None = None) -> DetectsPixels:
     """The detector as it is best run over many windows: its `frozen(precision)`, if it has that, or itself.
 
     Args:
         detector: any.
-        precision: what an earlier run, or another machine, settled on; None: what serves best here.
+        precision: what was asked for, or what an earlier run, or another machine, settled on; None: what serves best.
+        device: where it is to run; None: where it is.
     """
-    if not hasattr(detector, "frozen"):
+    if not callable(getattr(detector, "frozen", None)):
+        if precision is not None or device is not None:
+            warnings.warn(
+                f"this {type(detector).__name__} computes where and as it does; precision and device are left aside",
+                UserWarning,
+                stacklevel=3,
+            )
         return detector
-    fast: DetectsPixels = detector.frozen(precision)
+    choices = (precision,) if device is None else (precision, device)
+    fast: DetectsPixels = detector.frozen(*choices)  # type: ignore[attr-defined]
     return fast
 
 
@@ -114,12 +124,16 @@ def suited_batch_size(detector: DetectsPixels, chip_size: int) -> int:
 def lowest_scores(min_score: Any, detector: DetectsPixels) -> np.ndarray:
     """For each class the score below which its boxes are dropped, (K,)."""
     own = detector.min_score
-    if own is None or (isinstance(own, Real) and math.isnan(own)):
-        own = _MIN_SCORE
-    lowest = _by_class(own, dict.fromkeys(detector.classes, _MIN_SCORE))
+    if isinstance(own, Mapping):
+        own = {name: score for name, score in own.items() if not _is_unknown(score)}
+    lowest = _by_class(_MIN_SCORE if _is_unknown(own) else own, dict.fromkeys(detector.classes, _MIN_SCORE))
     if min_score is not None:
         lowest = _by_class(min_score, lowest)
     return np.array([lowest[name] for name in detector.classes], float)
+
+
+def _is_unknown(score: Any) -> bool:
+    return score is None or (isinstance(score, Real) and math.isnan(score))
 
 
 def _by_class(min_score: Any, otherwise: Mapping[str, float]) -> dict[str, float]:

@@ -96,10 +96,11 @@ class Seam:
                 one's end at or above its `row_start`. It is used up.
 
         Raises:
-            ArgumentError: if the two suppress at different `nms_iou`.
+            ArgumentError: if the two suppress at different `nms_iou`, or a box of `other` breaks a promise.
         """
         if other.nms_iou != self.nms_iou:
             raise ArgumentError(f"parts of one scene share one nms_iou; got {self.nms_iou} and {other.nms_iou}")
+        self._check(other._held)
         self._held = Boxes.concat([self._held, other._held])
         self.row_end = max(self.row_end, other.row_end)
         return self

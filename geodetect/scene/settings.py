@@ -28,8 +28,8 @@ def settings_of(reader: RasterReader, detector: DetectsPixels, plan: Plan) -> di
         "bands": list(reader.bands),
         "model": type(detector).__name__,
         "weights": _weights(detector),
-        "precision": getattr(detector, "precision", None),
-        "device": str(getattr(detector, "device", "")) or None,
+        "precision": _text(getattr(detector, "precision", None)),
+        "device": _text(getattr(detector, "device", None)),
         "min_score": dict(zip(detector.classes, plan.lowest.tolist(), strict=True)),
         "nms_iou": plan.nms_iou,
         "chip_size": plan.tiling.chip_size,
@@ -38,6 +38,11 @@ def settings_of(reader: RasterReader, detector: DetectsPixels, plan: Plan) -> di
         "tta": plan.tta,
         "aoi": None if plan.area is None else f"{zlib.crc32(shapely.to_wkb(plan.area)):08x}",
     }
+
+
+def _text(value: Any) -> str | None:
+    """How another model may tell of itself, as JSON holds it."""
+    return None if value is None else str(value)
 
 
 def _weights(detector: DetectsPixels) -> str | None:

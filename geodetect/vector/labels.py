@@ -205,7 +205,7 @@ def _common_crs(geometry: GeoSeries, grid: Grid, name: str) -> CRS | None:
         NotGeoreferenced: if one of labels and raster has a CRS and the other has not.
     """
     crs: CRS | None = geometry.crs
-    if grid.crs is None and (crs is None or _no_degrees(geometry)):
+    if grid.crs is None and (crs is None or no_degrees(geometry)):
         return None
     if crs is None:
         raise NotGeoreferenced(
@@ -220,7 +220,7 @@ def _common_crs(geometry: GeoSeries, grid: Grid, name: str) -> CRS | None:
     return crs
 
 
-def _no_degrees(geometry: GeoSeries) -> bool:
+def no_degrees(geometry: GeoSeries) -> bool:
     """Whether coordinates said to be degrees cannot be any.
 
     GeoJSON has no way to say that it has no CRS: whatever it holds is read as degrees, pixels too.
