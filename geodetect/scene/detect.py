@@ -75,7 +75,8 @@ def detect_objects(
             `chip_size` that is not the model's.
         pixel_size_m: resample the raster to pixels of this size; "model": the size the model was
             trained at, where the raster's pixels have one; None: as they are.
-        bands: the bands to show the model, counted from 1; None: those it was trained on.
+        bands: the bands to show the model, counted from 1; None: all, or the choice that it was trained on unless that
+            is the first ones in their order. A raster with more bands than the model takes wants a choice.
         batch_size: windows the model sees at once; None: as many as serve best on its device. Where memory
             does not suffice for them, half as many.
         aoi: where to look, a vector file, a GeoDataFrame, or a shapely geometry in the raster's CRS;
