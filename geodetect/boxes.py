@@ -15,7 +15,7 @@ import numpy as np
 import shapely
 from jaxtyping import Bool, Float, Int
 
-from geodetect.errors import ArgumentError
+from geodetect.errors import ArgumentError, is_number
 
 _FIRST_BLOCK = 16_384  # boxes settled at once to begin with; keeps the pairs of a crowded scene few
 _SWEEP = 1 << 18  # boxes that `nms` takes in at once on its way down; keeps memory small, and trees in the cache
@@ -25,7 +25,7 @@ _ROUNDING = 1e-6  # of a box's side: so much less than it might be is a core shr
 if TYPE_CHECKING:
     _Held: TypeAlias = np.ndarray
 else:
-    _Held = Any  # made from lists too, which a check of types at run time must allow
+    _Held = Any  # made from lists too, or wrongly, which a check of types at run time must leave to ours
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class Boxes:
         scores: 0 to 1, (N,); None for true boxes.
 
     Raises:
-        ArgumentError: if the lengths disagree or the corners are not (N, 4).
+        ArgumentError: if the lengths disagree, the corners are not (N, 4), or anything is no number.
     """
 
     xyxy: _Held
@@ -46,17 +46,17 @@ class Boxes:
     scores: _Held | None = None
 
     def __post_init__(self) -> None:
-        xyxy = np.asarray(self.xyxy, dtype=np.float64)
-        object.__setattr__(self, "xyxy", xyxy.reshape(0, 4) if xyxy.size == 0 else xyxy)
-        object.__setattr__(self, "labels", np.asarray(self.labels, dtype=np.int64).reshape(-1))
-        if self.scores is not None:
-            object.__setattr__(self, "scores", np.asarray(self.scores, dtype=np.float64).reshape(-1))
+        object.__setattr__(self, "xyxy", _corners(self.xyxy))
+        try:
+            object.__setattr__(self, "labels", np.asarray(self.labels, dtype=np.int64).reshape(-1))
+            if self.scores is not None:
+                object.__setattr__(self, "scores", np.asarray(self.scores, dtype=np.float64).reshape(-1))
+        except (TypeError, ValueError) as error:
+            raise ArgumentError(f"labels must be numbers of classes and scores numbers; got others: {error}") from error
         self._check()
 
     def _check(self) -> None:
         n_scores = len(self.labels) if self.scores is None else len(self.scores)
-        if self.xyxy.ndim != 2 or self.xyxy.shape[1] != 4:  # noqa: PLR2004
-            raise ArgumentError(f"boxes must be an array (N, 4) of x1, y1, x2, y2; got shape {self.xyxy.shape}")
         if not len(self.xyxy) == len(self.labels) == n_scores:
             raise ArgumentError(
                 f"every box needs one label and one score; got {len(self.xyxy)} boxes, "
@@ -128,6 +128,22 @@ class Boxes:
         return order
 
 
+def _corners(xyxy: _Held) -> Float[np.ndarray, "N 4"]:
+    """Corners as float64; (0, 4) for nothing, whatever its shape.
+
+    Raises:
+        ArgumentError: if they are no numbers, or not four in each row.
+    """
+    try:
+        corners = np.asarray(xyxy, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"boxes must be an array (N, 4) of x1, y1, x2, y2; got something else: {error}") from error
+    corners = corners.reshape(0, 4) if corners.size == 0 else corners
+    if corners.ndim != 2 or corners.shape[1] != 4:  # noqa: PLR2004
+        raise ArgumentError(f"boxes must be an array (N, 4) of x1, y1, x2, y2; got shape {corners.shape}")
+    return corners
+
+
 def from_xywh(xywh: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, "N 4"]:
     """Corners of boxes given as upper-left corner, width and height; `to_xywh` undoes it."""
     xywh = np.asarray(xywh, float).reshape(-1, 4)
@@ -146,9 +162,13 @@ def area(xyxy: Float[np.ndarray, "*N 4"]) -> Float[np.ndarray, "*N"]:
     return areas
 
 
-def iou(a: Float[np.ndarray, "N 4"], b: Float[np.ndarray, "M 4"]) -> Float[np.ndarray, "N M"]:
-    """Intersection over union of every box of `a` with every box of `b`, 0 to 1; 0 for empty boxes."""
-    a, b = np.asarray(a, float).reshape(-1, 4), np.asarray(b, float).reshape(-1, 4)
+def iou(a: _Held, b: _Held) -> Float[np.ndarray, "N M"]:
+    """Intersection over union of every box of `a` (N, 4) with every box of `b` (M, 4), 0 to 1; 0 for empty boxes.
+
+    Raises:
+        ArgumentError: if one of them is not four corners in each row.
+    """
+    a, b = _corners(a), _corners(b)
     return iou_of_pairs(a[:, None], b[None, :])
 
 
@@ -199,7 +219,12 @@ def nms(boxes: Boxes, iou: float, *, by_class: bool = True) -> Int[np.ndarray, "
         boxes: detections with scores.
         iou: overlap above which the worse of two boxes goes, 0 to 1.
         by_class: only boxes with the same label compete.
+
+    Raises:
+        ArgumentError: if `iou` is not possible, or the boxes have no scores.
     """
+    if not (is_number(iou) and 0 <= iou <= 1):
+        raise ArgumentError(f"iou must lie between 0 and 1 (intersection over union); got {iou!r}")
     y1, y2 = boxes.xyxy[:, 1], boxes.xyxy[:, 3]
     down, start = np.argsort(y1, kind="stable"), 0
     kept, held = [np.zeros(0, int)], np.zeros(0, int)

@@ -3,6 +3,11 @@
 A message says what was expected, what came, and what to do, in one sentence.
 """
 
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+
 
 class GeodetectError(Exception):
     """The base of every error that geodetect raises on purpose."""
@@ -53,3 +58,13 @@ def missing(package: str, extra: str, purpose: str) -> MissingPackage:
         purpose: what wanted it, as the start of a sentence.
     """
     return MissingPackage(f"{purpose} needs {package}; install it with: pip install 'geodetect[{extra}]'")
+
+
+def is_number(value: object) -> bool:
+    """Whether a parameter is a finite number; a text that looks like one is none."""
+    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+
+
+def is_whole(value: object) -> bool:
+    """Whether a parameter is a whole number, of Python or numpy; 2.0 is none."""
+    return not isinstance(value, bool) and isinstance(value, Integral)

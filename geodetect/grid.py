@@ -18,7 +18,7 @@ from jaxtyping import Float
 from pyproj import CRS, Geod, Transformer
 from pyproj.exceptions import ProjError
 
-from geodetect.errors import ArgumentError, NotGeoreferenced
+from geodetect.errors import ArgumentError, NotGeoreferenced, is_number, is_whole
 
 _SAME_SIZE = 0.01  # pixel sizes that differ by less are one size: resampling would only blur
 _STEP_DEG = 1e-4  # to the north, 11 m: short enough for any projection to be straight
@@ -111,8 +111,8 @@ class Grid:
         """
         if pixel_size_m is None:
             return self
-        if not (pixel_size_m > 0 and math.isfinite(pixel_size_m)):
-            raise ArgumentError(f"pixel_size_m must be above 0 (metres on the ground); got {pixel_size_m}")
+        if not (is_number(pixel_size_m) and pixel_size_m > 0):
+            raise ArgumentError(f"pixel_size_m must be above 0 (metres on the ground); got {pixel_size_m!r}")
         ratios = [side / pixel_size_m for side in self.pixel_sides_m]
         if all(abs(ratio - 1) < _SAME_SIZE for ratio in ratios):
             return self
@@ -261,10 +261,11 @@ class Tiling(Sequence[Window]):
     overlap: int = 0
 
     def __post_init__(self) -> None:
-        if self.chip_size < 1 or self.overlap < 0:
+        whole = is_whole(self.chip_size) and is_whole(self.overlap)
+        if not whole or self.chip_size < 1 or self.overlap < 0:
             raise ArgumentError(
-                f"chip_size must be at least 1 and overlap at least 0 (pixels); "
-                f"got chip_size={self.chip_size}, overlap={self.overlap}"
+                f"chip_size must be at least 1 and overlap at least 0 (whole pixels); "
+                f"got chip_size={self.chip_size!r}, overlap={self.overlap!r}"
             )
         if self.overlap >= self.chip_size:
             raise ArgumentError(

@@ -191,3 +191,28 @@ def test_ranking_needs_scores(truth):
     assume(len(truth))
     with pytest.raises(ArgumentError, match="needs scores"):
         truth.ranked()
+
+
+@pytest.mark.parametrize(
+    "xyxy", [[["a", 0, 1, 1]], [[0, 0, 1], [1, 2, 3, 4]], np.zeros((2, 3)), np.zeros((4, 2)), "boxes"]
+)
+def test_what_is_not_four_corners_in_a_row_is_refused(xyxy):
+    with pytest.raises(ArgumentError, match=r"boxes must be an array \(N, 4\)"):
+        Boxes(xyxy, [0] * len(xyxy))
+    for pair in ((xyxy, np.zeros((1, 4))), (np.zeros((1, 4)), xyxy)):
+        with pytest.raises(ArgumentError, match=r"boxes must be an array \(N, 4\)"):
+            iou(*pair)
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores"), [(["a"], None), ([np.nan], None), ([0], ["high"]), ([[0], [1, 2]], None)]
+)
+def test_labels_and_scores_are_numbers(labels, scores):
+    with pytest.raises(ArgumentError, match="labels must be numbers of classes and scores numbers"):
+        Boxes([[0, 0, 1, 1]], labels, scores)
+
+
+@pytest.mark.parametrize("max_iou", [-0.1, 1.1, float("nan")])
+def test_an_overlap_that_is_none_is_refused(max_iou):
+    with pytest.raises(ArgumentError, match="iou must lie between 0 and 1"):
+        nms(Boxes([[0, 0, 1, 1]], [0], [0.5]), max_iou)

@@ -115,7 +115,7 @@ def test_a_size_within_a_hundredth_is_the_same_size() -> None:
     assert grid.resampled(0.30).shape == (50, 50)
 
 
-@pytest.mark.parametrize("size", [0, -1, math.inf, math.nan])
+@pytest.mark.parametrize("size", [0, -1, math.inf, math.nan, "0.3", True])
 def test_impossible_sizes_are_refused(size: float) -> None:
     with pytest.raises(ArgumentError, match="pixel_size_m must be above 0"):
         _at(32645, 0.15, 0, 0).resampled(size)
@@ -177,6 +177,9 @@ def test_an_overlap_without_a_stride_is_refused() -> None:
         Tiling((1000, 1000), 512, 512)
     with pytest.raises(ArgumentError, match="got chip_size=0, overlap=0"):
         Tiling((1000, 1000), 0)
+    for chip_size, overlap in ((128.0, 0), ("128", 0), (128, 1.5), (128, None)):
+        with pytest.raises(ArgumentError, match="whole pixels"):
+            Tiling((1000, 1000), chip_size, overlap)  # type: ignore[arg-type]
     with pytest.raises(IndexError):
         Tiling((10, 10), 5)[4]
 
