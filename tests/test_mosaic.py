@@ -194,17 +194,6 @@ def test_scale_and_offset_are_applied(tmp_path: Path) -> None:
         RasterReader(files)
 
 
-def test_the_wider_type_holds_all(tmp_path: Path) -> None:
-    narrow, wide = (np.full((1, 32, 32), 200, kind) for kind in ("uint8", "int16"))
-    files = [
-        write_raster(tmp_path / "narrow.tif", narrow, Grid((32, 32), UPRIGHT, UTM)),
-        write_raster(tmp_path / "wide.tif", -wide, Grid((32, 32), UPRIGHT @ Affine.translation(32, 0), UTM)),
-    ]
-    reader = RasterReader(files)
-    assert reader.dtype == np.int16
-    assert reader.read(Window(0, 0, 64, 32))[0][0, 0, [0, 40]].tolist() == [200, -200]
-
-
 def test_a_file_in_another_crs_lies_where_it_should(tmp_path: Path, upright: PaintedScene) -> None:
     with rasterio.open(upright.path) as dataset, rasterio.vrt.WarpedVRT(dataset, crs="EPSG:4326") as warped:
         place, pixels, mask = warped.transform, warped.read(), warped.dataset_mask()
@@ -238,6 +227,7 @@ def test_what_does_not_go_together_is_told(tmp_path: Path) -> None:
     first, rotated = file("first"), UPRIGHT @ Affine.rotation(10)
     for other, message in (
         (file("grey", 1), r"same number of bands; first\.tif has 3, grey\.tif has 1"),
+        (file("deep", dtype="uint16"), r"values of one type; first\.tif holds uint8, deep\.tif uint16"),
         (file("photo", where=Grid((32, 32))), r"photo\.tif has no transform of its own, so its place"),
         (file("plane", where=Grid((32, 32), UPRIGHT)), r"plane\.tif has no coordinate reference system, and first"),
         (file("turned", where=Grid((32, 32), rotated, UTM)), r"turned\.tif is rotated or south-up, .* \(gdalwarp\)"),

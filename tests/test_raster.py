@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp, Resampling
 
-from geodetect.errors import NotGeoreferenced, OutputError, RasterError
+from geodetect.errors import ArgumentError, NotGeoreferenced, OutputError, RasterError
 from geodetect.grid import Grid, Window
 from geodetect.raster import MaskedReader, RasterReader, write_chip
 from geodetect.raster.resampling import Axis, resample
@@ -68,6 +68,12 @@ def test_bands_come_in_the_order_asked_for(upright: PaintedScene, bands: tuple[i
 def test_bands_that_are_not_there_are_refused(upright: PaintedScene, bands: tuple[int, ...]) -> None:
     with pytest.raises(RasterError, match=r"upright\.tif has bands 1 to 3; got bands=\("):
         RasterReader(upright.path, bands=bands)
+
+
+@pytest.mark.parametrize("bands", [1, "12", ["a"], [1.5]])
+def test_bands_that_are_no_numbers_are_refused(upright: PaintedScene, bands: object) -> None:
+    with pytest.raises(ArgumentError, match="bands must be whole numbers, counted from 1"):
+        RasterReader(upright.path, bands=bands)  # type: ignore[arg-type]
 
 
 # Resampling
@@ -227,6 +233,28 @@ def test_a_few_half_transparent_pixels_leave_alpha_a_mask(tmp_path: Path) -> Non
     reader = RasterReader(_four_bands(tmp_path / "soft.tif", alpha))
     assert reader.n_bands == 3
     assert reader.read(Window(40, 5, 2, 1))[1].tolist() == [[False, True]]
+
+
+GRID = Grid((64, 64), UPRIGHT, UTM)
+
+
+def test_what_may_hold_invalid_pixels_is_known_before_any_is_read(tmp_path: Path, upright: PaintedScene) -> None:
+    assert RasterReader(upright.path).all_valid
+    assert not MaskedReader(RasterReader(upright.path), shapely.box(0, 0, 9, 9)).all_valid
+    for name, dtype, keywords in (("whole", "uint8", {}), ("nodata", "uint8", {"nodata": 0}), ("real", "float32", {})):
+        path = write_raster(tmp_path / f"{name}.tif", np.ones((1, 64, 64), dtype), GRID, **keywords)
+        assert RasterReader(path).all_valid == (name == "whole")
+    with rasterio.open(tmp_path / "whole.tif", "r+") as dataset:
+        dataset.write_mask(np.ones((64, 64), bool))
+    assert not RasterReader(tmp_path / "whole.tif").all_valid
+
+
+def test_a_crs_may_be_told_to_a_raster_that_names_none(tmp_path: Path, upright: PaintedScene) -> None:
+    path = write_raster(tmp_path / "plane.tif", np.ones((1, 64, 64), np.uint8), Grid((64, 64), UPRIGHT))
+    reader = RasterReader(path, crs=UTM, pixel_size_m=1.0)
+    assert (reader.grid.crs, reader.grid.shape, reader.own_shape) == (UTM, (32, 32), (64, 64))
+    assert pickle.loads(pickle.dumps(reader)).grid == reader.grid
+    assert RasterReader(upright.path, crs=UTM.from_epsg(4326)).grid.crs == UTM  # its own counts for more
 
 
 def test_only_pixels_in_the_area_are_seen(upright: PaintedScene) -> None:

@@ -106,6 +106,7 @@ class PictureReader:
             self.source_shape = reader.grid.shape
             self.grid = reader.grid.resampled(pixel_size_m)
             self.n_bands, self.bands, self.dtype = reader.n_bands, reader.bands, reader.dtype
+            self.all_valid = reader.all_valid
         if self.grid.transform is not None and self.grid.crs is None:
             self.grid = replace(self.grid, crs=crs)
 

@@ -4,7 +4,7 @@
 """
 
 from geodetect.raster.mosaic import Mosaic, scenes_of
-from geodetect.raster.opening import Rasters
+from geodetect.raster.opening import Rasters, files_of
 from geodetect.raster.reader import MaskedReader, RasterReader, Reader
 from geodetect.raster.writer import CHIP_FORMATS, check_chip_format, write_chip
 
@@ -16,6 +16,7 @@ __all__ = [
     "Rasters",
     "Reader",
     "check_chip_format",
+    "files_of",
     "scenes_of",
     "write_chip",
 ]

@@ -5,7 +5,7 @@ Shapes: C bands, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as FileWindow
 
-from geodetect.errors import RasterError
+from geodetect.errors import ArgumentError, RasterError, is_whole
 from geodetect.grid import Window
 from geodetect.raster.opening import block_bytes
 
@@ -85,14 +85,23 @@ class Layers:
             scaled=scaled,
         )
 
+    @property
+    def all_valid(self) -> bool:
+        """Whether nothing in the file can make a pixel invalid; known before any is read."""
+        clear = self.palette is not None and not self.palette[:, 3].all()
+        return self.alpha is None and not (self.mask or self.nodata or clear or self.stored.kind == "f")
+
     def chosen(self, bands: Sequence[int] | None, name: str) -> tuple[int, ...]:
         """The bands asked for; all data bands for None.
 
         Raises:
+            ArgumentError: if they are no whole numbers.
             RasterError: if the file has no such bands.
         """
         if bands is None:
             return self.data
+        if not isinstance(bands, Iterable) or not all(is_whole(band) for band in bands):
+            raise ArgumentError(f"bands must be whole numbers, counted from 1, such as (1, 2, 3); got bands={bands!r}")
         chosen = tuple(int(band) for band in bands)
         if not chosen or not all(1 <= band <= self.n_bands for band in chosen):
             raise RasterError(f"{name} has bands 1 to {self.n_bands}; got bands={chosen}")

@@ -163,7 +163,7 @@ def _same_layers(files: Sequence[File]) -> Sequence[File]:
     """The files with their alpha bands as masks, where they are; all have the same data bands then.
 
     Raises:
-        RasterError: if their numbers of bands differ, or how values are to be understood.
+        RasterError: if their numbers of bands or types differ, or how values are to be understood.
     """
     tagged = [file for file in files if file.tagged is not None]
     if tagged and _alpha_is_mask(files, tagged):
@@ -175,6 +175,11 @@ def _same_layers(files: Sequence[File]) -> Sequence[File]:
             raise RasterError(
                 f"the files of one scene must have the same number of bands; {first.name} has {first.n_bands}, "
                 f"{file.name} has {file.n_bands}: leave one of them out"
+            )
+        if file.layers.dtype != first.layers.dtype:
+            raise RasterError(
+                f"the files of one scene must hold values of one type; {first.name} holds {first.layers.dtype}, "
+                f"{file.name} {file.layers.dtype}: bring them to one type and range first (gdal_translate -ot -scale)"
             )
         if not _alike(file.layers.scaled, first.layers.scaled):
             raise RasterError(

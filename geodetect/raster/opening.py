@@ -66,12 +66,14 @@ def files_of(raster: Rasters) -> tuple[list[str], str]:
     """
     if isinstance(raster, str | Path):
         path = Path(raster)
+        if raster == "":
+            raise RasterError("a raster is expected as a path or URL; got an empty name")
         if path.is_dir():
             return _inside(path), path.name
         found = [] if path.exists() else sorted(glob(str(raster)))
         return found or [_present(raster)], path.name
     if not (isinstance(raster, Sequence) and raster and all(isinstance(file, str | Path) for file in raster)):
-        raise RasterError(f"a raster is expected as a path or URL, or several of them in a list; got {raster!r}")
+        raise RasterError(f"a raster is expected as a path or URL, or several of them in a list; got {raster!r:.80}")
     files = [file for each in raster for file in files_of(each)[0]]
     more = f" and {len(files) - 1} more" if len(files) > 1 else ""
     return files, f"{Path(files[0]).name}{more}"

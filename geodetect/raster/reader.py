@@ -16,6 +16,7 @@ import rasterio
 import shapely
 from affine import Affine
 from jaxtyping import Bool, Shaped
+from pyproj import CRS
 from rasterio.features import geometry_mask
 
 from geodetect.errors import RasterError
@@ -48,10 +49,14 @@ class Reader(Protocol):
     Attributes:
         grid: the pixels that can be read, and where they lie.
         n_bands: number of bands that `read` gives.
+        dtype: of the pixels that it gives.
+        all_valid: whether every pixel is valid for certain, so that none need be read to know it.
     """
 
     grid: Grid
     n_bands: int
+    dtype: np.dtype[Any]
+    all_valid: bool
 
     def read(self, window: Window) -> tuple[Shaped[np.ndarray, "C H W"], Bool[np.ndarray, "H W"]]:
         """The pixels of a window inside the grid, 0 where invalid, and which are valid."""
@@ -70,6 +75,7 @@ class RasterReader:
             one scene; or a `Mosaic`.
         bands: bands to read, counted from 1, in any order and any number of times; None for all that are data.
         pixel_size_m: side of the pixels that are read, in metres on the ground; None for the file's own.
+        crs: of a raster that has a transform and does not name its own.
 
     Raises:
         RasterError: if the raster is missing, cannot be read, or has no such bands, or files do not go together.
@@ -77,19 +83,26 @@ class RasterReader:
     """
 
     def __init__(
-        self, raster: Rasters | Mosaic, *, bands: Sequence[int] | None = None, pixel_size_m: float | None = None
+        self,
+        raster: Rasters | Mosaic,
+        *,
+        bands: Sequence[int] | None = None,
+        pixel_size_m: float | None = None,
+        crs: CRS | None = None,
     ) -> None:
         # Another reader opens from it without a look at all files of a mosaic again.
         self.source, self.name = (raster, raster.name) if isinstance(raster, Mosaic) else opened_as(raster)
         self.path = self.source.path if isinstance(self.source, Mosaic) else self.source
-        self._pixel_size_m = pixel_size_m
+        self._pixel_size_m, self._crs = pixel_size_m, crs
         self._handles = Handles(self.path, self.name)
         with understood(self.name, self.path), self._handles.dataset() as dataset:
             self._layers = Layers.of(dataset, self.name)
             own = self.source.grid if isinstance(self.source, Mosaic) else grid_of(dataset, self.name)
-        self.grid = own.resampled(pixel_size_m)
+        if own.transform is not None and own.crs is None:
+            own = replace(own, crs=crs)
+        self.own_shape, self.grid = own.shape, own.resampled(pixel_size_m)
         self.bands = self._layers.chosen(bands, self.name)
-        self.n_bands, self.dtype = len(self.bands), self._layers.dtype
+        self.n_bands, self.dtype, self.all_valid = len(self.bands), self._layers.dtype, self._layers.all_valid
         if self.grid is not own:
             self._handles = self._of_overview(own)
         with understood(self.name, self.path), self._handles.dataset() as dataset:
@@ -108,7 +121,7 @@ class RasterReader:
         return Handles(self.path, self.name, level)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopened, (self.source, self.bands, self._pixel_size_m)
+        return _reopened, (self.source, self.bands, self._pixel_size_m, self._crs)
 
     def __enter__(self) -> RasterReader:
         return self
@@ -200,8 +213,10 @@ def _decoded(
         return layers.read(dataset, window, bands)
 
 
-def _reopened(source: str | Mosaic, bands: tuple[int, ...], pixel_size_m: float | None) -> RasterReader:
-    return RasterReader(source, bands=bands, pixel_size_m=pixel_size_m)
+def _reopened(
+    source: str | Mosaic, bands: tuple[int, ...], pixel_size_m: float | None, crs: CRS | None
+) -> RasterReader:
+    return RasterReader(source, bands=bands, pixel_size_m=pixel_size_m, crs=crs)
 
 
 def _overview(factors: Sequence[int], own: Grid, wanted: Grid) -> int | None:
@@ -241,13 +256,15 @@ class MaskedReader:
         area: polygon or multipolygon in scene pixels of its grid.
     """
 
+    all_valid = False
+
     def __init__(self, reader: Reader, area: shapely.Geometry) -> None:
-        self._reader, self._area = reader, area
-        self.grid, self.n_bands = reader.grid, reader.n_bands
+        self._reader, self.area = reader, area
+        self.grid, self.n_bands, self.dtype = reader.grid, reader.n_bands, reader.dtype
 
     def read(self, window: Window) -> tuple[Shaped[np.ndarray, "C H W"], Bool[np.ndarray, "H W"]]:
         """The window's pixels; those whose centre lies outside the area are invalid."""
         pixels, valid = self._reader.read(window)
         frame = Affine.translation(window.x, window.y)
-        valid = valid & geometry_mask([self._area], out_shape=valid.shape, transform=frame, invert=True)
+        valid = valid & geometry_mask([self.area], out_shape=valid.shape, transform=frame, invert=True)
         return np.where(valid, pixels, pixels.dtype.type(0)), valid
