@@ -24,8 +24,10 @@ from geodetect import plots
 from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced
 from geodetect.grid import Grid, Window
 from geodetect.raster import RasterReader
-from geodetect.vector.labels import class_names, pixel_parts, read_area
+from geodetect.vector.classes import class_names
+from geodetect.vector.labels import read_area
 from geodetect.vector.opening import Features, open_features
+from geodetect.vector.placing import pixel_parts
 
 _LONGER_SIDE = 1_600  # pixels of the picture; more is not seen on a screen
 _SMALL_SHARE = 0.025  # of the longer side of the picture; an outline that is smaller is too small to judge

@@ -98,6 +98,17 @@ def test_a_raster_without_a_crs_is_refused_for_labels_with_one() -> None:
         read_labels(_frame(outlines(BOXES)), Grid(SHAPE, UPRIGHT, None, "plane.tif"))
 
 
+def test_a_raster_without_a_transform_is_told_that_it_has_none(tmp_path: Path) -> None:
+    with pytest.raises(
+        NotGeoreferenced, match=r"bare\.tif has no transform, so the frame .* \(gdal_edit\.py .* -a_ullr"
+    ):
+        read_labels(_frame(outlines(BOXES)), Grid(SHAPE, name="bare.tif"))
+    # Small numbers of pixels might be degrees, and GeoJSON says that they are.
+    write_features(gpd.GeoDataFrame(geometry=outlines(BOXES)), tmp_path / "pixels.geojson")
+    with pytest.raises(NotGeoreferenced, match=r"GeoJSON is in WGS 84 by its standard: .* a \.gpkg or a frame"):
+        read_labels(tmp_path / "pixels.geojson", Grid(SHAPE, name="bare.tif"))
+
+
 def test_without_any_crs_both_lie_in_one_plane() -> None:
     plane = Grid(SHAPE, UPRIGHT, None, "plane.tif")
     assert shapely.bounds(read_labels(_frame(outlines(BOXES), crs=None), plane).polygons).tolist() == BOXES
@@ -158,6 +169,29 @@ def test_features_without_a_class_are_left_out() -> None:
     assert labels.report == "1 labels of 1 class from the frame of labels; left out 2 without a class"
     with pytest.raises(LabelsError, match="3 without a class"):
         read_labels(frame, GRID, class_mapping={"a": None})
+
+
+def test_each_of_several_files_gives_its_own_classes(tmp_path: Path) -> None:
+    _frame(outlines(BOXES[:1]), label=["oak"]).to_file(tmp_path / "trees.gpkg", engine="pyogrio")
+    _frame(outlines(BOXES[1:]), kind=["van"]).to_file(tmp_path / "cars.gpkg", engine="pyogrio")
+    both = [tmp_path / "trees.gpkg", tmp_path / "cars.gpkg"]
+    assert read_labels(both, GRID).names.tolist() == ["oak", "cars"]
+    assert read_labels(both[::-1], GRID).names.tolist() == ["cars", "oak"]
+    with pytest.raises(LabelsError, match=r"trees\.gpkg has no column 'kind' for label_field; it has label"):
+        read_labels(both, GRID, label_field="kind")
+
+
+def test_a_mapping_gives_text_and_says_what_it_does_not_find() -> None:
+    frame = _frame(outlines(BOXES), label=["a", "b"])
+    labels = read_labels(frame, GRID, class_mapping={"a": 5, "c": "d", 7: None})
+    assert labels.names.tolist() == ["5", "b"]
+    assert labels.report.endswith("nothing is called c, 7, which class_mapping renames")
+    for wrong, told in (
+        (["a"], r"must be a dict \{value: name\}; got \['a'\]"),
+        ({"a": " "}, "give 'a' a name, or None to drop it"),
+    ):
+        with pytest.raises(ArgumentError, match=told):
+            read_labels(frame, GRID, class_mapping=wrong)  # type: ignore[arg-type]
 
 
 def test_a_missing_column_is_named_with_those_there_are() -> None:
@@ -225,13 +259,22 @@ def test_points_in_degrees_become_circles_on_the_ground() -> None:
     assert y2 - y1 == pytest.approx(20 / 1.114, rel=1e-3)
 
 
+def test_points_far_from_the_centre_are_circles_where_they_lie() -> None:
+    # A degree from west to east is 111.3 km times the cosine of the latitude, nearly: 200 km are 3.6 degrees at 60 N.
+    grid = Grid((700, 400), Affine(0.1, 0, 0, 0, -0.1, 70), CRS.from_epsg(4326))
+    frame = gpd.GeoDataFrame(geometry=[shapely.Point(20, 60), shapely.Point(20, 10)], crs=4326)
+    bounds = shapely.bounds(read_labels(frame, grid, point_radius_m=100_000).polygons)
+    assert bounds[:, 2] - bounds[:, 0] == pytest.approx([36, 18.2], rel=0.01)
+
+
 def test_points_need_a_radius() -> None:
     points = _frame([shapely.MultiPoint([(10, 10), (20, 20)])])
     with pytest.raises(LabelsError, match="holds points; give point_radius_m"):
         read_labels(points, GRID)
     assert len(read_labels(points, GRID, point_radius_m=1).polygons) == 2
-    with pytest.raises(ArgumentError, match="point_radius_m must be above 0"):
-        read_labels(points, GRID, point_radius_m=0)
+    for radius in (0, "3", float("nan")):
+        with pytest.raises(ArgumentError, match="point_radius_m must be above 0"):
+            read_labels(points, GRID, point_radius_m=radius)  # type: ignore[arg-type]
 
 
 def test_points_and_polygons_keep_their_order() -> None:
@@ -262,6 +305,8 @@ def test_what_is_no_vector_file_is_refused(tmp_path: Path) -> None:
             open_features(path)
     with pytest.raises(LabelsError, match="got int"):
         open_features(3)  # type: ignore[arg-type]
+    with pytest.raises(LabelsError, match="got an empty name"):
+        open_features("")
 
 
 def test_a_table_without_geometry_is_refused(tmp_path: Path) -> None:
@@ -300,8 +345,8 @@ def test_several_files_are_read_together(tmp_path: Path) -> None:
     for source in (files, [str(file) for file in files], tmp_path, str(tmp_path / "*th.g*")):
         labels = read_labels(source, GRID)
         assert np.allclose(shapely.bounds(labels.polygons), BOXES, atol=1e-2)
-        assert labels.names.tolist() == ["object"] * 2
-    assert read_labels(files, GRID).report == "2 labels of 1 class from north.gpkg and 1 more"
+        assert labels.names.tolist() == ["north", "south"]
+    assert read_labels(files, GRID).report == "2 labels of 2 classes from north.gpkg and 1 more"
     with pytest.warns(UserWarning, match="'crs' was not provided"):
         _frame(outlines([BOXES[0]]), crs=None).to_file(tmp_path / "nowhere.fgb", engine="pyogrio")
     with pytest.raises(LabelsError, match=r"north\.gpkg and nowhere\.fgb are to be read together, and only one"):
@@ -318,8 +363,27 @@ def test_labels_on_several_rasters_are_counted_once() -> None:
     assert [each.names.tolist() for each in (here, there, empty)] == [["a", "a"], ["b"], []]
     assert shapely.bounds(there.polygons).round(6).tolist() == [[10, 20, 20, 30]]
     assert here.report == "3 labels of 2 classes from the frame of labels; left out 1 outside the raster"
+    assert [each.numbers.tolist() for each in (here, there, empty)] == [[0, 1], [2], []]
     with pytest.raises(LabelsError, match=r"does not meet nowhere\.tif"):
-        read_labels_on(frame, [nowhere, nowhere])
+        read_labels_on(frame, [nowhere])
+    near, nowhere = (
+        frame.iloc[2:3],
+        [Grid(SHAPE, UPRIGHT @ Affine.translation(x, 0), UTM, f"{x}.tif") for x in (0, 3000)],
+    )
+    with pytest.raises(LabelsError, match=r"does not meet 0\.tif.*; it is the nearest of 2 rasters"):
+        read_labels_on(near, nowhere)
+
+
+def test_a_raster_whose_crs_does_not_reach_the_labels_just_holds_none() -> None:
+    globe = CRS.from_proj4("+proj=ortho +lat_0=-40 +lon_0=-100")  # the half of the earth that is seen from there
+    other = Grid(SHAPE, Affine(0.5, 0, 0, 0, -0.5, 0), globe, "other.tif")
+    frame = _frame(outlines(BOXES)).to_crs(4326)
+    for rasters in ([GRID, other], [other, GRID]):
+        met = read_labels_on(frame, rasters)
+        assert [len(each.polygons) for each in met] == [2 * (grid is GRID) for grid in rasters]
+        assert met[0].report == "2 labels of 1 class from the frame of labels"
+    with pytest.raises(LabelsError, match=r"has coordinates in the CRS of other\.tif; is EPSG:4326 really its own"):
+        read_labels_on(frame, [other])
 
 
 # Areas

@@ -80,7 +80,7 @@ def _encodings() -> list[str]:
 
 UNPLACED = {
     "05_worldfile_no_crs.png": "05_worldfile_no_crs.png has no coordinate reference system, so buildings_4326.geojson",
-    "17_no_georeference.tif": "17_no_georeference.tif has no coordinate reference system, so buildings_4326.geojson",
+    "17_no_georeference.tif": "17_no_georeference.tif has no transform, so buildings_4326.geojson",
     "18_transform_but_no_crs.tif": "18_transform_but_no_crs.tif has no coordinate reference system, so buildings_4326",
 }
 
@@ -124,7 +124,9 @@ def test_an_encoding_without_a_place_says_so(real_data: Path, name: str) -> None
 
 def test_trees_of_31_tiles_open_with_one_call(real_data: Path) -> None:
     folder = real_data / "train/trees_naip_points"
-    data = gd.prepare_data(folder / "images", folder / "json", point_radius_m=3, negatives=1)
+    one_class = {path.stem: "tree" for path in (folder / "json").iterdir()}  # each file has a class of its own else
+    data = gd.prepare_data(folder / "images", folder / "json", class_mapping=one_class, point_radius_m=3, negatives=1)
+    assert data.classes == ["tree"]
     assert data.chip_size == 256
     assert data.bands == (1, 2, 3, 4)
     assert data.describe().loc["all", "objects"] > 1850

@@ -15,8 +15,9 @@ from pyproj.exceptions import ProjError
 
 from geodetect.boxes import area
 from geodetect.errors import LabelsError, NotGeoreferenced
-from geodetect.vector.labels import class_names, no_degrees
+from geodetect.vector.classes import class_names
 from geodetect.vector.opening import Features, open_features
+from geodetect.vector.placing import no_degrees
 
 ALL = "all"  # the row of all classes together
 _ONE_CLASS = "object"  # the name of a row where classes do not count and there is not just one

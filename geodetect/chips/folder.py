@@ -21,7 +21,7 @@ from geodetect.chips.sources import Cutting, Source, used_classes
 from geodetect.errors import LabelsError, RasterError
 from geodetect.grid import Window
 from geodetect.raster import RasterReader
-from geodetect.vector.labels import as_text
+from geodetect.vector.classes import as_text
 
 
 def from_folder(

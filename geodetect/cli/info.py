@@ -142,7 +142,7 @@ def _place(grid: Grid) -> dict[str, str]:
 
 
 def _vector(file: str, label_field: str | None) -> dict[str, Any]:
-    from geodetect.vector.labels import class_names
+    from geodetect.vector.classes import class_names
     from geodetect.vector.opening import open_features
 
     features = open_features(file)

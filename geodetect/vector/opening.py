@@ -39,12 +39,14 @@ class Features:
         name: what messages call them.
         stem: the file's name without its suffix; None for a frame.
         note: what of the file was not read; empty when all was.
+        files: where several files were read together, each of them, in the order of the frame's rows.
     """
 
     frame: GeoDataFrame
     name: str
     stem: str | None = None
     note: str = ""
+    files: tuple[Features, ...] = ()
 
 
 Vectors: TypeAlias = str | Path | GeoDataFrame | Sequence[str | Path]
@@ -63,21 +65,27 @@ def open_features(source: Vectors, what: str = "labels") -> Features:
     """
     if isinstance(source, GeoDataFrame):
         return _checked(source, f"the frame of {what}")
-    files = _files_of(source, what)
+    files = files_of(source, what)
     if len(files) == 1:
         return _opened(files[0])
     more = f"{Path(files[0]).name} and {len(files) - 1} more"
     return _together([_opened(file) for file in files], Path(source).name if isinstance(source, str | Path) else more)
 
 
-def _files_of(source: str | Path | Sequence[str | Path], what: str) -> list[str]:
+def files_of(source: str | Path | Sequence[str | Path], what: str = "labels") -> list[str]:
     """The files named, those of a folder, or those that a pattern fits.
+
+    Args:
+        source: a vector file, a folder, a pattern, or several files.
+        what: what messages call them.
 
     Raises:
         LabelsError: if there are none.
     """
     if isinstance(source, str | Path):
         path = Path(source)
+        if source == "":
+            raise LabelsError(f"{what} are expected as a vector file; got an empty name")
         # A folder may be a file geodatabase, or anything else that GDAL takes for one source.
         inside = path.iterdir() if path.is_dir() and not path.suffix else []
         found = sorted(str(file) for file in inside if file.suffix.lower() in _VECTOR)
@@ -123,7 +131,7 @@ def _together(features: list[Features], name: str) -> Features:
     moved = [each.frame if crs is None else each.frame.to_crs(crs) for each in features]
     frames = [GeoDataFrame(frame.drop(columns=frame.geometry.name), geometry=frame.geometry.array) for frame in moved]
     notes = dict.fromkeys(each.note for each in features if each.note)
-    return Features(pd.concat(frames, ignore_index=True), name, None, "; ".join(notes))
+    return Features(pd.concat(frames, ignore_index=True), name, None, "; ".join(notes), tuple(features))
 
 
 def _checked(frame: GeoDataFrame, name: str, stem: str | None = None, note: str = "") -> Features:
