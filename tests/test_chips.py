@@ -13,20 +13,24 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import shapely
+from affine import Affine
 from hypothesis import given
+from hypothesis import strategies as st
 
 import geodetect as gd
-from geodetect.chips.cut import MIN_SIDE, cut, windows_within
+from geodetect.chips.chip import Chips
+from geodetect.chips.cut import MIN_SIDE, Cutting, Fate, cut, in_no_chip, plan_chips, windows_within, with_negatives
 from geodetect.chips.folder import PictureReader
 from geodetect.chips.formats import FORMATS
 from geodetect.chips.loaders import loaders
-from geodetect.errors import ArgumentError, GeodetectError, LabelsError, OutputError
+from geodetect.errors import ArgumentError, GeodetectError, LabelsError, OutputError, RasterError
 from geodetect.grid import Grid, Tiling, Window
 from tests.fakes import (
     CLASSES,
     ROTATED,
     SHAPE,
     TRUTH,
+    UPRIGHT,
     UTM,
     FakeReader,
     PaintedScene,
@@ -36,7 +40,11 @@ from tests.fakes import (
 )
 from tests.strategies import boxes, tilings
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # fastai, on import
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated"),  # fastai, on import
+    # A square of the painted scene lies on the corner of four windows of 64 px, a quarter in each.
+    pytest.mark.filterwarnings("ignore:9 labels .* in no chip. 1 under 2 px or visible by less than 30%"),
+]
 
 
 def _labels(scene: PaintedScene, crs: str = "EPSG:4326") -> gpd.GeoDataFrame:
@@ -91,12 +99,74 @@ def test_windows_within_an_area_start_at_its_corner() -> None:
     assert {window.xyxy for window in found} == {(x, y, x + 32, y + 32) for x in (16, 48) for y in (40, 72)}
 
 
+def test_at_the_edge_of_an_area_too_the_share_is_of_the_whole_label() -> None:
+    # 40 x 40 px from (100, 10) on, of which the area holds 10 columns: 0.25 of it, and all of what is left of it.
+    label, area = outlines([(100, 10, 140, 50)]), shapely.box(0, 0, 110, 128)
+    for min_visible, found in ((0.3, []), (0.25, [[100, 10, 110, 50]])):
+        (part,) = cut(label, np.array([0]), [Window(0, 0, 128, 128)], min_visible=min_visible, area=area)
+        assert part.xyxy.tolist() == found
+
+
+def _half_dark() -> FakeReader:
+    """A scene of 128 px that holds data left of x = 64."""
+    return FakeReader(np.ones((1, 128, 128), np.uint8), valid=np.broadcast_to(np.arange(128) < 64, (128, 128)))
+
+
+def test_a_box_needs_half_of_its_pixels_not_its_centre() -> None:
+    # 10 px wide, of which 5 hold data, then 4; one with a hole in the middle; one in the dark; one that is cut away.
+    labels = outlines([(59, 10, 69, 20), (60, 30, 70, 40), (20, 20, 31, 31), (90, 90, 99, 99), (9, 60, 10, 70)])
+    reader = _half_dark()
+    reader._valid = reader._valid.copy()
+    reader._valid[25, 25] = False
+    plans, fates = plan_chips(reader, labels, np.array([3, 4, 5, 6, 7]), Cutting(), side=128)
+    assert [plan.boxes.labels.tolist() for plan in plans] == [[3, 5]]
+    assert fates.tolist() == [Fate.KEPT, Fate.BLANK, Fate.KEPT, Fate.BLANK, Fate.CUT]
+    assert in_no_chip(fates, Cutting()) == (
+        "in no chip: 1 under 2 px or visible by less than 30% in every chip, 2 mostly where the raster holds no data"
+    )
+
+
+@given(boxes(max_size=12, scored=False), st.integers(0, 63))
+def test_what_is_planned_is_what_is_read(labels: gd.Boxes, x: int) -> None:
+    real = labels[(labels.sizes > 0).all(axis=1)]
+    reader = FakeReader(np.ones((1, 128, 128), np.uint8), valid=np.broadcast_to(np.arange(128) >= x, (128, 128)))
+    plans, fates = plan_chips(reader, outlines(real.xyxy), real.labels, Cutting(min_visible=0), side=64)
+    read = [chip.boxes.xyxy.tolist() for chip in Chips(plans)]
+    assert read == [plan.boxes.xyxy.tolist() for plan in plans]
+    assert sum(map(len, read)) >= (fates == Fate.KEPT).sum()
+    for plan in plans:
+        _, valid = reader.read(plan.window)
+        for x1, y1, x2, y2 in plan.boxes.xyxy.round().astype(int):
+            assert valid[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)].mean() >= 0.5
+
+
+def test_a_raster_without_holes_is_not_read_to_plan_it() -> None:
+    reader = FakeReader(np.ones((1, 128, 128), np.uint8), broken=(100, 100))
+    plans, _ = plan_chips(reader, outlines([(90, 90, 110, 110)]), np.array([0]), Cutting(), side=64)
+    assert len(with_negatives(plans, Cutting(negatives=3))) == 4
+
+
+def test_chips_without_an_object_are_drawn_once_from_all_scenes() -> None:
+    # Ten scenes of four windows, one with an object: 0.3 of them are three more, though no scene has a whole one.
+    plans = []
+    for _ in range(10):
+        reader = FakeReader(np.ones((1, 64, 64), np.uint8))
+        plans += plan_chips(reader, outlines([(4, 4, 20, 20)]), np.array([0]), Cutting(), side=32)[0]
+    for negatives, n_chips in ((0, 10), (0.3, 13), (1, 20), (100, 40)):
+        kept = with_negatives(plans, Cutting(negatives=negatives))
+        assert len(kept) == n_chips
+        assert [plan for plan in plans if plan in kept] == kept
+    dark = plan_chips(_half_dark(), outlines([(4, 4, 20, 20)]), np.array([0]), Cutting(), side=64)[0]
+    assert [plan.window.x for plan in with_negatives(dark, Cutting(negatives=9))] == [0, 0]  # none where no data are
+
+
 # prepare_data
 
 
 def test_a_raster_with_labels_in_degrees(upright: PaintedScene) -> None:
     data = gd.prepare_data(upright.path, labels=_labels(upright), chip_size=64)
     assert data.classes == sorted(CLASSES)
+    assert {type(name) for name in data.classes} == {str}
     assert data.pixel_size_m == pytest.approx(0.5)
     assert data.bands == (1, 2, 3)
     assert data.chip_size == 64
@@ -171,6 +241,20 @@ def test_a_picture_of_the_batch(upright: PaintedScene) -> None:
         ({"chip_size": 1024}, 'split="random"'),
         ({"bands": (1, 9)}, "9"),
         ({"label_field": "kind"}, "kind"),
+        ({"chip_size": 64.0}, "whole pixels"),
+        ({"chip_size": "64"}, "whole pixels"),
+        ({"overlap": 1.5}, "whole pixels"),
+        ({"pixel_size_m": "0.3"}, "pixel_size_m must be above 0"),
+        ({"min_visible": "a"}, "min_visible must lie between 0 and 1; got 'a'"),
+        ({"negatives": float("inf")}, "negatives must be a number of at least 0; got inf"),
+        ({"negatives": -1}, "negatives must be a number of at least 0; got -1"),
+        ({"seed": -1}, "seed must be a whole number of at least 0; got -1"),
+        ({"val_split_pct": "a"}, "val_split_pct must lie between 0 and 1"),
+        ({"batch_size": "8"}, "batch_size must be at least 1"),
+        ({"batch_size": 2.5}, "batch_size must be at least 1"),
+        ({"num_workers": -3}, "num_workers must be at least 0"),
+        ({"class_mapping": ["a"]}, "class_mapping must be a dict"),
+        ({"dataset_type": "coco"}, "dataset_type cannot be applied to a raster with labels"),
     ],
 )
 def test_bad_parameters_are_refused(upright: PaintedScene, change: dict[str, object], told: str) -> None:
@@ -187,6 +271,81 @@ def test_a_folder_that_is_a_file_or_not_there(upright: PaintedScene, tmp_path: P
         gd.prepare_data([upright.path, upright.path])  # type: ignore[arg-type]
     with pytest.raises(LabelsError, match="; it is empty"):
         gd.prepare_data(tmp_path)
+    for nothing in (None, ""):
+        with pytest.raises(LabelsError, match="source must be one folder of labelled chips; got"):
+            gd.prepare_data(nothing)  # type: ignore[arg-type]
+    with pytest.raises(RasterError, match="got an empty name"):
+        gd.prepare_data("", labels=upright.truth)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"aoi": "absent.gpkg", "point_radius_m": 3}, "aoi and point_radius_m cannot be applied to a folder"),
+        ({"label_field": "kind"}, "label_field cannot be applied to a folder of labelled chips, only to labels="),
+        ({"min_visible": 5}, "min_visible must lie between 0 and 1; got 5"),
+        ({"negatives": -1}, "negatives must be"),
+        ({"overlap": 500}, "overlap must be smaller than chip_size"),
+        ({"dataset_type": ["coco"]}, "dataset_type must be one of"),
+    ],
+)
+def test_parameters_that_mean_nothing_for_a_folder(tmp_path: Path, change: dict[str, object], told: str) -> None:
+    with pytest.raises(GeodetectError, match=told):
+        gd.prepare_data(_unbalanced(tmp_path), **change)  # type: ignore[arg-type]
+
+
+def test_what_no_chip_holds_is_told(upright: PaintedScene) -> None:
+    data = gd.prepare_data(upright.path, labels=_labels(upright), chip_size=64, negatives=0)
+    # One of nine squares lies on the corner of four windows, a quarter in each.
+    assert data.report.endswith("in no chip: 1 under 2 px or visible by less than 30% in every chip")
+    data = gd.prepare_data(upright.path, labels=_labels(upright), chip_size=64, aoi=_west(upright))
+    assert data.report.endswith("in no chip: 5 outside the aoi")  # the other windows that it has cut that one less
+    bare = gd.prepare_data(upright.path, labels=_labels(upright).iloc[:1], chip_size=40, negatives=9)
+    assert "no chip to validate on holds a box" in bare.report
+
+
+def _west(scene: PaintedScene) -> shapely.Geometry:
+    return shapely.box(*scene.grid.to_map(np.array([[0.0, 0.0], [90.0, 160.0]])).ravel())
+
+
+def test_scenes_that_differ_in_kind_are_refused_and_in_pixel_size_told(upright: PaintedScene, tmp_path: Path) -> None:
+    def other(name: str, dtype: str, size: float) -> Path:
+        place = UPRIGHT @ Affine.translation(5000, 0) @ Affine.scale(size)
+        return write_raster(tmp_path / name, painted().astype(dtype), Grid(SHAPE, place, UTM))
+
+    deep, coarse = other("deep.tif", "float32", 1), other("coarse.tif", "uint16", 2)
+    with pytest.raises(RasterError, match=r"3 of uint16 in upright\.tif, 3 of float32 in deep\.tif"):
+        gd.prepare_data([upright.path, deep], labels=_labels(upright), chip_size=64)
+    both = [upright.path, coarse]
+    data = gd.prepare_data(both, labels=_labels(upright), chip_size=64)
+    assert "pixels of 0.5 to 1 m together, as pixel_size_m is not given" in data.report
+    assert "together" not in gd.prepare_data(both, labels=_labels(upright), chip_size=64, pixel_size_m=0.5).report
+
+
+@pytest.mark.parametrize("metadata_format", FORMATS)
+@pytest.mark.parametrize("chip_format", ["tif", "png"])
+def test_where_no_data_are_all_count_alike(
+    upright: PaintedScene, tmp_path: Path, metadata_format: str, chip_format: str
+) -> None:
+    pixels = painted()
+    pixels[:, :, 105:] = 0  # one square is seen by 5 of its 16 px, and four lie beyond
+    dark = write_raster(tmp_path / "dark.tif", pixels, upright.grid, nodata=0)
+    ours = gd.prepare_data(dark, labels=_labels(upright), chip_size=80, negatives=0, split="random")
+    assert "in no chip: 5 mostly where the raster holds no data" in ours.report
+    assert ours.describe().loc["all", "objects"] == 4 == sum(len(chip.boxes) for chip in [*ours.train, *ours.valid])
+    with pytest.warns(UserWarning, match="9 labels .* in no chip: 5 mostly where the raster holds no data"):
+        out = gd.export_training_data(
+            dark,
+            _labels(upright),
+            tmp_path / "chips",
+            chip_size=80,
+            metadata_format=metadata_format,
+            chip_format=chip_format,
+            progress=False,
+        )
+    read = gd.prepare_data(out, split="random")
+    assert _content(read, pixels=False) == _content(ours, pixels=False)
+    assert read.describe().loc["all", "objects"] == 4
 
 
 # export_training_data and COCO
@@ -216,6 +375,7 @@ def test_a_folder_that_we_wrote_gives_the_same_chips(scene: PaintedScene, tmp_pa
         tmp_path / "chips",
         metadata_format=metadata_format,
         chip_size=64,
+        overlap=None,
         negatives=1,
         progress=False,
     )
@@ -377,7 +537,7 @@ def test_coco_that_is_not_complete(tmp_path: Path) -> None:
         gd.prepare_data(tmp_path)
 
 
-@pytest.mark.parametrize("keyword", [{"metadata_format": "csv"}, {"chip_format": "gif"}])
+@pytest.mark.parametrize("keyword", [{"metadata_format": "csv"}, {"chip_format": "gif"}, {"metadata_format": ["voc"]}])
 def test_formats_that_are_not_written_are_refused(
     upright: PaintedScene, tmp_path: Path, keyword: dict[str, str]
 ) -> None:
@@ -435,10 +595,22 @@ def test_the_loader_draws_by_weight(tmp_path: Path) -> None:
     assert list(made.valid.get_idxs()) == list(range(10))
 
 
-def test_a_second_folder_of_other_bands_or_classes(upright: PaintedScene, tmp_path: Path) -> None:
+def test_a_second_folder_has_to_be_of_one_kind_with_the_first(upright: PaintedScene, tmp_path: Path) -> None:
+    cars, bright = tmp_path / "cars", tmp_path / "bright"
+    cars.mkdir()
+    bright.mkdir()
     out = gd.export_training_data(upright.path, _labels(upright), tmp_path / "a", chip_size=64, progress=False)
-    (tmp_path / "b").mkdir()
-    with pytest.raises(ArgumentError, match="the 3 bands of those to train on; got 1"):
-        gd.prepare_data(out, valid_path=_unbalanced(tmp_path / "b"))
-    data = gd.prepare_data(out, bands=(1,), valid_path=tmp_path / "b")
-    assert "boxes of car, ship are not in the chips to train on" in data.report
+    with pytest.raises(ArgumentError, match="the 3 bands of those to train on, of uint16; got 1 of uint8"):
+        gd.prepare_data(out, valid_path=_unbalanced(cars))
+    with pytest.raises(ArgumentError, match="the 1 bands of those to train on, of uint16; got 1 of uint8"):
+        gd.prepare_data(out, bands=(1,), valid_path=cars)
+    write_raster(bright / "1.tif", np.full((1, 32, 32), 9, np.uint8))
+    (bright / "1.txt").write_text("0 0.5 0.5 0.5 0.5\n1 0.5 0.5 0.5 0.5\n")
+    (bright / "classes.txt").write_text("ship\nmast\n")
+    assert "boxes of mast are not in the chips to train on" in gd.prepare_data(cars, valid_path=bright).report
+    with pytest.raises(LabelsError, match="a class in common with the chips to train on, car; got mast"):
+        gd.prepare_data(cars, class_mapping={"ship": None}, valid_path=bright)
+    with pytest.raises(LabelsError, match=r"^valid_path must be one folder of labelled chips; got 5"):
+        gd.prepare_data(cars, valid_path=5)  # type: ignore[arg-type]
+    with pytest.raises(LabelsError, match=r"^valid_path must be .* got .*gone, which is not there"):
+        gd.prepare_data(cars, valid_path=tmp_path / "gone")

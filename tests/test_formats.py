@@ -410,6 +410,9 @@ def test_pictures_lie_where_world_files_and_the_stats_say(tmp_path: Path) -> Non
     assert [grid.bounds[0] for grid in grids] == [353_000, 353_032]
     assert data.pixel_size_m == pytest.approx(0.5)
     assert "boxes under 2 px: 1" in data.report
+    coarse = gd.prepare_data(root, pixel_size_m=1.0)
+    assert coarse.pixel_size_m == pytest.approx(1.0)
+    assert {chip.pixels.shape for chip in coarse.train} == {(3, 32, 32)}
 
 
 # Folders as sources of data
@@ -432,6 +435,7 @@ def _with_a_box(root: Path, box: str) -> Path:
         ((30, 10, 20, 20), "boxes without an area: 1"),
         (("nan", 10, 20, 20), "boxes without an area: 1"),
         ((20, 10, 21.9, 20), "boxes under 2 px: 1"),
+        ((20, 10, 21.98, 20), "boxes under 2 px: 1"),
     ],
 )
 def test_boxes_of_no_use_are_counted(tmp_path: Path, corners: tuple[float, ...], told: str) -> None:
@@ -458,6 +462,49 @@ def test_nothing_is_written_beside_the_pictures(tmp_path: Path) -> None:
     data = gd.prepare_data(root, split="random")
     data.show_batch(1)
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+
+
+@pytest.mark.parametrize("kind", ["esri", "coco", "yolo"])
+def test_classes_are_renamed_by_name_or_by_the_number_of_the_format(tmp_path: Path, kind: str) -> None:
+    boxes, names = np.array([[4.0, 8, 20, 30], [30, 30, 40, 40]]), np.array(["palm", "pool"], dtype=object)
+    pictures = [Picture(Path(f"{name}.tif"), boxes, names, (SIDE, SIDE)) for name in "ab"]
+    for each in pictures:
+        picture(tmp_path / IMAGES / each.path)
+    for name, content in FORMATS[kind].files(Folder(pictures, ["palm", "pool"], n_bands=3)):
+        text(tmp_path / name, content)
+    first = 0 if kind == "yolo" else 1  # YOLO counts from 0, what we write of the others from 1
+    for old in (first, str(first), float(first), "palm"):
+        assert gd.prepare_data(tmp_path, class_mapping={old: "tree"}).classes == ["tree", "pool"]
+    data = gd.prepare_data(tmp_path, class_mapping={first: None, "pool": "water", "car": "van", 77: "x"})
+    assert data.classes == ["water"]
+    assert "boxes of classes that class_mapping drops: 2" in data.report
+    assert "nothing is called car, 77, which class_mapping renames" in data.report
+    # A name counts for more than another class' number.
+    assert gd.prepare_data(tmp_path, class_mapping={first: "x", "palm": "y"}).classes == ["y", "pool"]
+
+
+def test_a_class_has_to_have_a_name(tmp_path: Path) -> None:
+    for name in "ab":
+        picture(tmp_path / f"{name}.png")
+        text(tmp_path / f"{name}.txt", "0 0.5 0.5 0.5 0.5\n")
+    text(tmp_path / "data.yaml", "names: ['']\n")
+    with pytest.raises(LabelsError, match="a class of the folder has an empty name; give it one with class_mapping"):
+        gd.prepare_data(tmp_path)
+    assert gd.prepare_data(tmp_path, class_mapping={0: "roof"}).classes == ["roof"]
+
+
+def test_pictures_without_an_object_count_as_negatives_and_large_ones_are_cut(tmp_path: Path) -> None:
+    for name in "abcdef":
+        picture(tmp_path / f"{name}.png")
+    picture(tmp_path / "large.png", side=3 * SIDE)
+    for name in "ab":
+        text(tmp_path / f"{name}.txt", "0 0.5 0.5 0.5 0.5\n")
+    # Four small pictures and nine windows of the large one hold nothing.
+    for negatives, n_bare in ((0, 0), (1, 2), (2.5, 5), (100, 13)):
+        data = gd.prepare_data(tmp_path, negatives=negatives, chip_size=SIDE, split="random")
+        assert len(data.plans) == 2 + n_bare
+        left_out = f"chips without an object beyond negatives={negatives}, left out: {13 - n_bare}"
+        assert (left_out in data.report) == (n_bare < 13)
 
 
 def test_numbers_rename_classes_too(tmp_path: Path) -> None:

@@ -41,13 +41,15 @@ class ChipPlan:
         """Where the chip's pixels lie."""
         return self.reader.grid.window(self.window)
 
+    @property
+    def holds_data(self) -> bool:
+        """Whether any pixel is valid; read only where that is not certain anyway."""
+        return self.reader.all_valid or bool(self.reader.read(self.window)[1].any())
+
     def read(self) -> Chip:
-        """The chip, without the boxes whose centre lies on a pixel that holds no data."""
-        pixels, valid = self.reader.read(self.window)
-        x, y = np.floor(self.boxes.centres).astype(int).T
-        height, width = valid.shape
-        seen = valid[np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)]
-        return Chip(pixels, self.boxes[seen], self.grid)
+        """The chip, with all its boxes."""
+        pixels, _ = self.reader.read(self.window)
+        return Chip(pixels, self.boxes, self.grid)
 
 
 class Chips(Sequence[Chip]):

@@ -6,6 +6,8 @@ Shapes: N labels, W windows, P pairs of a label and a window that it meets.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
 from itertools import pairwise
 
 import numpy as np
@@ -13,11 +15,57 @@ import shapely
 
 from geodetect.boxes import Boxes
 from geodetect.chips.chip import ChipPlan
-from geodetect.errors import ArgumentError
+from geodetect.errors import ArgumentError, is_number, is_whole
 from geodetect.grid import Tiling, Window
 from geodetect.raster import MaskedReader, Reader
 
 MIN_SIDE = 2.0  # px; what is narrower after cutting is a sliver that nothing can be learnt from
+_MIN_VALID = 0.5  # of a box; of an object that lies mostly where the raster holds no data nothing can be learnt either
+_LARGEST_WHOLE = 1024  # px; pictures up to this size are chips as they are
+_USUAL_CHIP = 512
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """How rasters become chips; the names are those of `prepare_data`.
+
+    Raises:
+        ArgumentError: if a value is not possible.
+    """
+
+    chip_size: int | None = None
+    overlap: int = 0
+    pixel_size_m: float | None = None
+    bands: Sequence[int] | None = None
+    min_visible: float = 0.3
+    negatives: float = 1.0
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        if self.chip_size is not None:
+            Tiling((1, 1), self.chip_size, self.overlap)
+        if not (is_number(self.min_visible) and 0 <= self.min_visible <= 1):
+            raise ArgumentError(f"min_visible must lie between 0 and 1; got {self.min_visible!r}")
+        if not (is_number(self.negatives) and self.negatives >= 0):
+            raise ArgumentError(f"negatives must be a number of at least 0; got {self.negatives!r}")
+        if not (is_whole(self.seed) and self.seed >= 0):
+            raise ArgumentError(f"seed must be a whole number of at least 0; got {self.seed!r}")
+
+    def side(self, shapes: Sequence[tuple[int, int]]) -> int:
+        """The chip size asked for, else the pictures' own when they are alike and small, else 512."""
+        if self.chip_size is not None:
+            return self.chip_size
+        largest = max(max(shape) for shape in shapes)
+        return largest if len(set(shapes)) == 1 and largest <= _LARGEST_WHOLE else _USUAL_CHIP
+
+
+class Fate(IntEnum):
+    """What became of a label, from worst to best: of several scenes that it meets the best counts."""
+
+    OUTSIDE = 0
+    CUT = 1
+    BLANK = 2
+    KEPT = 3
 
 
 def windows_within(reader: Reader, *, chip_size: int, overlap: int, area: shapely.Geometry | None) -> list[Window]:
@@ -41,25 +89,36 @@ def windows_within(reader: Reader, *, chip_size: int, overlap: int, area: shapel
     return [window for window in moved if shapely.intersects(area, shapely.box(*window.xyxy))]
 
 
-def cut(polygons: np.ndarray, labels: np.ndarray, windows: Sequence[Window], *, min_visible: float) -> list[Boxes]:
+def cut(
+    polygons: np.ndarray,
+    labels: np.ndarray,
+    windows: Sequence[Window],
+    *,
+    min_visible: float,
+    area: shapely.Geometry | None = None,
+    min_side: float = MIN_SIDE,
+) -> list[Boxes]:
     """The boxes of each window, in its own pixels: the bounds of the visible part of each label.
 
     Args:
         polygons: (N,) shapely polygons in scene pixels.
-        labels: (N,) class indices.
+        labels: (N,) class indices, or whatever numbers the boxes are to bear.
         windows: rectangles in scene pixels.
         min_visible: a part with a smaller share of its label's area is dropped, 0 to 1.
+        area: scene pixels; what lies outside is not visible.
+        min_side: pixels; parts with a shorter side are dropped too.
 
     Returns:
-        as many `Boxes` as windows; parts under 2 px on a side are dropped too.
+        as many `Boxes` as windows.
     """
+    inside = polygons if area is None else shapely.intersection(polygons, area)
     frames = shapely.box(*np.array([window.xyxy for window in windows], float).reshape(-1, 4).T)
-    which, label = shapely.STRtree(polygons).query(frames)
-    parts = _visible_parts(polygons[label], frames[which])
+    which, label = shapely.STRtree(inside).query(frames)
+    parts = _visible_parts(inside[label], frames[which])
     share = np.divide(shapely.area(parts), shapely.area(polygons[label]), out=np.zeros(len(label)), where=True)
     bounds = shapely.bounds(parts)
     with np.errstate(invalid="ignore"):
-        keep = (share >= min_visible) & (np.nan_to_num(bounds[:, 2:] - bounds[:, :2]) >= MIN_SIDE).all(axis=1)
+        keep = (share >= min_visible) & (np.nan_to_num(bounds[:, 2:] - bounds[:, :2]) >= min_side).all(axis=1)
     return _by_window(windows, which[keep], bounds[keep], labels[label[keep]])
 
 
@@ -87,51 +146,79 @@ def plan_chips(
     reader: Reader,
     polygons: np.ndarray,
     labels: np.ndarray,
+    cutting: Cutting,
     *,
-    chip_size: int,
-    overlap: int = 0,
-    min_visible: float = 0.3,
-    negatives: float = 1.0,
+    side: int,
     area: shapely.Geometry | None = None,
-    seed: int = 42,
-) -> list[ChipPlan]:
-    """The chips of one raster: every window with a box, and some without; none when no box is left.
+    min_side: float = MIN_SIDE,
+) -> tuple[list[ChipPlan], np.ndarray]:
+    """A plan for every window of one raster, with a box or without, and the `Fate` of each label.
+
+    A raster that may hold invalid pixels is read here, in the windows that hold labels and nowhere else: what is
+    told of the boxes, what trains and what is written is the same then. It costs what an epoch costs in reading.
 
     Args:
         reader: the raster.
         polygons: (N,) shapely polygons in scene pixels.
         labels: (N,) class indices.
-        chip_size: side of a chip in pixels.
-        overlap: how much neighbours share, in pixels.
-        min_visible: smallest share of a label's area that is still a label.
-        negatives: chips without a box, as a share of those with one; 0 or more.
+        cutting: how much chips share, and which parts of labels count.
+        side: of a chip in pixels.
         area: scene pixels; what lies outside becomes invalid, and labels are cut at its edge.
-        seed: which of the chips without a box are taken.
-
-    Raises:
-        ArgumentError: if a value is not possible.
+        min_side: pixels; parts with a shorter side are dropped.
     """
-    if not 0 <= min_visible <= 1 or negatives < 0:
-        raise ArgumentError(
-            f"min_visible must lie between 0 and 1 and negatives be at least 0; "
-            f"got min_visible={min_visible}, negatives={negatives}"
-        )
+    windows = windows_within(reader, chip_size=side, overlap=cutting.overlap, area=area)
+    numbers = np.arange(len(polygons))
+    parts = cut(polygons, numbers, windows, min_visible=cutting.min_visible, area=area, min_side=min_side)
+    seen = [_on_data(reader, window, boxes) for window, boxes in zip(windows, parts, strict=True)]
+    fates = np.full(len(polygons), Fate.CUT)
     if area is not None:
-        reader, polygons = MaskedReader(reader, area), shapely.intersection(polygons, area)
-    windows = windows_within(reader, chip_size=chip_size, overlap=overlap, area=area)
-    boxes = cut(polygons, labels, windows, min_visible=min_visible)
-    full = [i for i, found in enumerate(boxes) if len(found)]
-    bare = np.random.default_rng(seed).permutation([i for i, found in enumerate(boxes) if not len(found)])
-    kept = _with_pixels(reader, windows, bare, round(negatives * len(full)))
-    return [ChipPlan(reader, windows[i], boxes[i]) for i in sorted([*full, *kept])]
+        fates[~shapely.intersects(polygons, area)] = Fate.OUTSIDE
+    for fate, each in ((Fate.BLANK, parts), (Fate.KEPT, seen)):
+        fates[Boxes.concat(each).labels] = fate
+    reader = reader if area is None else MaskedReader(reader, area)
+    plans = [
+        ChipPlan(reader, window, Boxes(boxes.xyxy, labels[boxes.labels]))
+        for window, boxes in zip(windows, seen, strict=True)
+    ]
+    return plans, fates
 
 
-def _with_pixels(reader: Reader, windows: Sequence[Window], candidates: np.ndarray, n_wanted: int) -> list[int]:
-    """The first `n_wanted` candidates whose window holds a valid pixel; reads no more than it must."""
+def _on_data(reader: Reader, window: Window, boxes: Boxes) -> Boxes:
+    """The boxes of a window of which at least half is valid, counted by the pixels whose centre they hold."""
+    if reader.all_valid or not len(boxes):
+        return boxes
+    _, valid = reader.read(window)
+    if valid.all():
+        return boxes
+    low, high = np.split(np.round(boxes.xyxy).astype(int), 2, axis=1)
+    high = np.maximum(high, low + 1)
+    share = [valid[y1:y2, x1:x2].mean() for (x1, y1), (x2, y2) in zip(low, high, strict=True)]
+    return boxes[np.array(share) >= _MIN_VALID]
+
+
+def in_no_chip(fates: np.ndarray, cutting: Cutting) -> str:
+    """How many labels no chip holds, and why, for a report; empty where there are none."""
+    why = {
+        Fate.OUTSIDE: "outside the aoi",
+        Fate.CUT: f"under {MIN_SIDE:g} px or visible by less than {cutting.min_visible:.0%} in every chip",
+        Fate.BLANK: "mostly where the raster holds no data",
+    }
+    told = [f"{n:,} {reason}" for fate, reason in why.items() if (n := int((fates == fate).sum()))]
+    return f"in no chip: {', '.join(told)}" if told else ""
+
+
+def with_negatives(plans: Sequence[ChipPlan], cutting: Cutting) -> list[ChipPlan]:
+    """The chips with a box, and as many of those without as are asked for, drawn from all scenes alike.
+
+    Those without a valid pixel do not count; no more are read than must be to know it.
+    """
+    bare = [i for i, plan in enumerate(plans) if not len(plan.boxes)]
+    n_wanted = round(cutting.negatives * (len(plans) - len(bare)))
+    drawn = np.random.default_rng(cutting.seed).permutation(bare).tolist()
     kept: list[int] = []
-    for i in candidates:
-        if len(kept) >= n_wanted:
-            break
-        if reader.read(windows[i])[1].any():
-            kept.append(int(i))
-    return kept
+    while drawn and len(kept) < n_wanted:
+        n_missing = n_wanted - len(kept)
+        kept += [i for i in sorted(drawn[:n_missing]) if plans[i].holds_data]  # scene by scene, row by row
+        drawn = drawn[n_missing:]
+    left_out = set(bare) - set(kept)
+    return [plan for i, plan in enumerate(plans) if i not in left_out]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,8 +19,9 @@ from pyproj import CRS
 from rich.progress import track
 
 from geodetect.chips.chip import ChipPlan
+from geodetect.chips.cut import Cutting
 from geodetect.chips.formats import FORMATS, IMAGES, Folder, Picture
-from geodetect.chips.sources import Cutting, Source, from_raster
+from geodetect.chips.sources import Source, from_raster
 from geodetect.errors import ArgumentError, OutputError
 from geodetect.raster import CHIP_FORMATS, Rasters, check_chip_format, write_chip
 from geodetect.vector.opening import Vectors
@@ -40,7 +42,7 @@ def export_training_data(
     *,
     metadata_format: str = "coco",
     chip_size: int = 512,
-    overlap: int = 0,
+    overlap: int | None = 0,
     chip_format: str = "tif",
     pixel_size_m: float | None = None,
     bands: Sequence[int] | None = None,
@@ -57,7 +59,7 @@ def export_training_data(
 
     A run that was stopped and is given the same parameters goes on where it was; each chip
     appears under its name when it is complete. The map, `chips.geojson`, shows where the chips lie and
-    what was labelled in each.
+    what was labelled in each. Labels that no chip holds, though they lie on the raster, are told of in a warning.
 
     Args:
         raster: the raster to cut: a path, a URL, a list of them, a folder of GeoTIFFs or a pattern (one scene).
@@ -66,7 +68,7 @@ def export_training_data(
         metadata_format: layout of the labels: "coco", "voc", "yolo", "kitti", or "esri", which is ArcGIS' own
             with boxes as Pascal VOC.
         chip_size: side of a chip in pixels.
-        overlap: how much neighbouring chips share, in pixels.
+        overlap: how much neighbouring chips share, in pixels; None is 0.
         chip_format: "tif" for GeoTIFFs; "png" (1 or 3 bands of 8 or 16 bits) and "jpg" (of 8 bits) say where they lie
             in a world file and an `.aux.xml`, and do not keep which pixels are invalid.
         pixel_size_m: cut at this ground resolution instead of the raster's own.
@@ -88,10 +90,10 @@ def export_training_data(
         ("metadata_format", metadata_format, FORMATS),
         ("chip_format", chip_format, CHIP_FORMATS),
     ):
-        if value not in known:
+        if value not in list(known):
             raise ArgumentError(f"{name} must be one of {', '.join(sorted(known))}; got {value!r}")
     out_dir = Path(out_dir)
-    cutting = Cutting(chip_size, overlap, pixel_size_m, bands, min_visible, negatives, seed)
+    cutting = Cutting(chip_size, overlap or 0, pixel_size_m, bands, min_visible, negatives, seed)
     asked = [raster, labels, cutting, label_field, point_radius_m, aoi, metadata_format, chip_format]
     settings = json.dumps([str(each) for each in asked])
     _check_empty(out_dir, settings, overwrite=overwrite)
@@ -105,6 +107,8 @@ def export_training_data(
     )
     pixels, _ = source.plans[0].reader.read(source.plans[0].window)
     check_chip_format(chip_format, pixels)
+    if not source.complete:
+        warnings.warn(source.report, stacklevel=2)
     with _started(out_dir, settings, overwrite=overwrite):
         pictures = _write_chips(source, out_dir, chip_format, progress=progress)
         _write_labels(out_dir, metadata_format, _described(source, pictures, len(pixels)))

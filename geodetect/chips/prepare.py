@@ -12,12 +12,13 @@ import shapely
 
 from geodetect.boxes import Boxes
 from geodetect.chips.chip import ChipPlan, Chips
+from geodetect.chips.cut import Cutting
 from geodetect.chips.data import DetectionData
 from geodetect.chips.folder import PictureReader, from_folder
 from geodetect.chips.formats.picture import counted, sentence
-from geodetect.chips.sources import Cutting, Source, from_raster
+from geodetect.chips.sources import Source, from_raster
 from geodetect.chips.split import parted
-from geodetect.errors import ArgumentError, NotGeoreferenced
+from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced, is_whole
 from geodetect.raster import Rasters
 from geodetect.stretch import Stretch
 from geodetect.vector.opening import Vectors
@@ -62,17 +63,20 @@ def prepare_data(
             export of ArcGIS.
         labels: when `source` is a raster: a vector file, several in a list, a folder or a pattern, or a GeoDataFrame,
             in any CRS.
-        class_mapping: `{value: name}` renames classes; a value mapped to None is dropped.
+        class_mapping: `{value: name}` renames classes; a value mapped to None is dropped. In a folder the value is a
+            class' name, or the number that the format has for it.
         chip_size: side of a chip in pixels; None: the pictures' size when they are alike and at most
             1,024 px, else 512.
         overlap: how much neighbouring chips share in pixels; None is 0.
         pixel_size_m: read at this ground resolution instead of the raster's own.
         bands: the bands to read, counted from 1; None is all.
-        label_field: column that holds the class; None: a column `label`, else one class named after the file.
+        label_field: column that holds the class; None: a column `label`, else one class named after the file; of
+            several files each for itself.
         point_radius_m: makes points into discs of this radius in metres.
         aoi: only ground inside is used: a vector file, a GeoDataFrame, or a geometry in the raster's CRS.
         min_visible: smallest share of a label's area in a chip that is still a label there, 0 to 1.
-        negatives: chips without an object, as a share of those with one; 0 or more.
+        negatives: chips without an object, as a share of those with one; 0 or more. They are drawn from all rasters
+            or pictures alike.
         dataset_type: the folder's format, "coco", "voc", "yolo", "kitti" or "esri"; None recognises it.
         valid_path: a second folder to validate on; `split` and `val_split_pct` are not used then.
         val_split_pct: share of the chips that validates, above 0 and below 1.
@@ -86,9 +90,11 @@ def prepare_data(
     Raises:
         GeodetectError: if a file or a parameter is not usable; the message says which and why.
     """
-    _check(split, batch_size, sampler)
+    _check(split, batch_size, num_workers, sampler)
     cutting = Cutting(chip_size, overlap or 0, pixel_size_m, bands, min_visible, negatives, seed)
     if labels is not None:
+        if valid_path is None:
+            _refuse({"dataset_type": dataset_type}, "a raster with labels, which is no folder of chips")
         found = from_raster(
             source,
             labels,
@@ -99,15 +105,24 @@ def prepare_data(
             aoi=aoi,
         )
     else:
+        of_labels = {"aoi": aoi, "label_field": label_field, "point_radius_m": point_radius_m}
+        _refuse(of_labels, "a folder of labelled chips, only to labels=")
         found = from_folder(source, cutting, dataset_type=dataset_type, class_mapping=class_mapping)
     report = found.report
     if valid_path is not None:
-        cutting = replace(cutting, chip_size=found.chip_size)
-        held = from_folder(valid_path, cutting, dataset_type=dataset_type, class_mapping=class_mapping)
+        held = from_folder(
+            valid_path,
+            replace(cutting, chip_size=found.chip_size),
+            dataset_type=dataset_type,
+            class_mapping=class_mapping,
+            argument="valid_path",
+        )
         parts, report = [found.plans, _renumbered(held, found), []], f"{report}; {_beside(held, found)}"
     else:
         parts = parted(found.plans, val_split_pct, split, seed)
     train, valid, left_out = (Chips(part) for part in parts)
+    if not any(len(plan.boxes) for plan in valid.plans):
+        report = sentence(report, "no chip to validate on holds a box, so that scores say nothing")
     return DetectionData(
         classes=found.classes,
         train=train,
@@ -117,7 +132,7 @@ def prepare_data(
         pixel_size_m=_pixel_size(train),
         bands=found.bands,
         stretch=_measured(train, seed),
-        dtype=str(train[0].pixels.dtype),
+        dtype=found.dtype,
         batch_size=batch_size,
         transforms=transforms,
         num_workers=num_workers,
@@ -127,25 +142,40 @@ def prepare_data(
     )
 
 
-def _check(split: str, batch_size: int, sampler: str | None) -> None:
+def _check(split: str, batch_size: int, num_workers: int | None, sampler: str | None) -> None:
     if split not in ("blocks", "random"):
         raise ArgumentError(f'split must be "blocks" or "random"; got {split!r}')
-    if batch_size < 1:
-        raise ArgumentError(f"batch_size must be at least 1; got {batch_size}")
+    if not (is_whole(batch_size) and batch_size >= 1):
+        raise ArgumentError(f"batch_size must be at least 1 (a whole number); got {batch_size!r}")
+    if num_workers is not None and not (is_whole(num_workers) and num_workers >= 0):
+        raise ArgumentError(f"num_workers must be at least 0 (a whole number), or None; got {num_workers!r}")
     if sampler not in ("balanced", None):
         raise ArgumentError(f'sampler must be "balanced" or None; got {sampler!r}')
+
+
+def _refuse(values: Mapping[str, object], source: str) -> None:
+    """Refuses parameters that would be ignored."""
+    given = [name for name, value in values.items() if value is not None]
+    if given:
+        raise ArgumentError(f"{' and '.join(given)} cannot be applied to {source}; leave out what has no meaning here")
 
 
 def _renumbered(held: Source, found: Source) -> list[ChipPlan]:
     """The chips of a second source with labels that index the first one's classes; boxes of other classes go.
 
     Raises:
-        ArgumentError: if its pictures have another number of bands.
+        ArgumentError: if its pictures are of another kind.
+        LabelsError: if it has none of the classes.
     """
-    if len(held.bands) != len(found.bands):
+    if (len(held.bands), held.dtype) != (len(found.bands), found.dtype):
         raise ArgumentError(
-            f"pictures in valid_path must have the {len(found.bands)} bands of those to train on; "
-            f"got {len(held.bands)}; choose some with bands="
+            f"pictures in valid_path must have the {len(found.bands)} bands of those to train on, of "
+            f"{found.dtype}; got {len(held.bands)} of {held.dtype}; choose some with bands=, or convert them first"
+        )
+    if not set(held.classes) & set(found.classes):
+        raise LabelsError(
+            f"valid_path must have a class in common with the chips to train on, {', '.join(found.classes)}; "
+            f"got {', '.join(held.classes)}; class_mapping renames classes"
         )
     number = np.array([found.classes.index(name) if name in found.classes else -1 for name in held.classes])
     moved = [(plan, number[plan.boxes.labels]) for plan in held.plans]

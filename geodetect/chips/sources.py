@@ -12,37 +12,17 @@ import shapely
 
 from geodetect.boxes import Boxes
 from geodetect.chips.chip import ChipPlan
-from geodetect.chips.cut import MIN_SIDE, plan_chips
-from geodetect.errors import LabelsError, RasterError
-from geodetect.raster import RasterReader, Rasters, scenes_of
-from geodetect.vector.labels import read_area, read_labels_on
+from geodetect.chips.cut import MIN_SIDE, Cutting, Fate, in_no_chip, plan_chips, with_negatives
+from geodetect.chips.formats.picture import sentence
+from geodetect.errors import LabelsError, NotGeoreferenced, RasterError
+from geodetect.raster import RasterReader, Rasters, Reader, scenes_of
+from geodetect.vector.labels import Labels, read_area, read_labels_on
 from geodetect.vector.opening import Vectors
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
-_LARGEST_WHOLE = 1024  # px; pictures up to this size are chips as they are
-_USUAL_CHIP = 512
-
-
-@dataclass(frozen=True)
-class Cutting:
-    """How rasters become chips; the names are those of `prepare_data`."""
-
-    chip_size: int | None = None
-    overlap: int = 0
-    pixel_size_m: float | None = None
-    bands: Sequence[int] | None = None
-    min_visible: float = 0.3
-    negatives: float = 1.0
-    seed: int = 42
-
-    def side(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """The chip size asked for, else the pictures' own when they are alike and small, else 512."""
-        if self.chip_size is not None:
-            return self.chip_size
-        largest = max(max(shape) for shape in shapes)
-        return largest if len(set(shapes)) == 1 and largest <= _LARGEST_WHOLE else _USUAL_CHIP
+_ONE_SIZE = 1.05  # pixels whose sides differ by less, as degrees do over some latitudes, are of one size
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,14 +34,18 @@ class Source:
         classes: names that the boxes' labels index; each has a box.
         chip_size: side of the largest chip in pixels.
         bands: those read, counted from 1.
+        dtype: of the pixels.
         report: what was read and left out, a sentence each.
+        complete: whether nothing was left out that its owner may miss.
     """
 
     plans: list[ChipPlan]
     classes: list[str]
     chip_size: int
     bands: tuple[int, ...]
+    dtype: str
     report: str
+    complete: bool = True
 
 
 def from_raster(
@@ -81,7 +65,7 @@ def from_raster(
     readers = [
         RasterReader(scene, bands=cutting.bands, pixel_size_m=cutting.pixel_size_m) for scene in scenes_of(raster)
     ]
-    _check_bands(readers)
+    check_alike(readers, "rasters")
     side = cutting.side([reader.grid.shape for reader in readers])
     found = read_labels_on(
         labels,
@@ -91,30 +75,47 @@ def from_raster(
         class_mapping=class_mapping,
     )
     classes = sorted({name for labelled in found for name in labelled.names})
-    plans: list[ChipPlan] = []
-    for reader, labelled, inside in zip(readers, found, _areas(readers, aoi), strict=True):
-        if inside is not None and inside.is_empty:
-            continue
-        plans += plan_chips(
-            reader,
-            labelled.polygons,
-            np.searchsorted(classes, labelled.names),
-            chip_size=side,
-            overlap=cutting.overlap,
-            min_visible=cutting.min_visible,
-            negatives=cutting.negatives,
-            area=inside,
-            seed=cutting.seed,
-        )
-        if len(readers) > 1:
-            reader.close()  # thousands of files are not open at once
-    if not any(len(plan.boxes) for plan in plans):
+    every, fates = _planned(readers, found, _areas(readers, aoi), classes, side, cutting)
+    lost = in_no_chip(fates, cutting)
+    if not any(len(plan.boxes) for plan in every):
         raise LabelsError(
             f"no chip of {readers[0].name} holds a label that is visible by at least {cutting.min_visible:.0%} and "
-            f"{MIN_SIDE:g} px wide; the labels may be too small at this pixel size, or lie outside the aoi"
+            f"{MIN_SIDE:g} px wide ({lost}); the labels may be too small at this pixel size, or lie outside the aoi"
         )
-    plans, classes, dropped = used_classes(plans, classes)
-    return Source(plans, classes, side, readers[0].bands, "; ".join(filter(None, [found[0].report, dropped])))
+    plans, classes, dropped = used_classes(with_negatives(every, cutting), classes)
+    return Source(
+        plans,
+        classes,
+        side,
+        readers[0].bands,
+        str(readers[0].dtype),
+        sentence(found[0].report, lost, sizes_apart(readers, cutting), dropped),
+        found[0].complete and not np.isin(fates, (Fate.CUT, Fate.BLANK)).any(),
+    )
+
+
+def _planned(
+    readers: Sequence[RasterReader],
+    found: Sequence[Labels],
+    areas: Sequence[shapely.Geometry | None],
+    classes: Sequence[str],
+    side: int,
+    cutting: Cutting,
+) -> tuple[list[ChipPlan], np.ndarray]:
+    """The plans of all scenes, with a box or without, and the `Fate` of each label that meets any of them."""
+    number = {name: i for i, name in enumerate(classes)}
+    plans: list[ChipPlan] = []
+    fates = np.full(1 + max(labelled.numbers.max(initial=-1) for labelled in found), -1)
+    for reader, labelled, inside in zip(readers, found, areas, strict=True):
+        here = np.full(len(labelled.numbers), Fate.OUTSIDE)
+        if inside is None or not inside.is_empty:
+            labels = np.array([number[name] for name in labelled.names], int)
+            made, here = plan_chips(reader, labelled.polygons, labels, cutting, side=side, area=inside)
+            plans += made
+        np.maximum.at(fates, labelled.numbers, here)
+        if len(readers) > 1:
+            reader.close()  # thousands of files are not open at once
+    return plans, fates[fates >= 0]
 
 
 def _areas(
@@ -139,11 +140,37 @@ def _areas(
     return areas
 
 
-def _check_bands(readers: Sequence[RasterReader]) -> None:
-    counts = {reader.n_bands: reader.name for reader in readers}
-    if len(counts) > 1:
-        told = ", ".join(f"{n} in {name}" for n, name in counts.items())
-        raise RasterError(f"all rasters must have the same number of bands; got {told}; choose some with bands=")
+def check_alike(readers: Sequence[Reader], what: str) -> None:
+    """Refuses pixels that one network cannot see.
+
+    Args:
+        readers: of all scenes or pictures.
+        what: what a message calls them.
+
+    Raises:
+        RasterError: if they differ in number of bands or dtype.
+    """
+    kinds = {(reader.n_bands, str(reader.dtype)): reader.grid.name for reader in readers}
+    if len(kinds) > 1:
+        told = ", ".join(f"{n} of {dtype} in {name}" for (n, dtype), name in kinds.items())
+        raise RasterError(
+            f"all {what} must have bands of the same number and type; got {told}; choose some with bands=, or "
+            "convert them first"
+        )
+
+
+def sizes_apart(readers: Sequence[Reader], cutting: Cutting) -> str:
+    """A note where pixels are not of one size on the ground; empty where they are, or nobody knows."""
+    if cutting.pixel_size_m is not None:
+        return ""
+    try:
+        sizes = [reader.grid.pixel_size_m for reader in readers]
+    except NotGeoreferenced:
+        return ""
+    low, high = min(sizes), max(sizes)
+    return (
+        f"pixels of {low:.3g} to {high:.3g} m together, as pixel_size_m is not given" if high > _ONE_SIZE * low else ""
+    )
 
 
 def used_classes(plans: list[ChipPlan], classes: list[str]) -> tuple[list[ChipPlan], list[str], str]:

@@ -15,7 +15,7 @@ from pyproj import Transformer
 from pyproj.exceptions import ProjError
 
 from geodetect.chips.chip import ChipPlan
-from geodetect.errors import ArgumentError, LabelsError
+from geodetect.errors import ArgumentError, LabelsError, is_number
 from geodetect.grid import Grid
 
 _BLOCK_SIDES = (1, 2, 3, 4, 6)  # sides of a block of ground that are tried, in chips
@@ -54,8 +54,8 @@ def parted(plans: Sequence[ChipPlan], share: float, split: str, seed: int) -> li
         ArgumentError: if a part would be empty.
         LabelsError: if no training chip would hold a box.
     """
-    if not 0 < share < 1:
-        raise ArgumentError(f"val_split_pct must lie between 0 and 1, both excluded; got {share}")
+    if not (is_number(share) and 0 < share < 1):
+        raise ArgumentError(f"val_split_pct must lie between 0 and 1, both excluded; got {share!r}")
     counts = _counts(plans)
     footprints = footprints_of(plans) if split == "blocks" else None
     if split == "random":

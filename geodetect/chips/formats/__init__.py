@@ -51,7 +51,7 @@ def read_folder(folder: Path, dataset_type: str | None = None) -> Folder:
         ArgumentError: if there is no such format.
         LabelsError: if no format is recognised, labels cannot be read, or no picture is there.
     """
-    if dataset_type is not None and dataset_type not in FORMATS:
+    if dataset_type is not None and dataset_type not in list(FORMATS):
         raise ArgumentError(f"dataset_type must be one of {', '.join(sorted(FORMATS))}, or None; got {dataset_type!r}")
     listing = Listing.of(folder)
     kinds = [dataset_type] if dataset_type else [name for name in FORMATS if FORMATS[name].recognises(listing)]

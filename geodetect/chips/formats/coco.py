@@ -61,7 +61,8 @@ def read(listing: Listing) -> Folder:
         counted(unlisted, "pictures beside them that are not listed, left out"),
     )
     classes = dict.fromkeys(name for part in chosen for name in part.classes)
-    return Folder([pictures[path] for path in sorted(pictures)], list(classes), report)
+    values = tuple(pair for part in chosen for pair in part.values)
+    return Folder([pictures[path] for path in sorted(pictures)], list(classes), report, values=values)
 
 
 def _read_file(path: Path, listing: Listing) -> Folder | None:
@@ -104,7 +105,8 @@ def _folder(content: dict[str, Any], path: Path, listing: Listing) -> Folder:
         counted(stray, f"boxes of {path.name} that belong to no picture"),
     )
     classes = [names[key] for key in sorted(names, key=lambda key: (str(type(key)), key))]
-    return Folder(there, list(dict.fromkeys(classes)), report)
+    values = tuple((str(key), name) for key, name in names.items())
+    return Folder(there, list(dict.fromkeys(classes)), report, values=values)
 
 
 def _bbox(annotation: dict[str, Any]) -> list[float] | None:

@@ -57,6 +57,7 @@ def read(listing: Listing) -> Folder:
         list(dict.fromkeys(name for part in parts for name in part.classes)),
         sentence(*(part.report for part in parts)),
         next((part.crs for part in parts if part.crs is not None), None),
+        values=tuple(pair for part in parts for pair in part.values),
     )
 
 
@@ -76,7 +77,8 @@ def _read_export(listing: Listing) -> Folder:
         f"no name is given for the classes {', '.join(unnamed)}" if unnamed else "",
         *(counted(n, what) for what, n in lost.items()),
     )
-    return Folder(pictures, list(dict.fromkeys([*names.values(), *unnamed])), report, _crs(stats) or _crs(emd))
+    classes = list(dict.fromkeys([*names.values(), *unnamed]))
+    return Folder(pictures, classes, report, _crs(stats) or _crs(emd), values=tuple(names.items()))
 
 
 def _metadata(path: Path) -> dict[str, Any]:

@@ -55,6 +55,7 @@ class Folder:
         crs: where the pictures lie that do not say so themselves; None for nowhere.
         cell: width and height of a pixel in units of the CRS; None where that is not known.
         n_bands: of the pictures; None where that is not known.
+        values: (value, class) for each number that the format has for a class.
     """
 
     pictures: list[Picture]
@@ -63,6 +64,7 @@ class Folder:
     crs: CRS | None = None
     cell: tuple[float, float] | None = None
     n_bands: int | None = None
+    values: tuple[tuple[str, str], ...] = ()
 
 
 def counted(n: int, what: str) -> str:

@@ -73,7 +73,8 @@ def read(listing: Listing) -> Folder:
         *(counted(n, what) for what, n in lost.items()),
     )
     others = sorted(seen - set(names.values()), key=lambda name: (len(name), name))
-    return Folder(pictures + bare, [*dict.fromkeys(names.values()), *others], report)
+    values = tuple((str(number), name) for number, name in names.items())
+    return Folder(pictures + bare, [*dict.fromkeys(names.values()), *others], report, values=values)
 
 
 def _names_file(listing: Listing) -> Path | None:
