@@ -16,6 +16,7 @@ import shapely
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
+from pyproj import CRS
 
 import geodetect as gd
 from geodetect.chips.chip import Chips
@@ -507,6 +508,149 @@ def test_an_export_that_was_stopped_goes_on_where_it_was(
         cut_into(out)
 
 
+def test_another_plan_does_not_go_on_with_chips_of_the_first(
+    upright: PaintedScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raster, labels, out = tmp_path / "scene.tif", tmp_path / "labels.gpkg", tmp_path / "chips"
+    raster.write_bytes(upright.path.read_bytes())
+    upright.truth.to_file(labels)
+
+    def cut_into(what: object = labels, aoi: shapely.Geometry | None = None) -> Path:
+        return gd.export_training_data(raster, what, out, chip_size=64, aoi=aoi, progress=False)  # type: ignore[arg-type]
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("geodetect.chips.export._write_labels", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            cut_into()
+    many = upright.truth.iloc[np.arange(400) % 9]  # pandas prints no more than the ends of so many
+    for other in (upright.truth.iloc[1:], many):
+        with pytest.raises(OutputError, match="other parameters, labels or rasters"):
+            cut_into(other)
+    with pytest.raises(OutputError, match="other parameters, labels or rasters"):
+        cut_into(aoi=shapely.box(*upright.grid.bounds).buffer(-1))
+    os.utime(raster, ns=(1, 1))
+    with pytest.raises(OutputError, match="other parameters, labels or rasters"):
+        cut_into()
+    os.utime(raster, ns=(raster.stat().st_atime_ns, (out / ".unfinished.json").stat().st_mtime_ns))
+    upright.truth.iloc[1:].to_file(labels)
+    with pytest.raises(OutputError, match="other parameters, labels or rasters"):
+        cut_into()
+
+
+@pytest.mark.parametrize("marker", ["", None])
+def test_a_run_that_was_killed_as_it_began_goes_on(
+    upright: PaintedScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, marker: str | None
+) -> None:
+    out, make = tmp_path / "chips", Path.mkdir
+
+    def killed(path: Path, *arguments: object, **keywords: object) -> None:
+        if path.name == "images":
+            raise KeyboardInterrupt
+        make(path, *arguments, **keywords)  # type: ignore[arg-type]
+
+    def cut_into() -> Path:
+        return gd.export_training_data(upright.path, _labels(upright), out, chip_size=64, progress=False)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", killed)
+        with pytest.raises(KeyboardInterrupt):
+            cut_into()
+    if marker is not None:
+        next(out.iterdir()).write_text(marker)
+    assert (cut_into() / "labels.json").is_file()
+
+
+def test_overwriting_spares_what_is_read_and_where_people_work(
+    upright: PaintedScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    town, labels, away = tmp_path / "town", tmp_path / "labels.gpkg", tmp_path / "away.gpkg"
+    (town / "deeper").mkdir(parents=True)
+    (town / "deeper/scene.tif").write_bytes(upright.path.read_bytes())
+    (town / "notes.txt").write_text("mine")
+    upright.truth.to_file(town / "labels.gpkg")
+    upright.truth.to_file(away)
+    labels.symlink_to(town / "labels.gpkg")
+    (town / "link.gpkg").symlink_to(away)
+    before = sorted(town.rglob("*"))
+
+    def cut_into(raster: object, what: object, out: object = town, aoi: object = None) -> None:
+        gd.export_training_data(raster, what, out, aoi=aoi, chip_size=64, overwrite=True, progress=False)  # type: ignore[arg-type]
+
+    for raster, what, aoi in (
+        (town / "deeper/scene.tif", away, None),
+        (str(town / "deeper" / "*.tif"), away, None),
+        ([town / "deeper"], away, None),
+        (upright.path, labels, None),
+        (upright.path, [away, town / "link.gpkg"], None),
+        (upright.path, upright.truth, town / "labels.gpkg"),
+    ):
+        with pytest.raises(OutputError, match=r"town holds .*, which is to be read, and is not emptied"):
+            cut_into(raster, what, aoi=aoi)
+    monkeypatch.chdir(town / "deeper")
+    for out in (".", "..", town):
+        with pytest.raises(OutputError, match="is the folder you work in, or holds it, and is not emptied"):
+            cut_into(upright.path, upright.truth, out)
+    assert sorted(town.rglob("*")) == before
+
+
+def test_overwriting_empties_a_folder_and_leaves_it_what_it_is(upright: PaintedScene, tmp_path: Path) -> None:
+    disk, link, kept = tmp_path / "disk", tmp_path / "link", tmp_path / "kept"
+    for folder in (disk / "old", kept):
+        folder.mkdir(parents=True)
+        (folder / "file.txt").write_text("old")
+    link.symlink_to(disk)
+    (disk / "elsewhere").symlink_to(kept)
+    gd.export_training_data(upright.path, _labels(upright), link, chip_size=64, overwrite=True, progress=False)
+    assert {path.name for path in disk.iterdir()} == {"images", "labels.json", "chips.geojson"}
+    assert link.is_symlink()
+    assert (kept / "file.txt").is_file()
+
+
+@pytest.mark.parametrize(
+    "crs",
+    [
+        "IAU_2015:49910",  # Mars
+        'ENGCRS["site",EDATUM["site"],CS[Cartesian,2],AXIS["x",east],AXIS["y",north],LENGTHUNIT["metre",1]]',
+    ],
+)
+def test_where_nothing_leads_to_wgs84_the_map_is_in_the_raster_s_own_crs(tmp_path: Path, crs: str) -> None:
+    grid = Grid(SHAPE, UPRIGHT, CRS.from_user_input(crs), "far.tif")
+    path = write_raster(tmp_path / "far.tif", painted(), grid)
+    with gd.raster.RasterReader(path) as reader:
+        scene = PaintedScene(path, reader.grid, TRUTH)
+    out = gd.export_training_data(path, scene.truth, tmp_path / "chips", chip_size=64, progress=False)
+    assert {path.name for path in out.iterdir()} == {"images", "labels.json", "chips.gpkg"}
+    shown = gpd.read_file(out / "chips.gpkg")
+    assert (shown["kind"] == "chip").sum() == len(gd.prepare_data(out, split="random").plans)
+    assert shapely.box(*scene.grid.bounds).buffer(1e-6).contains(shown.union_all())
+
+
+@pytest.mark.parametrize(("metadata_format", "name"), [("kitti", "DontCare"), ("voc", "a\x01b"), ("voc", "two\nlines")])
+def test_classes_that_a_format_would_lose_are_refused_before_the_work(
+    upright: PaintedScene, tmp_path: Path, metadata_format: str, name: str
+) -> None:
+    labels = _labels(upright).replace("red", name)
+    with pytest.raises(ArgumentError, match=f"{metadata_format} cannot hold classes called "):
+        gd.export_training_data(upright.path, labels, tmp_path / "chips", metadata_format=metadata_format, chip_size=64)
+    assert not (tmp_path / "chips").exists()
+
+
+@pytest.mark.parametrize("metadata_format", FORMATS)
+def test_boxes_of_two_pixels_are_read_back(upright: PaintedScene, tmp_path: Path, metadata_format: str) -> None:
+    # Corners at all kinds of fractions, which are written in hundredths of a pixel.
+    corner = np.array([[x + 0.137 * x % 1, y + 0.0613 * y % 1] for x in range(4, 120, 7) for y in range(4, 120, 7)])
+    squares = shapely.transform(outlines(np.hstack([corner, corner + 2.0])), upright.grid.to_map)
+    labels = gpd.GeoDataFrame({"label": ["a"] * len(squares)}, geometry=squares, crs=UTM)
+    out = gd.export_training_data(
+        upright.path, labels, tmp_path / "chips", metadata_format=metadata_format, chip_size=128, progress=False
+    )
+    written = sum(gpd.read_file(out / "chips.geojson")["kind"] == "label")
+    assert gd.prepare_data(out, split="random").describe().loc["all", "objects"] == written > 200
+
+
 def test_coco_of_other_tools(upright: PaintedScene, tmp_path: Path) -> None:
     out = gd.export_training_data(
         upright.path, _labels(upright), tmp_path / "chips", chip_size=64, negatives=1, progress=False
@@ -552,6 +696,9 @@ def test_nothing_is_left_behind_when_the_input_is_wrong(upright: PaintedScene, t
         gd.export_training_data(upright.path, far, tmp_path / "chips")
     with pytest.raises(OutputError, match="does not exist"):
         gd.export_training_data(upright.path, _labels(upright), tmp_path / "no" / "chips")
+    for nothing in (None, ""):
+        with pytest.raises(ArgumentError, match="out_dir must be the path of a folder"):
+            gd.export_training_data(upright.path, _labels(upright), nothing)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
 
 

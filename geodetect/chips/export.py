@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import geopandas as gpd
 import numpy as np
 import shapely
-from pyproj import CRS
+from pyproj import CRS, Transformer
+from pyproj.exceptions import ProjError
 from rich.progress import track
 
 from geodetect.chips.chip import ChipPlan
 from geodetect.chips.cut import Cutting
 from geodetect.chips.formats import FORMATS, IMAGES, Folder, Picture
+from geodetect.chips.formats.picture import sentence
+from geodetect.chips.outdir import check_same, check_spared, checked, started
 from geodetect.chips.sources import Source, from_raster
-from geodetect.errors import ArgumentError, OutputError
-from geodetect.raster import CHIP_FORMATS, Rasters, check_chip_format, write_chip
+from geodetect.errors import ArgumentError
+from geodetect.raster import CHIP_FORMATS, MaskedReader, Rasters, check_chip_format, files_of, write_chip
 from geodetect.vector.opening import Vectors
 from geodetect.vector.writers import write_features
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
-MAP = "chips.geojson"
+_MAP = "chips"
+_WGS84 = CRS.from_epsg(4326)
 _ON_MAP = 1000  # chips whose outlines are held at once
-_UNFINISHED = ".unfinished.json"  # the settings of a run that has not ended; lets it start again where it was
 
 
 def export_training_data(
@@ -57,9 +59,10 @@ def export_training_data(
 ) -> Path:
     """The folder `out_dir`, holding chips of the raster in `images`, their boxes, and a map of both.
 
-    A run that was stopped and is given the same parameters goes on where it was; each chip
+    A run that was stopped and comes to the same plan again goes on where it was; each chip
     appears under its name when it is complete. The map, `chips.geojson`, shows where the chips lie and
-    what was labelled in each. Labels that no chip holds, though they lie on the raster, are told of in a warning.
+    what was labelled in each; where the raster's CRS knows no way to WGS 84 it is `chips.gpkg`. Labels that no chip
+    holds, though they lie on the raster, are told of in a warning.
 
     Args:
         raster: the raster to cut: a path, a URL, a list of them, a folder of GeoTIFFs or a pattern (one scene).
@@ -79,11 +82,11 @@ def export_training_data(
         min_visible: smallest share of a label's area in a chip that is still a label there, 0 to 1.
         negatives: chips without an object, as a share of those with one; 0 or more.
         seed: which chips without an object are kept.
-        overwrite: empty `out_dir` first, whatever it holds.
+        overwrite: empty `out_dir` first, whatever it holds but the raster, the labels and the aoi.
         progress: show a progress bar.
 
     Raises:
-        OutputError: if `out_dir` holds something else, or cannot be written.
+        OutputError: if `out_dir` holds something else, must not be emptied, or cannot be written.
         GeodetectError: if the raster, the labels or a parameter is not usable.
     """
     for name, value, known in (
@@ -92,11 +95,10 @@ def export_training_data(
     ):
         if value not in list(known):
             raise ArgumentError(f"{name} must be one of {', '.join(sorted(known))}; got {value!r}")
-    out_dir = Path(out_dir)
     cutting = Cutting(chip_size, overlap or 0, pixel_size_m, bands, min_visible, negatives, seed)
-    asked = [raster, labels, cutting, label_field, point_radius_m, aoi, metadata_format, chip_format]
-    settings = json.dumps([str(each) for each in asked])
-    _check_empty(out_dir, settings, overwrite=overwrite)
+    out_dir = checked(out_dir, overwrite=overwrite)
+    if overwrite:
+        check_spared(out_dir, raster, labels, aoi)
     source = from_raster(
         raster,
         labels,
@@ -105,49 +107,50 @@ def export_training_data(
         point_radius_m=point_radius_m,
         aoi=aoi,
     )
-    pixels, _ = source.plans[0].reader.read(source.plans[0].window)
-    check_chip_format(chip_format, pixels)
-    if not source.complete:
-        warnings.warn(source.report, stacklevel=2)
-    with _started(out_dir, settings, overwrite=overwrite):
+    check_chip_format(chip_format, len(source.bands), source.dtype)
+    _check_names(source.classes, metadata_format)
+    plan = _plan(source, files_of(raster)[0], [cutting, metadata_format, chip_format])
+    check_same(out_dir, plan, overwrite=overwrite)
+    place = _map_place(source)
+    if not source.complete or place is None:
+        warnings.warn(sentence(source.report, "" if place else "no map, as no CRS holds all chips"), stacklevel=2)
+    with started(out_dir, plan, overwrite=overwrite):
         pictures = _write_chips(source, out_dir, chip_format, progress=progress)
-        _write_labels(out_dir, metadata_format, _described(source, pictures, len(pixels)))
-        write_features(_map(source, pictures), out_dir / MAP)
+        _write_labels(out_dir, metadata_format, _described(source, pictures))
+        if place is not None:
+            name, crs = place
+            write_features(_map(source, pictures, crs), out_dir / name)
     return out_dir
 
 
-def _check_empty(out_dir: Path, settings: str, *, overwrite: bool) -> None:
-    if out_dir.exists() and not out_dir.is_dir():
-        raise OutputError(f"out_dir must be a folder; {out_dir} is a file")
-    if not out_dir.parent.is_dir():
-        raise OutputError(f"the folder {out_dir.parent} does not exist; make it first, or choose another out_dir")
-    if overwrite or not out_dir.exists() or not any(out_dir.iterdir()):
-        return
-    marker = out_dir / _UNFINISHED
-    if not marker.is_file():
-        raise OutputError(f"{out_dir} is not empty; choose another folder, or overwrite=True to empty it")
-    if marker.read_text(encoding="utf-8") != settings:
-        raise OutputError(
-            f"{out_dir} holds a run with other parameters that was stopped; give the same ones to go on with it, "
-            "or overwrite=True to start anew"
+def _check_names(classes: Sequence[str], metadata_format: str) -> None:
+    """Refuses classes that a format cannot hold.
+
+    Raises:
+        ArgumentError: if there are any.
+    """
+    unfit = [name for name in classes if not FORMATS[metadata_format].can_name(name)]
+    if unfit:
+        raise ArgumentError(
+            f"{metadata_format} cannot hold classes called {', '.join(map(repr, unfit))}; "
+            "rename them in the labels, or choose another metadata_format"
         )
 
 
-@contextmanager
-def _started(out_dir: Path, settings: str, *, overwrite: bool) -> Iterator[None]:
-    """The folder made ready, and marked as unfinished until all is written."""
-    marker = out_dir / _UNFINISHED
-    try:
-        if overwrite and out_dir.exists():
-            shutil.rmtree(out_dir)
-        (out_dir / IMAGES).mkdir(parents=True, exist_ok=True)
-        for left in (out_dir / IMAGES).glob(".*/"):  # half a chip of a run that was killed
-            shutil.rmtree(left)
-        marker.write_text(settings, encoding="utf-8")
-        yield
-        marker.unlink()
-    except OSError as error:
-        raise OutputError(f"{out_dir} cannot be written: {error.strerror or error}; choose another out_dir") from error
+def _plan(source: Source, files: Sequence[str], settings: Sequence[object]) -> str:
+    """A text that is the same only where the same chips would be written of the same files."""
+    told = hashlib.sha256(repr([*settings, source.classes, source.bands]).encode())
+    for file in files:
+        found = Path(file).stat() if Path(file).exists() else None  # of a URL no more than its name is known
+        told.update(repr([file, found and (found.st_size, found.st_mtime_ns)]).encode())
+    reader = None
+    for plan in source.plans:
+        if plan.reader is not reader:
+            reader = plan.reader
+            told.update(repr(reader.grid).encode())
+            told.update(shapely.to_wkb(reader.area) if isinstance(reader, MaskedReader) else b"")
+        told.update(repr(plan.window).encode() + plan.boxes.xyxy.tobytes() + plan.boxes.labels.tobytes())
+    return json.dumps({"plan": told.hexdigest()})
 
 
 def _write_chips(source: Source, out_dir: Path, chip_format: str, *, progress: bool) -> list[Picture]:
@@ -178,14 +181,14 @@ def _picture(source: Source, number: int, out_dir: Path, chip_format: str) -> Pi
     return Picture(path, plan.boxes.xyxy, names, (plan.window.height, plan.window.width))
 
 
-def _described(source: Source, pictures: list[Picture], n_bands: int) -> Folder:
+def _described(source: Source, pictures: list[Picture]) -> Folder:
     """All that labels can say of the chips."""
     grid = source.plans[0].grid
     cell = None
     if grid.transform is not None:
         transform = grid.transform
         cell = float(np.hypot(transform.a, transform.d)), float(np.hypot(transform.b, transform.e))
-    return Folder(pictures, source.classes, crs=grid.crs, cell=cell, n_bands=n_bands)
+    return Folder(pictures, source.classes, crs=grid.crs, cell=cell, n_bands=len(source.bands))
 
 
 def _write_labels(out_dir: Path, metadata_format: str, folder: Folder) -> None:
@@ -198,9 +201,33 @@ def _write_labels(out_dir: Path, metadata_format: str, folder: Folder) -> None:
         partial.replace(path)
 
 
-def _map(source: Source, pictures: list[Picture]) -> Iterator[GeoDataFrame]:
+def _map_place(source: Source) -> tuple[str, CRS | None] | None:
+    """What the map is called, and the CRS that its outlines are given in; None where no CRS holds all chips.
+
+    GeoJSON where every chip has a place in WGS 84, which that standard asks for, else GeoPackage.
+    """
+    by_reader: dict[int, list[ChipPlan]] = {}
+    for plan in source.plans:
+        by_reader.setdefault(id(plan.reader), []).append(plan)
+    systems = list(dict.fromkeys(plans[0].grid.crs for plans in by_reader.values()))
+    common = systems[0] if len(systems) == 1 else _WGS84
+    if common is None or all(map(_in_wgs84, by_reader.values())):
+        return f"{_MAP}.geojson", common
+    return (f"{_MAP}.gpkg", common) if len(systems) == 1 else None
+
+
+def _in_wgs84(plans: Sequence[ChipPlan]) -> bool:
+    """Whether all these chips of one raster have a place in WGS 84."""
+    corners = np.concatenate([plan.grid.corners for plan in plans])
+    try:
+        moved = Transformer.from_crs(plans[0].grid.crs, _WGS84, always_xy=True).transform(*corners.T)
+    except ProjError:  # another planet, or a building site
+        return False
+    return bool(np.isfinite(moved).all())
+
+
+def _map(source: Source, pictures: list[Picture], crs: CRS | None) -> Iterator[GeoDataFrame]:
     """Outlines of all chips and boxes, some at a time: `kind` is chip or label, `chip` the file, `label` the class."""
-    crs = source.plans[0].grid.crs
     for first in range(0, len(pictures), _ON_MAP):
         some = pictures[first : first + _ON_MAP]
         placed = [_placed(plan, crs) for plan in source.plans[first : first + _ON_MAP]]

@@ -26,21 +26,22 @@ _QUALITY = 95  # of JPEGs; the usual 75 blurs objects of a few pixels
 CHIP_FORMATS = frozenset(_DRIVERS)
 
 
-def check_chip_format(chip_format: str, pixels: Shaped[np.ndarray, "C H W"]) -> None:
+def check_chip_format(chip_format: str, n_bands: int, dtype: str) -> None:
     """Refuses pixels that a format cannot hold.
 
     Args:
         chip_format: one of `CHIP_FORMATS`.
-        pixels: those of one chip.
+        n_bands: of the chips.
+        dtype: numpy's name of it.
 
     Raises:
         ArgumentError: if the number of bands or their type is not the format's.
     """
     dtypes = _DTYPES.get(chip_format)
-    if dtypes is not None and (len(pixels) not in _N_BANDS or pixels.dtype.name not in dtypes):
+    if dtypes is not None and (n_bands not in _N_BANDS or dtype not in dtypes):
         raise ArgumentError(
-            f"{chip_format} chips hold 1 or 3 bands of {' or '.join(dtypes)}; the raster has {len(pixels)} of "
-            f'{pixels.dtype}; choose some with bands=, or chip_format="tif", which holds any'
+            f"{chip_format} chips hold 1 or 3 bands of {' or '.join(dtypes)}; the raster has {n_bands} of "
+            f'{dtype}; choose some with bands=, or chip_format="tif", which holds any'
         )
 
 

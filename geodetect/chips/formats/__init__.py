@@ -28,6 +28,10 @@ class Format(Protocol):
         """What the labels in a folder say."""
         ...
 
+    def can_name(self, name: str) -> bool:
+        """Whether a class of this name that is written is read back."""
+        ...
+
     def files(self, folder: Folder) -> Iterator[tuple[str, str]]:
         """The files that say it: paths relative to the folder, and their texts."""
         ...

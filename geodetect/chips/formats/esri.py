@@ -174,6 +174,11 @@ def _crs(metadata: dict[str, Any]) -> CRS | None:
     return None
 
 
+def can_name(name: str) -> bool:
+    """JSON holds every name; labels hold values alone."""
+    return True
+
+
 def files(folder: Folder) -> Iterator[tuple[str, str]]:
     """What the tool writes for `PASCAL_VOC_rectangles`; class values count from 1, areas are in map units."""
     values = {name: i for i, name in enumerate(folder.classes, start=1)}

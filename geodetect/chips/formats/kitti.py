@@ -98,6 +98,11 @@ def picture(label: Path, told: list[tuple[int, str]], path: Path) -> Picture:
     return Picture(path, np.array(boxes, float).reshape(-1, 4), np.array(names, dtype=object))
 
 
+def can_name(name: str) -> bool:
+    """All but the one name that stands for what was not labelled."""
+    return name != _IGNORED
+
+
 def files(folder: Folder) -> Iterator[tuple[str, str]]:
     """A text for each picture, corners in hundredths of a pixel; blanks in a class become underscores."""
     for each in folder.pictures:

@@ -8,6 +8,7 @@ the format since counts edges from 0, and nothing in a file tells which.
 from __future__ import annotations
 
 import codecs
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,6 +126,11 @@ def _shape(root: ElementTree.Element) -> tuple[int, int] | None:
     """(height, width) where the annotation gives them; 0 means that nobody knew."""
     sides = [(root.findtext(f"size/{side}") or "").strip() for side in ("height", "width")]
     return (int(sides[0]), int(sides[1])) if all(side.isdigit() and int(side) for side in sides) else None
+
+
+def can_name(name: str) -> bool:
+    """All but names with what XML cannot hold (https://www.w3.org/TR/xml/#charsets), or does not keep: line breaks."""
+    return not any(unicodedata.category(letter) in ("Cc", "Cs") or letter in "\ufffe\uffff" for letter in name)
 
 
 def files(folder: Folder) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,103 @@
+"""The folder that chips are written into: whether it may be emptied, and whether a run that was stopped goes on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import shapely
+from geopandas import GeoDataFrame
+
+from geodetect.chips.formats import IMAGES
+from geodetect.errors import ArgumentError, OutputError
+from geodetect.raster import Rasters, files_of
+from geodetect.vector.opening import Vectors
+from geodetect.vector.opening import files_of as vector_files_of
+
+_UNFINISHED = ".unfinished.json"  # the plan of a run that has not ended; lets it start again where it was
+
+
+def checked(out_dir: str | Path, *, overwrite: bool) -> Path:
+    """The folder to write, if it may be written, as far as can be told before the labels are read.
+
+    Raises:
+        ArgumentError: if it is no path.
+        OutputError: if it is a file, lies in no folder, or holds something else.
+    """
+    if not isinstance(out_dir, str | Path) or out_dir == "":
+        raise ArgumentError(f"out_dir must be the path of a folder; got {out_dir!r}")
+    out_dir = Path(out_dir)
+    if out_dir.exists() and not out_dir.is_dir():
+        raise OutputError(f"out_dir must be a folder; {out_dir} is a file")
+    if not out_dir.parent.is_dir():
+        raise OutputError(f"the folder {out_dir.parent} does not exist; make it first, or choose another out_dir")
+    if not (overwrite or not out_dir.exists() or (out_dir / _UNFINISHED).is_file()) and any(out_dir.iterdir()):
+        raise OutputError(f"{out_dir} is not empty; choose another folder, or overwrite=True to empty it")
+    return out_dir
+
+
+def check_spared(out_dir: Path, raster: Rasters, labels: Vectors, aoi: Vectors | shapely.Geometry | None) -> None:
+    """Refuses to empty a folder that holds what is to be read, or that people work in.
+
+    Raises:
+        OutputError: if it is such a folder.
+    """
+    folder = out_dir.resolve()
+    if Path.cwd().is_relative_to(folder):
+        raise OutputError(
+            f"{out_dir} is the folder you work in, or holds it, and is not emptied; choose another out_dir"
+        )
+    vectors = [
+        each for each in (labels, aoi) if not (each is None or isinstance(each, GeoDataFrame | shapely.Geometry))
+    ]
+    for file in [*files_of(raster)[0], *(file for each in vectors for file in vector_files_of(each))]:
+        path = Path(file)
+        # Under its own name, or as what a link leads to.
+        if any(each.is_relative_to(folder) for each in (path.parent.resolve() / path.name, path.resolve())):
+            raise OutputError(
+                f"{out_dir} holds {file}, which is to be read, and is not emptied; choose another out_dir"
+            )
+
+
+def check_same(out_dir: Path, plan: str, *, overwrite: bool) -> None:
+    """Refuses to go on with another run.
+
+    Raises:
+        OutputError: if there is one, and it is not to be written over.
+    """
+    marker = out_dir / _UNFINISHED
+    # An empty one is of a run that was killed as it began.
+    if not overwrite and marker.is_file() and marker.read_text(encoding="utf-8") not in ("", plan):
+        raise OutputError(
+            f"{out_dir} holds a run with other parameters, labels or rasters that was stopped; give the same ones to "
+            "go on with it, or overwrite=True to start anew"
+        )
+
+
+@contextmanager
+def started(out_dir: Path, plan: str, *, overwrite: bool) -> Iterator[None]:
+    """The folder made ready, and marked as unfinished until all is written."""
+    marker = out_dir / _UNFINISHED
+    try:
+        out_dir.mkdir(exist_ok=True)
+        if overwrite:
+            _empty(out_dir)
+        marker.write_text(plan, encoding="utf-8")  # before all else: without it nobody goes on with the rest
+        (out_dir / IMAGES).mkdir(exist_ok=True)
+        for left in (out_dir / IMAGES).glob(".*/"):  # half a chip of a run that was killed
+            shutil.rmtree(left)
+        yield
+        marker.unlink()
+    except OSError as error:
+        raise OutputError(f"{out_dir} cannot be written: {error.strerror or error}; choose another out_dir") from error
+
+
+def _empty(folder: Path) -> None:
+    """Takes away what is in a folder; the folder stays, which may be a link or a disk of its own."""
+    for each in folder.iterdir():
+        if each.is_dir() and not each.is_symlink():
+            shutil.rmtree(each)
+        else:
+            each.unlink()
