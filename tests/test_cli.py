@@ -204,6 +204,26 @@ def test_outputs_are_refused_before_the_work(
     assert "exported as .onnx, .dlpk, .pt2, .json" in one_error(capsys)
 
 
+def test_keywords_are_options_here(capsys: pytest.CaptureFixture[str], tmp_path: Path, work: Path) -> None:
+    cut = ("chips", work / "scene.tif", work / "truth.gpkg", work / "chips")
+    assert run(*cut) == 1
+    assert one_error(capsys).endswith("is not empty; choose another folder, or --overwrite to empty it")
+    assert run("train", work / "scene.tif", tmp_path / "model.safetensors") == 1
+    assert "is a file (give --labels)" in one_error(capsys)
+    assert run(*cut, "--overlap", "64", "--chip-size", "32", "--overwrite") == 1
+    assert one_error(capsys).endswith("got --overlap 64, --chip-size 32")
+    for option, value in (("--seed", "-1"), ("--negatives", "inf"), ("--negatives", "nan"), ("--min-visible", "2")):
+        assert run(*cut, option, value, "--overwrite") == 1
+        assert option[2:].replace("-", "_") in one_error(capsys)
+    assert (work / "chips" / "labels.json").is_file()
+
+
+def test_an_empty_name_is_no_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for arguments in (("info", ""), ("train", "", tmp_path / "model.safetensors"), ("chips", "", "a.gpkg", "out")):
+        assert run(*arguments) == 1
+        assert re.search("got (an empty name|'')", one_error(capsys))
+
+
 def test_a_file_of_no_known_kind(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "notes.tif").write_text("not a raster", encoding="utf-8")
     assert run("info", tmp_path / "notes.tif") == 1
@@ -276,6 +296,7 @@ def work(scenes: dict[str, PaintedScene], tmp_path_factory: pytest.TempPathFacto
     scene = scenes["upright"]
     (folder / "scene.tif").write_bytes(scene.path.read_bytes())
     scene.truth.to_file(folder / "truth.gpkg")
+    scene.truth.replace("red", None).to_file(folder / "some.geojson")
     cut = ["chips", folder / "scene.tif", folder / "truth.gpkg", folder / "chips", "--chip-size", 64]
     assert run(*map(str, cut), "--no-progress") == 0
     train = ["train", folder / "chips", folder / "model.safetensors", *TRAINING, "--device", "cpu"]
@@ -293,6 +314,21 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 def test_chips_and_a_model_are_made(work: Path) -> None:
     assert (work / "chips" / "labels.json").is_file()
     assert (work / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("metadata_format", ["coco", "voc", "yolo", "kitti", "esri"])
+def test_chips_tells_what_was_cut_and_what_was_left_out(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], metadata_format: str
+) -> None:
+    out = tmp_path / "chips"
+    arguments = ("chips", work / "scene.tif", work / "truth.gpkg", out, "--chip-size", "64", "--no-progress")
+    assert run(*arguments, "--metadata-format", metadata_format) == 0
+    told = capsys.readouterr()
+    assert told.out == f"Wrote {out}: 11 chips with 14 boxes (red 8, blue 6)\n"
+    assert told.err == (
+        "Warning: 9 labels of 2 classes from truth.gpkg; "
+        "in no chip: 1 under 2 px or visible by less than 30% in every chip\n"
+    )
 
 
 def test_ctrl_c_saves_the_best_weights_so_far(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -339,6 +375,8 @@ def test_info_of_a_vector_file(work: Path, capsys: pytest.CaptureFixture[str]) -
     told = said(capsys)
     for part in ("a vector file", "features 9 (9 Polygon)", "CRS EPSG:32645", "classes blue 5, red 4"):
         assert part in told
+    assert run("info", work / "some.geojson") == 0
+    assert "classes blue 5, without a class 4" in said(capsys)
     assert run("info", work / "truth.gpkg", "--label-field", "colour") == 1
     assert "has no column 'colour'" in one_error(capsys)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,10 @@ def chips(raster: str, labels: str, out_dir: Path, **choices: Any) -> None:
     LABELS any vector file in any CRS. A run that was stopped goes on where it was.
     """
     from geodetect.chips import export_training_data
+    from geodetect.chips.formats import read_folder
 
     made = export_training_data(raster, labels, out_dir, **choices)
-    n_chips = sum(1 for _ in made.rglob(f"*.{choices['chip_format']}"))
-    click.echo(f"Wrote {made}: {n_chips} chips")
+    pictures = read_folder(made, choices["metadata_format"]).pictures
+    names = Counter(str(name) for picture in pictures for name in picture.names)
+    told = ", ".join(f"{name} {n:,}" for name, n in names.most_common())
+    click.echo(f"Wrote {made}: {len(pictures):,} chips with {names.total():,} boxes ({told})")

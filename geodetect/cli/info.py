@@ -147,7 +147,7 @@ def _vector(file: str, label_field: str | None) -> dict[str, Any]:
 
     features = open_features(file)
     frame = features.frame
-    counts = Counter(str(name) for name in class_names(features, label_field))
+    counts = Counter(name or "without a class" for name in class_names(features, label_field))
     kinds = Counter(frame.geom_type.fillna("empty"))
     return {
         "file": f"{file}, a vector file",

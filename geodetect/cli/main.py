@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,9 +52,23 @@ class _Commands(click.Group):
         except BrokenPipeError:
             raise  # `geodetect info FILE | head`: click ends quietly
         except (GeodetectError, OSError) as error:
-            raise _Failed(" ".join(str(error).split())) from error
+            command = self.get_command(ctx, ctx.invoked_subcommand or "")
+            raise _Failed(_in_options(" ".join(str(error).split()), command)) from error
         except KeyboardInterrupt as error:
             raise _Interrupted("; ".join(["stopped by Ctrl-C", *error.args])) from error
+
+
+def _in_options(message: str, command: click.Command | None) -> str:
+    """A message with options in place of keywords: `--overwrite` for `overwrite=True`, `--bands` for `bands=`."""
+    options = {each.name: each.opts[0] for each in command.params if isinstance(each, click.Option)} if command else {}
+
+    def named(found: re.Match[str]) -> str:
+        keyword, value, more = found.groups()
+        if keyword not in options:
+            return found[0]
+        return " ".join(filter(None, [options[keyword], "" if value in ("True", "...") else value, more]))
+
+    return re.sub(r'\b(\w+)="?([\w.]*)"?([({]?)', named, message)
 
 
 @contextmanager
