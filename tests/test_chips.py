@@ -226,6 +226,9 @@ def test_a_picture_of_the_batch(upright: PaintedScene) -> None:
     assert sum(bool(axes.get_images()) for axes in figure.axes) == min(
         4, sum(len(plan.boxes) > 0 for plan in data.train.plans)
     )
+    for rows in (0, 2.5):
+        with pytest.raises(ArgumentError, match="rows must be at least 1"):
+            data.show_batch(rows=rows)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -626,6 +629,17 @@ def test_where_nothing_leads_to_wgs84_the_map_is_in_the_raster_s_own_crs(tmp_pat
     shown = gpd.read_file(out / "chips.gpkg")
     assert (shown["kind"] == "chip").sum() == len(gd.prepare_data(out, split="random").plans)
     assert shapely.box(*scene.grid.bounds).buffer(1e-6).contains(shown.union_all())
+
+
+def test_where_scenes_have_no_crs_in_common_there_is_no_map(upright: PaintedScene, tmp_path: Path) -> None:
+    mars = write_raster(tmp_path / "mars.tif", painted(), Grid(SHAPE, UPRIGHT, CRS.from_user_input("IAU_2015:49910")))
+    raster = [upright.path, mars]
+    with pytest.warns(UserWarning, match="no map, as no CRS holds all chips"):
+        out = gd.export_training_data(
+            raster, _labels(upright), tmp_path / "chips", chip_size=64, negatives=9, progress=False
+        )
+    assert {path.name for path in out.iterdir()} == {"images", "labels.json"}
+    assert len(gd.prepare_data(out, negatives=9, split="random").plans) == 2 * 12
 
 
 @pytest.mark.parametrize(("metadata_format", "name"), [("kitti", "DontCare"), ("voc", "a\x01b"), ("voc", "two\nlines")])

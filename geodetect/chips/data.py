@@ -11,7 +11,7 @@ import pandas as pd
 
 from geodetect.chips.chip import ChipPlan, Chips
 from geodetect.chips.reach import LEVELS, REACHED, AnchorSuggestion, best_iou, suggest
-from geodetect.errors import ArgumentError
+from geodetect.errors import ArgumentError, is_whole
 from geodetect.plots import chip_figure
 from geodetect.stretch import Stretch
 
@@ -129,8 +129,8 @@ class DetectionData:
         Args:
             rows: rows of pictures, at least 1.
         """
-        if rows < 1:
-            raise ArgumentError(f"rows must be at least 1; got {rows}")
+        if not (is_whole(rows) and rows >= 1):
+            raise ArgumentError(f"rows must be at least 1 (a whole number); got {rows!r}")
         full = [plan for plan in self.train.plans if len(plan.boxes)]
         chosen = np.random.default_rng(self.seed).permutation(len(full))[: rows * rows]
         chips = [full[i].read() for i in chosen]

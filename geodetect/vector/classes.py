@@ -26,7 +26,7 @@ def class_names(features: Features, label_field: str | None) -> np.ndarray:
     column = label_field or ("label" if "label" in frame.columns else None)
     if column is None:
         values: list[Any] = [features.stem or "object"] * len(frame)
-    elif column in frame.columns and column != frame.active_geometry_name:
+    elif column in list(frame.columns) and column != frame.active_geometry_name:
         values = frame[column].tolist()
     else:
         known = ", ".join(str(name) for name in frame.columns if name != frame.active_geometry_name)
