@@ -127,9 +127,8 @@ def test_an_encoding_without_a_place_says_so(real_data: Path, name: str) -> None
 
 def test_trees_of_31_tiles_open_with_one_call(real_data: Path) -> None:
     folder = real_data / "train/trees_naip_points"
-    one_class = {path.stem: "tree" for path in (folder / "json").iterdir()}  # each file has a class of its own else
-    data = gd.prepare_data(folder / "images", folder / "json", class_mapping=one_class, point_radius_m=3, negatives=1)
-    assert data.classes == ["tree"]
+    data = gd.prepare_data(folder / "images", folder / "json", point_radius_m=3, negatives=1)
+    assert data.classes == ["object"]
     assert data.chip_size == 256
     assert data.bands == (1, 2, 3, 4)
     assert data.describe().loc["all", "objects"] > 1850

@@ -70,8 +70,8 @@ def prepare_data(
         overlap: how much neighbouring chips share in pixels; None is 0.
         pixel_size_m: read at this ground resolution instead of the raster's own.
         bands: the bands to read, counted from 1; None is all.
-        label_field: column that holds the class; None: a column `label`, else one class named after the file; of
-            several files each for itself.
+        label_field: column that holds the class; None: a column `label`, else one class named after the file; each
+            for itself of files in a list, and "object" for all of a folder or pattern, whose names say where, not what.
         point_radius_m: makes points into discs of this radius in metres.
         aoi: only ground inside is used: a vector file, a GeoDataFrame, or a geometry in the raster's CRS.
         min_visible: smallest share of a label's area in a chip that is still a label there, 0 to 1.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import glob
 from pathlib import Path
 from typing import TypeAlias
@@ -68,8 +68,10 @@ def open_features(source: Vectors, what: str = "labels") -> Features:
     files = files_of(source, what)
     if len(files) == 1:
         return _opened(files[0])
-    more = f"{Path(files[0]).name} and {len(files) - 1} more"
-    return _together([_opened(file) for file in files], Path(source).name if isinstance(source, str | Path) else more)
+    found = [_opened(file) for file in files]
+    if isinstance(source, str | Path):  # a folder or a pattern: files of one kind, whose names say where, not what
+        return _together([replace(each, stem=None) for each in found], Path(source).name)
+    return _together(found, f"{found[0].name} and {len(found) - 1} more")
 
 
 def files_of(source: str | Path | Sequence[str | Path], what: str = "labels") -> list[str]:

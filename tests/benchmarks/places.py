@@ -74,8 +74,7 @@ def banepa_tiles(seed: int) -> Place:
 def trees(seed: int) -> Place:
     """Trees of Californian towns as points, four bands at 0.6 m."""
     folder = REAL_DATA / "train" / "trees_naip_points"
-    one_class = {path.stem: "tree" for path in (folder / "json").iterdir()}
-    data = gd.prepare_data(folder / "images", folder / "json", class_mapping=one_class, point_radius_m=3, seed=seed)
+    data = gd.prepare_data(folder / "images", folder / "json", point_radius_m=3, seed=seed)
     return _by_list(data, _listed(folder / "split.csv", "test"), seed)
 
 
