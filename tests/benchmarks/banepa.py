@@ -23,7 +23,7 @@ import geodetect as gd
 sys.path.append(str(Path(__file__).parent))
 from places import REAL_DATA, halves
 
-EPOCHS = 60
+EPOCHS = 54
 
 
 def train(raster: Path, labels: Path, west: Polygon, *, epochs: int, seed: int) -> gd.RetinaNet:
@@ -35,12 +35,12 @@ def train(raster: Path, labels: Path, west: Polygon, *, epochs: int, seed: int) 
         overlap=128,
         pixel_size_m=0.3,
         aoi=west,
-        val_split_pct=0.05,
-        batch_size=4,
+        val_split_pct=0.1,
+        batch_size=2,
         seed=seed,
     )
     model = gd.RetinaNet(data, backbone="resnet18", weights=None, scales="auto", giou=True, box_weight=2, seed=seed)
-    model.fit(epochs, progress=False)
+    model.fit(epochs, monitor="AP50", progress=False)
     return model
 
 
