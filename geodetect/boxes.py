@@ -15,7 +15,7 @@ import numpy as np
 import shapely
 from jaxtyping import Bool, Float, Int
 
-from geodetect.errors import ArgumentError, is_number
+from geodetect.errors import ArgumentError, is_share
 
 _FIRST_BLOCK = 16_384  # boxes settled at once to begin with; keeps the pairs of a crowded scene few
 _SWEEP = 1 << 18  # boxes that `nms` takes in at once on its way down; keeps memory small, and trees in the cache
@@ -223,7 +223,7 @@ def nms(boxes: Boxes, iou: float, *, by_class: bool = True) -> Int[np.ndarray, "
     Raises:
         ArgumentError: if `iou` is not possible, or the boxes have no scores.
     """
-    if not (is_number(iou) and 0 <= iou <= 1):
+    if not is_share(iou):
         raise ArgumentError(f"iou must lie between 0 and 1 (intersection over union); got {iou!r}")
     y1, y2 = boxes.xyxy[:, 1], boxes.xyxy[:, 3]
     down, start = np.argsort(y1, kind="stable"), 0

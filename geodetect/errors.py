@@ -65,6 +65,11 @@ def is_number(value: object) -> bool:
     return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
 
 
+def is_share(value: object) -> bool:
+    """Whether a parameter is a number from 0 to 1."""
+    return is_number(value) and 0 <= value <= 1  # type: ignore[operator]
+
+
 def is_whole(value: object) -> bool:
     """Whether a parameter is a whole number, of Python or numpy; 2.0 is none."""
     return not isinstance(value, bool) and isinstance(value, Integral)

@@ -405,6 +405,7 @@ def test_rotated_detections_are_warned_of_once_upright_ones_not():
         ({"shape": "circle"}, "shape must be 'box' or 'polygon'; got 'circle'"),
         ({"point_radius_m": 0}, "point_radius_m must be above 0"),
         ({"point_radius_m": math.nan}, "point_radius_m must be above 0"),
+        ({"point_radius_m": "1"}, "point_radius_m must be above 0 .* got '1'"),
     ],
 )
 def test_values_that_are_not_possible_are_refused(keywords, message):

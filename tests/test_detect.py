@@ -560,6 +560,8 @@ def test_a_block_that_cannot_be_read_leaves_no_file(upright, tmp_path):
         ({"min_score": {"red": -1}}, "got -1"),
         ({"min_score": {"reed": 0.5}}, "min_score names reed, and the model knows only red, blue"),
         ({"nms_iou": 2}, "nms_iou must lie between 0 and 1"),
+        ({"nms_iou": None}, "nms_iou must lie between 0 and 1"),
+        ({"nms_iou": "0.5"}, "got '0.5'"),
         ({"chip_size": 0}, "chip_size must be a whole number of at least 1; got 0"),
         ({"chip_size": 64.5}, "chip_size must be a whole number"),
         ({"overlap": -1}, "overlap must be a whole number of at least 0"),

@@ -229,12 +229,18 @@ def test_pixels_of_another_shape_are_refused(detector, shape):
         detector.detect(np.zeros(shape))
 
 
+def test_a_list_is_no_array(detector):
+    with pytest.raises(ArgumentError, match=r"must be an array or tensor \(B, C, H, W\); got list"):
+        detector.detect(chips().tolist())
+
+
 @pytest.mark.parametrize(
     ("thresholds", "message"),
     [
         ({"min_score": 1.5}, "min_score must lie between 0 and 1; got 1.5"),
         ({"min_score": {"hut": -1}}, "min_score must lie between 0 and 1; got -1"),
         ({"min_score": {"huts": 0.5}}, "'huts', which the model does not know; it knows hut"),
+        ({"min_score": None}, "min_score must lie between 0 and 1; got None"),
         ({"nms_iou": float("nan")}, "nms_iou must lie between 0 and 1; got nan"),
     ],
 )

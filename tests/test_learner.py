@@ -234,6 +234,17 @@ def test_anchors_that_miss_the_objects_are_said_once(data: gd.DetectionData) -> 
         ({"scales": "some"}, '"auto"'),
         ({"scales": (-1,)}, "above 0"),
         ({"weights": "nothing.safetensors"}, "nothing.safetensors"),
+        ({"backbone": 18}, "backbone must be a name; got 18"),
+        ({"scales": 1.0}, "scales must be a list of numbers"),
+        ({"ratios": 0.5}, "ratios must be a list of numbers"),
+        ({"ratios": ("1", "2")}, "ratios must be a list of numbers"),
+        ({"anchor_size": None}, "anchor_size must be a number above 0"),
+        ({"levels": 3}, "levels must be a list of numbers"),
+        ({"box_weight": -1}, "box_weight must be a number of at least 0; got -1"),
+        ({"box_weight": None}, "box_weight must be a number"),
+        ({"focal_alpha": 25}, "focal_alpha must lie between 0 and 1; got 25"),
+        ({"focal_gamma": "2"}, "focal_gamma must be a number of at least 0; got '2'"),
+        ({"seed": 1.5}, "seed must be a whole number of at least 0; got 1.5"),
     ],
 )
 def test_bad_parameters_of_the_model(data: gd.DetectionData, keywords: dict[str, object], told: str) -> None:
@@ -241,7 +252,24 @@ def test_bad_parameters_of_the_model(data: gd.DetectionData, keywords: dict[str,
         gd.RetinaNet(data, **(SMALL | keywords))
 
 
-@pytest.mark.parametrize("keywords", [{"epochs": 0}, {"lr": -1}, {"monitor": "accuracy"}])
+def test_a_folder_is_no_data() -> None:
+    with pytest.raises(ArgumentError, match=r"data must be what prepare_data\(...\) gives; got 'chips'"):
+        gd.RetinaNet("chips")
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"epochs": 0},
+        {"epochs": "3"},
+        {"epochs": True},
+        {"lr": -1},
+        {"lr": "1e-3"},
+        {"monitor": "accuracy"},
+        {"callbacks": None},
+        {"callbacks": [print]},
+    ],
+)
 def test_bad_parameters_of_fit(trained: gd.RetinaNet, keywords: dict[str, object]) -> None:
     with pytest.raises(ArgumentError):
         trained.fit(**keywords)
@@ -264,6 +292,12 @@ def test_it_predicts_a_file_and_an_array(trained: gd.RetinaNet, data: gd.Detecti
     from_array = trained.predict(data.train[0].pixels, min_score=0.05)
     assert from_array.crs is None
     assert list(from_array.columns) == ["label", "score", "geometry"]
+
+
+@pytest.mark.parametrize("image", [None, [[1, 2]], np.zeros((64, 64), np.uint8)])
+def test_what_is_no_picture_is_not_predicted(trained: gd.RetinaNet, image: object) -> None:
+    with pytest.raises(ArgumentError, match="image must be the path of a raster, or an array"):
+        trained.predict(image)
 
 
 def test_it_exports_a_program(trained: gd.RetinaNet, tmp_path: Path) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-import numpy as np
 import shapely
 from geopandas import GeoDataFrame
 
 from geodetect.accuracy import sides
 from geodetect.accuracy.comparison import compared
 from geodetect.accuracy.result import Accuracy
-from geodetect.errors import ArgumentError
+from geodetect.errors import ArgumentError, is_number
 from geodetect.metrics import check_match_iou
 from geodetect.vector.opening import open_features
 
@@ -70,5 +69,5 @@ def _check(match_iou: float, shape: str, point_radius_m: float | None) -> None:
     check_match_iou(match_iou)
     if shape not in ("box", "polygon"):
         raise ArgumentError(f"shape must be 'box' or 'polygon'; got {shape!r}")
-    if point_radius_m is not None and not 0 < point_radius_m < np.inf:
-        raise ArgumentError(f"point_radius_m must be above 0 (metres on the ground); got {point_radius_m}")
+    if point_radius_m is not None and not (is_number(point_radius_m) and point_radius_m > 0):
+        raise ArgumentError(f"point_radius_m must be above 0 (metres on the ground); got {point_radius_m!r}")

@@ -15,7 +15,7 @@ import shapely
 
 from geodetect.boxes import Boxes
 from geodetect.chips.chip import ChipPlan
-from geodetect.errors import ArgumentError, is_number, is_whole
+from geodetect.errors import ArgumentError, is_number, is_share, is_whole
 from geodetect.grid import Tiling, Window
 from geodetect.raster import MaskedReader, Reader
 
@@ -44,7 +44,7 @@ class Cutting:
     def __post_init__(self) -> None:
         if self.chip_size is not None:
             Tiling((1, 1), self.chip_size, self.overlap)
-        if not (is_number(self.min_visible) and 0 <= self.min_visible <= 1):
+        if not is_share(self.min_visible):
             raise ArgumentError(f"min_visible must lie between 0 and 1; got {self.min_visible!r}")
         if not (is_number(self.negatives) and self.negatives >= 0):
             raise ArgumentError(f"negatives must be a number of at least 0; got {self.negatives!r}")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from geodetect.boxes import Boxes
 from geodetect.detector import file
-from geodetect.errors import ArgumentError, ModelError
+from geodetect.errors import ArgumentError, ModelError, is_share
 from geodetect.network import precision as precisions
 from geodetect.network.anchors import AnchorSpec
 from geodetect.network.batching import fastest, most_on_cpu
@@ -200,6 +200,8 @@ class Detector:
         if isinstance(pixels, np.ndarray):
             native = pixels.dtype.newbyteorder("=")
             pixels = torch.from_numpy(np.require(pixels, native, ["C", "W"]))  # a copy only where torch needs one
+        if not isinstance(pixels, Tensor):
+            raise ArgumentError(f"pixels must be an array or tensor (B, C, H, W); got {type(pixels).__name__}")
         if pixels.ndim != 4 or 0 in pixels.shape[2:]:  # noqa: PLR2004
             raise ArgumentError(f"pixels must be (B, C, H, W) with H and W above 0; got shape {tuple(pixels.shape)}")
         if pixels.shape[1] != len(self.bands):
@@ -334,8 +336,8 @@ def _first_line(error: Exception) -> str:
 
 
 def _between_0_and_1(name: str, value: float) -> None:
-    if not (0 <= value <= 1 and math.isfinite(value)):
-        raise ArgumentError(f"{name} must lie between 0 and 1; got {value}")
+    if not is_share(value):
+        raise ArgumentError(f"{name} must lie between 0 and 1; got {value!r}")
 
 
 def _known(scores: Any) -> Any:

@@ -15,7 +15,7 @@ from geodetect import plots
 from geodetect.boxes import Boxes
 from geodetect.chips import DetectionData
 from geodetect.detector import Detector, load_detector
-from geodetect.errors import TrainingError
+from geodetect.errors import ArgumentError, TrainingError
 from geodetect.export import export
 from geodetect.grid import Grid
 from geodetect.learner import gallery, results, start, training, tuning
@@ -83,6 +83,7 @@ class RetinaNet:
         seed: int = 42,
         device: str | torch.device | None = None,
     ) -> None:
+        start.check_numbers(box_weight=box_weight, focal_alpha=focal_alpha, focal_gamma=focal_gamma, seed=seed)
         start.check_boxes(data)
         spec = start.anchors(data, scales=scales, ratios=ratios, anchor_size=anchor_size, levels=levels)
         saved = load_detector(str(weights)) if is_saved_detector(weights) else None
@@ -332,10 +333,16 @@ class RetinaNet:
 
         Returns:
             polygons in the raster's CRS; in pixels, y down, when it has no georeference, as an array has none.
+
+        Raises:
+            ArgumentError: if the image is neither, or a threshold is not between 0 and 1.
         """
         if isinstance(image, str | Path):
             return detect_objects(image, self, min_score=min_score, nms_iou=nms_iou, progress=False)
         lowest = dict(zip(self._detector.classes, lowest_scores(min_score, self._detector), strict=True))
+        if not isinstance(image, np.ndarray) or image.ndim != 3:  # noqa: PLR2004
+            got = f"shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+            raise ArgumentError(f"image must be the path of a raster, or an array (C, H, W); got {got}")
         (found,) = self.detector.detect(image[None], min_score=lowest, nms_iou=nms_iou)
         return features_of(found, Grid(image.shape[1:]), self.detector.classes)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from geodetect.chips import DetectionData
-from geodetect.errors import ArgumentError, TrainingError
+from geodetect.errors import ArgumentError, TrainingError, is_number, is_share, is_whole
 from geodetect.learner import results
 from geodetect.learner.weights import WORDS, read
 from geodetect.network import published
@@ -24,12 +25,30 @@ _RGB = 3
 _MANY_UNREACHED = 0.1  # share of objects that no anchor reaches, above which a warning is due
 
 
+def check_numbers(*, box_weight: float, focal_alpha: float, focal_gamma: float, seed: int) -> None:
+    """Nothing, if the loss can be made of these numbers.
+
+    Raises:
+        ArgumentError: if one is out of its range.
+    """
+    for name, value in {"box_weight": box_weight, "focal_gamma": focal_gamma}.items():
+        if not (is_number(value) and value >= 0):
+            raise ArgumentError(f"{name} must be a number of at least 0; got {value!r}")
+    if not is_share(focal_alpha):
+        raise ArgumentError(f"focal_alpha must lie between 0 and 1; got {focal_alpha!r}")
+    if not (is_whole(seed) and seed >= 0):
+        raise ArgumentError(f"seed must be a whole number of at least 0; got {seed!r}")
+
+
 def check_boxes(data: DetectionData) -> None:
     """Nothing, if there is something to learn.
 
     Raises:
+        ArgumentError: if the data is not what `prepare_data` gives.
         TrainingError: if the data has no class, or no training chip has a box.
     """
+    if not isinstance(data, DetectionData):
+        raise ArgumentError(f"data must be what prepare_data(...) gives; got {data!r}")
     if not data.classes:
         raise TrainingError("the data has no class to learn; look at its labels and class_mapping")
     if not any(len(plan.boxes) for plan in data.train.plans):
@@ -56,13 +75,19 @@ def anchors(
     Raises:
         ArgumentError: if a value is not possible.
     """
+    numbers: dict[str, Any] = {"ratios": ratios, "levels": levels} | ({} if isinstance(scales, str) else {"scales": scales})
+    for name, values in numbers.items():
+        if isinstance(values, str) or not isinstance(values, Iterable) or not all(is_number(v) for v in values):
+            raise ArgumentError(f"{name} must be a list of numbers; got {values!r}")
+    if not is_number(anchor_size):
+        raise ArgumentError(f"anchor_size must be a number above 0; got {anchor_size!r}")
     if isinstance(scales, str):
         if scales != "auto":
             raise ArgumentError(f'scales must be numbers or "auto"; got {scales!r}')
         spec = AnchorSpec(levels=levels)
         found = data.suggest_anchors(spec.levels)
         return replace(spec, scales=found.scales, ratios=found.ratios, anchor_size=found.anchor_size)
-    spec = AnchorSpec(tuple(scales), tuple(ratios), anchor_size, levels)
+    spec = AnchorSpec(scales, ratios, anchor_size, levels)
     share = results.unreached(data, spec)
     if share > _MANY_UNREACHED:
         finer = ", and levels=(2, 7) adds smaller ones" if spec.levels == AnchorSpec.levels else ""
@@ -97,6 +122,8 @@ def network(
     Raises:
         GeodetectError: if the weights are unknown, unreadable, or of another network.
     """
+    if not isinstance(backbone, str):
+        raise ArgumentError(f"backbone must be a name; got {backbone!r}; RetinaNet.backbones() lists them")
     if weights == _COCO and backbone != _COCO_BACKBONE:
         raise ArgumentError(
             f'weights="coco" are of a {_COCO_BACKBONE}; got backbone={backbone!r}; take that, or weights="imagenet"'

@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from geodetect import memory
 from geodetect.chips import DetectionData
 from geodetect.chips.loaders import loaders
 from geodetect.detector import Detector
-from geodetect.errors import ArgumentError, TrainingError
+from geodetect.errors import ArgumentError, TrainingError, is_number, is_whole
 from geodetect.learner import checkpoints, distributed
 from geodetect.learner.callbacks import BestEpoch, ChipAP, Decode, MeanLoss, SeededEpochs, StopOnNan
 from geodetect.learner.checkpoints import Checkpoint, State
@@ -143,7 +142,7 @@ def rates(network: Network, rate: float | slice) -> list[float]:
 
 
 def _is_above_0(value: Any) -> bool:
-    return isinstance(value, Real) and 0 < float(value) < np.inf
+    return is_number(value) and value > 0
 
 
 def check(epochs: Any, callbacks: Sequence[Callback]) -> None:
@@ -152,11 +151,11 @@ def check(epochs: Any, callbacks: Sequence[Callback]) -> None:
     Raises:
         ArgumentError: if there is no epoch to train, or a callback wants to draw what it cannot.
     """
-    if not isinstance(epochs, Integral) or epochs < 1:
-        raise ArgumentError(f"epochs must be a whole number of at least 1; got {epochs}")
-    for callback in callbacks:
+    if not (is_whole(epochs) and epochs >= 1):
+        raise ArgumentError(f"epochs must be a whole number of at least 1; got {epochs!r}")
+    for callback in callbacks if isinstance(callbacks, Iterable) else [None]:
         if not isinstance(callback, Callback):
-            raise ArgumentError(f"callbacks must be a list of fastai's Callback objects; got {callback!r}")
+            raise ArgumentError(f"callbacks must be a list of fastai's Callback objects; got {callbacks!r}")
         if getattr(callback, "log_preds", False):
             raise ArgumentError(
                 f"{callback} can draw predictions of fastai's own kinds alone; "

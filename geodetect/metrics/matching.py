@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from geodetect.boxes import Boxes, overlapping
-from geodetect.errors import ArgumentError
+from geodetect.errors import ArgumentError, is_share
 
 ALMOST_ONE = 1 - 1e-10  # COCO's ceiling on the threshold: equal boxes match in spite of rounding
 
@@ -21,8 +21,8 @@ def check_match_iou(match_iou: float) -> None:
     Raises:
         ArgumentError: if `match_iou` is not above 0 and at most 1.
     """
-    if not 0 < match_iou <= 1:
-        raise ArgumentError(f"match_iou must be above 0 and at most 1; got match_iou={match_iou}")
+    if not (is_share(match_iou) and match_iou > 0):
+        raise ArgumentError(f"match_iou must be above 0 and at most 1; got match_iou={match_iou!r}")
 
 
 def match(

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from geodetect.boxes import Boxes
-from geodetect.errors import ArgumentError, ModelError
+from geodetect.errors import ArgumentError, ModelError, is_share
 
 _BATCH_SIZE = 8  # of a model that does not say what suits it
 _MIN_SCORE = 0.5  # where a model does not know which score serves it best
@@ -145,7 +145,7 @@ def _by_class(min_score: Any, otherwise: Mapping[str, float]) -> dict[str, float
             f"min_score names {', '.join(unknown)}, and the model knows only {', '.join(otherwise)}; use its names"
         )
     for value in given.values():
-        if not isinstance(value, Real) or not 0 <= float(value) <= 1:
+        if not is_share(value):
             raise ArgumentError(
                 f"min_score must lie between 0 and 1, or be a mapping of classes to such; got {value!r}"
             )

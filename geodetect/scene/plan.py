@@ -13,14 +13,13 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import shapely
 
-from geodetect.errors import ArgumentError, ModelError, OutputError
+from geodetect.errors import ArgumentError, ModelError, OutputError, is_share, is_whole
 from geodetect.grid import Grid, Tiling, Window
 from geodetect.raster import RasterReader, Rasters
 from geodetect.scene.models import DetectsPixels, suited_batch_size
@@ -103,13 +102,13 @@ def planned(
     Raises:
         ArgumentError: if a number is not possible.
     """
-    if not 0 <= nms_iou <= 1:
-        raise ArgumentError(f"nms_iou must lie between 0 and 1 (intersection over union); got {nms_iou}")
+    if not is_share(nms_iou):
+        raise ArgumentError(f"nms_iou must lie between 0 and 1 (intersection over union); got {nms_iou!r}")
     tiling = _tiling(reader.grid, detector, chip_size, overlap)
     batch_size = (
         suited_batch_size(detector, tiling.chip_size) if batch_size is None else _whole_number("batch_size", batch_size)
     )
-    return Plan(tiling, lowest, nms_iou, batch_size, area, tta)
+    return Plan(tiling, lowest, float(nms_iou), batch_size, area, tta)
 
 
 def opened(
@@ -154,7 +153,7 @@ def _tiling(grid: Grid, detector: DetectsPixels, chip_size: int | None, overlap:
 
 
 def _whole_number(name: str, value: Any, at_least: int = 1) -> int:
-    if not isinstance(value, Integral) or value < at_least:
+    if not (is_whole(value) and value >= at_least):
         raise ArgumentError(f"{name} must be a whole number of at least {at_least}; got {value!r}")
     return int(value)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from geodetect.boxes import Boxes, settle
-from geodetect.errors import ArgumentError
+from geodetect.errors import ArgumentError, is_share
 
 
 class Seam:
@@ -32,8 +32,8 @@ class Seam:
     """
 
     def __init__(self, nms_iou: float, row_start: float = -np.inf) -> None:
-        if not 0 <= nms_iou <= 1:
-            raise ArgumentError(f"nms_iou must lie between 0 and 1 (intersection over union); got {nms_iou}")
+        if not is_share(nms_iou):
+            raise ArgumentError(f"nms_iou must lie between 0 and 1 (intersection over union); got {nms_iou!r}")
         self.nms_iou = nms_iou
         self.row_start = row_start
         self.row_end = -np.inf
