@@ -75,7 +75,9 @@ def anchors(
     Raises:
         ArgumentError: if a value is not possible.
     """
-    numbers: dict[str, Any] = {"ratios": ratios, "levels": levels} | ({} if isinstance(scales, str) else {"scales": scales})
+    numbers: dict[str, Any] = {"ratios": ratios, "levels": levels}
+    if not isinstance(scales, str):
+        numbers["scales"] = scales
     for name, values in numbers.items():
         if isinstance(values, str) or not isinstance(values, Iterable) or not all(is_number(v) for v in values):
             raise ArgumentError(f"{name} must be a list of numbers; got {values!r}")
