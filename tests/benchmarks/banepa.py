@@ -23,7 +23,7 @@ import geodetect as gd
 sys.path.append(str(Path(__file__).parent))
 from places import REAL_DATA, halves
 
-EPOCHS = 51
+EPOCHS = 46
 
 
 def train(raster: Path, labels: Path, west: Polygon, *, epochs: int, seed: int) -> gd.RetinaNet:
