@@ -2,7 +2,7 @@
 
 from geodetect.metrics.coco import coco_scores
 from geodetect.metrics.matching import check_match_iou, match, match_pairs
-from geodetect.metrics.precision import average_precision, best_score, precision_recall
+from geodetect.metrics.precision import average_precision, best_score, precision_recall, steady_score
 
 __all__ = [
     "average_precision",
@@ -12,4 +12,5 @@ __all__ = [
     "match",
     "match_pairs",
     "precision_recall",
+    "steady_score",
 ]
