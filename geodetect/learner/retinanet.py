@@ -220,8 +220,8 @@ class RetinaNet:
     ) -> None:
         """Train. Ctrl-C leaves the best weights so far and is raised again.
 
-        Afterwards the detector's `min_score` is the middle of the scores that gave nearly the best F1 (0.02 less at most) on
-        the validation chips.
+        Afterwards the detector's `min_score` is the middle of the scores that gave nearly the best F1, 0.02 less at
+        most, on the validation chips.
         Under `torchrun`, and in a group that `torch.distributed` set up, all processes train one network.
 
         Args:
