@@ -235,18 +235,18 @@ def _laid_out(source: dict[str, Any], picture: str, shape: tuple[int, int], *, b
 
 def _scene(boxes: Any, chosen: Any, picture: str, shape: tuple[int, int]) -> Any:
     """The picture of the scene with the chosen boxes over it."""
-    from bokeh.models import CDSView, HoverTool, Range1d
+    from bokeh.models import BoxZoomTool, CDSView, HoverTool, Range1d
     from bokeh.plotting import figure
 
     height, width = shape
     plot = figure(
         x_range=Range1d(start=0, end=width),
         y_range=Range1d(start=height, end=0),
-        match_aspect=True,
-        tools="pan,wheel_zoom,box_zoom,reset,save",
+        tools=["pan", "wheel_zoom", BoxZoomTool(match_aspect=True), "reset", "save"],
         active_scroll="wheel_zoom",
         output_backend="webgl",
-        sizing_mode="stretch_both",
+        sizing_mode="scale_both",
+        aspect_ratio=width / height,
         background_fill_color="#222222",
     )
     plot.axis.visible = plot.grid.visible = False

@@ -21,6 +21,11 @@ from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced, Outpu
 from tests import oracles
 from tests.strategies import boxes
 
+pytestmark = [  # boxes drawn at random may lie anywhere
+    pytest.mark.filterwarnings("ignore:detections and labels lie apart"),
+    pytest.mark.filterwarnings("ignore:no class of the detections"),
+]
+
 UTM = 32645
 EAST, NORTH = 353_000, 3_057_000  # of the squares below
 CLASSES = np.array(["house", "shed", "tree"])
@@ -496,3 +501,10 @@ def test_real_footprints_are_found_in_degrees(real_data):
     ground = footprints.to_crs(UTM)
     envelopes = gpd.GeoDataFrame(geometry=ground.envelope).assign(label="building")
     assert compute_accuracy(envelopes, real_data / "scenes/banepa/buildings_4326.geojson").table.loc["all", "f1"] == 1
+
+
+def test_features_elsewhere_or_of_other_classes_are_told():
+    with pytest.warns(UserWarning, match=r"detections and labels lie apart, at .* so none can match"):
+        compute_accuracy(FOUND, TRUTH.set_geometry(TRUTH.translate(90_000, 0)))
+    with pytest.warns(UserWarning, match=r"no class of the detections \(A\) is one of the labels' \(a, b\)"):
+        compute_accuracy(FOUND.assign(label="A"), TRUTH)

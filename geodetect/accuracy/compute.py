@@ -59,6 +59,7 @@ def compute_accuracy(
     truth = sides.placed(sides.true_objects(theirs, label_field, point_radius_m), theirs.name, crs, inside)
     if inside is not None and len(found) == len(truth) == 0 < len(ours.frame) + len(theirs.frame):
         warnings.warn("neither detections nor labels lie inside the aoi", UserWarning, stacklevel=2)
+    sides.warn_of_apart(found, truth)
     if shape == "box":
         sides.warn_of_rotated(found)
     found, truth, classes = sides.one_naming(found, sides.solid(truth), by_class)

@@ -20,6 +20,7 @@ from geodetect.vector.opening import Features, open_features
 from geodetect.vector.placing import no_degrees
 
 ALL = "all"  # the row of all classes together
+_TOLD = 3  # classes that a warning names
 _ONE_CLASS = "object"  # the name of a row where classes do not count and there is not just one
 _UPRIGHT = 0.95  # share of its envelope that an upright rectangle fills; one turned by 1.5 degrees fills less
 _Spatial = TypeVar("_Spatial", GeoDataFrame, GeoSeries)
@@ -188,6 +189,19 @@ def solid(truth: GeoDataFrame) -> GeoDataFrame:
     return truth[shapely.area(truth.geometry.to_numpy()) > 0].reset_index(drop=True)
 
 
+def warn_of_apart(found: GeoDataFrame, truth: GeoDataFrame) -> None:
+    """Warns where the two lie in different places, so that nothing can match."""
+    if len(found) and len(truth):
+        ours, theirs = found.total_bounds, truth.total_bounds
+        if (ours[:2] > theirs[2:]).any() or (theirs[:2] > ours[2:]).any():
+            ours, theirs = (", ".join(f"{edge:.6g}" for edge in edges) for edges in (ours, theirs))
+            warnings.warn(
+                f"detections and labels lie apart, at {ours} and {theirs} (x1, y1, x2, y2), so none can match",
+                UserWarning,
+                stacklevel=3,
+            )
+
+
 def warn_of_rotated(found: GeoDataFrame) -> None:
     """Warns where envelopes are much larger than the detections in them."""
     polygons = found.geometry.to_numpy()
@@ -220,6 +234,14 @@ def one_naming(
             )
         found, truth = found[named[0]].reset_index(drop=True), truth[named[1]].reset_index(drop=True)
         found, truth = found.assign(group=found["label"]), truth.assign(group=truth["label"])
+        ours, theirs = (sorted(frame["group"].unique()) for frame in (found, truth))
+        if ours and theirs and not set(ours) & set(theirs):
+            warnings.warn(
+                f"no class of the detections ({', '.join(ours[:_TOLD])}) is one of the labels' "
+                f"({', '.join(theirs[:_TOLD])}), so none can match; by_class=False takes all as one",
+                UserWarning,
+                stacklevel=3,
+            )
     else:
         names = names if len(names) == 1 else [_ONE_CLASS]
         found, truth = (f.assign(group=names[0], label=f["label"].fillna(names[0])) for f in (found, truth))

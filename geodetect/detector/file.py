@@ -101,7 +101,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise ModelError(
-            f"{path} is not a whole safetensors file ({error}); expected what `save` wrote, copy it again"
+            f"{path} is not a whole safetensors file ({error}); expected what `save` wrote, "
+            + ("copy it again" if path.suffix == _SUFFIX else f"which ends in {_SUFFIX}")
         ) from error
 
 
