@@ -229,27 +229,31 @@ def _laid_out(source: dict[str, Any], picture: str, shape: tuple[int, int], *, b
     page = Document()
     page.js_on_event("document_ready", count)
     controls = row(*filter(None, (slider, classes, outcomes, text)), sizing_mode="stretch_width")
+    controls.styles = {"flex-wrap": "wrap"}  # on a narrow screen
     page.add_root(column(controls, _scene(boxes, chosen, picture, shape), sizing_mode="stretch_both"))
     return page
 
 
 def _scene(boxes: Any, chosen: Any, picture: str, shape: tuple[int, int]) -> Any:
     """The picture of the scene with the chosen boxes over it."""
-    from bokeh.models import BoxZoomTool, CDSView, HoverTool, Range1d
+    from bokeh.models import BoxZoomTool, CDSView, DataRange1d, HoverTool
     from bokeh.plotting import figure
 
     height, width = shape
+    x_range, y_range = DataRange1d(range_padding=0), DataRange1d(range_padding=0, flipped=True)
     plot = figure(
-        x_range=Range1d(start=0, end=width),
-        y_range=Range1d(start=height, end=0),
+        x_range=x_range,
+        y_range=y_range,
+        match_aspect=True,  # ranges of data alone are made wider to keep it
         tools=["pan", "wheel_zoom", BoxZoomTool(match_aspect=True), "reset", "save"],
         active_scroll="wheel_zoom",
         output_backend="webgl",
-        sizing_mode="scale_both",
-        aspect_ratio=width / height,
+        sizing_mode="stretch_both",
         background_fill_color="#222222",
     )
     plot.axis.visible = plot.grid.visible = False
+    whole = plot.quad(left=[0], right=[width], top=[0], bottom=[height], fill_alpha=0, line_alpha=0)
+    x_range.renderers = y_range.renderers = [whole]
     plot.image_url(url=[picture], x=0, y=0, w=width, h=height, anchor="top_left")
     drawn = plot.quad(
         left="left",
