@@ -84,8 +84,8 @@ def chips(n: int, side: int = SIDE, n_bands: int = 3) -> np.ndarray:
 
 def floor_of(detector: Detector, pixels: np.ndarray) -> float:
     """A score that some hundred candidates reach: between two that are well apart, so that rounding turns none."""
-    (found,) = detector.detect(pixels[:1], min_score=0.0, nms_iou=1.0)
-    scores = found.scores[:200]
+    found = detector.detect(pixels, min_score=0.0, nms_iou=1.0)  # of all pictures, each of which must keep away from it
+    scores = np.sort(np.concatenate([boxes.scores for boxes in found]))[::-1][: 200 * len(found)]
     widest = int(np.argmax(scores[50:-1] - scores[51:])) + 50
     return float((scores[widest] + scores[widest + 1]) / 2)
 
