@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from geodetect.boxes import Boxes, from_xywh, iou
 from geodetect.errors import ArgumentError
-from geodetect.metrics import average_precision, best_score, match, precision_recall, steady_score
+from geodetect.metrics import average_precision, best_score, match, precision_recall
 from tests import oracles
 from tests.oracles_coco import coco_evaluation
 from tests.strategies import boxes
@@ -192,27 +192,6 @@ def test_the_curve_worked_by_hand():
     assert list(recall) == pytest.approx([1 / 2, 1 / 2, 1])
     assert list(f1) == pytest.approx([2 / 3, 2 / 5, 2 / 3])
     assert best_score(scores, hit, 2) == 0.9
-
-
-@given(outcomes())
-def test_the_steady_score_costs_little(outcome):
-    steady = steady_score(*outcome)
-    if not outcome[1].any():
-        assert math.isnan(steady)
-        return
-    distinct, _, _, f1 = precision_recall(*outcome)
-    assert f1[distinct >= steady][-1] >= f1.max() - 0.02
-    assert distinct.min() <= steady <= distinct.max()
-
-
-def test_the_steady_score_worked_by_hand():
-    # Of 100 objects 40 are found above all, then three times a false one and a true one. F1 is 80/140 at 0.9, 80/141 at
-    # 0.8, and so on to 86/146 at 0.3; within 0.02 of that are all but 0.8, and 0.9 beyond it.
-    scores = np.r_[np.full(40, 0.9), 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, np.full(60, 0.1)]
-    hit = np.r_[np.full(40, True), [False, True] * 3, np.full(60, False)]
-    assert best_score(scores, hit, 100) == 0.3
-    assert steady_score(scores, hit, 100) == pytest.approx(0.5)  # of 0.7 to 0.3
-    assert steady_score(scores[:40], hit[:40], 100) == 0.9
 
 
 def test_the_curve_of_nothing_is_empty():

@@ -60,7 +60,7 @@ class Detector:
         chip_size: side of the chips it was trained on, in pixels.
         overlap: of windows in inference, in pixels.
         pixel_size_m: of the chips; None where that is unknown.
-        min_score: the score that gave nearly the best F1 in validation, for all classes or by name.
+        min_score: the score that gave the best F1 in validation, for all classes or by name.
         summary: how it was trained and how well it did; anything that JSON holds.
         device: where to run; None leaves the network where it is.
         precision: "auto" (bf16 where it is native and, in `frozen`, faster), "float32" or "bf16".

@@ -17,7 +17,7 @@ from geodetect.boxes import Boxes
 from geodetect.chips.chip import ChipPlan
 from geodetect.errors import TrainingError
 from geodetect.learner import distributed
-from geodetect.metrics import average_precision, match, steady_score
+from geodetect.metrics import average_precision, best_score, match
 
 Decode = Callable[[Tensor, Tensor], list[Boxes]]
 
@@ -204,10 +204,10 @@ def chip_ap(found: list[Boxes], truth: list[Boxes], n_classes: int, match_iou: f
 
 
 def operating_point(found: list[Boxes], truth: list[Boxes], n_classes: int) -> list[float]:
-    """For each class a score with nearly the best F1 over all chips at IoU 0.5; 0.5 where they say nothing."""
+    """For each class the score with the best F1 over all chips at IoU 0.5; 0.5 where they say nothing."""
     scores, labels, hits = hits_of(found, truth)
     n_truth = np.bincount(np.concatenate([boxes.labels for boxes in truth]), minlength=n_classes)
-    best = [steady_score(scores[labels == k], hits[labels == k], int(n_truth[k])) for k in range(n_classes)]
+    best = [best_score(scores[labels == k], hits[labels == k], int(n_truth[k])) for k in range(n_classes)]
     return [score if np.isfinite(score) else UNKNOWN_SCORE for score in best]
 
 

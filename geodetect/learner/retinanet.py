@@ -220,8 +220,7 @@ class RetinaNet:
     ) -> None:
         """Train. Ctrl-C leaves the best weights so far and is raised again.
 
-        Afterwards the detector's `min_score` is the middle of the scores that gave nearly the best F1, 0.02 less at
-        most, on the validation chips.
+        Afterwards the score that gave the best F1 on the validation chips is the detector's `min_score`.
         Under `torchrun`, and in a group that `torch.distributed` set up, all processes train one network.
 
         Args:
@@ -305,7 +304,7 @@ class RetinaNet:
         return results.evaluate(self.detector, self._needed("evaluate").valid)
 
     def tune(self) -> DataFrame:
-        """The best F1 at each `nms_iou` and the scores that nearly give it (see `fit`), on the validation chips.
+        """The best F1 and the scores that give it at each `nms_iou`, on the validation chips.
 
         Those for the default 0.5 become the detector's `min_score`; where another row is better, give its `nms_iou`
         and scores to `detect_objects`. Columns are `f1` (each class, and `all`) and `min_score` (each class).

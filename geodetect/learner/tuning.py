@@ -14,7 +14,7 @@ from geodetect.chips.chip import Chips
 from geodetect.detector import Detector
 from geodetect.learner.callbacks import UNKNOWN_SCORE, hits_of
 from geodetect.learner.results import detect_chips
-from geodetect.metrics import precision_recall, steady_score
+from geodetect.metrics import precision_recall
 
 NMS_IOU = 0.5  # of inference, unless it is told another
 _NMS_IOUS = [0.3, 0.35, 0.4, 0.45, NMS_IOU, 0.55, 0.6, 0.65, 0.7]
@@ -48,7 +48,7 @@ def suppressed(boxes: Boxes, nms_iou: float) -> Boxes:
 
 
 def _best_of(found: Sequence[Boxes], truth: Sequence[Boxes], n_classes: int) -> np.ndarray:
-    """The best F1 of each class and the lowest score to count for it, (K, 2)."""
+    """The best F1 of each class and the lowest score that gives it, (K, 2)."""
     scores, labels, hits = hits_of(list(found), list(truth))
     n_truth = np.bincount(np.concatenate([boxes.labels for boxes in truth]), minlength=n_classes)
     return np.array([_best_f1(scores[labels == k], hits[labels == k], int(n_truth[k])) for k in range(n_classes)])
@@ -57,5 +57,5 @@ def _best_of(found: Sequence[Boxes], truth: Sequence[Boxes], n_classes: int) -> 
 def _best_f1(scores: np.ndarray, hits: np.ndarray, n_truth: int) -> tuple[float, float]:
     if not (n_truth and hits.any()):
         return (0.0 if n_truth else np.nan), UNKNOWN_SCORE
-    _, _, _, f1 = precision_recall(scores, hits, n_truth)
-    return float(f1.max()), steady_score(scores, hits, n_truth)
+    distinct, _, _, f1 = precision_recall(scores, hits, n_truth)
+    return float(f1.max()), float(distinct[f1.argmax()])

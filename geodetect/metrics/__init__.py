@@ -2,7 +2,7 @@
 
 from geodetect.metrics.coco import coco_scores
 from geodetect.metrics.matching import check_match_iou, match, match_pairs
-from geodetect.metrics.precision import average_precision, best_score, precision_recall, steady_score
+from geodetect.metrics.precision import average_precision, best_score, precision_recall
 
 __all__ = [
     "average_precision",
@@ -12,5 +12,4 @@ __all__ = [
     "match",
     "match_pairs",
     "precision_recall",
-    "steady_score",
 ]

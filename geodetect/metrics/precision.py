@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 _RECALLS = np.linspace(0, 1, 101)  # "recThrs - [0:.01:1] R=101 recall thresholds for evaluation"
-_NEARLY = 0.02  # of F1, that a steadier score may cost
 
 
 def average_precision(scores: Float[np.ndarray, "N"], hit: Bool[np.ndarray, "N"], n_truth: int) -> float:
@@ -64,18 +63,3 @@ def best_score(scores: Float[np.ndarray, "N"], hit: Bool[np.ndarray, "N"], n_tru
         return float("nan")
     distinct, _, _, f1 = precision_recall(scores, hit, n_truth)
     return float(distinct[np.argmax(f1)])
-
-
-def steady_score(scores: Float[np.ndarray, "N"], hit: Bool[np.ndarray, "N"], n_truth: int) -> float:
-    """The middle of the scores round `best_score` from which on F1 is nearly as good; NaN without any hit.
-
-    Nearly is 0.02 less. Where the peak lies among those scores is chance when objects are some hundreds, and a score
-    near their end is soon one beyond it on other ground.
-    """
-    if not (n_truth and hit.any()):
-        return float("nan")
-    distinct, _, _, f1 = precision_recall(scores, hit, n_truth)
-    best, apart = int(np.argmax(f1)), np.flatnonzero(f1 < f1.max() - _NEARLY)
-    first = apart[apart < best].max(initial=-1) + 1
-    last = apart[apart > best].min(initial=len(f1)) - 1
-    return float(distinct[first] + distinct[last]) / 2
