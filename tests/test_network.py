@@ -167,6 +167,25 @@ def test_the_context_computes_in_that_precision(network, dtype):
     assert logits.dtype == deltas.dtype == dtype
 
 
+@pytest.mark.parametrize("moment", ["__enter__", "__exit__"])
+def test_an_interrupt_leaves_no_precision_behind(monkeypatch, moment):
+    usual, cpu = getattr(torch.autocast, moment), torch.device("cpu")
+
+    def interrupted(self, *args):
+        if moment == "__enter__":
+            usual(self, *args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch.autocast, moment, interrupted)
+    with pytest.raises(KeyboardInterrupt), autocast(torch.bfloat16, cpu):
+        pass
+    monkeypatch.undo()
+    assert not torch.is_autocast_enabled("cpu")
+    assert torch.nn.Linear(2, 2)(torch.zeros(1, 2)).dtype == torch.float32
+    assert torch.autocast_increment_nesting() == 1
+    assert torch.autocast_decrement_nesting() == 0
+
+
 @pytest.mark.parametrize("cells", [1, 2, 3])
 def test_gradients_of_the_coarse_levels_are_the_same_in_bf16(cells: int) -> None:
     # A strided convolution over a map of one cell had a gradient of uninitialised memory in bf16.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -54,9 +56,31 @@ def _seconds(dtype: torch.dtype, device: torch.device) -> list[float]:
     return taken[1:]
 
 
-def autocast(dtype: torch.dtype, device: torch.device) -> torch.autocast:
-    """A context in which the network computes in `dtype`; it changes nothing for float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
+@contextmanager
+def autocast(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
+    """A context in which the network computes in `dtype`; it changes nothing for float32.
+
+    Afterwards all is as before, also when Ctrl-C came in the moment of entering or leaving: torch's own context would
+    stay entered then, everything that follows be computed in bf16, and weights that were cast never be cast again.
+    """
+    kind = device.type
+    enabled, known, level = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind), _autocast_level()
+    try:
+        with torch.autocast(kind, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            yield
+    finally:
+        while _autocast_level() > level:
+            torch.autocast_decrement_nesting()
+            torch.clear_autocast_cache()
+        torch.set_autocast_enabled(kind, enabled)
+        torch.set_autocast_dtype(kind, known)
+
+
+def _autocast_level() -> int:
+    """How many contexts of torch's autocast are entered."""
+    level = torch.autocast_increment_nesting() - 1
+    torch.autocast_decrement_nesting()
+    return int(level)
 
 
 def is_native(dtype: torch.dtype, device: torch.device) -> bool:
