@@ -82,7 +82,7 @@ def show(
     classes: Sequence[str] | None = None,
     min_score: float | None = None,
     aoi: str | Path | GeoDataFrame | shapely.Geometry | None = None,
-    bands: Sequence[int] | None = None,
+    bands: Sequence[int | str] | None = None,
     title: str = "",
 ) -> Figure:
     """A figure of a scene, no finer than a screen, with the outlines of features in the colours of their classes.
@@ -98,7 +98,8 @@ def show(
             the features, sorted.
         min_score: features that score less are not drawn.
         aoi: only its bounds are shown: a vector file or frame in any CRS, or a geometry in the raster's.
-        bands: three bands to show as red, green and blue, or one as grey, counted from 1; None: the first ones.
+        bands: three bands to show as red, green and blue, or one as grey, counted from 1 or by name; None: the first
+            ones.
         title: over the picture.
 
     Raises:
@@ -176,7 +177,7 @@ def _within(own: Grid, grid: Grid, corners: tuple[float, float, float, float]) -
 
 
 def _read(
-    raster: str | Path, bands: Sequence[int] | None, own: Grid, part: Window, longer_side: int = _LONGER_SIDE
+    raster: str | Path, bands: Sequence[int | str] | None, own: Grid, part: Window, longer_side: int = _LONGER_SIDE
 ) -> _Pixels:
     """A part of the raster in no more pixels than asked for, square on the ground where it lies on the ground."""
     coarser = max(1.0, max(part.width, part.height) / longer_side)

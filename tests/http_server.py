@@ -45,8 +45,10 @@ class _Handler(SimpleHTTPRequestHandler):
         elif asked and self.failures.value:
             self.failures.value -= 1
             self.send_error(503)
-        elif not (asked and path.is_file()):
+        elif not path.is_file():
             self.send_error(404)
+        elif not asked:
+            super().do_GET()
         else:
             self._send_part(path.read_bytes(), asked)
 

@@ -119,6 +119,7 @@ def test_help_is_quick_and_loads_nothing_heavy(arguments: list[str]) -> None:
     [
         ("chips", "--bands 1,2,3", "bands", (1, 2, 3)),
         ("detect", "--bands 1,1,1", "bands", (1, 1, 1)),
+        ("detect", "--bands nir,red,3", "bands", ("nir", "red", 3)),
         ("detect", "--min-score 0.4", "min_score", 0.4),
         ("detect", "--min-score pool=0.4,car=0.3", "min_score", {"pool": 0.4, "car": 0.3}),
         ("detect", "--pixel-size-m 0.3", "pixel_size_m", 0.3),
@@ -147,7 +148,7 @@ def test_values(command: str, options: str, name: str, value: object) -> None:
         ("nothing", "No such command 'nothing'"),
         ("detect a.tif", "Missing argument 'MODEL'"),
         ("info --colour x", "No such option"),
-        ("detect a b c --bands red", "expected band numbers from 1 with commas between, such as 1,2,3; got 'red'"),
+        ("detect a b c --bands red,", "by number from 1 or by name, such as 1,2,3 or red,nir; got 'red,'"),
         ("detect a b c --min-score pool=high", "expected a number, or one for each class"),
         ("detect a b c --precision float16", "'float16' is not one of 'auto', 'float32', 'bf16'"),
         ("train a b --class-mapping pool", "expected OLD=NEW, or OLD= to drop it; got 'pool'"),

@@ -36,7 +36,7 @@ class Cutting:
     chip_size: int | None = None
     overlap: int = 0
     pixel_size_m: float | None = None
-    bands: Sequence[int] | None = None
+    bands: Sequence[int | str] | None = None
     min_visible: float = 0.3
     negatives: float = 1.0
     seed: int = 42

@@ -47,7 +47,7 @@ def export_training_data(
     overlap: int | None = 0,
     chip_format: str = "tif",
     pixel_size_m: float | None = None,
-    bands: Sequence[int] | None = None,
+    bands: Sequence[int | str] | None = None,
     label_field: str | None = None,
     point_radius_m: float | None = None,
     aoi: str | Path | GeoDataFrame | shapely.Geometry | None = None,
@@ -65,7 +65,8 @@ def export_training_data(
     holds, though they lie on the raster, are told of in a warning.
 
     Args:
-        raster: the raster to cut: a path, a URL, a list of them, a folder of GeoTIFFs or a pattern (one scene).
+        raster: the raster to cut: a path, a URL, a list of them, a folder of GeoTIFFs or a pattern (one scene), or a
+            STAC item.
         labels: a vector file, several in a list, a folder or a pattern, or a GeoDataFrame, in any CRS.
         out_dir: a folder that is empty or not there yet.
         metadata_format: layout of the labels: "coco", "voc", "yolo", "kitti", or "esri", which is ArcGIS' own
@@ -75,7 +76,8 @@ def export_training_data(
         chip_format: "tif" for GeoTIFFs; "png" (1 or 3 bands of 8 or 16 bits) and "jpg" (of 8 bits) say where they lie
             in a world file and an `.aux.xml`, and do not keep which pixels are invalid.
         pixel_size_m: cut at this ground resolution instead of the raster's own.
-        bands: the bands to keep, counted from 1; None is all.
+        bands: the bands to keep, counted from 1, or by name, such as "red", as the raster or the STAC item has it; None
+            is all.
         label_field: column that holds the class; None: a column `label`, else one class named after the file.
         point_radius_m: makes points into discs of this radius in metres.
         aoi: only ground inside is used.

@@ -117,7 +117,7 @@ class PictureReader:
 
     Args:
         path: the picture.
-        bands: those to read, counted from 1; None for all.
+        bands: those to read, counted from 1 or by name; None for all.
         pixel_size_m: read at this ground resolution instead of its own.
         crs: of pictures that have a transform and do not name theirs.
     """
@@ -126,7 +126,7 @@ class PictureReader:
         self,
         path: str | Path,
         *,
-        bands: Sequence[int] | None = None,
+        bands: Sequence[int | str] | None = None,
         pixel_size_m: float | None = None,
         crs: CRS | None = None,
     ) -> None:

@@ -37,7 +37,7 @@ def prepare_data(
     chip_size: int | None = None,
     overlap: int | None = None,
     pixel_size_m: float | None = None,
-    bands: Sequence[int] | None = None,
+    bands: Sequence[int | str] | None = None,
     label_field: str | None = None,
     point_radius_m: float | None = None,
     aoi: str | Path | GeoDataFrame | shapely.Geometry | None = None,
@@ -59,8 +59,8 @@ def prepare_data(
 
     Args:
         source: a raster: a path, a URL, a list of them, a folder of GeoTIFFs or a pattern, where files that touch are
-            one scene; without `labels`, a folder of chips in the layout of COCO, Pascal VOC, YOLO, KITTI or an
-            export of ArcGIS.
+            one scene, or a STAC item; without `labels`, a folder of chips in the layout of COCO, Pascal VOC, YOLO,
+            KITTI or an export of ArcGIS.
         labels: when `source` is a raster: a vector file, several in a list, a folder or a pattern, or a GeoDataFrame,
             in any CRS.
         class_mapping: `{value: name}` renames classes; a value mapped to None is dropped. In a folder the value is a
@@ -69,7 +69,8 @@ def prepare_data(
             1,024 px, else 512.
         overlap: how much neighbouring chips share in pixels; None is 0.
         pixel_size_m: read at this ground resolution instead of the raster's own.
-        bands: the bands to read, counted from 1; None is all.
+        bands: the bands to read, counted from 1, or by name, such as "red", as the raster or the STAC item has it; None
+            is all.
         label_field: column that holds the class; None: a column `label`, else one class named after the file; each
             for itself of files in a list, and "object" for all of a folder or pattern, whose names say where, not what.
         point_radius_m: makes points into discs of this radius in metres.

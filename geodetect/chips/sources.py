@@ -63,7 +63,8 @@ def from_raster(
     Files that touch each other are one scene, and an object across them one label; scenes apart have a grid each.
     """
     readers = [
-        RasterReader(scene, bands=cutting.bands, pixel_size_m=cutting.pixel_size_m) for scene in scenes_of(raster)
+        RasterReader(scene, bands=cutting.bands, pixel_size_m=cutting.pixel_size_m)
+        for scene in scenes_of(raster, cutting.bands)
     ]
     check_alike(readers, "rasters")
     side = cutting.side([reader.grid.shape for reader in readers])

@@ -122,7 +122,7 @@ def _raster(file: str) -> dict[str, Any]:
         return {
             "file": f"{file}, a raster",
             "size": f"{width} x {height} px",
-            "bands": f"{_listed(reader.bands)} ({reader.dtype})",
+            "bands": f"{', '.join(reader.band_names)} ({reader.dtype})",
             **_place(reader.grid),
         }
 

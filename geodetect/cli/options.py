@@ -55,6 +55,14 @@ def _scores(text: str) -> float | dict[str, float]:
     return {name.strip(): float(score) for name, _, score in pairs}
 
 
+def _bands(text: str) -> tuple[int | str, ...]:
+    """Numbers, or names where a part is no number."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise ValueError(text)
+    return tuple(int(part) if part.removeprefix("-").isdigit() else part for part in parts)
+
+
 def _renamed(ctx: click.Context, param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str | None] | None:
     """A class mapping from `old=new` and `old=`; None where the option was not used."""
     split = [pair.partition("=") for pair in pairs]
@@ -64,7 +72,7 @@ def _renamed(ctx: click.Context, param: click.Parameter, pairs: tuple[str, ...])
     return {old: new or None for old, _, new in split} or None
 
 
-BANDS = Text("numbers", numbers(int), "band numbers from 1 with commas between, such as 1,2,3")
+BANDS = Text("bands", _bands, "bands with commas between, by number from 1 or by name, such as 1,2,3 or red,nir")
 SCORES = Text("scores", _scores, "a number, or one for each class, such as pool=0.4,car=0.3")
 CHECKPOINT = Text("folder or word", str, "a folder, yes or no", {"yes": True, "no": False})
 PATH_OR_NONE = Text("path or word", str, "a path", {"none": None})
@@ -102,7 +110,7 @@ def bands(otherwise: str) -> Option:
         "--bands",
         type=BANDS,
         show_default=otherwise,
-        help="Bands to read, numbered from 1, such as 1,2,3; a band may come twice.",
+        help="Bands to read, numbered from 1 or by name, such as 1,2,3 or red,nir; a band may come twice.",
     )
 
 

@@ -3,7 +3,7 @@
 `Reader` is all that the rest of the package knows of rasters; `RasterReader` reads files, one or many as one scene.
 """
 
-from geodetect.raster.mosaic import Mosaic, scenes_of
+from geodetect.raster.mosaic import Mosaic, Scene, Single, scenes_of
 from geodetect.raster.opening import Rasters, files_of
 from geodetect.raster.reader import MaskedReader, RasterReader, Reader
 from geodetect.raster.writer import CHIP_FORMATS, check_chip_format, write_chip
@@ -15,6 +15,8 @@ __all__ = [
     "RasterReader",
     "Rasters",
     "Reader",
+    "Scene",
+    "Single",
     "check_chip_format",
     "files_of",
     "scenes_of",

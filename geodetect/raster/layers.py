@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Shaped
@@ -23,7 +23,26 @@ from geodetect.raster.opening import block_bytes
 _LARGEST_BLOCK_BYTES = 500_000_000  # whatever the window, GDAL decodes whole blocks
 _ALPHA_SAMPLES = 8  # places along each axis where an alpha band is looked at
 _ALPHA_SAMPLE_SIZE = 64
+_COLOURS = ("red", "green", "blue")  # of a palette
+_NO_COLOURS = ("undefined", "gray", "palette")  # GDAL's default for the first band is grey, whatever it holds
 _ALMOST_ALL = 0.99  # share of 0 and full that makes a mask of an alpha band; warped edges have some in between
+
+
+class BandName(NamedTuple):
+    """What a band may be called.
+
+    Args:
+        own: its description; empty when it has none.
+        colour: what it is shown as, such as "red"; "undefined" when that is not told.
+    """
+
+    own: str
+    colour: str
+
+    @property
+    def told(self) -> str:
+        """What it is called; empty when it is called nothing."""
+        return self.own or ("" if self.colour in _NO_COLOURS else self.colour)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +59,7 @@ class Layers:
         nodata: whether bands have a value that stands for no data.
         palette: (colours, 4) red, green, blue, alpha; None when pixels are values.
         scaled: (bands, 2) scale and offset; None when all are 1 and 0.
+        names: what each band that can be named by number can be called besides.
     """
 
     data: tuple[int, ...]
@@ -51,6 +71,7 @@ class Layers:
     nodata: bool
     palette: np.ndarray | None
     scaled: np.ndarray | None
+    names: tuple[BandName, ...]
 
     @classmethod
     def of(cls, dataset: Any, name: str) -> Layers:
@@ -83,6 +104,7 @@ class Layers:
             nodata=any(MaskFlags.nodata in flag for flag in flags),
             palette=palette,
             scaled=scaled,
+            names=_names(dataset) if palette is None else tuple(BandName("", colour) for colour in _COLOURS),
         )
 
     @property
@@ -91,21 +113,31 @@ class Layers:
         clear = self.palette is not None and not self.palette[:, 3].all()
         return self.alpha is None and not (self.mask or self.nodata or clear or self.stored.kind == "f")
 
-    def chosen(self, bands: Sequence[int] | None, name: str) -> tuple[int, ...]:
-        """The bands asked for; all data bands for None.
+    def chosen(self, bands: Sequence[int | str] | None, name: str) -> tuple[int, ...]:
+        """The numbers of the bands asked for by number or name; all data bands for None.
 
         Raises:
-            ArgumentError: if they are no whole numbers.
+            ArgumentError: if they are neither.
             RasterError: if the file has no such bands.
         """
         if bands is None:
             return self.data
-        if not isinstance(bands, Iterable) or not all(is_whole(band) for band in bands):
-            raise ArgumentError(f"bands must be whole numbers, counted from 1, such as (1, 2, 3); got bands={bands!r}")
-        chosen = tuple(int(band) for band in bands)
+        check_bands(bands)
+        chosen = tuple(self._named(band, name) if isinstance(band, str) else int(band) for band in bands)
         if not chosen or not all(1 <= band <= self.n_bands for band in chosen):
             raise RasterError(f"{name} has bands 1 to {self.n_bands}; got bands={chosen}")
         return chosen
+
+    def _named(self, band: str, name: str) -> int:
+        """The number of the band that is described so, or else shown in this colour."""
+        for known in ([each.own for each in self.names], [each.colour for each in self.names]):
+            found = [number for number, each in enumerate(known, 1) if each.casefold() == band.casefold()]
+            if len(found) == 1:
+                return found[0]
+            if found:
+                raise RasterError(f"bands {found} of {name} are all called {band!r}; name one by its number")
+        told = ", ".join(f"{number} {each.told}".strip() for number, each in enumerate(self.names, 1))
+        raise RasterError(f"{name} has no band {band!r}; its bands are {told}")
 
     def read(
         self, dataset: Any, window: Window, bands: tuple[int, ...]
@@ -155,6 +187,25 @@ class Layers:
         Black and white may, so there all bands must say so; -9999 in one band is enough.
         """
         return self.stored.kind == "u" or all(value in (0, None) for value in dataset.nodatavals)
+
+
+def check_bands(bands: Any) -> None:
+    """Refuses what are no bands.
+
+    Raises:
+        ArgumentError: if they are not numbers or names in a row.
+    """
+    in_a_row = isinstance(bands, Iterable) and not isinstance(bands, str)
+    if not (in_a_row and all(isinstance(band, str) or is_whole(band) for band in bands)):
+        raise ArgumentError(
+            "bands must be whole numbers, counted from 1, such as (1, 2, 3), or names, such as "
+            f'("red", "green", "blue"); got bands={bands!r}'
+        )
+
+
+def _names(dataset: Any) -> tuple[BandName, ...]:
+    described = zip(dataset.descriptions, dataset.colorinterp, strict=True)
+    return tuple(BandName(own or "", colour.name) for own, colour in described)
 
 
 def _check_readable(dataset: Any, name: str) -> None:

@@ -9,14 +9,11 @@ a hole. Index and description lie in memory and go away with the `Mosaic`.
 from __future__ import annotations
 
 import math
-import warnings
 import weakref
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 import rasterio
@@ -24,19 +21,32 @@ import shapely
 from affine import Affine
 from pyproj import Transformer
 from pyproj.exceptions import ProjError
-from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
 from geodetect.errors import RasterError
 from geodetect.grid import Grid
-from geodetect.raster.layers import Layers, alpha_tag, is_mask
-from geodetect.raster.opening import Rasters, files_of, gdal_name, grid_of, overviews, understood
-from geodetect.raster.tileindex import TYPES, File, describe, index
+from geodetect.raster.header import File, headers_of
+from geodetect.raster.layers import Layers, is_mask
+from geodetect.raster.opening import Rasters, files_of, understood
+from geodetect.raster.stac import opened_item
+from geodetect.raster.virtual import describe, index
 
-_N_THREADS = 8  # headers are read by so many at once: on a network they only wait
 _ALPHA_FILES = 8  # files whose alpha band is looked at; it is a mask in all or in none
 _ALIGNED = 0.01  # px; files closer than this to one grid of pixels are not resampled
 _EDGE_POINTS = 21  # along an edge of a file in another CRS: straight edges are curves there
+
+
+@dataclass(frozen=True)
+class Single:
+    """A scene that GDAL opens by itself.
+
+    Args:
+        path: what GDAL opens.
+        name: what messages call it.
+    """
+
+    path: str
+    name: str
 
 
 class Mosaic:
@@ -76,32 +86,42 @@ class Mosaic:
         self.path = self._description.replace("{index}", self._memory.name)
 
 
-def opened_as(raster: Rasters) -> tuple[str | Mosaic, str]:
-    """What GDAL is to open for a scene, and its name: a single file is itself, several are a mosaic.
+Scene: TypeAlias = Single | Mosaic
+"""A scene, found and looked at, that readers open."""
+
+
+def opened_as(raster: Rasters, bands: Sequence[int | str] | None = None) -> Scene:
+    """What GDAL is to open for a scene: a single file is itself, several are a mosaic.
+
+    Args:
+        raster: the file or files.
+        bands: those that will be read; an item of a catalog keeps each in a file of its own.
 
     Raises:
         RasterError: if a file is missing or cannot be read, or several do not go together.
     """
     files, name = files_of(raster)
-    return (files[0] if len(files) == 1 else Mosaic(_headers(files), name)), name
+    opened = [opened_item(file, bands) for file in files]
+    return Single(*opened[0]) if len(files) == 1 else Mosaic(headers_of(opened), name)
 
 
-def scenes_of(raster: Rasters) -> list[str | Mosaic]:
+def scenes_of(raster: Rasters, bands: Sequence[int | str] | None = None) -> list[Scene]:
     """The scenes that files make up, each in its own grid: those that touch each other are one.
 
     Raises:
         RasterError: as `opened_as`.
     """
     files, name = files_of(raster)
+    opened = [opened_item(file, bands) for file in files]
     if len(files) == 1:
-        return [files[0]]
-    headers = _headers(files)
+        return [Single(*opened[0])]
+    headers = headers_of(opened)
     scenes = [[headers[i] for i in group] for group in _touching(headers)]
     return [_scene(scene, name if len(scenes) == 1 else f"{scene[0].name} and those beside it") for scene in scenes]
 
 
-def _scene(files: list[File], name: str) -> str | Mosaic:
-    return files[0].path if len(files) == 1 else Mosaic(files, name)
+def _scene(files: list[File], name: str) -> Scene:
+    return Single(files[0].path, files[0].name) if len(files) == 1 else Mosaic(files, name)
 
 
 def _touching(files: list[File]) -> list[list[int]]:
@@ -129,34 +149,6 @@ def _grown_a_little(grid: Grid) -> shapely.Polygon:
     """The outline of a file, so much larger that rounding does not part it from its neighbours."""
     outline = shapely.Polygon(grid.corners)
     return outline.buffer(_ALIGNED * outline.length / sum(grid.shape) / 2, join_style="mitre")
-
-
-def _headers(files: Sequence[str]) -> list[File]:
-    """What the headers of all files say."""
-    with warnings.catch_warnings(), ThreadPoolExecutor(_N_THREADS, thread_name_prefix="geodetect-headers") as pool:
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # such files are refused in our own words
-        return list(pool.map(_header, files))
-
-
-def _header(path: str) -> File:
-    """What the header of a file says, a band tagged as alpha taken for data.
-
-    Raises:
-        RasterError: if it cannot be read, or does not say where it lies.
-    """
-    name = Path(path).name
-    with understood(name, path), rasterio.open(path) as dataset:
-        grid, layers = grid_of(dataset, name), Layers.with_alpha(dataset, name, None)
-        if grid.transform is None or dataset.transform.is_identity:
-            raise RasterError(
-                f"{name} has no transform of its own, so its place beside the other files is unknown; "
-                "give it one (gdal_translate -a_srs EPSG:... -a_ullr ..., or gdalwarp where it has control points)"
-            )
-        if layers.stored.name not in TYPES:
-            raise RasterError(f"{name} holds {layers.stored} values, which a scene of many files cannot; convert it")
-        factors = tuple(overviews(dataset))
-        block = dataset.block_shapes[0]
-        return File(gdal_name(path), name, grid, layers, dataset.nodata, alpha_tag(dataset), factors, block)
 
 
 def _same_layers(files: Sequence[File]) -> Sequence[File]:

@@ -220,7 +220,8 @@ def overviews(dataset: Any) -> list[int]:
 
 def environment(path: str) -> Any:
     """GDAL set up to read from this path, for a `with` block; it does not print what it finds wrong then."""
-    return rasterio.Env(**_BLOCK_CACHE, **(_NETWORK if is_remote(path) else {}))
+    # A description in XML may be of files on a network; what is told of those does local ones no harm.
+    return rasterio.Env(**_BLOCK_CACHE, **(_NETWORK if is_remote(path) or path.startswith("<") else {}))
 
 
 @contextmanager

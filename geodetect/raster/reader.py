@@ -23,7 +23,7 @@ from geodetect.errors import RasterError
 from geodetect.grid import Grid, Window
 from geodetect.raster.blocks import Blocks
 from geodetect.raster.layers import Layers
-from geodetect.raster.mosaic import Mosaic, opened_as
+from geodetect.raster.mosaic import Mosaic, Scene, Single, opened_as
 from geodetect.raster.opening import (
     FAILURES,
     Handles,
@@ -72,8 +72,9 @@ class RasterReader:
 
     Args:
         raster: path or URL of a raster; a list of them, a folder of GeoTIFFs or a pattern such as "tiles/*.tif" is
-            one scene; or a `Mosaic`.
-        bands: bands to read, counted from 1, in any order and any number of times; None for all that are data.
+            one scene; a path or URL of a STAC item is one of its rasters, or the bands of several; or a `Scene`.
+        bands: bands to read, counted from 1, or their names, in any order and any number of times; None for all that
+            are data.
         pixel_size_m: side of the pixels that are read, in metres on the ground; None for the file's own.
         crs: of a raster that has a transform and does not name its own.
 
@@ -84,15 +85,15 @@ class RasterReader:
 
     def __init__(
         self,
-        raster: Rasters | Mosaic,
+        raster: Rasters | Scene,
         *,
-        bands: Sequence[int] | None = None,
+        bands: Sequence[int | str] | None = None,
         pixel_size_m: float | None = None,
         crs: CRS | None = None,
     ) -> None:
         # Another reader opens from it without a look at all files of a mosaic again.
-        self.source, self.name = (raster, raster.name) if isinstance(raster, Mosaic) else opened_as(raster)
-        self.path = self.source.path if isinstance(self.source, Mosaic) else self.source
+        self.source = raster if isinstance(raster, Single | Mosaic) else opened_as(raster, bands)
+        self.path, self.name = self.source.path, self.source.name
         self._pixel_size_m, self._crs = pixel_size_m, crs
         self._handles = Handles(self.path, self.name)
         with understood(self.name, self.path), self._handles.dataset() as dataset:
@@ -134,6 +135,12 @@ class RasterReader:
     def __repr__(self) -> str:
         height, width = self.grid.shape
         return f"RasterReader({self.name}: {width} x {height} px, bands {', '.join(map(str, self.bands))})"
+
+    @property
+    def band_names(self) -> list[str]:
+        """The bands read by number, with what each is called where it is called something."""
+        names = [self._layers.names[band - 1].told for band in self.bands]
+        return [f"{band} {name}".strip() for band, name in zip(self.bands, names, strict=True)]
 
     def close(self) -> None:
         """Closes the file in all threads, and forgets what was decoded; a later read opens it again."""
@@ -213,9 +220,7 @@ def _decoded(
         return layers.read(dataset, window, bands)
 
 
-def _reopened(
-    source: str | Mosaic, bands: tuple[int, ...], pixel_size_m: float | None, crs: CRS | None
-) -> RasterReader:
+def _reopened(source: Scene, bands: tuple[int, ...], pixel_size_m: float | None, crs: CRS | None) -> RasterReader:
     return RasterReader(source, bands=bands, pixel_size_m=pixel_size_m, crs=crs)
 
 

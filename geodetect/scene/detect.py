@@ -46,7 +46,7 @@ def detect_objects(
     chip_size: int | None = None,
     overlap: int | None = None,
     pixel_size_m: float | str | None = "model",
-    bands: Sequence[int] | None = None,
+    bands: Sequence[int | str] | None = None,
     batch_size: int | None = None,
     aoi: Any = None,
     device: str | None = None,
@@ -63,7 +63,8 @@ def detect_objects(
     than the overlap are put together from their parts.
 
     Args:
-        raster: a path, a URL, a list of them, a folder of GeoTIFFs or a pattern such as "tiles/*.tif" (one scene).
+        raster: a path, a URL, a list of them, a folder of GeoTIFFs or a pattern such as "tiles/*.tif" (one scene); or
+            a STAC item, by path or URL.
         model: a learner, a detector, a file that a learner saved, or any object as in `DetectsPixels`.
         output: a file to write, its format named by its suffix; without one the result is returned. What
             is found goes to a folder `.journal` beside it meanwhile, and memory is bounded.
@@ -75,8 +76,8 @@ def detect_objects(
             `chip_size` that is not the model's.
         pixel_size_m: resample the raster to pixels of this size; "model": the size the model was
             trained at, where the raster's pixels have one; None: as they are.
-        bands: the bands to show the model, counted from 1; None: all, or the choice that it was trained on unless that
-            is the first ones in their order. A raster with more bands than the model takes wants a choice.
+        bands: the bands to show the model, counted from 1 or by name; None: all, or the choice that it was trained on
+            unless that is the first ones in their order. A raster with more bands than the model takes wants a choice.
         batch_size: windows the model sees at once; None: as many as serve best on its device. Where memory
             does not suffice for them, half as many.
         aoi: where to look, a vector file, a GeoDataFrame, or a shapely geometry in the raster's CRS;

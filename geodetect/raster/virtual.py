@@ -1,4 +1,4 @@
-"""What GDAL is told of many files: a small virtual raster for each, and a tile index of all.
+"""What GDAL is told of many files: a small virtual raster for each and a tile index of all, or bands put together.
 
 Formats: https://gdal.org/drivers/raster/vrt.html and https://gdal.org/drivers/raster/gti.html.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -17,42 +16,8 @@ import shapely
 from affine import Affine
 
 from geodetect.grid import Grid
-from geodetect.raster.layers import Layers
-
-_CAPITALS = {"uint": "UInt", "int": "Int", "float": "Float"}
-_SIZES = {"uint": (16, 32, 64), "int": (8, 16, 32, 64), "float": (32, 64)}
-# numpy's names of numbers, and GDAL's.
-TYPES = {"uint8": "Byte"} | {f"{kind}{n}": f"{_CAPITALS[kind]}{n}" for kind, sizes in _SIZES.items() for n in sizes}
-
-
-@dataclass(frozen=True, eq=False)
-class File:
-    """What is known of one of many files before any pixel is read.
-
-    Args:
-        path: what GDAL opens.
-        name: what messages call it.
-        grid: where it lies.
-        layers: its bands; an alpha band that is a mask among them.
-        nodata: the value that stands for no data; None when there is none.
-        tagged: the band that is tagged as alpha, mask or not; None when there is none.
-        factors: by how much its overviews are coarser.
-        block: (height, width) of its blocks.
-    """
-
-    path: str
-    name: str
-    grid: Grid
-    layers: Layers
-    nodata: float | None
-    tagged: int | None
-    factors: tuple[int, ...]
-    block: tuple[int, int]
-
-    @property
-    def n_bands(self) -> int:
-        """Number of bands that are data."""
-        return len(self.layers.data)
+from geodetect.raster.header import TYPES, File
+from geodetect.raster.layers import BandName
 
 
 def index(files: Sequence[File], grid: Grid, outlines: np.ndarray, *, upright: bool) -> bytes:
@@ -112,7 +77,38 @@ def describe(files: Sequence[File], grid: Grid, *, upright: bool, resampled: boo
     factors = sorted(set.intersection(*(set(file.factors) for file in files)))
     levels = "".join(_element("Overview", _element("Factor", factor)) for factor in factors)
     told = "".join(_element(name, value) for name, value in parts.items())
-    return _element("GDALTileIndexDataset", told + _scales(files[0], kind) + levels)
+    return _element("GDALTileIndexDataset", told + _bands(files[0], kind) + levels)
+
+
+def stacked(bands: Sequence[tuple[str, File, int]], grid: Grid) -> str:
+    """GDAL's XML of a virtual raster of bands from several files.
+
+    Pixels of a file that is coarser than `grid` are interpolated, those of a finer one averaged.
+
+    Args:
+        bands: the name of each, its file, and its number in that.
+        grid: the pixels of the whole; the files have its CRS and directions.
+    """
+    height, width = grid.shape
+    told = [
+        _band(number, TYPES[file.layers.stored.name], _stacked_band(name, file, band, grid))
+        for number, (name, file, band) in enumerate(bands, 1)
+    ]
+    place = "" if grid.crs is None else _element("SRS", escape(_wkt(grid) or ""))
+    assert grid.transform is not None
+    place += _element("GeoTransform", ", ".join(repr(float(value)) for value in grid.transform.to_gdal()))
+    masked = next(((file, mask) for _, file, _ in bands if (mask := _mask(file))), None)
+    if masked is not None:
+        file, mask = masked
+        told.append(_element("MaskBand", _band(1, "Byte", _source(file, "Byte", mask, grid))))
+    return f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}">{place}{"".join(told)}</VRTDataset>'
+
+
+def _stacked_band(name: str, file: File, band: int, grid: Grid) -> str:
+    kind = TYPES[file.layers.stored.name]
+    nodata = "" if file.nodata is None else _element("NoDataValue", repr(file.nodata))
+    scales = "" if file.layers.scaled is None else _scale(*file.layers.scaled[band - 1])
+    return _element("Description", escape(name)) + nodata + scales + _source(file, kind, band, grid)
 
 
 def _extent(placed: Grid | None, shape: tuple[int, int]) -> dict[str, str]:
@@ -135,15 +131,24 @@ def _emptiness(files: Sequence[File]) -> dict[str, str]:
     return {"MaskBand": "true"}
 
 
-def _scales(file: File, kind: str) -> str:
-    """Scale and offset of each band."""
-    if file.layers.scaled is None:
-        return ""
-    values = file.layers.scaled[np.array(file.layers.data) - 1]
+def _bands(file: File, kind: str) -> str:
+    """What each band is called, and its scale and offset."""
+    layers = file.layers
     return "".join(
-        f'<Band band="{i}" dataType="{kind}"><Offset>{float(offset)!r}</Offset><Scale>{float(scale)!r}</Scale></Band>'
-        for i, (scale, offset) in enumerate(values, 1)
+        f'<Band band="{i}" dataType="{kind}">{_element("Description", escape(layers.names[band - 1].own))}'
+        f"{_element('ColorInterp', _colour_of(layers.names[band - 1]))}"
+        f"{'' if layers.scaled is None else _scale(*layers.scaled[band - 1])}</Band>"
+        for i, band in enumerate(layers.data, 1)
     )
+
+
+def _colour_of(band: BandName) -> str:
+    """What GDAL is told of the band's colour; bands of a mosaic are data, whatever they are tagged as."""
+    return "undefined" if band.colour in ("alpha", "palette") else band.colour
+
+
+def _scale(scale: float, offset: float) -> str:
+    return f"<Offset>{float(offset)!r}</Offset><Scale>{float(scale)!r}</Scale>"
 
 
 def _virtual(file: File, pixels: Grid | None) -> str:
@@ -155,7 +160,7 @@ def _virtual(file: File, pixels: Grid | None) -> str:
     else:
         nodata = "" if file.nodata is None else _element("NoDataValue", repr(file.nodata))
         bands = [_band(i, kind, nodata + _source(file, kind, band)) for i, band in enumerate(file.layers.data, 1)]
-    mask = file.layers.alpha or ("mask,1" if file.layers.mask else None)
+    mask = _mask(file)
     bands += [_element("MaskBand", _band(1, "Byte", _source(file, kind, mask)))] if mask else []
     place = _element("SRS", escape(_wkt(file.grid) or "")) if pixels is None and file.grid.crs else ""
     place += _element("GeoTransform", ", ".join(repr(float(value)) for value in _place(file, pixels).to_gdal()))
@@ -172,12 +177,29 @@ def _place(file: File, pixels: Grid | None) -> Affine:
     return Affine(1, 0, round(x), 0, -1, -round(y))
 
 
-def _source(file: File, kind: str, band: int | str) -> str:
-    """A band, or "mask,1", of the file, told with its size so that GDAL need not open it yet."""
+def _mask(file: File) -> int | str | None:
+    """The band of the file that says what is valid; None where none does."""
+    return file.layers.alpha or ("mask,1" if file.layers.mask else None)
+
+
+def _source(file: File, kind: str, band: int | str, grid: Grid | None = None) -> str:
+    """A band, or "mask,1", of the file, told with its size so that GDAL need not open it yet; where it lies in `grid`.
+
+    Where a mask is stretched its values are not mixed.
+    """
     (height, width), (block_height, block_width) = file.grid.shape, file.block
     size = f'RasterXSize="{width}" RasterYSize="{height}" DataType="{kind}"'
     blocks = f'BlockXSize="{block_width}" BlockYSize="{block_height}"'
-    return _element("SimpleSource", f"{_named(file)}{_element('SourceBand', band)}<SourceProperties {size} {blocks}/>")
+    told = f"{_named(file)}{_element('SourceBand', band)}<SourceProperties {size} {blocks}/>"
+    if grid is None:
+        return _element("SimpleSource", told)
+    assert grid.transform is not None
+    assert file.grid.transform is not None
+    place = (~grid.transform) @ file.grid.transform
+    told += f'<SrcRect xOff="0" yOff="0" xSize="{width}" ySize="{height}"/>'
+    told += f'<DstRect xOff="{place.c!r}" yOff="{place.f!r}" xSize="{width * place.a!r}" ySize="{height * place.e!r}"/>'
+    how = "nearest" if isinstance(band, str) or file.grid.shape == grid.shape else "bilinear"
+    return f'<SimpleSource resampling="{how}">{told}</SimpleSource>'
 
 
 def _colour(file: File, number: int) -> str:

@@ -1,0 +1,250 @@
+"""Items of a SpatioTemporal Asset Catalog (STAC) as scenes: the one raster of an item, or bands of several.
+
+Format: https://github.com/radiantearth/stac-spec/blob/master/item-spec/item-spec.md; names of bands are those of
+`bands` (STAC 1.1) or `eo:bands` (https://github.com/stac-extensions/eo), and the keys of the assets.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urljoin, urlsplit
+
+from affine import Affine
+
+from geodetect.errors import RasterError
+from geodetect.grid import Grid
+from geodetect.raster.header import File, headers_of
+from geodetect.raster.layers import check_bands
+from geodetect.raster.virtual import stacked
+
+_JSON = ".json"
+_API = "/items/"  # in the path of an item that a server makes, whose name has no suffix
+_RASTER_TYPES = ("image/tiff", "image/jp2", "image/vnd.stac.geotiff")
+_RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt")
+_PICTURES = {"thumbnail", "overview"}  # roles of what is for looking at
+_TIMEOUT_S = 20
+_LARGEST_BYTES = 50_000_000
+_SAME = 1e-6  # relative difference of pixel sizes that rounding makes
+_TOLD = 20  # names in a message at most
+
+
+class _Band(NamedTuple):
+    """A band that an item offers.
+
+    Args:
+        asset: the key of its asset.
+        href: where that lies.
+        number: of the band in it, from 1.
+        n_bands: how many bands the asset is known to have.
+        own: its name; empty when it has none.
+        common: what bands of its colour are called everywhere, such as "nir"; empty when that is not told.
+    """
+
+    asset: str
+    href: str
+    number: int
+    n_bands: int
+    own: str
+    common: str
+
+
+def opened_item(path: str, bands: Sequence[int | str] | None) -> tuple[str, str]:
+    """What GDAL opens for a raster, and its name: an item's one raster, or the bands named; anything else is itself.
+
+    Args:
+        path: a path or URL of a raster or an item.
+        bands: those that will be read. Where an item keeps its bands in files of their own they go by their names.
+
+    Raises:
+        RasterError: if an item cannot be read, has no raster, or has several of which bands do not choose.
+    """
+    if not _may_be_item(path):
+        return path, Path(path).name
+    item = _read(path)
+    if not isinstance(item, dict) or "stac_version" not in item:
+        return path, Path(path).name  # GDAL knows other rasters that are told in JSON
+    name = str(item.get("id") or Path(path).name)
+    if item.get("type") != "Feature":
+        raise RasterError(f"{name} is a STAC {item.get('type', 'object')} and no item; name one of its items")
+    assets = _rasters(item, path)
+    if not assets:
+        raise RasterError(f"{name} is a STAC item without a raster (GeoTIFF, JPEG 2000) among its assets")
+    if bands is not None:
+        check_bands(bands)
+    if bands and all(isinstance(band, str) for band in bands):
+        return _stack(name, _offered(assets), dict.fromkeys(map(str, bands))), name
+    if len(assets) > 1:
+        offered = _offered(assets)
+        raise RasterError(
+            f'{name} is a STAC item of {len(assets)} rasters; name the bands to read, such as bands=("red", "green", '
+            f'"blue"), or one of the rasters by its own address; it has {_told(offered)}'
+        )
+    (asset,) = assets.values()
+    return str(asset["href"]), name
+
+
+def _may_be_item(path: str) -> bool:
+    if path.startswith(("http://", "https://")):
+        inside = urlsplit(path).path
+        return inside.endswith(_JSON) or _API in inside
+    return path.lower().endswith(_JSON) and os.path.isfile(path) and os.path.getsize(path) <= _LARGEST_BYTES
+
+
+def _read(path: str) -> Any:
+    """What a file or server holds as JSON.
+
+    Raises:
+        RasterError: if it cannot be had, or is no JSON.
+    """
+    try:
+        if "://" not in path:
+            return json.loads(Path(path).read_text(encoding="utf-8"))
+        with urllib.request.urlopen(path, timeout=_TIMEOUT_S) as answer:
+            return json.loads(answer.read(_LARGEST_BYTES))
+    except (OSError, urllib.error.URLError) as error:
+        raise RasterError(f"{path} cannot be read: {getattr(error, 'reason', None) or error}") from error
+    except ValueError as error:
+        raise RasterError(f"{path} is no JSON, and no STAC item: {error}") from error
+
+
+def _rasters(item: dict[str, Any], path: str) -> dict[str, dict[str, Any]]:
+    """The assets that are rasters, by their keys, their addresses complete; those with the role "data" if any has."""
+    assets = item.get("assets")
+    found = {
+        key: {**asset, "href": _address(str(asset["href"]), path)}
+        for key, asset in (assets.items() if isinstance(assets, dict) else ())
+        if isinstance(asset, dict) and asset.get("href") and _is_raster(asset)
+    }
+    data = {key: asset for key, asset in found.items() if "data" in _roles(asset)}
+    return data or found
+
+
+def _is_raster(asset: dict[str, Any]) -> bool:
+    if _PICTURES & _roles(asset):
+        return False
+    kind, where = str(asset.get("type") or ""), urlsplit(str(asset["href"])).path
+    return kind.lower().startswith(_RASTER_TYPES) or where.lower().endswith(_RASTER_SUFFIXES)
+
+
+def _roles(asset: dict[str, Any]) -> set[str]:
+    roles = asset.get("roles")
+    return {str(role) for role in roles} if isinstance(roles, list) else set()
+
+
+def _address(href: str, path: str) -> str:
+    """Where an asset lies; a relative address counts from the item's own."""
+    if "://" in href or href.startswith("/vsi"):
+        return href.removeprefix("file://")
+    return urljoin(path, href) if "://" in path else os.path.join(os.path.dirname(path), href)
+
+
+def _offered(assets: dict[str, dict[str, Any]]) -> list[_Band]:
+    """The bands of all rasters of an item; a raster that tells of none has one, named by its key."""
+    bands = []
+    for key, asset in assets.items():
+        listed = asset.get("bands") or asset.get("eo:bands")
+        listed = [band for band in listed if isinstance(band, dict)] if isinstance(listed, list) else []
+        for number, band in enumerate(listed or [{}], 1):
+            common = band.get("eo:common_name") or band.get("common_name") or ""
+            own = str(band.get("name") or "")
+            bands.append(_Band(key, asset["href"], number, max(len(listed), 1), own, str(common)))
+    return bands
+
+
+def _chosen(item: str, offered: Sequence[_Band], wanted: str) -> _Band:
+    """The band of this name: the asset's of that key, or the one named so, or the one that is commonly called so.
+
+    Where a picture is made of bands that also lie alone, as in archives of Sentinel-2, the one that lies alone counts.
+
+    Raises:
+        RasterError: if there is none, or more than one.
+    """
+    keyed = [band for band in offered if band.asset == wanted]
+    if len(keyed) > 1:
+        raise RasterError(
+            f"{wanted} of {item} has {len(keyed)} bands; name them ({_told(keyed)}), or open {keyed[0].href} itself"
+        )
+    for found in (
+        keyed,
+        [band for band in offered if band.own.casefold() == wanted.casefold()],
+        [band for band in offered if band.common.casefold() == wanted.casefold()],
+    ):
+        fewest = min((band.n_bands for band in found), default=0)
+        alone = [band for band in found if band.n_bands == fewest]
+        if len(alone) == 1:
+            return alone[0]
+        if alone:
+            where = " and ".join(band.asset for band in alone)
+            raise RasterError(f"{item} has a band {wanted!r} in {where}; name one of these instead")
+    raise RasterError(f"{item} has no band {wanted!r}; it has {_told(offered)}")
+
+
+def _told(bands: Iterable[_Band]) -> str:
+    """The bands by every name they have."""
+    names = [" or ".join(dict.fromkeys(filter(None, _names(band)))) for band in bands]
+    return ", ".join(names[:_TOLD]) + (f" and {len(names) - _TOLD} more" if len(names) > _TOLD else "")
+
+
+def _names(band: _Band) -> tuple[str, str, str]:
+    return (band.asset if band.n_bands == 1 else "", band.own, band.common)
+
+
+def _stack(name: str, offered: Sequence[_Band], wanted: Iterable[str]) -> str:
+    """GDAL's XML of the bands of these names, each described by its own, on the grid of the finest.
+
+    Raises:
+        RasterError: if one is not there, or they do not lie on each other.
+    """
+    bands = [(each, _chosen(name, offered, each)) for each in wanted]
+    hrefs = list(dict.fromkeys(band.href for _, band in bands))
+    files = dict(zip(hrefs, headers_of([(href, _file_name(href)) for href in hrefs]), strict=True))
+    finest = min((file.grid for file in files.values()), key=lambda grid: abs(_linear(grid).determinant))
+    for file in files.values():
+        _check_over(file, finest)
+    for each, band in bands:
+        if band.number > files[band.href].layers.n_bands or (each == band.asset and files[band.href].n_bands > 1):
+            raise RasterError(
+                f"{files[band.href].name} has {files[band.href].n_bands} bands, not as {name} says of its band "
+                f"{each!r}; open {band.href} itself"
+            )
+    return stacked([(each, files[band.href], band.number) for each, band in bands], finest)
+
+
+def _file_name(href: str) -> str:
+    return Path(urlsplit(href).path).name
+
+
+def _linear(grid: Grid) -> Affine:
+    t = grid.transform
+    assert t is not None
+    return Affine(t.a, t.b, 0, t.d, t.e, 0)
+
+
+def _check_over(file: File, frame: Grid) -> None:
+    """Refuses a file whose pixels do not lie in the rows and columns of the finest, over the same ground.
+
+    Raises:
+        RasterError: if its CRS or direction differs, or it covers more or less by more than one of its pixels.
+    """
+    if file.grid.crs != frame.crs:
+        raise RasterError(
+            f"{file.name} and {frame.name} have different coordinate reference systems; "
+            "bring them to one first (gdalwarp)"
+        )
+    assert file.grid.transform is not None
+    assert frame.transform is not None
+    place = (~frame.transform) @ file.grid.transform
+    straight = max(abs(place.b), abs(place.d)) < _SAME and min(place.a, place.e) > 0
+    height, width = file.grid.shape
+    ends = (place.c, place.f, place.c + width * place.a - frame.shape[1], place.f + height * place.e - frame.shape[0])
+    if not straight or any(math.fabs(end) > max(place.a, place.e) for end in ends):
+        raise RasterError(
+            f"{file.name} and {frame.name} do not cover the same ground; cut them to the same bounds first (gdalwarp)"
+        )
