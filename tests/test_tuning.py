@@ -26,6 +26,10 @@ class Told:
 
     found: list[Boxes]
     classes: tuple[str, ...] = ("roof", "car")
+    bands: tuple[int, ...] = (1, 2, 3)
+    chip_size: int = 64
+    overlap: int | None = None
+    pixel_size_m: float | None = None
     min_score: float | Mapping[str, float] = 0.5
     seen: int = field(default=0, init=False)
 

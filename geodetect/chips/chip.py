@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import overload
 
 import numpy as np
@@ -30,11 +30,25 @@ class Chip:
 
 @dataclass(frozen=True, eq=False)
 class ChipPlan:
-    """A chip that has not been read: which window of which raster, and its boxes in chip pixels."""
+    """A chip that has not been read.
+
+    Args:
+        reader: the raster that it is of.
+        window: which pixels of it.
+        boxes: true boxes in chip pixels, cut at the chip's edges.
+        objects: boxes in scene pixels, uncut, of all objects with their centre in the chip, also of those that it
+            shows too little of; None: they are the boxes.
+    """
 
     reader: Reader = field(repr=False)
     window: Window
     boxes: Boxes
+    objects: Boxes | None = field(default=None, repr=False)
+
+    def relabelled(self, number: np.ndarray) -> ChipPlan:
+        """The chip with `number[label]` as label of each box and object; those that get -1 are gone."""
+        objects = None if self.objects is None else _relabelled(self.objects, number)
+        return replace(self, boxes=_relabelled(self.boxes, number), objects=objects)
 
     @property
     def grid(self) -> Grid:
@@ -50,6 +64,11 @@ class ChipPlan:
         """The chip, with all its boxes."""
         pixels, _ = self.reader.read(self.window)
         return Chip(pixels, self.boxes, self.grid)
+
+
+def _relabelled(boxes: Boxes, number: np.ndarray) -> Boxes:
+    labels = number[boxes.labels]
+    return Boxes(boxes.xyxy[labels >= 0], labels[labels >= 0])
 
 
 class Chips(Sequence[Chip]):

@@ -177,10 +177,19 @@ def plan_chips(
         fates[Boxes.concat(each).labels] = fate
     reader = reader if area is None else MaskedReader(reader, area)
     plans = [
-        ChipPlan(reader, window, Boxes(boxes.xyxy, labels[boxes.labels]))
-        for window, boxes in zip(windows, seen, strict=True)
+        ChipPlan(reader, window, Boxes(boxes.xyxy, labels[boxes.labels]), objects)
+        for window, boxes, objects in zip(windows, seen, _centred(polygons, labels, windows), strict=True)
     ]
     return plans, fates
+
+
+def _centred(polygons: np.ndarray, labels: np.ndarray, windows: Sequence[Window]) -> list[Boxes]:
+    """For each window the labels with their box's centre in it, as boxes in scene pixels, uncut."""
+    every = Boxes(shapely.bounds(polygons), labels)
+    frames = shapely.box(*np.array([window.xyxy for window in windows], float).reshape(-1, 4).T)
+    which, label = shapely.STRtree(shapely.points(every.centres)).query(frames)
+    ends = np.searchsorted(which, np.arange(len(windows) + 1))
+    return [every[label[start:stop]] for start, stop in pairwise(ends)]
 
 
 def _on_data(reader: Reader, window: Window, boxes: Boxes) -> Boxes:

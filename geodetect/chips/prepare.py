@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
-from geodetect.boxes import Boxes
 from geodetect.chips.chip import ChipPlan, Chips
 from geodetect.chips.cut import Cutting
 from geodetect.chips.data import DetectionData
@@ -179,8 +178,7 @@ def _renumbered(held: Source, found: Source) -> list[ChipPlan]:
             f"got {', '.join(held.classes)}; class_mapping renames classes"
         )
     number = np.array([found.classes.index(name) if name in found.classes else -1 for name in held.classes])
-    moved = [(plan, number[plan.boxes.labels]) for plan in held.plans]
-    return [ChipPlan(p.reader, p.window, Boxes(p.boxes.xyxy[n >= 0], n[n >= 0])) for p, n in moved]
+    return [plan.relabelled(number) for plan in held.plans]
 
 
 def _beside(held: Source, found: Source) -> str:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
-from geodetect.boxes import Boxes
 from geodetect.chips.chip import ChipPlan
 from geodetect.chips.cut import MIN_SIDE, Cutting, Fate, in_no_chip, plan_chips, with_negatives
 from geodetect.chips.formats.picture import sentence
@@ -179,6 +178,6 @@ def used_classes(plans: list[ChipPlan], classes: list[str]) -> tuple[list[ChipPl
     used = np.unique(np.concatenate([plan.boxes.labels for plan in plans]))
     number = np.full(len(classes), -1)
     number[used] = np.arange(len(used))
-    moved = [ChipPlan(p.reader, p.window, Boxes(p.boxes.xyxy, number[p.boxes.labels])) for p in plans]
+    moved = [plan.relabelled(number) for plan in plans]
     absent = [name for i, name in enumerate(classes) if i not in used]
     return moved, [classes[i] for i in used], f"no box of {', '.join(absent)}, left out" if absent else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import groupby, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -17,16 +17,24 @@ from geodetect.detector import Detector
 from geodetect.learner.callbacks import chip_ap
 from geodetect.metrics import coco_scores
 from geodetect.network.anchors import AnchorSpec
+from geodetect.scene import DetectsPixels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_LOWEST_SCORE = 0.05
+LOWEST_SCORE = 0.05
 _BATCH = 8  # chips looked at together
 
 
+class DetectsChips(DetectsPixels, Protocol):
+    """A detector that is told from which score on, and up to which overlap, boxes count."""
+
+    def detect(self, pixels: Any, /, *, min_score: float = ..., nms_iou: float = ...) -> list[Boxes]:
+        """The boxes found in each chip of (B, C, H, W), in pixels of the chip."""
+
+
 def detect_chips(
-    detector: Detector, chips: Chips, *, nms_iou: float = 0.5, batch_size: int = _BATCH
+    detector: DetectsChips, chips: Chips, *, nms_iou: float = 0.5, batch_size: int = _BATCH
 ) -> tuple[list[Boxes], list[Boxes]]:
     """Detections and true boxes of each chip; neighbours of one size go through the network together."""
     found: list[Boxes] = []
@@ -34,7 +42,7 @@ def detect_chips(
     for _, alike in groupby(chips, key=lambda chip: chip.pixels.shape):
         while batch := list(islice(alike, batch_size)):
             pixels = np.stack([chip.pixels for chip in batch])
-            found += detector.detect(pixels, min_score=_LOWEST_SCORE, nms_iou=nms_iou)
+            found += detector.detect(pixels, min_score=LOWEST_SCORE, nms_iou=nms_iou)
             truth += [chip.boxes for chip in batch]
     return found, truth
 

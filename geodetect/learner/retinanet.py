@@ -18,7 +18,7 @@ from geodetect.detector import Detector, load_detector
 from geodetect.errors import ArgumentError, TrainingError
 from geodetect.export import export
 from geodetect.grid import Grid
-from geodetect.learner import gallery, results, start, training, tuning
+from geodetect.learner import distributed, gallery, results, start, training, tuning
 from geodetect.learner.checkpoints import State
 from geodetect.learner.weights import adapt, fill, is_saved_detector, refuse_others
 from geodetect.network import backbones
@@ -220,7 +220,7 @@ class RetinaNet:
     ) -> None:
         """Train. Ctrl-C leaves the best weights so far and is raised again.
 
-        Afterwards the score that gave the best F1 on the validation chips is the detector's `min_score`.
+        Afterwards the score that gives the best F1 on a map of the validation ground is the detector's `min_score`.
         Under `torchrun`, and in a group that `torch.distributed` set up, all processes train one network.
 
         Args:
@@ -262,6 +262,13 @@ class RetinaNet:
                 self._history = training.history(learner)
                 self._detector.min_score = dict(zip(self._detector.classes, course.best.min_scores, strict=True))
                 self._detector.summary = results.summary(self._history, course.n_done, course.best.kept_epoch)
+        self._detector.min_score = self._operating_point()
+
+    def _operating_point(self) -> dict[str, float]:
+        """The scores to cut a map at, which the first process finds out for all."""
+        valid, first = self._needed("fit").valid, distributed.rank() == 0
+        (scores,) = distributed.gathered([tuning.operating_point(self.detector, valid)] if first else [])
+        return dict(scores)
 
     def plot_losses(self) -> Figure:
         """A figure of the last training: loss of every batch, validation loss and AP50 of every epoch."""
@@ -304,7 +311,7 @@ class RetinaNet:
         return results.evaluate(self.detector, self._needed("evaluate").valid)
 
     def tune(self) -> DataFrame:
-        """The best F1 and the scores that give it at each `nms_iou`, on the validation chips.
+        """The best F1 and the scores that give it at each `nms_iou`, on a map of the validation ground.
 
         Those for the default 0.5 become the detector's `min_score`; where another row is better, give its `nms_iou`
         and scores to `detect_objects`. Columns are `f1` (each class, and `all`) and `min_score` (each class).

@@ -11,19 +11,57 @@ from torchvision.ops import batched_nms
 
 from geodetect.boxes import Boxes
 from geodetect.chips.chip import Chips
-from geodetect.detector import Detector
 from geodetect.learner.callbacks import UNKNOWN_SCORE, hits_of
-from geodetect.learner.results import detect_chips
+from geodetect.learner.ground import detect_ground
+from geodetect.learner.results import DetectsChips
 from geodetect.metrics import precision_recall
+from geodetect.scene.models import made_ready
 
 NMS_IOU = 0.5  # of inference, unless it is told another
 _NMS_IOUS = [0.3, 0.35, 0.4, 0.45, NMS_IOU, 0.55, 0.6, 0.65, 0.7]
 
 
-def tune(detector: Detector, chips: Chips) -> pd.DataFrame:
-    """The best F1, and the lowest score to count for it, of each class at each overlap in suppression.
+class _Remembered:
+    """A detector whose boxes before suppression are kept, and suppressed anew when it is asked for them again.
 
-    The network sees each chip once; what it gives is then suppressed at all overlaps.
+    Args:
+        detector: made ready; it is asked once for each batch, and the batches come in the same order each time.
+    """
+
+    def __init__(self, detector: DetectsChips) -> None:
+        self.classes, self.bands, self.chip_size = detector.classes, detector.bands, detector.chip_size
+        self.overlap, self.pixel_size_m, self.min_score = detector.overlap, detector.pixel_size_m, detector.min_score
+        self._detector = detector
+        self._raw: list[list[Boxes]] = []
+        self._n_asked = 0
+
+    def begin(self) -> None:
+        """The first batch comes again."""
+        self._n_asked = 0
+
+    def detect(self, pixels: np.ndarray, /, *, min_score: float = 0.05, nms_iou: float = NMS_IOU) -> list[Boxes]:
+        """The boxes of each chip of the batch."""
+        if self._n_asked == len(self._raw):
+            self._raw.append(self._detector.detect(pixels, min_score=min_score, nms_iou=1.0))
+        self._n_asked += 1
+        return [suppressed(boxes, nms_iou) for boxes in self._raw[self._n_asked - 1]]
+
+
+def operating_point(detector: DetectsChips, chips: Chips) -> dict[str, float]:
+    """For each class the score with the best F1 on a map of the chips' ground; 0.5 where that says nothing.
+
+    Args:
+        detector: what is to be used.
+        chips: with true boxes, none of which it has learnt from.
+    """
+    best = _best_of(*detect_ground(made_ready(detector), chips), len(detector.classes))
+    return dict(zip(detector.classes, best[:, 1].tolist(), strict=True))
+
+
+def tune(detector: DetectsChips, chips: Chips) -> pd.DataFrame:
+    """The best F1 on a map of the chips' ground, and the lowest score to count for it, at each overlap in suppression.
+
+    The network sees each window once; what it gives is then suppressed at all overlaps.
 
     Args:
         detector: what is tuned.
@@ -33,8 +71,10 @@ def tune(detector: Detector, chips: Chips) -> pd.DataFrame:
         a row for each `nms_iou`; columns `f1` of each class and of `all`, their mean, and `min_score` of each class.
         A class without an object has NaN and 0.5.
     """
-    raw, truth = detect_chips(detector, chips, nms_iou=1.0)
-    best = [_best_of([suppressed(boxes, iou) for boxes in raw], truth, len(detector.classes)) for iou in _NMS_IOUS]
+    remembered, best = _Remembered(made_ready(detector)), []
+    for nms_iou in _NMS_IOUS:
+        remembered.begin()
+        best.append(_best_of(*detect_ground(remembered, chips, nms_iou=nms_iou), len(detector.classes)))
     index = pd.Index(_NMS_IOUS, name="nms_iou")
     f1 = pd.DataFrame([row[:, 0] for row in best], index, detector.classes)
     scores = pd.DataFrame([row[:, 1] for row in best], index, detector.classes)

@@ -14,10 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 import rasterio
 import shapely
-from affine import Affine
 from jaxtyping import Bool, Shaped
 from pyproj import CRS
-from rasterio.features import geometry_mask
 
 from geodetect.errors import RasterError
 from geodetect.grid import Grid, Window
@@ -270,6 +268,18 @@ class MaskedReader:
     def read(self, window: Window) -> tuple[Shaped[np.ndarray, "C H W"], Bool[np.ndarray, "H W"]]:
         """The window's pixels; those whose centre lies outside the area are invalid."""
         pixels, valid = self._reader.read(window)
-        frame = Affine.translation(window.x, window.y)
-        valid = valid & geometry_mask([self.area], out_shape=valid.shape, transform=frame, invert=True)
+        valid = valid & _inside(self.area, window)
         return np.where(valid, pixels, pixels.dtype.type(0)), valid
+
+
+def _inside(area: shapely.Geometry, window: Window) -> Bool[np.ndarray, "H W"]:
+    """Which pixels of a window have their centre in the area.
+
+    rasterio's `geometry_mask` would do, but warns of a missing georeference when threads use it at once.
+    """
+    part = shapely.intersection(area, shapely.box(*window.xyxy))  # also a geometry of this thread's own to prepare
+    if part.is_empty or part.area == window.width * window.height:
+        return np.full((window.height, window.width), not part.is_empty)
+    shapely.prepare(part)
+    x, y = np.meshgrid(np.arange(window.width) + 0.5, np.arange(window.height) + 0.5)
+    return np.asarray(shapely.contains_xy(part, window.x + x, window.y + y))

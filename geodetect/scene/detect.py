@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
+import numpy as np
+import shapely
 
 from geodetect.boxes import Boxes
 from geodetect.errors import ArgumentError, GeodetectError
-from geodetect.raster import RasterReader, Rasters
+from geodetect.raster import RasterReader, Rasters, Reader
 from geodetect.scene.asking import Asked, asked_of
 from geodetect.scene.edges import Parts, join
 from geodetect.scene.features import check_measurable, features_of
@@ -167,7 +169,7 @@ class _Scene:
         with closing(self._scanned(range(self.plan.n_strips))) as coming:
             strips = sorted(coming, key=lambda strip: strip.number)
         found = Ranking()
-        n_run = self._sew(strips, found)
+        n_run = _sewn(strips, self.reader, self.plan, found)
         boxes = Boxes.concat(found.ranked(), scored=True)
         features = features_of(boxes, self.reader.grid, self.detector.classes, measure=self.measure)
         features.attrs |= self._about(n_run)
@@ -186,7 +188,7 @@ class _Scene:
                     journal.add(strip)
             with journal.unfinished() as folder:
                 found = Ranking(folder)
-                about = self._about(self._sew(journal.strips(), found))
+                about = self._about(_sewn(journal.strips(), self.reader, self.plan, found))
                 write_features(self._frames(found), output, workplace=folder, about=about)
         except GeodetectError as error:
             if not journal.done:
@@ -209,23 +211,6 @@ class _Scene:
                     tally.add(self.plan.n_windows(asked), sum(strip.n_run for strip in seen))
                     yield from seen
 
-    def _sew(self, strips: Iterable[Strip], found: Ranking) -> int:
-        """How many windows were run, once `found` holds all objects of the strips, which come from top to bottom.
-
-        Parts are few, and are joined when all are known; only then do they have a centre to be judged by.
-        """
-        seam, parts, n_run = Seam(self.plan.nms_iou), [], 0
-        for strip in strips:
-            _, row_end = self.plan.lines(strip.number)
-            found.add(strip.settled)
-            found.add(seam.feed(strip.held, row_end))
-            parts.append(strip.parts)
-            n_run += strip.n_run
-        found.add(seam.flush())
-        joined = join(Parts.concat(parts), found, self.plan.nms_iou)
-        found.add(joined[on_ground(joined, self.reader, self.plan)])
-        return n_run
-
     def _frames(self, found: Ranking) -> Iterator[gpd.GeoDataFrame]:
         """The objects as features, some at a time; at first none, which says what columns there are."""
         for boxes in chain([Boxes.empty(scored=True)], found.ranked()):
@@ -238,3 +223,51 @@ class _Scene:
         settings = settings_of(self.reader, self.detector, self.plan)
         settings["batch_size"] = self.asked.batch_size  # fewer than planned where memory asked for it
         return {**settings, "n_windows": len(self.plan.tiling), "n_windows_run": n_run}
+
+
+def boxes_within(
+    reader: Reader, detector: DetectsPixels, area: shapely.Geometry, *, min_score: float, nms_iou: float
+) -> Boxes:
+    """What `detect_objects` finds in a part of an open raster, best score first, in its pixels.
+
+    Args:
+        reader: the raster, its bands and pixels as the detector wants them.
+        detector: made ready.
+        area: where to look, in the reader's pixels; windows beside it are looked at as far as they meet it.
+        min_score: score below which boxes are dropped.
+        nms_iou: overlap above which the worse of two boxes of one class is dropped.
+    """
+    lowest = np.full(len(detector.classes), min_score)
+    plan = planned(
+        reader,
+        detector,
+        lowest,
+        nms_iou=nms_iou,
+        chip_size=None,
+        overlap=None,
+        batch_size=None,
+        area=area,
+        tta=False,
+    )
+    found = Ranking()
+    with closing(scanned(reader, asked_of(detector, plan), plan, range(plan.n_strips))) as strips:
+        _sewn(strips, reader, plan, found)
+    return Boxes.concat(found.ranked(), scored=True)
+
+
+def _sewn(strips: Iterable[Strip], reader: Reader, plan: Plan, found: Ranking) -> int:
+    """How many windows were run, once `found` holds all objects of the strips, which come from top to bottom.
+
+    Parts are few, and are joined when all are known; only then do they have a centre to be judged by.
+    """
+    seam, parts, n_run = Seam(plan.nms_iou), [], 0
+    for strip in strips:
+        _, row_end = plan.lines(strip.number)
+        found.add(strip.settled)
+        found.add(seam.feed(strip.held, row_end))
+        parts.append(strip.parts)
+        n_run += strip.n_run
+    found.add(seam.flush())
+    joined = join(Parts.concat(parts), found, plan.nms_iou)
+    found.add(joined[on_ground(joined, reader, plan)])
+    return n_run

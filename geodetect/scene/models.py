@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -59,6 +59,9 @@ class DetectsPixels(Protocol):
         """The boxes found in each square of (B, C, H, W), as read from the raster, in pixels of the square."""
 
 
+Model = TypeVar("Model", bound=DetectsPixels)
+
+
 class HoldsDetector(Protocol):
     """A learner: what it has trained so far is its `detector`."""
 
@@ -95,7 +98,7 @@ def _onnx_detector(path: str | Path, device: str | None, precision: str) -> Dete
     return OnnxDetector(path, device)
 
 
-def made_ready(detector: DetectsPixels, precision: str | None = None, device: str | None = None) -> DetectsPixels:
+def made_ready(detector: Model, precision: str | None = None, device: str | None = None) -> Model:
     """The detector as it is best run over many windows: its `frozen(precision)`, if it has that, or itself.
 
     Args:
@@ -112,7 +115,7 @@ def made_ready(detector: DetectsPixels, precision: str | None = None, device: st
             )
         return detector
     choices = (precision,) if device is None else (precision, device)
-    fast: DetectsPixels = detector.frozen(*choices)  # type: ignore[attr-defined]
+    fast: Model = detector.frozen(*choices)  # type: ignore[attr-defined]
     return fast
 
 

@@ -21,7 +21,7 @@ import shapely
 
 from geodetect.errors import ArgumentError, ModelError, OutputError, is_share, is_whole
 from geodetect.grid import Grid, Tiling, Window
-from geodetect.raster import RasterReader, Rasters
+from geodetect.raster import RasterReader, Rasters, Reader
 from geodetect.scene.models import DetectsPixels, suited_batch_size
 
 _FULL_BATCHES = 4  # of a strip at least, so that the last one, which may be smaller, costs little
@@ -86,7 +86,7 @@ class Plan:
 
 
 def planned(
-    reader: RasterReader,
+    reader: Reader,
     detector: DetectsPixels,
     lowest: np.ndarray,
     *,

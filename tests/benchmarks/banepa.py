@@ -26,9 +26,9 @@ from places import REAL_DATA, halves
 EPOCHS = 46
 
 
-def train(raster: Path, labels: Path, west: Polygon, *, epochs: int, seed: int) -> gd.RetinaNet:
-    """A detector of buildings that has seen the west alone."""
-    data = gd.prepare_data(
+def ground(raster: Path, labels: Path, west: Polygon, *, seed: int) -> gd.DetectionData:
+    """Chips of the west alone."""
+    return gd.prepare_data(
         raster,
         labels,
         chip_size=256,
@@ -39,6 +39,10 @@ def train(raster: Path, labels: Path, west: Polygon, *, epochs: int, seed: int) 
         batch_size=2,
         seed=seed,
     )
+
+
+def train(data: gd.DetectionData, *, epochs: int, seed: int) -> gd.RetinaNet:
+    """A detector of buildings."""
     model = gd.RetinaNet(data, backbone="resnet18", weights=None, scales="auto", giou=True, box_weight=2, seed=seed)
     model.fit(epochs, monitor="AP50", progress=False)
     return model
@@ -64,6 +68,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--save", type=Path, help="folder for the models")
+    parser.add_argument("--models", type=Path, help="folder of such models, to score again instead of training")
     choices = parser.parse_args(argv)
     scene = choices.data / "scenes" / "banepa"
     raster, labels = scene / "banepa_utm45n_15cm.tif", scene / "buildings_4326.geojson"
@@ -71,7 +76,12 @@ def main(argv: list[str]) -> None:
     rows = []
     for seed in choices.seeds:
         start = time.perf_counter()
-        model = train(raster, labels, west, epochs=choices.epochs, seed=seed)
+        data = ground(raster, labels, west, seed=seed)
+        if choices.models:
+            model = gd.RetinaNet.from_model(choices.models / f"banepa_{seed}.safetensors", data)
+            model.tune()
+        else:
+            model = train(data, epochs=choices.epochs, seed=seed)
         seconds = time.perf_counter() - start
         plain, turned = (figures(model, score(model, raster, labels, east, tta=tta)) for tta in (False, True))
         rows.append({"trained s": seconds, **plain, "AP50 tta": turned["AP50"], "best F1 tta": turned["best F1"]})
