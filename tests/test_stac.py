@@ -18,6 +18,7 @@ from geodetect import detect_objects, prepare_data
 from geodetect.errors import ArgumentError, RasterError
 from geodetect.grid import Grid, Window
 from geodetect.raster import RasterReader
+from geodetect.raster.stac import bands_of_item
 from tests.fakes import SHAPE, UPRIGHT, UTM, PaintDetector, PaintedScene, painted, write_raster
 from tests.http_server import served
 from tests.strategies import windows
@@ -245,6 +246,12 @@ def test_other_json_is_refused_in_a_sentence(tmp_path: Path, text: str, message:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(RasterError, match=message):
         RasterReader(path)
+
+
+def test_an_item_tells_what_bands_it_has(item: Path, tmp_path: Path) -> None:
+    told = ["B04 or red", "B03 or green", "B02 or blue", "B8A or nir08", "B04 or red", "B03 or green", "B02 or blue"]
+    assert bands_of_item(str(item)) == ("S2A_T45", told)
+    assert bands_of_item(str(tmp_path / "B04.tif")) is None
 
 
 def test_bands_that_do_not_lie_on_each_other_are_refused(tmp_path: Path) -> None:

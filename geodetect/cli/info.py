@@ -35,7 +35,15 @@ def _facts(file: str, label_field: str | None) -> dict[str, Any]:
         return _model(Path(file))
     if file.endswith(_EXPORTED) and (exported := _exported(Path(file))) is not None:
         return exported
-    return _raster_or_vector(file, label_field)
+    return _item(file) or _raster_or_vector(file, label_field)
+
+
+def _item(file: str) -> dict[str, Any] | None:
+    """What there is to say of an item of a STAC catalog; None of anything else."""
+    from geodetect.raster.stac import bands_of_item
+
+    found = bands_of_item(file)
+    return None if found is None else {"file": f"{file}, a STAC item, {found[0]}", "bands": ", ".join(found[1])}
 
 
 def _exported(path: Path) -> dict[str, Any] | None:

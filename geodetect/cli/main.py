@@ -63,12 +63,15 @@ def _in_options(message: str, command: click.Command | None) -> str:
     options = {each.name: each.opts[0] for each in command.params if isinstance(each, click.Option)} if command else {}
 
     def named(found: re.Match[str]) -> str:
-        keyword, value, more = found.groups()
+        keyword, several, value, more = found.groups()
         if keyword not in options:
             return found[0]
+        if several is not None:
+            parts = (part.strip(' "') for part in several.split(","))
+            return f"{options[keyword]} {','.join(filter(None, parts))}"
         return " ".join(filter(None, [options[keyword], "" if value in ("True", "...") else value, more]))
 
-    return re.sub(r'\b(\w+)="?([\w.]*)"?([({]?)', named, message)
+    return re.sub(r'\b(\w+)=(?:\(([^()]*)\)|"?([\w.]*)"?([({]?))', named, message)
 
 
 @contextmanager

@@ -55,6 +55,16 @@ class _Band(NamedTuple):
     common: str
 
 
+def bands_of_item(path: str) -> tuple[str, list[str]] | None:
+    """The name of an item, and each band of its rasters by every name that it has; None for what is no item.
+
+    Raises:
+        RasterError: as `opened_item`.
+    """
+    item = _item(path)
+    return None if item is None else (_name(item, path), [_called(band) for band in _offered(_rasters(item, path))])
+
+
 def opened_item(path: str, bands: Sequence[int | str] | None) -> tuple[str, str]:
     """What GDAL opens for a raster, and its name: an item's one raster, or the bands named; anything else is itself.
 
@@ -65,15 +75,10 @@ def opened_item(path: str, bands: Sequence[int | str] | None) -> tuple[str, str]
     Raises:
         RasterError: if an item cannot be read, has no raster, or has several of which bands do not choose.
     """
-    if not _may_be_item(path):
+    item = _item(path)
+    if item is None:
         return path, Path(path).name
-    item = _read(path)
-    if not isinstance(item, dict) or "stac_version" not in item:
-        return path, Path(path).name  # GDAL knows other rasters that are told in JSON
-    name = str(item.get("id") or Path(path).name)
-    if item.get("type") != "Feature":
-        raise RasterError(f"{name} is a STAC {item.get('type', 'object')} and no item; name one of its items")
-    assets = _rasters(item, path)
+    name, assets = _name(item, path), _rasters(item, path)
     if not assets:
         raise RasterError(f"{name} is a STAC item without a raster (GeoTIFF, JPEG 2000) among its assets")
     if bands is not None:
@@ -88,6 +93,25 @@ def opened_item(path: str, bands: Sequence[int | str] | None) -> tuple[str, str]
         )
     (asset,) = assets.values()
     return str(asset["href"]), name
+
+
+def _item(path: str) -> dict[str, Any] | None:
+    """The item that lies there; None for anything else, such as other rasters that GDAL knows in JSON.
+
+    Raises:
+        RasterError: if it cannot be read, or is a part of a catalog that is no item.
+    """
+    item = _read(path) if _may_be_item(path) else None
+    if not isinstance(item, dict) or "stac_version" not in item:
+        return None
+    if item.get("type") != "Feature":
+        kind = item.get("type", "object")
+        raise RasterError(f"{_name(item, path)} is a STAC {kind} and no item; name one of its items")
+    return item
+
+
+def _name(item: dict[str, Any], path: str) -> str:
+    return str(item.get("id") or Path(path).name)
 
 
 def _may_be_item(path: str) -> bool:
@@ -188,12 +212,14 @@ def _chosen(item: str, offered: Sequence[_Band], wanted: str) -> _Band:
 
 def _told(bands: Iterable[_Band]) -> str:
     """The bands by every name they have."""
-    names = [" or ".join(dict.fromkeys(filter(None, _names(band)))) for band in bands]
+    names = [_called(band) for band in bands]
     return ", ".join(names[:_TOLD]) + (f" and {len(names) - _TOLD} more" if len(names) > _TOLD else "")
 
 
-def _names(band: _Band) -> tuple[str, str, str]:
-    return (band.asset if band.n_bands == 1 else "", band.own, band.common)
+def _called(band: _Band) -> str:
+    """Every name of a band; one that has none goes by its number in its asset."""
+    names = (band.asset if band.n_bands == 1 else "", band.own, band.common)
+    return " or ".join(dict.fromkeys(filter(None, names))) or f"{band.asset} {band.number}"
 
 
 def _stack(name: str, offered: Sequence[_Band], wanted: Iterable[str]) -> str:

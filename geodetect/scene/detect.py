@@ -73,7 +73,8 @@ def detect_objects(
         min_score: score below which boxes are dropped, for all classes or by class (classes not named
             keep the model's own); None: the score that served best in validation, 0.5 when unknown.
         nms_iou: overlap above which the worse of two boxes of one class is dropped.
-        chip_size: side of a window in pixels; None: the model's.
+        chip_size: side of a window in pixels; None: the model's. Heads with group norm see a window as a whole: up to
+            twice the size that they were trained on served as well, four times did not.
         overlap: how much windows share at least, in pixels; None: the model's, or a quarter of a
             `chip_size` that is not the model's.
         pixel_size_m: resample the raster to pixels of this size; "model": the size the model was

@@ -42,11 +42,14 @@ def main(argv: list[str]) -> None:
     choices = parser.parse_args(argv)
     detector = gd.load_detector(choices.model)
     side, pairs = 2 * choices.chip_size, []
-    with RasterReader(choices.raster, pixel_size_m=detector.pixel_size_m) as reader, tempfile.TemporaryDirectory() as at:
+    with (
+        RasterReader(choices.raster, pixel_size_m=detector.pixel_size_m) as reader,
+        tempfile.TemporaryDirectory() as folder,
+    ):
         for number, window in enumerate(Tiling(reader.grid.shape, side, 0)):
             pixels, valid = reader.read(window)
             if valid.all() and pixels.shape[1:] == (side, side):
-                square = Path(at) / f"{number}.tif"
+                square = Path(folder) / f"{number}.tif"
                 write_chip(square, pixels, reader.grid.window(window), valid)
                 whole = gd.detect_objects(square, detector, chip_size=side, overlap=0, progress=False)
                 tiled = gd.detect_objects(
@@ -57,8 +60,9 @@ def main(argv: list[str]) -> None:
     for iou in IOUS:
         there, back = (sum(found_twice(pair[i], pair[1 - i], iou) for pair in pairs) for i in (0, 1))
         sys.stdout.write(
-            f"IoU above {iou}, {len(pairs)} squares of {side} px: of {n_tiled} objects in windows {there / n_tiled:.1%} "
-            f"are among the {n_whole} of one window, and {back / n_whole:.1%} of those among them\n"
+            f"IoU above {iou}, {len(pairs)} squares of {side} px: of {n_tiled} objects in windows "
+            f"{there / n_tiled:.1%} are among the {n_whole} of one window, and {back / n_whole:.1%} of "
+            "those among them\n"
         )
 
 
