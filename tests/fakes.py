@@ -93,6 +93,9 @@ class FakeReader:
             raise RasterError(f"{self.grid.name} cannot be read at pixel x {self._broken[0]}, y {self._broken[1]}")
         return self._pixels[:, y1:y2, x1:x2].copy(), self._valid[y1:y2, x1:x2].copy()
 
+    def close(self) -> None:
+        pass
+
 
 @dataclass(frozen=True)
 class PaintDetector:

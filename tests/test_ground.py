@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,12 +14,23 @@ from geodetect import compute_accuracy, detect_objects, prepare_data
 from geodetect.boxes import Boxes
 from geodetect.chips import DetectionData
 from geodetect.chips.chip import ChipPlan, Chips
-from geodetect.grid import Window
+from geodetect.grid import Grid, Window
 from geodetect.learner import ground
 from geodetect.learner.ground import detect_ground
 from geodetect.learner.results import detect_chips
 from geodetect.learner.tuning import operating_point, tune
-from tests.fakes import CLASSES, FakeReader, PaintDetector, PaintedScene, painted
+from tests.fakes import (
+    CLASSES,
+    SHAPE,
+    TRUTH,
+    UPRIGHT,
+    UTM,
+    FakeReader,
+    PaintDetector,
+    PaintedScene,
+    painted,
+    write_raster,
+)
 
 NAMES = ("blue", "red")  # as data has them
 SMALL = Boxes([[8, 8, 20, 20], [40, 30, 50, 40]], [0, 1])
@@ -88,6 +100,42 @@ def test_ground_outside_the_area_of_interest_is_not_looked_at(upright: PaintedSc
     found, truth = detect_ground(PaintDetector(classes=NAMES), _data(upright, 0, aoi).valid)
     half = upright.grid.shape[1] / 2
     assert all((boxes.centres[:, 0] <= half).all() for boxes in [*found, *truth])
+
+
+def test_objects_that_the_area_cuts_are_as_far_as_they_are_seen(upright: PaintedScene) -> None:
+    x1, _, _, y2 = upright.grid.bounds
+    aoi = shapely.box(x1, y2 - 97 * 0.5, x1 + 127 * 0.5, y2)  # through the square at 120 to 132, 90 to 102
+    (found,), (truth,) = detect_ground(PaintDetector(classes=NAMES), Chips(_data(upright, 0, aoi).plans))
+    assert [120.0, 90.0, 127.0, 97.0] in truth.xyxy.tolist()
+    assert sorted(found.xyxy.tolist()) == sorted(truth.xyxy.tolist())
+
+
+def test_objects_on_no_data_are_not_missed(tmp_path: Path) -> None:
+    pixels = painted()
+    pixels[:, 110:145, 140:180] = 0  # a hole that the square at 150 to 170, 120 to 140 lies in
+    path = write_raster(tmp_path / "hole.tif", pixels, Grid(SHAPE, UPRIGHT, UTM), nodata=0)
+    scene = PaintedScene(path, Grid(SHAPE, UPRIGHT, UTM), TRUTH)
+    (found,), (truth,) = detect_ground(PaintDetector(classes=NAMES), Chips(_data(scene, 24).plans))
+    assert sorted(found.xyxy.tolist()) == sorted(truth.xyxy.tolist())
+    assert len(truth) == len(TRUTH) - 1
+
+
+def test_a_detector_that_runs_out_of_memory_is_tuned(upright: PaintedScene) -> None:
+    class Small(Unsure):
+        def detect(self, pixels: np.ndarray, *, min_score: float = 0, nms_iou: float = 0.5) -> list[Boxes]:
+            if len(pixels) > 3:
+                raise MemoryError
+            return super().detect(pixels, min_score=min_score, nms_iou=nms_iou)
+
+    chips = _data(upright, 24).valid
+    assert tune(Small(classes=NAMES), chips).equals(tune(Unsure(classes=NAMES), chips))
+
+
+def test_scenes_are_closed(upright: PaintedScene) -> None:
+    chips = _data(upright, 0).valid
+    detect_ground(PaintDetector(classes=NAMES), chips)
+    assert not chips.plans[0].reader._handles._opened
+    assert len(chips[0].pixels) == 3  # and opened again
 
 
 def test_pictures_are_looked_at_as_they_are() -> None:

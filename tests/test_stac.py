@@ -187,6 +187,80 @@ def test_a_hole_in_one_file_is_one_in_all(tmp_path: Path) -> None:
     assert np.array_equal(valid, ~hole[0])
 
 
+@pytest.mark.parametrize("names", [("red", "green", "blue"), ("blue", "green", "red"), ("green", "blue", "red")])
+def test_masks_and_nodata_of_all_files_count(tmp_path: Path, names: tuple[str, ...]) -> None:
+    pixels = painted()[:1].astype(np.int32)
+    y, x = np.indices(SHAPE)
+    for name, mask in (("red", y < 80), ("green", x < 100)):
+        path = write_raster(tmp_path / f"{name}.tif", pixels, GRID)
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as dataset:
+            dataset.write_mask(mask)
+    write_raster(tmp_path / "blue.tif", np.where((x + y) % 7 == 0, -9999, pixels), GRID, nodata=-9999)
+    _, valid = RasterReader(_item(tmp_path, {key: {} for key in COLOURS}), bands=names).read(WHOLE)
+    assert np.array_equal(valid, (y < 80) & (x < 100) & ((x + y) % 7 > 0))
+
+
+def test_an_alpha_band_is_a_mask_and_no_data(tmp_path: Path) -> None:
+    y, _ = np.indices(SHAPE)
+    alpha = np.where(y < 80, 255, 0).astype(np.uint8)[None]
+    rgba = np.concatenate([painted().astype(np.uint8), alpha])
+    write_raster(tmp_path / "image.tif", rgba, GRID, photometric="RGB", alpha="YES")
+    write_raster(tmp_path / "grey.tif", np.concatenate([rgba[:1], alpha]), GRID, photometric="MINISBLACK", alpha="YES")
+    image = _item(tmp_path, {"image": {"eo:bands": [{"name": "R"}, {"name": "G"}, {"name": "B"}]}}, "image.json")
+    grey = _item(tmp_path, {"grey": {}, "other": {"href": "./image.tif"}}, "grey.json")
+    for item, bands in ((image, ("R", "B")), (image, (1, 3)), (grey, ("grey",))):
+        reader = RasterReader(item, bands=bands)
+        assert np.array_equal(reader.read(WHOLE)[1], y < 80)
+        assert reader.n_bands == len(bands)
+
+
+def test_ground_that_a_band_does_not_cover_is_not_there(tmp_path: Path) -> None:
+    write_raster(tmp_path / "red.tif", painted()[:1], GRID)
+    short = Grid((SHAPE[0] // 4 - 1, SHAPE[1] // 4), UPRIGHT @ Affine.scale(4), UTM)
+    write_raster(tmp_path / "nir.tif", painted()[:1, : short.shape[0], : short.shape[1]] + 1, short)
+    reader = RasterReader(_item(tmp_path, {"red": {}, "nir": {}}), bands=("red", "nir"))
+    assert reader.grid.shape == (SHAPE[0] - 4, SHAPE[1])
+    pixels, valid = reader.read(Window(0, 0, *reader.grid.shape[::-1]))
+    assert valid.all()
+    assert (pixels[1] > 0).all()
+
+
+def test_many_bands_of_many_items(tmp_path: Path) -> None:
+    items = []
+    for x in (0, 112):
+        folder = tmp_path / str(x)
+        folder.mkdir()
+        part = GRID.window(Window(x, 0, 112, SHAPE[0]))
+        for i in range(12):
+            write_raster(folder / f"B{i}.tif", painted()[i % 3 : i % 3 + 1, :, x : x + 112] + i, part)
+        items.append(_item(folder, {f"B{i}": {} for i in range(12)}))
+    pixels, _ = RasterReader(items, bands=[f"B{i}" for i in range(12)]).read(WHOLE)
+    assert np.array_equal(pixels[10], painted()[1] + 10)
+
+
+def test_a_raster_without_told_bands_goes_by_its_own_names(tmp_path: Path) -> None:
+    write_raster(tmp_path / "image.tif", painted().astype(np.uint8), GRID, photometric="RGB")
+    item = _item(tmp_path, {"image": {}})
+    assert RasterReader(item, bands=("blue", "red")).bands == (3, 1)
+    write_raster(tmp_path / "image.tif", painted()[:1], GRID)
+    assert RasterReader(item, bands=("image",)).n_bands == 1
+
+
+def test_names_that_files_of_a_scene_understand_otherwise_are_refused(tmp_path: Path) -> None:
+    for x, names in ((0, ("red", "nir", "b")), (112, ("nir", "red", "b"))):
+        part = GRID.window(Window(x, 0, 112, SHAPE[0]))
+        _described(write_raster(tmp_path / f"{x}.tif", painted()[:, :, x : x + 112], part), *names)
+    with pytest.raises(RasterError, match=r"band 'red' is number 1 of 0\.tif and number 2 of 112\.tif"):
+        RasterReader(tmp_path, bands=("red",))
+    assert RasterReader(tmp_path, bands=("b",)).bands == (3,)
+
+
+def test_a_run_is_not_gone_on_with_with_other_bands(item: Path, tmp_path: Path) -> None:
+    told = [RasterReader(item, bands=bands).source.told for bands in (COLOURS, ("nir08", "green", "blue"), COLOURS)]
+    assert told[0] == told[2] != told[1]
+    assert RasterReader(tmp_path / "B04.tif").source.told is None
+
+
 def test_readers_of_items_travel(item: Path) -> None:
     reader = RasterReader(item, bands=COLOURS)
     again = pickle.loads(pickle.dumps(reader))
@@ -207,7 +281,12 @@ def test_an_item_trains_and_is_searched_as_the_raster(item: Path, upright: Paint
 
 
 def test_an_item_of_a_server(item: Path) -> None:
+    (item.parent / "items").mkdir()
+    (item.parent / "items" / "S2A_T45").write_text(item.read_text(), encoding="utf-8")
+    (item.parent / "items" / "scene").write_bytes((item.parent / "B04.tif").read_bytes())
     with served(item.parent) as address:
+        assert bands_of_item(address("items/S2A_T45")) == bands_of_item(str(item))
+        assert bands_of_item(address("items/scene")) is None
         reader = RasterReader(address("scene.json"), bands=COLOURS)
         assert np.array_equal(reader.read(WHOLE)[0], painted())
         with pytest.raises(RasterError, match=r"none\.json cannot be read: Not Found"):
@@ -230,10 +309,18 @@ def test_what_an_item_does_not_tell_is_asked_for(item: Path, bands: Any, message
         RasterReader(item, bands=bands)
 
 
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9/a b.json", "http://[/a.json", "http://127.0.0.1:9/a.json"])
+def test_addresses_that_lead_nowhere_are_told(address: str) -> None:
+    with pytest.raises(RasterError, match="cannot be read"):
+        RasterReader(address, bands=("red",))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("{", "is no JSON, and no STAC item"),
+        ("[" * 100_000, "is no JSON, and no STAC item"),
+        ("\ufeff" + '{"type": "Catalog", "stac_version": "1.0.0", "id": "s2"}', "s2 is a STAC Catalog and no item"),
         ('{"type": "Collection", "stac_version": "1.0.0", "id": "s2"}', "s2 is a STAC Collection and no item"),
         ('{"type": "Feature", "stac_version": "1.0.0", "id": "a"}', "a is a STAC item without a raster"),
         ('{"type": "Feature", "stac_version": "1.0.0", "id": "a", "assets": {"b": 5}}', "without a raster"),

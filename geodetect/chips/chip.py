@@ -36,8 +36,8 @@ class ChipPlan:
         reader: the raster that it is of.
         window: which pixels of it.
         boxes: true boxes in chip pixels, cut at the chip's edges.
-        objects: boxes in scene pixels, uncut, of all objects with their centre in the chip, also of those that it
-            shows too little of; None: they are the boxes.
+        objects: boxes in scene pixels of all objects with their centre in the chip, not cut at its edges; also of
+            those that it shows too little of. None: they are the boxes.
     """
 
     reader: Reader = field(repr=False)

@@ -176,16 +176,30 @@ def plan_chips(
     for fate, each in ((Fate.BLANK, parts), (Fate.KEPT, seen)):
         fates[Boxes.concat(each).labels] = fate
     reader = reader if area is None else MaskedReader(reader, area)
+    whole = _whole(polygons, numbers[fates != Fate.BLANK], reader.grid.shape, cutting.min_visible, min_side, area)
     plans = [
-        ChipPlan(reader, window, Boxes(boxes.xyxy, labels[boxes.labels]), objects)
-        for window, boxes, objects in zip(windows, seen, _centred(polygons, labels, windows), strict=True)
+        ChipPlan(reader, window, *(Boxes(each.xyxy, labels[each.labels]) for each in (boxes, objects)))
+        for window, boxes, objects in zip(windows, seen, _centred(whole, windows), strict=True)
     ]
     return plans, fates
 
 
-def _centred(polygons: np.ndarray, labels: np.ndarray, windows: Sequence[Window]) -> list[Boxes]:
-    """For each window the labels with their box's centre in it, as boxes in scene pixels, uncut."""
-    every = Boxes(shapely.bounds(polygons), labels)
+def _whole(
+    polygons: np.ndarray,
+    numbers: np.ndarray,
+    shape: tuple[int, int],
+    min_visible: float,
+    min_side: float,
+    area: shapely.Geometry | None,
+) -> Boxes:
+    """The boxes of labels on the scene, in its pixels, as far as they are visible in the area; labelled by number."""
+    scene = Window(0, 0, shape[1], shape[0])
+    (boxes,) = cut(polygons[numbers], numbers, [scene], min_visible=min_visible, area=area, min_side=min_side)
+    return boxes
+
+
+def _centred(every: Boxes, windows: Sequence[Window]) -> list[Boxes]:
+    """For each window the boxes, in scene pixels, with their centre in it."""
     frames = shapely.box(*np.array([window.xyxy for window in windows], float).reshape(-1, 4).T)
     which, label = shapely.STRtree(shapely.points(every.centres)).query(frames)
     ends = np.searchsorted(which, np.arange(len(windows) + 1))

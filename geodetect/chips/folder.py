@@ -145,6 +145,9 @@ class PictureReader:
         with self._opened() as reader:
             return reader.read(window)
 
+    def close(self) -> None:
+        """Nothing is open between reads."""
+
 
 _Pair = tuple[Picture, PictureReader]
 

@@ -17,7 +17,7 @@ from geodetect.learner.results import LOWEST_SCORE, DetectsChips, detect_chips
 from geodetect.raster import MaskedReader
 from geodetect.scene.detect import boxes_within
 
-_MOST_CHIPS = 200  # of validation; each stands for up to seven windows, and more would not move the score
+_MOST_CHIPS = 100  # of validation; one that lies alone stands for nine windows, and more would hardly move the score
 
 
 def detect_ground(detector: DetectsChips, chips: Chips, *, nms_iou: float = 0.5) -> tuple[list[Boxes], list[Boxes]]:
@@ -43,6 +43,7 @@ def detect_ground(detector: DetectsChips, chips: Chips, *, nms_iou: float = 0.5)
             reader = plans[0].reader
             found.append(boxes_within(reader, detector, area, min_score=LOWEST_SCORE, nms_iou=nms_iou))
             truth.append(_objects(plans, area))
+            reader.close()  # of hundreds of scenes not all are held open; training opens its own again
     return found, truth
 
 

@@ -15,7 +15,7 @@ from geodetect import plots
 from geodetect.boxes import Boxes
 from geodetect.chips import DetectionData
 from geodetect.detector import Detector, load_detector
-from geodetect.errors import ArgumentError, TrainingError
+from geodetect.errors import ArgumentError, GeodetectError, TrainingError
 from geodetect.export import export
 from geodetect.grid import Grid
 from geodetect.learner import distributed, gallery, results, start, training, tuning
@@ -262,13 +262,23 @@ class RetinaNet:
                 self._history = training.history(learner)
                 self._detector.min_score = dict(zip(self._detector.classes, course.best.min_scores, strict=True))
                 self._detector.summary = results.summary(self._history, course.n_done, course.best.kept_epoch)
-        self._detector.min_score = self._operating_point()
+        self._cut_as_maps_do()
 
-    def _operating_point(self) -> dict[str, float]:
-        """The scores to cut a map at, which the first process finds out for all."""
-        valid, first = self._needed("fit").valid, distributed.rank() == 0
-        (scores,) = distributed.gathered([tuning.operating_point(self.detector, valid)] if first else [])
-        return dict(scores)
+    def _cut_as_maps_do(self) -> None:
+        """Takes the scores to cut a map at, which the first process finds out for all; else those of chips stay."""
+        scores, problem = self._detector.min_score, ""
+        if distributed.rank() == 0:
+            try:
+                scores = tuning.operating_point(self.detector, self._needed("fit").valid)
+            except GeodetectError as error:
+                problem = str(error)
+        scores, problem = distributed.gathered([(scores, problem)])[0]
+        if problem:
+            warnings.warn(
+                f"the scores to cut at are those of chips, as the validation ground could not be mapped: {problem}",
+                stacklevel=3,
+            )
+        self._detector.min_score = scores
 
     def plot_losses(self) -> Figure:
         """A figure of the last training: loss of every batch, validation loss and AP50 of every epoch."""

@@ -25,26 +25,27 @@ class _Remembered:
     """A detector whose boxes before suppression are kept, and suppressed anew when it is asked for them again.
 
     Args:
-        detector: made ready; it is asked once for each batch, and the batches come in the same order each time.
+        detector: made ready; it is asked once for each chip, and the chips come in the same order each time.
     """
 
     def __init__(self, detector: DetectsChips) -> None:
         self.classes, self.bands, self.chip_size = detector.classes, detector.bands, detector.chip_size
         self.overlap, self.pixel_size_m, self.min_score = detector.overlap, detector.pixel_size_m, detector.min_score
         self._detector = detector
-        self._raw: list[list[Boxes]] = []
+        self._raw: list[Boxes] = []
         self._n_asked = 0
 
     def begin(self) -> None:
-        """The first batch comes again."""
+        """The first chip comes again."""
         self._n_asked = 0
 
     def detect(self, pixels: np.ndarray, /, *, min_score: float = 0.05, nms_iou: float = NMS_IOU) -> list[Boxes]:
         """The boxes of each chip of the batch."""
-        if self._n_asked == len(self._raw):
-            self._raw.append(self._detector.detect(pixels, min_score=min_score, nms_iou=1.0))
-        self._n_asked += 1
-        return [suppressed(boxes, nms_iou) for boxes in self._raw[self._n_asked - 1]]
+        first, last = self._n_asked, self._n_asked + len(pixels)
+        if last > len(self._raw):
+            self._raw += self._detector.detect(pixels, min_score=min_score, nms_iou=1.0)
+        self._n_asked = last  # not where memory did not suffice: half of them come again
+        return [suppressed(boxes, nms_iou) for boxes in self._raw[first:last]]
 
 
 def operating_point(detector: DetectsChips, chips: Chips) -> dict[str, float]:
@@ -61,7 +62,8 @@ def operating_point(detector: DetectsChips, chips: Chips) -> dict[str, float]:
 def tune(detector: DetectsChips, chips: Chips) -> pd.DataFrame:
     """The best F1 on a map of the chips' ground, and the lowest score to count for it, at each overlap in suppression.
 
-    The network sees each window once; what it gives is then suppressed at all overlaps.
+    The network sees each window once; what it gives is then suppressed at all overlaps, for each of which the
+    windows are read again.
 
     Args:
         detector: what is tuned.

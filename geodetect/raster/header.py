@@ -5,14 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 
 from geodetect.errors import RasterError
 from geodetect.grid import Grid
-from geodetect.raster.layers import Layers, alpha_tag
+from geodetect.raster.layers import Layers, alpha_tag, is_mask
 from geodetect.raster.opening import gdal_name, grid_of, overviews, understood
 
 _N_THREADS = 8  # headers are read by so many at once: on a network they only wait
@@ -50,6 +50,19 @@ class File:
     def n_bands(self) -> int:
         """Number of bands that are data."""
         return len(self.layers.data)
+
+    @property
+    def holds_mask(self) -> bool:
+        """Whether the band that is tagged as alpha is a mask; a few blocks of it are read."""
+        if self.tagged is None:
+            return False
+        with understood(self.name, self.path), rasterio.open(self.path) as dataset:
+            return is_mask(dataset, self.tagged)
+
+    def masked(self) -> File:
+        """The file with its band that is tagged as alpha as a mask, and no longer among the data."""
+        data = tuple(band for band in self.layers.data if band != self.tagged)
+        return replace(self, layers=replace(self.layers, data=data, alpha=self.tagged))
 
 
 def headers_of(files: Sequence[tuple[str, str]]) -> list[File]:

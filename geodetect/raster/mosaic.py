@@ -9,14 +9,14 @@ a hole. Index and description lie in memory and go away with the `Mosaic`.
 from __future__ import annotations
 
 import math
+import re
 import weakref
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-import rasterio
 import shapely
 from affine import Affine
 from pyproj import Transformer
@@ -26,8 +26,7 @@ from rasterio.io import MemoryFile
 from geodetect.errors import RasterError
 from geodetect.grid import Grid
 from geodetect.raster.header import File, headers_of
-from geodetect.raster.layers import Layers, is_mask
-from geodetect.raster.opening import Rasters, files_of, understood
+from geodetect.raster.opening import Rasters, files_of
 from geodetect.raster.stac import opened_item
 from geodetect.raster.virtual import describe, index
 
@@ -48,6 +47,11 @@ class Single:
     path: str
     name: str
 
+    @property
+    def told(self) -> str | None:
+        """What the scene is made of, as `Mosaic` has it; None for a file, which says so itself."""
+        return _unsigned(self.path) if self.path.startswith("<") else None
+
 
 class Mosaic:
     """Several files as one scene; where they overlap, the later one counts.
@@ -58,12 +62,16 @@ class Mosaic:
         files: what their headers say.
         name: what messages call them together.
 
+    Attributes:
+        told: names of the files, or the bands that they are put together from.
+
     Raises:
         RasterError: if they do not go together; the message names the file that does not.
     """
 
     def __init__(self, files: Sequence[File], name: str) -> None:
         self.name = name
+        self.told = "\n".join(_unsigned(file.path) if file.path.startswith("<") else file.name for file in files)
         frame = _frame(files := _same_layers(files))
         self.grid, outlines = _laid_out(files, frame, name)
         resampled = not all(_parallel(file.grid, frame) and _aligned(file.grid, frame) for file in files)
@@ -102,7 +110,9 @@ def opened_as(raster: Rasters, bands: Sequence[int | str] | None = None) -> Scen
     """
     files, name = files_of(raster)
     opened = [opened_item(file, bands) for file in files]
-    return Single(*opened[0]) if len(files) == 1 else Mosaic(headers_of(opened), name)
+    if len(files) == 1:
+        return Single(*opened[0])
+    return Mosaic(_checked_names(headers_of(opened), bands), name)
 
 
 def scenes_of(raster: Rasters, bands: Sequence[int | str] | None = None) -> list[Scene]:
@@ -115,9 +125,32 @@ def scenes_of(raster: Rasters, bands: Sequence[int | str] | None = None) -> list
     opened = [opened_item(file, bands) for file in files]
     if len(files) == 1:
         return [Single(*opened[0])]
-    headers = headers_of(opened)
+    headers = _checked_names(headers_of(opened), bands)
     scenes = [[headers[i] for i in group] for group in _touching(headers)]
     return [_scene(scene, name if len(scenes) == 1 else f"{scene[0].name} and those beside it") for scene in scenes]
+
+
+def _checked_names(files: list[File], bands: Sequence[int | str] | None) -> list[File]:
+    """The files, if bands that are named have the same number in all of them.
+
+    Raises:
+        RasterError: if not; the message names two that differ.
+    """
+    for band in [band for band in bands or () if isinstance(band, str)]:
+        numbers = [file.layers.chosen((band,), file.name) for file in files]
+        for file, number in zip(files, numbers, strict=True):
+            if number != numbers[0]:
+                raise RasterError(
+                    f"band {band!r} is number {numbers[0][0]} of {files[0].name} and number {number[0]} of "
+                    f"{file.name}, and the bands of one scene are read by number; bring them into one order first "
+                    "(gdal_translate -b)"
+                )
+    return files
+
+
+def _unsigned(told: str) -> str:
+    """A description without what signs addresses, which changes from day to day."""
+    return re.sub(r"\?[^<]*", "", told)
 
 
 def _scene(files: list[File], name: str) -> Scene:
@@ -160,7 +193,7 @@ def _same_layers(files: Sequence[File]) -> Sequence[File]:
     tagged = [file for file in files if file.tagged is not None]
     if tagged and _alpha_is_mask(files, tagged):
         # A file without the tag has no alpha band, and is valid throughout.
-        files = [file if file.tagged is None else replace(file, layers=_without(file)) for file in files]
+        files = [file if file.tagged is None else file.masked() for file in files]
     first = files[0]
     for file in files:
         if file.n_bands != first.n_bands:
@@ -187,19 +220,7 @@ def _alpha_is_mask(files: Sequence[File], tagged: list[File]) -> bool:
     if any(file.tagged is None and file.n_bands in counts for file in files):
         return False
     chosen = np.unique(np.linspace(0, len(tagged) - 1, _ALPHA_FILES).astype(int))
-    return all(_holds_mask(tagged[i]) for i in chosen)
-
-
-def _holds_mask(file: File) -> bool:
-    assert file.tagged is not None
-    with understood(file.name, file.path), rasterio.open(file.path) as dataset:
-        return is_mask(dataset, file.tagged)
-
-
-def _without(file: File) -> Layers:
-    """The layers of a file whose alpha band is a mask."""
-    data = tuple(band for band in file.layers.data if band != file.tagged)
-    return replace(file.layers, data=data, alpha=file.tagged)
+    return all(tagged[i].holds_mask for i in chosen)
 
 
 def _alike(a: np.ndarray | None, b: np.ndarray | None) -> bool:

@@ -105,6 +105,8 @@ def _present(raster: str | Path) -> str:
 
 def gdal_name(path: str) -> str:
     """A path or URL as GDAL itself names it, from whichever folder it is asked."""
+    if path.startswith("<"):  # a description in XML
+        return path
     scheme, found, rest = path.partition("://")
     if found and scheme in _VIRTUAL:
         return _VIRTUAL[scheme] + rest
@@ -113,6 +115,8 @@ def gdal_name(path: str) -> str:
 
 def is_remote(path: str) -> bool:
     """Whether pixels come over a network."""
+    if path.startswith("<"):  # the description of a virtual raster
+        return any(f"{folder}/" in path for folder in _VIRTUAL_FOLDERS)
     return path.partition("://")[0] in _VIRTUAL or path.startswith(_VIRTUAL_FOLDERS)
 
 

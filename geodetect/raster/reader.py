@@ -60,6 +60,10 @@ class Reader(Protocol):
         """The pixels of a window inside the grid, 0 where invalid, and which are valid."""
         ...
 
+    def close(self) -> None:
+        """Frees what it holds open or in memory; a later `read` opens it again."""
+        ...
+
 
 class RasterReader:
     """A raster, or many files that are one scene, read window by window.
@@ -270,6 +274,10 @@ class MaskedReader:
         pixels, valid = self._reader.read(window)
         valid = valid & _inside(self.area, window)
         return np.where(valid, pixels, pixels.dtype.type(0)), valid
+
+    def close(self) -> None:
+        """Closes the reader behind the mask."""
+        self._reader.close()
 
 
 def _inside(area: shapely.Geometry, window: Window) -> Bool[np.ndarray, "H W"]:

@@ -7,15 +7,17 @@ Format: https://github.com/radiantearth/stac-spec/blob/master/item-spec/item-spe
 from __future__ import annotations
 
 import json
-import math
 import os
-import urllib.error
+import re
 import urllib.request
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
+import numpy as np
 from affine import Affine
 
 from geodetect.errors import RasterError
@@ -25,13 +27,14 @@ from geodetect.raster.layers import check_bands
 from geodetect.raster.virtual import stacked
 
 _JSON = ".json"
-_API = "/items/"  # in the path of an item that a server makes, whose name has no suffix
+_API = re.compile(r"/items/[^/]+/?$")  # the path of an item that a server makes
 _RASTER_TYPES = ("image/tiff", "image/jp2", "image/vnd.stac.geotiff")
 _RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt")
 _PICTURES = {"thumbnail", "overview"}  # roles of what is for looking at
 _TIMEOUT_S = 20
 _LARGEST_BYTES = 50_000_000
 _SAME = 1e-6  # relative difference of pixel sizes that rounding makes
+_ALIGNED = 0.01  # px; that far from a border of pixels is on it
 _TOLD = 20  # names in a message at most
 
 
@@ -83,10 +86,13 @@ def opened_item(path: str, bands: Sequence[int | str] | None) -> tuple[str, str]
         raise RasterError(f"{name} is a STAC item without a raster (GeoTIFF, JPEG 2000) among its assets")
     if bands is not None:
         check_bands(bands)
-    if bands and all(isinstance(band, str) for band in bands):
-        return _stack(name, _offered(assets), dict.fromkeys(map(str, bands))), name
+    offered = _offered(assets)
+    wanted = [band for band in bands or () if isinstance(band, str)]
+    # The names of a single raster whose bands the item does not tell are its own, unless it goes by its key.
+    known = len(assets) > 1 or offered[0].own or offered[0].common or set(wanted) == set(assets)
+    if wanted and len(wanted) == len(bands or ()) and known:
+        return _stack(name, offered, dict.fromkeys(wanted)), name
     if len(assets) > 1:
-        offered = _offered(assets)
         raise RasterError(
             f'{name} is a STAC item of {len(assets)} rasters; name the bands to read, such as bands=("red", "green", '
             f'"blue"), or one of the rasters by its own address; it has {_told(offered)}'
@@ -116,8 +122,8 @@ def _name(item: dict[str, Any], path: str) -> str:
 
 def _may_be_item(path: str) -> bool:
     if path.startswith(("http://", "https://")):
-        inside = urlsplit(path).path
-        return inside.endswith(_JSON) or _API in inside
+        inside = _inside(path)
+        return inside.endswith(_JSON) or bool(_API.search(inside) and not inside.lower().endswith(_RASTER_SUFFIXES))
     return path.lower().endswith(_JSON) and os.path.isfile(path) and os.path.getsize(path) <= _LARGEST_BYTES
 
 
@@ -128,14 +134,28 @@ def _read(path: str) -> Any:
         RasterError: if it cannot be had, or is no JSON.
     """
     try:
-        if "://" not in path:
-            return json.loads(Path(path).read_text(encoding="utf-8"))
-        with urllib.request.urlopen(path, timeout=_TIMEOUT_S) as answer:
-            return json.loads(answer.read(_LARGEST_BYTES))
-    except (OSError, urllib.error.URLError) as error:
+        content = Path(path).read_bytes() if "://" not in path else _fetched(path)
+    except (OSError, HTTPException, ValueError) as error:
         raise RasterError(f"{path} cannot be read: {getattr(error, 'reason', None) or error}") from error
-    except ValueError as error:
+    try:
+        return json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        if not _inside(path).endswith(_JSON):
+            return None  # what a server has under such an address may be a raster
         raise RasterError(f"{path} is no JSON, and no STAC item: {error}") from error
+
+
+def _fetched(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:
+        return bytes(answer.read(_LARGEST_BYTES))
+
+
+def _inside(address: str) -> str:
+    """The path in an address; empty where it makes no sense."""
+    try:
+        return urlsplit(address).path
+    except ValueError:
+        return ""
 
 
 def _rasters(item: dict[str, Any], path: str) -> dict[str, dict[str, Any]]:
@@ -153,7 +173,7 @@ def _rasters(item: dict[str, Any], path: str) -> dict[str, dict[str, Any]]:
 def _is_raster(asset: dict[str, Any]) -> bool:
     if _PICTURES & _roles(asset):
         return False
-    kind, where = str(asset.get("type") or ""), urlsplit(str(asset["href"])).path
+    kind, where = str(asset.get("type") or ""), _inside(str(asset["href"]))
     return kind.lower().startswith(_RASTER_TYPES) or where.lower().endswith(_RASTER_SUFFIXES)
 
 
@@ -164,8 +184,10 @@ def _roles(asset: dict[str, Any]) -> set[str]:
 
 def _address(href: str, path: str) -> str:
     """Where an asset lies; a relative address counts from the item's own."""
+    if href.startswith("file://"):
+        return urllib.request.url2pathname(_inside(href))
     if "://" in href or href.startswith("/vsi"):
-        return href.removeprefix("file://")
+        return href
     return urljoin(path, href) if "://" in path else os.path.join(os.path.dirname(path), href)
 
 
@@ -230,21 +252,23 @@ def _stack(name: str, offered: Sequence[_Band], wanted: Iterable[str]) -> str:
     """
     bands = [(each, _chosen(name, offered, each)) for each in wanted]
     hrefs = list(dict.fromkeys(band.href for _, band in bands))
-    files = dict(zip(hrefs, headers_of([(href, _file_name(href)) for href in hrefs]), strict=True))
+    headers = headers_of([(href, _file_name(href)) for href in hrefs])
+    files = {href: file.masked() if file.holds_mask else file for href, file in zip(hrefs, headers, strict=True)}
     finest = min((file.grid for file in files.values()), key=lambda grid: abs(_linear(grid).determinant))
-    for file in files.values():
-        _check_over(file, finest)
+    common = _common(list(files.values()), finest)
     for each, band in bands:
+        if files[band.href].layers.palette is not None:
+            raise RasterError(f"{files[band.href].name} of {name} holds colours by number; open {band.href} itself")
         if band.number > files[band.href].layers.n_bands or (each == band.asset and files[band.href].n_bands > 1):
             raise RasterError(
                 f"{files[band.href].name} has {files[band.href].n_bands} bands, not as {name} says of its band "
                 f"{each!r}; open {band.href} itself"
             )
-    return stacked([(each, files[band.href], band.number) for each, band in bands], finest)
+    return stacked([(each, files[band.href], band.number) for each, band in bands], common)
 
 
 def _file_name(href: str) -> str:
-    return Path(urlsplit(href).path).name
+    return Path(_inside(href)).name or href
 
 
 def _linear(grid: Grid) -> Affine:
@@ -253,12 +277,21 @@ def _linear(grid: Grid) -> Affine:
     return Affine(t.a, t.b, 0, t.d, t.e, 0)
 
 
-def _check_over(file: File, frame: Grid) -> None:
-    """Refuses a file whose pixels do not lie in the rows and columns of the finest, over the same ground.
+def _common(files: Sequence[File], frame: Grid) -> Grid:
+    """The ground that all files cover, in pixels of the finest.
 
     Raises:
-        RasterError: if its CRS or direction differs, or it covers more or less by more than one of its pixels.
+        RasterError: if the CRS or direction of one differs, or it covers more or less by more than one of its pixels.
     """
+    extents = np.array([_extent(file, frame) for file in files])
+    x1, y1 = np.ceil(extents[:, :2].max(axis=0) - _ALIGNED).astype(int)
+    x2, y2 = np.floor(extents[:, 2:].min(axis=0) + _ALIGNED).astype(int)
+    assert frame.transform is not None
+    return replace(frame, shape=(int(y2 - y1), int(x2 - x1)), transform=frame.transform @ Affine.translation(x1, y1))
+
+
+def _extent(file: File, frame: Grid) -> tuple[float, float, float, float]:
+    """Where a file lies in pixels of the frame: x1, y1, x2, y2."""
     if file.grid.crs != frame.crs:
         raise RasterError(
             f"{file.name} and {frame.name} have different coordinate reference systems; "
@@ -268,9 +301,11 @@ def _check_over(file: File, frame: Grid) -> None:
     assert frame.transform is not None
     place = (~frame.transform) @ file.grid.transform
     straight = max(abs(place.b), abs(place.d)) < _SAME and min(place.a, place.e) > 0
-    height, width = file.grid.shape
-    ends = (place.c, place.f, place.c + width * place.a - frame.shape[1], place.f + height * place.e - frame.shape[0])
-    if not straight or any(math.fabs(end) > max(place.a, place.e) for end in ends):
+    (height, width), (frame_height, frame_width) = file.grid.shape, frame.shape
+    x1, y1, x2, y2 = place.c, place.f, place.c + width * place.a, place.f + height * place.e
+    off = max(abs(x1), abs(y1), abs(x2 - frame_width), abs(y2 - frame_height))
+    if not straight or off > max(place.a, place.e):
         raise RasterError(
             f"{file.name} and {frame.name} do not cover the same ground; cut them to the same bounds first (gdalwarp)"
         )
+    return x1, y1, x2, y2

@@ -97,11 +97,23 @@ def stacked(bands: Sequence[tuple[str, File, int]], grid: Grid) -> str:
     place = "" if grid.crs is None else _element("SRS", escape(_wkt(grid) or ""))
     assert grid.transform is not None
     place += _element("GeoTransform", ", ".join(repr(float(value)) for value in grid.transform.to_gdal()))
-    masked = next(((file, mask) for _, file, _ in bands if (mask := _mask(file))), None)
-    if masked is not None:
-        file, mask = masked
-        told.append(_element("MaskBand", _band(1, "Byte", _source(file, "Byte", mask, grid))))
+    if any(_mask(file) for _, file, _ in bands):
+        told.append(_element("MaskBand", _masks(bands, grid)))
     return f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}">{place}{"".join(told)}</VRTDataset>'
+
+
+def _masks(bands: Sequence[tuple[str, File, int]], grid: Grid) -> str:
+    """The band that is full where all masks of the bands' files are, and all bands that have a value for no data.
+
+    As soon as there is a mask GDAL looks at no such value itself. Products of masks are cut off at 255.
+    """
+    masks = {(file.path, file.layers.alpha or f"mask,{band}"): file for _, file, band in bands}
+    sources = "".join(_source(file, "Byte", mask, grid) for (_, mask), file in masks.items())
+    function = _element("PixelFunctionType", "mul") + _element("SourceTransferType", "Float32")
+    if len(masks) == 1:
+        return _band(1, "Byte", sources)
+    kind = 'dataType="Byte" band="1" subClass="VRTDerivedRasterBand"'
+    return f"<VRTRasterBand {kind}>{function}{sources}</VRTRasterBand>"
 
 
 def _stacked_band(name: str, file: File, band: int, grid: Grid) -> str:

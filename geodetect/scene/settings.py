@@ -22,6 +22,7 @@ def settings_of(reader: RasterReader, detector: DetectsPixels, plan: Plan) -> di
         "geodetect": __version__,
         "raster": reader.name,
         "raster_state": _state(str(reader.path)),
+        "raster_parts": None if (told := reader.source.told) is None else f"{zlib.crc32(told.encode()):08x}",
         "raster_shape": list(grid.shape),
         "transform": None if grid.transform is None else list(grid.transform[:6]),
         "crs": None if grid.crs is None else grid.crs.to_string(),
