@@ -93,6 +93,8 @@ def floor_of(detector: Detector, pixels: np.ndarray) -> float:
 def assert_same(got: Boxes, due: Boxes) -> None:
     """The same boxes: each with its own counterpart of the same class, IoU above 0.99, scores to 1e-3."""
     assert len(got) == len(due)
+    if not len(due):  # all boxes that reach the threshold may lie on the other pictures
+        return
     overlap = iou(got.xyxy, due.xyxy) * (got.labels[:, None] == due.labels)
     assert (overlap.max(axis=1, initial=0) > 0.99).all()
     assert (overlap.max(axis=0, initial=0) > 0.99).all()
@@ -247,7 +249,9 @@ def test_other_backbones_give_the_same_in_every_format(backbone: str, n_bands: i
     detector = Detector(network, CLASSES, bands=bands, stretch=stretch, chip_size=128, overlap=16, precision="float32")
     floor = floor_of(detector, pixels)
     twin = OnnxDetector(export(detector, tmp_path / "model.onnx"), "cpu")
-    for got, due in zip(twin.detect(pixels, min_score=floor), detector.detect(pixels, min_score=floor), strict=True):
+    expected = detector.detect(pixels, min_score=floor)
+    assert any(len(boxes) for boxes in expected)
+    for got, due in zip(twin.detect(pixels, min_score=floor), expected, strict=True):
         assert_same(got, due)
     block = (pixels[0], np.ones((128, 128), np.uint8))
     scalars = {"padding": 0, "threshold": floor, "batch_size": 1}
