@@ -254,7 +254,7 @@ def _stack(name: str, offered: Sequence[_Band], wanted: Iterable[str]) -> str:
     hrefs = list(dict.fromkeys(band.href for _, band in bands))
     headers = headers_of([(href, _file_name(href)) for href in hrefs])
     files = {href: file.masked() if file.holds_mask else file for href, file in zip(hrefs, headers, strict=True)}
-    finest = min((file.grid for file in files.values()), key=lambda grid: abs(_linear(grid).determinant))
+    finest = min((file.grid for file in files.values()), key=_pixel_area)
     common = _common(list(files.values()), finest)
     for each, band in bands:
         if files[band.href].layers.palette is not None:
@@ -267,14 +267,13 @@ def _stack(name: str, offered: Sequence[_Band], wanted: Iterable[str]) -> str:
     return stacked([(each, files[band.href], band.number) for each, band in bands], common)
 
 
+def _pixel_area(grid: Grid) -> float:
+    assert grid.transform is not None
+    return abs(float(grid.transform.determinant))
+
+
 def _file_name(href: str) -> str:
     return Path(_inside(href)).name or href
-
-
-def _linear(grid: Grid) -> Affine:
-    t = grid.transform
-    assert t is not None
-    return Affine(t.a, t.b, 0, t.d, t.e, 0)
 
 
 def _common(files: Sequence[File], frame: Grid) -> Grid:

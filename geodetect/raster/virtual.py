@@ -83,7 +83,7 @@ def describe(files: Sequence[File], grid: Grid, *, upright: bool, resampled: boo
 def stacked(bands: Sequence[tuple[str, File, int]], grid: Grid) -> str:
     """GDAL's XML of a virtual raster of bands from several files.
 
-    Pixels of a file that is coarser than `grid` are interpolated, those of a finer one averaged.
+    Pixels of a file that is coarser than `grid` are interpolated.
 
     Args:
         bands: the name of each, its file, and its number in that.
@@ -108,7 +108,7 @@ def _masks(bands: Sequence[tuple[str, File, int]], grid: Grid) -> str:
     As soon as there is a mask GDAL looks at no such value itself. Products of masks are cut off at 255.
     """
     masks = {(file.path, file.layers.alpha or f"mask,{band}"): file for _, file, band in bands}
-    sources = "".join(_source(file, "Byte", mask, grid) for (_, mask), file in masks.items())
+    sources = "".join(_source(file, "Byte", mask, grid, mixed=False) for (_, mask), file in masks.items())
     function = _element("PixelFunctionType", "mul") + _element("SourceTransferType", "Float32")
     if len(masks) == 1:
         return _band(1, "Byte", sources)
@@ -194,10 +194,10 @@ def _mask(file: File) -> int | str | None:
     return file.layers.alpha or ("mask,1" if file.layers.mask else None)
 
 
-def _source(file: File, kind: str, band: int | str, grid: Grid | None = None) -> str:
+def _source(file: File, kind: str, band: int | str, grid: Grid | None = None, *, mixed: bool = True) -> str:
     """A band, or "mask,1", of the file, told with its size so that GDAL need not open it yet; where it lies in `grid`.
 
-    Where a mask is stretched its values are not mixed.
+    Where it is stretched neighbouring values are `mixed`, or, as a mask wants it, not.
     """
     (height, width), (block_height, block_width) = file.grid.shape, file.block
     size = f'RasterXSize="{width}" RasterYSize="{height}" DataType="{kind}"'
@@ -210,7 +210,7 @@ def _source(file: File, kind: str, band: int | str, grid: Grid | None = None) ->
     place = (~grid.transform) @ file.grid.transform
     told += f'<SrcRect xOff="0" yOff="0" xSize="{width}" ySize="{height}"/>'
     told += f'<DstRect xOff="{place.c!r}" yOff="{place.f!r}" xSize="{width * place.a!r}" ySize="{height * place.e!r}"/>'
-    how = "nearest" if isinstance(band, str) or file.grid.shape == grid.shape else "bilinear"
+    how = "bilinear" if mixed and file.grid.shape != grid.shape else "nearest"
     return f'<SimpleSource resampling="{how}">{told}</SimpleSource>'
 
 

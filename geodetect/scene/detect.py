@@ -239,17 +239,7 @@ def boxes_within(
         nms_iou: overlap above which the worse of two boxes of one class is dropped.
     """
     lowest = np.full(len(detector.classes), min_score)
-    plan = planned(
-        reader,
-        detector,
-        lowest,
-        nms_iou=nms_iou,
-        chip_size=None,
-        overlap=None,
-        batch_size=None,
-        area=area,
-        tta=False,
-    )
+    plan = planned(reader, detector, lowest, nms_iou=nms_iou, area=area)
     found = Ranking()
     with closing(scanned(reader, asked_of(detector, plan), plan, range(plan.n_strips))) as strips:
         _sewn(strips, reader, plan, found)

@@ -91,11 +91,11 @@ def planned(
     lowest: np.ndarray,
     *,
     nms_iou: float,
-    chip_size: int | None,
-    overlap: int | None,
-    batch_size: int | None,
-    area: shapely.Geometry | None,
-    tta: bool,
+    chip_size: int | None = None,
+    overlap: int | None = None,
+    batch_size: int | None = None,
+    area: shapely.Geometry | None = None,
+    tta: bool = False,
 ) -> Plan:
     """The plan for these arguments, those that are None as they suit the model.
 
