@@ -1,0 +1,59 @@
+"""What windows of other sizes and overlaps make of a map, and of its best score, on ground that was held out.
+
+python tests/benchmarks/windows.py FOLDER [--seeds 42 43 44]
+
+FOLDER holds detectors that `banepa.py --save` left. Maps of the held-out blocks of Banepa's west are scored; the
+east is not looked at. The last line of each seed is the best score of single chips.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import geopandas as gpd
+import shapely
+
+import geodetect as gd
+from geodetect.learner.callbacks import operating_point
+from geodetect.learner.results import detect_chips
+
+sys.path.append(str(Path(__file__).parent))
+from banepa import ground
+from places import REAL_DATA, halves
+
+WINDOWS = ((128, 64), (256, 64), (256, 0), (384, 64), (512, 64), (1024, 64))
+
+
+def main(argv: list[str]) -> None:
+    """Map and score for each seed and each kind of window."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
+    choices = parser.parse_args(argv)
+    scene = REAL_DATA / "scenes" / "banepa"
+    raster, labels = scene / "banepa_utm45n_15cm.tif", scene / "buildings_4326.geojson"
+    truth = gpd.read_file(labels)
+    west, _ = halves(raster)
+    for seed in choices.seeds:
+        data = ground(raster, labels, west, seed=seed)
+        detector = gd.load_detector(choices.folder / f"banepa_{seed}.safetensors").frozen()
+        held_out = shapely.union_all([shapely.Polygon(plan.grid.corners) for plan in data.valid.plans])
+        for chip_size, overlap in WINDOWS:
+            found = gd.detect_objects(
+                raster, detector, chip_size=chip_size, overlap=overlap, aoi=held_out, min_score=0.05, progress=False
+            )
+            result = gd.compute_accuracy(found, truth, aoi=held_out, by_class=False)
+            sys.stdout.write(
+                f"seed {seed}, windows of {chip_size} px that share {overlap}: "
+                f"AP50 {result.table.loc['all', 'ap']:.3f}, best F1 {result.curve['f1'].max():.3f} from score {result.best_score:.3f} on\n"
+            )
+            sys.stdout.flush()
+        found, due = detect_chips(detector, data.valid)
+        (score,) = operating_point(found, due, len(detector.classes))
+        sys.stdout.write(f"seed {seed}, single chips: best F1 from score {score:.3f} on\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
