@@ -47,7 +47,8 @@ def main(argv: list[str]) -> None:
             result = gd.compute_accuracy(found, truth, aoi=held_out, by_class=False)
             sys.stdout.write(
                 f"seed {seed}, windows of {chip_size} px that share {overlap}: "
-                f"AP50 {result.table.loc['all', 'ap']:.3f}, best F1 {result.curve['f1'].max():.3f} from score {result.best_score:.3f} on\n"
+                f"AP50 {result.table.loc['all', 'ap']:.3f}, best F1 {result.curve['f1'].max():.3f} "
+                f"from score {result.best_score:.3f} on\n"
             )
             sys.stdout.flush()
         found, due = detect_chips(detector, data.valid)
