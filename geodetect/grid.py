@@ -22,6 +22,7 @@ from geodetect.errors import ArgumentError, NotGeoreferenced, is_number, is_whol
 
 _SAME_SIZE = 0.01  # pixel sizes that differ by less are one size: resampling would only blur
 _STEP_DEG = 1e-4  # to the north, 11 m: short enough for any projection to be straight
+SLIVER = 1e-4  # px; what shares less with a rectangle of pixels only touches it: map coordinates are rounded
 _TRUE_SCALE = 0.01  # a projection is taken at its word where its metre is a metre to within this
 
 
@@ -248,9 +249,11 @@ class Tiling(Sequence[Window]):
     `chip_size` is one window of its own size there.
 
     Args:
-        shape: (height, width) of the scene in pixels.
+        shape: (height, width) of the scene, or of the part of it that is tiled, in pixels.
         chip_size: side of a window in pixels.
         overlap: how much neighbours share at least, in pixels.
+        x: where the part begins in the scene, from the left.
+        y: the same, from the top.
 
     Raises:
         ArgumentError: if `overlap` leaves no stride, or a value is not possible.
@@ -259,6 +262,8 @@ class Tiling(Sequence[Window]):
     shape: tuple[int, int]
     chip_size: int
     overlap: int = 0
+    x: int = 0
+    y: int = 0
 
     def __post_init__(self) -> None:
         whole = is_whole(self.chip_size) and is_whole(self.overlap)
@@ -284,7 +289,7 @@ class Tiling(Sequence[Window]):
         return self._count(self.shape[1])
 
     def _count(self, length: int) -> int:
-        return 1 + max(0, math.ceil((length - self.chip_size) / (self.chip_size - self.overlap)))
+        return 1 + max(0, -(-(length - self.chip_size) // self.stride))
 
     def __len__(self) -> int:
         return self.n_rows * self.n_columns
@@ -301,13 +306,23 @@ class Tiling(Sequence[Window]):
             raise IndexError(f"window {index} of {len(self)}")
         return self._at(index % len(self))
 
+    @property
+    def stride(self) -> int:
+        """Pixels from a window to the next one."""
+        return self.chip_size - self.overlap
+
+    @property
+    def ground(self) -> Window:
+        """What the windows cover together."""
+        return Window(self.x, self.y, self.shape[1], self.shape[0])
+
     def _at(self, index: int) -> Window:
         row, column = divmod(index, self.n_columns)
         y, height = self._span(row, self.shape[0])
         x, width = self._span(column, self.shape[1])
-        return Window(x, y, width, height)
+        return Window(self.x + x, self.y + y, width, height)
 
     def _span(self, number: int, length: int) -> tuple[int, int]:
         """Start and length of the window with this number along one axis."""
         size = min(self.chip_size, length)
-        return min(number * (self.chip_size - self.overlap), length - size), size
+        return min(number * self.stride, length - size), size

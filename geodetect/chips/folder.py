@@ -135,7 +135,7 @@ class PictureReader:
         with self._opened() as reader:
             self.source_shape, self.grid = reader.own_shape, reader.grid
             self.n_bands, self.bands, self.dtype = reader.n_bands, reader.bands, reader.dtype
-            self.all_valid = reader.all_valid
+            self.all_valid, self.footprints = reader.all_valid, reader.footprints
 
     def _opened(self) -> RasterReader:
         return RasterReader(self.path, bands=self._bands, pixel_size_m=self._pixel_size_m, crs=self._crs)

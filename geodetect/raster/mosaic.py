@@ -23,6 +23,7 @@ from pyproj import Transformer
 from pyproj.exceptions import ProjError
 from rasterio.io import MemoryFile
 
+from geodetect.boxes import chained
 from geodetect.errors import RasterError
 from geodetect.grid import Grid
 from geodetect.raster.header import File, headers_of
@@ -63,6 +64,7 @@ class Mosaic:
         name: what messages call them together.
 
     Attributes:
+        footprints: (N,) outlines of the files in pixels of `grid`.
         told: names of the files, or the bands that they are put together from.
 
     Raises:
@@ -73,10 +75,10 @@ class Mosaic:
         self.name = name
         self.told = "\n".join(_unsigned(file.path) if file.path.startswith("<") else file.name for file in files)
         frame = _frame(files := _same_layers(files))
-        self.grid, outlines = _laid_out(files, frame, name)
+        self.grid, self.footprints = _laid_out(files, frame, name)
         resampled = not all(_parallel(file.grid, frame) and _aligned(file.grid, frame) for file in files)
         upright = _upright(frame)
-        self._index = index(files, self.grid, outlines, upright=upright)
+        self._index = index(files, self.grid, self.footprints, upright=upright)
         self._description = describe(files, self.grid, upright=upright, resampled=resampled)
         self._in_memory()
 
@@ -159,23 +161,12 @@ def _scene(files: list[File], name: str) -> Scene:
 
 def _touching(files: list[File]) -> list[list[int]]:
     """Numbers of the files in groups that hang together in one CRS, in the files' order."""
-    group = list(range(len(files)))
-
-    def first(i: int) -> int:
-        """The lowest number in the group of file `i`."""
-        while group[i] != i:
-            group[i] = i = group[group[i]]
-        return i
-
     outlines = np.array([_grown_a_little(file.grid) for file in files], object)
-    for a, b in shapely.STRtree(outlines).query(outlines, "intersects").T:
-        if files[a].grid.crs == files[b].grid.crs:
-            low, high = sorted((first(a), first(b)))
-            group[high] = low
-    found: dict[int, list[int]] = {}
-    for i in range(len(files)):
-        found.setdefault(first(i), []).append(i)
-    return list(found.values())
+    a, b = shapely.STRtree(outlines).query(outlines, "intersects")
+    alike = np.array([files[i].grid.crs == files[j].grid.crs for i, j in zip(a, b, strict=True)])
+    group = chained(len(files), a[alike], b[alike])
+    groups = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
+    return [group.tolist() for group in groups]
 
 
 def _grown_a_little(grid: Grid) -> shapely.Polygon:

@@ -5,7 +5,7 @@ Shapes: C bands, H W pixels. Bands count from 1, as in rasterio.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -18,7 +18,7 @@ from jaxtyping import Bool, Shaped
 from pyproj import CRS
 
 from geodetect.errors import RasterError
-from geodetect.grid import Grid, Window
+from geodetect.grid import SLIVER, Grid, Window
 from geodetect.raster.blocks import Blocks
 from geodetect.raster.layers import Layers
 from geodetect.raster.mosaic import Mosaic, Scene, Single, opened_as
@@ -33,12 +33,16 @@ from geodetect.raster.opening import (
     overviews,
     understood,
 )
+from geodetect.raster.virtual import sources_of
 from geodetect.raster.resampling import Axis, resample
 
 # How many pixels of an overview, along each axis, a pixel read from it takes in at least. Overviews may hold every
 # n-th pixel (gdaladdo's default); a mean of four of those is still a mean.
 _LEAST_TAKEN_IN = 2
 _LARGEST_READ = 1 << 24  # values of the file decoded at once when resampling; more is read in halves
+
+
+_Pixels = tuple[Shaped[np.ndarray, "C H W"], Bool[np.ndarray, "H W"]]
 
 
 class Reader(Protocol):
@@ -49,12 +53,15 @@ class Reader(Protocol):
         n_bands: number of bands that `read` gives.
         dtype: of the pixels that it gives.
         all_valid: whether every pixel is valid for certain, so that none need be read to know it.
+        footprints: (N,) outlines of the files that lie on the grid, in its pixels, between which no pixel is valid;
+            None where one file is all of it.
     """
 
     grid: Grid
     n_bands: int
     dtype: np.dtype[Any]
     all_valid: bool
+    footprints: np.ndarray | None
 
     def read(self, window: Window) -> tuple[Shaped[np.ndarray, "C H W"], Bool[np.ndarray, "H W"]]:
         """The pixels of a window inside the grid, 0 where invalid, and which are valid."""
@@ -100,12 +107,19 @@ class RasterReader:
         self._handles = Handles(self.path, self.name)
         with understood(self.name, self.path), self._handles.dataset() as dataset:
             self._layers = Layers.of(dataset, self.name)
-            own = self.source.grid if isinstance(self.source, Mosaic) else grid_of(dataset, self.name)
+            footprints: np.ndarray | None
+            if isinstance(self.source, Mosaic):
+                own, footprints = self.source.grid, self.source.footprints
+            else:
+                own, footprints = grid_of(dataset, self.name), sources_of(dataset)
         if own.transform is not None and own.crs is None:
             own = replace(own, crs=crs)
         self.own_shape, self.grid = own.shape, own.resampled(pixel_size_m)
         self.bands = self._layers.chosen(bands, self.name)
-        self.n_bands, self.dtype, self.all_valid = len(self.bands), self._layers.dtype, self._layers.all_valid
+        self.n_bands, self.dtype = len(self.bands), self._layers.dtype
+        self.all_valid = self._layers.all_valid and footprints is None
+        self.footprints = _scaled(footprints, own, self.grid)
+        self._covered = None if self.footprints is None else _Covered(self.footprints)
         if self.grid is not own:
             self._handles = self._of_overview(own)
         with understood(self.name, self.path), self._handles.dataset() as dataset:
@@ -168,7 +182,20 @@ class RasterReader:
         x1, y1, x2, y2 = window.xyxy
         assert 0 <= x1 < x2 <= width, f"{window} of {self.grid.shape}"
         assert 0 <= y1 < y2 <= height, f"{window} of {self.grid.shape}"
-        return self._read_own(window) if self.grid.shape == self._shape else self._read_resampled(window)
+        return self._read_covered(window, self._read_own if self.grid.shape == self._shape else self._read_resampled)
+
+    def _read_covered(self, window: Window, read: Callable[[Window], _Pixels]) -> _Pixels:
+        """A window of which only what files cover is read."""
+        part = window if self._covered is None else self._covered.within(window)
+        if part == window:
+            return read(window)
+        pixels = np.zeros((self.n_bands, window.height, window.width), self.dtype)
+        valid = np.zeros(pixels.shape[1:], bool)
+        if part is not None:
+            x, y = part.x - window.x, part.y - window.y
+            inside = np.s_[y : y + part.height, x : x + part.width]
+            pixels[:, *inside], valid[inside] = read(part)
+        return pixels, valid
 
     def _read_own(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """A window in the pixels of the file, or of its overview."""
@@ -211,8 +238,43 @@ class RasterReader:
         else:
             size, axis = window.width // 2, -1
             halves = replace(window, width=size), replace(window, x=window.x + size, width=window.width - size)
-        pixels, valid = zip(*map(self._read_resampled, halves), strict=True)
+        pixels, valid = zip(*(self._read_covered(half, self._read_resampled) for half in halves), strict=True)
         return np.concatenate(pixels, axis=axis), np.concatenate(valid, axis=axis)
+
+
+class _Covered:
+    """What files cover of a grid.
+
+    Args:
+        footprints: (N,) their outlines in its pixels.
+    """
+
+    def __init__(self, footprints: np.ndarray) -> None:
+        bounds = shapely.bounds(footprints)
+        self._bounds = np.hstack([np.floor(bounds[:, :2] + SLIVER), np.ceil(bounds[:, 2:] - SLIVER)]).astype(int)
+        self._tree = shapely.STRtree(shapely.box(*self._bounds.T))
+
+    def within(self, window: Window) -> Window | None:
+        """The smallest part of a window that holds all that is covered of it; None where nothing is."""
+        x1, y1, x2, y2 = window.xyxy
+        hit = self._bounds[self._tree.query(shapely.box(x1, y1, x2, y2))]
+        if not len(hit):
+            return None
+        (left, top), (right, bottom) = (
+            np.maximum(hit[:, :2].min(axis=0), (x1, y1)),
+            np.minimum(hit[:, 2:].max(axis=0), (x2, y2)),
+        )
+        return (
+            Window(int(left), int(top), int(right - left), int(bottom - top)) if left < right and top < bottom else None
+        )
+
+
+def _scaled(footprints: np.ndarray | None, own: Grid, wanted: Grid) -> np.ndarray | None:
+    """Outlines in pixels of one grid in those of another of the same ground."""
+    if footprints is None or own.shape == wanted.shape:
+        return footprints
+    scale = np.array(wanted.shape[::-1]) / own.shape[::-1]
+    return np.asarray(shapely.transform(footprints, lambda xy: xy * scale), dtype=object)
 
 
 def _decoded(
@@ -268,6 +330,7 @@ class MaskedReader:
     def __init__(self, reader: Reader, area: shapely.Geometry) -> None:
         self._reader, self.area = reader, area
         self.grid, self.n_bands, self.dtype = reader.grid, reader.n_bands, reader.dtype
+        self.footprints = reader.footprints
 
     def read(self, window: Window) -> tuple[Shaped[np.ndarray, "C H W"], Bool[np.ndarray, "H W"]]:
         """The window's pixels; those whose centre lies outside the area are invalid."""

@@ -223,7 +223,7 @@ class _Scene:
         """How the objects were found: the settings, and how many windows the model saw."""
         settings = settings_of(self.reader, self.detector, self.plan)
         settings["batch_size"] = self.asked.batch_size  # fewer than planned where memory asked for it
-        return {**settings, "n_windows": len(self.plan.tiling), "n_windows_run": n_run}
+        return {**settings, "n_windows": len(self.plan.windows), "n_windows_run": n_run}
 
 
 def boxes_within(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 import shapely
 
-from geodetect.errors import ArgumentError, ModelError, OutputError, is_share, is_whole
-from geodetect.grid import Grid, Tiling, Window
+from geodetect.errors import ArgumentError, LabelsError, ModelError, OutputError, is_share, is_whole
+from geodetect.grid import Grid, Window
 from geodetect.raster import RasterReader, Rasters, Reader
 from geodetect.scene.models import DetectsPixels, suited_batch_size
+from geodetect.windows import Windows, tilings_over
 
 _FULL_BATCHES = 4  # of a strip at least, so that the last one, which may be smaller, costs little
 
@@ -32,7 +33,7 @@ class Plan:
     """What is to be done with one scene, checked.
 
     Args:
-        tiling: the windows.
+        windows: those that meet the scene's ground, and the area.
         lowest: (K,) score below which boxes of a class are dropped.
         nms_iou: overlap above which the worse of two boxes of one class goes.
         batch_size: windows at once.
@@ -40,7 +41,7 @@ class Plan:
         tta: whether windows are seen in all symmetries.
     """
 
-    tiling: Tiling
+    windows: Windows
     lowest: np.ndarray
     nms_iou: float
     batch_size: int = 8
@@ -50,39 +51,38 @@ class Plan:
     @property
     def n_strips(self) -> int:
         """Number of strips of the scene."""
-        return -(-self.tiling.n_rows // self._rows_per_strip)
-
-    @property
-    def _rows_per_strip(self) -> int:
-        return -(-_FULL_BATCHES * self.batch_size // self.tiling.n_columns)
-
-    def lines(self, strip: int) -> tuple[float, float]:
-        """Where the strip above ends and where the strip below begins, in scene pixels; infinite where none is."""
-        first = strip * self._rows_per_strip
-        last = min(first + self._rows_per_strip, self.tiling.n_rows)
-        above = self._row(first - 1).xyxy[3] if first else -math.inf
-        return above, self._row(last).y if last < self.tiling.n_rows else math.inf
-
-    def _row(self, number: int) -> Window:
-        return self.tiling[number * self.tiling.n_columns]
-
-    def windows(self, strip: int) -> Sequence[Window]:
-        """The windows of a strip that meet the area, row by row."""
-        n_windows = self._rows_per_strip * self.tiling.n_columns
-        windows = self.tiling[strip * n_windows : (strip + 1) * n_windows]
-        if self.area is None:
-            return windows
-        meets = shapely.intersects(self._prepared, shapely.box(*np.array([window.xyxy for window in windows]).T))
-        return [windows[int(i)] for i in np.flatnonzero(meets)]
-
-    def n_windows(self, strips: Iterable[int]) -> int:
-        """How many windows these strips have that meet the area."""
-        return sum(len(self.windows(strip)) for strip in strips)
+        return len(self._starts) - 1
 
     @cached_property
-    def _prepared(self) -> shapely.Geometry:
-        shapely.prepare(self.area)
-        return self.area
+    def _starts(self) -> np.ndarray:
+        """The first run of windows of each strip, and the number of runs; a strip ends where a row of windows does."""
+        ends, n_runs = self.windows.ends, len(self.windows.runs)
+        of_rows = np.append(np.flatnonzero(np.diff(self.windows.bounds[:, 1], prepend=-1)), n_runs)
+        starts = [0]
+        while starts[-1] < n_runs:
+            enough = np.searchsorted(ends, ends[starts[-1]] + _FULL_BATCHES * self.batch_size)
+            starts.append(int(of_rows[min(np.searchsorted(of_rows, enough), len(of_rows) - 1)]))
+        return np.array(starts)
+
+    def lines(self, strip: int) -> tuple[float, float]:
+        """Where the strips above end and where those below begin, in scene pixels; infinite where none is."""
+        first, last = self._starts[strip : strip + 2]
+        above = self._reached[first - 1] if first else -math.inf
+        below = self.windows.bounds[last, 1] if last < len(self._reached) else math.inf
+        return float(above), float(below)
+
+    @cached_property
+    def _reached(self) -> np.ndarray:
+        """How far down the windows of each run, and of those before it, reach, in scene pixels."""
+        return np.maximum.accumulate(self.windows.bounds[:, 3])
+
+    def of_strip(self, strip: int) -> list[Window]:
+        """The windows of a strip, row by row."""
+        return self.windows.of_runs(*self._starts[strip : strip + 2])
+
+    def n_windows(self, strips: Sequence[int]) -> int:
+        """How many windows these strips have."""
+        return int(np.diff(self.windows.ends[self._starts])[list(strips)].sum())
 
 
 def planned(
@@ -104,11 +104,13 @@ def planned(
     """
     if not is_share(nms_iou):
         raise ArgumentError(f"nms_iou must lie between 0 and 1 (intersection over union); got {nms_iou!r}")
-    tiling = _tiling(reader.grid, detector, chip_size, overlap)
+    windows = _windows(reader, detector, chip_size, overlap, area)
     batch_size = (
-        suited_batch_size(detector, tiling.chip_size) if batch_size is None else _whole_number("batch_size", batch_size)
+        suited_batch_size(detector, windows.chip_size)
+        if batch_size is None
+        else _whole_number("batch_size", batch_size)
     )
-    return Plan(tiling, lowest, float(nms_iou), batch_size, area, tta)
+    return Plan(windows, lowest, float(nms_iou), batch_size, area, tta)
 
 
 def opened(
@@ -143,13 +145,24 @@ def _pixel_size(native: Grid, detector: DetectsPixels, pixel_size_m: float | str
     return detector.pixel_size_m if placed else None
 
 
-def _tiling(grid: Grid, detector: DetectsPixels, chip_size: int | None, overlap: int | None) -> Tiling:
-    """The windows asked for, or else those that suit the model."""
+def _windows(
+    reader: Reader, detector: DetectsPixels, chip_size: int | None, overlap: int | None, area: shapely.Geometry | None
+) -> Windows:
+    """The windows asked for, or else those that suit the model, as far as they meet the scene's ground and the area.
+
+    Raises:
+        ArgumentError: if a number is not possible.
+        LabelsError: if the area lies where the scene holds nothing.
+    """
     if overlap is None and chip_size in (None, detector.chip_size):
         overlap = detector.overlap
     chip_size = _whole_number("chip_size", detector.chip_size if chip_size is None else chip_size)
-    overlap = chip_size // 4 if overlap is None else overlap
-    return Tiling(grid.shape, chip_size, _whole_number("overlap", overlap, at_least=0))
+    overlap = _whole_number("overlap", chip_size // 4 if overlap is None else overlap, at_least=0)
+    tilings = tilings_over(reader.grid.shape, chip_size, overlap, reader.footprints)
+    windows = Windows.of(tilings, reader.footprints, None if area is None else np.array([area], object))
+    if not len(windows):
+        raise LabelsError(f"the aoi meets none of the files of {reader.grid.name}; check that both are of one place")
+    return windows
 
 
 def _whole_number(name: str, value: Any, at_least: int = 1) -> int:

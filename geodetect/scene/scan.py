@@ -62,8 +62,8 @@ def scanned(
         strips: in ascending order.
         passed: is told of windows that are done, and how many of them were run.
     """
-    groups = (plan.windows(strip) for strip in strips)
-    coming = batches(reader, groups, chip_size=plan.tiling.chip_size, batch_size=plan.batch_size)
+    groups = (plan.of_strip(strip) for strip in strips)
+    coming = batches(reader, groups, chip_size=plan.windows.chip_size, batch_size=plan.batch_size)
     following = 0
     with memory.kept(), closing(coming):  # its threads end here, also after an error
         found = answered(coming, model)
@@ -111,7 +111,7 @@ def _seen(found: Boxes, window: Window, valid: np.ndarray, plan: Plan) -> tuple[
     assert found.scores is not None
     enough = found.scores >= plan.lowest[found.labels]
     found = found[enough & (found.sizes > 0).all(axis=1)].shift(window.x, window.y)
-    whole, parts = split(found, window, plan.tiling, plan.nms_iou)
+    whole, parts = split(found, window, plan.windows.tiling_of(window), plan.nms_iou)
     x, y = _pixels(whole.shift(-window.x, -window.y), valid.shape)
     return whole[valid[y, x] & _inside(whole, plan.area)], parts
 
