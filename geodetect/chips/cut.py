@@ -18,6 +18,7 @@ from geodetect.chips.chip import ChipPlan
 from geodetect.errors import ArgumentError, is_number, is_share, is_whole
 from geodetect.grid import Tiling, Window
 from geodetect.raster import MaskedReader, Reader
+from geodetect.windows import Windows, tilings_over
 
 MIN_SIDE = 2.0  # px; what is narrower after cutting is a sliver that nothing can be learnt from
 _MIN_VALID = 0.5  # of a box; of an object that lies mostly where the raster holds no data nothing can be learnt either
@@ -69,7 +70,7 @@ class Fate(IntEnum):
 
 
 def windows_within(reader: Reader, *, chip_size: int, overlap: int, area: shapely.Geometry | None) -> list[Window]:
-    """The windows of a tiling over the whole raster, or over the bounds of `area` where they meet it.
+    """The windows of a tiling over the raster, or over the bounds of `area`, that meet its files and the area.
 
     Args:
         reader: the raster.
@@ -78,15 +79,14 @@ def windows_within(reader: Reader, *, chip_size: int, overlap: int, area: shapel
         area: scene pixels; None for the whole raster.
     """
     if area is None:
-        return list(Tiling(reader.grid.shape, chip_size, overlap))
-    height, width = reader.grid.shape
+        return list(
+            Windows.of(tilings_over(reader.grid.shape, chip_size, overlap, reader.footprints), reader.footprints)
+        )
     bounds = np.array(area.bounds)
-    x1, y1 = np.maximum(np.floor(bounds[:2]), 0).astype(int)
-    x2, y2 = np.minimum(np.ceil(bounds[2:]), (width, height)).astype(int)
-    tiling = Tiling((int(y2 - y1), int(x2 - x1)), chip_size, overlap)
-    moved = [Window(int(w.x + x1), int(w.y + y1), w.width, w.height) for w in tiling]
-    shapely.prepare(area)
-    return [window for window in moved if shapely.intersects(area, shapely.box(*window.xyxy))]
+    x1, y1 = np.maximum(np.floor(bounds[:2]), 0).astype(int).tolist()
+    x2, y2 = np.minimum(np.ceil(bounds[2:]), reader.grid.shape[::-1]).astype(int).tolist()
+    tiling = Tiling((y2 - y1, x2 - x1), chip_size, overlap, x1, y1)
+    return list(Windows.of([tiling], reader.footprints, np.array([area], object)))
 
 
 def cut(
@@ -171,6 +171,8 @@ def plan_chips(
     parts = cut(polygons, numbers, windows, min_visible=cutting.min_visible, area=area, min_side=min_side)
     seen = [_on_data(reader, window, boxes) for window, boxes in zip(windows, parts, strict=True)]
     fates = np.full(len(polygons), Fate.CUT)
+    if reader.footprints is not None:
+        fates[~_meeting(polygons, reader.footprints)] = Fate.BLANK
     if area is not None:
         fates[~shapely.intersects(polygons, area)] = Fate.OUTSIDE
     for fate, each in ((Fate.BLANK, parts), (Fate.KEPT, seen)):
@@ -182,6 +184,13 @@ def plan_chips(
         for window, boxes, objects in zip(windows, seen, _centred(whole, windows), strict=True)
     ]
     return plans, fates
+
+
+def _meeting(polygons: np.ndarray, footprints: np.ndarray) -> np.ndarray:
+    """Which polygons meet any footprint, (N,)."""
+    meets = np.zeros(len(polygons), bool)
+    meets[shapely.STRtree(footprints).query(polygons, "intersects")[0]] = True
+    return meets
 
 
 def _whole(

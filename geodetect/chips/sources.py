@@ -14,13 +14,14 @@ from geodetect.chips.chip import ChipPlan
 from geodetect.chips.cut import MIN_SIDE, Cutting, Fate, in_no_chip, plan_chips, with_negatives
 from geodetect.chips.formats.picture import sentence
 from geodetect.errors import LabelsError, NotGeoreferenced, RasterError
-from geodetect.raster import RasterReader, Rasters, Reader, scenes_of
+from geodetect.raster import Held, RasterReader, Rasters, Reader, scenes_of
 from geodetect.vector.labels import Labels, read_area, read_labels_on
 from geodetect.vector.opening import Vectors
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
+_MOST_HELD = 8  # scenes that stay open, each with up to 256 MB of decoded blocks
 _ONE_SIZE = 1.05  # pixels whose sides differ by less, as degrees do over some latitudes, are of one size
 
 
@@ -61,8 +62,9 @@ def from_raster(
 
     Files that touch each other are one scene, and an object across them one label; scenes apart have a grid each.
     """
+    held = Held(_MOST_HELD)
     readers = [
-        RasterReader(scene, bands=cutting.bands, pixel_size_m=cutting.pixel_size_m)
+        RasterReader(scene, bands=cutting.bands, pixel_size_m=cutting.pixel_size_m, held=held)
         for scene in scenes_of(raster, cutting.bands)
     ]
     check_alike(readers, "rasters")
@@ -113,8 +115,6 @@ def _planned(
             made, here = plan_chips(reader, labelled.polygons, labels, cutting, side=side, area=inside)
             plans += made
         np.maximum.at(fates, labelled.numbers, here)
-        if len(readers) > 1:
-            reader.close()  # thousands of files are not open at once
     return plans, fates[fates >= 0]
 
 

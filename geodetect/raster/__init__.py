@@ -3,6 +3,7 @@
 `Reader` is all that the rest of the package knows of rasters; `RasterReader` reads files, one or many as one scene.
 """
 
+from geodetect.raster.held import Held
 from geodetect.raster.mosaic import Mosaic, Scene, Single, scenes_of
 from geodetect.raster.opening import Rasters, files_of
 from geodetect.raster.reader import MaskedReader, RasterReader, Reader
@@ -10,6 +11,7 @@ from geodetect.raster.writer import CHIP_FORMATS, check_chip_format, write_chip
 
 __all__ = [
     "CHIP_FORMATS",
+    "Held",
     "MaskedReader",
     "Mosaic",
     "RasterReader",

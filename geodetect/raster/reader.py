@@ -6,6 +6,7 @@ Shapes: C bands, H W pixels. Bands count from 1, as in rasterio.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -20,6 +21,7 @@ from pyproj import CRS
 from geodetect.errors import RasterError
 from geodetect.grid import SLIVER, Grid, Window
 from geodetect.raster.blocks import Blocks
+from geodetect.raster.held import Held
 from geodetect.raster.layers import Layers
 from geodetect.raster.mosaic import Mosaic, Scene, Single, opened_as
 from geodetect.raster.opening import (
@@ -33,8 +35,8 @@ from geodetect.raster.opening import (
     overviews,
     understood,
 )
-from geodetect.raster.virtual import sources_of
 from geodetect.raster.resampling import Axis, resample
+from geodetect.raster.virtual import sources_of
 
 # How many pixels of an overview, along each axis, a pixel read from it takes in at least. Overviews may hold every
 # n-th pixel (gdaladdo's default); a mean of four of those is still a mean.
@@ -86,6 +88,7 @@ class RasterReader:
             are data.
         pixel_size_m: side of the pixels that are read, in metres on the ground; None for the file's own.
         crs: of a raster that has a transform and does not name its own.
+        held: the rasters that this one is one of, of which only some stay open.
 
     Raises:
         RasterError: if the raster is missing, cannot be read, or has no such bands, or files do not go together.
@@ -99,6 +102,7 @@ class RasterReader:
         bands: Sequence[int | str] | None = None,
         pixel_size_m: float | None = None,
         crs: CRS | None = None,
+        held: Held | None = None,
     ) -> None:
         # Another reader opens from it without a look at all files of a mosaic again.
         self.source = raster if isinstance(raster, Single | Mosaic) else opened_as(raster, bands)
@@ -127,6 +131,9 @@ class RasterReader:
             # Not a method of this object: a cycle would keep it, and a mosaic's index, until Python looks for cycles.
             self._decode = partial(_decoded, self._handles, self._layers, self.bands, self.path)
             self._blocks = Blocks(self._decode, self._shape, dataset.block_shapes[0])
+        self._held = held
+        if held is not None:
+            self.close()
 
     def _of_overview(self, own: Grid) -> Handles:
         """Handles of the overview to read from, or those of the raster itself."""
@@ -138,7 +145,7 @@ class RasterReader:
         return Handles(self.path, self.name, level)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopened, (self.source, self.bands, self._pixel_size_m, self._crs)
+        return _reopened, (self.source, self.bands, self._pixel_size_m, self._crs, self._held)
 
     def __enter__(self) -> RasterReader:
         return self
@@ -182,7 +189,9 @@ class RasterReader:
         x1, y1, x2, y2 = window.xyxy
         assert 0 <= x1 < x2 <= width, f"{window} of {self.grid.shape}"
         assert 0 <= y1 < y2 <= height, f"{window} of {self.grid.shape}"
-        return self._read_covered(window, self._read_own if self.grid.shape == self._shape else self._read_resampled)
+        read = self._read_own if self.grid.shape == self._shape else self._read_resampled
+        with nullcontext() if self._held is None else self._held.reading(self):
+            return self._read_covered(window, read)
 
     def _read_covered(self, window: Window, read: Callable[[Window], _Pixels]) -> _Pixels:
         """A window of which only what files cover is read."""
@@ -284,8 +293,10 @@ def _decoded(
         return layers.read(dataset, window, bands)
 
 
-def _reopened(source: Scene, bands: tuple[int, ...], pixel_size_m: float | None, crs: CRS | None) -> RasterReader:
-    return RasterReader(source, bands=bands, pixel_size_m=pixel_size_m, crs=crs)
+def _reopened(
+    source: Scene, bands: tuple[int, ...], pixel_size_m: float | None, crs: CRS | None, held: Held | None
+) -> RasterReader:
+    return RasterReader(source, bands=bands, pixel_size_m=pixel_size_m, crs=crs, held=held)
 
 
 def _overview(factors: Sequence[int], own: Grid, wanted: Grid) -> int | None:
