@@ -19,8 +19,9 @@ from jaxtyping import Bool, Shaped
 from pyproj import CRS
 
 from geodetect.errors import RasterError
-from geodetect.grid import SLIVER, Grid, Window
+from geodetect.grid import Grid, Window
 from geodetect.raster.blocks import Blocks
+from geodetect.raster.covered import Covered, scaled
 from geodetect.raster.held import Held
 from geodetect.raster.layers import Layers
 from geodetect.raster.mosaic import Mosaic, Scene, Single, opened_as
@@ -35,7 +36,7 @@ from geodetect.raster.opening import (
     overviews,
     understood,
 )
-from geodetect.raster.resampling import Axis, resample
+from geodetect.raster.resampling import VALID_SHARE, Axis, resample
 from geodetect.raster.virtual import sources_of
 
 # How many pixels of an overview, along each axis, a pixel read from it takes in at least. Overviews may hold every
@@ -122,12 +123,15 @@ class RasterReader:
         self.bands = self._layers.chosen(bands, self.name)
         self.n_bands, self.dtype = len(self.bands), self._layers.dtype
         self.all_valid = self._layers.all_valid and footprints is None
-        self.footprints = _scaled(footprints, own, self.grid)
-        self._covered = None if self.footprints is None else _Covered(self.footprints)
+        self.footprints = scaled(footprints, own.shape, self.grid.shape)
         if self.grid is not own:
             self._handles = self._of_overview(own)
         with understood(self.name, self.path), self._handles.dataset() as dataset:
             self._shape = dataset.shape
+            stored = scaled(footprints, own.shape, self._shape)
+            self._covered, self._stored = (
+                each if each is None else Covered(each) for each in (self.footprints, stored)
+            )
             # Not a method of this object: a cycle would keep it, and a mosaic's index, until Python looks for cycles.
             self._decode = partial(_decoded, self._handles, self._layers, self.bands, self.path)
             self._blocks = Blocks(self._decode, self._shape, dataset.block_shapes[0])
@@ -189,13 +193,11 @@ class RasterReader:
         x1, y1, x2, y2 = window.xyxy
         assert 0 <= x1 < x2 <= width, f"{window} of {self.grid.shape}"
         assert 0 <= y1 < y2 <= height, f"{window} of {self.grid.shape}"
-        read = self._read_own if self.grid.shape == self._shape else self._read_resampled
         with nullcontext() if self._held is None else self._held.reading(self):
-            return self._read_covered(window, read)
+            return self._read_own(window) if self.grid.shape == self._shape else self._read_resampled(window)
 
-    def _read_covered(self, window: Window, read: Callable[[Window], _Pixels]) -> _Pixels:
-        """A window of which only what files cover is read."""
-        part = window if self._covered is None else self._covered.within(window)
+    def _read_covered(self, part: Window | None, window: Window, read: Callable[[Window], _Pixels]) -> _Pixels:
+        """A window of which only a part is read; the rest is invalid."""
         if part == window:
             return read(window)
         pixels = np.zeros((self.n_bands, window.height, window.width), self.dtype)
@@ -206,8 +208,12 @@ class RasterReader:
             pixels[:, *inside], valid[inside] = read(part)
         return pixels, valid
 
-    def _read_own(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+    def _read_own(self, window: Window) -> _Pixels:
         """A window in the pixels of the file, or of its overview."""
+        part = window if self._stored is None else self._stored.within(window)
+        return self._read_covered(part, window, self._read_stored)
+
+    def _read_stored(self, window: Window) -> _Pixels:
         try:
             return self._blocks.read(window)
         except FAILURES as error:
@@ -227,19 +233,25 @@ class RasterReader:
             f"{place.y + place.height}: {first_line(error)}; {reason}"
         )
 
-    def _read_resampled(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+    def _read_resampled(self, window: Window) -> _Pixels:
+        """A window of the resampled grid; where files cover too little to make any pixel valid nothing is read."""
+        part = window if self._covered is None else self._covered.within(window, least=VALID_SHARE)
+        return self._read_covered(part, window, self._resampled)
+
+    def _resampled(self, window: Window) -> _Pixels:
         """A window of the resampled grid, in halves where it covers so much that memory would suffer."""
         # GDAL would resample too, but it takes near infrared tagged as alpha for a mask, lets the driver
         # decide on soft masks, and may or may not look beyond the window.
         (file_height, file_width), (height, width) = self._shape, self.grid.shape
+        n_read = window.width * max(1, file_width / width) * window.height * max(1, file_height / height)
+        if n_read * self.n_bands > _LARGEST_READ and max(window.width, window.height) > 1:
+            return self._read_halves(window)
         across = Axis.of(file_width, width, window.x, window.width)
         down = Axis.of(file_height, height, window.y, window.height)
-        if across.n_read * down.n_read * self.n_bands > _LARGEST_READ and max(window.width, window.height) > 1:
-            return self._read_halves(window)
         pixels, valid = self._read_own(Window(across.first, down.first, across.n_read, down.n_read))
         return resample(pixels, valid, down, across)
 
-    def _read_halves(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+    def _read_halves(self, window: Window) -> _Pixels:
         """The window read in two, cut across its longer side."""
         if window.height >= window.width:
             size, axis = window.height // 2, -2
@@ -247,43 +259,8 @@ class RasterReader:
         else:
             size, axis = window.width // 2, -1
             halves = replace(window, width=size), replace(window, x=window.x + size, width=window.width - size)
-        pixels, valid = zip(*(self._read_covered(half, self._read_resampled) for half in halves), strict=True)
+        pixels, valid = zip(*map(self._read_resampled, halves), strict=True)
         return np.concatenate(pixels, axis=axis), np.concatenate(valid, axis=axis)
-
-
-class _Covered:
-    """What files cover of a grid.
-
-    Args:
-        footprints: (N,) their outlines in its pixels.
-    """
-
-    def __init__(self, footprints: np.ndarray) -> None:
-        bounds = shapely.bounds(footprints)
-        self._bounds = np.hstack([np.floor(bounds[:, :2] + SLIVER), np.ceil(bounds[:, 2:] - SLIVER)]).astype(int)
-        self._tree = shapely.STRtree(shapely.box(*self._bounds.T))
-
-    def within(self, window: Window) -> Window | None:
-        """The smallest part of a window that holds all that is covered of it; None where nothing is."""
-        x1, y1, x2, y2 = window.xyxy
-        hit = self._bounds[self._tree.query(shapely.box(x1, y1, x2, y2))]
-        if not len(hit):
-            return None
-        (left, top), (right, bottom) = (
-            np.maximum(hit[:, :2].min(axis=0), (x1, y1)),
-            np.minimum(hit[:, 2:].max(axis=0), (x2, y2)),
-        )
-        return (
-            Window(int(left), int(top), int(right - left), int(bottom - top)) if left < right and top < bottom else None
-        )
-
-
-def _scaled(footprints: np.ndarray | None, own: Grid, wanted: Grid) -> np.ndarray | None:
-    """Outlines in pixels of one grid in those of another of the same ground."""
-    if footprints is None or own.shape == wanted.shape:
-        return footprints
-    scale = np.array(wanted.shape[::-1]) / own.shape[::-1]
-    return np.asarray(shapely.transform(footprints, lambda xy: xy * scale), dtype=object)
 
 
 def _decoded(
