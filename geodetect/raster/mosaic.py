@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 import weakref
 from collections import Counter
 from collections.abc import Sequence
@@ -17,23 +18,26 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+import rasterio
 import shapely
 from affine import Affine
-from pyproj import Transformer
-from pyproj.exceptions import ProjError
 from rasterio.io import MemoryFile
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import transform
 
 from geodetect.boxes import chained
 from geodetect.errors import RasterError
 from geodetect.grid import Grid
 from geodetect.raster.header import File, headers_of
-from geodetect.raster.opening import Rasters, files_of
+from geodetect.raster.opening import FAILURES, Rasters, environment, files_of
 from geodetect.raster.stac import opened_item
 from geodetect.raster.virtual import describe, index
 
 _ALPHA_FILES = 8  # files whose alpha band is looked at; it is a mask in all or in none
 _ALIGNED = 0.01  # px; files closer than this to one grid of pixels are not resampled
-_EDGE_POINTS = 21  # along an edge of a file in another CRS: straight edges are curves there
+_SAME_GROUND = 0.5  # of the smaller of two files; neighbours share less
+_MOST_PIXELS = 2**31 - 1  # along a side of a raster of GDAL's
+_TORN = 10  # times as large as on the ground: so pixels come out only where a CRS has an edge, or far outside it
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Mosaic:
         self.told = "\n".join(_unsigned(file.path) if file.path.startswith("<") else file.name for file in files)
         frame = _frame(files := _same_layers(files))
         self.grid, self.footprints = _laid_out(files, frame, name)
+        _check_overlaps(files, self.footprints)
         resampled = not all(_parallel(file.grid, frame) and _aligned(file.grid, frame) for file in files)
         upright = _upright(frame)
         self._index = index(files, self.grid, self.footprints, upright=upright)
@@ -274,27 +279,75 @@ def _laid_out(files: Sequence[File], frame: Grid, name: str) -> tuple[Grid, np.n
     low_x, low_y, high_x, high_y = shapely.total_bounds(outlines)
     x1, y1 = math.floor(low_x + _ALIGNED), math.floor(low_y + _ALIGNED)
     x2, y2 = math.ceil(high_x - _ALIGNED), math.ceil(high_y - _ALIGNED)
+    if max(x2 - x1, y2 - y1) > _MOST_PIXELS:
+        centres = shapely.get_coordinates(shapely.centroid(outlines))
+        far = files[int(np.hypot(*(centres - np.median(centres, axis=0)).T).argmax())]
+        raise RasterError(
+            f"{name} spans {x2 - x1:,} x {y2 - y1:,} px, and GDAL knows no more than {_MOST_PIXELS:,} along a side; "
+            f"{far.name} lies farthest from the others: leave it out, or work on the files in groups"
+        )
     assert frame.transform is not None
     place = frame.transform @ Affine.translation(x1, y1)
     grid = Grid((y2 - y1, x2 - x1), place, frame.crs, name)
     return grid, shapely.transform(outlines, lambda xy: xy - [x1, y1])
 
 
+def _check_overlaps(files: Sequence[File], footprints: np.ndarray) -> None:
+    """Warn of files that lie over one ground for the most part, and say which of them counts."""
+    a, b = shapely.STRtree(footprints).query(footprints)
+    a, b = a[a < b], b[a < b]
+    areas = shapely.area(footprints)
+    shared = shapely.area(shapely.intersection(footprints[a], footprints[b]))
+    over = np.flatnonzero(shared > _SAME_GROUND * np.minimum(areas[a], areas[b]))
+    if len(over):
+        below, above = files[a[over[0]]].name, files[b[over[0]]].name
+        more = f", as do {len(over) - 1:,} other pairs of files" if len(over) > 1 else ""
+        warnings.warn(
+            f"{below} and {above} show the same ground{more}: only the later file counts there, here {above}; "
+            "leave one out, or list the files in the order that you want",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
 def _outline(file: File, frame: Grid) -> shapely.Polygon:
-    """Where a file lies, in map coordinates of the frame.
+    """Where a file lies, in map coordinates of the frame: of one in another CRS the bounds that GDAL warps it to.
 
     Raises:
-        RasterError: if the frame's CRS does not reach there.
+        RasterError: if it cannot be warped there; GDAL would leave a hole without a word.
     """
-    corners = shapely.Polygon(file.grid.corners)
     if file.grid.crs == frame.crs:
-        return corners
-    try:
-        move = Transformer.from_crs(file.grid.crs, frame.crs, always_xy=True)
-        edge = shapely.segmentize(corners, corners.length / 4 / _EDGE_POINTS)
-        moved = shapely.box(*shapely.transform(edge, lambda xy: np.column_stack(move.transform(*xy.T))).bounds)
-    except ProjError:
-        moved = shapely.Polygon()
-    if not np.isfinite(moved.bounds).all():
-        raise RasterError(f"{file.name} lies beyond the coordinate reference system of {frame.name}; leave it out")
-    return moved
+        return shapely.Polygon(file.grid.corners)
+    problem = (
+        f"{file.name} lies beyond the coordinate reference system of {frame.name}, or of its own, or across their "
+        "edge; leave it out, or bring all files to another one first (gdalwarp -t_srs)"
+    )
+    with environment(file.path):
+        try:
+            with rasterio.open(file.path) as dataset, WarpedVRT(dataset, crs=_rasterio_crs(frame)) as warped:
+                outline, shape = shapely.box(*warped.bounds), warped.shape
+                pixel = math.sqrt(abs(warped.transform.determinant))
+        except FAILURES as error:
+            raise RasterError(problem) from error
+        across = pixel / math.sqrt(abs(_linear(frame).determinant)) * frame.pixel_size_m
+        if not all(shape) or across > _TORN * max(file.grid.pixel_sides_m) or not _comes_back(file.grid, frame):
+            raise RasterError(problem)
+    return outline
+
+
+def _comes_back(grid: Grid, frame: Grid) -> bool:
+    """Whether the corners of a grid, brought into the frame's CRS and back, are about where they were.
+
+    Coordinates far outside a CRS come back somewhere else, which is where GDAL then looks for pixels.
+    """
+    own, other = _rasterio_crs(grid), _rasterio_crs(frame)
+    moved = np.column_stack(transform(other, own, *transform(own, other, *grid.corners.T))) - grid.corners
+    if own.is_geographic:
+        moved[:, 0] = (moved[:, 0] + 180) % 360 - 180  # 181 and -179 are one meridian
+    assert grid.transform is not None
+    return bool(np.hypot(*moved.T).max() < max(grid.shape) * math.sqrt(abs(grid.transform.determinant)))
+
+
+def _rasterio_crs(grid: Grid) -> Any:
+    assert grid.crs is not None
+    return rasterio.crs.CRS.from_wkt(grid.crs.to_wkt())
