@@ -6,7 +6,6 @@ Shapes: C bands, H W pixels, V corners of an outline.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +15,6 @@ import numpy as np
 import pandas as pd
 import shapely
 from affine import Affine
-from geopandas import GeoDataFrame
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
@@ -26,7 +24,7 @@ from geodetect.grid import Grid, Window
 from geodetect.raster import RasterReader
 from geodetect.vector.classes import class_names
 from geodetect.vector.labels import read_area
-from geodetect.vector.opening import Features, open_features
+from geodetect.vector.opening import Area, Features, Vectors, open_features
 from geodetect.vector.placing import pixel_parts
 
 _LONGER_SIDE = 1_600  # pixels of the picture; more is not seen on a screen
@@ -76,12 +74,12 @@ class _Marks:
 
 def show(
     raster: str | Path,
-    features: str | Path | GeoDataFrame | None = None,
+    features: Vectors | None = None,
     *,
     label_field: str | None = None,
     classes: Sequence[str] | None = None,
     min_score: float | None = None,
-    aoi: str | Path | GeoDataFrame | shapely.Geometry | None = None,
+    aoi: Area | None = None,
     bands: Sequence[int | str] | None = None,
     title: str = "",
 ) -> Figure:
@@ -97,7 +95,8 @@ def show(
         classes: all class names, in the order that gives them their colours, such as a model's; None: those of
             the features, sorted.
         min_score: features that score less are not drawn.
-        aoi: only its bounds are shown: a vector file or frame in any CRS, or a geometry in the raster's.
+        aoi: only its bounds are shown: a vector file or frame in any CRS, or a geometry or (x1, y1, x2, y2) in the
+            raster's.
         bands: three bands to show as red, green and blue, or one as grey, counted from 1 or by name; None: the first
             ones.
         title: over the picture.
@@ -154,7 +153,7 @@ def _picture(pixels: np.ndarray, valid: np.ndarray, limits: np.ndarray) -> np.nd
     return rgb
 
 
-def _part(own: Grid, aoi: str | Path | GeoDataFrame | shapely.Geometry | None) -> Window:
+def _part(own: Grid, aoi: Area | None) -> Window:
     """The bounds of the area, or all of the raster, in its own pixels."""
     height, width = own.shape
     if aoi is None:
@@ -226,7 +225,7 @@ def _marks(features: Features, own: Grid, grid: Grid, label_field: str | None, c
     Raises:
         LabelsError: if they are neither polygons nor points, or none lies on the raster.
     """
-    parts, source = pixel_parts(features, grid, Counter())
+    parts, source = pixel_parts(features, grid)
     kinds = shapely.get_type_id(parts)
     points = kinds == shapely.GeometryType.POINT
     if not (points | (kinds == shapely.GeometryType.POLYGON)).all():

@@ -6,6 +6,8 @@ A message says what was expected, what came, and what to do, in one sentence.
 from __future__ import annotations
 
 import math
+import sys
+import warnings
 from numbers import Integral, Real
 
 
@@ -58,6 +60,18 @@ def missing(package: str, extra: str, purpose: str) -> MissingPackage:
         purpose: what wanted it, as the start of a sentence.
     """
     return MissingPackage(f"{purpose} needs {package}; install it with: pip install 'geodetect[{extra}]'")
+
+
+def warn(message: str) -> None:
+    """Issue a UserWarning that points to the line outside the package from which it was called.
+
+    Args:
+        message: one sentence that says what to do.
+    """
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, UserWarning, stacklevel=level)
 
 
 def is_number(value: object) -> bool:

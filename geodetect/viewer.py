@@ -26,6 +26,7 @@ from geodetect.accuracy import compute_accuracy
 from geodetect.drawing import picture
 from geodetect.errors import LabelsError, OutputError, missing
 from geodetect.grid import Grid
+from geodetect.paths import expanded
 from geodetect.plots import class_colours
 from geodetect.vector.opening import open_features
 
@@ -89,7 +90,7 @@ class Page:
         Raises:
             OutputError: if its name does not end in `.html`, or it cannot be written there.
         """
-        path = Path(path)
+        path = expanded(Path(path))
         if path.suffix.lower() not in (".html", ".htm"):
             raise OutputError(f"the page is saved as .html; got {path.name}")
         try:

@@ -44,7 +44,7 @@ from tests.strategies import boxes, tilings
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated"),  # fastai, on import
     # A square of the painted scene lies on the corner of four windows of 64 px, a quarter in each.
-    pytest.mark.filterwarnings("ignore:9 labels .* in no chip. 1 under 2 px or visible by less than 30%"),
+    pytest.mark.filterwarnings("ignore:9 objects .* in no chip. 1 under 2 px or visible by less than 30%"),
 ]
 
 
@@ -303,7 +303,8 @@ def test_what_no_chip_holds_is_told(upright: PaintedScene) -> None:
     # One of nine squares lies on the corner of four windows, a quarter in each.
     assert data.report.endswith("in no chip: 1 under 2 px or visible by less than 30% in every chip")
     data = gd.prepare_data(upright.path, labels=_labels(upright), chip_size=64, aoi=_west(upright))
-    assert data.report.endswith("in no chip: 5 outside the aoi")  # the other windows that it has cut that one less
+    told = "in no chip: 5 outside the aoi; no chip to train on holds a box of red"
+    assert data.report.endswith(told)  # the other windows that it has cut that one less
     bare = gd.prepare_data(upright.path, labels=_labels(upright).iloc[:1], chip_size=40, negatives=9)
     assert "no chip to validate on holds a box" in bare.report
 
@@ -337,7 +338,7 @@ def test_where_no_data_are_all_count_alike(
     ours = gd.prepare_data(dark, labels=_labels(upright), chip_size=80, negatives=0, split="random")
     assert "in no chip: 5 mostly where the raster holds no data" in ours.report
     assert ours.describe().loc["all", "objects"] == 4 == sum(len(chip.boxes) for chip in [*ours.train, *ours.valid])
-    with pytest.warns(UserWarning, match="9 labels .* in no chip: 5 mostly where the raster holds no data"):
+    with pytest.warns(UserWarning, match="9 objects .* in no chip: 5 mostly where the raster holds no data"):
         out = gd.export_training_data(
             dark,
             _labels(upright),
@@ -528,7 +529,9 @@ def test_another_plan_does_not_go_on_with_chips_of_the_first(
         patch.setattr("geodetect.chips.export._write_labels", stopped)
         with pytest.raises(KeyboardInterrupt):
             cut_into()
-    many = upright.truth.iloc[np.arange(400) % 9]  # pandas prints no more than the ends of so many
+    many = upright.truth.iloc[np.arange(400) % 9].reset_index()  # pandas prints no more than the ends of so many
+    moved = [shapely.affinity.translate(each, 0.01 * k) for k, each in enumerate(many.geometry)]
+    many = many.set_geometry(gpd.GeoSeries(moved, crs=many.crs))
     for other in (upright.truth.iloc[1:], many):
         with pytest.raises(OutputError, match="other parameters, labels or rasters"):
             cut_into(other)

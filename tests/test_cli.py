@@ -327,7 +327,7 @@ def test_chips_tells_what_was_cut_and_what_was_left_out(
     told = capsys.readouterr()
     assert told.out == f"Wrote {out}: 11 chips with 14 boxes (red 8, blue 6)\n"
     assert told.err == (
-        "Warning: 9 labels of 2 classes from truth.gpkg; "
+        "Warning: 9 objects of 2 classes from truth.gpkg; "
         "in no chip: 1 under 2 px or visible by less than 30% in every chip\n"
     )
 

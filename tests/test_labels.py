@@ -56,7 +56,7 @@ def test_labels_may_be_in_any_file(upright: PaintedScene, tmp_path: Path, suffix
     labels = read_labels(path, upright.grid)
     assert len(labels.polygons) == len(upright.boxes)
     assert set(labels.names) == {"red", "blue"}
-    assert labels.report == f"9 labels of 2 classes from squares{suffix}"
+    assert labels.report == f"9 objects of 2 classes from squares{suffix}"
 
 
 @given(grids(), st.integers(0, 2**32 - 1))
@@ -72,7 +72,7 @@ def test_what_lies_on_the_grid_comes_back_in_its_pixels(grid: Grid, seed: int) -
 def test_labels_outside_the_raster_are_left_out_and_counted() -> None:
     labels = read_labels(_frame(outlines([*BOXES, [500, 500, 510, 510]])), GRID)
     assert len(labels.polygons) == 2
-    assert labels.report == "2 labels of 1 class from the frame of labels; left out 1 outside the raster"
+    assert labels.report == "2 objects of 1 class from the frame of labels; left out 1 outside the raster"
 
 
 def test_labels_elsewhere_are_refused_with_both_extents() -> None:
@@ -166,7 +166,7 @@ def test_features_without_a_class_are_left_out() -> None:
     frame = _frame(outlines([*BOXES, [70, 70, 80, 80]]), label=["a", None, "  "])
     labels = read_labels(frame, GRID)
     assert labels.names.tolist() == ["a"]
-    assert labels.report == "1 labels of 1 class from the frame of labels; left out 2 without a class"
+    assert labels.report == "1 object of 1 class from the frame of labels; left out 2 without a class"
     with pytest.raises(LabelsError, match="3 without a class"):
         read_labels(frame, GRID, class_mapping={"a": None})
 
@@ -211,13 +211,36 @@ def test_multiparts_and_collections_are_taken_apart() -> None:
     assert shapely.bounds(labels.polygons).tolist() == [*BOXES, [70, 70, 80, 80], [70, 70, 80, 80]]
 
 
-def test_a_bow_tie_becomes_its_two_triangles() -> None:
-    tie = shapely.Polygon([(10, 10), (30, 30), (30, 10), (10, 30)])
-    labels = read_labels(_frame([tie]), GRID)
-    assert len(labels.polygons) == 2
+@pytest.mark.parametrize(
+    ("ring", "n_parts", "area"),
+    [
+        ([(10, 10), (30, 30), (30, 10), (10, 30)], 1, 400),  # two corners of a square swapped
+        ([(10, 10), (30, 30), (30, 10), (20, 8), (10, 30)], 2, None),  # one corner more: nobody knows which are wrong
+        ([(10, 10), (20, 10), (20, 20), (30, 20), (30, 30), (20, 30), (20, 20), (10, 20)], 2, 200),  # touches itself
+        ([(10, 10), (30, 10), (30, 30), (10, 30), (10, 10), (20, 10), (20, 5), (20, 10)], 1, 400),  # with a spike
+    ],
+)
+def test_a_ring_that_crosses_itself_is_one_object(
+    ring: list[tuple[float, float]], n_parts: int, area: float | None
+) -> None:
+    labels = read_labels(_frame([shapely.Polygon(ring)]), GRID)
+    assert len(labels.polygons) == 1
     assert shapely.is_valid(labels.polygons).all()
-    # Two triangles on a base of 20 with a height of 10.
-    assert shapely.area(labels.polygons).tolist() == [100, 100]
+    assert shapely.get_num_geometries(labels.polygons).tolist() == [n_parts]
+    assert shapely.bounds(labels.polygons)[0, [0, 2, 3]].round(6).tolist() == [10, 30, 30]
+    assert area is None or shapely.area(labels.polygons)[0] == pytest.approx(area)
+    assert labels.report == "1 object of 1 class from the frame of labels"
+
+
+def test_every_part_of_a_multipolygon_counts_and_its_broken_ones_once() -> None:
+    tie = shapely.Polygon([(10, 10), (30, 30), (30, 10), (10, 30)])
+    features = [shapely.multipolygons([tie, outlines([[50, 50, 60, 60]])[0]]), outlines([[70, 70, 80, 80]])[0], None]
+    labels = read_labels(_frame(features, label=["a", "b", "b"]), GRID)
+    assert shapely.bounds(labels.polygons).tolist() == [[10, 10, 30, 30], [50, 50, 60, 60], [70, 70, 80, 80]]
+    assert labels.names.tolist() == ["a", "a", "b"]
+    assert labels.report == (
+        "3 objects of 2 classes from the frame of labels (3 features with 4 parts); left out 1 without geometry"
+    )
 
 
 def test_what_has_no_area_is_left_out_and_counted() -> None:
@@ -347,7 +370,7 @@ def test_several_files_are_read_together(tmp_path: Path) -> None:
         labels = read_labels(source, GRID)
         assert np.allclose(shapely.bounds(labels.polygons), BOXES, atol=1e-2)
         assert labels.names.tolist() == (["north", "south"] if isinstance(source, list) else ["object", "object"])
-    assert read_labels(files, GRID).report == "2 labels of 2 classes from north.gpkg and 1 more"
+    assert read_labels(files, GRID).report == "2 objects of 2 classes from north.gpkg and 1 more"
     with pytest.warns(UserWarning, match="'crs' was not provided"):
         _frame(outlines([BOXES[0]]), crs=None).to_file(tmp_path / "nowhere.fgb", engine="pyogrio")
     with pytest.raises(LabelsError, match=r"north\.gpkg and nowhere\.fgb are to be read together, and only one"):
@@ -363,7 +386,7 @@ def test_labels_on_several_rasters_are_counted_once() -> None:
     here, there, empty = read_labels_on(frame, [GRID, far, nowhere])
     assert [each.names.tolist() for each in (here, there, empty)] == [["a", "a"], ["b"], []]
     assert shapely.bounds(there.polygons).round(6).tolist() == [[10, 20, 20, 30]]
-    assert here.report == "3 labels of 2 classes from the frame of labels; left out 1 outside the raster"
+    assert here.report == "3 objects of 2 classes from the frame of labels; left out 1 outside the raster"
     assert [each.numbers.tolist() for each in (here, there, empty)] == [[0, 1], [2], []]
     with pytest.raises(LabelsError, match=r"does not meet nowhere\.tif"):
         read_labels_on(frame, [nowhere])
@@ -382,7 +405,7 @@ def test_a_raster_whose_crs_does_not_reach_the_labels_just_holds_none() -> None:
     for rasters in ([GRID, other], [other, GRID]):
         met = read_labels_on(frame, rasters)
         assert [len(each.polygons) for each in met] == [2 * (grid is GRID) for grid in rasters]
-        assert met[0].report == "2 labels of 1 class from the frame of labels"
+        assert met[0].report == "2 objects of 1 class from the frame of labels"
     with pytest.raises(LabelsError, match=r"has coordinates in the CRS of other\.tif; is EPSG:4326 really its own"):
         read_labels_on(frame, [other])
 

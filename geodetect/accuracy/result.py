@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from geodetect import plots
 from geodetect.accuracy.page import page_of
 from geodetect.errors import OutputError
+from geodetect.paths import expanded
 from geodetect.vector.writers import check_place, write_features
 
 
@@ -51,7 +52,7 @@ class Accuracy:
         Raises:
             OutputError: if the suffix is another, or nothing can be written there.
         """
-        path = Path(path)
+        path = expanded(Path(path))
         suffix = path.suffix.lower()
         if suffix not in (".gpkg", ".html", ".csv"):
             raise OutputError(

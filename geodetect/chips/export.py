@@ -26,7 +26,7 @@ from geodetect.chips.outdir import check_same, check_spared, checked, started
 from geodetect.chips.sources import Source, from_raster
 from geodetect.errors import ArgumentError
 from geodetect.raster import CHIP_FORMATS, MaskedReader, Rasters, check_chip_format, files_of, write_chip
-from geodetect.vector.opening import Vectors
+from geodetect.vector.opening import Area, Vectors
 from geodetect.vector.writers import write_features
 
 if TYPE_CHECKING:
@@ -49,8 +49,9 @@ def export_training_data(
     pixel_size_m: float | None = None,
     bands: Sequence[int | str] | None = None,
     label_field: str | None = None,
+    layer: str | int | None = None,
     point_radius_m: float | None = None,
-    aoi: str | Path | GeoDataFrame | shapely.Geometry | None = None,
+    aoi: Area | None = None,
     min_visible: float = 0.3,
     negatives: float = 0.0,
     seed: int = 42,
@@ -79,8 +80,11 @@ def export_training_data(
         bands: the bands to keep, counted from 1, or by name, such as "red", as the raster or the STAC item has it; None
             is all.
         label_field: column that holds the class; None: a column `label`, else one class named after the file.
+        layer: which layer of the labels' file, by name or number from 0 (`file.gpkg|layername=NAME` is the same); None:
+            the first that holds features, with a warning if there are more.
         point_radius_m: makes points into discs of this radius in metres.
-        aoi: only ground inside is used.
+        aoi: only ground inside is used: a vector file or frame in any CRS, or a geometry or (x1, y1, x2, y2) in the
+            raster's.
         min_visible: smallest share of a label's area in a chip that is still a label there, 0 to 1.
         negatives: chips without an object, as a share of those with one; 0 or more.
         seed: which chips without an object are kept.
@@ -106,6 +110,7 @@ def export_training_data(
         labels,
         cutting,
         label_field=label_field,
+        layer=layer,
         point_radius_m=point_radius_m,
         aoi=aoi,
     )

@@ -9,6 +9,7 @@ import click
 
 from geodetect.cli import options, tables
 from geodetect.errors import MissingPackage, OutputError, RasterError
+from geodetect.paths import expanded
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -38,7 +39,7 @@ def demo(out_dir: Path, *, epochs: int, seed: int, device: str | None, progress:
 
     Nothing is downloaded: the scenes come with geodetect, and training starts from random weights.
     """
-    scenes = _scenes()
+    scenes, out_dir = _scenes(), expanded(out_dir)
     _make_folder(out_dir)
     model = _trained(scenes, epochs=epochs, seed=seed, device=device, progress=progress)
     click.echo(f"Saved {model.save(out_dir / 'suburb.safetensors')}")

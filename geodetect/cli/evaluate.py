@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 @click.argument("detections")
 @click.argument("labels")
 @options.label_field
+@options.layer
 @options.point_radius_m
 @options.aoi
 @options.match_iou

@@ -11,6 +11,7 @@ import click
 
 from geodetect.cli import options, tables
 from geodetect.errors import OutputError
+from geodetect.paths import expanded
 
 if TYPE_CHECKING:
     from geodetect.chips import DetectionData
@@ -29,6 +30,7 @@ _SUFFIX = ".safetensors"
 @options.pixel_size_m
 @options.bands("all")
 @options.label_field
+@options.layer
 @options.point_radius_m
 @options.aoi
 @options.min_visible
@@ -125,6 +127,7 @@ def train(source: str, model: Path, labels: str | None, **choices: Any) -> None:
     GeoTIFFs or a pattern in quotes ("tiles/*.tif"). Under torchrun --nproc-per-node N -m geodetect train
     N processes share every batch. Ctrl-C saves the best weights so far.
     """
+    model = expanded(model)
     _check_output(model)
     from geodetect.chips import prepare_data
     from geodetect.learner import RetinaNet, distributed

@@ -28,6 +28,7 @@ from geodetect.network.coding import candidates, suppressed
 from geodetect.network.inference import evaluating, frozen, standardised
 from geodetect.network.retinanet import Network
 from geodetect.network.transfer import Fetched, sent
+from geodetect.paths import expanded
 from geodetect.stretch import Stretch
 
 _UNKNOWN_SCORE = 0.5  # where nobody knows which score serves best
@@ -234,7 +235,7 @@ class Detector:
         """
         self._floors(_known(self.min_score))
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
-        return file.write(Path(path), weights, self._facts())
+        return file.write(expanded(Path(path)), weights, self._facts())
 
     def _facts(self) -> dict[str, Any]:
         """All but the weights, as JSON takes it."""
@@ -269,7 +270,7 @@ def load_detector(path: str | Path, *, device: str | torch.device | None = None,
     """
     where = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     precisions.resolve(precision, where)
-    path = Path(path)
+    path = expanded(Path(path))
     weights, facts = file.read(path)
     try:
         detector = _build(facts)

@@ -25,6 +25,7 @@ from geodetect.network import backbones
 from geodetect.network.coding import decode_batch
 from geodetect.network.losses import loss
 from geodetect.network.precision import resolve
+from geodetect.paths import expanded
 from geodetect.raster import Rasters
 from geodetect.scene.detect import detect_objects
 from geodetect.scene.features import features_of
@@ -86,6 +87,7 @@ class RetinaNet:
         start.check_numbers(box_weight=box_weight, focal_alpha=focal_alpha, focal_gamma=focal_gamma, seed=seed)
         start.check_boxes(data)
         spec = start.anchors(data, scales=scales, ratios=ratios, anchor_size=anchor_size, levels=levels)
+        weights = expanded(weights) if isinstance(weights, str | Path) else weights
         saved = load_detector(str(weights)) if is_saved_detector(weights) else None
         if saved is not None and head_norm is None:
             head_norm = saved.network.head_norm

@@ -24,6 +24,7 @@ from rasterio.vrt import WarpedVRT
 
 from geodetect.errors import RasterError
 from geodetect.grid import Grid
+from geodetect.paths import expanded
 
 FAILURES = (RasterioError, rasterio._err.CPLE_BaseError, CRSError, ValueError, MemoryError)
 _GEOTIFF = {".tif", ".tiff"}
@@ -65,6 +66,7 @@ def files_of(raster: Rasters) -> tuple[list[str], str]:
         RasterError: if there are none, or one of them is not there.
     """
     if isinstance(raster, str | Path):
+        raster = expanded(raster)
         path = Path(raster)
         if raster == "":
             raise RasterError("a raster is expected as a path or URL; got an empty name")

@@ -19,6 +19,7 @@ import shapely
 
 from geodetect.boxes import Boxes
 from geodetect.errors import ArgumentError, GeodetectError
+from geodetect.paths import expanded
 from geodetect.raster import RasterReader, Rasters, Reader
 from geodetect.scene.asking import Asked, asked_of
 from geodetect.scene.edges import Parts, join
@@ -33,6 +34,7 @@ from geodetect.scene.seam import Seam
 from geodetect.scene.settings import settings_of
 from geodetect.scene.tally import Tally
 from geodetect.vector.labels import read_area
+from geodetect.vector.opening import Area
 from geodetect.vector.writers import check_output, write_features
 
 _FRAME_SIZE = 1 << 16  # features that are made, and handed to the writer, at once
@@ -50,7 +52,7 @@ def detect_objects(
     pixel_size_m: float | str | None = "model",
     bands: Sequence[int | str] | None = None,
     batch_size: int | None = None,
-    aoi: Any = None,
+    aoi: Area | None = None,
     device: str | None = None,
     precision: str = "auto",
     tta: bool = False,
@@ -83,7 +85,7 @@ def detect_objects(
             unless that is the first ones in their order. A raster with more bands than the model takes wants a choice.
         batch_size: windows the model sees at once; None: as many as serve best on its device. Where memory
             does not suffice for them, half as many.
-        aoi: where to look, a vector file, a GeoDataFrame, or a shapely geometry in the raster's CRS;
+        aoi: where to look, a vector file or frame in any CRS, or a geometry or (x1, y1, x2, y2) in the raster's;
             windows that do not meet it are not read, boxes whose centre lies outside are dropped.
         device: where the model runs; None: where it is, or for a file a GPU if there is one.
         precision: "float32", "bf16", or "auto": the model's own, or else the faster of them, which a short trial at
@@ -107,8 +109,10 @@ def detect_objects(
             `resume` meets the remains of a run with other settings; later for a block of the raster that cannot be
             read, a full disk, or a cluster that does not answer. No file is left under the output's name then.
     """
+    if isinstance(model, str | Path):
+        model = expanded(model)
     if output is not None:
-        check_output(output)
+        output = check_output(output)
     elif resume:
         raise ArgumentError("resume=True goes on with what lies beside an output; name the output, or leave resume out")
     earlier = recorded(journal_of(Path(output))) if output is not None and resume else {}

@@ -24,6 +24,7 @@ from pyproj import CRS
 from pyproj.exceptions import ProjError
 
 from geodetect.errors import OutputError
+from geodetect.paths import expanded
 from geodetect.vector.qgis import add_style
 
 _WGS84 = CRS.from_epsg(4326)
@@ -50,7 +51,7 @@ def check_output(path: str | Path) -> Path:
     Raises:
         OutputError: if the suffix is unknown, or the folder is missing or closed to us.
     """
-    path = Path(path)
+    path = expanded(Path(path))
     if path.suffix.lower() not in _SUFFIXES:
         raise OutputError(f"{path.name} should end in one of {' '.join(_SUFFIXES)}; got {path.suffix or 'no suffix'!r}")
     return check_place(path)
