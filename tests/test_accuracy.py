@@ -24,7 +24,7 @@ from tests.strategies import boxes
 pytestmark = [  # boxes drawn at random may lie anywhere
     pytest.mark.filterwarnings("ignore:detections and labels lie apart"),
     pytest.mark.filterwarnings("ignore:no class of the detections"),
-    pytest.mark.filterwarnings("ignore:the frame of labels. .* objects? repeat the outline"),
+    pytest.mark.filterwarnings("ignore:the frame of labels. left out .* duplicate"),
 ]
 
 UTM = 32645

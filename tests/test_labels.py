@@ -248,7 +248,7 @@ def test_what_has_no_area_is_left_out_and_counted() -> None:
     line = shapely.LineString([(0, 0), (5, 5)])
     labels = read_labels(_frame([*outlines(BOXES), flat, line, shapely.Polygon(), None]), GRID)
     assert len(labels.polygons) == 2
-    assert "left out 2 without geometry, 1 lines, 1 without area" in labels.report
+    assert "left out 2 without geometry, 1 line, 1 without area" in labels.report
 
 
 def test_heights_are_left_out() -> None:
@@ -257,7 +257,7 @@ def test_heights_are_left_out() -> None:
 
 
 def test_lines_alone_are_refused() -> None:
-    with pytest.raises(LabelsError, match=r"no label of use \(1 lines\); polygons or points are expected"):
+    with pytest.raises(LabelsError, match=r"no label of use \(1 line\); polygons or points are expected"):
         read_labels(_frame([shapely.LineString([(0, 0), (5, 5)])]), GRID)
 
 

@@ -15,7 +15,16 @@ from geodetect.errors import LabelsError, NotGeoreferenced, warn
 from geodetect.vector.classes import class_names
 from geodetect.vector.datum import warn_of_shift
 from geodetect.vector.labels import area_in
-from geodetect.vector.objects import NOT_FINITE, Objects, counted, objects_of, outlines, units_m
+from geodetect.vector.objects import (
+    NOT_FINITE,
+    Objects,
+    counted,
+    is_finite,
+    objects_of,
+    outlines,
+    points_need_radius,
+    units_m,
+)
 from geodetect.vector.opening import Area, Features, open_area
 from geodetect.vector.placing import Placed, no_degrees, placed
 
@@ -98,10 +107,8 @@ def true_objects(
         LabelsError: if there are lines, or points and no radius.
     """
     objects = objects_of(features, _names(features, label_field))
-    if point_radius_m is None and (shapely.get_type_id(objects.geometry) == _POINT).any():
-        raise LabelsError(
-            f"{features.name} holds points; give point_radius_m, the radius in metres of the objects they stand for"
-        )
+    if point_radius_m is None and (shapely.get_type_id(objects.geometry[objects.used]) == _POINT).any():
+        raise points_need_radius(features.name)
     _refuse_but((*_AREAL, _POINT), objects)
     solid = _placed(objects, crs, inside, features.name).solid(crs, point_radius_m)
     return _framed(objects, solid, crs, inside).assign(score=np.nan)
@@ -135,7 +142,7 @@ def _placed(objects: Objects, crs: CRS | None, inside: shapely.Geometry | None, 
         LabelsError: if there is no area, and an object lies where the CRS does not reach.
     """
     if n := objects.lost[NOT_FINITE]:
-        warn(f"{name}: {counted(n, 'object')} without finite coordinates left out; repair or delete them")
+        warn(f"{name}: left out {counted(n, 'object')} without finite coordinates; repair or delete them")
     here = placed(objects, crs, "the detections")
     if inside is None and len(here.numbers) < len(objects.used):
         raise LabelsError(
@@ -160,17 +167,15 @@ def once(truth: GeoDataFrame, name: str) -> GeoDataFrame:
     outline = pd.Series(outlines(truth.geometry.to_numpy()), truth.index)
     again = pd.DataFrame({"outline": outline, "group": truth["group"]}).duplicated()
     if again.any():
-        warn(
-            f"{name}: {again.sum():,} of {counted(len(truth), 'object')} repeat the outline of another one and count "
-            "once; delete the copies"
-        )
+        n_left_out = counted(int(again.sum()), "duplicate")
+        warn(f"{name}: left out {n_left_out} of {len(truth):,} objects, which repeat an outline; delete the copies")
     return truth[~again].reset_index(drop=True)
 
 
 def warn_of_datum(features: Features, crs: CRS | None, found: Features) -> None:
     """Warn where what is brought to the detections may lie beside them by a tenth of their size and more."""
-    bounds = found.frame.geometry.bounds.to_numpy()
-    bounds = bounds[np.isfinite(bounds).all(axis=1)]
+    geometry = np.asarray(found.frame.geometry.array, dtype=object)
+    bounds = shapely.bounds(geometry[is_finite(geometry) & ~shapely.is_missing(geometry)])
     if crs is None or not len(bounds):
         return
     middle = np.median((bounds[:, :2] + bounds[:, 2:]) / 2, axis=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
@@ -46,18 +46,14 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """What the command gives; its errors in one sentence, its warnings in one line."""
-
-        def as_typed(message: object) -> str:
-            command = self.get_command(ctx, ctx.invoked_subcommand or "")
-            return _in_options(" ".join(str(message).split()), command)
-
         try:
-            with _plain_warnings(as_typed):
+            with _plain_warnings():
                 return super().invoke(ctx)
         except BrokenPipeError:
             raise  # `geodetect info FILE | head`: click ends quietly
         except (GeodetectError, OSError) as error:
-            raise _Failed(as_typed(error)) from error
+            command = self.get_command(ctx, ctx.invoked_subcommand or "")
+            raise _Failed(_in_options(" ".join(str(error).split()), command)) from error
         except KeyboardInterrupt as error:
             raise _Interrupted("; ".join(["stopped by Ctrl-C", *error.args])) from error
 
@@ -79,23 +75,24 @@ def _in_options(message: str, command: click.Command | None) -> str:
 
 
 @contextmanager
-def _plain_warnings(as_typed: Callable[[object], str]) -> Iterator[None]:
+def _plain_warnings() -> Iterator[None]:
     """Warnings of geodetect as one line on stderr; none of other packages, nor what GDAL writes to the log."""
-
-    def show(message: Warning | str, category: type[Warning], *_place: Any) -> None:
-        if category is UserWarning:  # others derive from it, such as rasterio's of rasters without georeference
-            click.echo(f"Warning: {as_typed(message)}", err=True)
-
     silent = logging.NullHandler()  # without any handler Python would write the log to stderr
     logging.getLogger().addHandler(silent)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.filterwarnings("default", category=UserWarning, module=_OURS)
-            warnings.showwarning = show  # type: ignore[assignment]  # file and line are not looked at
+            warnings.showwarning = _show_warning  # type: ignore[assignment]  # file and line are not looked at
             yield
     finally:
         logging.getLogger().removeHandler(silent)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_place: Any) -> None:
+    """The warning in one line, without file and line."""
+    if category is UserWarning:  # others derive from it, such as rasterio's of rasters without georeference
+        click.echo(f"Warning: {' '.join(str(message).split())}", err=True)
 
 
 @click.group(

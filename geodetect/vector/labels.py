@@ -32,6 +32,7 @@ from geodetect.vector.objects import (
     mended,
     objects_of,
     outlines,
+    points_need_radius,
 )
 from geodetect.vector.opening import Area, Features, Vectors, open_area, open_features
 from geodetect.vector.placing import Placed, called, common_crs, nowhere, placed
@@ -150,13 +151,10 @@ def _leave_out_useless(objects: Objects, radius_m: float | None) -> None:
         LabelsError: if there are points and no radius.
     """
     kinds = shapely.get_type_id(objects.geometry)
-    if radius_m is None and (kinds == _POINT).any():
-        raise LabelsError(
-            f"{objects.features.name} holds points; give point_radius_m, the radius in metres of the objects that "
-            "they stand for"
-        )
     objects.leave_out(np.array([name is None for name in objects.names], bool), NO_CLASS)
     objects.leave_out(~np.isin(kinds, (_POINT, _POLYGON)), NO_AREAS)
+    if radius_m is None and (kinds[objects.used] == _POINT).any():
+        raise points_need_radius(objects.features.name)
 
 
 class _Search:
@@ -176,7 +174,7 @@ class _Search:
     def on(self, grid: Grid) -> Placed:
         """The objects that meet a raster, each once, as polygons in its pixels; none where its CRS reaches none."""
         crs = common_crs(self._objects.features, grid)
-        if crs is None and (shapely.get_type_id(self._objects.geometry) == _POINT).any():
+        if crs is None and (shapely.get_type_id(self._objects.geometry[self._objects.used]) == _POINT).any():
             _ = grid.pixel_sides_m  # raises, as a radius in metres has no meaning then
         if crs not in self._maps:
             self._maps[crs] = self._mapped(crs, grid)

@@ -94,7 +94,7 @@ def layer_number(file: VectorFile, name: str) -> tuple[int, str]:
         return first, ""
     told = _listed([names[number] for number in usable])
     warn(
-        f"{name} has several layers: {told}; {names[first]} is read, choose another one with layer= or as "
+        f"{name} has several layers: {told}; {names[first]} is read, choose one by its name as in "
         f"{name}|layername={names[others[0]]}"
     )
     return first, f"read layer {names[first]} of {told}"
@@ -119,8 +119,11 @@ def _chosen(layer: str | int, names: Sequence[str], spatial: Sequence[int], name
 
 
 def _holds_features(path: str, number: int) -> bool:
-    """Whether there is a feature in a layer; drivers may take long to count all of them."""
-    _, ids, _, _ = pyogrio.raw.read(path, layer=number, max_features=1, read_geometry=False, return_fids=True)
+    """Whether there is a feature in a layer, or may be; drivers may take long to count all of them."""
+    try:
+        _, ids, _, _ = pyogrio.raw.read(path, layer=number, max_features=1, read_geometry=False, return_fids=True)
+    except RuntimeError:  # of a layer that cannot be read nobody knows
+        return True
     return len(ids) > 0
 
 

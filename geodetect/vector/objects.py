@@ -6,6 +6,7 @@ Shapes: N features as they are read, O objects of them, P polygons.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from affine import Affine
 from jaxtyping import Bool, Float, Int
 from pyproj import CRS
 
+from geodetect.errors import LabelsError
 from geodetect.grid import Grid
 from geodetect.vector.opening import Features
 
@@ -34,6 +36,7 @@ _MULTI = shapely.GeometryType.MULTIPOINT  # from here on types are made of other
 _CIRCLE_CORNERS = 32
 _STEP_DEG = 1e-3  # over which the length of a degree is measured
 _SAME = 1e-3  # outlines are one if they differ by no more than this share of their longer side: 1 cm of a house
+_ENDLESS = 1e15  # no map is as large in any unit; files mean "no number" by what is, such as shapefiles by -1e38
 _FOUR_CORNERS = 5  # coordinates of a ring with four corners
 
 
@@ -129,10 +132,10 @@ def single(geometry: np.ndarray, source: Int[np.ndarray, "N"]) -> tuple[np.ndarr
 
 
 def is_finite(geometry: np.ndarray) -> Bool[np.ndarray, "P"]:
-    """Whether all coordinates of each geometry are finite; bounds do not tell, they leave NaN out."""
+    """Whether all coordinates of each geometry are finite; bounds do not tell, as they leave NaN out."""
     coordinates, which = shapely.get_coordinates(geometry, return_index=True)
     finite = np.ones(len(geometry), bool)
-    finite[which[~np.isfinite(coordinates).all(axis=1)]] = False
+    finite[which[~(np.abs(coordinates) < _ENDLESS).all(axis=1)]] = False
     return finite
 
 
@@ -201,11 +204,19 @@ def _tally(reasons: np.ndarray) -> Counter[str]:
     return Counter({reason: found.pop(reason) for reason in _ORDER if reason in found} | found)
 
 
+def points_need_radius(name: str) -> LabelsError:
+    """The error to raise for points that nobody knows the size of."""
+    return LabelsError(
+        f"{name} holds points; give point_radius_m, the radius in metres of the objects that they stand for"
+    )
+
+
 def counted(n: int, what: str) -> str:
     """A number with its noun: 1 object, 2 objects."""
     return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
-def listed(lost: Counter[str]) -> str:
-    """How many were left out for each reason, in one line."""
-    return ", ".join(f"{n:,} {reason}" for reason, n in lost.items())
+def listed(lost: Mapping[str, int]) -> str:
+    """How many were left out for each reason, in one line: 1 line, 2 duplicates, 1 without area."""
+    one_of = {reason: reason if " " in reason else reason.removesuffix("s") for reason in lost}
+    return ", ".join(f"{n:,} {one_of[reason] if n == 1 else reason}" for reason, n in lost.items())

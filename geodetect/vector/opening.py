@@ -102,29 +102,36 @@ def open_area(aoi: Area, crs: CRS | None) -> Features:
     Raises:
         GeodetectError: as `open_features`, and if it is none of these.
     """
-    if isinstance(aoi, Sequence | np.ndarray) and len(aoi) and all(isinstance(each, Real) for each in aoi):
-        aoi = _rectangle(aoi)
-    geometries = [aoi] if isinstance(aoi, shapely.Geometry) else aoi
-    if isinstance(geometries, Sequence) and all(isinstance(each, shapely.Geometry) for each in geometries):
-        return Features(GeoDataFrame(geometry=list(geometries), crs=crs), "the aoi")
+    several = list(aoi) if isinstance(aoi, Sequence | np.ndarray) and not isinstance(aoi, str) else [aoi]
+    if several and all(isinstance(each, Real) for each in several):
+        several = [_rectangle(several)]
+    if several and all(isinstance(each, shapely.Geometry) for each in several):
+        return Features(GeoDataFrame(geometry=several, crs=crs), "the aoi")
+    is_frame = isinstance(aoi, GeoDataFrame | GeoSeries)
+    if not (is_frame or (several and all(isinstance(each, str | Path) for each in several))):
+        raise LabelsError(
+            "an aoi must be a vector file, a GeoDataFrame, a shapely geometry, or (x1, y1, x2, y2); "
+            f"got {type(aoi).__name__}"
+        )
     try:
         features = open_features(aoi, "the aoi")
     except LabelsError as error:
         raise LabelsError(f"aoi: {error}") from error
-    return features if isinstance(aoi, GeoDataFrame | GeoSeries) else replace(features, name=f"the aoi {features.name}")
+    return features if is_frame else replace(features, name=f"the aoi {features.name}")
 
 
-def _rectangle(corners: Any) -> shapely.Polygon:
+def _rectangle(corners: list[Any]) -> shapely.Polygon:
     """The rectangle between two corners.
 
     Raises:
         ArgumentError: if it has no area, or there are other than four finite numbers.
     """
+    told = f"an aoi of numbers must be (x1, y1, x2, y2), two corners; got ({', '.join(map(str, corners))})"
     if len(corners) != _CORNERS or not all(map(is_number, corners)):
-        raise ArgumentError(f"an aoi of numbers must be (x1, y1, x2, y2), four finite ones; got aoi={corners!r}")
+        raise ArgumentError(f"{told}, which are not four finite numbers")
     (x1, x2), (y1, y2) = sorted(map(float, corners[::2])), sorted(map(float, corners[1::2]))
     if x1 == x2 or y1 == y2:
-        raise ArgumentError(f"an aoi (x1, y1, x2, y2) must have a width and a height; got aoi={corners!r}")
+        raise ArgumentError(f"{told}, which has no area")
     return shapely.box(x1, y1, x2, y2)
 
 
