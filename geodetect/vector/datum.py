@@ -25,6 +25,7 @@ _MODERN_AXIS_M = 6_378_137  # of GRS 80 and WGS 84, on which datums since the 19
 _ENSEMBLE_M = 2.0
 _SHIFT_M = 0.01  # datums that lie closer are taken as one
 _REAL_SHIFT_M = 1.0  # a shift known to better than this is real, also where PROJ takes two datums as one without it
+_WORTH_IT = 0.75  # of the accuracy that there is, which a grid has to come below to be worth a word
 _AROUND_DEG = 0.01  # half a side of the area that a shift is looked for in
 
 
@@ -90,8 +91,9 @@ def _shift(crs: CRS, to: CRS, place: Float[np.ndarray, "2"], limit_m: float) -> 
     accuracy_m = _ballpark_m(crs, to) if ballpark else float(used.accuracy)
     moves = Geod(ellps="WGS84").inv(*before, *after)[2] > _SHIFT_M
     # NAD83 and WGS 84 were one when they came to be, and that is how coordinates are taken from one to the other.
-    enough_m = accuracy_m if moves or ballpark else min(limit_m, _REAL_SHIFT_M)
-    known = [each for each in _without_grid(crs, to, *after) if 0 <= each.accuracy < min(accuracy_m, enough_m)]
+    enough_m = math.inf if moves or ballpark else min(limit_m, _REAL_SHIFT_M)
+    useful_m = min(accuracy_m * _WORTH_IT, enough_m)
+    known = [each for each in _without_grid(crs, to, *after) if 0 <= each.accuracy < useful_m]
     if known:
         return _Shift(accuracy_m, known[0])  # PROJ's first choice for the place
     return _Shift(accuracy_m, None) if moves or (ballpark and _differ(crs, to)) else None
