@@ -119,7 +119,9 @@ def squares(grid: Grid, crs: int, *, side: float = 20) -> gpd.GeoDataFrame:
 
 def test_labels_truth_and_areas_are_told_of_alike(nevada: Grid) -> None:
     old, found = squares(nevada, 4267), squares(nevada, 32611)
-    with pytest.warns(UserWarning, match=r"the frame of labels: .* NAD27 to WGS 84 has an accuracy of 7 m, and a pixel"):
+    with pytest.warns(
+        UserWarning, match=r"the frame of labels: .* NAD27 to WGS 84 has an accuracy of 7 m, and a pixel"
+    ):
         assert len(read_labels(old, nevada).polygons) == 2
     with pytest.warns(UserWarning, match=r"the frame of the aoi: .* NAD27 to WGS 84 has an accuracy of 7 m"):
         read_area(old, nevada)

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyproj import CRS
 
-from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced
+from geodetect.errors import ArgumentError, GeodetectError, LabelsError, NotGeoreferenced
 from geodetect.grid import Grid
-from geodetect.vector.labels import read_area, read_labels, read_labels_on
+from geodetect.vector.labels import read_area, read_area_on, read_labels, read_labels_on
 from geodetect.vector.opening import open_features
 from geodetect.vector.writers import write_features
 from tests.fakes import SHAPE, UPRIGHT, UTM, PaintedScene, outlines
@@ -251,6 +251,112 @@ def test_what_has_no_area_is_left_out_and_counted() -> None:
     assert "left out 2 without geometry, 1 line, 1 without area" in labels.report
 
 
+with np.errstate(invalid="ignore"):  # shapely's, that there is one
+    NOWHERE = {
+        name: shapely.from_wkt(wkt)
+        for name, wkt in {
+            "nan": "POLYGON ((10 10, nan 20, 30 30, 10 10))",  # whose bounds are finite, for GEOS
+            "inf": "POLYGON ((10 10, inf 20, 30 30, 10 10))",
+            "in a hole": "POLYGON ((10 10, 40 10, 40 40, 10 10), (20 12, nan 14, 30 14, 20 12))",
+            "point": "POINT (nan 5)",
+            "line": "LINESTRING (0 0, 5 -inf)",
+            "no data of shapefiles": "POLYGON ((-1e38 -1e38, 10 -1e38, 10 10, -1e38 -1e38))",
+            "overflow": "POLYGON ((0 0, 1e300 1e300, 1e300 0, 0 1e300, 0 0))",
+        }.items()
+    }
+
+
+@pytest.mark.parametrize("name", NOWHERE)
+@pytest.mark.parametrize("crs", [UTM, "EPSG:4326"])
+def test_what_has_no_finite_coordinates_is_left_out_and_counted(name: str, crs: object) -> None:
+    there = _frame(outlines(BOXES)).to_crs(crs)
+    with np.errstate(all="ignore"):  # in bounds that geopandas looks at
+        frame = gpd.GeoDataFrame(geometry=[*there.geometry, NOWHERE[name]], crs=crs)
+    labels = read_labels(frame, GRID)
+    assert np.allclose(shapely.bounds(labels.polygons), BOXES, atol=1e-2)
+    assert labels.report.endswith("left out 1 without finite coordinates")
+    assert not labels.complete
+    with pytest.raises(LabelsError, match=r"no label of use \(1 without finite coordinates\)"):
+        read_labels(frame.iloc[2:], GRID)
+
+
+def test_of_a_feature_only_the_parts_without_finite_coordinates_are_left_out() -> None:
+    mixed = shapely.geometrycollections([outlines(BOXES)[0], NOWHERE["nan"], shapely.Polygon()])
+    labels = read_labels(_frame([mixed, outlines(BOXES)[1]]), GRID)
+    assert shapely.bounds(labels.polygons).tolist() == BOXES
+    assert labels.report == (
+        "2 objects of 1 class from the frame of labels (2 features with 3 parts); left out 1 without finite coordinates"
+    )
+
+
+def test_heights_that_are_no_numbers_do_no_harm() -> None:
+    with np.errstate(invalid="ignore"):
+        box = shapely.from_wkt("POLYGON Z ((10 20 nan, 30 20 nan, 30 40 nan, 10 40 inf, 10 20 nan))")
+    assert read_labels(gpd.GeoDataFrame(geometry=[box]), Grid(SHAPE)).polygons[0].bounds == (10, 20, 30, 40)
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".fgb", ".parquet"])  # GDAL refuses to write others
+def test_files_may_hold_what_has_no_finite_coordinates(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"labels{suffix}"
+    frame = gpd.GeoDataFrame(geometry=[*_frame(outlines(BOXES)).geometry, NOWHERE["nan"]], crs=UTM)
+    with np.errstate(all="ignore"):
+        frame.to_parquet(path) if suffix == ".parquet" else frame.to_file(path, engine="pyogrio")
+    labels = read_labels(path, GRID)
+    assert sorted(shapely.bounds(labels.polygons).tolist()) == BOXES  # FlatGeobuf has an order of its own
+    assert labels.objects.lost == {"without finite coordinates": 1}
+
+
+# Copies
+
+
+def test_copies_count_once() -> None:
+    box, other = outlines(BOXES)
+    turned = shapely.Polygon(list(reversed(box.exterior.coords[1:])))  # begins elsewhere, and runs the other way round
+    labels = read_labels(_frame([box, other, box, turned, box]), GRID)
+    assert shapely.bounds(labels.polygons).tolist() == BOXES
+    assert labels.report == "2 objects of 1 class from the frame of labels; left out 3 duplicates"
+    assert not labels.complete
+    points = _frame([shapely.Point(20, 20), shapely.Point(20, 20)])
+    assert read_labels(points, GRID, point_radius_m=2).report.endswith("left out 1 duplicate")
+
+
+def test_copies_may_differ_by_rounding_and_no_more() -> None:
+    # A house of 20 px: GeoJSON of 7 decimals places it within a centimetre, 0.02 px of 0.5 m.
+    box = outlines([[10, 20, 30, 40]])[0]
+    for shift, n in ((0.015, 1), (0.05, 2), (1, 2)):
+        for moved in (
+            shapely.transform(box, lambda xy, by=shift: xy + np.array([by, 0])),
+            outlines([[10, 20, 30 + shift, 40]])[0],
+        ):
+            assert len(read_labels(_frame([box, moved]), GRID).polygons) == n
+    rounded = shapely.set_precision(np.asarray(_frame([box]).to_crs(4326).geometry), 1e-7)
+    frame = gpd.GeoDataFrame(geometry=[*_frame([box]).to_crs(4326).geometry, *rounded], crs=4326)
+    assert len(read_labels(frame, GRID).polygons) == 1
+
+
+def test_copies_of_another_class_or_shape_are_kept_and_told() -> None:
+    box, half = outlines([[10, 20, 30, 40]])[0], shapely.Polygon([(10, 20), (30, 20), (30, 40)])
+    hollow = shapely.Polygon(box.exterior.coords, [[(15, 25), (25, 25), (25, 35)]])
+    frame = _frame([box, box, box, half, hollow], label=["roof", "pool", "roof", "roof", "roof"])
+    labels = read_labels(frame, GRID)
+    assert labels.names.tolist() == ["roof", "pool", "roof", "roof"]
+    assert labels.report.endswith(
+        "left out 1 duplicate; kept 2 objects that share their outline with one of another class"
+    )
+
+
+def test_copies_are_found_among_many_in_no_time() -> None:
+    boxes = outlines(np.tile(np.array([10.0, 20, 30, 40]), (3000, 1)))  # pairs of which would be millions
+    assert len(read_labels(_frame(boxes), GRID).polygons) == 1
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 30)] * 2, *[st.integers(1, 9)] * 2), min_size=1, max_size=30))
+def test_what_is_kept_is_each_once(rows: list[tuple[int, int, int, int]]) -> None:
+    boxes = [(x, y, x + width, y + height) for x, y, width, height in rows]
+    labels = read_labels(gpd.GeoDataFrame(geometry=outlines(boxes)), Grid((60, 60)))
+    assert shapely.bounds(labels.polygons).tolist() == [list(box) for box in dict.fromkeys(boxes)]
+
+
 def test_heights_are_left_out() -> None:
     labels = read_labels(_frame(shapely.force_3d(outlines(BOXES), 5.0)), GRID)
     assert not shapely.has_z(labels.polygons).any()
@@ -344,9 +450,24 @@ def test_of_many_layers_the_first_with_geometry_is_read_and_told(tmp_path: Path)
     path = tmp_path / "many.gpkg"
     for layer in ("houses", "boats"):
         _frame(outlines(BOXES), label=[layer] * 2).to_file(path, layer=layer, engine="pyogrio")
-    labels = read_labels(path, GRID)
+    with pytest.warns(UserWarning, match="several layers: houses, boats; houses is read"):
+        labels = read_labels(path, GRID)
     assert set(labels.names) == {"houses"}
     assert labels.report.endswith("read layer houses of houses, boats")
+    assert set(read_labels(path, GRID, layer="boats").names) == {"boats"}
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    both = _frame(outlines(BOXES), label=["a", "b"], kind=["c", "d"]).rename(columns={"kind": "label"})
+    levels = gpd.GeoDataFrame({("label", "a"): ["x", "y"]}, geometry=outlines(BOXES), crs=UTM)
+    (tmp_path / "two.csv").write_text("label,label,x,y\na,b,5,6\n")
+    for source, told in (
+        (both, "the frame of labels has two columns named 'label'; give every column a name of its own"),
+        (levels, "the frame of labels has columns in several levels"),
+        (tmp_path / "two.csv", r"two\.csv has two columns named 'label'"),
+    ):
+        with pytest.raises(LabelsError, match=told):
+            read_labels(source, GRID, point_radius_m=1)
 
 
 @pytest.mark.parametrize(
@@ -430,3 +551,55 @@ def test_an_area_is_made_of_polygons() -> None:
         read_area(_frame([shapely.LineString([(0, 0), (5, 5)])]), GRID)
     with pytest.raises(LabelsError, match="an aoi is made of polygons"):
         read_area(_frame([shapely.Point(5, 5)]), GRID)
+
+
+def test_an_area_may_be_geometries_or_corners() -> None:
+    (x1, y1), (x2, y2) = GRID.to_map(np.array([[10.0, 40], [50, 20]]))  # lower left, upper right
+    box = shapely.box(x1, y1, x2, y2)
+    numbers = [(x1, y1, x2, y2), [x1, y1, x2, y2], np.array([x1, y1, x2, y2]), (x1, y2, x2, y1), box.bounds]
+    shapes = [box, [box, box.buffer(-1)], gpd.GeoSeries([box], crs=UTM), shapely.GeometryCollection([box])]
+    tie = shapely.Polygon([(x1, y1), (x2, y2), (x2, y1), (x1, y2)])
+    for aoi in (*numbers, *shapes, tie):
+        assert np.allclose(read_area(aoi, GRID).bounds, [10, 20, 50, 40])
+
+
+@pytest.mark.parametrize(
+    ("aoi", "told"),
+    [
+        ((1, 2, 3), r"\(x1, y1, x2, y2\), two corners; got \(1, 2, 3\), which are not four finite numbers"),
+        ((1, 2, float("nan"), 4), r"got \(1, 2, nan, 4\)"),
+        ((1, 2, 1, 4), "which has no area"),
+        ({"type": "Polygon"}, r"an aoi must be a vector file, .* or \(x1, y1, x2, y2\); got dict"),
+        ([], "an aoi must be .* got list"),
+        ("gone.gpkg", r"aoi: There is no file gone\.gpkg"),
+        ("", "aoi: .* got an empty name"),
+        ((0, 0, 1, 1), r"the aoi does not meet scene\.tif: it spans x 0\.0 to 1\.0"),
+        (shapely.Polygon(), r"the aoi must hold polygons \(1 without geometry\)"),
+        (NOWHERE["nan"], r"the aoi must hold polygons \(1 without finite coordinates\)"),
+        (shapely.LineString([(0, 0), (5, 5)]), r"the aoi must hold polygons \(1 line\)"),
+        (shapely.Polygon([(0, 0), (5, 5), (0, 0)]), r"the aoi must hold polygons \(1 without area\)"),
+        (gpd.GeoSeries([shapely.box(0, 0, 1, 1)]), "the frame of the aoi has no coordinate reference system"),
+    ],
+)
+def test_an_area_that_is_none_is_named(aoi: object, told: str) -> None:
+    with pytest.raises(GeodetectError, match=told):
+        read_area(aoi, GRID)  # type: ignore[arg-type]
+
+
+def test_what_of_an_area_is_no_polygon_is_told(tmp_path: Path) -> None:
+    parts = [*outlines([[10, 20, 50, 40]]), shapely.LineString([(0, 0), (5, 5)]), shapely.Point(1, 2)]
+    with np.errstate(all="ignore"):
+        frame = gpd.GeoDataFrame(geometry=[*_frame(parts).geometry, NOWHERE["inf"]], crs=UTM)
+        frame.to_parquet(tmp_path / "zone.parquet")
+    told = r"the aoi zone\.parquet: left out 1 without finite coordinates, 1 line, 1 point; only polygons"
+    with pytest.warns(UserWarning, match=told):
+        assert np.allclose(read_area(tmp_path / "zone.parquet", GRID).bounds, [10, 20, 50, 40])
+
+
+def test_an_area_is_opened_once_for_many_rasters() -> None:
+    far = Grid(SHAPE, UPRIGHT @ Affine.translation(1000, 0), UTM, "far.tif")
+    here, there = read_area_on(_frame(outlines([[10, 20, 50, 40]])), [GRID, far])
+    assert here.bounds == (10, 20, 50, 40)
+    assert there.is_empty
+    with pytest.raises(LabelsError, match=r"the frame of the aoi does not meet far\.tif"):
+        read_area_on(_frame(outlines([[10, 20, 50, 40]])), [far, far])

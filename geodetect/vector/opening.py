@@ -65,6 +65,7 @@ Area: TypeAlias = Vectors | shapely.Geometry | Sequence[float]
 """An area of interest: features, or a geometry or (x1, y1, x2, y2) in the CRS of the raster."""
 
 
+@np.errstate(invalid="ignore")  # shapely's word on coordinates that are no numbers; what has some is counted later
 def open_features(source: Vectors, what: str = "labels", layer: str | int | None = None) -> Features:
     """Read the features of a file or frame, unchanged; those of several files together, in the CRS of the first.
 
