@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -307,6 +308,59 @@ def test_what_no_chip_holds_is_told(upright: PaintedScene) -> None:
     assert data.report.endswith(told)  # the other windows that it has cut that one less
     bare = gd.prepare_data(upright.path, labels=_labels(upright).iloc[:1], chip_size=40, negatives=9)
     assert "no chip to validate on holds a box" in bare.report
+
+
+def test_a_class_without_a_box_is_named_with_the_reasons(upright: PaintedScene, tmp_path: Path) -> None:
+    small, off, flat = [5, 5, 6, 6], [900, 5, 910, 15], [30, 5, 30, 15]
+    boxes = {
+        "ant": [small],
+        "boat": [off, [950, 5, 960, 15]],
+        "both": [small, off],
+        "line": [flat],
+        "red": [[60, 5, 80, 25]],
+    }
+    names = [name for name, some in boxes.items() for _ in some]
+    polygons = shapely.transform(outlines([box for some in boxes.values() for box in some]), upright.grid.to_map)
+    labels = gpd.GeoDataFrame({"label": names}, geometry=polygons, crs=UTM)
+    told = (
+        "no box of ant (1 under 2 px or visible by less than 30% in every chip), boat (2 outside the raster), "
+        "both (1 outside the raster, 1 under 2 px or visible by less than 30% in every chip), line (1 without area), "
+        "left out"
+    )
+    data = gd.prepare_data(upright.path, labels, chip_size=64, split="random", seed=1)
+    assert data.classes == ["red"]
+    assert told in data.report
+    assert data.report.startswith("3 objects of 3 classes from the frame of labels; left out 1 without area, 3 outside")
+    with pytest.warns(UserWarning, match=re.escape(told)):
+        gd.export_training_data(upright.path, labels, tmp_path / "chips", chip_size=64, progress=False)
+    boat = labels[labels["label"].isin(["boat", "red"])]  # alone lost, which nobody minds of a label
+    with pytest.warns(UserWarning, match=r"no box of boat \(2 outside the raster\)"):
+        gd.export_training_data(upright.path, boat, tmp_path / "again", chip_size=64, progress=False)
+
+
+def test_a_layer_and_an_area_in_numbers_are_taken(upright: PaintedScene, tmp_path: Path) -> None:
+    path = tmp_path / "town.gpkg"
+    for name, some in (("old", upright.truth.iloc[:1]), ("new", upright.truth)):
+        some.to_file(path, layer=name)
+    west = _west(upright).bounds
+    boxes = {}
+    for name, source, layer in (
+        ("named", path, "new"),
+        ("bar", f"{path}|layername=new", None),
+        ("frame", upright.truth, None),
+    ):
+        data = gd.prepare_data(upright.path, source, layer=layer, chip_size=64, split="random", aoi=west)
+        out = gd.export_training_data(
+            upright.path, source, tmp_path / name, layer=layer, chip_size=64, aoi=west, progress=False, overwrite=True
+        )
+        boxes[name] = [plan.boxes.xyxy.tolist() for plan in data.plans], len(list((out / "images").iterdir()))
+    assert boxes["named"] == boxes["bar"] == boxes["frame"]
+    with pytest.warns(UserWarning, match="several layers: old, new"):
+        gd.prepare_data(upright.path, path, chip_size=64, split="random")
+    with pytest.raises(ArgumentError, match="layer cannot be applied to a folder of labelled chips"):
+        gd.prepare_data(tmp_path / "named", layer="new")
+    with pytest.raises(OutputError, match=r"holds .*town\.gpkg, which is to be read"):
+        gd.export_training_data(upright.path, f"{path}|layername=new", tmp_path, overwrite=True)
 
 
 def _west(scene: PaintedScene) -> shapely.Geometry:

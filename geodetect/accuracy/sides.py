@@ -20,6 +20,7 @@ from geodetect.vector.objects import (
     Objects,
     counted,
     is_finite,
+    mended,
     objects_of,
     outlines,
     points_need_radius,
@@ -199,10 +200,10 @@ def warn_of_apart(found: GeoDataFrame, truth: GeoDataFrame) -> None:
 
 def warn_of_rotated(found: GeoDataFrame) -> None:
     """Warns where envelopes are much larger than the detections in them."""
-    polygons = found.geometry.to_numpy()
-    envelopes = area(shapely.bounds(polygons))
+    areas = np.nan_to_num(shapely.area(mended(found.geometry.to_numpy())))
+    envelopes = area(shapely.bounds(found.geometry.to_numpy()))
     solid = envelopes > 0
-    if solid.any() and np.median(shapely.area(polygons[solid]) / envelopes[solid]) < _UPRIGHT:
+    if solid.any() and np.median(areas[solid] / envelopes[solid]) < _UPRIGHT:
         warnings.warn(
             "the detections are not upright rectangles, so their envelopes overlap more than they do; "
             'shape="polygon" is fairer',

@@ -65,7 +65,6 @@ Area: TypeAlias = Vectors | shapely.Geometry | Sequence[float]
 """An area of interest: features, or a geometry or (x1, y1, x2, y2) in the CRS of the raster."""
 
 
-@np.errstate(invalid="ignore")  # shapely's word on coordinates that are no numbers; what has some is counted later
 def open_features(source: Vectors, what: str = "labels", layer: str | int | None = None) -> Features:
     """Read the features of a file or frame, unchanged; those of several files together, in the CRS of the first.
 
@@ -177,7 +176,8 @@ def _opened(file: VectorFile) -> Features:
     if not path.exists() and "://" not in file.path and not file.path.startswith("/vsi"):
         raise LabelsError(f"There is no file {file.path}; check the name and the folder")
     try:
-        with warnings.catch_warnings():
+        # Coordinates that are no numbers are counted later, without shapely's word on them.
+        with warnings.catch_warnings(), np.errstate(invalid="ignore"):
             # pyogrio warns of odd fields, rings and measures that it mends or leaves out; we count what is lost.
             warnings.filterwarnings("ignore", category=RuntimeWarning, module="pyogrio")
             warnings.filterwarnings("ignore", category=UserWarning, module="pyogrio")
@@ -226,7 +226,8 @@ def _together(features: list[Features], name: str) -> Features:
                 "reference system; assign one to both (ogr2ogr -a_srs)"
             )
     try:
-        moved = [each.frame if crs is None else each.frame.to_crs(crs) for each in features]
+        with np.errstate(invalid="ignore"):
+            moved = [each.frame if crs is None else each.frame.to_crs(crs) for each in features]
     except ProjError as error:
         raise LabelsError(f"{name} cannot be brought into one coordinate reference system: {error}") from error
     frames = [GeoDataFrame(frame.drop(columns=frame.geometry.name), geometry=frame.geometry.array) for frame in moved]
