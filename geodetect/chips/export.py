@@ -18,6 +18,7 @@ from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
 from rich.progress import track
 
+from geodetect.addresses import identity
 from geodetect.chips.chip import ChipPlan
 from geodetect.chips.cut import Cutting
 from geodetect.chips.formats import FORMATS, IMAGES, Folder, Picture
@@ -143,8 +144,8 @@ def _plan(source: Source, files: Sequence[str], settings: Sequence[object]) -> s
     """A text that is the same only where the same chips would be written of the same files."""
     told = hashlib.sha256(repr([*settings, source.classes, source.bands]).encode())
     for file in files:
-        found = Path(file).stat() if Path(file).exists() else None  # of a URL no more than its name is known
-        told.update(repr([file, found and (found.st_size, found.st_mtime_ns)]).encode())
+        found = Path(file).stat() if Path(file).exists() else None  # of a URL no more is known
+        told.update(repr([identity(file), found and (found.st_size, found.st_mtime_ns)]).encode())
     reader = None
     for plan in source.plans:
         if plan.reader is not reader:
