@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from geodetect import plots
 from geodetect.accuracy.page import page_of
 from geodetect.errors import OutputError
-from geodetect.vector.writers import check_place, write_features
+from geodetect.vector.outputs import check_place
+from geodetect.vector.writers import write_features
 
 
 @dataclass(frozen=True, eq=False)
