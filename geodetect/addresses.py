@@ -14,13 +14,13 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote
 
 _URL = re.compile(r"\w{2,}:/|/vsi")  # one letter before the colon is a drive of Windows
-_LOGIN = re.compile(r"(\w:/{1,2})[^\s/?#'\"<>]+@")
-_QUERY = re.compile(r"(\w:/|/vsi\w+)([^\s?'\"<>]*)[?#][^\s'\"<>]*")
+_LOGIN = re.compile(r"(\w{2,}:/{1,2})[^\s/?#'\"<>]+@")
+_QUERY = re.compile(r"(\w{2,}:/|/vsi\w+)([^\s?'\"<>]*)\?[^\s'\"<>]*")
 _PASSWORD = re.compile(r"(?i)\b(pass(?:word|wd)?|pwd)\s*=\s*(?:'[^']*'|[^\s;,'\"]+)")  # of a database
 # Parameters by which Amazon, Google, Alibaba, Tencent and others sign; the short ones are Azure's:
 # https://learn.microsoft.com/en-us/rest/api/storageservices/create-service-sas
 _SIGNATURE = re.compile(
-    r"(?i)(?:[?&]|&amp;)(?:(?:x-\w+-|q-)[\w-]*"
+    r"(?i)(?:[?&#]|&amp;)(?:(?:x-\w+-|q-)[\w-]*"
     r"|[\w-]*(?:sig|token|secret|passw|credential|auth|policy|expir|key|access|session|hmac)[\w-]*"
     r"|s[eiprtv]|ss|srt|spr|sip|sk[estv]|skoid|sktid|sdd|saoid|suoid|scid|md5|jwt|nonce)=[^\s&'\"<>]*"
 )

@@ -28,7 +28,7 @@ from geodetect.chips.sources import Source, from_raster
 from geodetect.errors import ArgumentError
 from geodetect.raster import CHIP_FORMATS, MaskedReader, Rasters, check_chip_format, files_of, write_chip
 from geodetect.vector.opening import Vectors
-from geodetect.vector.writers import write_features
+from geodetect.vector.writers import check_texts, write_features
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -112,6 +112,7 @@ def export_training_data(
     )
     check_chip_format(chip_format, len(source.bands), source.dtype)
     _check_names(source.classes, metadata_format)
+    check_texts(source.classes, out_dir / f"{_MAP}.geojson")
     plan = _plan(source, files_of(raster)[0], [cutting, metadata_format, chip_format])
     check_same(out_dir, plan, overwrite=overwrite)
     place = _map_place(source)

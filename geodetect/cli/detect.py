@@ -14,7 +14,7 @@ from geodetect.cli import options, tables
 @click.command()
 @click.argument("raster")
 @click.argument("model", type=click.Path(path_type=Path))
-@click.argument("outputs", metavar="OUTPUT...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("output", metavar="OUTPUT...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--min-score",
     type=options.SCORES,
@@ -62,7 +62,7 @@ from geodetect.cli import options, tables
     "--scheduler", metavar="ADDRESS", help="Have the workers of this dask cluster do it, such as tcp://10.0.0.1:8786."
 )
 @options.progress
-def detect(raster: str, model: Path, outputs: tuple[Path, ...], *, scheduler: str | None, **choices: Any) -> None:
+def detect(raster: str, model: Path, output: tuple[Path, ...], *, scheduler: str | None, **choices: Any) -> None:
     """Find the objects that MODEL knows in RASTER and write them to OUTPUT, or to several of them.
 
     RASTER is a file, a URL, a folder of GeoTIFFs or a pattern in quotes ("tiles/*.tif").
@@ -72,7 +72,7 @@ def detect(raster: str, model: Path, outputs: tuple[Path, ...], *, scheduler: st
     from geodetect.scene import detect_objects
 
     with nullcontext() if scheduler is None else cluster.connected(scheduler) as client:
-        made = detect_objects(raster, model, outputs, client=client, **choices)
+        made = detect_objects(raster, model, output, client=client, **choices)
     assert isinstance(made, list)
     for path in made:
         click.echo(f"Wrote {path} ({tables.size_of(path)})")
