@@ -17,7 +17,8 @@ from geopandas import GeoDataFrame
 
 from geodetect.addresses import expanded, is_url, matches, name_of
 from geodetect.errors import LabelsError, first_line, harmless
-from geodetect.vector.outputs import SEARCHED, literal_source
+from geodetect.vector.literal import literal_source
+from geodetect.vector.outputs import SEARCHED
 
 _PARQUET = {".parquet", ".geoparquet", ".pq"}
 # What GDAL, GEOS, PROJ and Arrow raise on bad files; pyogrio's and PROJ's own are RuntimeErrors.

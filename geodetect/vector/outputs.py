@@ -1,8 +1,6 @@
-"""Files to be written: what may be asked for, under which name libraries see it, and how it appears when it is whole.
+"""Files to be written: what may be asked for, what the layer in it is called, and how it appears when it is whole.
 
-GDAL and pyogrio read more into a name than the file system does: `!` and `;` part it, a layer must not begin with
-`[` or `gpkg`. So they write `part` with a suffix, in a folder whose name they take literally, and what they wrote is
-renamed.
+GDAL never sees the name that was asked for: it writes `part` with a suffix, which is then renamed.
 """
 
 from __future__ import annotations
@@ -10,17 +8,15 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-import tempfile
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 from geodetect.addresses import expanded, is_url
 from geodetect.errors import ArgumentError, OutputError
+from geodetect.vector.literal import literal_folder
 
 SUFFIXES = (".gpkg", ".geojson", ".shp", ".fgb", ".kml", ".parquet", ".csv")
 SEARCHED, STYLES = "searched", "layer_styles"  # tables of a GeoPackage beside the features
-_PARSED = set("!;?\r\n\t")  # what pyogrio parts names at, or drops from them
 _WRITTEN = (".dbf", ".shx", ".cpg", ".prj")  # beside the .shp
 _STALE = (".qix", ".sbn", ".sbx", ".fix", ".qpj", ".shp.xml")  # what others may have left beside an older one
 # SQLite would apply these to whatever has the name of the database: https://www.sqlite.org/howtocorrupt.html
@@ -40,7 +36,7 @@ def check_output(path: str | Path) -> Path:
     if path.suffix.lower() not in SUFFIXES:
         raise OutputError(f"{path.name} should end in one of {' '.join(SUFFIXES)}; got {path.suffix or 'no suffix'!r}")
     try:
-        with literal(through_links(path).parent):
+        with literal_folder(through_links(path).parent):
             pass
     except OSError as error:
         raise OutputError(f"GDAL does not write into {path.parent}, which has ! ; or ? in its name") from error
@@ -67,9 +63,11 @@ def check_place(path: str | Path) -> Path:
         target.lstat()
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no name of a file in UTF-8"
-        raise OutputError(f"{str(path)!r:.300} cannot be written: {reason or error}; choose another name") from error
+    except ValueError as error:
+        raise OutputError(f"{str(path)!r} is no name of a file in UTF-8; choose another") from error
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or "it is a link that leads to itself"
+        raise OutputError(f"{str(path)!r:.300} cannot be written: {reason}; choose another name") from error
     if target.is_dir():
         raise OutputError(f"{path} is a folder; give the name of a file")
     if not target.parent.is_dir():
@@ -142,35 +140,6 @@ def layer_name(path: Path) -> str:
     name = _CONTROL.sub(" ", path.stem)
     reserved = name.casefold() in (SEARCHED, STYLES)
     return f"_{name}" if path.suffix.lower() == ".gpkg" and (reserved or _UNFIT_LAYER.match(name)) else name
-
-
-@contextmanager
-def literal(folder: Path) -> Iterator[Path]:
-    """The folder under a name that pyogrio takes as it stands: a link elsewhere, where its own is none."""
-    absolute = _absolute(folder)
-    if not _PARSED & set(absolute):
-        yield Path(absolute)
-        return
-    with tempfile.TemporaryDirectory(prefix="geodetect-") as elsewhere:
-        link = Path(elsewhere) / "link"
-        link.symlink_to(absolute, target_is_directory=True)
-        yield link
-
-
-def literal_source(path: str) -> str:
-    """How pyogrio opens the file of this path, and no other; what is not there is handed on as it stands."""
-    if not os.path.exists(path):
-        return path
-    absolute = _absolute(path)
-    if not _PARSED & set(absolute):
-        return absolute
-    # https://gdal.org/user/virtual_file_systems.html#vsisubfile-portions-of-files
-    return f"{'/vsizip/' if absolute.endswith('.zip') else ''}/vsisubfile/0,{absolute}"
-
-
-def _absolute(path: str | Path) -> str:
-    """The path from the root on; of two slashes in front, which would begin the name of a server, one is left."""
-    return re.sub("^//+", "/", os.path.abspath(path))
 
 
 def publish(part: Path, path: Path) -> None:

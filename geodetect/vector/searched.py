@@ -20,8 +20,9 @@ from pyproj import CRS
 from pyproj.exceptions import ProjError
 
 from geodetect.addresses import name_of
+from geodetect.vector.literal import literal_source
 from geodetect.vector.opening import Vectors, files_of
-from geodetect.vector.outputs import SEARCHED, literal_source
+from geodetect.vector.outputs import SEARCHED
 
 _HEAD = 1 << 16  # characters of a GeoJSON file that are looked through at once
 _MEMBER, _FEATURES = '"geodetect":', '"features"'

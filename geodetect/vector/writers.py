@@ -28,7 +28,8 @@ from pyproj.exceptions import ProjError
 
 from geodetect.errors import OutputError, first_line
 from geodetect.vector.degrees import cut_at_180
-from geodetect.vector.outputs import SEARCHED, check_output, layer_name, literal, publish, through_links
+from geodetect.vector.literal import literal_folder
+from geodetect.vector.outputs import SEARCHED, check_output, layer_name, publish, through_links
 from geodetect.vector.qgis import add_style
 
 _WGS84 = CRS.from_epsg(4326)
@@ -196,7 +197,7 @@ def write_features(
 @contextmanager
 def _workplace(beside: Path) -> Iterator[Path]:
     """A hidden folder in another, under a name that GDAL takes literally; it goes with its content."""
-    with tempfile.TemporaryDirectory(dir=beside, prefix=".") as folder, literal(Path(folder)) as plain:
+    with tempfile.TemporaryDirectory(dir=beside, prefix=".") as folder, literal_folder(Path(folder)) as plain:
         yield plain
 
 
