@@ -8,9 +8,15 @@ from __future__ import annotations
 import math
 from numbers import Integral, Real
 
+from geodetect.addresses import unsigned
+
 
 class GeodetectError(Exception):
-    """The base of every error that geodetect raises on purpose."""
+    """The base of every error that geodetect raises on purpose; its message holds no secrets of URLs."""
+
+    def __init__(self, message: object = "") -> None:
+        # Names of files that are not UTF-8 could not be printed: https://docs.python.org/3/library/codecs.html
+        super().__init__(unsigned(str(message)).encode("utf-8", "backslashreplace").decode())
 
 
 class ArgumentError(GeodetectError, ValueError):
@@ -73,3 +79,21 @@ def is_share(value: object) -> bool:
 def is_whole(value: object) -> bool:
     """Whether a parameter is a whole number, of Python or numpy; 2.0 is none."""
     return not isinstance(value, bool) and isinstance(value, Integral)
+
+
+def harmless(error: BaseException) -> BaseException | None:
+    """An error as the cause of another; None where a traceback would show a secret of a URL with it."""
+    link: BaseException | None = error
+    while link is not None:
+        if unsigned(str(link)) != str(link):
+            return None
+        link = link.__cause__ or link.__context__
+    return error
+
+
+def first_line(error: BaseException) -> str:
+    """What a library says, or what it says was the cause, in one line without a full stop."""
+    if isinstance(error, UnicodeEncodeError):
+        return "its name, or a text in it, is no valid Unicode, which GDAL needs"
+    text = str(error.__cause__ or error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")

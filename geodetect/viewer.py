@@ -23,6 +23,7 @@ from jaxtyping import Float
 from matplotlib.image import imsave
 
 from geodetect.accuracy import compute_accuracy
+from geodetect.accuracy.sides import area_of_interest, placed
 from geodetect.drawing import picture
 from geodetect.errors import LabelsError, OutputError, missing
 from geodetect.grid import Grid
@@ -106,6 +107,7 @@ def view(
     *,
     label_field: str | None = None,
     point_radius_m: float | None = None,
+    aoi: str | Path | GeoDataFrame | shapely.Geometry | None = None,
     match_iou: float = 0.5,
     max_side: int = 2048,
 ) -> Page:
@@ -120,6 +122,8 @@ def view(
         labels: true objects to judge by, in any CRS.
         label_field: column of the labels' class; None takes `label` where there is one.
         point_radius_m: makes points among the labels into discs of this radius in metres.
+        aoi: only what has its centroid inside is shown and counted; None: all detections, and of the labels those on
+            the ground that the detections say was searched, as in `compute_accuracy`.
         match_iou: overlap from which a detection is right, above 0 and at most 1.
         max_side: longer side of the scene's picture in pixels; the page holds no more of it.
 
@@ -133,10 +137,10 @@ def view(
         raise missing("bokeh", "viewer", "A page to look at detections with") from error
     rgb, grid = picture(raster, longer_side=max_side)
     if labels is None:
-        rows, score = _unjudged(open_features(detections, "detections").frame), None
+        rows, score = _unjudged(open_features(detections, "detections").frame, aoi), None
     else:
         result = compute_accuracy(
-            detections, labels, label_field=label_field, point_radius_m=point_radius_m, match_iou=match_iou
+            detections, labels, label_field=label_field, point_radius_m=point_radius_m, aoi=aoi, match_iou=match_iou
         )
         rows, score = _judged(result.features), result.best_score
     page = _laid_out(_drawn(rows, grid), _jpeg(rgb), grid.shape, best_score=score)
@@ -144,8 +148,10 @@ def view(
     return Page(embed.file_html(page, resources=resources.Resources(mode="inline"), title=title))
 
 
-def _unjudged(frame: GeoDataFrame) -> GeoDataFrame:
-    """The detections with the columns that a page needs, none of them judged."""
+def _unjudged(frame: GeoDataFrame, aoi: str | Path | GeoDataFrame | shapely.Geometry | None) -> GeoDataFrame:
+    """The detections in an area with the columns that a page needs, none of them judged."""
+    if aoi is not None:
+        frame = placed(frame, "detections", frame.crs, area_of_interest(aoi, frame.crs))
     count = len(frame)
     label = frame["label"].fillna("no class").astype(str) if "label" in frame else ["object"] * count
     score = frame["score"] if "score" in frame else np.ones(count)

@@ -14,6 +14,7 @@ from geodetect.accuracy.result import Accuracy
 from geodetect.errors import ArgumentError, is_number
 from geodetect.metrics import check_match_iou
 from geodetect.vector.opening import open_features
+from geodetect.vector.searched import searched_ground
 
 
 def compute_accuracy(
@@ -39,7 +40,9 @@ def compute_accuracy(
             each; features without a geometry, or without a class among others with one, are left out.
         label_field: column of the labels' class; None takes `label` where there is one.
         point_radius_m: points become circles of this radius on the ground.
-        aoi: only what has its centroid inside counts, on both sides; a bare geometry is in the detections' CRS.
+        aoi: only what has its centroid inside counts, on both sides; a bare geometry is in the detections' CRS. None:
+            the ground that the detections say was searched, if they do: labels outside are not counted as missed, and
+            a warning gives their number.
         match_iou: overlap from which a detection is right, above 0 and at most 1.
         by_class: only features of one class match. Otherwise, or where either side has no classes,
             all count as one: in a row with the name of the only class, or `object`.
@@ -57,6 +60,8 @@ def compute_accuracy(
     inside = None if aoi is None else sides.area_of_interest(aoi, crs)
     found = sides.placed(sides.detected(ours), ours.name, crs, inside)
     truth = sides.placed(sides.true_objects(theirs, label_field, point_radius_m), theirs.name, crs, inside)
+    if aoi is None and (ground := searched_ground(detections)) is not None:
+        truth = sides.on_searched(truth, ground, ours.name)
     if inside is not None and len(found) == len(truth) == 0 < len(ours.frame) + len(theirs.frame):
         warnings.warn("neither detections nor labels lie inside the aoi", UserWarning, stacklevel=2)
     sides.warn_of_apart(found, truth)

@@ -183,6 +183,32 @@ def placed(frame: GeoDataFrame, name: str, crs: CRS | None, inside: shapely.Geom
     return frame.reset_index(drop=True)
 
 
+def on_searched(truth: GeoDataFrame, ground: GeoSeries, name: str) -> GeoDataFrame:
+    """The labels with their centroid on ground that was searched; a warning says how many are left out.
+
+    Labels are brought into the CRS of the ground, whose straight edges are not straight in any other.
+
+    Args:
+        truth: in the detections' CRS.
+        ground: where the detections were looked for.
+        name: what the warning calls the detections.
+    """
+    if (truth.crs is None) != (ground.crs is None):  # one of them was changed since
+        return truth
+    centroids = _in_crs(GeoSeries(shapely.centroid(truth.geometry.to_numpy()), crs=truth.crs), ground.crs, "the labels")
+    area = ground.union_all()
+    shapely.prepare(area)
+    inside = shapely.intersects(area, centroids.to_numpy())
+    if not inside.all():
+        warnings.warn(
+            f"{(~inside).sum():,} of {len(inside):,} labels lie outside the ground that {name} says was searched, and "
+            "are left out; aoi= takes another",
+            UserWarning,
+            stacklevel=3,
+        )
+    return truth[inside].reset_index(drop=True)
+
+
 def solid(truth: GeoDataFrame) -> GeoDataFrame:
     """The labels, mended where they cross themselves; without those of no area, which nothing can find."""
     truth = truth.set_geometry(valid(truth.geometry.to_numpy()), crs=truth.crs)

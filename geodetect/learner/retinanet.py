@@ -330,7 +330,9 @@ class RetinaNet:
         self._detector.min_score = table["min_score"].loc[tuning.NMS_IOU].to_dict()
         return table
 
-    def detect(self, raster: Rasters, output: str | Path | None = None, **options: Any) -> GeoDataFrame | Path:
+    def detect(
+        self, raster: Rasters, output: str | Path | Sequence[str | Path] | None = None, **options: Any
+    ) -> GeoDataFrame | Path | list[Path]:
         """What `detect_objects(raster, self, output, ...)` gives; the options are its."""
         return detect_objects(raster, self, output, **options)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from glob import glob
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,12 +15,16 @@ import pyogrio
 import shapely
 from geopandas import GeoDataFrame
 
-from geodetect.errors import LabelsError
+from geodetect.addresses import expanded, is_url, matches, name_of
+from geodetect.errors import LabelsError, first_line, harmless
+from geodetect.vector.literal import literal_source
+from geodetect.vector.outputs import SEARCHED
 
 _PARQUET = {".parquet", ".geoparquet", ".pq"}
 # What GDAL, GEOS, PROJ and Arrow raise on bad files; pyogrio's and PROJ's own are RuntimeErrors.
 _UNREADABLE = (RuntimeError, ValueError, TypeError, OSError, OverflowError, shapely.errors.ShapelyError)
 _VECTOR = {".geojson", ".json", ".gpkg", ".shp", ".fgb", ".kml", ".gml", *_PARQUET}  # what is taken from a folder
+_FOLDERS = {".gdb", *_PARQUET}  # that are one source, and not a folder of files
 _CSV_OPTIONS = {
     "GEOM_POSSIBLE_NAMES": "geometry,wkt,geom,the_geom",
     "X_POSSIBLE_NAMES": "x,lon,long,longitude,easting",
@@ -70,7 +74,7 @@ def open_features(source: Vectors, what: str = "labels") -> Features:
         return _opened(files[0])
     found = [_opened(file) for file in files]
     if isinstance(source, str | Path):  # a folder or a pattern: files of one kind, whose names say where, not what
-        return _together([replace(each, stem=None) for each in found], Path(source).name)
+        return _together([replace(each, stem=None) for each in found], name_of(source))
     return _together(found, f"{found[0].name} and {len(found) - 1} more")
 
 
@@ -85,24 +89,24 @@ def files_of(source: str | Path | Sequence[str | Path], what: str = "labels") ->
         LabelsError: if there are none.
     """
     if isinstance(source, str | Path):
-        path = Path(source)
         if source == "":
             raise LabelsError(f"{what} are expected as a vector file; got an empty name")
-        # A folder may be a file geodatabase, or anything else that GDAL takes for one source.
-        inside = path.iterdir() if path.is_dir() and not path.suffix else []
+        source = expanded(source)
+        path = Path(source)
+        inside = path.iterdir() if path.is_dir() and path.suffix.lower() not in _FOLDERS else []
         found = sorted(str(file) for file in inside if file.suffix.lower() in _VECTOR)
-        return found or ([] if path.exists() else sorted(glob(str(source)))) or [str(source)]
+        return found or ([] if os.path.exists(path) else matches(source)) or [source]
     if not (isinstance(source, Sequence) and source and all(isinstance(file, str | Path) for file in source)):
         raise LabelsError(
             f"{what} are expected as a vector file, several in a list, or a GeoDataFrame; got {type(source).__name__}"
         )
-    return [str(file) for file in source]
+    return [expanded(file) for file in source]
 
 
 def _opened(source: str) -> Features:
     """The features of one file."""
-    path = Path(source)
-    if not path.exists() and "://" not in source and not source.startswith("/vsi"):
+    path = Path(name_of(source))
+    if not os.path.exists(source) and not is_url(source):
         raise LabelsError(f"There is no file {source}; check the name and the folder")
     try:
         with warnings.catch_warnings():
@@ -111,9 +115,9 @@ def _opened(source: str) -> Features:
             warnings.filterwarnings("ignore", category=UserWarning, module="pyogrio")
             frame, note = _read(source, path.suffix.lower())
     except _UNREADABLE as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        reason = reason.split("; It might help")[0].rstrip(".")  # advice on GDAL's drivers, which nobody chose here
-        raise LabelsError(f"{path.name} cannot be read as a vector file: {reason}") from error
+        # GDAL's advice is on drivers, which nobody chose here.
+        reason = first_line(error).split("; It might help")[0].rstrip(".")
+        raise LabelsError(f"{path.name} cannot be read as a vector file: {reason}") from harmless(error)
     return _checked(frame, path.name, path.stem, note)
 
 
@@ -146,12 +150,15 @@ def _checked(frame: GeoDataFrame, name: str, stem: str | None = None, note: str 
 def _read(path: str, suffix: str) -> tuple[GeoDataFrame, str]:
     """The first layer with geometry, and a note when there are more."""
     if suffix in _PARQUET:
-        return gpd.read_parquet(path), ""
+        return gpd.read_parquet(os.path.abspath(path) if os.path.exists(path) else path), ""
+    path = literal_source(path)
     options = _CSV_OPTIONS if suffix == ".csv" else {}
     layers = pyogrio.list_layers(path)
     if not len(layers):
         raise ValueError("it holds no layers")
     # CSV is said to be without geometry until it is opened with the options that find it.
     placed = [str(name) for name, kind in layers if kind is not None] or [str(layers[0][0])]
+    if len(placed) > 1:  # the ground that was searched lies beside what was found there
+        placed = [name for name in placed if name != SEARCHED]
     note = f"read layer {placed[0]} of {', '.join(placed)}" if len(placed) > 1 else ""
     return gpd.read_file(path, engine="pyogrio", layer=placed[0], **options), note
