@@ -23,12 +23,14 @@ from jaxtyping import Float
 from matplotlib.image import imsave
 
 from geodetect.accuracy import compute_accuracy
+from geodetect.accuracy.sides import area_of_interest
+from geodetect.addresses import expanded
 from geodetect.drawing import picture
 from geodetect.errors import LabelsError, OutputError, missing
 from geodetect.grid import Grid
-from geodetect.paths import expanded
 from geodetect.plots import class_colours
-from geodetect.vector.opening import open_features
+from geodetect.vector.objects import is_finite
+from geodetect.vector.opening import Area, Features, Vectors, open_features
 
 if TYPE_CHECKING:
     from bokeh.document import Document
@@ -90,7 +92,7 @@ class Page:
         Raises:
             OutputError: if its name does not end in `.html`, or it cannot be written there.
         """
-        path = expanded(Path(path))
+        path = Path(expanded(path))
         if path.suffix.lower() not in (".html", ".htm"):
             raise OutputError(f"the page is saved as .html; got {path.name}")
         try:
@@ -102,11 +104,12 @@ class Page:
 
 def view(
     raster: str | Path,
-    detections: str | Path | GeoDataFrame,
-    labels: str | Path | GeoDataFrame | None = None,
+    detections: Vectors,
+    labels: Vectors | None = None,
     *,
     label_field: str | None = None,
     point_radius_m: float | None = None,
+    aoi: Area | None = None,
     match_iou: float = 0.5,
     max_side: int = 2048,
 ) -> Page:
@@ -121,6 +124,8 @@ def view(
         labels: true objects to judge by, in any CRS.
         label_field: column of the labels' class; None takes `label` where there is one.
         point_radius_m: makes points among the labels into discs of this radius in metres.
+        aoi: only what has its centroid inside is shown and counted; None: all detections, and of the labels those on
+            the ground that the detections say was searched, as in `compute_accuracy`.
         match_iou: overlap from which a detection is right, above 0 and at most 1.
         max_side: longer side of the scene's picture in pixels; the page holds no more of it.
 
@@ -134,10 +139,10 @@ def view(
         raise missing("bokeh", "viewer", "A page to look at detections with") from error
     rgb, grid = picture(raster, longer_side=max_side)
     if labels is None:
-        rows, score = _unjudged(open_features(detections, "detections").frame), None
+        rows, score = _unjudged(open_features(detections, "detections"), aoi), None
     else:
         result = compute_accuracy(
-            detections, labels, label_field=label_field, point_radius_m=point_radius_m, match_iou=match_iou
+            detections, labels, label_field=label_field, point_radius_m=point_radius_m, aoi=aoi, match_iou=match_iou
         )
         rows, score = _judged(result.features), result.best_score
     page = _laid_out(_drawn(rows, grid), _jpeg(rgb), grid.shape, best_score=score)
@@ -145,8 +150,14 @@ def view(
     return Page(embed.file_html(page, resources=resources.Resources(mode="inline"), title=title))
 
 
-def _unjudged(frame: GeoDataFrame) -> GeoDataFrame:
-    """The detections with the columns that a page needs, none of them judged."""
+def _unjudged(features: Features, aoi: Area | None) -> GeoDataFrame:
+    """The detections in an area with the columns that a page needs, none of them judged."""
+    geometry = features.frame.geometry.to_numpy()
+    kept = is_finite(geometry)
+    if aoi is not None:
+        inside = area_of_interest(aoi, features.frame.crs, features)
+        kept[kept] = shapely.intersects(inside, shapely.centroid(geometry[kept]))
+    frame = features.frame[kept]
     count = len(frame)
     label = frame["label"].fillna("no class").astype(str) if "label" in frame else ["object"] * count
     score = frame["score"] if "score" in frame else np.ones(count)

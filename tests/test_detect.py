@@ -513,7 +513,7 @@ def test_an_empty_result_is_a_valid_file(plain, tmp_path, suffix):
     path = find(plain, output=tmp_path / f"none{suffix}")
     assert path == tmp_path / f"none{suffix}"
     if suffix == ".csv":
-        assert path.read_text() == "label,score,geometry\n"
+        assert path.read_text() == "label,score,WKT\n"
         return
     again = gpd.read_parquet(path) if suffix == ".parquet" else gpd.read_file(path)
     assert len(again) == 0

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 import geodetect as gd
+from geodetect.addresses import expanded
 from geodetect.detector import load_detector
 from geodetect.errors import GeodetectError
 from geodetect.export import export
-from geodetect.paths import expanded
 from tests.fakes import PaintDetector, PaintedScene
 from tests.test_detector import make
 
@@ -35,8 +35,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, upright: PaintedScene)
 
 
 def test_only_what_names_a_home_is_expanded(home: Path) -> None:
-    assert expanded("~/a b/c.tif") == f"{home}/a b/c.tif"
-    assert expanded(Path("~/c.tif")) == home / "c.tif"
+    assert expanded("~/a b/c.tif") == expanded(Path("~/a b/c.tif")) == f"{home}/a b/c.tif"
     for name in ("", "a~/c.tif", "./~/c.tif", "~nobody-of-this-name/c.tif", "~$draft.gpkg", "https://a.org/~me/c.tif"):
         assert expanded(name) == name
 

@@ -8,6 +8,7 @@ from geodetect.accuracy.result import Accuracy
 from geodetect.errors import ArgumentError, is_number, warn
 from geodetect.metrics import check_match_iou
 from geodetect.vector.opening import Area, Vectors, open_features
+from geodetect.vector.searched import searched_ground
 
 
 def compute_accuracy(
@@ -38,7 +39,8 @@ def compute_accuracy(
             warning if there are more. For `detections` and `aoi` write `file.gpkg|layername=NAME`.
         point_radius_m: points become circles of this radius on the ground.
         aoi: only what has its centroid inside counts, on both sides: a vector file or frame in any CRS, or a geometry
-            or (x1, y1, x2, y2) in the detections'.
+            or (x1, y1, x2, y2) in the detections'. None: the ground that the detections say was searched, if they do:
+            labels outside are not counted as missed, and a warning gives their number.
         match_iou: overlap from which a detection is right, above 0 and at most 1.
         by_class: only features of one class match. Otherwise, or where either side has no classes,
             all count as one: in a row with the name of the only class, or `object`.
@@ -56,6 +58,8 @@ def compute_accuracy(
     inside = None if aoi is None else sides.area_of_interest(aoi, crs, ours)
     found = sides.detected(ours, crs, inside)
     truth = sides.true_objects(theirs, crs, inside, label_field=label_field, point_radius_m=point_radius_m)
+    if aoi is None and (ground := searched_ground(detections)) is not None:
+        truth = sides.on_searched(truth, ground, ours.name)
     if inside is not None and len(found) == len(truth) == 0 < len(ours.frame) + len(theirs.frame):
         warn("neither detections nor labels lie inside the aoi")
     sides.warn_of_apart(found, truth)

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import shapely
-from geopandas import GeoDataFrame
+from geopandas import GeoDataFrame, GeoSeries
 from pyproj import CRS
 
 from geodetect.boxes import area
@@ -27,7 +27,7 @@ from geodetect.vector.objects import (
     units_m,
 )
 from geodetect.vector.opening import Area, Features, open_area
-from geodetect.vector.placing import Placed, no_degrees, placed
+from geodetect.vector.placing import Placed, moved, no_degrees, placed
 
 ALL = "all"  # the row of all classes together
 _TOLD = 3  # classes that a warning names
@@ -161,6 +161,30 @@ def _framed(objects: Objects, here: Placed, crs: CRS | None, inside: shapely.Geo
         geometry, numbers = geometry[within], numbers[within]
     columns = {"label": objects.names[numbers], "id": objects.rows[numbers]}
     return GeoDataFrame(columns, geometry=geometry, crs=crs)
+
+
+def on_searched(truth: GeoDataFrame, ground: GeoSeries, name: str) -> GeoDataFrame:
+    """The labels with their centroid on ground that was searched; a warning says how many are left out.
+
+    Labels are brought into the CRS of the ground, whose straight edges are not straight in any other.
+
+    Args:
+        truth: in the detections' CRS.
+        ground: where the detections were looked for.
+        name: what the warning calls the detections.
+    """
+    if (truth.crs is None) != (ground.crs is None):  # one of them was changed since
+        return truth
+    centroids = moved(shapely.centroid(truth.geometry.to_numpy()), truth.crs, ground.crs, name="the labels", there=name)
+    area = ground.union_all()
+    shapely.prepare(area)
+    inside = shapely.intersects(area, centroids)
+    if not inside.all():
+        warn(
+            f"{(~inside).sum():,} of {len(inside):,} labels lie outside the ground that {name} says was searched, and "
+            "are left out; aoi= takes another"
+        )
+    return truth[inside].reset_index(drop=True)
 
 
 def once(truth: GeoDataFrame, name: str) -> GeoDataFrame:

@@ -18,6 +18,7 @@ from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
 from rich.progress import track
 
+from geodetect.addresses import identity
 from geodetect.chips.chip import ChipPlan
 from geodetect.chips.cut import Cutting
 from geodetect.chips.formats import FORMATS, IMAGES, Folder, Picture
@@ -27,7 +28,7 @@ from geodetect.chips.sources import Source, from_raster
 from geodetect.errors import ArgumentError
 from geodetect.raster import CHIP_FORMATS, MaskedReader, Rasters, check_chip_format, files_of, write_chip
 from geodetect.vector.opening import Area, Vectors
-from geodetect.vector.writers import write_features
+from geodetect.vector.writers import check_texts, write_features
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -116,6 +117,7 @@ def export_training_data(
     )
     check_chip_format(chip_format, len(source.bands), source.dtype)
     _check_names(source.classes, metadata_format)
+    check_texts(source.classes, out_dir / f"{_MAP}.geojson")
     plan = _plan(source, files_of(raster)[0], [cutting, metadata_format, chip_format])
     check_same(out_dir, plan, overwrite=overwrite)
     place = _map_place(source)
@@ -148,8 +150,8 @@ def _plan(source: Source, files: Sequence[str], settings: Sequence[object]) -> s
     """A text that is the same only where the same chips would be written of the same files."""
     told = hashlib.sha256(repr([*settings, source.classes, source.bands]).encode())
     for file in files:
-        found = Path(file).stat() if Path(file).exists() else None  # of a URL no more than its name is known
-        told.update(repr([file, found and (found.st_size, found.st_mtime_ns)]).encode())
+        found = Path(file).stat() if Path(file).exists() else None  # of a URL no more is known
+        told.update(repr([identity(file), found and (found.st_size, found.st_mtime_ns)]).encode())
     reader = None
     for plan in source.plans:
         if plan.reader is not reader:

@@ -11,6 +11,7 @@ import numpy as np
 import shapely
 from pyproj import CRS
 
+from geodetect.addresses import expanded
 from geodetect.boxes import Boxes, area
 from geodetect.chips.chip import ChipPlan
 from geodetect.chips.cut import MIN_SIDE, Cutting, in_no_chip, plan_chips, with_negatives
@@ -19,7 +20,6 @@ from geodetect.chips.formats.picture import counted, sentence
 from geodetect.chips.sources import Source, check_alike, sizes_apart, used_classes
 from geodetect.errors import LabelsError
 from geodetect.grid import Window
-from geodetect.paths import expanded
 from geodetect.raster import RasterReader
 from geodetect.vector.classes import renaming, unmatched
 
@@ -91,7 +91,7 @@ def _checked(folder: str | Path | Sequence[str | Path], argument: str) -> Path:
     if not isinstance(folder, str | Path) or folder == "":
         got = f"{len(folder)} paths{hint}" if isinstance(folder, list | tuple) else f"{folder!r:.80}"
         raise LabelsError(f"{expected}; got {got}")
-    folder = expanded(Path(folder))
+    folder = Path(expanded(folder))
     if not folder.is_dir():
         raise LabelsError(f"{expected}; got {folder}, which is {f'a file{hint}' if folder.exists() else 'not there'}")
     return folder

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from geodetect.addresses import expanded
 from geodetect.cli import options, tables
 from geodetect.errors import MissingPackage, OutputError, RasterError
-from geodetect.paths import expanded
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -39,7 +39,7 @@ def demo(out_dir: Path, *, epochs: int, seed: int, device: str | None, progress:
 
     Nothing is downloaded: the scenes come with geodetect, and training starts from random weights.
     """
-    scenes, out_dir = _scenes(), expanded(out_dir)
+    scenes, out_dir = _scenes(), Path(expanded(out_dir))
     _make_folder(out_dir)
     model = _trained(scenes, epochs=epochs, seed=seed, device=device, progress=progress)
     click.echo(f"Saved {model.save(out_dir / 'suburb.safetensors')}")
@@ -92,7 +92,7 @@ def _mapped(model: RetinaNet, scenes: Path, out_dir: Path, *, progress: bool) ->
 
     test, labels = scenes / "suburb_test.tif", scenes / "suburb_test.geojson"
     candidates = detect_objects(test, model, min_score=0.05, progress=progress)
-    assert not isinstance(candidates, Path)  # which it is only when a file was asked for
+    assert not isinstance(candidates, Path | list)  # which it is only when a file was asked for
     limits = candidates["label"].map(model.detector.min_score)
     found = candidates[candidates["score"] >= limits]
     for name in _MAPS:

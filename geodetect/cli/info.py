@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from geodetect.addresses import expanded, unsigned
 from geodetect.cli import options, tables
 from geodetect.errors import LabelsError, RasterError
-from geodetect.paths import expanded
 
 if TYPE_CHECKING:
     from geodetect.grid import Grid
@@ -45,7 +45,9 @@ def _item(file: str) -> dict[str, Any] | None:
     from geodetect.raster.stac import bands_of_item
 
     found = bands_of_item(file)
-    return None if found is None else {"file": f"{file}, a STAC item, {found[0]}", "bands": ", ".join(found[1])}
+    return (
+        None if found is None else {"file": f"{unsigned(file)}, a STAC item, {found[0]}", "bands": ", ".join(found[1])}
+    )
 
 
 def _exported(path: Path) -> dict[str, Any] | None:
@@ -130,7 +132,7 @@ def _raster(file: str) -> dict[str, Any]:
     with RasterReader(file) as reader:
         height, width = reader.grid.shape
         return {
-            "file": f"{file}, a raster",
+            "file": f"{unsigned(file)}, a raster",
             "size": f"{width} x {height} px",
             "bands": f"{', '.join(reader.band_names)} ({reader.dtype})",
             **_place(reader.grid),
@@ -160,7 +162,7 @@ def _vector(file: str, label_field: str | None, layer: str | None) -> dict[str, 
     counts = Counter(name or "without a class" for name in class_names(features, label_field))
     kinds = Counter(frame.geom_type.fillna("empty"))
     return {
-        "file": f"{file}, a vector file",
+        "file": f"{unsigned(file)}, a vector file",
         "features": f"{len(frame)} ({', '.join(f'{n} {kind}' for kind, n in kinds.most_common())})",
         "CRS": _crs(frame.crs),
         "bounds": _listed_bounds(frame.total_bounds) if len(frame) else None,

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from geodetect.addresses import expanded
 from geodetect.cli import options, tables
 from geodetect.errors import OutputError
-from geodetect.paths import expanded
 
 if TYPE_CHECKING:
     from geodetect.chips import DetectionData
@@ -127,7 +127,7 @@ def train(source: str, model: Path, labels: str | None, **choices: Any) -> None:
     GeoTIFFs or a pattern in quotes ("tiles/*.tif"). Under torchrun --nproc-per-node N -m geodetect train
     N processes share every batch. Ctrl-C saves the best weights so far.
     """
-    model = expanded(model)
+    model = Path(expanded(model))
     _check_output(model)
     from geodetect.chips import prepare_data
     from geodetect.learner import RetinaNet, distributed

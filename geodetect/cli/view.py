@@ -17,6 +17,7 @@ from geodetect.cli import options
 @click.option("--labels", metavar="FILE", help="True objects to judge by: a vector file in any CRS.")
 @options.label_field
 @options.point_radius_m
+@options.aoi
 @options.match_iou
 @click.option("--max-side", type=int, default=2048, help="Longer side of the scene's picture, in pixels.")
 def view(raster: str, detections: str, page: Path, **choices: Any) -> None:

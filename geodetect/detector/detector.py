@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
+from geodetect.addresses import expanded
 from geodetect.boxes import Boxes
 from geodetect.detector import file
 from geodetect.errors import ArgumentError, ModelError, is_share
@@ -28,7 +29,6 @@ from geodetect.network.coding import candidates, suppressed
 from geodetect.network.inference import evaluating, frozen, standardised
 from geodetect.network.retinanet import Network
 from geodetect.network.transfer import Fetched, sent
-from geodetect.paths import expanded
 from geodetect.stretch import Stretch
 
 _UNKNOWN_SCORE = 0.5  # where nobody knows which score serves best
@@ -235,7 +235,7 @@ class Detector:
         """
         self._floors(_known(self.min_score))
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
-        return file.write(expanded(Path(path)), weights, self._facts())
+        return file.write(Path(expanded(path)), weights, self._facts())
 
     def _facts(self) -> dict[str, Any]:
         """All but the weights, as JSON takes it."""
@@ -270,7 +270,7 @@ def load_detector(path: str | Path, *, device: str | torch.device | None = None,
     """
     where = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     precisions.resolve(precision, where)
-    path = expanded(Path(path))
+    path = Path(expanded(path))
     weights, facts = file.read(path)
     try:
         detector = _build(facts)

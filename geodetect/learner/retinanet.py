@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from geodetect import plots
+from geodetect.addresses import expanded
 from geodetect.boxes import Boxes
 from geodetect.chips import DetectionData
 from geodetect.detector import Detector, load_detector
@@ -25,7 +26,6 @@ from geodetect.network import backbones
 from geodetect.network.coding import decode_batch
 from geodetect.network.losses import loss
 from geodetect.network.precision import resolve
-from geodetect.paths import expanded
 from geodetect.raster import Rasters
 from geodetect.scene.detect import detect_objects
 from geodetect.scene.features import features_of
@@ -332,7 +332,9 @@ class RetinaNet:
         self._detector.min_score = table["min_score"].loc[tuning.NMS_IOU].to_dict()
         return table
 
-    def detect(self, raster: Rasters, output: str | Path | None = None, **options: Any) -> GeoDataFrame | Path:
+    def detect(
+        self, raster: Rasters, output: str | Path | Sequence[str | Path] | None = None, **options: Any
+    ) -> GeoDataFrame | Path | list[Path]:
         """What `detect_objects(raster, self, output, ...)` gives; the options are its."""
         return detect_objects(raster, self, output, **options)
 

@@ -158,15 +158,16 @@ def _whole_number(name: str, value: Any, at_least: int = 1) -> int:
     return int(value)
 
 
-def check_place(grid: Grid, output: str | Path | None) -> None:
+def check_place(grid: Grid, outputs: Sequence[Path]) -> None:
     """Says what a result is worth where the raster does not say where it lies."""
     if grid.crs is not None:
         return
-    if output is not None and Path(output).suffix.lower() == ".kml":
-        raise OutputError(
-            f"KML is in WGS 84 by definition, and {grid.name} has no coordinate reference system; "
-            f"write {Path(output).stem}.gpkg instead"
-        )
+    for output in outputs:
+        if output.suffix.lower() == ".kml":
+            raise OutputError(
+                f"KML is in WGS 84 by definition, and {grid.name} has no coordinate reference system; "
+                f"write {output.stem}.gpkg instead"
+            )
     where = "pixels, x right and y down" if grid.transform is None else "the plane of its transform"
     warnings.warn(
         f"{grid.name} has no coordinate reference system: the result is in {where}, and has none either",

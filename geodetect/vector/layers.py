@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pyogrio
 
+from geodetect.addresses import expanded
 from geodetect.errors import ArgumentError, LabelsError, is_whole, warn
-from geodetect.paths import expanded
+from geodetect.vector.literal import literal_source
+from geodetect.vector.outputs import SEARCHED
 
-_SEARCHED = "searched"  # the layer of our own files that holds the ground that was searched, beside what was found
 _OPTION = re.compile(r"\|(?=\w+=)")
 _TOLD = 10  # layers that a message names
 
@@ -46,7 +47,7 @@ def vector_file(source: str | Path, layer: str | int | None = None) -> VectorFil
     """
     if layer is not None and not (isinstance(layer, str) or (is_whole(layer) and layer >= 0)):
         raise ArgumentError(f"layer must be the name of a layer, or its number from 0; got {layer!r}")
-    text = expanded(str(source))
+    text = expanded(source)
     path, *options = [text] if os.path.exists(text) else _OPTION.split(text)
     given = {name.lower(): value for name, _, value in (option.partition("=") for option in options)}
     given.pop("uniquegeometrytype", None)  # QGIS' note to itself
@@ -78,17 +79,19 @@ def layer_number(file: VectorFile, name: str) -> tuple[int, str]:
         LabelsError: if the layer that was chosen does not exist, or has no geometry.
         ValueError: if there are no layers.
     """
-    layers = pyogrio.list_layers(file.path).tolist()
+    path = literal_source(file.path)
+    layers = pyogrio.list_layers(path).tolist()
     if not layers:
         raise ValueError("it holds no layers")
     names = [str(layer) for layer, _ in layers]
     spatial = [number for number, (_, kind) in enumerate(layers) if kind is not None]
     if file.layer is not None:
         return _chosen(file.layer, names, spatial, name), ""
-    # CSV is said to be without geometry until it is opened with the options that find it.
-    usable = [number for number in spatial if names[number] != _SEARCHED] or spatial or [0]
+    # The ground that was searched lies beside what was found there. CSV is said to be without geometry until it is
+    # opened with the options that find it.
+    usable = [number for number in spatial if names[number] != SEARCHED] or spatial or [0]
     if len(usable) > 1:  # GPX, for one, always has five layers, most of them empty
-        usable = [number for number in usable if _holds_features(file.path, number)] or usable[:1]
+        usable = [number for number in usable if _holds_features(path, number)] or usable[:1]
     first, *others = usable
     if not others:
         return first, ""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from glob import glob
 from numbers import Real
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -19,13 +19,16 @@ from geopandas import GeoDataFrame, GeoSeries
 from pyproj import CRS
 from pyproj.exceptions import ProjError
 
-from geodetect.errors import ArgumentError, LabelsError, is_number
+from geodetect.addresses import is_url, matches, name_of
+from geodetect.errors import ArgumentError, LabelsError, first_line, harmless, is_number
 from geodetect.vector.layers import VectorFile, layer_number, vector_file
+from geodetect.vector.literal import literal_source
 
 _PARQUET = {".parquet", ".geoparquet", ".pq"}
 # What GDAL, GEOS, PROJ and Arrow raise on bad files; pyogrio's and PROJ's own are RuntimeErrors.
 _UNREADABLE = (RuntimeError, ValueError, TypeError, OSError, OverflowError, shapely.errors.ShapelyError)
 _VECTOR = {".geojson", ".json", ".gpkg", ".shp", ".fgb", ".kml", ".gml", *_PARQUET}  # what is taken from a folder
+_FOLDERS = {".gdb", *_PARQUET}  # that are one source, and not a folder of files
 _CSV_OPTIONS = {
     "GEOM_POSSIBLE_NAMES": "geometry,wkt,geom,the_geom",
     "X_POSSIBLE_NAMES": "x,lon,long,longitude,easting",
@@ -88,7 +91,7 @@ def open_features(source: Vectors, what: str = "labels", layer: str | int | None
         return _opened(files[0])
     found = [_opened(file) for file in files]
     if isinstance(source, str | Path):  # a folder or a pattern: files of one kind, whose names say where, not what
-        return _together([replace(each, stem=None) for each in found], Path(source).name)
+        return _together([replace(each, stem=None) for each in found], name_of(source))
     return _together(found, f"{found[0].name} and {len(found) - 1} more")
 
 
@@ -159,9 +162,9 @@ def _files_of(source: Any, what: str = "labels", layer: str | int | None = None)
         named = vector_file(source, layer)
         path = Path(named.path)
         # A folder may also be a file geodatabase, or anything else that GDAL takes for one source.
-        inside = path.iterdir() if path.is_dir() and path.suffix.lower() != ".gdb" else []
+        inside = path.iterdir() if path.is_dir() and path.suffix.lower() not in _FOLDERS else []
         found = sorted(str(file) for file in inside if file.suffix.lower() in _VECTOR)
-        found = found or ([] if path.exists() else sorted(glob(named.path))) or [named.path]
+        found = found or ([] if os.path.exists(path) else matches(named.path)) or [named.path]
         return [replace(named, path=each) for each in found]
     if not (isinstance(source, Sequence) and source and all(isinstance(file, str | Path) for file in source)):
         raise LabelsError(
@@ -172,8 +175,8 @@ def _files_of(source: Any, what: str = "labels", layer: str | int | None = None)
 
 def _opened(file: VectorFile) -> Features:
     """The features of one file."""
-    path = Path(file.path)
-    if not path.exists() and "://" not in file.path and not file.path.startswith("/vsi"):
+    path = Path(name_of(file.path))
+    if not os.path.exists(file.path) and not is_url(file.path):
         raise LabelsError(f"There is no file {file.path}; check the name and the folder")
     try:
         # Coordinates that are no numbers are counted later, without shapely's word on them.
@@ -183,25 +186,27 @@ def _opened(file: VectorFile) -> Features:
             warnings.filterwarnings("ignore", category=UserWarning, module="pyogrio")
             frame, note = _read(file, path)
     except _UNREADABLE as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        reason = reason.split("; It might help")[0].rstrip(".")  # advice on GDAL's drivers, which nobody chose here
-        raise LabelsError(f"{path.name} cannot be read as a vector file: {reason}{_in_zip(path)}") from error
+        # GDAL's advice is on drivers, which nobody chose here.
+        reason = first_line(error).split("; It might help")[0].rstrip(".")
+        told = f"{path.name} cannot be read as a vector file: {reason}{_in_zip(file.path)}"
+        raise LabelsError(told) from harmless(error)
     return _checked(frame, path.name, path.stem, note)
 
 
 def _read(file: VectorFile, path: Path) -> tuple[GeoDataFrame, str]:
-    """The features of a file, and a note of layers that were not read."""
+    """The features of a file that messages call `path`, and a note of layers that were not read."""
     suffix = path.suffix.lower()
     if suffix in _PARQUET:
         if file.layer is not None or file.where is not None:
             raise LabelsError(f"{path.name} has no layers, as no Parquet file has; leave the layer out")
-        return gpd.read_parquet(file.path), ""
+        return gpd.read_parquet(os.path.abspath(file.path) if os.path.exists(file.path) else file.path), ""
     options = _CSV_OPTIONS if suffix == ".csv" else {}
     number, note = layer_number(file, path.name)
-    return gpd.read_file(file.path, engine="pyogrio", layer=number, where=file.where, **options), note
+    source = literal_source(file.path)
+    return gpd.read_file(source, engine="pyogrio", layer=number, where=file.where, **options), note
 
 
-def _in_zip(path: Path) -> str:
+def _in_zip(path: str) -> str:
     """Where a zip archive that GDAL does not open as a whole holds its vector files; empty for all else."""
     try:
         with ZipFile(path) as archive:
@@ -209,7 +214,7 @@ def _in_zip(path: Path) -> str:
     except (OSError, BadZipFile):
         return ""
     inside = [name for name in inside if not name.startswith("__MACOSX")]
-    return f"; give one of the files in it, such as /vsizip/{path.as_posix()}/{inside[0]}" if inside else ""
+    return f"; give one of the files in it, such as /vsizip/{path}/{inside[0]}" if inside else ""
 
 
 def _together(features: list[Features], name: str) -> Features:

@@ -69,26 +69,37 @@ def placed(objects: Objects, crs: CRS | None, there: str) -> Placed:
         ends = np.cumsum([len(each.frame) for each in files])
         file = np.searchsorted(ends, objects.rows[used], side="right")
         for number, each in enumerate(files):
-            geometry[file == number] = _moved(geometry[file == number], each, crs, there)
+            own = file == number
+            geometry[own] = moved(geometry[own], each.frame.crs, crs, name=each.name, there=there)
     reached = is_finite(geometry)
     return Placed(geometry[reached], used[reached])
 
 
-def _moved(geometry: np.ndarray, features: Features, crs: CRS, there: str) -> np.ndarray:
-    """Geometries of a file in another CRS; not finite where it does not reach."""
-    own = features.frame.crs
-    if own is None or own == crs:  # None only of a frame without rows
+def moved(geometry: np.ndarray, crs: CRS | None, to: CRS | None, *, name: str, there: str) -> np.ndarray:
+    """Bring geometries from one CRS into another; they are not finite where it does not reach.
+
+    Args:
+        geometry: finite.
+        crs: of the geometries; None for those that stay as they are.
+        to: where to; None likewise.
+        name: what messages call the geometries.
+        there: what messages call what is in the other CRS.
+
+    Raises:
+        LabelsError: if no way leads from one to the other.
+    """
+    if crs is None or to is None or crs == to:
         return geometry
     try:
-        move = Transformer.from_crs(own, crs, always_xy=True)
+        move = Transformer.from_crs(crs, to, always_xy=True)
 
-        def moved(xy: Float[np.ndarray, "V 2"]) -> Float[np.ndarray, "V 2"]:
+        def move_all(xy: Float[np.ndarray, "V 2"]) -> Float[np.ndarray, "V 2"]:
             return np.column_stack(move.transform(xy[:, 0], xy[:, 1]))
 
-        return np.asarray(shapely.transform(geometry, moved), dtype=object)
+        return np.asarray(shapely.transform(geometry, move_all), dtype=object)
     except ProjError as error:
         raise LabelsError(
-            f"{features.name} cannot be brought from {called(own)} into the CRS of {there}, {called(crs)}: {error}"
+            f"{name} cannot be brought from {called(crs)} into the CRS of {there}, {called(to)}: {error}"
         ) from error
 
 
