@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
@@ -14,8 +15,10 @@ from pyproj.transformer import TransformerGroup
 
 from geodetect.accuracy import compute_accuracy
 from geodetect.grid import Grid
+from geodetect.scene import detect_objects
 from geodetect.vector.datum import warn_of_shift
 from geodetect.vector.labels import read_area, read_labels, read_labels_on
+from tests.fakes import PaintDetector, painted, write_raster
 
 NEVADA, LONDON, WELLINGTON, TOKYO, BERN, BONN, CANBERRA = (
     (-117, 39),
@@ -133,6 +136,16 @@ def test_labels_truth_and_areas_are_told_of_alike(nevada: Grid) -> None:
     compute_accuracy(large, large.to_crs(4267))
 
 
+def test_results_in_wgs84_are_told_of_too(tmp_path: Path) -> None:
+    east, north = Transformer.from_crs(4326, 26711, always_xy=True).transform(*NEVADA)
+    old = Grid((64, 64), Affine(0.5, 0, east, 0, -0.5, north), CRS.from_epsg(26711))
+    scene = write_raster(tmp_path / "old.tif", painted((64, 64)), old)
+    outputs = [tmp_path / f"found{suffix}" for suffix in (".gpkg", ".geojson", ".kml")]
+    with pytest.warns(UserWarning, match="NAD27 to WGS 84 has an accuracy of 7 m, and a pixel is 0.5 m") as caught:
+        detect_objects(scene, PaintDetector(), outputs, progress=False)
+    assert [str(each.message).partition(":")[0] for each in caught] == ["found.geojson", "found.kml"]
+
+
 def test_it_is_said_once_for_many_rasters(nevada: Grid) -> None:
     beside = Grid(nevada.shape, nevada.transform @ Affine.translation(60, 0), nevada.crs, "beside.tif")
     with pytest.warns(UserWarning, match="NAD27 to WGS 84") as caught:
@@ -141,7 +154,7 @@ def test_it_is_said_once_for_many_rasters(nevada: Grid) -> None:
     assert caught[0].filename == __file__
 
 
-def test_each_of_several_files_is_shifted_from_its_own_datum(nevada: Grid, tmp_path) -> None:
+def test_each_of_several_files_is_shifted_from_its_own_datum(nevada: Grid, tmp_path: Path) -> None:
     squares(nevada, 4326).iloc[:1].to_file(tmp_path / "new.gpkg")
     squares(nevada, 4267).iloc[1:].to_file(tmp_path / "old.gpkg")
     with pytest.warns(UserWarning, match=r"new\.gpkg and 1 more: .* NAD27 to WGS 84"):

@@ -32,8 +32,8 @@ from geodetect.vector.literal import literal_folder
 from geodetect.vector.outputs import SEARCHED, check_output, layer_name, publish, through_links
 from geodetect.vector.qgis import add_style
 
-_WGS84 = CRS.from_epsg(4326)
-_DEGREES = {".geojson", ".kml"}  # formats whose standards know no other CRS
+WGS84 = CRS.from_epsg(4326)
+DEGREES = {".geojson", ".kml"}  # formats whose standards know no other CRS
 _DRIVERS: dict[str, tuple[str, dict[str, str]]] = {
     ".gpkg": ("GPKG", {}),
     # 7 decimals are a centimetre: https://datatracker.ietf.org/doc/html/rfc7946#section-11.2
@@ -73,16 +73,16 @@ class _Layer:
     @classmethod
     def of(cls, first: GeoDataFrame, path: Path, about: Mapping[str, Any]) -> _Layer:
         """The layer of frames like the first."""
-        in_degrees = path.suffix.lower() in _DEGREES
+        in_degrees = path.suffix.lower() in DEGREES
         # A box across the antimeridian becomes two where the standard asks for degrees.
         kind = "Unknown" if in_degrees else _geometry_type(first)
         schema = _schema(first, name_field=path.suffix.lower() == ".kml")
-        return cls(path, schema, first.crs and (_WGS84 if in_degrees else first.crs), kind, about)
+        return cls(path, schema, first.crs and (WGS84 if in_degrees else first.crs), kind, about)
 
     def table(self, frame: GeoDataFrame) -> pa.Table:
         """A frame in the CRS and types of the layer."""
         geometry = shapely.force_2d(np.asarray(_in_crs(frame, self.crs).geometry.array, dtype=object))
-        if self.crs is not None and self.path.suffix.lower() in _DEGREES:
+        if self.crs is not None and self.path.suffix.lower() in DEGREES:
             geometry = cut_at_180(geometry, reprojected=frame.crs != self.crs)
         if self.kind == "MultiPolygon":
             single = shapely.get_type_id(geometry) == shapely.GeometryType.POLYGON
