@@ -57,11 +57,11 @@ def match(found: Boxes, truth: Boxes, match_iou: float, *, by_class: bool = True
 
 
 def once(boxes: Boxes, *, by_class: bool = True) -> Boxes:
-    """The boxes without those that repeat an earlier one (of their class) to a thousandth of its longer side."""
+    """The boxes without those that repeat an earlier one (of their class) to half a per cent of its width."""
     kept = []
     for k, (box, label) in enumerate(zip(boxes.xyxy, boxes.labels, strict=True)):
         for other, theirs in zip(boxes.xyxy[:k], boxes.labels[:k], strict=True):
-            slack = max(other[2] - other[0], other[3] - other[1]) / 1000
+            slack = min(other[2] - other[0], other[3] - other[1]) / 200
             if (theirs == label or not by_class) and shapely.box(*box).hausdorff_distance(shapely.box(*other)) <= slack:
                 break
         else:

@@ -321,16 +321,15 @@ def test_copies_count_once() -> None:
 
 
 def test_copies_may_differ_by_rounding_and_no_more() -> None:
-    # A house of 20 px: GeoJSON of 7 decimals places it within a centimetre, 0.02 px of 0.5 m.
-    box = outlines([[10, 20, 30, 40]])[0]
-    for shift, n in ((0.015, 1), (0.05, 2), (1, 2)):
-        for moved in (
-            shapely.transform(box, lambda xy, by=shift: xy + np.array([by, 0])),
-            outlines([[10, 20, 30 + shift, 40]])[0],
-        ):
-            assert len(read_labels(_frame([box, moved]), GRID).polygons) == n
-    rounded = shapely.set_precision(np.asarray(_frame([box]).to_crs(4326).geometry), 1e-7)
-    frame = gpd.GeoDataFrame(geometry=[*_frame([box]).to_crs(4326).geometry, *rounded], crs=4326)
+    box, fence = outlines([[10, 20, 30, 40], [10, 20, 90, 21]])
+    for outline, shift, n in ((box, 0.05, 1), (box, 0.2, 2), (box, 1, 2), (fence, 0.004, 1), (fence, 0.05, 2)):
+        for by in ((shift, 0), (0, -shift)):
+            moved = shapely.transform(outline, lambda xy, by=by: xy + np.array(by))
+            assert len(read_labels(_frame([outline, moved]), GRID).polygons) == n
+    # A car of 2 by 4 m, which GeoJSON of 7 decimals places within a centimetre.
+    car = _frame(outlines([[10, 20, 14, 28]])).to_crs(4326).geometry
+    rounded = shapely.transform(car.to_numpy(), lambda xy: xy.round(7))
+    frame = gpd.GeoDataFrame(geometry=[*car, *rounded], crs=4326)
     assert len(read_labels(frame, GRID).polygons) == 1
 
 
@@ -596,10 +595,25 @@ def test_what_of_an_area_is_no_polygon_is_told(tmp_path: Path) -> None:
         assert np.allclose(read_area(tmp_path / "zone.parquet", GRID).bounds, [10, 20, 50, 40])
 
 
+def test_points_that_are_no_degrees_are_elsewhere() -> None:
+    grid = Grid((100, 100), Affine(1e-5, 0, 10, 0, -1e-5, 60), CRS.from_epsg(4326), "town.tif")
+    metres, inside = shapely.Point(500_000, 4_000_000), shapely.Point(10.0005, 59.9995)
+    labels = read_labels(gpd.GeoDataFrame(geometry=[metres, inside, metres], crs=4326), grid, point_radius_m=10)
+    x1, _, x2, _ = shapely.bounds(labels.polygons)[0]
+    assert x2 - x1 == pytest.approx(20 / 0.558, rel=1e-3)
+    with pytest.raises(LabelsError, match=r"does not meet town\.tif: it spans x 499"):
+        read_labels(gpd.GeoDataFrame(geometry=[metres], crs=4326), grid, point_radius_m=10)
+
+
 def test_an_area_is_opened_once_for_many_rasters() -> None:
     far = Grid(SHAPE, UPRIGHT @ Affine.translation(1000, 0), UTM, "far.tif")
     here, there = read_area_on(_frame(outlines([[10, 20, 50, 40]])), [GRID, far])
     assert here.bounds == (10, 20, 50, 40)
     assert there.is_empty
+    globe = CRS.from_proj4("+proj=ortho +lat_0=-40 +lon_0=-100")  # the half of the earth that is seen from there
+    beyond = Grid(SHAPE, Affine(0.5, 0, 0, 0, -0.5, 0), globe, "beyond.tif")
+    there, here = read_area_on(_frame(outlines([[10, 20, 50, 40]])), [beyond, GRID])
+    assert there.is_empty
+    assert here.bounds == (10, 20, 50, 40)
     with pytest.raises(LabelsError, match=r"the frame of the aoi does not meet far\.tif"):
         read_area_on(_frame(outlines([[10, 20, 50, 40]])), [far, far])

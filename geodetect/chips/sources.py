@@ -75,7 +75,7 @@ def from_raster(
         class_mapping=class_mapping,
     )
     objects = found[0].objects
-    report, complete = objects.report, objects.complete
+    report, complete = objects.report, objects.complete  # of the labels alone, before chips leave out some of them
     classes = sorted({name for name in objects.names if name is not None})
     areas = [None] * len(readers) if aoi is None else read_area_on(aoi, [reader.grid for reader in readers])
     every, fates = _planned(readers, found, areas, classes, side, cutting)

@@ -267,16 +267,19 @@ def read_area_on(aoi: Area, grids: Sequence[Grid]) -> list[shapely.Geometry]:
     """
     features = open_area(aoi, grids[0].crs)
     maps: dict[CRS | None, np.ndarray] = {}
-    areas = []
+    areas, problem = [], None
     for grid in grids:
         crs = common_crs(features, grid)
         if crs not in maps:
-            maps[crs] = area_in(features, crs, grid.name)
-            _check_datum(features, grid)
+            try:
+                maps[crs] = area_in(features, crs, grid.name)
+                _check_datum(features, grid)
+            except LabelsError as error:
+                maps[crs], problem = np.zeros(0, object), problem or error
         polygons = mended(shapely.transform(maps[crs], grid.in_plane().to_pixel))
         areas.append(shapely.union_all(polygons[shapely.intersects(polygons, _frame(grid))]))
     if all(area.is_empty for area in areas):
-        raise _elsewhere(maps[common_crs(features, grids[0])], grids[0], features.name)
+        raise problem or _elsewhere(maps[common_crs(features, grids[0])], grids[0], features.name)
     return areas
 
 

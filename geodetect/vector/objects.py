@@ -34,8 +34,8 @@ _ORDER = (NO_CLASS, NO_GEOMETRY, NOT_FINITE, NO_AREAS, BEYOND, FLAT, REPEATED, O
 _POINT, _POLYGON = shapely.GeometryType.POINT, shapely.GeometryType.POLYGON
 _MULTI = shapely.GeometryType.MULTIPOINT  # from here on types are made of others
 _CIRCLE_CORNERS = 32
-_STEP_DEG = 1e-3  # over which the length of a degree is measured
-_SAME = 1e-3  # outlines are one if they differ by no more than this share of their longer side: 1 cm of a house
+_STEP_DEG, _POLE_DEG = 1e-3, 90.0  # over how much the length of a degree is measured, and how far north at most
+_SAME = 5e-3  # share of its width by which an outline may differ from a copy: 1 cm of a car, as GeoJSON may round it
 _ENDLESS = 1e15  # no map is as large in any unit; files mean "no number" by what is, such as shapefiles by -1e38
 _FOUR_CORNERS = 5  # coordinates of a ring with four corners
 
@@ -174,7 +174,10 @@ def circles(centres: Float[np.ndarray, "P 2"], radius_m: float, crs: CRS | None)
 def units_m(places: Float[np.ndarray, "P 2"], crs: CRS) -> Float[np.ndarray, "P 2"]:
     """Length in metres on the ground of a step of 1 in x and in y, at each place in coordinates of a CRS."""
     step = _STEP_DEG if crs.is_geographic else 1.0
-    middle = np.median(places, axis=0)
+    known = places[np.abs(places[:, 1]) <= _POLE_DEG] if crs.is_geographic else places
+    if not len(known):  # no degrees at all, and so on no map either
+        return np.ones_like(places)
+    middle = np.median(known, axis=0)
     around = Grid((1, 1), Affine.translation(*middle) @ Affine.scale(step), crs, "the map")
     sides = around.pixel_sides_m_at((places - middle) / step)
     # Where the CRS reaches no longitude, and no step has a length, that in the middle has to do.
@@ -182,12 +185,16 @@ def units_m(places: Float[np.ndarray, "P 2"], crs: CRS) -> Float[np.ndarray, "P 
 
 
 def outlines(polygons: np.ndarray) -> Int[np.ndarray, "P"]:
-    """Number the outlines of polygons: polygons that differ by rounding, or by where their rings begin, have one."""
+    """Number the outlines of polygons: those that differ by rounding, or by where their rings begin, are one.
+
+    Args:
+        polygons: valid, with an area.
+    """
     number, _ = pd.factorize(shapely.to_wkb(shapely.normalize(polygons)))
     first = np.unique(number, return_index=True)[1]
     some = polygons[first]
     bounds = shapely.bounds(some).reshape(-1, 4)
-    slack = _SAME * (bounds[:, 2:] - bounds[:, :2]).max(axis=1, initial=0)
+    slack = _SAME * shapely.area(some) / (bounds[:, 2:] - bounds[:, :2]).max(axis=1, initial=0)
     centres = shapely.points((bounds[:, :2] + bounds[:, 2:]) / 2)
     i, j = shapely.STRtree(centres).query(centres, predicate="dwithin", distance=2 * slack)
     i, j = i[i < j], j[i < j]
