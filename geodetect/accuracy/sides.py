@@ -95,16 +95,17 @@ def detected(features: Features) -> GeoDataFrame:
     """The detections with their scores; 1 for all where they have none.
 
     Raises:
-        LabelsError: if a score is missing or not a number, or there are other geometries than polygons.
+        LabelsError: if a score is missing or not a finite number, or there are other geometries than polygons.
     """
     frame = _classed(features)
     _refuse_but_areal(frame, features.name)
     if "score" not in features.frame.columns:
         return frame.assign(score=1.0)
     scores = pd.to_numeric(features.frame["score"], errors="coerce").to_numpy(float)
-    if np.isnan(scores).any():
+    unknown = ~np.isfinite(scores)
+    if unknown.any():
         raise LabelsError(
-            f"{features.name} has {np.isnan(scores).sum():,} detections whose score is missing or not a number; "
+            f"{features.name} has {unknown.sum():,} detections whose score is missing or not a number; "
             "give every one a score, or leave the column out"
         )
     return frame.assign(score=scores[frame.index])
