@@ -133,8 +133,8 @@ class Tab:
         self.point(x, y, "mouseReleased")
 
     def screenshot(self, path: Path) -> None:
-        """Keeps what is seen, as a PNG."""
-        path.write_bytes(b64decode(self.send("Page.captureScreenshot")["data"]))
+        """Keeps what is seen, as a JPEG."""
+        path.write_bytes(b64decode(self.send("Page.captureScreenshot", format="jpeg", quality=85)["data"]))
 
     @property
     def errors(self) -> list[dict[str, Any]]:
