@@ -42,7 +42,7 @@ def made_up() -> gpd.GeoDataFrame:
 
 def ready(tab: Tab) -> None:
     """Wait until the map is drawn."""
-    tab.wait_for("byId('counts').firstChild && frame === 0")
+    tab.wait_for("picture.complete && frame === 0")
 
 
 def main() -> None:

@@ -98,7 +98,7 @@ class Shown:
 
     def __init__(self, tab: Tab) -> None:
         self.tab = tab
-        tab.wait_for("byId('counts').firstChild")
+        tab.wait_for("picture.complete && frame === 0")  # it is drawn
 
     def text(self, element: str) -> str:
         """The lines that an element shows."""
@@ -507,6 +507,16 @@ def test_outlines_are_those_of_the_features(scene: Path) -> None:
     assert 16 <= len(circle) <= 64  # of 512 numbers, to within a quarter of a pixel
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 70_000), (70_000, 1)])
+def test_the_picture_is_no_longer_than_asked_for_however_narrow_the_scene(
+    tmp_path: Path, shape: tuple[int, int]
+) -> None:
+    strip = painted(tmp_path / "strip.tif", Affine(1, 0, 1000, 0, -1, 2000), CRS, shape)
+    held = content(gd.view(strip, FOUND, max_side=500))
+    assert 1 <= max(held["scene"]["picture"]) <= 1000
+    assert [held["scene"][side] for side in ("height", "width")] == list(shape)
+
+
 def test_it_begins_at_the_score_with_the_best_f1(scene: Path) -> None:
     # F1 is 6/7 from 0.6 on: three are found, all right, of four
     assert content(gd.view(scene, FOUND, TRUTH))["best_score"] == 0.6
@@ -543,8 +553,9 @@ def test_what_cannot_be_shown_is_said(scene: Path, plain: Path, tmp_path: Path) 
         gd.view(tmp_path / "none.tif", FOUND)
     with pytest.raises(LabelsError, match="There is no file"):
         gd.view(scene, tmp_path / "none.gpkg")
-    with pytest.raises(ArgumentError, match="at least 1 pixel; got 0"):
-        gd.view(scene, FOUND, max_side=0)
+    for side in (0, 65_501, 2.5, "2048", None):
+        with pytest.raises(ArgumentError, match=rf"1 to 65,500 pixels; got {side!r}"):
+            gd.view(scene, FOUND, max_side=side)
     with pytest.raises(LabelsError, match=r"none of the features lies on scene\.tif"):
         gd.view(scene, FOUND.set_geometry(FOUND.translate(500, 0)))
     with pytest.raises(LabelsError, match="type Point"):

@@ -66,7 +66,7 @@ def view(
         )
         rows, name, best_score = _judged(result.features), "the frame of detections and labels", result.best_score
     content = {
-        "scene": located(grid),
+        "scene": located(grid) | {"picture": rgb.shape[:2]},
         **described(rows, name, grid),
         "judged": labels is not None,
         "best_score": None if np.isnan(best_score) else best_score,

@@ -58,7 +58,7 @@ function cleared() {
 
 function drawPicture(pen) {
     const [left, top] = toScreen(0, 0), [right, bottom] = toScreen(scene.width, scene.height)
-    pen.imageSmoothingEnabled = (right - left) / picture.naturalWidth < 4 // closer, pixels look like pixels
+    pen.imageSmoothingEnabled = (right - left) / scene.picture[1] < 4 // closer, pixels look like pixels
     if (light) pen.filter = `brightness(${2 ** light})`
     pen.drawImage(picture, left, top, right - left, bottom - top)
     pen.filter = "none"

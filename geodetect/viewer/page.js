@@ -294,7 +294,7 @@ function fillOutcomes() {
 
 function tellScene() {
     const {name, width, height, sides_m: sides, crs, north} = scene
-    const coarser = Math.sqrt(width * height / picture.naturalWidth / picture.naturalHeight)
+    const [down, across] = scene.picture, coarser = Math.sqrt(width * height / (across * down))
     const size = sides ? ` of ${[...new Set(sides.map(side => +side.toPrecision(3)))].join(" × ")} m` : ""
     const shown = sides ? `at ${(coarser * Math.sqrt(sides[0] * sides[1])).toPrecision(2)} m`
         : `${coarser.toFixed(1)} times coarser`
@@ -309,11 +309,10 @@ function tellScene() {
     })
 }
 
-picture.decode().then(() => {
-    tellScene()
-    fillOutcomes()
-    fillClasses()
-    fillScores()
-    new ResizeObserver(() => view.whole ? showWhole() : redraw()).observe(canvas)
-    showWhole()
-})
+tellScene()
+fillOutcomes()
+fillClasses()
+fillScores()
+showWhole()
+new ResizeObserver(() => view.whole ? showWhole() : redraw()).observe(canvas)
+picture.decode().then(redraw)
