@@ -22,8 +22,8 @@ from geodetect.errors import ArgumentError, NotGeoreferenced, is_number, is_whol
 
 _SAME_SIZE = 0.01  # pixel sizes that differ by less are one size: resampling would only blur
 _STEP_DEG = 1e-4  # to the north, 11 m: short enough for any projection to be straight
-_WGS84 = CRS.from_epsg(4326)
 _TRUE_SCALE = 0.01  # a projection is taken at its word where its metre is a metre to within this
+_WGS84 = CRS.from_epsg(4326)
 
 
 @dataclass(frozen=True)
