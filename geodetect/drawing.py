@@ -19,7 +19,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from geodetect import plots
-from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced
+from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced, is_whole
 from geodetect.grid import Grid, Window
 from geodetect.raster import RasterReader
 from geodetect.vector.classes import class_names
@@ -31,6 +31,7 @@ _LONGER_SIDE = 1_600  # pixels of the picture; more is not seen on a screen
 _SMALL_SHARE = 0.025  # of the longer side of the picture; an outline that is smaller is too small to judge
 _DETAIL_SHARE = 0.2  # of the longer side of the picture, which is enlarged where objects are small
 _POINT_SHARE = 0.006  # radius of the circle that a point is drawn as, likewise
+_JPEG_SIDE = 65_500  # pixels that libjpeg takes at most: https://github.com/libjpeg-turbo/libjpeg-turbo jmorecfg.h
 _STRIP_VALUES = 1 << 24  # read at once of a raster that is thinned out
 _NO_CLASS = "no class"
 _NO_DATA = 0.93  # the grey of pixels that are not valid
@@ -136,14 +137,19 @@ def picture(raster: str | Path, *, longer_side: int) -> tuple[Float[np.ndarray, 
 
     Args:
         raster: the scene.
-        longer_side: of the picture in pixels, at least 1; that of a smaller raster stays.
+        longer_side: of the picture in pixels, 1 to 65,500; that of a smaller raster stays.
     """
-    if longer_side < 1:
-        raise ArgumentError(f"the longer side of a picture must be at least 1 pixel; got {longer_side}")
+    if not (is_whole(longer_side) and 1 <= longer_side <= _JPEG_SIDE):
+        raise ArgumentError(
+            f"the longer side of a picture must be a whole number from 1 to {_JPEG_SIDE:,} pixels; got {longer_side!r}"
+        )
     with RasterReader(raster) as reader:
         own = reader.grid
     pixels, valid, _ = _read(raster, None, own, _part(own, None), longer_side)
-    return _picture(pixels, valid, plots.shown_limits([pixels])), own
+    rgb = _picture(pixels, valid, plots.shown_limits([pixels]))
+    height, width, _ = rgb.shape
+    # Pixels are not merged over more than the shorter side, so a strip may be longer still.
+    return rgb[:: max(1, height // longer_side), :: max(1, width // longer_side)], own
 
 
 def _picture(pixels: np.ndarray, valid: np.ndarray, limits: np.ndarray) -> np.ndarray:

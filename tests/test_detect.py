@@ -588,7 +588,7 @@ def test_progress_is_shown_on_request_and_never_on_stdout(upright, capsys):
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "windows" in shown.err
-    assert f"{len(Tiling(SHAPE, 64, 24))}/" in shown.err
+    assert f"100% of {len(Tiling(SHAPE, 64, 24))} windows" in shown.err
     find(upright.path)
     assert capsys.readouterr() == ("", "")
 

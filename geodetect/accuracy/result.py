@@ -61,12 +61,12 @@ class Accuracy:
         if suffix == ".gpkg":
             return Path(write_features(self.features, path))
         if suffix == ".csv":
-            return _write_text(self.table.to_csv(index_label="class"), path)
+            return write_text(self.table.to_csv(index_label="class"), path)
         page = page_of(self.table, self.confusion, self.plot(), best_score=self.best_score, match_iou=self.match_iou)
-        return _write_text(page, path)
+        return write_text(page, path)
 
 
-def _write_text(text: str, path: Path) -> Path:
+def write_text(text: str, path: Path) -> Path:
     """A file that holds all of the text; where it cannot, none, and an older one as it was."""
     target = through_links(path)
     try:
@@ -75,5 +75,5 @@ def _write_text(text: str, path: Path) -> Path:
             part.write_text(text, encoding="utf-8")
             part.replace(target)
             return path
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+    except (OSError, UnicodeError) as error:
+        raise OutputError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from error

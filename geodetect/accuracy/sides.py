@@ -76,7 +76,7 @@ def detected(features: Features, crs: CRS | None, inside: shapely.Geometry | Non
     """The detections with label, score (1 for all where they have none) and id, their row from 0; those in the area.
 
     Raises:
-        LabelsError: if a score is missing or not a number, or there are other geometries than polygons.
+        LabelsError: if a score is missing or not a finite number, or there are other geometries than polygons.
     """
     objects = objects_of(features, _names(features), apart=False)
     _refuse_but(_AREAL, objects)
@@ -84,9 +84,10 @@ def detected(features: Features, crs: CRS | None, inside: shapely.Geometry | Non
     if "score" not in features.frame.columns:
         return frame.assign(score=1.0)
     scores = pd.to_numeric(features.frame["score"], errors="coerce").to_numpy(float)
-    if np.isnan(scores).any():
+    unknown = ~np.isfinite(scores)
+    if unknown.any():
         raise LabelsError(
-            f"{features.name} has {np.isnan(scores).sum():,} detections whose score is missing or not a number; "
+            f"{features.name} has {unknown.sum():,} detections whose score is missing or not a number; "
             "give every one a score, or leave the column out"
         )
     return frame.assign(score=scores[frame["id"]])

@@ -16,9 +16,9 @@ import numpy as np
 import shapely
 from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
-from rich.progress import track
 
 from geodetect.addresses import identity
+from geodetect.bar import Bar
 from geodetect.chips.chip import ChipPlan
 from geodetect.chips.cut import Cutting
 from geodetect.chips.formats import FORMATS, IMAGES, Folder, Picture
@@ -171,10 +171,13 @@ def _write_chips(source: Source, out_dir: Path, chip_format: str, *, progress: b
     # Without a transform all threads would take turns at one handle of the raster.
     located = source.plans[0].grid.transform is not None
     pool = ThreadPoolExecutor(os.cpu_count() if located else 1)
-    numbers = range(len(source.plans))
+    pictures = []
     try:
-        made = pool.map(written, numbers)
-        return list(track(made, "Cutting chips", total=len(numbers), disable=not progress, transient=True))
+        with Bar("chips", len(source.plans), shown=progress) as bar:
+            for picture in pool.map(written, range(len(source.plans))):
+                pictures.append(picture)
+                bar.advance()
+        return pictures
     finally:
         pool.shutdown(cancel_futures=True)
 

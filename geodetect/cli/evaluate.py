@@ -22,12 +22,7 @@ if TYPE_CHECKING:
 @options.aoi
 @options.match_iou
 @click.option("--by-class/--no-by-class", default=True, help="Only objects of one class match.")
-@click.option(
-    "--shape",
-    type=click.Choice(["box", "polygon"]),
-    default="box",
-    help="Compare envelopes or the polygons themselves.",
-)
+@options.shape
 @click.option(
     "--output",
     type=click.Path(path_type=Path),

@@ -151,6 +151,12 @@ match_iou = click.option(
     default=0.5,
     help="Overlap (IoU) from which a detection counts as right, above 0, at most 1.",
 )
+shape = click.option(
+    "--shape",
+    type=click.Choice(["box", "polygon"]),
+    default="box",
+    help="Compare envelopes or the polygons themselves.",
+)
 min_visible = click.option(
     "--min-visible",
     type=float,

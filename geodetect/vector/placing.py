@@ -103,14 +103,19 @@ def moved(geometry: np.ndarray, crs: CRS | None, to: CRS | None, *, name: str, t
         ) from error
 
 
-def pixel_parts(features: Features, grid: Grid) -> tuple[np.ndarray, Int[np.ndarray, "P"]]:
-    """Single geometries of features in scene pixels, as they are drawn, and which feature each is part of.
+def pixel_parts(features: Features, grid: Grid, *, apart: bool = True) -> tuple[np.ndarray, Int[np.ndarray, "P"]]:
+    """Return the geometries of features in scene pixels, as they are drawn, and which feature each is part of.
+
+    Args:
+        features: in any CRS.
+        grid: of the scene.
+        apart: take multiparts apart; else each feature is one geometry.
 
     Raises:
         LabelsError: if none has a place in the raster's CRS.
         NotGeoreferenced: if only one of them and the raster has a CRS.
     """
-    objects = objects_of(features)
+    objects = objects_of(features, apart=apart)
     here = placed(objects, common_crs(features, grid), grid.name)
     if len(objects.used) and not len(here.numbers):
         raise nowhere(features, grid)
