@@ -11,6 +11,7 @@ import numpy as np
 import shapely
 from pyproj import CRS
 
+from geodetect.addresses import expanded
 from geodetect.boxes import Boxes, area
 from geodetect.chips.chip import ChipPlan
 from geodetect.chips.cut import MIN_SIDE, Cutting, in_no_chip, plan_chips, with_negatives
@@ -90,7 +91,7 @@ def _checked(folder: str | Path | Sequence[str | Path], argument: str) -> Path:
     if not isinstance(folder, str | Path) or folder == "":
         got = f"{len(folder)} paths{hint}" if isinstance(folder, list | tuple) else f"{folder!r:.80}"
         raise LabelsError(f"{expected}; got {got}")
-    folder = Path(folder)
+    folder = Path(expanded(folder))
     if not folder.is_dir():
         raise LabelsError(f"{expected}; got {folder}, which is {f'a file{hint}' if folder.exists() else 'not there'}")
     return folder

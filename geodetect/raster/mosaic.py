@@ -9,8 +9,6 @@ a hole. Index and description lie in memory and go away with the `Mosaic`.
 from __future__ import annotations
 
 import math
-import re
-import warnings
 import weakref
 from collections import Counter
 from collections.abc import Sequence
@@ -25,8 +23,9 @@ from rasterio.io import MemoryFile
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform
 
+from geodetect.addresses import identity, is_url
 from geodetect.boxes import chained
-from geodetect.errors import RasterError
+from geodetect.errors import RasterError, harmless, warn
 from geodetect.grid import Grid
 from geodetect.raster.header import File, headers_of
 from geodetect.raster.opening import FAILURES, Rasters, environment, files_of
@@ -55,7 +54,7 @@ class Single:
     @property
     def told(self) -> str | None:
         """What the scene is made of, as `Mosaic` has it; None for a file, which says so itself."""
-        return _unsigned(self.path) if self.path.startswith("<") else None
+        return identity(self.path) if self.path.startswith("<") or is_url(self.path) else None
 
 
 class Mosaic:
@@ -69,7 +68,7 @@ class Mosaic:
 
     Attributes:
         footprints: (N,) outlines of the files in pixels of `grid`.
-        told: names of the files, or the bands that they are put together from.
+        told: names of the files, their URLs, or the bands that they are put together from; may hold secrets.
 
     Raises:
         RasterError: if they do not go together; the message names the file that does not.
@@ -77,7 +76,7 @@ class Mosaic:
 
     def __init__(self, files: Sequence[File], name: str) -> None:
         self.name = name
-        self.told = "\n".join(_unsigned(file.path) if file.path.startswith("<") else file.name for file in files)
+        self.told = "\n".join(Single(file.path, file.name).told or file.name for file in files)
         frame = _frame(files := _same_layers(files))
         self.grid, self.footprints = _laid_out(files, frame, name)
         _check_overlaps(files, self.footprints)
@@ -153,11 +152,6 @@ def _checked_names(files: list[File], bands: Sequence[int | str] | None) -> list
                     "(gdal_translate -b)"
                 )
     return files
-
-
-def _unsigned(told: str) -> str:
-    """A description without what signs addresses, which changes from day to day."""
-    return re.sub(r"\?[^<]*", "", told)
 
 
 def _scene(files: list[File], name: str) -> Scene:
@@ -302,11 +296,9 @@ def _check_overlaps(files: Sequence[File], footprints: np.ndarray) -> None:
     if len(over):
         below, above = files[a[over[0]]].name, files[b[over[0]]].name
         more = f", as do {len(over) - 1:,} other pairs of files" if len(over) > 1 else ""
-        warnings.warn(
+        warn(
             f"{below} and {above} show the same ground{more}: only the later file counts there, here {above}; "
-            "leave one out, or list the files in the order that you want",
-            UserWarning,
-            stacklevel=4,
+            "leave one out, or list the files in the order that you want"
         )
 
 
@@ -328,7 +320,7 @@ def _outline(file: File, frame: Grid) -> shapely.Polygon:
                 outline, shape = shapely.box(*warped.bounds), warped.shape
                 pixel = math.sqrt(abs(warped.transform.determinant))
         except FAILURES as error:
-            raise RasterError(problem) from error
+            raise RasterError(problem) from harmless(error)
         across = pixel / math.sqrt(abs(_linear(frame).determinant)) * frame.pixel_size_m
         if not all(shape) or across > _TORN * max(file.grid.pixel_sides_m) or not _comes_back(file.grid, frame):
             raise RasterError(problem)
