@@ -18,7 +18,7 @@ from affine import Affine
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from geodetect import plots
+from geodetect import memory, plots
 from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced, is_whole
 from geodetect.grid import Grid, Tiling, Window
 from geodetect.raster import RasterReader
@@ -33,6 +33,7 @@ _SMALL_SHARE = 0.025  # of the longer side of the picture; an outline that is sm
 _DETAIL_SHARE = 0.2  # of the longer side of the picture, which is enlarged where objects are small
 _POINT_SHARE = 0.006  # radius of the circle that a point is drawn as, likewise
 _JPEG_SIDE = 65_500  # pixels that libjpeg takes at most: https://github.com/libjpeg-turbo/libjpeg-turbo jmorecfg.h
+_PICTURE_BYTES = 24  # of a pixel: three numbers of float64
 _WINDOW_VALUES = 1 << 24  # read at once of a raster that is thinned out
 _NO_CLASS = "no class"
 _NO_DATA = 0.93  # the grey of pixels that are not valid
@@ -146,6 +147,9 @@ def picture(raster: str | Path, *, longer_side: int) -> tuple[Float[np.ndarray, 
         )
     with RasterReader(raster) as reader:
         own = reader.grid
+    n_pixels = math.prod(own.shape) / max(1.0, max(own.shape) / longer_side) ** 2
+    what = f"a picture of {own.name} with a side of {longer_side:,} px"
+    memory.check_fits(math.ceil(_PICTURE_BYTES * n_pixels), what, "make that smaller")
     pixels, valid, _ = _read(raster, None, own, _part(own, None), longer_side)
     rgb = _picture(pixels, valid, plots.shown_limits([pixels]))
     height, width, _ = rgb.shape

@@ -21,6 +21,8 @@ from pyproj.exceptions import ProjError
 from geodetect.errors import ArgumentError, NotGeoreferenced, is_number, is_whole
 
 _SAME_SIZE = 0.01  # pixel sizes that differ by less are one size: resampling would only blur
+_READABLE = 1e15  # larger numbers are not written out
+_FINEST = 64  # how many pixels, along each axis, may be made of one
 _STEP_DEG = 1e-4  # to the north, 11 m: short enough for any projection to be straight
 SLIVER = 1e-4  # px; what shares less with a rectangle of pixels only touches it: map coordinates are rounded
 _TRUE_SCALE = 0.01  # a projection is taken at its word where its metre is a metre to within this
@@ -108,7 +110,8 @@ class Grid:
         """The same ground in square pixels of another size; itself where the size is the same to 1 %.
 
         Raises:
-            ArgumentError: if the size is not above 0, or the scene would shrink to nothing.
+            ArgumentError: if the size is not above 0, so small that it shows nothing but interpolation, or larger than
+                the scene.
             NotGeoreferenced: if the pixels of this grid have no size in metres.
         """
         if pixel_size_m is None:
@@ -118,6 +121,13 @@ class Grid:
         ratios = [side / pixel_size_m for side in self.pixel_sides_m]
         if all(abs(ratio - 1) < _SAME_SIZE for ratio in ratios):
             return self
+        if max(ratios) > _FINEST:
+            times, (across, down) = max(ratios), (n * ratio for n, ratio in zip(self.shape[::-1], ratios, strict=True))
+            raise ArgumentError(
+                f"pixel_size_m={pixel_size_m:g} makes {_digits(times)} x {_digits(times)} px of each pixel of "
+                f"{self.name}, which measures {self.pixel_size_m:.4g} m, and {_digits(across)} x {_digits(down)} px in "
+                f"all; more than {_FINEST} x {_FINEST} show nothing new: give metres on the ground"
+            )
         width, height = (round(n * ratio) for n, ratio in zip(self.shape[::-1], ratios, strict=True))
         if min(width, height) < 1:
             raise ArgumentError(
@@ -237,6 +247,10 @@ class Grid:
         """Smallest upright rectangle in map coordinates round the grid: min x, min y, max x, max y."""
         low, high = self.corners.min(axis=0), self.corners.max(axis=0)
         return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+
+def _digits(number: float) -> str:
+    return f"{number:,.0f}" if number < _READABLE else f"{number:.0e}"
 
 
 def _northward(crs: CRS, xy: Float[np.ndarray, "1 2"]) -> Float[np.ndarray, "1 2"]:

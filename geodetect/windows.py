@@ -5,6 +5,7 @@ Shapes: T tilings, R runs of windows side by side, B blocks of windows, P polygo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,10 @@ import shapely
 from jaxtyping import Int
 
 from geodetect.boxes import chained
+from geodetect.errors import ArgumentError
 from geodetect.grid import SLIVER, Tiling, Window
+
+_MOST_SEEN = 1024  # windows that may show one pixel
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +95,20 @@ class Windows:
     @cached_property
     def _tree(self) -> shapely.STRtree:
         return shapely.STRtree(shapely.box(*np.array([tiling.ground.xyxy for tiling in self.tilings]).T))
+
+
+def check_stride(chip_size: int, overlap: int) -> None:
+    """Refuse windows that lie so close that each pixel would be in more than a thousand of them.
+
+    Raises:
+        ArgumentError: if they do.
+    """
+    if 0 <= overlap < chip_size and (n_seen := (chip_size // (chip_size - overlap)) ** 2) > _MOST_SEEN:
+        most = chip_size - math.ceil(chip_size / math.isqrt(_MOST_SEEN))
+        raise ArgumentError(
+            f"overlap={overlap} of chip_size={chip_size} puts each pixel into {n_seen:,} windows; "
+            f"make overlap at most {most}"
+        )
 
 
 def tilings_over(

@@ -5,6 +5,7 @@ Shapes: N labels, W windows, P pairs of a label and a window that it meets.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -13,15 +14,17 @@ from itertools import pairwise
 import numpy as np
 import shapely
 
+from geodetect import memory
 from geodetect.boxes import Boxes
 from geodetect.chips.chip import ChipPlan
-from geodetect.errors import ArgumentError, is_number, is_share, is_whole
+from geodetect.errors import ArgumentError, check_seed, is_number, is_share
 from geodetect.grid import Tiling, Window
 from geodetect.raster import MaskedReader, Reader
-from geodetect.windows import Windows, tilings_over
+from geodetect.windows import Windows, check_stride, tilings_over
 
 MIN_SIDE = 2.0  # px; what is narrower after cutting is a sliver that nothing can be learnt from
 _MIN_VALID = 0.5  # of a box; of an object that lies mostly where the raster holds no data nothing can be learnt either
+_PLAN_BYTES = 2000  # of a chip that is planned
 _LARGEST_WHOLE = 1024  # px; pictures up to this size are chips as they are
 _USUAL_CHIP = 512
 
@@ -45,12 +48,13 @@ class Cutting:
     def __post_init__(self) -> None:
         if self.chip_size is not None:
             Tiling((1, 1), self.chip_size, self.overlap)
+            what = f"a chip of {self.chip_size:,} x {self.chip_size:,} px"
+            memory.check_fits(self.chip_size**2, what, "make chip_size smaller")
         if not is_share(self.min_visible):
             raise ArgumentError(f"min_visible must lie between 0 and 1; got {self.min_visible!r}")
         if not (is_number(self.negatives) and self.negatives >= 0):
             raise ArgumentError(f"negatives must be a number of at least 0; got {self.negatives!r}")
-        if not (is_whole(self.seed) and self.seed >= 0):
-            raise ArgumentError(f"seed must be a whole number of at least 0; got {self.seed!r}")
+        check_seed(self.seed)
 
     def side(self, shapes: Sequence[tuple[int, int]]) -> int:
         """The chip size asked for, else the pictures' own when they are alike and small, else 512."""
@@ -78,15 +82,24 @@ def windows_within(reader: Reader, *, chip_size: int, overlap: int, area: shapel
         overlap: how much neighbours share, in pixels.
         area: scene pixels; None for the whole raster.
     """
+    pixels = math.prod(min(chip_size, length) for length in reader.grid.shape) * reader.n_bands
+    what = f"a chip of {chip_size:,} px of {reader.grid.name}"
+    memory.check_fits(pixels * reader.dtype.itemsize, what, "make chip_size smaller")
     if area is None:
-        return list(
-            Windows.of(tilings_over(reader.grid.shape, chip_size, overlap, reader.footprints), reader.footprints)
-        )
-    bounds = np.array(area.bounds)
-    x1, y1 = np.maximum(np.floor(bounds[:2]), 0).astype(int).tolist()
-    x2, y2 = np.minimum(np.ceil(bounds[2:]), reader.grid.shape[::-1]).astype(int).tolist()
-    tiling = Tiling((y2 - y1, x2 - x1), chip_size, overlap, x1, y1)
-    return list(Windows.of([tiling], reader.footprints, np.array([area], object)))
+        tilings = tilings_over(reader.grid.shape, chip_size, overlap, reader.footprints)
+    else:
+        bounds = np.array(area.bounds)
+        x1, y1 = np.maximum(np.floor(bounds[:2]), 0).astype(int).tolist()
+        x2, y2 = np.minimum(np.ceil(bounds[2:]), reader.grid.shape[::-1]).astype(int).tolist()
+        tilings = [Tiling((y2 - y1, x2 - x1), chip_size, overlap, x1, y1)]
+    check_stride(chip_size, overlap)
+    windows = Windows.of(tilings, reader.footprints, None if area is None else np.array([area], object))
+    memory.check_fits(
+        _PLAN_BYTES * len(windows),
+        f"plans of {len(windows):,} chips of {reader.grid.name}",
+        "make chip_size larger or overlap smaller, or choose ground with aoi",
+    )
+    return list(windows)
 
 
 def cut(
@@ -249,7 +262,7 @@ def with_negatives(plans: Sequence[ChipPlan], cutting: Cutting) -> list[ChipPlan
     Those without a valid pixel do not count; no more are read than must be to know it.
     """
     bare = [i for i, plan in enumerate(plans) if not len(plan.boxes)]
-    n_wanted = round(cutting.negatives * (len(plans) - len(bare)))
+    n_wanted = round(min(len(bare), cutting.negatives * (len(plans) - len(bare))))
     drawn = np.random.default_rng(cutting.seed).permutation(bare).tolist()
     kept: list[int] = []
     while drawn and len(kept) < n_wanted:

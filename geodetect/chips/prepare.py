@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from geodetect import memory
 from geodetect.chips.chip import ChipPlan, Chips
 from geodetect.chips.cut import Cutting
 from geodetect.chips.data import DetectionData
@@ -21,6 +22,7 @@ from geodetect.raster import Rasters
 from geodetect.stretch import Stretch
 from geodetect.vector.opening import Area, Vectors
 
+_WORKER_BYTES = 200_000_000  # of a process with torch and what it has read
 _SAMPLE = 64  # chips that the stretch is measured on
 
 
@@ -92,6 +94,7 @@ def prepare_data(
     """
     _check(split, batch_size, num_workers, sampler)
     cutting = Cutting(chip_size, overlap or 0, pixel_size_m, bands, min_visible, negatives, seed)
+    _check_batch(batch_size, chip_size or 1, 1)
     if labels is not None:
         if valid_path is None:
             _refuse({"dataset_type": dataset_type}, "a raster with labels, which is no folder of chips")
@@ -110,6 +113,7 @@ def prepare_data(
         _refuse(of_labels, "a folder of labelled chips, only to labels=")
         found = from_folder(source, cutting, dataset_type=dataset_type, class_mapping=class_mapping)
     report = found.report
+    _check_batch(batch_size, found.chip_size, len(found.bands))
     if valid_path is not None:
         held = from_folder(
             valid_path,
@@ -153,8 +157,15 @@ def _check(split: str, batch_size: int, num_workers: int | None, sampler: str | 
         raise ArgumentError(f"batch_size must be at least 1 (a whole number); got {batch_size!r}")
     if num_workers is not None and not (is_whole(num_workers) and num_workers >= 0):
         raise ArgumentError(f"num_workers must be at least 0 (a whole number), or None; got {num_workers!r}")
+    memory.check_fits(_WORKER_BYTES * (num_workers or 0), f"num_workers={num_workers}", "make num_workers smaller")
     if sampler not in ("balanced", None):
         raise ArgumentError(f'sampler must be "balanced" or None; got {sampler!r}')
+
+
+def _check_batch(batch_size: int, chip_size: int, n_bands: int) -> None:
+    """Refuse batches that do not fit into memory as a network takes them, in float32."""
+    what = f"a batch of {batch_size:,} chips of {chip_size:,} px"
+    memory.check_fits(4 * batch_size * n_bands * chip_size**2, what, "make batch_size or chip_size smaller")
 
 
 def _refuse(values: Mapping[str, object], source: str) -> None:

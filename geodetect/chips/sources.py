@@ -87,7 +87,8 @@ def from_raster(
     if not any(len(plan.boxes) for plan in every):
         raise LabelsError(
             f"no chip of {readers[0].name} holds a label that is visible by at least {cutting.min_visible:.0%} and "
-            f"{MIN_SIDE:g} px wide ({lost}); the labels may be too small at this pixel size, or lie outside the aoi"
+            f"{MIN_SIDE:g} px wide ({lost}); the labels may be too small, or too large for chips of {side} px, at this "
+            "pixel size, or lie outside the aoi"
         )
     plans, used, dropped = used_classes(
         with_negatives(every, cutting), classes, {name: listed(objects.lost_of(name)) for name in classes}

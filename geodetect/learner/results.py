@@ -90,6 +90,7 @@ def summary(history: dict[str, Any], epochs: int, kept: int) -> dict[str, Any]:
 
 def show_results(detector: Detector, chips: Chips, rows: int, min_score: float | None) -> Figure:
     """A row for each of the first chips with an object: true boxes to the left, detections to the right."""
+    plots.check_rows(rows)
     plans = [plan for plan in chips.plans if len(plan.boxes)][:rows]
     names = np.array(detector.classes, dtype=object)
     limit = detector.min_score if min_score is None else min_score

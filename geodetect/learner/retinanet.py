@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from geodetect import plots
+from geodetect import memory, plots
 from geodetect.addresses import expanded
 from geodetect.boxes import Boxes
 from geodetect.chips import DetectionData
@@ -356,7 +356,7 @@ class RetinaNet:
             polygons in the raster's CRS; in pixels, y down, when it has no georeference, as an array has none.
 
         Raises:
-            ArgumentError: if the image is neither, or a threshold is not between 0 and 1.
+            ArgumentError: if the image is neither, does not fit into memory, or a threshold is not between 0 and 1.
         """
         if isinstance(image, str | Path):
             return detect_objects(image, self, min_score=min_score, nms_iou=nms_iou, progress=False)
@@ -364,7 +364,16 @@ class RetinaNet:
         if not isinstance(image, np.ndarray) or image.ndim != 3:  # noqa: PLR2004
             got = f"shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
             raise ArgumentError(f"image must be the path of a raster, or an array (C, H, W); got {got}")
-        (found,) = self.detector.detect(image[None], min_score=lowest, nms_iou=nms_iou)
+        try:
+            (found,) = self.detector.detect(image[None], min_score=lowest, nms_iou=nms_iou)
+        except (MemoryError, RuntimeError) as error:
+            if not memory.is_exhausted(error):
+                raise
+            height, width = image.shape[1:]
+            raise ArgumentError(
+                f"there is not enough memory to look at {width:,} x {height:,} px in one piece; give the path of a "
+                "raster, which is looked at in windows"
+            ) from error
         return features_of(found, Grid(image.shape[1:]), self.detector.classes)
 
     def export(self, path: str | Path, layout: str | None = None) -> Path:

@@ -21,6 +21,7 @@ import shapely
 from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
 
+from geodetect import memory
 from geodetect.errors import (
     ArgumentError,
     LabelsError,
@@ -35,8 +36,9 @@ from geodetect.raster import RasterReader, Rasters, Reader
 from geodetect.scene.models import DetectsPixels, suited_batch_size
 from geodetect.vector.datum import warn_of_shift
 from geodetect.vector.writers import DEGREES, WGS84
-from geodetect.windows import Windows, tilings_over
+from geodetect.windows import Windows, check_stride, tilings_over
 
+_IN_MEMORY = 3  # batches at once: two are read ahead of the one that the model is shown
 _FULL_BATCHES = 4  # of a strip at least, so that the last one, which may be smaller, costs little
 
 
@@ -117,11 +119,12 @@ def planned(
     if not is_share(nms_iou):
         raise ArgumentError(f"nms_iou must lie between 0 and 1 (intersection over union); got {nms_iou!r}")
     windows = _windows(reader, detector, chip_size, overlap, area)
-    batch_size = (
-        suited_batch_size(detector, windows.chip_size)
-        if batch_size is None
-        else _whole_number("batch_size", batch_size)
-    )
+    n_bytes = _IN_MEMORY * _window_bytes(reader, windows.chip_size)
+    if batch_size is None:
+        batch_size = max(1, min(suited_batch_size(detector, windows.chip_size), memory.available() // n_bytes))
+    batch_size = _whole_number("batch_size", batch_size)
+    what = f"batch_size={batch_size:,} with windows of {windows.chip_size:,} px"
+    memory.check_fits(batch_size * n_bytes, what, f"make {'batch_size' if batch_size > 1 else 'chip_size'} smaller")
     return Plan(windows, lowest, float(nms_iou), batch_size, area, tta)
 
 
@@ -158,7 +161,11 @@ def _pixel_size(native: Grid, detector: DetectsPixels, pixel_size_m: float | str
 
 
 def _windows(
-    reader: Reader, detector: DetectsPixels, chip_size: int | None, overlap: int | None, area: shapely.Geometry | None
+    reader: Reader,
+    detector: DetectsPixels,
+    chip_size: int | None,
+    overlap: int | None,
+    area: shapely.Geometry | None,
 ) -> Windows:
     """The windows asked for, or else those that suit the model, as far as they meet the scene's ground and the area.
 
@@ -170,11 +177,20 @@ def _windows(
         overlap = detector.overlap
     chip_size = _whole_number("chip_size", detector.chip_size if chip_size is None else chip_size)
     overlap = _whole_number("overlap", chip_size // 4 if overlap is None else overlap, at_least=0)
+    memory.check_fits(
+        _window_bytes(reader, chip_size), f"a window of {chip_size:,} x {chip_size:,} px", "make chip_size smaller"
+    )
+    check_stride(chip_size, overlap)
     tilings = tilings_over(reader.grid.shape, chip_size, overlap, reader.footprints)
     windows = Windows.of(tilings, reader.footprints, None if area is None else np.array([area], object))
     if not len(windows):
         raise LabelsError(f"the aoi meets none of the files of {reader.grid.name}; check that both are of one place")
     return windows
+
+
+def _window_bytes(reader: Reader, chip_size: int) -> int:
+    """Size of the pixels of a window; whatever a model makes of them comes on top."""
+    return chip_size**2 * reader.n_bands * reader.dtype.itemsize
 
 
 def _whole_number(name: str, value: Any, at_least: int = 1) -> int:
