@@ -78,8 +78,20 @@ def _definition(detector: Detector, name: str) -> dict[str, Any]:
             {"Value": k + 1, "Name": each, "Color": list(bytes.fromhex(colours[each][1:]))}
             for k, each in enumerate(detector.classes)
         ],
+        **_cell_sizes(detector.pixel_size_m),
         "Geodetect": facts(detector),
     }
+
+
+def _cell_sizes(pixel_size_m: float | None) -> dict[str, Any]:
+    """The smallest and the largest pixel, in metres, as ArcGIS writes them; nothing where the model takes any.
+
+    A model lies nowhere, so the metres are those of the coordinate system that ArcGIS' own models name, Web Mercator.
+    """
+    if pixel_size_m is None:
+        return {}
+    size = {"x": pixel_size_m, "y": pixel_size_m, "spatialReference": {"wkid": 102100, "latestWkid": 3857}}
+    return {"MinCellSize": size, "MaxCellSize": size}
 
 
 def _description(detector: Detector) -> str:
