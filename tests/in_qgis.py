@@ -1,7 +1,8 @@
 """Runs algorithms of the plugin in QGIS, whose Python is not ours: `python3 tests/in_qgis.py REQUEST.json`.
 
 The request names the folder of the plugin, the program it is to run, and the runs: an algorithm, its parameters, layers
-to make first, and after how many percent to cancel. The answer, JSON on stdout, has what each run gave and said.
+to make first, and after how many percent to cancel. The answer, JSON on stdout, tells of each run what it gave, said
+and loaded.
 """
 
 import json
@@ -13,7 +14,6 @@ from qgis.core import (  # noqa: E402  # from the folder above
     QgsApplication,
     QgsFeature,
     QgsGeometry,
-    QgsProcessingContext,
     QgsProcessingException,
     QgsProcessingFeedback,
     QgsProject,
@@ -76,48 +76,42 @@ def made(told: dict) -> QgsVectorLayer | QgsRasterLayer:
     return layer
 
 
-def loaded(context: QgsProcessingContext) -> dict:
-    """How QGIS shows the layers that a run leaves for it."""
-    shown = {}
-    layers = context.temporaryLayerStore().mapLayers().values()
-    for layer in (each for each in layers if isinstance(each, QgsVectorLayer)):
-        categories = getattr(layer.renderer(), "categories", list)()
-        shown[layer.source().partition("|")[0]] = {
-            "labels": [str(each.value()) for each in categories],
+def shown(layers: list[QgsVectorLayer]) -> list[dict]:
+    """How QGIS shows the layers that a run has loaded."""
+    return [
+        {
+            "labels": [str(each.value()) for each in getattr(layer.renderer(), "categories", list)()],
             "filter": layer.subsetString(),
             "n": layer.featureCount(),
         }
-    return shown
+        for layer in layers
+    ]
 
 
 def run(told: dict) -> dict:
-    project = QgsProject()
+    """What an algorithm gave and said, as from the toolbox: what it makes is loaded into the project."""
+    project = QgsProject.instance()
+    project.clear()
     parameters = dict(told["parameters"])
     for name, layer in told.get("layers", {}).items():
         parameters[name] = made(layer)
         project.addMapLayer(parameters[name])
         parameters[name] = parameters[name].id()
-    context, feedback = QgsProcessingContext(), Feedback(told.get("cancel_at"))
-    context.setProject(project)
-    if told.get("shown"):
-        details = QgsProcessingContext.LayerDetails("Detections", project, "OUTPUT")
-        context.addLayerToLoadOnCompletion(parameters["OUTPUT"], details)
-    algorithm = QgsApplication.processingRegistry().createAlgorithmById(told["algorithm"])
+    before = set(project.mapLayers())
+    feedback = Feedback(told.get("cancel_at"))
     answer: dict = {"said": feedback.said}
-    fine, message = algorithm.checkParameterValues(parameters, context)
-    if not fine:
-        return answer | {"refused": message}
     try:
-        results, ok = algorithm.run(parameters, context, feedback, {}, False)
-        answer |= {"results": results, "ok": ok}
+        answer["results"] = processing.runAndLoadResults(told["algorithm"], parameters, feedback=feedback)
     except QgsProcessingException as error:
         answer["error"] = str(error)
-    return answer | {"loaded": loaded(context)}
+    made_now = [layer for name, layer in project.mapLayers().items() if name not in before]
+    return answer | {"loaded": shown([layer for layer in made_now if isinstance(layer, QgsVectorLayer)])}
 
 
-application = QgsApplication([], False)
+application = QgsApplication([], True)
 application.initQgis()
-from processing.core.Processing import Processing  # noqa: E402  # after QGIS has started
+import processing  # noqa: E402  # after QGIS has started
+from processing.core.Processing import Processing  # noqa: E402
 from processing.core.ProcessingConfig import ProcessingConfig  # noqa: E402
 
 Processing.initialize()

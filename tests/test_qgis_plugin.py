@@ -131,7 +131,7 @@ def model(
         profile, program, [{"algorithm": "geodetect:train", "parameters": parameters, "layers": layers}]
     )
     assert answer["results"] == {"OUTPUT": str(path)}, answer
-    assert answer["said"]["progress"] == [50, 100]
+    assert answer["said"]["progress"][:2] == [50, 100]
     console = "\n".join(answer["said"]["console"])
     assert "AP50" in console
     assert f"Wrote {path}" in console
@@ -170,7 +170,7 @@ def test_qgis_finds_what_the_command_line_finds(
     }
     runs = [
         {"algorithm": "geodetect:detect", "parameters": {**asked, **more, "OUTPUT": str(tmp_path / f"{name}.gpkg")},
-         "layers": layers, "shown": True}
+         "layers": layers}
         for name, (more, layers) in told.items()
     ]  # fmt: skip
     answers = dict(zip(told, run_in_qgis(profile, program, runs), strict=True))
@@ -188,9 +188,9 @@ def test_qgis_finds_what_the_command_line_finds(
             assert len(due) <= len(found) < 1.05 * len(due)
         else:
             assert shapely.equals_exact(found.geometry.array, due.geometry.array, 1e-6).all()
-    (shown,) = answers["all"]["loaded"].values()
+    (shown,) = answers["all"]["loaded"]
     assert shown == {"labels": ["blue", "red"], "filter": '"score" >= 0.01', "n": (every["score"] >= 0.01).sum()}
-    (shown,) = answers["filtered"]["loaded"].values()
+    (shown,) = answers["filtered"]["loaded"]
     assert (shown["filter"], shown["n"]) == ("", len(west_half))
     assert "no such file.gpkg" in answers["options"]["error"]
 
@@ -225,10 +225,9 @@ def test_what_cannot_be_is_one_sentence(
         for more, layers in told.values()
     ]
     for due, answer in zip(told, run_in_qgis(profile, program, runs), strict=True):
-        said = answer.get("error") or answer.get("refused")
-        assert said is not None, (due, answer)
+        *heading, said = answer["error"].splitlines()
         assert due in said
-        assert "\n" not in said
+        assert heading in ([], ["Unable to execute algorithm"])  # QGIS' own, before what the form says
     no_program = profile / "no program"
     no_program.write_text("not to be run", encoding="utf-8")
     (lost,) = run_in_qgis(profile, no_program, runs[1:2])
@@ -247,8 +246,7 @@ def test_cancelling_ends_geodetect(
     layers = {"LABELS": labels_layer(scene)}
     told = {"algorithm": "geodetect:train", "parameters": parameters, "layers": layers, "cancel_at": 0.01}
     (answer,) = run_in_qgis(profile, program, [told])
-    assert answer.get("error") is None
-    assert len(answer["said"]["progress"]) == 1
+    assert answer["said"]["progress"][0] == pytest.approx(0.01)  # the first of 10,000 epochs
     running = [each.read_bytes() for each in Path("/proc").glob("[0-9]*/cmdline") if readable(each)]
     assert not any(path.name.encode() in each for each in running)
     assert not path.exists()

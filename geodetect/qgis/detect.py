@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from typing import Any
+from typing import Any, ClassVar
 
 from qgis.core import (
     QgsProcessing,
     QgsProcessingAlgorithm,
     QgsProcessingException,
+    QgsProcessingLayerPostProcessorInterface,
     QgsProcessingParameterDefinition,
     QgsProcessingParameterExtent,
     QgsProcessingParameterFeatureSource,
@@ -17,7 +18,6 @@ from qgis.core import (
     QgsProcessingParameterRasterLayer,
     QgsProcessingParameterString,
     QgsProcessingParameterVectorDestination,
-    QgsProcessingUtils,
 )
 
 from .layers import raster_file, write_geometry, write_source
@@ -33,6 +33,29 @@ _HELP = (
     "Area: only objects with their centre inside are kept; a layer of polygons, or an extent.\n"
     "A GeoPackage (.gpkg) brings its style: a colour for each class, and the scores at 1:5,000 and closer."
 )
+
+
+class _Shown(QgsProcessingLayerPostProcessorInterface):  # type: ignore[misc]
+    """What is done to the new layer once QGIS has loaded it: the style that its file brings, and a filter.
+
+    Args:
+        score: boxes below it are hidden; None shows all.
+    """
+
+    _awaited: ClassVar[set[_Shown]] = set()  # QGIS itself keeps none alive
+
+    def __init__(self, score: float | None) -> None:
+        super().__init__()
+        self._score = score
+        self._awaited.add(self)
+
+    def postProcessLayer(self, layer: Any, context: Any, feedback: Any) -> None:
+        """Called by QGIS when the layer is in the project."""
+        layer.loadDefaultStyle()
+        if self._score is not None:
+            layer.setSubsetString(f'"score" >= {self._score}')
+        layer.triggerRepaint()
+        self._awaited.discard(self)
 
 
 class Detect(QgsProcessingAlgorithm):  # type: ignore[misc]  # QGIS publishes no types
@@ -91,8 +114,7 @@ class Detect(QgsProcessingAlgorithm):  # type: ignore[misc]  # QGIS publishes no
         raster = self.parameterAsRasterLayer(parameters, self.INPUT, context)
         if raster is None:
             raise QgsProcessingException(self.invalidRasterError(parameters, self.INPUT))
-        self._output = self.parameterAsOutputLayer(parameters, self.OUTPUT, context)
-        self._shown = self._score(self.SHOWN, parameters, context)
+        output = self.parameterAsOutputLayer(parameters, self.OUTPUT, context)
         lowest = self._score(self.MIN_SCORE, parameters, context)
         options = [] if lowest is None else ["--min-score", str(lowest)]
         options += split(self.parameterAsString(parameters, self.EXTRA, context))
@@ -100,8 +122,11 @@ class Detect(QgsProcessingAlgorithm):  # type: ignore[misc]  # QGIS publishes no
         with tempfile.TemporaryDirectory() as folder:
             area = self._area(parameters, context, raster.crs(), folder)
             options += [] if area is None else ["--aoi", area]
-            run(["detect", *options, "--", raster_file(raster), model, self._output], feedback)
-        return {self.OUTPUT: self._output}
+            run(["detect", *options, "--", raster_file(raster), model, output], feedback)
+        if context.willLoadLayerOnCompletion(output):
+            shown = _Shown(self._score(self.SHOWN, parameters, context))
+            context.layerToLoadOnCompletionDetails(output).setPostProcessor(shown)
+        return {self.OUTPUT: output}
 
     def _score(self, name: str, parameters: dict[str, Any], context: Any) -> float | None:
         """The number in a field of the form; None where it is empty."""
@@ -116,13 +141,3 @@ class Detect(QgsProcessingAlgorithm):  # type: ignore[misc]  # QGIS publishes no
         if self.parameterAsExtent(parameters, self.EXTENT, context).isNull():
             return None
         return write_geometry(self.parameterAsExtentGeometry(parameters, self.EXTENT, context, crs), crs, folder)
-
-    def postProcessAlgorithm(self, context: Any, feedback: Any) -> dict[str, Any]:
-        """Give the layer that QGIS will show its style and its filter."""
-        if context.willLoadLayerOnCompletion(self._output):
-            layer = QgsProcessingUtils.mapLayerFromString(self._output, context)
-            if layer is not None:
-                layer.loadDefaultStyle()
-                if self._shown is not None:
-                    layer.setSubsetString(f'"score" >= {self._shown}')
-        return {}
