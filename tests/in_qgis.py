@@ -119,6 +119,6 @@ import geodetect_qgis  # noqa: E402
 
 plugin = geodetect_qgis.classFactory(None)
 plugin.initProcessing()
-usual = ProcessingConfig.getSetting("GEODETECT_PROGRAM")
+usual = geodetect_qgis.program.command()
 ProcessingConfig.settings["GEODETECT_PROGRAM"].setValue(REQUEST["program"])  # not saved
 print(json.dumps({"usual": usual, "runs": [run(each) for each in REQUEST["runs"]]}))

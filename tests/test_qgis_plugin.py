@@ -104,7 +104,7 @@ def run_in_qgis(profile: Path, program: Path, runs: list[dict[str, Any]]) -> lis
     )
     assert ended.returncode == 0, ended.stderr
     answer = json.loads(ended.stdout.splitlines()[-1])
-    assert answer["usual"] == sys.executable
+    assert answer["usual"] == [sys.executable, "-m", "geodetect"]
     runs_done: list[dict[str, Any]] = answer["runs"]
     return runs_done
 

@@ -87,17 +87,17 @@ class Detect(QgsProcessingAlgorithm):  # type: ignore[misc]  # QGIS publishes no
         self.addParameter(
             QgsProcessingParameterFile(self.MODEL, "Model", fileFilter="Models (*.safetensors *.onnx);;All files (*)")
         )
-        real = QgsProcessingParameterNumber.Type.Double
+        real = QgsProcessingParameterNumber.Double
         for name, title in ((self.MIN_SCORE, "Lowest score"), (self.SHOWN, "Show from this score on")):
             self.addParameter(QgsProcessingParameterNumber(name, title, real, optional=True, minValue=0, maxValue=1))
-        polygons = [QgsProcessing.SourceType.TypeVectorPolygon]
+        polygons = [QgsProcessing.TypeVectorPolygon]
         self.addParameter(
             QgsProcessingParameterFeatureSource(self.AREA, "Area: layer of polygons", polygons, optional=True)
         )
         self.addParameter(QgsProcessingParameterExtent(self.EXTENT, "Area: extent", optional=True))
         extra = QgsProcessingParameterString(self.EXTRA, "More options of geodetect detect", optional=True)
         extra.setHelp("As on the command line, such as --bands 1,1,1 to show a grey raster to a model of three bands")
-        extra.setFlags(extra.flags() | QgsProcessingParameterDefinition.Flag.FlagAdvanced)
+        extra.setFlags(extra.flags() | QgsProcessingParameterDefinition.FlagAdvanced)
         self.addParameter(extra)
         output = QgsProcessingParameterVectorDestination(self.OUTPUT, "Detections", polygons[0])
         output.setSupportsNonFileBasedOutput(False)
@@ -135,8 +135,10 @@ class Detect(QgsProcessingAlgorithm):  # type: ignore[misc]  # QGIS publishes no
 
     def _area(self, parameters: dict[str, Any], context: Any, crs: Any, folder: str) -> str | None:
         """The area as a vector file; None for everywhere."""
-        source = self.parameterAsSource(parameters, self.AREA, context)
-        if source is not None:
+        if parameters.get(self.AREA):
+            source = self.parameterAsSource(parameters, self.AREA, context)
+            if source is None:
+                raise QgsProcessingException(self.invalidSourceError(parameters, self.AREA))
             return write_source(source, folder)
         if self.parameterAsExtent(parameters, self.EXTENT, context).isNull():
             return None

@@ -54,7 +54,7 @@ def write_source(source: Any, folder: str, fields: Sequence[str] = ()) -> str:
     if not source.featureCount():
         raise QgsProcessingException(f"{source.sourceName()} has no features; choose another layer, or none")
     columns = [source.fields().at(i) for i in (source.fields().lookupField(name) for name in fields) if i >= 0]
-    unchecked = QgsProcessingFeatureSource.Flag.FlagSkipGeometryValidityChecks  # geodetect mends what it can
+    unchecked = QgsProcessingFeatureSource.FlagSkipGeometryValidityChecks  # geodetect mends what it can
     features = source.getFeatures(QgsFeatureRequest(), unchecked)
     return _write(features, source.sourceCrs(), _path(folder, source.sourceName()), columns)
 
@@ -87,7 +87,7 @@ def _write(features: Iterable[Any], crs: Any, path: Path, columns: Sequence[Any]
     fields = QgsFields()
     for column in columns:
         fields.append(column)
-    context, any_kind = QgsCoordinateTransformContext(), QgsWkbTypes.Type.Unknown
+    context, any_kind = QgsCoordinateTransformContext(), QgsWkbTypes.Unknown
     writer = QgsVectorFileWriter.create(str(path), fields, any_kind, crs, context, options)
     for feature in features:
         copy = QgsFeature(fields)

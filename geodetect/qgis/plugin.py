@@ -10,7 +10,7 @@ from qgis.core import QgsApplication, QgsProcessingProvider
 from qgis.PyQt.QtGui import QIcon
 
 from .detect import Detect
-from .program import SETTING, usual_program
+from .program import SETTING
 from .train import Train
 
 
@@ -51,8 +51,8 @@ class Provider(QgsProcessingProvider):  # type: ignore[misc]  # QGIS publishes n
     def load(self) -> bool:
         """Add the setting to the options of Processing."""
         ProcessingConfig.settingIcons[self.name()] = self.icon()
-        title = "Program geodetect, or the Python it is installed in"
-        ProcessingConfig.addSetting(Setting(self.name(), SETTING, title, usual_program(), valuetype=Setting.FILE))
+        title = "Program geodetect, or the Python it is installed in (empty: where the plugin was packed, or on PATH)"
+        ProcessingConfig.addSetting(Setting(self.name(), SETTING, title, "", valuetype=Setting.FILE))
         ProcessingConfig.readSettings()
         self.refreshAlgorithms()
         return True

@@ -17,30 +17,24 @@ SETTING = "GEODETECT_PROGRAM"
 _PYTHON_OF = Path(__file__).with_name("python.txt")  # names the Python that packed this plugin
 # What QGIS sets for its own Python, GDAL and PROJ would mislead those of another installation.
 _OF_QGIS = ("PYTHONHOME", "PYTHONPATH", "GDAL_DATA", "GDAL_DRIVER_PATH", "PROJ_LIB", "PROJ_DATA")
+_NAME_IT = "name its program under Settings > Options > Processing > Providers > geodetect"
 _POLL_MS = 100
 _PERCENT = re.compile(r"(\d+)% of ")
 
 Progress = Callable[[str], "float | None"]  # percent, where a line of the output tells it
 
 
-def usual_program() -> str:
-    """Return where geodetect is found if nobody sets it: where this plugin was packed, else on PATH, else nowhere."""
-    python = _PYTHON_OF.read_text(encoding="utf-8") if _PYTHON_OF.is_file() else ""
-    return python if Path(python).is_file() else shutil.which("geodetect") or ""
-
-
 def command() -> list[str]:
-    """Return how geodetect is started.
+    """Return how geodetect is started: as it is set, else where this plugin was packed, else as found on PATH.
 
     Raises:
-        QgsProcessingException: if it is neither set nor found.
+        QgsProcessingException: if it is nowhere.
     """
-    program = ProcessingConfig.getSetting(SETTING) or usual_program()
+    packed = _PYTHON_OF.read_text(encoding="utf-8") if _PYTHON_OF.is_file() else ""
+    found = packed if Path(packed).is_file() else shutil.which("geodetect")
+    program = ProcessingConfig.getSetting(SETTING) or found
     if not program:
-        raise QgsProcessingException(
-            "geodetect was not found on PATH; install it, and name its program under "
-            "Settings > Options > Processing > Providers > geodetect"
-        )
+        raise QgsProcessingException(f"geodetect was not found on PATH; install it, and {_NAME_IT}")
     return [program, "-m", "geodetect"] if Path(program).name.lower().startswith("python") else [program]
 
 
@@ -68,10 +62,7 @@ def run(arguments: Sequence[str], feedback: Any, progress: Progress = lambda lin
     feedback.pushCommandInfo(" ".join(f'"{word}"' if " " in word else word for word in (program, *first, *arguments)))
     process.start(program, [*first, *arguments])
     if not process.waitForStarted(-1):
-        raise QgsProcessingException(
-            f"{program} cannot be started ({process.errorString()}); name the program of geodetect under "
-            "Settings > Options > Processing > Providers > geodetect"
-        )
+        raise QgsProcessingException(f"{program} cannot be started ({process.errorString()}); {_NAME_IT}")
     process.closeWriteChannel()
     output, messages = _Lines(process.readAllStandardOutput), _Messages(process.readAllStandardError, feedback)
     running = True
@@ -85,8 +76,10 @@ def run(arguments: Sequence[str], feedback: Any, progress: Progress = lambda lin
             process.kill()
             process.waitForFinished(-1)
             return
-    if process.exitStatus() != QProcess.ExitStatus.NormalExit or process.exitCode():
-        raise QgsProcessingException(messages.error or f"geodetect ended without a word ({process.errorString()})")
+    if process.exitStatus() != QProcess.ExitStatus.NormalExit:
+        raise QgsProcessingException("geodetect was ended by the system, most often because memory ran out")
+    if process.exitCode():
+        raise QgsProcessingException(messages.error or f"geodetect failed with exit code {process.exitCode()}")
 
 
 def _environment() -> Any:

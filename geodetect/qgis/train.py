@@ -61,14 +61,14 @@ class Train(QgsProcessingAlgorithm):  # type: ignore[misc]  # QGIS publishes no 
     def initAlgorithm(self, configuration: Any = None) -> None:
         """Describe the form."""
         self.addParameter(QgsProcessingParameterRasterLayer(self.INPUT, "Raster"))
-        kinds = [QgsProcessing.SourceType.TypeVectorPolygon, QgsProcessing.SourceType.TypeVectorPoint]
+        kinds = [QgsProcessing.TypeVectorPolygon, QgsProcessing.TypeVectorPoint]
         self.addParameter(QgsProcessingParameterFeatureSource(self.LABELS, "Labels", kinds))
         self.addParameter(
             QgsProcessingParameterField(
                 self.CLASS_FIELD, "Class field", parentLayerParameterName=self.LABELS, optional=True
             )
         )
-        real, whole = QgsProcessingParameterNumber.Type.Double, QgsProcessingParameterNumber.Type.Integer
+        real, whole = QgsProcessingParameterNumber.Double, QgsProcessingParameterNumber.Integer
         self.addParameter(
             QgsProcessingParameterNumber(
                 self.POINT_RADIUS, "Radius of points, in metres", real, optional=True, minValue=0
@@ -78,7 +78,7 @@ class Train(QgsProcessingAlgorithm):  # type: ignore[misc]  # QGIS publishes no 
         self.addParameter(QgsProcessingParameterNumber(self.EPOCHS, "Epochs", whole, 20, minValue=1))
         extra = QgsProcessingParameterString(self.EXTRA, "More options of geodetect train", optional=True)
         extra.setHelp("As on the command line, such as --backbone resnet18 --scales auto")
-        extra.setFlags(extra.flags() | QgsProcessingParameterDefinition.Flag.FlagAdvanced)
+        extra.setFlags(extra.flags() | QgsProcessingParameterDefinition.FlagAdvanced)
         self.addParameter(extra)
         self.addParameter(
             QgsProcessingParameterFileDestination(self.OUTPUT, "Model", fileFilter="Models (*.safetensors)")
