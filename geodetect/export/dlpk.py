@@ -84,9 +84,10 @@ def _definition(detector: Detector, name: str) -> dict[str, Any]:
 
 
 def _cell_sizes(pixel_size_m: float | None) -> dict[str, Any]:
-    """The smallest and the largest pixel, in metres, as ArcGIS writes them; nothing where the model takes any.
+    """The smallest and largest cells that the model takes, as ArcGIS writes them; empty if it takes any.
 
-    A model lies nowhere, so the metres are those of the coordinate system that ArcGIS' own models name, Web Mercator.
+    They are in metres. ArcGIS states the coordinate system of its units, which a model does not have; Web Mercator's
+    are metres.
     """
     if pixel_size_m is None:
         return {}
