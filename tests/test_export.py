@@ -571,6 +571,31 @@ def test_any_file_gives_a_name_that_the_extension_allows(stem: str) -> None:
     assert re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_.\-\s]+[a-zA-Z0-9]", _name(stem))
 
 
+@pytest.mark.slow
+def test_an_item_names_its_program_as_an_address(
+    detector: Detector, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = export(detector, tmp_path / "Häuser 2.json")
+    assert json.loads(path.read_text(encoding="utf-8"))["assets"]["model"]["href"] == "./H%C3%A4user%202.pt2"
+    main(["info", str(path)], standalone_mode=False)
+    assert "./Häuser 2.pt2 (as described)" in capsys.readouterr().out
+
+
+@needs_onnx
+def test_names_of_classes_survive_both_spellings() -> None:
+    from geodetect.export.onnx import _metadata, _ultralytics
+
+    names = ["it's", 'a "b"', "船", "\N{OCTOPUS}", "back\\slash"]
+    with torch.random.fork_rng(devices=[]):
+        network = Network("resnet18", n_classes=len(names), n_bands=1, spec=SPEC, weights=None)
+    made = Detector(network, names, bands=(1,), stretch=Stretch((0.0,), (1.0,)), chip_size=101, overlap=16)
+    told = _metadata(made, [1], "YOLO_v9") | _ultralytics(made)
+    assert list(json.loads(told["class_names"]).values()) == names
+    assert list(ast.literal_eval(told["names"]).values()) == names
+    assert (told["stride"], told["channels"]) == ("1", "1")
+    assert "resolution" not in told
+
+
 def test_a_program_that_gives_no_numbers_is_not_kept(tmp_path: Path) -> None:
     network = Network("resnet18", n_classes=1, n_bands=1, spec=SPEC, weights=None)
     torch.nn.init.constant_(next(network.class_head.parameters()), float("nan"))

@@ -10,6 +10,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import torch
 
@@ -163,7 +164,7 @@ def _hyperparameters(detector: Detector) -> dict[str, Any]:
 
 def _asset(program: Path) -> dict[str, Any]:
     return {
-        "href": f"./{program.name}",
+        "href": f"./{quote(program.name)}",
         "title": "The network as a PyTorch program",
         "type": "application/zip; application=pytorch",
         "roles": ["mlm:model"],
