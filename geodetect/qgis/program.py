@@ -19,7 +19,7 @@ _PYTHON_OF = Path(__file__).with_name("python.txt")  # names the Python that pac
 _OF_QGIS = ("PYTHONHOME", "PYTHONPATH", "GDAL_DATA", "GDAL_DRIVER_PATH", "PROJ_LIB", "PROJ_DATA")
 _NAME_IT = "name its program under Settings > Options > Processing > Providers > geodetect"
 _POLL_MS = 100
-_PERCENT = re.compile(r"(\d+)% of ")
+_PERCENT = re.compile(r"(\d+)% windows ")
 
 Progress = Callable[[str], "float | None"]  # percent, where a line of the output tells it
 

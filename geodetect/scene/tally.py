@@ -15,7 +15,7 @@ class Tally:
     Args:
         n_windows: how many there are to pass.
         n_done: how many of them an earlier run has passed.
-        shown: whether there is a bar, or a line for each further percent (`12% of 400 windows`, which the plugin for
+        shown: whether there is a bar, or a line for each further percent (`12% windows 48/400`, which the plugin for
             QGIS reads); on stderr, so that stdout stays the user's.
     """
 
@@ -46,4 +46,4 @@ class Tally:
         (task,) = self._bar.tasks
         if self._in_lines and int(task.percentage) > self._percent:
             self._percent = int(task.percentage)
-            self._bar.console.out(f"{self._percent}% of {task.total} {told}", highlight=False)
+            self._bar.console.out(f"{self._percent}% {told} {task.completed}/{task.total}", highlight=False)
