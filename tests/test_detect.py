@@ -593,6 +593,14 @@ def test_progress_is_shown_on_request_and_never_on_stdout(upright, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_progress_is_lines_where_there_is_no_terminal(upright, capsys):
+    detect_objects(upright.path, PaintDetector())
+    lines = capsys.readouterr().err.splitlines()
+    percents = [int(line.partition("% of 20 windows")[0]) for line in lines]
+    assert percents == sorted(set(percents))
+    assert lines[-1] == "100% of 20 windows"
+
+
 def test_stopping_leaves_no_thread_and_no_file(upright, tmp_path):
     import threading
 

@@ -16,7 +16,7 @@ from geodetect import __version__
 from geodetect.addresses import unsigned
 from geodetect.errors import GeodetectError
 
-_COMMANDS = ("chips", "train", "detect", "evaluate", "export", "info", "demo", "view")
+_COMMANDS = ("chips", "train", "detect", "evaluate", "export", "info", "demo", "view", "qgis")
 _OURS = r"(geodetect|click)\b"  # a warning is blamed on whoever called geodetect, which may be click
 _INTERRUPTED = 130  # what shells give for a program that Ctrl-C ended: 128 + SIGINT
 

@@ -371,9 +371,10 @@ class RetinaNet:
         """Write the detector in the format that the suffix names, for other programs; gives its path.
 
         Args:
-            path: `.onnx` for GeoDeep, Deepness and onnxruntime, `.dlpk` for ArcGIS (experimental), `.pt2` for PyTorch,
-                `.json` for a STAC item that describes a `.pt2` file, which is written beside it.
-            layout: "yolo" for an `.onnx` file that answers as Ultralytics' do; "stac-mlm" is the only one of `.json`.
+            path: `.onnx` for GeoDeep, Deepness, Ultralytics and onnxruntime, `.dlpk` for ArcGIS (experimental), `.pt2`
+                for PyTorch, `.json` for a STAC item that describes a `.pt2` file, which is written beside it.
+            layout: how an `.onnx` file answers, by the `det_type` of Deepness: "YOLO_v9" (the default, which all of
+                them read), "YOLO_Ultralytics" or "YOLO_v5_or_v7_default"; "stac-mlm" is the only one of `.json`.
 
         Raises:
             OutputError: if the suffix is another, or the file cannot be written.
