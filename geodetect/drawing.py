@@ -6,7 +6,6 @@ Shapes: C bands, H W pixels, V corners of an outline.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,23 +15,23 @@ import numpy as np
 import pandas as pd
 import shapely
 from affine import Affine
-from geopandas import GeoDataFrame
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from geodetect import plots
-from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced
+from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced, is_whole
 from geodetect.grid import Grid, Window
 from geodetect.raster import RasterReader
 from geodetect.vector.classes import class_names
 from geodetect.vector.labels import read_area
-from geodetect.vector.opening import Features, open_features
+from geodetect.vector.opening import Area, Features, Vectors, open_features
 from geodetect.vector.placing import pixel_parts
 
 _LONGER_SIDE = 1_600  # pixels of the picture; more is not seen on a screen
 _SMALL_SHARE = 0.025  # of the longer side of the picture; an outline that is smaller is too small to judge
 _DETAIL_SHARE = 0.2  # of the longer side of the picture, which is enlarged where objects are small
 _POINT_SHARE = 0.006  # radius of the circle that a point is drawn as, likewise
+_JPEG_SIDE = 65_500  # pixels that libjpeg takes at most: https://github.com/libjpeg-turbo/libjpeg-turbo jmorecfg.h
 _STRIP_VALUES = 1 << 24  # read at once of a raster that is thinned out
 _NO_CLASS = "no class"
 _NO_DATA = 0.93  # the grey of pixels that are not valid
@@ -76,12 +75,12 @@ class _Marks:
 
 def show(
     raster: str | Path,
-    features: str | Path | GeoDataFrame | None = None,
+    features: Vectors | None = None,
     *,
     label_field: str | None = None,
     classes: Sequence[str] | None = None,
     min_score: float | None = None,
-    aoi: str | Path | GeoDataFrame | shapely.Geometry | None = None,
+    aoi: Area | None = None,
     bands: Sequence[int | str] | None = None,
     title: str = "",
 ) -> Figure:
@@ -97,7 +96,8 @@ def show(
         classes: all class names, in the order that gives them their colours, such as a model's; None: those of
             the features, sorted.
         min_score: features that score less are not drawn.
-        aoi: only its bounds are shown: a vector file or frame in any CRS, or a geometry in the raster's.
+        aoi: only its bounds are shown: a vector file or frame in any CRS, or a geometry or (x1, y1, x2, y2) in the
+            raster's.
         bands: three bands to show as red, green and blue, or one as grey, counted from 1 or by name; None: the first
             ones.
         title: over the picture.
@@ -137,14 +137,19 @@ def picture(raster: str | Path, *, longer_side: int) -> tuple[Float[np.ndarray, 
 
     Args:
         raster: the scene.
-        longer_side: of the picture in pixels, at least 1; that of a smaller raster stays.
+        longer_side: of the picture in pixels, 1 to 65,500; that of a smaller raster stays.
     """
-    if longer_side < 1:
-        raise ArgumentError(f"the longer side of a picture must be at least 1 pixel; got {longer_side}")
+    if not (is_whole(longer_side) and 1 <= longer_side <= _JPEG_SIDE):
+        raise ArgumentError(
+            f"the longer side of a picture must be a whole number from 1 to {_JPEG_SIDE:,} pixels; got {longer_side!r}"
+        )
     with RasterReader(raster) as reader:
         own = reader.grid
     pixels, valid, _ = _read(raster, None, own, _part(own, None), longer_side)
-    return _picture(pixels, valid, plots.shown_limits([pixels])), own
+    rgb = _picture(pixels, valid, plots.shown_limits([pixels]))
+    height, width, _ = rgb.shape
+    # Pixels are not merged over more than the shorter side, so a strip may be longer still.
+    return rgb[:: max(1, height // longer_side), :: max(1, width // longer_side)], own
 
 
 def _picture(pixels: np.ndarray, valid: np.ndarray, limits: np.ndarray) -> np.ndarray:
@@ -154,7 +159,7 @@ def _picture(pixels: np.ndarray, valid: np.ndarray, limits: np.ndarray) -> np.nd
     return rgb
 
 
-def _part(own: Grid, aoi: str | Path | GeoDataFrame | shapely.Geometry | None) -> Window:
+def _part(own: Grid, aoi: Area | None) -> Window:
     """The bounds of the area, or all of the raster, in its own pixels."""
     height, width = own.shape
     if aoi is None:
@@ -226,7 +231,7 @@ def _marks(features: Features, own: Grid, grid: Grid, label_field: str | None, c
     Raises:
         LabelsError: if they are neither polygons nor points, or none lies on the raster.
     """
-    parts, source = pixel_parts(features, grid, Counter())
+    parts, source = pixel_parts(features, grid)
     kinds = shapely.get_type_id(parts)
     points = kinds == shapely.GeometryType.POINT
     if not (points | (kinds == shapely.GeometryType.POLYGON)).all():

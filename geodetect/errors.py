@@ -6,11 +6,19 @@ A message says what was expected, what came, and what to do, in one sentence.
 from __future__ import annotations
 
 import math
+import sys
+import warnings
 from numbers import Integral, Real
+
+from geodetect.addresses import unsigned
 
 
 class GeodetectError(Exception):
-    """The base of every error that geodetect raises on purpose."""
+    """The base of every error that geodetect raises on purpose; its message holds no secrets of URLs."""
+
+    def __init__(self, message: object = "") -> None:
+        # Names of files that are not UTF-8 could not be printed: https://docs.python.org/3/library/codecs.html
+        super().__init__(unsigned(str(message)).encode("utf-8", "backslashreplace").decode())
 
 
 class ArgumentError(GeodetectError, ValueError):
@@ -60,6 +68,18 @@ def missing(package: str, extra: str, purpose: str) -> MissingPackage:
     return MissingPackage(f"{purpose} needs {package}; install it with: pip install 'geodetect[{extra}]'")
 
 
+def warn(message: str) -> None:
+    """Issue a UserWarning, without secrets of URLs, that points to the line outside the package that called it.
+
+    Args:
+        message: one sentence that says what to do.
+    """
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(unsigned(message), UserWarning, stacklevel=level)
+
+
 def is_number(value: object) -> bool:
     """Whether a parameter is a finite number; a text that looks like one is none."""
     return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
@@ -73,3 +93,21 @@ def is_share(value: object) -> bool:
 def is_whole(value: object) -> bool:
     """Whether a parameter is a whole number, of Python or numpy; 2.0 is none."""
     return not isinstance(value, bool) and isinstance(value, Integral)
+
+
+def harmless(error: BaseException) -> BaseException | None:
+    """An error as the cause of another; None where a traceback would show a secret of a URL with it."""
+    link: BaseException | None = error
+    while link is not None:
+        if unsigned(str(link)) != str(link):
+            return None
+        link = link.__cause__ or link.__context__
+    return error
+
+
+def first_line(error: BaseException) -> str:
+    """What a library says, or what it says was the cause, in one line without a full stop."""
+    if isinstance(error, UnicodeEncodeError):
+        return "its name, or a text in it, is no valid Unicode, which GDAL needs"
+    text = str(error.__cause__ or error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")

@@ -23,6 +23,7 @@ from geodetect.errors import ArgumentError, NotGeoreferenced, is_number, is_whol
 _SAME_SIZE = 0.01  # pixel sizes that differ by less are one size: resampling would only blur
 _STEP_DEG = 1e-4  # to the north, 11 m: short enough for any projection to be straight
 _TRUE_SCALE = 0.01  # a projection is taken at its word where its metre is a metre to within this
+_WGS84 = CRS.from_epsg(4326)
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ class Grid:
         # Corners of a pixel round each place: the place itself, one pixel on, one pixel down.
         corners = self.to_map((xy[None] + np.array([[[0, 0]], [[1, 0]], [[0, 1]]])).reshape(-1, 2))
         try:
-            geographic = crs.geodetic_crs or CRS.from_epsg(4326)
+            geographic = crs.geodetic_crs or _WGS84
             lon, lat = Transformer.from_crs(crs, geographic, always_xy=True).transform(*corners.T)
             geod = geographic.get_geod() or Geod(ellps="WGS84")
             (lon, right_lon, low_lon), (lat, right_lat, low_lat) = lon.reshape(3, -1), lat.reshape(3, -1)
@@ -195,6 +196,22 @@ class Grid:
             return np.zeros((len(xy), 2))
         sides = np.column_stack(pairs)
         return np.where(np.isfinite(sides).all(axis=1, keepdims=True), sides, 0.0)
+
+    def to_lonlat(self, xy: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "N 2"]:
+        """Longitude and latitude of scene pixels in degrees (WGS 84); NaN where the CRS does not reach.
+
+        Args:
+            xy: scene pixels.
+
+        Raises:
+            NotGeoreferenced: if there is no transform or no CRS.
+        """
+        crs, places = self._known_crs, self.to_map(xy)
+        try:
+            lonlat = np.column_stack(Transformer.from_crs(crs, _WGS84, always_xy=True).transform(*places.T))
+        except ProjError:  # a CRS that is not of the earth
+            return np.full_like(places, np.nan)
+        return np.where(np.isfinite(lonlat).all(axis=1, keepdims=True), lonlat, np.nan)
 
     @property
     def north(self) -> tuple[float, float]:
@@ -225,7 +242,7 @@ def _northward(crs: CRS, xy: Float[np.ndarray, "1 2"]) -> Float[np.ndarray, "1 2
     """Map coordinates of a place a little north of another."""
     up: np.ndarray = xy + np.array([0.0, 1.0])
     try:
-        there = Transformer.from_crs(crs, crs.geodetic_crs or CRS.from_epsg(4326), always_xy=True)
+        there = Transformer.from_crs(crs, crs.geodetic_crs or _WGS84, always_xy=True)
         lon, lat = there.transform(*xy.T)
         moved = np.stack(there.transform(lon, lat + _STEP_DEG, direction="INVERSE"), axis=1)
     except ProjError:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import shapely
 
 from geodetect.boxes import Boxes
 
@@ -53,6 +54,19 @@ def match(found: Boxes, truth: Boxes, match_iou: float, *, by_class: bool = True
         taken.add(partner[k])
         taken.discard(-1)
     return partner
+
+
+def once(boxes: Boxes, *, by_class: bool = True) -> Boxes:
+    """The boxes without those that repeat an earlier one (of their class) to half a per cent of its width."""
+    kept = []
+    for k, (box, label) in enumerate(zip(boxes.xyxy, boxes.labels, strict=True)):
+        for other, theirs in zip(boxes.xyxy[:k], boxes.labels[:k], strict=True):
+            slack = min(other[2] - other[0], other[3] - other[1]) / 200
+            if (theirs == label or not by_class) and shapely.box(*box).hausdorff_distance(shapely.box(*other)) <= slack:
+                break
+        else:
+            kept.append(k)
+    return boxes[np.array(kept, int)]
 
 
 def average_precision(scores: Sequence[float], hit: Sequence[bool], n_truth: int) -> float:

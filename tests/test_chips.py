@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -47,7 +48,7 @@ from tests.strategies import boxes, tilings
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated"),  # fastai, on import
     # A square of the painted scene lies on the corner of four windows of 64 px, a quarter in each.
-    pytest.mark.filterwarnings("ignore:9 labels .* in no chip. 1 under 2 px or visible by less than 30%"),
+    pytest.mark.filterwarnings("ignore:9 objects .* in no chip. 1 under 2 px or visible by less than 30%"),
 ]
 
 
@@ -309,9 +310,63 @@ def test_what_no_chip_holds_is_told(upright: PaintedScene) -> None:
     # One of nine squares lies on the corner of four windows, a quarter in each.
     assert data.report.endswith("in no chip: 1 under 2 px or visible by less than 30% in every chip")
     data = gd.prepare_data(upright.path, labels=_labels(upright), chip_size=64, aoi=_west(upright))
-    assert data.report.endswith("in no chip: 5 outside the aoi")  # the other windows that it has cut that one less
+    told = "in no chip: 5 outside the aoi; no chip to train on holds a box of red"
+    assert data.report.endswith(told)  # the other windows that it has cut that one less
     bare = gd.prepare_data(upright.path, labels=_labels(upright).iloc[:1], chip_size=40, negatives=9)
     assert "no chip to validate on holds a box" in bare.report
+
+
+def test_a_class_without_a_box_is_named_with_the_reasons(upright: PaintedScene, tmp_path: Path) -> None:
+    small, off, flat = [5, 5, 6, 6], [900, 5, 910, 15], [30, 5, 30, 15]
+    boxes = {
+        "ant": [small],
+        "boat": [off, [950, 5, 960, 15]],
+        "both": [small, off],
+        "line": [flat],
+        "red": [[60, 5, 80, 25]],
+    }
+    names = [name for name, some in boxes.items() for _ in some]
+    polygons = shapely.transform(outlines([box for some in boxes.values() for box in some]), upright.grid.to_map)
+    labels = gpd.GeoDataFrame({"label": names}, geometry=polygons, crs=UTM)
+    told = (
+        "no box of ant (1 under 2 px or visible by less than 30% in every chip), boat (2 outside the raster), "
+        "both (1 outside the raster, 1 under 2 px or visible by less than 30% in every chip), line (1 without area), "
+        "left out"
+    )
+    data = gd.prepare_data(upright.path, labels, chip_size=64, split="random", seed=1)
+    assert data.classes == ["red"]
+    assert told in data.report
+    assert data.report.startswith("3 objects of 3 classes from the frame of labels; left out 1 without area, 3 outside")
+    with pytest.warns(UserWarning, match=re.escape(told)):
+        gd.export_training_data(upright.path, labels, tmp_path / "chips", chip_size=64, progress=False)
+    boat = labels[labels["label"].isin(["boat", "red"])]  # alone lost, which nobody minds of a label
+    with pytest.warns(UserWarning, match=r"no box of boat \(2 outside the raster\)"):
+        gd.export_training_data(upright.path, boat, tmp_path / "again", chip_size=64, progress=False)
+
+
+def test_a_layer_and_an_area_in_numbers_are_taken(upright: PaintedScene, tmp_path: Path) -> None:
+    path = tmp_path / "town.gpkg"
+    for name, some in (("old", upright.truth.iloc[:1]), ("new", upright.truth)):
+        some.to_file(path, layer=name)
+    west = _west(upright).bounds
+    boxes = {}
+    for name, source, layer in (
+        ("named", path, "new"),
+        ("bar", f"{path}|layername=new", None),
+        ("frame", upright.truth, None),
+    ):
+        data = gd.prepare_data(upright.path, source, layer=layer, chip_size=64, split="random", aoi=west)
+        out = gd.export_training_data(
+            upright.path, source, tmp_path / name, layer=layer, chip_size=64, aoi=west, progress=False, overwrite=True
+        )
+        boxes[name] = [plan.boxes.xyxy.tolist() for plan in data.plans], len(list((out / "images").iterdir()))
+    assert boxes["named"] == boxes["bar"] == boxes["frame"]
+    with pytest.warns(UserWarning, match="several layers: old, new"):
+        gd.prepare_data(upright.path, path, chip_size=64, split="random")
+    with pytest.raises(ArgumentError, match="layer cannot be applied to a folder of labelled chips"):
+        gd.prepare_data(tmp_path / "named", layer="new")
+    with pytest.raises(OutputError, match=r"holds .*town\.gpkg, which is to be read"):
+        gd.export_training_data(upright.path, f"{path}|layername=new", tmp_path, overwrite=True)
 
 
 def _west(scene: PaintedScene) -> shapely.Geometry:
@@ -343,7 +398,7 @@ def test_where_no_data_are_all_count_alike(
     ours = gd.prepare_data(dark, labels=_labels(upright), chip_size=80, negatives=0, split="random")
     assert "in no chip: 5 mostly where the raster holds no data" in ours.report
     assert ours.describe().loc["all", "objects"] == 4 == sum(len(chip.boxes) for chip in [*ours.train, *ours.valid])
-    with pytest.warns(UserWarning, match="9 labels .* in no chip: 5 mostly where the raster holds no data"):
+    with pytest.warns(UserWarning, match="9 objects .* in no chip: 5 mostly where the raster holds no data"):
         out = gd.export_training_data(
             dark,
             _labels(upright),
@@ -550,7 +605,9 @@ def test_another_plan_does_not_go_on_with_chips_of_the_first(
         patch.setattr("geodetect.chips.export._write_labels", stopped)
         with pytest.raises(KeyboardInterrupt):
             cut_into()
-    many = upright.truth.iloc[np.arange(400) % 9]  # pandas prints no more than the ends of so many
+    many = upright.truth.iloc[np.arange(400) % 9].reset_index()  # pandas prints no more than the ends of so many
+    moved = [shapely.affinity.translate(each, 0.01 * k) for k, each in enumerate(many.geometry)]
+    many = many.set_geometry(gpd.GeoSeries(moved, crs=many.crs))
     for other in (upright.truth.iloc[1:], many):
         with pytest.raises(OutputError, match="other parameters, labels or rasters"):
             cut_into(other)

@@ -16,6 +16,7 @@ from threading import Thread
 from typing import Any
 
 import click
+import geopandas as gpd
 import pytest
 
 from geodetect.accuracy import compute_accuracy
@@ -219,6 +220,35 @@ def test_keywords_are_options_here(capsys: pytest.CaptureFixture[str], tmp_path:
     assert (work / "chips" / "labels.json").is_file()
 
 
+def test_layers_and_areas_are_options_too(capsys: pytest.CaptureFixture[str], tmp_path: Path, work: Path) -> None:
+    towns, truth = tmp_path / "towns.gpkg", gpd.read_file(work / "truth.gpkg")
+    truth.iloc[:1].to_file(towns, layer="old")
+    truth.to_file(towns, layer="new")
+    assert run("evaluate", work / "truth.gpkg", towns) == 0
+    assert capsys.readouterr().err.startswith("Warning: towns.gpkg has several layers: old, new; old is read")
+    x1, y1, x2, y2 = truth.total_bounds
+    area = f"{x1},{y1},{(x1 + x2) / 2},{y2}"
+    for labels, options in ((towns, ("--layer", "new")), (towns, ("--layer", "1")), (f"{towns}|layername=new", ())):
+        assert run("evaluate", work / "truth.gpkg", labels, *options) == 0
+        whole = capsys.readouterr()
+        assert run("evaluate", work / "truth.gpkg", labels, *options, "--aoi", area) == 0
+        west = capsys.readouterr()
+        assert whole.err == west.err == ""
+        assert [re.findall(r"all .* (\d+) │ +0 │ +0 │$", each.out, re.M) for each in (whole, west)] == [["9"], ["5"]]
+        assert run("info", labels, *options) == 0
+        assert "9 (9 Polygon)" in capsys.readouterr().out
+    one = work / "truth.gpkg"
+    for command in (
+        ("chips", work / "scene.tif", towns, tmp_path / "chips"),
+        ("evaluate", one, towns),
+        ("info", towns),
+    ):
+        assert run(*command, "--layer", "newer") == 1
+        assert "towns.gpkg has no layer 'newer'; it has old, new" in one_error(capsys)
+    assert run("evaluate", one, one, "--aoi", "1,2,3") == 1
+    assert "must be (x1, y1, x2, y2)" in one_error(capsys)
+
+
 def test_an_empty_name_is_no_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for arguments in (("info", ""), ("train", "", tmp_path / "model.safetensors"), ("chips", "", "a.gpkg", "out")):
         assert run(*arguments) == 1
@@ -327,7 +357,7 @@ def test_chips_tells_what_was_cut_and_what_was_left_out(
     told = capsys.readouterr()
     assert told.out == f"Wrote {out}: 11 chips with 14 boxes (red 8, blue 6)\n"
     assert told.err == (
-        "Warning: 9 labels of 2 classes from truth.gpkg; "
+        "Warning: 9 objects of 2 classes from truth.gpkg; "
         "in no chip: 1 under 2 px or visible by less than 30% in every chip\n"
     )
 

@@ -513,7 +513,7 @@ def test_an_empty_result_is_a_valid_file(plain, tmp_path, suffix):
     path = find(plain, output=tmp_path / f"none{suffix}")
     assert path == tmp_path / f"none{suffix}"
     if suffix == ".csv":
-        assert path.read_text() == "label,score,geometry\n"
+        assert path.read_text() == "label,score,WKT\n"
         return
     again = gpd.read_parquet(path) if suffix == ".parquet" else gpd.read_file(path)
     assert len(again) == 0
@@ -588,7 +588,7 @@ def test_progress_is_shown_on_request_and_never_on_stdout(upright, capsys):
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "windows" in shown.err
-    assert f"{len(Tiling(SHAPE, 64, 24))}/" in shown.err
+    assert f"100% of {len(Tiling(SHAPE, 64, 24))} windows" in shown.err
     find(upright.path)
     assert capsys.readouterr() == ("", "")
 

@@ -209,3 +209,22 @@ def test_north_is_up_the_map_where_the_crs_knows_no_poles():
     assert Grid((100, 100), Affine(1, 0, 0, 0, -1, 0), site).north == pytest.approx((0, -1))
     with pytest.raises(NotGeoreferenced):
         Grid((100, 100)).north  # noqa: B018
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_longitude_and_latitude_are_those_of_the_map(name):
+    # The central meridian of zone 45 is 87 E, at an easting of 500 km; the equator has a northing of 0.
+    grid = Grid((100, 100), TRANSFORMS[name], CRS.from_epsg(32645))
+    (lonlat,) = grid.to_lonlat(grid.to_pixel(np.array([[500_000, 0]])))
+    assert lonlat == pytest.approx((87, 0), abs=1e-9)
+    assert grid.to_lonlat(np.zeros((0, 2))).shape == (0, 2)
+
+
+def test_longitude_and_latitude_are_nan_where_there_is_none():
+    # Beside the disc of the earth that an orthographic map shows, and on the Moon.
+    disc = Grid((100, 100), Affine(1, 0, 0, 0, -1, 0), CRS.from_proj4("+proj=ortho +lat_0=90"))
+    assert np.isnan(disc.to_lonlat(np.array([[1e8, 0]]))).all()
+    moon = Grid((100, 100), Affine(1, 0, 0, 0, -1, 0), CRS.from_user_input("IAU_2015:30110"))
+    assert np.isnan(moon.to_lonlat(np.array([[5, 5]]))).all()
+    with pytest.raises(NotGeoreferenced):
+        Grid((100, 100)).to_lonlat(np.zeros((1, 2)))

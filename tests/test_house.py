@@ -289,3 +289,15 @@ def test_notebooks_tell_and_do_not_define(path: Path) -> None:
     names = [each.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for each in node.names]
     assert not any(name.startswith("_") for name in names)
     assert not any(isinstance(node, Function | ast.ClassDef) for node in ast.walk(tree))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_keep_results_and_no_debris(path: Path) -> None:
+    outputs = [cell["outputs"] for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if "outputs" in cell]
+    assert max(map(len, outputs)) <= 2  # a bar, and what the last line gives
+    streams = ["".join(each["text"]) for cell in outputs for each in cell if each["output_type"] == "stream"]
+    assert not [text for text in streams if "\x1b" in text or "\r" in text]
+
+
+def test_the_quickstart_is_quick_to_load() -> None:
+    assert NOTEBOOKS[0].stat().st_size < 3_000_000

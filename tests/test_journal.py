@@ -1,6 +1,7 @@
 """What a journal keeps it gives back, whole or not at all."""
 
 import errno
+import json
 import os
 import resource
 import subprocess
@@ -8,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import shapely
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -27,13 +29,16 @@ def strips(draw, number=3):
     parts = draw(boxes(max_size=5))
     cut = draw(st.lists(st.booleans(), min_size=4 * len(parts), max_size=4 * len(parts)))
     cut = np.array(cut, bool).reshape(-1, 4)
-    return Strip(number, draw(boxes(max_size=5)), draw(boxes(max_size=5)), Parts(parts, cut), draw(st.integers(0, 99)))
+    ground = shapely.box(0, 0, draw(st.floats(0, 1e6)), draw(st.floats(0, 1e6)))
+    n_run = draw(st.integers(0, 99))
+    return Strip(number, draw(boxes(max_size=5)), draw(boxes(max_size=5)), Parts(parts, cut), n_run, ground)
 
 
 def same(a, b):
     pairs = [(a.settled, b.settled), (a.held, b.held), (a.parts.boxes, b.parts.boxes)]
     equal = [np.array_equal(getattr(x, n), getattr(y, n)) for x, y in pairs for n in ("xyxy", "labels", "scores")]
-    return all(equal) and np.array_equal(a.parts.cut, b.parts.cut) and (a.number, a.n_run) == (b.number, b.n_run)
+    equal += [np.array_equal(a.parts.cut, b.parts.cut), a.ground.equals_exact(b.ground, 0)]
+    return all(equal) and (a.number, a.n_run) == (b.number, b.n_run)
 
 
 def strip(number):
@@ -145,6 +150,19 @@ def test_a_strip_that_can_no_longer_be_read_is_one_sentence(tmp_path):
 
 def test_it_lies_beside_the_output_under_one_name_for_all_formats(tmp_path):
     assert journal_of(tmp_path / "found.gpkg") == journal_of(tmp_path / "found.shp") == tmp_path / "found.journal"
+
+
+def test_a_name_that_is_too_long_for_it_is_refused_at_once(tmp_path):
+    with pytest.raises(OutputError, match=os.strerror(errno.ENAMETOOLONG)):
+        Journal(journal_of(tmp_path / f"{'x' * 250}.shp"), SETTINGS)
+
+
+def test_one_of_an_older_version_is_refused(tmp_path):
+    folder = tmp_path / "found.journal"
+    Journal(folder, SETTINGS).add(strip(0))
+    (folder / "settings.json").write_text(json.dumps(SETTINGS))
+    with pytest.raises(ArgumentError, match="begun with journal None, not 2"):
+        Journal(folder, SETTINGS, resume=True)
 
 
 _FULL_DISK = """

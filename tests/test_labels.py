@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyproj import CRS
 
-from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced
+from geodetect.errors import ArgumentError, GeodetectError, LabelsError, NotGeoreferenced
 from geodetect.grid import Grid
-from geodetect.vector.labels import read_area, read_labels, read_labels_on
+from geodetect.vector.labels import read_area, read_area_on, read_labels, read_labels_on
 from geodetect.vector.opening import open_features
 from geodetect.vector.writers import write_features
 from tests.fakes import SHAPE, UPRIGHT, UTM, PaintedScene, outlines
@@ -56,7 +56,7 @@ def test_labels_may_be_in_any_file(upright: PaintedScene, tmp_path: Path, suffix
     labels = read_labels(path, upright.grid)
     assert len(labels.polygons) == len(upright.boxes)
     assert set(labels.names) == {"red", "blue"}
-    assert labels.report == f"9 labels of 2 classes from squares{suffix}"
+    assert labels.report == f"9 objects of 2 classes from squares{suffix}"
 
 
 @given(grids(), st.integers(0, 2**32 - 1))
@@ -72,7 +72,7 @@ def test_what_lies_on_the_grid_comes_back_in_its_pixels(grid: Grid, seed: int) -
 def test_labels_outside_the_raster_are_left_out_and_counted() -> None:
     labels = read_labels(_frame(outlines([*BOXES, [500, 500, 510, 510]])), GRID)
     assert len(labels.polygons) == 2
-    assert labels.report == "2 labels of 1 class from the frame of labels; left out 1 outside the raster"
+    assert labels.report == "2 objects of 1 class from the frame of labels; left out 1 outside the raster"
 
 
 def test_labels_elsewhere_are_refused_with_both_extents() -> None:
@@ -166,7 +166,7 @@ def test_features_without_a_class_are_left_out() -> None:
     frame = _frame(outlines([*BOXES, [70, 70, 80, 80]]), label=["a", None, "  "])
     labels = read_labels(frame, GRID)
     assert labels.names.tolist() == ["a"]
-    assert labels.report == "1 labels of 1 class from the frame of labels; left out 2 without a class"
+    assert labels.report == "1 object of 1 class from the frame of labels; left out 2 without a class"
     with pytest.raises(LabelsError, match="3 without a class"):
         read_labels(frame, GRID, class_mapping={"a": None})
 
@@ -211,13 +211,36 @@ def test_multiparts_and_collections_are_taken_apart() -> None:
     assert shapely.bounds(labels.polygons).tolist() == [*BOXES, [70, 70, 80, 80], [70, 70, 80, 80]]
 
 
-def test_a_bow_tie_becomes_its_two_triangles() -> None:
-    tie = shapely.Polygon([(10, 10), (30, 30), (30, 10), (10, 30)])
-    labels = read_labels(_frame([tie]), GRID)
-    assert len(labels.polygons) == 2
+@pytest.mark.parametrize(
+    ("ring", "n_parts", "area"),
+    [
+        ([(10, 10), (30, 30), (30, 10), (10, 30)], 1, 400),  # two corners of a square swapped
+        ([(10, 10), (30, 30), (30, 10), (20, 8), (10, 30)], 2, None),  # one corner more: nobody knows which are wrong
+        ([(10, 10), (20, 10), (20, 20), (30, 20), (30, 30), (20, 30), (20, 20), (10, 20)], 2, 200),  # touches itself
+        ([(10, 10), (30, 10), (30, 30), (10, 30), (10, 10), (20, 10), (20, 5), (20, 10)], 1, 400),  # with a spike
+    ],
+)
+def test_a_ring_that_crosses_itself_is_one_object(
+    ring: list[tuple[float, float]], n_parts: int, area: float | None
+) -> None:
+    labels = read_labels(_frame([shapely.Polygon(ring)]), GRID)
+    assert len(labels.polygons) == 1
     assert shapely.is_valid(labels.polygons).all()
-    # Two triangles on a base of 20 with a height of 10.
-    assert shapely.area(labels.polygons).tolist() == [100, 100]
+    assert shapely.get_num_geometries(labels.polygons).tolist() == [n_parts]
+    assert shapely.bounds(labels.polygons)[0, [0, 2, 3]].round(6).tolist() == [10, 30, 30]
+    assert area is None or shapely.area(labels.polygons)[0] == pytest.approx(area)
+    assert labels.report == "1 object of 1 class from the frame of labels"
+
+
+def test_every_part_of_a_multipolygon_counts_and_its_broken_ones_once() -> None:
+    tie = shapely.Polygon([(10, 10), (30, 30), (30, 10), (10, 30)])
+    features = [shapely.multipolygons([tie, outlines([[50, 50, 60, 60]])[0]]), outlines([[70, 70, 80, 80]])[0], None]
+    labels = read_labels(_frame(features, label=["a", "b", "b"]), GRID)
+    assert shapely.bounds(labels.polygons).tolist() == [[10, 10, 30, 30], [50, 50, 60, 60], [70, 70, 80, 80]]
+    assert labels.names.tolist() == ["a", "a", "b"]
+    assert labels.report == (
+        "3 objects of 2 classes from the frame of labels (3 features with 4 parts); left out 1 without geometry"
+    )
 
 
 def test_what_has_no_area_is_left_out_and_counted() -> None:
@@ -225,7 +248,112 @@ def test_what_has_no_area_is_left_out_and_counted() -> None:
     line = shapely.LineString([(0, 0), (5, 5)])
     labels = read_labels(_frame([*outlines(BOXES), flat, line, shapely.Polygon(), None]), GRID)
     assert len(labels.polygons) == 2
-    assert "left out 2 without geometry, 1 lines, 1 without area" in labels.report
+    assert "left out 2 without geometry, 1 line, 1 without area" in labels.report
+
+
+with np.errstate(invalid="ignore"):  # shapely's, that there is one
+    NOWHERE = {
+        name: shapely.from_wkt(wkt)
+        for name, wkt in {
+            "nan": "POLYGON ((10 10, nan 20, 30 30, 10 10))",  # whose bounds are finite, for GEOS
+            "inf": "POLYGON ((10 10, inf 20, 30 30, 10 10))",
+            "in a hole": "POLYGON ((10 10, 40 10, 40 40, 10 10), (20 12, nan 14, 30 14, 20 12))",
+            "point": "POINT (nan 5)",
+            "line": "LINESTRING (0 0, 5 -inf)",
+            "no data of shapefiles": "POLYGON ((-1e38 -1e38, 10 -1e38, 10 10, -1e38 -1e38))",
+            "overflow": "POLYGON ((0 0, 1e300 1e300, 1e300 0, 0 1e300, 0 0))",
+        }.items()
+    }
+
+
+@pytest.mark.parametrize("name", NOWHERE)
+@pytest.mark.parametrize("crs", [UTM, "EPSG:4326"])
+def test_what_has_no_finite_coordinates_is_left_out_and_counted(name: str, crs: object) -> None:
+    there = _frame(outlines(BOXES)).to_crs(crs)
+    with np.errstate(all="ignore"):  # in bounds that geopandas looks at
+        frame = gpd.GeoDataFrame(geometry=[*there.geometry, NOWHERE[name]], crs=crs)
+    labels = read_labels(frame, GRID)
+    assert np.allclose(shapely.bounds(labels.polygons), BOXES, atol=1e-2)
+    assert labels.report.endswith("left out 1 without finite coordinates")
+    assert not labels.complete
+    with pytest.raises(LabelsError, match=r"no label of use \(1 without finite coordinates\)"):
+        read_labels(frame.iloc[2:], GRID)
+
+
+def test_of_a_feature_only_the_parts_without_finite_coordinates_are_left_out() -> None:
+    mixed = shapely.geometrycollections([outlines(BOXES)[0], NOWHERE["nan"], shapely.Polygon()])
+    labels = read_labels(_frame([mixed, outlines(BOXES)[1]]), GRID)
+    assert shapely.bounds(labels.polygons).tolist() == BOXES
+    assert labels.report == (
+        "2 objects of 1 class from the frame of labels (2 features with 3 parts); left out 1 without finite coordinates"
+    )
+
+
+def test_heights_that_are_no_numbers_do_no_harm() -> None:
+    with np.errstate(invalid="ignore"):
+        box = shapely.from_wkt("POLYGON Z ((10 20 nan, 30 20 nan, 30 40 nan, 10 40 inf, 10 20 nan))")
+    assert read_labels(gpd.GeoDataFrame(geometry=[box]), Grid(SHAPE)).polygons[0].bounds == (10, 20, 30, 40)
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".fgb", ".parquet"])  # GDAL refuses to write others
+def test_files_may_hold_what_has_no_finite_coordinates(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"labels{suffix}"
+    frame = gpd.GeoDataFrame(geometry=[*_frame(outlines(BOXES)).geometry, NOWHERE["nan"]], crs=UTM)
+    with np.errstate(all="ignore"):
+        frame.to_parquet(path) if suffix == ".parquet" else frame.to_file(path, engine="pyogrio")
+    labels = read_labels(path, GRID)
+    assert sorted(shapely.bounds(labels.polygons).tolist()) == BOXES  # FlatGeobuf has an order of its own
+    assert labels.objects.lost == {"without finite coordinates": 1}
+
+
+# Copies
+
+
+def test_copies_count_once() -> None:
+    box, other = outlines(BOXES)
+    turned = shapely.Polygon(list(reversed(box.exterior.coords[1:])))  # begins elsewhere, and runs the other way round
+    labels = read_labels(_frame([box, other, box, turned, box]), GRID)
+    assert shapely.bounds(labels.polygons).tolist() == BOXES
+    assert labels.report == "2 objects of 1 class from the frame of labels; left out 3 duplicates"
+    assert not labels.complete
+    points = _frame([shapely.Point(20, 20), shapely.Point(20, 20)])
+    assert read_labels(points, GRID, point_radius_m=2).report.endswith("left out 1 duplicate")
+
+
+def test_copies_may_differ_by_rounding_and_no_more() -> None:
+    box, fence = outlines([[10, 20, 30, 40], [10, 20, 90, 21]])
+    for outline, shift, n in ((box, 0.05, 1), (box, 0.2, 2), (box, 1, 2), (fence, 0.004, 1), (fence, 0.05, 2)):
+        for by in ((shift, 0), (0, -shift)):
+            moved = shapely.transform(outline, lambda xy, by=by: xy + np.array(by))
+            assert len(read_labels(_frame([outline, moved]), GRID).polygons) == n
+    # A car of 2 by 4 m, which GeoJSON of 7 decimals places within a centimetre.
+    car = _frame(outlines([[10, 20, 14, 28]])).to_crs(4326).geometry
+    rounded = shapely.transform(car.to_numpy(), lambda xy: xy.round(7))
+    frame = gpd.GeoDataFrame(geometry=[*car, *rounded], crs=4326)
+    assert len(read_labels(frame, GRID).polygons) == 1
+
+
+def test_copies_of_another_class_or_shape_are_kept_and_told() -> None:
+    box, half = outlines([[10, 20, 30, 40]])[0], shapely.Polygon([(10, 20), (30, 20), (30, 40)])
+    hollow = shapely.Polygon(box.exterior.coords, [[(15, 25), (25, 25), (25, 35)]])
+    frame = _frame([box, box, box, half, hollow], label=["roof", "pool", "roof", "roof", "roof"])
+    labels = read_labels(frame, GRID)
+    assert labels.names.tolist() == ["roof", "pool", "roof", "roof"]
+    assert labels.report.endswith(
+        "left out 1 duplicate; kept 2 objects that share their outline with one of another class"
+    )
+
+
+def test_copies_are_found_among_many_in_no_time() -> None:
+    boxes = outlines(np.tile(np.array([10.0, 20, 30, 40]), (3000, 1)))  # pairs of which would be millions
+    assert len(read_labels(_frame(boxes), GRID).polygons) == 1
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 30)] * 2, *[st.integers(1, 9)] * 2), min_size=1, max_size=30))
+def test_what_is_kept_is_each_once(rows: list[tuple[int, int, int, int]]) -> None:
+    boxes = [(x, y, x + width, y + height) for x, y, width, height in rows]
+    labels = read_labels(gpd.GeoDataFrame(geometry=outlines(boxes)), Grid((60, 60)))
+    assert shapely.bounds(labels.polygons).tolist() == [list(box) for box in dict.fromkeys(boxes)]
 
 
 def test_heights_are_left_out() -> None:
@@ -234,7 +362,7 @@ def test_heights_are_left_out() -> None:
 
 
 def test_lines_alone_are_refused() -> None:
-    with pytest.raises(LabelsError, match=r"no label of use \(1 lines\); polygons or points are expected"):
+    with pytest.raises(LabelsError, match=r"no label of use \(1 line\); polygons or points are expected"):
         read_labels(_frame([shapely.LineString([(0, 0), (5, 5)])]), GRID)
 
 
@@ -321,9 +449,24 @@ def test_of_many_layers_the_first_with_geometry_is_read_and_told(tmp_path: Path)
     path = tmp_path / "many.gpkg"
     for layer in ("houses", "boats"):
         _frame(outlines(BOXES), label=[layer] * 2).to_file(path, layer=layer, engine="pyogrio")
-    labels = read_labels(path, GRID)
+    with pytest.warns(UserWarning, match="several layers: houses, boats; houses is read"):
+        labels = read_labels(path, GRID)
     assert set(labels.names) == {"houses"}
     assert labels.report.endswith("read layer houses of houses, boats")
+    assert set(read_labels(path, GRID, layer="boats").names) == {"boats"}
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    both = _frame(outlines(BOXES), label=["a", "b"], kind=["c", "d"]).rename(columns={"kind": "label"})
+    levels = gpd.GeoDataFrame({("label", "a"): ["x", "y"]}, geometry=outlines(BOXES), crs=UTM)
+    (tmp_path / "two.csv").write_text("label,label,x,y\na,b,5,6\n")
+    for source, told in (
+        (both, "the frame of labels has two columns named 'label'; give every column a name of its own"),
+        (levels, "the frame of labels has columns in several levels"),
+        (tmp_path / "two.csv", r"two\.csv has two columns named 'label'"),
+    ):
+        with pytest.raises(LabelsError, match=told):
+            read_labels(source, GRID, point_radius_m=1)
 
 
 @pytest.mark.parametrize(
@@ -347,7 +490,7 @@ def test_several_files_are_read_together(tmp_path: Path) -> None:
         labels = read_labels(source, GRID)
         assert np.allclose(shapely.bounds(labels.polygons), BOXES, atol=1e-2)
         assert labels.names.tolist() == (["north", "south"] if isinstance(source, list) else ["object", "object"])
-    assert read_labels(files, GRID).report == "2 labels of 2 classes from north.gpkg and 1 more"
+    assert read_labels(files, GRID).report == "2 objects of 2 classes from north.gpkg and 1 more"
     with pytest.warns(UserWarning, match="'crs' was not provided"):
         _frame(outlines([BOXES[0]]), crs=None).to_file(tmp_path / "nowhere.fgb", engine="pyogrio")
     with pytest.raises(LabelsError, match=r"north\.gpkg and nowhere\.fgb are to be read together, and only one"):
@@ -363,7 +506,7 @@ def test_labels_on_several_rasters_are_counted_once() -> None:
     here, there, empty = read_labels_on(frame, [GRID, far, nowhere])
     assert [each.names.tolist() for each in (here, there, empty)] == [["a", "a"], ["b"], []]
     assert shapely.bounds(there.polygons).round(6).tolist() == [[10, 20, 20, 30]]
-    assert here.report == "3 labels of 2 classes from the frame of labels; left out 1 outside the raster"
+    assert here.report == "3 objects of 2 classes from the frame of labels; left out 1 outside the raster"
     assert [each.numbers.tolist() for each in (here, there, empty)] == [[0, 1], [2], []]
     with pytest.raises(LabelsError, match=r"does not meet nowhere\.tif"):
         read_labels_on(frame, [nowhere])
@@ -382,7 +525,7 @@ def test_a_raster_whose_crs_does_not_reach_the_labels_just_holds_none() -> None:
     for rasters in ([GRID, other], [other, GRID]):
         met = read_labels_on(frame, rasters)
         assert [len(each.polygons) for each in met] == [2 * (grid is GRID) for grid in rasters]
-        assert met[0].report == "2 labels of 1 class from the frame of labels"
+        assert met[0].report == "2 objects of 1 class from the frame of labels"
     with pytest.raises(LabelsError, match=r"has coordinates in the CRS of other\.tif; is EPSG:4326 really its own"):
         read_labels_on(frame, [other])
 
@@ -407,3 +550,70 @@ def test_an_area_is_made_of_polygons() -> None:
         read_area(_frame([shapely.LineString([(0, 0), (5, 5)])]), GRID)
     with pytest.raises(LabelsError, match="an aoi is made of polygons"):
         read_area(_frame([shapely.Point(5, 5)]), GRID)
+
+
+def test_an_area_may_be_geometries_or_corners() -> None:
+    (x1, y1), (x2, y2) = GRID.to_map(np.array([[10.0, 40], [50, 20]]))  # lower left, upper right
+    box = shapely.box(x1, y1, x2, y2)
+    numbers = [(x1, y1, x2, y2), [x1, y1, x2, y2], np.array([x1, y1, x2, y2]), (x1, y2, x2, y1), box.bounds]
+    shapes = [box, [box, box.buffer(-1)], gpd.GeoSeries([box], crs=UTM), shapely.GeometryCollection([box])]
+    tie = shapely.Polygon([(x1, y1), (x2, y2), (x2, y1), (x1, y2)])
+    for aoi in (*numbers, *shapes, tie):
+        assert np.allclose(read_area(aoi, GRID).bounds, [10, 20, 50, 40])
+
+
+@pytest.mark.parametrize(
+    ("aoi", "told"),
+    [
+        ((1, 2, 3), r"\(x1, y1, x2, y2\), two corners; got \(1, 2, 3\), which are not four finite numbers"),
+        ((1, 2, float("nan"), 4), r"got \(1, 2, nan, 4\)"),
+        ((1, 2, 1, 4), "which has no area"),
+        ({"type": "Polygon"}, r"an aoi must be a vector file, .* or \(x1, y1, x2, y2\); got dict"),
+        ([], "an aoi must be .* got list"),
+        ("gone.gpkg", r"aoi: There is no file gone\.gpkg"),
+        ("", "aoi: .* got an empty name"),
+        ((0, 0, 1, 1), r"the aoi does not meet scene\.tif: it spans x 0\.0 to 1\.0"),
+        (shapely.Polygon(), r"the aoi must hold polygons \(1 without geometry\)"),
+        (NOWHERE["nan"], r"the aoi must hold polygons \(1 without finite coordinates\)"),
+        (shapely.LineString([(0, 0), (5, 5)]), r"the aoi must hold polygons \(1 line\)"),
+        (shapely.Polygon([(0, 0), (5, 5), (0, 0)]), r"the aoi must hold polygons \(1 without area\)"),
+        (gpd.GeoSeries([shapely.box(0, 0, 1, 1)]), "the frame of the aoi has no coordinate reference system"),
+    ],
+)
+def test_an_area_that_is_none_is_named(aoi: object, told: str) -> None:
+    with pytest.raises(GeodetectError, match=told):
+        read_area(aoi, GRID)  # type: ignore[arg-type]
+
+
+def test_what_of_an_area_is_no_polygon_is_told(tmp_path: Path) -> None:
+    parts = [*outlines([[10, 20, 50, 40]]), shapely.LineString([(0, 0), (5, 5)]), shapely.Point(1, 2)]
+    with np.errstate(all="ignore"):
+        frame = gpd.GeoDataFrame(geometry=[*_frame(parts).geometry, NOWHERE["inf"]], crs=UTM)
+        frame.to_parquet(tmp_path / "zone.parquet")
+    told = r"the aoi zone\.parquet: left out 1 without finite coordinates, 1 line, 1 point; only polygons"
+    with pytest.warns(UserWarning, match=told):
+        assert np.allclose(read_area(tmp_path / "zone.parquet", GRID).bounds, [10, 20, 50, 40])
+
+
+def test_points_that_are_no_degrees_are_elsewhere() -> None:
+    grid = Grid((100, 100), Affine(1e-5, 0, 10, 0, -1e-5, 60), CRS.from_epsg(4326), "town.tif")
+    metres, inside = shapely.Point(500_000, 4_000_000), shapely.Point(10.0005, 59.9995)
+    labels = read_labels(gpd.GeoDataFrame(geometry=[metres, inside, metres], crs=4326), grid, point_radius_m=10)
+    x1, _, x2, _ = shapely.bounds(labels.polygons)[0]
+    assert x2 - x1 == pytest.approx(20 / 0.558, rel=1e-3)
+    with pytest.raises(LabelsError, match=r"does not meet town\.tif: it spans x 499"):
+        read_labels(gpd.GeoDataFrame(geometry=[metres], crs=4326), grid, point_radius_m=10)
+
+
+def test_an_area_is_opened_once_for_many_rasters() -> None:
+    far = Grid(SHAPE, UPRIGHT @ Affine.translation(1000, 0), UTM, "far.tif")
+    here, there = read_area_on(_frame(outlines([[10, 20, 50, 40]])), [GRID, far])
+    assert here.bounds == (10, 20, 50, 40)
+    assert there.is_empty
+    globe = CRS.from_proj4("+proj=ortho +lat_0=-40 +lon_0=-100")  # the half of the earth that is seen from there
+    beyond = Grid(SHAPE, Affine(0.5, 0, 0, 0, -0.5, 0), globe, "beyond.tif")
+    there, here = read_area_on(_frame(outlines([[10, 20, 50, 40]])), [beyond, GRID])
+    assert there.is_empty
+    assert here.bounds == (10, 20, 50, 40)
+    with pytest.raises(LabelsError, match=r"the frame of the aoi does not meet far\.tif"):
+        read_area_on(_frame(outlines([[10, 20, 50, 40]])), [far, far])

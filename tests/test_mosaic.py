@@ -355,10 +355,10 @@ def test_files_apart_are_scenes_of_their_own(tmp_path: Path, cut_up: dict[str, P
     data = prepare_data(files, labels=pd.concat(truth), chip_size=64, split="random", negatives=0)
     boxes = [[p.boxes for p in data.plans if p.reader.grid.transform.almost_equals(t, 1e-6)] for t in (UPRIGHT, away)]
     assert sum(map(len, boxes[0])) == sum(map(len, boxes[1])) > len(upright.boxes)
-    assert "18 labels of 2 classes" in data.report
+    assert "18 objects of 2 classes" in data.report
 
 
-@pytest.mark.filterwarnings("ignore:9 labels .* in no chip. 1 under 2 px")  # on the corner of four windows
+@pytest.mark.filterwarnings("ignore:9 objects .* in no chip. 1 under 2 px")  # on the corner of four windows
 def test_chips_of_a_cut_up_scene_are_exported_as_those_of_the_scene(
     tmp_path: Path, cut_up: dict[str, Path], upright: PaintedScene
 ) -> None:

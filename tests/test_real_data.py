@@ -133,7 +133,7 @@ def test_trees_of_31_tiles_open_with_one_call(real_data: Path) -> None:
     assert data.bands == (1, 2, 3, 4)
     assert data.describe().loc["all", "objects"] > 1850
     assert data.pixel_size_m == pytest.approx(0.6, abs=0.01)
-    assert "1,918 labels" in data.report
+    assert "1,918 objects" in data.report
 
 
 @pytest.mark.parametrize("name", ["02_south_up", "04_gcps_only", "10_paletted", "11_band_sequential_tiled"])

@@ -15,9 +15,10 @@ from geopandas import GeoDataFrame
 from jaxtyping import Bool, Float, Int
 
 from geodetect.accuracy.result import Accuracy
-from geodetect.accuracy.sides import ALL, valid
+from geodetect.accuracy.sides import ALL
 from geodetect.boxes import Boxes, area, overlapping
 from geodetect.metrics import average_precision, best_score, match_pairs, precision_recall
+from geodetect.vector.objects import mended
 
 _ROUNDED = 1 - 1e-9  # equal areas, computed in two ways
 _NO_OBJECT, _NO_DETECTION = "no object", "no detection"  # where false detections and missed objects are counted
@@ -59,13 +60,13 @@ def _overlaps(
     able = found["group"].to_numpy()[i] == truth["group"].to_numpy()[j]
     if not polygons:
         return i[able], j[able], iou[able]
-    a = valid(a)
-    areas = shapely.area(a)[i] + shapely.area(b)[j]
+    a = mended(a)
+    areas = np.nan_to_num(shapely.area(a))[i] + shapely.area(b)[j]
     # Polygons share no more than their envelopes do; most pairs are too far apart by that alone.
     shared = iou / (1 + iou) * (area(boxes)[i] + area(true_boxes)[j])
     able &= shared >= match_iou / (1 + match_iou) * areas * _ROUNDED
     i, j, areas = i[able], j[able], areas[able]
-    shared = shapely.area(shapely.intersection(a[i], b[j]))
+    shared = np.nan_to_num(shapely.area(shapely.intersection(a[i], b[j])))
     return i, j, shared / (areas - shared)
 
 

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
-from pathlib import Path
-
-import shapely
-from geopandas import GeoDataFrame
-
 from geodetect.accuracy import sides
 from geodetect.accuracy.comparison import compared
 from geodetect.accuracy.result import Accuracy
-from geodetect.errors import ArgumentError, is_number
+from geodetect.errors import ArgumentError, is_number, warn
 from geodetect.metrics import check_match_iou
-from geodetect.vector.opening import open_features
+from geodetect.vector.opening import Area, Vectors, open_features
+from geodetect.vector.searched import searched_ground
 
 
 def compute_accuracy(
-    detections: str | Path | GeoDataFrame,
-    labels: str | Path | GeoDataFrame,
+    detections: Vectors,
+    labels: Vectors,
     *,
     label_field: str | None = None,
+    layer: str | int | None = None,
     point_radius_m: float | None = None,
-    aoi: str | Path | GeoDataFrame | shapely.Geometry | None = None,
+    aoi: Area | None = None,
     match_iou: float = 0.5,
     by_class: bool = True,
     shape: str = "box",
@@ -36,10 +32,15 @@ def compute_accuracy(
     Args:
         detections: polygons with the columns `label` and `score`, as `detect_objects` gives them.
         labels: true objects in any CRS: polygons, or points with `point_radius_m`. Parts of multipolygons count
-            each; features without a geometry, or without a class among others with one, are left out.
+            each, copies of one object once; features without a geometry, or without a class among others with one, are
+            left out.
         label_field: column of the labels' class; None takes `label` where there is one.
+        layer: which layer of the labels' file, by name or number from 0; None: the first that holds features, with a
+            warning if there are more. For `detections` and `aoi` write `file.gpkg|layername=NAME`.
         point_radius_m: points become circles of this radius on the ground.
-        aoi: only what has its centroid inside counts, on both sides; a bare geometry is in the detections' CRS.
+        aoi: only what has its centroid inside counts, on both sides: a vector file or frame in any CRS, or a geometry
+            or (x1, y1, x2, y2) in the detections'. None: the ground that the detections say was searched, if they do:
+            labels outside are not counted as missed, and a warning gives their number.
         match_iou: overlap from which a detection is right, above 0 and at most 1.
         by_class: only features of one class match. Otherwise, or where either side has no classes,
             all count as one: in a row with the name of the only class, or `object`.
@@ -52,17 +53,21 @@ def compute_accuracy(
         NotGeoreferenced: if only one of the two has a CRS.
     """
     _check(match_iou, shape, point_radius_m)
-    ours, theirs = open_features(detections, "detections"), open_features(labels, "labels")
+    ours, theirs = open_features(detections, "detections"), open_features(labels, "labels", layer)
     crs = sides.common_crs(ours, theirs)
-    inside = None if aoi is None else sides.area_of_interest(aoi, crs)
-    found = sides.placed(sides.detected(ours), ours.name, crs, inside)
-    truth = sides.placed(sides.true_objects(theirs, label_field, point_radius_m), theirs.name, crs, inside)
+    inside = None if aoi is None else sides.area_of_interest(aoi, crs, ours)
+    found = sides.detected(ours, crs, inside)
+    truth = sides.true_objects(theirs, crs, inside, label_field=label_field, point_radius_m=point_radius_m)
+    if aoi is None and (ground := searched_ground(detections)) is not None:
+        truth = sides.on_searched(truth, ground, ours.name)
     if inside is not None and len(found) == len(truth) == 0 < len(ours.frame) + len(theirs.frame):
-        warnings.warn("neither detections nor labels lie inside the aoi", UserWarning, stacklevel=2)
+        warn("neither detections nor labels lie inside the aoi")
     sides.warn_of_apart(found, truth)
+    sides.warn_of_datum(theirs, crs, ours)
     if shape == "box":
         sides.warn_of_rotated(found)
-    found, truth, classes = sides.one_naming(found, sides.solid(truth), by_class)
+    found, truth, classes = sides.one_naming(found, truth, by_class)
+    truth = sides.once(truth, theirs.name)
     return compared(found, truth, classes, match_iou=match_iou, polygons=shape == "polygon")
 
 

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from geodetect import plots
 from geodetect.accuracy.page import page_of
 from geodetect.errors import OutputError
-from geodetect.vector.writers import check_place, write_features
+from geodetect.vector.outputs import check_place, through_links
+from geodetect.vector.writers import write_features
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,27 +52,28 @@ class Accuracy:
         Raises:
             OutputError: if the suffix is another, or nothing can be written there.
         """
-        path = Path(path)
+        path = check_place(path)
         suffix = path.suffix.lower()
         if suffix not in (".gpkg", ".html", ".csv"):
             raise OutputError(
                 f"accuracy is saved as .gpkg (the features), .html (a page) or .csv (the table); got {path.name}"
             )
-        check_place(path)
         if suffix == ".gpkg":
             return Path(write_features(self.features, path))
         if suffix == ".csv":
-            return _write_text(self.table.to_csv(index_label="class"), path)
+            return write_text(self.table.to_csv(index_label="class"), path)
         page = page_of(self.table, self.confusion, self.plot(), best_score=self.best_score, match_iou=self.match_iou)
-        return _write_text(page, path)
+        return write_text(page, path)
 
 
-def _write_text(text: str, path: Path) -> Path:
+def write_text(text: str, path: Path) -> Path:
     """A file that holds all of the text; where it cannot, none, and an older one as it was."""
+    target = through_links(path)
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
-            part = Path(folder) / path.name
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as folder:
+            part = Path(folder) / "part"
             part.write_text(text, encoding="utf-8")
-            return part.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+            part.replace(target)
+            return path
+    except (OSError, UnicodeError) as error:
+        raise OutputError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from error

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 import shapely
 from geopandas import GeoDataFrame, GeoSeries
 from pyproj import CRS
-from pyproj.exceptions import ProjError
 
 from geodetect.boxes import area
-from geodetect.errors import LabelsError, NotGeoreferenced
+from geodetect.errors import LabelsError, NotGeoreferenced, warn
 from geodetect.vector.classes import class_names
-from geodetect.vector.opening import Features, open_features
-from geodetect.vector.placing import no_degrees
+from geodetect.vector.datum import warn_of_shift
+from geodetect.vector.labels import area_in
+from geodetect.vector.objects import (
+    NOT_FINITE,
+    Objects,
+    counted,
+    is_finite,
+    mended,
+    objects_of,
+    outlines,
+    points_need_radius,
+    units_m,
+)
+from geodetect.vector.opening import Area, Features, open_area
+from geodetect.vector.placing import Placed, moved, no_degrees, placed
 
 ALL = "all"  # the row of all classes together
 _TOLD = 3  # classes that a warning names
 _ONE_CLASS = "object"  # the name of a row where classes do not count and there is not just one
 _UPRIGHT = 0.95  # share of its envelope that an upright rectangle fills; one turned by 1.5 degrees fills less
-_Spatial = TypeVar("_Spatial", GeoDataFrame, GeoSeries)
+_POINT = shapely.GeometryType.POINT
 _AREAL = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
 
 
@@ -47,146 +57,157 @@ def common_crs(found: Features, truth: Features) -> CRS | None:
     return crs
 
 
-def area_of_interest(aoi: str | Path | GeoDataFrame | shapely.Geometry, crs: CRS | None) -> shapely.Geometry:
-    """The area of interest as one geometry in the detections' CRS."""
-    if isinstance(aoi, shapely.Geometry):
-        aoi = GeoDataFrame(geometry=[aoi], crs=crs)
-    features = open_features(aoi, "the aoi")
-    areas = features.frame.geometry
-    if not len(areas) or not set(shapely.get_type_id(areas.to_numpy())) <= set(_AREAL):
-        raise LabelsError(f"{features.name} must hold polygons, and nothing else, to be an aoi")
-    if (areas.crs is None) != (crs is None):
+def area_of_interest(aoi: Area, crs: CRS | None, found: Features) -> shapely.Geometry:
+    """Read the area of interest as one geometry in the detections' CRS."""
+    features = open_area(aoi, crs)
+    own = features.frame.crs
+    if (own is None) != (crs is None):
         raise NotGeoreferenced(
             f"{features.name} and the detections must either both have a coordinate reference system or neither; "
-            f"got {areas.crs or 'none'} and {crs or 'none'}"
+            f"got {own or 'none'} and {crs or 'none'}"
         )
-    return shapely.union_all(shapely.make_valid(_in_crs(areas, crs, features.name).to_numpy()))
+    inside = shapely.union_all(area_in(features, crs, found.name))
+    warn_of_datum(features, crs, found)
+    shapely.prepare(inside)
+    return inside
 
 
-def _in_crs(features: _Spatial, crs: CRS | None, name: str) -> _Spatial:
-    """The features in `crs`, not finite where it does not reach; as they are, and in none, where there is none.
-
-    Raises:
-        LabelsError: if no way leads from one CRS to the other.
-    """
-    moved: _Spatial
-    if crs is None:
-        moved = features.set_crs(None, allow_override=True)
-        return moved
-    try:
-        moved = features.set_crs(crs) if features.crs is None else features.to_crs(crs)
-    except ProjError as error:
-        raise LabelsError(f"{name} cannot be brought from {features.crs.name} into {crs.name}: {error}") from error
-    return moved
-
-
-def _classed(features: Features, label_field: str | None = None) -> GeoDataFrame:
-    """The features that have a geometry, with label, None where they have none, and id, their row from 0."""
-    named = label_field is not None or "label" in features.frame.columns
-    names = class_names(features, label_field) if named else [None] * len(features.frame)
-    geometry = shapely.force_2d(np.asarray(features.frame.geometry.array, dtype=object))
-    frame = GeoDataFrame(
-        {"label": np.array(names, dtype=object), "id": np.arange(len(names))}, geometry=geometry, crs=features.frame.crs
-    )
-    return frame[~(shapely.is_missing(geometry) | shapely.is_empty(geometry))]
-
-
-def detected(features: Features) -> GeoDataFrame:
-    """The detections with their scores; 1 for all where they have none.
+def detected(features: Features, crs: CRS | None, inside: shapely.Geometry | None) -> GeoDataFrame:
+    """The detections with label, score (1 for all where they have none) and id, their row from 0; those in the area.
 
     Raises:
-        LabelsError: if a score is missing or not a number, or there are other geometries than polygons.
+        LabelsError: if a score is missing or not a finite number, or there are other geometries than polygons.
     """
-    frame = _classed(features)
-    _refuse_but_areal(frame, features.name)
+    objects = objects_of(features, _names(features), apart=False)
+    _refuse_but(_AREAL, objects)
+    frame = _framed(objects, _placed(objects, crs, inside, features.name), crs, inside)
     if "score" not in features.frame.columns:
         return frame.assign(score=1.0)
     scores = pd.to_numeric(features.frame["score"], errors="coerce").to_numpy(float)
-    if np.isnan(scores).any():
+    unknown = ~np.isfinite(scores)
+    if unknown.any():
         raise LabelsError(
-            f"{features.name} has {np.isnan(scores).sum():,} detections whose score is missing or not a number; "
+            f"{features.name} has {unknown.sum():,} detections whose score is missing or not a number; "
             "give every one a score, or leave the column out"
         )
-    return frame.assign(score=scores[frame.index])
+    return frame.assign(score=scores[frame["id"]])
 
 
-def true_objects(features: Features, label_field: str | None, point_radius_m: float | None) -> GeoDataFrame:
-    """The labels as single polygons, with circles for points.
+def true_objects(
+    features: Features,
+    crs: CRS | None,
+    inside: shapely.Geometry | None,
+    *,
+    label_field: str | None,
+    point_radius_m: float | None,
+) -> GeoDataFrame:
+    """The labels as valid polygons with label and id, circles for points; those in the area.
+
+    What has no area is left out, as nothing can find it.
 
     Raises:
         LabelsError: if there are lines, or points and no radius.
     """
-    frame = _classed(features, label_field).explode(ignore_index=True).assign(score=np.nan)
-    points = shapely.get_type_id(frame.geometry.to_numpy()) == shapely.GeometryType.POINT
-    if points.any() and point_radius_m is None:
-        raise LabelsError(
-            f"{features.name} holds points; give point_radius_m, the radius in metres of the objects they stand for"
-        )
-    if points.any():
-        frame.loc[points, "geometry"] = _circles(frame.geometry[points], point_radius_m or 0)
-    _refuse_but_areal(frame, features.name)
-    return frame
+    objects = objects_of(features, _names(features, label_field))
+    if point_radius_m is None and (shapely.get_type_id(objects.geometry[objects.used]) == _POINT).any():
+        raise points_need_radius(features.name)
+    _refuse_but((*_AREAL, _POINT), objects)
+    solid = _placed(objects, crs, inside, features.name).solid(crs, point_radius_m)
+    return _framed(objects, solid, crs, inside).assign(score=np.nan)
 
 
-def _circles(points: GeoSeries, radius_m: float) -> GeoSeries:
-    """Circles of this radius on the ground, each drawn in the UTM zone of its point; in CRS units off the earth."""
-    try:
-        degrees = shapely.get_coordinates(points.to_crs("EPSG:4326").to_numpy()) if points.crs is not None else None
-    except ProjError:  # an engineering CRS, or one that is not of the earth
-        degrees = None
-    if degrees is None:
-        return points.buffer(radius_m)
-    circles = points.copy()
-    zones = _utm_zones(degrees)
-    for zone in np.unique(zones):
-        own = points[zones == zone]
-        circles[zones == zone] = own.to_crs(int(zone)).buffer(radius_m).to_crs(points.crs)
-    return circles
+def _names(features: Features, label_field: str | None = None) -> np.ndarray | None:
+    """The class of each feature; None where they have none at all."""
+    named = label_field is not None or "label" in features.frame.columns
+    return class_names(features, label_field) if named else None
 
 
-def _utm_zones(degrees: np.ndarray) -> np.ndarray:
-    """The EPSG code of the UTM zone that each place (longitude, latitude) lies in: 326 and 327 with its number."""
-    longitude, latitude = degrees.T
-    number = np.floor((longitude + 180) / 6).astype(int) % 60 + 1
-    return np.asarray(np.where(latitude < 0, 32_700, 32_600) + number)
-
-
-def _refuse_but_areal(frame: GeoDataFrame, name: str) -> None:
-    """Refuses geometries that have no area.
+def _refuse_but(kinds: tuple[shapely.GeometryType, ...], objects: Objects) -> None:
+    """Refuse objects of other types.
 
     Raises:
-        LabelsError: if there is any; the message names their types.
+        LabelsError: if there are any; the message names their types.
     """
-    others = frame.geometry[~np.isin(shapely.get_type_id(frame.geometry.to_numpy()), _AREAL)]
+    geometry = objects.geometry[objects.used]
+    others = geometry[~np.isin(shapely.get_type_id(geometry), kinds)]
     if len(others):
-        kinds = " and ".join(sorted(set(others.geom_type)))
-        raise LabelsError(f"{name} holds {len(others):,} features of type {kinds}; polygons are expected")
+        types = " and ".join(sorted({each.geom_type for each in others}))
+        raise LabelsError(
+            f"{objects.features.name} holds {len(others):,} features of type {types}; polygons are expected"
+        )
 
 
-def placed(frame: GeoDataFrame, name: str, crs: CRS | None, inside: shapely.Geometry | None) -> GeoDataFrame:
-    """The features in `crs`, those with their centroid in the area.
+def _placed(objects: Objects, crs: CRS | None, inside: shapely.Geometry | None, name: str) -> Placed:
+    """The objects in `crs`.
 
     Raises:
-        LabelsError: if there is no area, and a feature lies where the CRS does not reach.
+        LabelsError: if there is no area, and an object lies where the CRS does not reach.
     """
-    frame = _in_crs(frame, crs, name)
-    reached = np.isfinite(shapely.bounds(frame.geometry.to_numpy())).all(axis=1)
-    if inside is None and not reached.all():
+    if n := objects.lost[NOT_FINITE]:
+        warn(f"{name}: left out {counted(n, 'object')} without finite coordinates; repair or delete them")
+    here = placed(objects, crs, "the detections")
+    if inside is None and len(here.numbers) < len(objects.used):
         raise LabelsError(
-            f"{name} has {(~reached).sum():,} features that lie where the detections' CRS does not reach; "
-            "correct its CRS, or give an aoi"
+            f"{name} has {len(objects.used) - len(here.numbers):,} features that lie where the detections' CRS does "
+            "not reach; correct its CRS, or give an aoi"
         )
-    frame = frame[reached]
+    return here
+
+
+def _framed(objects: Objects, here: Placed, crs: CRS | None, inside: shapely.Geometry | None) -> GeoDataFrame:
+    """The objects with their centroid in the area, as a frame with label and id."""
+    geometry, numbers = here.geometry, here.numbers
     if inside is not None:
-        shapely.prepare(inside)
-        frame = frame[shapely.intersects(inside, shapely.centroid(frame.geometry.to_numpy()))]
-    return frame.reset_index(drop=True)
+        within = shapely.intersects(inside, shapely.centroid(geometry))
+        geometry, numbers = geometry[within], numbers[within]
+    columns = {"label": objects.names[numbers], "id": objects.rows[numbers]}
+    return GeoDataFrame(columns, geometry=geometry, crs=crs)
 
 
-def solid(truth: GeoDataFrame) -> GeoDataFrame:
-    """The labels, mended where they cross themselves; without those of no area, which nothing can find."""
-    truth = truth.set_geometry(valid(truth.geometry.to_numpy()), crs=truth.crs)
-    return truth[shapely.area(truth.geometry.to_numpy()) > 0].reset_index(drop=True)
+def on_searched(truth: GeoDataFrame, ground: GeoSeries, name: str) -> GeoDataFrame:
+    """The labels with their centroid on ground that was searched; a warning says how many are left out.
+
+    Labels are brought into the CRS of the ground, whose straight edges are not straight in any other.
+
+    Args:
+        truth: in the detections' CRS.
+        ground: where the detections were looked for.
+        name: what the warning calls the detections.
+    """
+    if (truth.crs is None) != (ground.crs is None):  # one of them was changed since
+        return truth
+    centroids = moved(shapely.centroid(truth.geometry.to_numpy()), truth.crs, ground.crs, name="the labels", there=name)
+    area = ground.union_all()
+    shapely.prepare(area)
+    inside = shapely.intersects(area, centroids)
+    if not inside.all():
+        warn(
+            f"{(~inside).sum():,} of {len(inside):,} labels lie outside the ground that {name} says was searched, and "
+            "are left out; aoi= takes another"
+        )
+    return truth[inside].reset_index(drop=True)
+
+
+def once(truth: GeoDataFrame, name: str) -> GeoDataFrame:
+    """The labels without those that repeat the outline of another one of their group, of which a warning tells."""
+    outline = pd.Series(outlines(truth.geometry.to_numpy()), truth.index)
+    again = pd.DataFrame({"outline": outline, "group": truth["group"]}).duplicated()
+    if again.any():
+        n_left_out = counted(int(again.sum()), "duplicate")
+        warn(f"{name}: left out {n_left_out} of {len(truth):,} objects, which repeat an outline; delete the copies")
+    return truth[~again].reset_index(drop=True)
+
+
+def warn_of_datum(features: Features, crs: CRS | None, found: Features) -> None:
+    """Warn where what is brought to the detections may lie beside them by a tenth of their size and more."""
+    geometry = np.asarray(found.frame.geometry.array, dtype=object)
+    bounds = shapely.bounds(geometry[is_finite(geometry) & ~shapely.is_missing(geometry)])
+    if crs is None or not len(bounds):
+        return
+    middle = np.median((bounds[:, :2] + bounds[:, 2:]) / 2, axis=0)
+    side_m = np.median((bounds[:, 2:] - bounds[:, :2]) * units_m(middle[None], crs))
+    for own in {each.frame.crs: None for each in features.files or (features,)}:
+        warn_of_shift(features.name, own, crs, middle, limit_m=side_m / 10, limit="a tenth of a detection's side")
 
 
 def warn_of_apart(found: GeoDataFrame, truth: GeoDataFrame) -> None:
@@ -204,10 +225,10 @@ def warn_of_apart(found: GeoDataFrame, truth: GeoDataFrame) -> None:
 
 def warn_of_rotated(found: GeoDataFrame) -> None:
     """Warns where envelopes are much larger than the detections in them."""
-    polygons = found.geometry.to_numpy()
-    envelopes = area(shapely.bounds(polygons))
+    areas = np.nan_to_num(shapely.area(mended(found.geometry.to_numpy())))
+    envelopes = area(shapely.bounds(found.geometry.to_numpy()))
     solid = envelopes > 0
-    if solid.any() and np.median(shapely.area(polygons[solid]) / envelopes[solid]) < _UPRIGHT:
+    if solid.any() and np.median(areas[solid] / envelopes[solid]) < _UPRIGHT:
         warnings.warn(
             "the detections are not upright rectangles, so their envelopes overlap more than they do; "
             'shape="polygon" is fairer',
@@ -251,12 +272,3 @@ def one_naming(
             f'for example with frame.replace({{"label": {{"{ALL}": "any"}}}})'
         )
     return found, truth, names
-
-
-def valid(polygons: np.ndarray) -> np.ndarray:
-    """The polygons, mended where they cross themselves; GEOS intersects no others."""
-    bad = ~shapely.is_valid(polygons)
-    polygons = polygons.copy()
-    # make_valid may leave lines and points beside the polygons; buffer takes only what has an area.
-    polygons[bad] = shapely.buffer(shapely.make_valid(polygons[bad]), 0)
-    return polygons

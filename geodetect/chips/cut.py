@@ -219,14 +219,18 @@ def _on_data(reader: Reader, window: Window, boxes: Boxes) -> Boxes:
     return boxes[np.array(share) >= _MIN_VALID]
 
 
-def in_no_chip(fates: np.ndarray, cutting: Cutting) -> str:
-    """How many labels no chip holds, and why, for a report; empty where there are none."""
-    why = {
+def reasons(cutting: Cutting) -> dict[Fate, str]:
+    """Why a label of each fate but `KEPT` is in no chip."""
+    return {
         Fate.OUTSIDE: "outside the aoi",
         Fate.CUT: f"under {MIN_SIDE:g} px or visible by less than {cutting.min_visible:.0%} in every chip",
         Fate.BLANK: "mostly where the raster holds no data",
     }
-    told = [f"{n:,} {reason}" for fate, reason in why.items() if (n := int((fates == fate).sum()))]
+
+
+def in_no_chip(fates: np.ndarray, cutting: Cutting) -> str:
+    """How many labels no chip holds, and why, for a report; empty where there are none."""
+    told = [f"{n:,} {reason}" for fate, reason in reasons(cutting).items() if (n := int((fates == fate).sum()))]
     return f"in no chip: {', '.join(told)}" if told else ""
 
 

@@ -17,8 +17,9 @@ import numpy as np
 import shapely
 from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
-from rich.progress import track
 
+from geodetect.addresses import identity
+from geodetect.bar import Bar
 from geodetect.chips.chip import ChipPlan
 from geodetect.chips.cut import Cutting
 from geodetect.chips.formats import FORMATS, IMAGES, Folder, Picture
@@ -28,7 +29,7 @@ from geodetect.chips.sources import Source, from_raster
 from geodetect.chips.split import parted
 from geodetect.errors import ArgumentError, LabelsError
 from geodetect.raster import CHIP_FORMATS, MaskedReader, Rasters, check_chip_format, files_of, write_chip
-from geodetect.vector.opening import Vectors
+from geodetect.vector.opening import Area, Vectors
 from geodetect.vector.writers import write_features
 
 if TYPE_CHECKING:
@@ -52,8 +53,9 @@ def export_training_data(
     pixel_size_m: float | None = None,
     bands: Sequence[int | str] | None = None,
     label_field: str | None = None,
+    layer: str | int | None = None,
     point_radius_m: float | None = None,
-    aoi: str | Path | GeoDataFrame | shapely.Geometry | None = None,
+    aoi: Area | None = None,
     min_visible: float = 0.3,
     negatives: float = 0.0,
     seed: int = 42,
@@ -83,8 +85,11 @@ def export_training_data(
         bands: the bands to keep, counted from 1, or by name, such as "red", as the raster or the STAC item has it; None
             is all.
         label_field: column that holds the class; None: a column `label`, else one class named after the file.
+        layer: which layer of the labels' file, by name or number from 0 (`file.gpkg|layername=NAME` is the same); None:
+            the first that holds features, with a warning if there are more.
         point_radius_m: makes points into discs of this radius in metres.
-        aoi: only ground inside is used.
+        aoi: only ground inside is used: a vector file or frame in any CRS, or a geometry or (x1, y1, x2, y2) in the
+            raster's.
         min_visible: smallest share of a label's area in a chip that is still a label there, 0 to 1.
         negatives: chips without an object, as a share of those with one; 0 or more.
         seed: which chips without an object are kept.
@@ -110,6 +115,7 @@ def export_training_data(
         labels,
         cutting,
         label_field=label_field,
+        layer=layer,
         point_radius_m=point_radius_m,
         aoi=aoi,
     )
@@ -150,8 +156,8 @@ def _plan(source: Source, files: Sequence[str], settings: Sequence[object]) -> s
     """A text that is the same only where the same chips would be written of the same files."""
     told = hashlib.sha256(repr([*settings, source.classes, source.bands]).encode())
     for file in files:
-        found = Path(file).stat() if Path(file).exists() else None  # of a URL no more than its name is known
-        told.update(repr([file, found and (found.st_size, found.st_mtime_ns)]).encode())
+        found = Path(file).stat() if Path(file).exists() else None  # of a URL no more is known
+        told.update(repr([identity(file), found and (found.st_size, found.st_mtime_ns)]).encode())
     reader = None
     for plan in source.plans:
         if plan.reader is not reader:
@@ -171,9 +177,13 @@ def _write_chips(source: Source, paths: Sequence[Path], *, progress: bool) -> li
     # Without a transform all threads would take turns at one handle of the raster.
     located = source.plans[0].grid.transform is not None
     pool = ThreadPoolExecutor(os.cpu_count() if located else 1)
+    pictures = []
     try:
-        made = pool.map(written, paths, source.plans)
-        return list(track(made, "Cutting chips", total=len(paths), disable=not progress, transient=True))
+        with Bar("chips", len(paths), shown=progress) as bar:
+            for picture in pool.map(written, paths, source.plans):
+                pictures.append(picture)
+                bar.advance()
+        return pictures
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from geodetect.addresses import expanded
 from geodetect.chips.cut import MIN_SIDE, Cutting
 from geodetect.chips.formats import Folder, Picture, read_folder
 from geodetect.chips.formats.picture import TEST, TRAIN, UNLISTED, VALID, counted, is_plain, sentence
@@ -83,7 +84,7 @@ def _checked(folder: str | Path | Sequence[str | Path], argument: str) -> Path:
     if not isinstance(folder, str | Path) or folder == "":
         got = f"{len(folder)} paths{hint}" if isinstance(folder, list | tuple) else f"{folder!r:.80}"
         raise LabelsError(f"{expected}; got {got}")
-    folder = Path(folder)
+    folder = Path(expanded(folder))
     if not folder.is_dir():
         raise LabelsError(f"{expected}; got {folder}, which is {f'a file{hint}' if folder.exists() else 'not there'}")
     return folder

@@ -7,14 +7,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import shapely
-from geopandas import GeoDataFrame
-
+from geodetect.addresses import expanded
 from geodetect.chips.formats import IMAGES
 from geodetect.errors import ArgumentError, OutputError
 from geodetect.raster import Rasters, files_of
-from geodetect.vector.opening import Vectors
-from geodetect.vector.opening import files_of as vector_files_of
+from geodetect.vector.opening import Area, Vectors, vector_paths
 
 _UNFINISHED = ".unfinished.json"  # the plan of a run that has not ended; lets it start again where it was
 _COMPLETE = "export.json"  # what it is called from the end of the run on
@@ -30,7 +27,7 @@ def checked(out_dir: str | Path, *, overwrite: bool) -> Path:
     """
     if not isinstance(out_dir, str | Path) or out_dir == "":
         raise ArgumentError(f"out_dir must be the path of a folder; got {out_dir!r}")
-    out_dir = Path(out_dir)
+    out_dir = Path(expanded(out_dir))
     if out_dir.exists() and not out_dir.is_dir():
         raise OutputError(f"out_dir must be a folder; {out_dir} is a file")
     if not out_dir.parent.is_dir():
@@ -45,7 +42,7 @@ def _not_empty(out_dir: Path) -> OutputError:
     return OutputError(f"{out_dir} is not empty; choose another folder, or overwrite=True to empty it")
 
 
-def check_spared(out_dir: Path, raster: Rasters, labels: Vectors, aoi: Vectors | shapely.Geometry | None) -> None:
+def check_spared(out_dir: Path, raster: Rasters, labels: Vectors, aoi: Area | None) -> None:
     """Refuses to empty a folder that holds what is to be read, or that people work in.
 
     Raises:
@@ -56,10 +53,7 @@ def check_spared(out_dir: Path, raster: Rasters, labels: Vectors, aoi: Vectors |
         raise OutputError(
             f"{out_dir} is the folder you work in, or holds it, and is not emptied; choose another out_dir"
         )
-    vectors = [
-        each for each in (labels, aoi) if not (each is None or isinstance(each, GeoDataFrame | shapely.Geometry))
-    ]
-    for file in [*files_of(raster)[0], *(file for each in vectors for file in vector_files_of(each))]:
+    for file in [*files_of(raster)[0], *vector_paths(labels), *vector_paths(aoi)]:
         path = Path(file)
         # Under its own name, or as what a link leads to.
         if any(each.is_relative_to(folder) for each in (path.parent.resolve() / path.name, path.resolve())):

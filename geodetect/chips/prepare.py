@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import shapely
 
 from geodetect.chips.chip import ChipPlan, Chips
 from geodetect.chips.cut import Cutting
@@ -21,10 +20,7 @@ from geodetect.chips.split import parted
 from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced, is_whole
 from geodetect.raster import Rasters
 from geodetect.stretch import Stretch
-from geodetect.vector.opening import Vectors
-
-if TYPE_CHECKING:
-    from geopandas import GeoDataFrame
+from geodetect.vector.opening import Area, Vectors
 
 _SAMPLE = 64  # chips that the stretch is measured on
 
@@ -39,8 +35,9 @@ def prepare_data(
     pixel_size_m: float | None = None,
     bands: Sequence[int | str] | None = None,
     label_field: str | None = None,
+    layer: str | int | None = None,
     point_radius_m: float | None = None,
-    aoi: str | Path | GeoDataFrame | shapely.Geometry | None = None,
+    aoi: Area | None = None,
     min_visible: float = 0.3,
     negatives: float = 1.0,
     dataset_type: str | None = None,
@@ -74,8 +71,11 @@ def prepare_data(
             is all.
         label_field: column that holds the class; None: a column `label`, else one class named after the file; each
             for itself of files in a list, and "object" for all of a folder or pattern, whose names say where, not what.
+        layer: which layer of the labels' file, by name or number from 0 (`file.gpkg|layername=NAME` is the same); None:
+            the first that holds features, with a warning if there are more.
         point_radius_m: makes points into discs of this radius in metres.
-        aoi: only ground inside is used: a vector file, a GeoDataFrame, or a geometry in the raster's CRS.
+        aoi: only ground inside is used: a vector file or frame in any CRS, or a geometry or (x1, y1, x2, y2) in the
+            raster's.
         min_visible: smallest share of a label's area in a chip that is still a label there, 0 to 1.
         negatives: chips without an object, as a share of those with one; 0 or more. They are drawn from all rasters
             or pictures alike.
@@ -105,12 +105,13 @@ def prepare_data(
             labels,
             cutting,
             label_field=label_field,
+            layer=layer,
             point_radius_m=point_radius_m,
             class_mapping=class_mapping,
             aoi=aoi,
         )
     else:
-        of_labels = {"aoi": aoi, "label_field": label_field, "point_radius_m": point_radius_m}
+        of_labels = {"aoi": aoi, "label_field": label_field, "layer": layer, "point_radius_m": point_radius_m}
         _refuse(of_labels, "a folder of labelled chips, only to labels=")
         found = from_folder(source, cutting, dataset_type=dataset_type, class_mapping=class_mapping)
     held, spared, report = found.held, list(found.left_out), found.report
@@ -131,6 +132,9 @@ def prepare_data(
         parts = parted(found.plans, val_split_pct, split, seed)
         parts[-1] += spared
     train, valid, left_out = (Chips(part) for part in parts)
+    seen = {label for plan in train.plans for label in plan.boxes.labels}
+    unseen = ", ".join(name for label, name in enumerate(found.classes) if label not in seen)
+    report = sentence(report, f"no chip to train on holds a box of {unseen}" if unseen else "")
     if not any(len(plan.boxes) for plan in valid.plans):
         report = sentence(report, "no chip to validate on holds a box, so that scores say nothing")
     return DetectionData(

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import shapely
 
 from geodetect.chips.chip import ChipPlan
-from geodetect.chips.cut import MIN_SIDE, Cutting, Fate, in_no_chip, plan_chips, with_negatives
+from geodetect.chips.cut import MIN_SIDE, Cutting, Fate, in_no_chip, plan_chips, reasons, with_negatives
 from geodetect.chips.formats.picture import sentence
 from geodetect.errors import LabelsError, NotGeoreferenced, RasterError
 from geodetect.raster import RasterReader, Rasters, Reader, scenes_of
-from geodetect.vector.labels import Labels, read_area, read_labels_on
-from geodetect.vector.opening import Vectors
+from geodetect.vector.labels import Labels, read_area_on, read_labels_on
+from geodetect.vector.objects import listed
+from geodetect.vector.opening import Area, Vectors
 
-if TYPE_CHECKING:
-    from geopandas import GeoDataFrame
-
+_TOLD = 10  # classes that a report names
 _ONE_SIZE = 1.05  # pixels whose sides differ by less, as degrees do over some latitudes, are of one size
 
 
@@ -57,9 +55,10 @@ def from_raster(
     cutting: Cutting,
     *,
     label_field: str | None = None,
+    layer: str | int | None = None,
     point_radius_m: float | None = None,
     class_mapping: Mapping[Any, str | None] | None = None,
-    aoi: str | Path | GeoDataFrame | shapely.Geometry | None = None,
+    aoi: Area | None = None,
 ) -> Source:
     """Chips of rasters, labelled from vector files in any CRS; parameters as in `prepare_data`.
 
@@ -75,26 +74,34 @@ def from_raster(
         labels,
         [reader.grid for reader in readers],
         label_field=label_field,
+        layer=layer,
         point_radius_m=point_radius_m,
         class_mapping=class_mapping,
     )
-    classes = sorted({name for labelled in found for name in labelled.names})
-    every, fates = _planned(readers, found, _areas(readers, aoi), classes, side, cutting)
+    objects = found[0].objects
+    report, complete = objects.report, objects.complete  # of the labels alone, before chips leave out some of them
+    classes = sorted({name for name in objects.names if name is not None})
+    areas = [None] * len(readers) if aoi is None else read_area_on(aoi, [reader.grid for reader in readers])
+    every, fates = _planned(readers, found, areas, classes, side, cutting)
     lost = in_no_chip(fates, cutting)
+    for fate, reason in reasons(cutting).items():
+        objects.leave_out(fates == fate, reason)
     if not any(len(plan.boxes) for plan in every):
         raise LabelsError(
             f"no chip of {readers[0].name} holds a label that is visible by at least {cutting.min_visible:.0%} and "
             f"{MIN_SIDE:g} px wide ({lost}); the labels may be too small at this pixel size, or lie outside the aoi"
         )
-    plans, classes, dropped = used_classes(with_negatives(every, cutting), classes)
+    plans, used, dropped = used_classes(
+        with_negatives(every, cutting), classes, {name: listed(objects.lost_of(name)) for name in classes}
+    )
     return Source(
         plans,
-        classes,
+        used,
         side,
         readers[0].bands,
         str(readers[0].dtype),
-        sentence(found[0].report, lost, sizes_apart(readers, cutting), dropped),
-        found[0].complete and not np.isin(fates, (Fate.CUT, Fate.BLANK)).any(),
+        sentence(report, lost, sizes_apart(readers, cutting), dropped),
+        complete and not dropped and not np.isin(fates, (Fate.CUT, Fate.BLANK)).any(),
     )
 
 
@@ -106,10 +113,10 @@ def _planned(
     side: int,
     cutting: Cutting,
 ) -> tuple[list[ChipPlan], np.ndarray]:
-    """The plans of all scenes, with a box or without, and the `Fate` of each label that meets any of them."""
+    """The plans of all scenes, with a box or without, and the `Fate` of each object; -1 where it meets none of them."""
     number = {name: i for i, name in enumerate(classes)}
     plans: list[ChipPlan] = []
-    fates = np.full(1 + max(labelled.numbers.max(initial=-1) for labelled in found), -1)
+    fates = np.full(len(found[0].objects.names), -1)
     for reader, labelled, inside in zip(readers, found, areas, strict=True):
         here = np.full(len(labelled.numbers), Fate.OUTSIDE)
         if inside is None or not inside.is_empty:
@@ -119,29 +126,7 @@ def _planned(
         np.maximum.at(fates, labelled.numbers, here)
         if len(readers) > 1:
             reader.close()  # thousands of files are not open at once
-    return plans, fates[fates >= 0]
-
-
-def _areas(
-    readers: Sequence[RasterReader], aoi: str | Path | GeoDataFrame | shapely.Geometry | None
-) -> list[shapely.Geometry | None]:
-    """The area of interest in each raster's pixels, empty where it does not meet it; None for everywhere.
-
-    Raises:
-        LabelsError: if it meets none of them.
-    """
-    if aoi is None or len(readers) == 1:
-        return [None if aoi is None else read_area(aoi, reader.grid) for reader in readers]
-    areas, problem = [], None
-    for reader in readers:
-        try:
-            areas.append(read_area(aoi, reader.grid))
-        except LabelsError as error:
-            areas.append(shapely.Polygon())
-            problem = error
-    if problem is not None and all(area.is_empty for area in areas):
-        raise problem
-    return areas
+    return plans, fates
 
 
 def check_alike(readers: Sequence[Reader], what: str) -> None:
@@ -177,11 +162,21 @@ def sizes_apart(readers: Sequence[Reader], cutting: Cutting) -> str:
     )
 
 
-def used_classes(plans: list[ChipPlan], classes: list[str]) -> tuple[list[ChipPlan], list[str], str]:
-    """The plans with labels that index only the classes that have a box, those classes, and what was left out."""
+def used_classes(
+    plans: list[ChipPlan], classes: list[str], why: Mapping[str, str] | None = None
+) -> tuple[list[ChipPlan], list[str], str]:
+    """The plans with labels that index only the classes that have a box, those classes, and what was left out.
+
+    Args:
+        plans: chips whose labels index `classes`.
+        classes: names.
+        why: reasons why objects of a class are in no chip, where they are known.
+    """
     used = np.unique(np.concatenate([plan.boxes.labels for plan in plans]))
     number = np.full(len(classes), -1)
     number[used] = np.arange(len(used))
     moved = [plan.relabelled(number) for plan in plans]
     absent = [name for i, name in enumerate(classes) if i not in used]
-    return moved, [classes[i] for i in used], f"no box of {', '.join(absent)}, left out" if absent else ""
+    told = [f"{name} ({why[name]})" if why and why.get(name) else name for name in absent[:_TOLD]]
+    more = f" and {len(absent) - _TOLD:,} more classes" if len(absent) > _TOLD else ""
+    return moved, [classes[i] for i in used], f"no box of {', '.join(told)}{more}, left out" if absent else ""

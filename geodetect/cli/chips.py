@@ -22,6 +22,7 @@ from geodetect.cli import options
 @options.pixel_size_m
 @options.bands("all")
 @options.label_field
+@options.layer
 @options.point_radius_m
 @options.aoi
 @options.min_visible

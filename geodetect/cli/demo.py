@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from geodetect.addresses import expanded
 from geodetect.cli import options, tables
-from geodetect.errors import MissingPackage, OutputError, RasterError
+from geodetect.errors import OutputError, RasterError
 
 if TYPE_CHECKING:
-    from geopandas import GeoDataFrame
-
     from geodetect.accuracy import Accuracy
     from geodetect.learner import RetinaNet
 
@@ -38,7 +37,7 @@ def demo(out_dir: Path, *, epochs: int, seed: int, device: str | None, progress:
 
     Nothing is downloaded: the scenes come with geodetect, and training starts from random weights.
     """
-    scenes = _scenes()
+    scenes, out_dir = _scenes(), Path(expanded(out_dir))
     _make_folder(out_dir)
     model = _trained(scenes, epochs=epochs, seed=seed, device=device, progress=progress)
     click.echo(f"Saved {model.save(out_dir / 'suburb.safetensors')}")
@@ -88,28 +87,18 @@ def _mapped(model: RetinaNet, scenes: Path, out_dir: Path, *, progress: bool) ->
     from geodetect.drawing import show
     from geodetect.scene import detect_objects
     from geodetect.vector.writers import write_features
+    from geodetect.viewer import view
 
     test, labels = scenes / "suburb_test.tif", scenes / "suburb_test.geojson"
     candidates = detect_objects(test, model, min_score=0.05, progress=progress)
-    assert not isinstance(candidates, Path)  # which it is only when a file was asked for
+    assert not isinstance(candidates, Path | list)  # which it is only when a file was asked for
     limits = candidates["label"].map(model.detector.min_score)
     found = candidates[candidates["score"] >= limits]
     for name in _MAPS:
         write_features(found, out_dir / name)
     show(test, found, classes=model.detector.classes).savefig(out_dir / _PICTURE)
-    _write_page(test, candidates, labels, out_dir / _PAGE)
+    page = view(test, candidates, labels).save(out_dir / _PAGE)
+    click.echo(f"Wrote {page}; open it in a browser and move the slider")
     at_point = compute_accuracy(found, labels)
     at_point.table["ap"] = compute_accuracy(candidates, labels).table["ap"]
     return at_point
-
-
-def _write_page(raster: Path, candidates: GeoDataFrame, labels: Path, path: Path) -> None:
-    """Write the page to look around in, where the package that makes it is installed; say so where it is not."""
-    from geodetect.viewer import view
-
-    try:
-        page = view(raster, candidates, labels)
-    except MissingPackage as missing:
-        click.echo(missing)
-    else:
-        click.echo(f"Wrote {page.save(path)}; open it in a browser and move the slider")

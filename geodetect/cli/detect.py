@@ -14,7 +14,7 @@ from geodetect.cli import options, tables
 @click.command()
 @click.argument("raster")
 @click.argument("model", type=click.Path(path_type=Path))
-@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("output", metavar="OUTPUT...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--min-score",
     type=options.SCORES,
@@ -54,14 +54,16 @@ from geodetect.cli import options, tables
 )
 @click.option("--measure/--no-measure", default=False, help="Add columns area_m2, width_m and height_m, on the ground.")
 @click.option(
-    "--resume/--no-resume", default=False, help="Go on with what a run that was stopped left in OUTPUT's .journal."
+    "--resume/--no-resume",
+    default=False,
+    help="Go on with what a run that was stopped left in the .journal of the first OUTPUT.",
 )
 @click.option(
     "--scheduler", metavar="ADDRESS", help="Have the workers of this dask cluster do it, such as tcp://10.0.0.1:8786."
 )
 @options.progress
-def detect(raster: str, model: Path, output: Path, *, scheduler: str | None, **choices: Any) -> None:
-    """Find the objects that MODEL knows in RASTER and write them to OUTPUT.
+def detect(raster: str, model: Path, output: tuple[Path, ...], *, scheduler: str | None, **choices: Any) -> None:
+    """Find the objects that MODEL knows in RASTER and write them to OUTPUT, or to several of them.
 
     RASTER is a file, a URL, a folder of GeoTIFFs or a pattern in quotes ("tiles/*.tif").
     OUTPUT is a .gpkg, .geojson, .shp, .fgb, .parquet, .kml or .csv file of boxes with label and score.
@@ -70,5 +72,7 @@ def detect(raster: str, model: Path, output: Path, *, scheduler: str | None, **c
     from geodetect.scene import detect_objects
 
     with nullcontext() if scheduler is None else cluster.connected(scheduler) as client:
-        made = Path(str(detect_objects(raster, model, output, client=client, **choices)))
-    click.echo(f"Wrote {made} ({tables.size_of(made)})")
+        made = detect_objects(raster, model, output, client=client, **choices)
+    assert isinstance(made, list)
+    for path in made:
+        click.echo(f"Wrote {path} ({tables.size_of(path)})")

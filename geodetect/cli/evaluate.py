@@ -17,16 +17,12 @@ if TYPE_CHECKING:
 @click.argument("detections")
 @click.argument("labels")
 @options.label_field
+@options.layer
 @options.point_radius_m
 @options.aoi
 @options.match_iou
 @click.option("--by-class/--no-by-class", default=True, help="Only objects of one class match.")
-@click.option(
-    "--shape",
-    type=click.Choice(["box", "polygon"]),
-    default="box",
-    help="Compare envelopes or the polygons themselves.",
-)
+@options.shape
 @click.option(
     "--output",
     type=click.Path(path_type=Path),

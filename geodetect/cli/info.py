@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from geodetect.addresses import expanded, unsigned
 from geodetect.cli import options, tables
 from geodetect.errors import LabelsError, RasterError
 
@@ -22,20 +23,21 @@ _EXPORTED = (".onnx", ".dlpk", ".pt2", ".json")
 @click.command()
 @click.argument("file")
 @options.label_field
-def info(file: str, label_field: str | None) -> None:
+@options.layer
+def info(file: str, label_field: str | None, layer: str | None) -> None:
     """Tell what FILE is: a model, an exported one, a raster or a vector file.
 
     Sizes are in pixels and metres, extents in the units of the file's CRS.
     """
-    tables.show_facts(_facts(file, label_field))
+    tables.show_facts(_facts(expanded(file), label_field, layer))
 
 
-def _facts(file: str, label_field: str | None) -> dict[str, Any]:
+def _facts(file: str, label_field: str | None, layer: str | None) -> dict[str, Any]:
     if file.endswith(_MODEL):
         return _model(Path(file))
     if file.endswith(_EXPORTED) and (exported := _exported(Path(file))) is not None:
         return exported
-    return _item(file) or _raster_or_vector(file, label_field)
+    return _item(file) or _raster_or_vector(file, label_field, layer)
 
 
 def _item(file: str) -> dict[str, Any] | None:
@@ -43,7 +45,9 @@ def _item(file: str) -> dict[str, Any] | None:
     from geodetect.raster.stac import bands_of_item
 
     found = bands_of_item(file)
-    return None if found is None else {"file": f"{file}, a STAC item, {found[0]}", "bands": ", ".join(found[1])}
+    return (
+        None if found is None else {"file": f"{unsigned(file)}, a STAC item, {found[0]}", "bands": ", ".join(found[1])}
+    )
 
 
 def _exported(path: Path) -> dict[str, Any] | None:
@@ -98,7 +102,7 @@ def _listed(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.4g}" for value in values)
 
 
-def _raster_or_vector(file: str, label_field: str | None) -> dict[str, Any]:
+def _raster_or_vector(file: str, label_field: str | None, layer: str | None) -> dict[str, Any]:
     """What there is to say of a file that is no model.
 
     Raises:
@@ -108,14 +112,14 @@ def _raster_or_vector(file: str, label_field: str | None) -> dict[str, Any]:
         return _raster(file)
     except RasterError as no_raster:
         try:
-            return _vector(file, label_field)
+            return _vector(file, label_field, layer)
         except LabelsError as no_vector:
             raise _neither(file, no_raster, no_vector) from no_vector
 
 
 def _neither(file: str, no_raster: RasterError, no_vector: LabelsError) -> RasterError | LabelsError:
     """The error that says most: of a file that is not there, of a column that is not, or of both attempts."""
-    if not Path(file).is_file():
+    if not Path(file.partition("|")[0]).is_file():
         return no_raster
     if "cannot be read" not in str(no_vector):
         return no_vector
@@ -128,7 +132,7 @@ def _raster(file: str) -> dict[str, Any]:
     with RasterReader(file) as reader:
         height, width = reader.grid.shape
         return {
-            "file": f"{file}, a raster",
+            "file": f"{unsigned(file)}, a raster",
             "size": f"{width} x {height} px",
             "bands": f"{', '.join(reader.band_names)} ({reader.dtype})",
             **_place(reader.grid),
@@ -149,16 +153,16 @@ def _place(grid: Grid) -> dict[str, str]:
     return {**facts, "pixel size": f"{x:.4g} x {y:.4g} m"}
 
 
-def _vector(file: str, label_field: str | None) -> dict[str, Any]:
+def _vector(file: str, label_field: str | None, layer: str | None) -> dict[str, Any]:
     from geodetect.vector.classes import class_names
     from geodetect.vector.opening import open_features
 
-    features = open_features(file)
+    features = open_features(file, layer=layer)
     frame = features.frame
     counts = Counter(name or "without a class" for name in class_names(features, label_field))
     kinds = Counter(frame.geom_type.fillna("empty"))
     return {
-        "file": f"{file}, a vector file",
+        "file": f"{unsigned(file)}, a vector file",
         "features": f"{len(frame)} ({', '.join(f'{n} {kind}' for kind, n in kinds.most_common())})",
         "CRS": _crs(frame.crs),
         "bounds": _listed_bounds(frame.total_bounds) if len(frame) else None,

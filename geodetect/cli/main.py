@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from geodetect import __version__
+from geodetect.addresses import unsigned
 from geodetect.errors import GeodetectError
 
 _COMMANDS = ("chips", "train", "detect", "evaluate", "export", "info", "demo", "view")
@@ -58,7 +59,7 @@ class _Commands(click.Group):
             raise  # `geodetect info FILE | head`: click ends quietly
         except (GeodetectError, OSError) as error:
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
-            raise _Failed(_in_options(" ".join(str(error).split()), command)) from error
+            raise _Failed(_in_options(" ".join(unsigned(str(error)).split()), command)) from error
         except KeyboardInterrupt as error:
             raise _Interrupted("; ".join(["stopped by Ctrl-C", *error.args])) from error
 

@@ -63,6 +63,15 @@ def _bands(text: str) -> tuple[int | str, ...]:
     return tuple(int(part) if part.removeprefix("-").isdigit() else part for part in parts)
 
 
+def _area(text: str) -> str | tuple[float, ...]:
+    """Four numbers where the text is that, else the name of a file."""
+    try:
+        corners = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        return text
+    return corners if len(corners) > 1 else text
+
+
 def _renamed(ctx: click.Context, param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str | None] | None:
     """A class mapping from `old=new` and `old=`; None where the option was not used."""
     split = [pair.partition("=") for pair in pairs]
@@ -72,6 +81,7 @@ def _renamed(ctx: click.Context, param: click.Parameter, pairs: tuple[str, ...])
     return {old: new or None for old, _, new in split} or None
 
 
+AREA = Text("file or corners", _area, "a vector file, or x1,y1,x2,y2")
 BANDS = Text("bands", _bands, "bands with commas between, by number from 1 or by name, such as 1,2,3 or red,nir")
 SCORES = Text("scores", _scores, "a number, or one for each class, such as pool=0.4,car=0.3")
 CHECKPOINT = Text("folder or word", str, "a folder, yes or no", {"yes": True, "no": False})
@@ -119,17 +129,33 @@ label_field = click.option(
     show_default="label, else one class named after the file",
     help="Column of the labels that holds the class.",
 )
+layer = click.option(
+    "--layer",
+    metavar="NAME",
+    show_default="the first that holds features",
+    help="Layer of the labels' file, by name or number from 0; for other files write FILE|layername=NAME.",
+)
 point_radius_m = click.option(
     "--point-radius-m", type=float, help="Makes points into circles of this radius, in metres on the ground."
 )
 aoi = click.option(
-    "--aoi", metavar="FILE", show_default="everywhere", help="Only ground inside counts: a vector file in any CRS."
+    "--aoi",
+    type=AREA,
+    metavar="FILE",
+    show_default="everywhere",
+    help="Only ground inside counts: a vector file in any CRS, or x1,y1,x2,y2 in map coordinates.",
 )
 match_iou = click.option(
     "--match-iou",
     type=float,
     default=0.5,
     help="Overlap (IoU) from which a detection counts as right, above 0, at most 1.",
+)
+shape = click.option(
+    "--shape",
+    type=click.Choice(["box", "polygon"]),
+    default="box",
+    help="Compare envelopes or the polygons themselves.",
 )
 min_visible = click.option(
     "--min-visible",

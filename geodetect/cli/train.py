@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from geodetect.addresses import expanded
 from geodetect.cli import options, tables
 from geodetect.errors import OutputError
 
@@ -29,6 +30,7 @@ _SUFFIX = ".safetensors"
 @options.pixel_size_m
 @options.bands("all")
 @options.label_field
+@options.layer
 @options.point_radius_m
 @options.aoi
 @options.min_visible
@@ -125,6 +127,7 @@ def train(source: str, model: Path, labels: str | None, **choices: Any) -> None:
     GeoTIFFs or a pattern in quotes ("tiles/*.tif"). Under torchrun --nproc-per-node N -m geodetect train
     N processes share every batch. Ctrl-C saves the best weights so far.
     """
+    model = Path(expanded(model))
     _check_output(model)
     from geodetect.chips import prepare_data
     from geodetect.learner import RetinaNet, distributed

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
+from geodetect.addresses import expanded
 from geodetect.boxes import Boxes
 from geodetect.detector import file
 from geodetect.errors import ArgumentError, ModelError, is_share
@@ -234,7 +235,7 @@ class Detector:
         """
         self._floors(_known(self.min_score))
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
-        return file.write(Path(path), weights, self._facts())
+        return file.write(Path(expanded(path)), weights, self._facts())
 
     def _facts(self) -> dict[str, Any]:
         """All but the weights, as JSON takes it."""
@@ -269,7 +270,7 @@ def load_detector(path: str | Path, *, device: str | torch.device | None = None,
     """
     where = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     precisions.resolve(precision, where)
-    path = Path(path)
+    path = Path(expanded(path))
     weights, facts = file.read(path)
     try:
         detector = _build(facts)

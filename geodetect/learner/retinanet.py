@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from geodetect import plots
+from geodetect.addresses import expanded
 from geodetect.boxes import Boxes
 from geodetect.chips import DetectionData
 from geodetect.detector import Detector, load_detector
@@ -86,6 +87,7 @@ class RetinaNet:
         start.check_numbers(box_weight=box_weight, focal_alpha=focal_alpha, focal_gamma=focal_gamma, seed=seed)
         start.check_boxes(data)
         spec = start.anchors(data, scales=scales, ratios=ratios, anchor_size=anchor_size, levels=levels)
+        weights = expanded(weights) if isinstance(weights, str | Path) else weights
         saved = load_detector(str(weights)) if is_saved_detector(weights) else None
         if saved is not None and head_norm is None:
             head_norm = saved.network.head_norm
@@ -330,7 +332,9 @@ class RetinaNet:
         self._detector.min_score = table["min_score"].loc[tuning.NMS_IOU].to_dict()
         return table
 
-    def detect(self, raster: Rasters, output: str | Path | None = None, **options: Any) -> GeoDataFrame | Path:
+    def detect(
+        self, raster: Rasters, output: str | Path | Sequence[str | Path] | None = None, **options: Any
+    ) -> GeoDataFrame | Path | list[Path]:
         """What `detect_objects(raster, self, output, ...)` gives; the options are its."""
         return detect_objects(raster, self, output, **options)
 

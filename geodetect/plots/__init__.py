@@ -4,13 +4,12 @@ Pictures come as arrays, curves as arrays and frames. All functions give a matpl
 pops up, and no state is kept in pyplot.
 """
 
-from geodetect.colours import class_colours
+from geodetect.colours import OUTCOMES, class_colours
 from geodetect.plots.chips import chip_figure
 from geodetect.plots.curves import curve_figure, losses_figure, lr_figure
 from geodetect.plots.errors import Mistake, errors_figure
 from geodetect.plots.pictures import as_rgb, shown_limits
 from geodetect.plots.scenes import Detail, Ground, fullest_part, scene_figure
-from geodetect.plots.style import OUTCOMES
 
 __all__ = [
     "OUTCOMES",

@@ -8,8 +8,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 INK, FAINT = "#333333", "#BBBBBB"
-# Right, wrong and missed, of the same palette, so that no two are taken for each other.
-OUTCOMES = {"TP": "#56B4E9", "FP": "#D55E00", "FN": "#F0E442"}
 LINE, SECOND = "#0072B2", "#D55E00"
 
 

@@ -9,7 +9,6 @@ a hole. Index and description lie in memory and go away with the `Mosaic`.
 from __future__ import annotations
 
 import math
-import re
 import weakref
 from collections import Counter
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from pyproj import Transformer
 from pyproj.exceptions import ProjError
 from rasterio.io import MemoryFile
 
+from geodetect.addresses import identity, is_url
 from geodetect.errors import RasterError
 from geodetect.grid import Grid
 from geodetect.raster.header import File, headers_of
@@ -50,7 +50,7 @@ class Single:
     @property
     def told(self) -> str | None:
         """What the scene is made of, as `Mosaic` has it; None for a file, which says so itself."""
-        return _unsigned(self.path) if self.path.startswith("<") else None
+        return identity(self.path) if self.path.startswith("<") or is_url(self.path) else None
 
 
 class Mosaic:
@@ -63,7 +63,7 @@ class Mosaic:
         name: what messages call them together.
 
     Attributes:
-        told: names of the files, or the bands that they are put together from.
+        told: names of the files, their URLs, or the bands that they are put together from; may hold secrets.
 
     Raises:
         RasterError: if they do not go together; the message names the file that does not.
@@ -71,7 +71,7 @@ class Mosaic:
 
     def __init__(self, files: Sequence[File], name: str) -> None:
         self.name = name
-        self.told = "\n".join(_unsigned(file.path) if file.path.startswith("<") else file.name for file in files)
+        self.told = "\n".join(Single(file.path, file.name).told or file.name for file in files)
         frame = _frame(files := _same_layers(files))
         self.grid, outlines = _laid_out(files, frame, name)
         resampled = not all(_parallel(file.grid, frame) and _aligned(file.grid, frame) for file in files)
@@ -146,11 +146,6 @@ def _checked_names(files: list[File], bands: Sequence[int | str] | None) -> list
                     "(gdal_translate -b)"
                 )
     return files
-
-
-def _unsigned(told: str) -> str:
-    """A description without what signs addresses, which changes from day to day."""
-    return re.sub(r"\?[^<]*", "", told)
 
 
 def _scene(files: list[File], name: str) -> Scene:

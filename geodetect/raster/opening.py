@@ -8,7 +8,6 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from glob import glob
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,7 +21,8 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.transform import from_gcps
 from rasterio.vrt import WarpedVRT
 
-from geodetect.errors import RasterError
+from geodetect.addresses import expanded, is_url, matches, name_of
+from geodetect.errors import RasterError, first_line, harmless
 from geodetect.grid import Grid
 
 FAILURES = (RasterioError, rasterio._err.CPLE_BaseError, CRSError, ValueError, MemoryError)
@@ -65,18 +65,18 @@ def files_of(raster: Rasters) -> tuple[list[str], str]:
         RasterError: if there are none, or one of them is not there.
     """
     if isinstance(raster, str | Path):
-        path = Path(raster)
         if raster == "":
             raise RasterError("a raster is expected as a path or URL; got an empty name")
-        if path.is_dir():
-            return _inside(path), path.name
-        found = [] if path.exists() else sorted(glob(str(raster)))
-        return found or [_present(raster)], path.name
+        path = expanded(raster)
+        if os.path.isdir(path):
+            return _inside(Path(path)), name_of(path)
+        found = [] if os.path.exists(path) else matches(path)
+        return found or [_present(path)], name_of(path)
     if not (isinstance(raster, Sequence) and raster and all(isinstance(file, str | Path) for file in raster)):
         raise RasterError(f"a raster is expected as a path or URL, or several of them in a list; got {raster!r:.80}")
     files = [file for each in raster for file in files_of(each)[0]]
     more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-    return files, f"{Path(files[0]).name}{more}"
+    return files, f"{name_of(files[0])}{more}"
 
 
 def _inside(folder: Path) -> list[str]:
@@ -91,26 +91,27 @@ def _inside(folder: Path) -> list[str]:
     return files
 
 
-def _present(raster: str | Path) -> str:
-    """The raster's name, if something is there or might be.
+def _present(raster: str) -> str:
+    """The raster's path or URL, if something is there or might be.
 
     Raises:
         RasterError: if there is no such file.
     """
     # With a colon it may be a URL, or a part of a file as GDAL names it (GTIFF_DIR:2:scene.tif).
-    if not Path(raster).exists() and ":" not in str(raster) and not str(raster).startswith("/vsi"):
+    if not os.path.exists(raster) and ":" not in raster and not is_url(raster):
         raise RasterError(f"There is no file {raster}; check the name and the folder")
-    return str(raster)
+    return raster
 
 
 def gdal_name(path: str) -> str:
-    """A path or URL as GDAL itself names it, from whichever folder it is asked."""
-    if path.startswith("<"):  # a description in XML
-        return path
+    """A path or URL as GDAL itself names it, from whichever folder it is asked.
+
+    A file that exists is named from the root on, so that nothing in its name (`zip:`, `<`) is taken for anything else.
+    """
+    if os.path.exists(path):
+        return os.path.abspath(path)
     scheme, found, rest = path.partition("://")
-    if found and scheme in _VIRTUAL:
-        return _VIRTUAL[scheme] + rest
-    return os.path.abspath(path) if Path(path).exists() else path
+    return _VIRTUAL[scheme] + rest if found and scheme in _VIRTUAL else path
 
 
 def is_remote(path: str) -> bool:
@@ -239,7 +240,7 @@ def understood(name: str, path: str) -> Iterator[None]:
         with environment(path):
             yield
     except FAILURES as error:
-        raise RasterError(f"{name} cannot be read as a raster: {first_line(error)}") from error
+        raise RasterError(f"{name} cannot be read as a raster: {first_line(error)}") from harmless(error)
 
 
 def _straightened(dataset: Any) -> Any:
@@ -293,10 +294,4 @@ def _known_crs(crs: Any, name: str) -> CRS:
         raise RasterError(
             f"the coordinate reference system of {name} makes no sense ({first_line(error)}); "
             "assign the right one with: gdal_edit.py -a_srs EPSG:..."
-        ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """What a library says, or what it says was the cause, in one line without a full stop."""
-    told = str(error.__cause__ or error).strip() or type(error).__name__
-    return told.splitlines()[0].rstrip(".")
+        ) from harmless(error)

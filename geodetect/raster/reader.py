@@ -17,7 +17,7 @@ import shapely
 from jaxtyping import Bool, Shaped
 from pyproj import CRS
 
-from geodetect.errors import RasterError
+from geodetect.errors import RasterError, first_line, harmless
 from geodetect.grid import Grid, Window
 from geodetect.raster.blocks import Blocks
 from geodetect.raster.layers import Layers
@@ -27,7 +27,6 @@ from geodetect.raster.opening import (
     Handles,
     Rasters,
     environment,
-    first_line,
     grid_of,
     is_remote,
     overviews,
@@ -183,12 +182,12 @@ class RasterReader:
             return self._blocks.read(window)
         except FAILURES as error:
             if is_remote(self.path):  # it was tried often enough
-                raise self._broken(window, error) from error
+                raise self._broken(window, error) from harmless(error)
         try:
             return self._decode(window)  # what is broken may lie in a block, but not in the window
         except FAILURES as error:
             with self._handles.dataset() as dataset:
-                raise self._broken(_first_broken(dataset, window), error) from error
+                raise self._broken(_first_broken(dataset, window), error) from harmless(error)
 
     def _broken(self, place: Window, error: BaseException) -> RasterError:
         """What to raise when pixels cannot be read."""

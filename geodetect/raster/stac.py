@@ -20,10 +20,12 @@ from urllib.parse import urljoin, urlsplit
 import numpy as np
 from affine import Affine
 
-from geodetect.errors import RasterError
+from geodetect.addresses import name_of
+from geodetect.errors import RasterError, harmless
 from geodetect.grid import Grid
 from geodetect.raster.header import File, headers_of
 from geodetect.raster.layers import check_bands
+from geodetect.raster.opening import gdal_name
 from geodetect.raster.virtual import stacked
 
 _JSON = ".json"
@@ -80,7 +82,7 @@ def opened_item(path: str, bands: Sequence[int | str] | None) -> tuple[str, str]
     """
     item = _item(path)
     if item is None:
-        return path, Path(path).name
+        return gdal_name(path), name_of(path)
     name, assets = _name(item, path), _rasters(item, path)
     if not assets:
         raise RasterError(f"{name} is a STAC item without a raster (GeoTIFF, JPEG 2000) among its assets")
@@ -98,7 +100,7 @@ def opened_item(path: str, bands: Sequence[int | str] | None) -> tuple[str, str]
             f'"blue"), or one of the rasters by its own address; it has {_told(offered)}'
         )
     (asset,) = assets.values()
-    return str(asset["href"]), name
+    return gdal_name(str(asset["href"])), name
 
 
 def _item(path: str) -> dict[str, Any] | None:
@@ -117,7 +119,7 @@ def _item(path: str) -> dict[str, Any] | None:
 
 
 def _name(item: dict[str, Any], path: str) -> str:
-    return str(item.get("id") or Path(path).name)
+    return str(item.get("id") or name_of(path))
 
 
 def _may_be_item(path: str) -> bool:
@@ -136,13 +138,13 @@ def _read(path: str) -> Any:
     try:
         content = Path(path).read_bytes() if "://" not in path else _fetched(path)
     except (OSError, HTTPException, ValueError) as error:
-        raise RasterError(f"{path} cannot be read: {getattr(error, 'reason', None) or error}") from error
+        raise RasterError(f"{path} cannot be read: {getattr(error, 'reason', None) or error}") from harmless(error)
     try:
         return json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         if not _inside(path).endswith(_JSON):
             return None  # what a server has under such an address may be a raster
-        raise RasterError(f"{path} is no JSON, and no STAC item: {error}") from error
+        raise RasterError(f"{path} is no JSON, and no STAC item: {error}") from harmless(error)
 
 
 def _fetched(url: str) -> bytes:
@@ -252,7 +254,7 @@ def _stack(name: str, offered: Sequence[_Band], wanted: Iterable[str]) -> str:
     """
     bands = [(each, _chosen(name, offered, each)) for each in wanted]
     hrefs = list(dict.fromkeys(band.href for _, band in bands))
-    headers = headers_of([(href, _file_name(href)) for href in hrefs])
+    headers = headers_of([(href, name_of(href)) for href in hrefs])
     files = {href: file.masked() if file.holds_mask else file for href, file in zip(hrefs, headers, strict=True)}
     finest = min((file.grid for file in files.values()), key=_pixel_area)
     common = _common(list(files.values()), finest)
@@ -270,10 +272,6 @@ def _stack(name: str, offered: Sequence[_Band], wanted: Iterable[str]) -> str:
 def _pixel_area(grid: Grid) -> float:
     assert grid.transform is not None
     return abs(float(grid.transform.determinant))
-
-
-def _file_name(href: str) -> str:
-    return Path(_inside(href)).name or href
 
 
 def _common(files: Sequence[File], frame: Grid) -> Grid:

@@ -14,9 +14,9 @@ from affine import Affine
 from jaxtyping import Bool, Shaped
 from rasterio.errors import NotGeoreferencedWarning
 
-from geodetect.errors import ArgumentError, OutputError
+from geodetect.errors import ArgumentError, OutputError, first_line
 from geodetect.grid import Grid
-from geodetect.raster.opening import FAILURES, first_line
+from geodetect.raster.opening import FAILURES
 
 _DRIVERS = {"tif": "GTiff", "png": "PNG", "jpg": "JPEG"}
 _DTYPES = {"png": ("uint8", "uint16"), "jpg": ("uint8",)}

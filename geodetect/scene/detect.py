@@ -6,23 +6,26 @@ detector, and freed of what their edges cut (`edges`); the strips are sewn toget
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import geopandas as gpd
 import numpy as np
 import shapely
 
+from geodetect.addresses import expanded
 from geodetect.boxes import Boxes
-from geodetect.errors import ArgumentError, GeodetectError
-from geodetect.raster import RasterReader, Rasters, Reader
+from geodetect.errors import ArgumentError, GeodetectError, OutputError
+from geodetect.raster import RasterReader, Rasters, Reader, files_of
 from geodetect.scene.asking import Asked, asked_of
 from geodetect.scene.edges import Parts, join
 from geodetect.scene.features import check_measurable, features_of
+from geodetect.scene.ground import joined
 from geodetect.scene.journal import Journal, journal_of, recorded
 from geodetect.scene.models import DetectsPixels, HoldsDetector, detector_of, lowest_scores, made_ready
 from geodetect.scene.plan import Plan, check_place, opened, planned
@@ -33,7 +36,9 @@ from geodetect.scene.seam import Seam
 from geodetect.scene.settings import settings_of
 from geodetect.scene.tally import Tally
 from geodetect.vector.labels import read_area
-from geodetect.vector.writers import check_output, write_features
+from geodetect.vector.opening import Area, vector_paths
+from geodetect.vector.outputs import SEARCHED, check_output, through_links
+from geodetect.vector.writers import check_texts, write_features
 
 _FRAME_SIZE = 1 << 16  # features that are made, and handed to the writer, at once
 
@@ -41,7 +46,7 @@ _FRAME_SIZE = 1 << 16  # features that are made, and handed to the writer, at on
 def detect_objects(
     raster: Rasters,
     model: DetectsPixels | HoldsDetector | str | Path,
-    output: str | Path | None = None,
+    output: str | Path | Sequence[str | Path] | None = None,
     *,
     min_score: float | Mapping[str, float] | None = None,
     nms_iou: float = 0.5,
@@ -50,7 +55,7 @@ def detect_objects(
     pixel_size_m: float | str | None = "model",
     bands: Sequence[int | str] | None = None,
     batch_size: int | None = None,
-    aoi: Any = None,
+    aoi: Area | None = None,
     device: str | None = None,
     precision: str = "auto",
     tta: bool = False,
@@ -58,7 +63,7 @@ def detect_objects(
     client: Any = None,
     resume: bool = False,
     progress: bool = True,
-) -> gpd.GeoDataFrame | Path:
+) -> gpd.GeoDataFrame | Path | list[Path]:
     """The objects that a model finds in a raster: columns `label`, `score` and `geometry`, best score first.
 
     Objects that a window's edge cuts are taken from the window that sees them whole; objects longer
@@ -68,8 +73,8 @@ def detect_objects(
         raster: a path, a URL, a list of them, a folder of GeoTIFFs or a pattern such as "tiles/*.tif" (one scene); or
             a STAC item, by path or URL.
         model: a learner, a detector, a file that a learner saved, or any object as in `DetectsPixels`.
-        output: a file to write, its format named by its suffix; without one the result is returned. What
-            is found goes to a folder `.journal` beside it meanwhile, and memory is bounded.
+        output: a file to write, its format named by its suffix, or several of them; without one the result is
+            returned. What is found goes to a folder `.journal` beside the first meanwhile, and memory is bounded.
         min_score: score below which boxes are dropped, for all classes or by class (classes not named
             keep the model's own); None: the score that served best in validation, 0.5 when unknown.
         nms_iou: overlap above which the worse of two boxes of one class is dropped.
@@ -83,7 +88,7 @@ def detect_objects(
             unless that is the first ones in their order. A raster with more bands than the model takes wants a choice.
         batch_size: windows the model sees at once; None: as many as serve best on its device. Where memory
             does not suffice for them, half as many.
-        aoi: where to look, a vector file, a GeoDataFrame, or a shapely geometry in the raster's CRS;
+        aoi: where to look, a vector file or frame in any CRS, or a geometry or (x1, y1, x2, y2) in the raster's;
             windows that do not meet it are not read, boxes whose centre lies outside are dropped.
         device: where the model runs; None: where it is, or for a file a GPU if there is one.
         precision: "float32", "bf16", or "auto": the model's own, or else the faster of them, which a short trial at
@@ -99,27 +104,31 @@ def detect_objects(
 
     Returns:
         boxes as polygons in the raster's CRS, rotated where its grid is; in pixels, y down, with a
-        warning, when it has no georeference; `attrs` hold the settings of the run. With `output` the path of
-        the file instead, which holds them where its format can.
+        warning, when it has no georeference; `attrs` hold the settings of the run and the ground that was `searched`
+        (WKT in the raster's CRS). With `output` the path of the file instead, or a list of paths where several were
+        asked for; files hold the same where their format can.
 
     Raises:
         GeodetectError: before any work, if an argument, the raster, the model or the output is not possible, or if
             `resume` meets the remains of a run with other settings; later for a block of the raster that cannot be
             read, a full disk, or a cluster that does not answer. No file is left under the output's name then.
     """
-    if output is not None:
-        check_output(output)
-    elif resume:
+    if isinstance(model, str | Path):
+        model = expanded(model)
+    outputs = _outputs(output, raster, aoi)
+    if resume and not outputs:
         raise ArgumentError("resume=True goes on with what lies beside an output; name the output, or leave resume out")
-    earlier = recorded(journal_of(Path(output))) if output is not None and resume else {}
+    earlier = recorded(journal_of(outputs[0])) if resume else {}
     named = detector_of(model, device, precision)
+    for path in outputs or (None,):
+        check_texts(named.classes, path)
     if isinstance(model, str | Path):
         precision, device = "auto", None  # it has been loaded as they say
     by_trial = precision == getattr(named, "precision", None) == "auto"  # and might come out otherwise this time
     chosen = None if precision == "auto" else precision
     detector = made_ready(named, earlier.get("precision") if by_trial else chosen, device)
     with opened(raster, detector, bands, pixel_size_m) as reader:
-        check_place(reader.grid, output)
+        check_place(reader.grid, outputs)
         check_measurable(reader.grid, measure=measure)
         plan = planned(
             reader,
@@ -138,7 +147,30 @@ def detect_objects(
             work = Work(reader, travelling, plan, device=device, precision=getattr(detector, "precision", None))
         asked = asked_of(detector, plan)
         scene = _Scene(reader, detector, plan, asked, measure=measure, progress=progress, client=client, work=work)
-        return scene.features() if output is None else scene.written(Path(output), resume=resume)
+        if not outputs:
+            return scene.features()
+        scene.write(outputs, resume=resume)
+        return outputs if isinstance(output, Sequence) and not isinstance(output, str) else outputs[0]
+
+
+def _outputs(output: Any, raster: Rasters, aoi: Any) -> list[Path]:
+    """The files to write, which can be; none for None.
+
+    Raises:
+        GeodetectError: if one cannot be written, two are the same, or one is what is to be read.
+    """
+    if output is None:
+        return []
+    several = list(output) if isinstance(output, Sequence) and not isinstance(output, str) else [output]
+    paths = [check_output(path) for path in several]
+    if not paths or len({os.path.normcase(os.path.abspath(through_links(path))) for path in paths}) < len(paths):
+        raise ArgumentError(f"output must be a file or several different ones; got {output!r:.200}")
+    if replaced := [path for path in paths if path.exists()]:
+        read = [*files_of(raster)[0], *vector_paths(aoi)]
+        for path in replaced:
+            if any(os.path.exists(file) and path.samefile(file) for file in read):
+                raise OutputError(f"{path} is to be read, and would be replaced; choose another output")
+    return paths
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,18 +202,19 @@ class _Scene:
         with closing(self._scanned(range(self.plan.n_strips))) as coming:
             strips = sorted(coming, key=lambda strip: strip.number)
         found = Ranking()
-        n_run = _sewn(strips, self.reader, self.plan, found)
+        ran = _sewn(strips, self.reader, self.plan, found)
         boxes = Boxes.concat(found.ranked(), scored=True)
         features = features_of(boxes, self.reader.grid, self.detector.classes, measure=self.measure)
-        features.attrs |= self._about(n_run)
+        features.attrs |= {**self._about(ran), SEARCHED: self._searched(ran).wkt}
         return features
 
-    def written(self, output: Path, *, resume: bool) -> Path:
-        """The file that holds all objects, best score first; complete, or not there.
+    def write(self, outputs: Sequence[Path], *, resume: bool) -> None:
+        """Write files that hold all objects, best score first; each complete, or not there.
 
         Strips go to the journal as they are done. When all are there, they are sewn together from it.
         """
-        journal = Journal(journal_of(output), settings_of(self.reader, self.detector, self.plan), resume=resume)
+        settings = settings_of(self.reader, self.detector, self.plan)
+        journal = Journal(journal_of(outputs[0]), settings, resume=resume)
         todo = [number for number in range(self.plan.n_strips) if number not in journal.done]
         try:
             with closing(self._scanned(todo)) as strips:
@@ -189,15 +222,34 @@ class _Scene:
                     journal.add(strip)
             with journal.unfinished() as folder:
                 found = Ranking(folder)
-                about = self._about(_sewn(journal.strips(), self.reader, self.plan, found))
-                write_features(self._frames(found), output, workplace=folder, about=about)
+                self._write_each(outputs, folder, found, _sewn(journal.strips(), self.reader, self.plan, found))
         except GeodetectError as error:
             if not journal.done:
                 raise
             kept = f"{len(journal.done)} of {self.plan.n_strips} strips are kept in {journal.folder.name}"
             raise type(error)(f"{error}; {kept}: go on with resume=True") from error
         journal.discard()
-        return output
+
+    def _write_each(self, outputs: Sequence[Path], folder: Path, found: Ranking, ran: _Ran) -> None:
+        """Write the same objects into each file; one that fails does not keep the others from being written.
+
+        Raises:
+            OutputError: if any failed; the message says which, and which are complete.
+        """
+        failures: list[OutputError] = []
+        written: list[str] = []
+        searched = self._searched(ran)
+        for path in outputs:
+            # What is not complete lies in the journal, unless that is on another disk.
+            here = folder if through_links(path).parent.stat().st_dev == folder.stat().st_dev else None
+            try:
+                write_features(self._frames(found), path, workplace=here, about=self._about(ran), searched=searched)
+                written.append(path.name)
+            except OutputError as error:
+                failures.append(error)
+        if failures:
+            complete = f"; {' and '.join(written)} {'is' if len(written) == 1 else 'are'} complete" if written else ""
+            raise OutputError("; ".join(map(str, failures)) + complete) from failures[0]
 
     def _scanned(self, numbers: Sequence[int]) -> Generator[Strip, None, None]:
         """The strips with these numbers as they are done, here or by the cluster."""
@@ -219,11 +271,17 @@ class _Scene:
                 some = boxes[start : start + _FRAME_SIZE]
                 yield features_of(some, self.reader.grid, self.detector.classes, measure=self.measure)
 
-    def _about(self, n_run: int) -> dict[str, Any]:
+    def _about(self, ran: _Ran) -> dict[str, Any]:
         """How the objects were found: the settings, and how many windows the model saw."""
         settings = settings_of(self.reader, self.detector, self.plan)
         settings["batch_size"] = self.asked.batch_size  # fewer than planned where memory asked for it
-        return {**settings, "n_windows": len(self.plan.tiling), "n_windows_run": n_run}
+        return {**settings, "n_windows": len(self.plan.tiling), "n_windows_run": ran.n_windows}
+
+    def _searched(self, ran: _Ran) -> shapely.Geometry:
+        """The ground that was searched, in map coordinates."""
+        ground = ran.ground if self.plan.area is None else shapely.intersection(ran.ground, self.plan.area)
+        areal = [part for part in shapely.get_parts(ground) if part.area > 0]  # not where it only touches the area
+        return shapely.transform(joined(areal), self.reader.grid.in_plane().to_map)
 
 
 def boxes_within(
@@ -246,19 +304,27 @@ def boxes_within(
     return Boxes.concat(found.ranked(), scored=True)
 
 
-def _sewn(strips: Iterable[Strip], reader: Reader, plan: Plan, found: Ranking) -> int:
-    """How many windows were run, once `found` holds all objects of the strips, which come from top to bottom.
+class _Ran(NamedTuple):
+    """How much the model saw: a number of windows, and what they hold of the scene, in its pixels."""
+
+    n_windows: int
+    ground: shapely.Geometry
+
+
+def _sewn(strips: Iterable[Strip], reader: Reader, plan: Plan, found: Ranking) -> _Ran:
+    """What was run, once `found` holds all objects of the strips, which come from top to bottom.
 
     Parts are few, and are joined when all are known; only then do they have a centre to be judged by.
     """
-    seam, parts, n_run = Seam(plan.nms_iou), [], 0
+    seam, parts, n_run, grounds = Seam(plan.nms_iou), [], 0, []
     for strip in strips:
         _, row_end = plan.lines(strip.number)
         found.add(strip.settled)
         found.add(seam.feed(strip.held, row_end))
         parts.append(strip.parts)
+        grounds.append(strip.ground)
         n_run += strip.n_run
     found.add(seam.flush())
-    joined = join(Parts.concat(parts), found, plan.nms_iou)
-    found.add(joined[on_ground(joined, reader, plan)])
-    return n_run
+    whole = join(Parts.concat(parts), found, plan.nms_iou)
+    found.add(whole[on_ground(whole, reader, plan)])
+    return _Ran(n_run, joined(grounds))

@@ -19,13 +19,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import shapely
 from jaxtyping import Bool, UInt8
 
 from geodetect.boxes import Boxes
 from geodetect.errors import ArgumentError, OutputError
 from geodetect.scene.edges import Parts
 from geodetect.scene.scan import Strip
+from geodetect.vector.outputs import through_links
 
+_VERSION = 2  # of the files; 2 knows the ground that was searched
 _SETTINGS = "settings.json"
 _UNFINISHED = "unfinished"  # folder inside for what is being made of the strips
 _STRIP = re.compile(r"strip-(\d+)-([0-9a-f]{8})\.arrow")
@@ -35,8 +38,11 @@ _SHOWN = 60  # characters of a setting in a message
 
 
 def journal_of(output: Path) -> Path:
-    """The folder beside an output that holds its journal; the same for every format, so one may be had of another's."""
-    return output.with_suffix(".journal")
+    """The folder beside an output that holds its journal; the same for every format, so one may be had of another's.
+
+    It lies on the disk of the output, so beside the file that a link leads to.
+    """
+    return through_links(output).with_suffix(".journal")
 
 
 def recorded(folder: Path) -> dict[str, Any]:
@@ -63,7 +69,7 @@ class Journal:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], *, resume: bool = False) -> None:
         self.folder = folder
-        self._settings = json.loads(json.dumps(settings))
+        self._settings = json.loads(json.dumps({"journal": _VERSION, **settings}))
         self._files: dict[int, Path] = {}
         _check_folder(folder)
         self._begun = resume and self._is_ours()
@@ -163,7 +169,10 @@ def _check_folder(folder: Path) -> None:
     Raises:
         OutputError: if something else has this name.
     """
-    names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+    try:
+        names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+    except OSError as error:
+        raise OutputError(f"{folder.name:.60} cannot be made for what is found meanwhile: {error.strerror}") from error
     strange = [name for name in names if not _OURS.fullmatch(name)]
     if strange or (folder.exists() and not folder.is_dir()):
         raise OutputError(
@@ -196,7 +205,8 @@ def _packed(strip: Strip) -> memoryview:
         "score": boxes.scores,
         "cut": cut,
     }
-    table = pa.table(columns).replace_schema_metadata({"n_run": str(strip.n_run)})
+    told = {"n_run": str(strip.n_run), "ground": shapely.to_wkb(strip.ground)}
+    table = pa.table(columns).replace_schema_metadata(told)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
         writer.write_table(table)
@@ -210,7 +220,8 @@ def _unpacked(number: int, content: bytes) -> Strip:
     xyxy = np.column_stack([column[name] for name in ("x1", "y1", "x2", "y2")])
     boxes, kind = Boxes(xyxy, column["label"], column["score"]), column["kind"]
     parts = Parts(boxes[kind == _PART], _from_bits(column["cut"][kind == _PART]))
-    return Strip(number, boxes[kind == _SETTLED], boxes[kind == _HELD], parts, int(table.schema.metadata[b"n_run"]))
+    n_run, ground = (table.schema.metadata[name] for name in (b"n_run", b"ground"))
+    return Strip(number, boxes[kind == _SETTLED], boxes[kind == _HELD], parts, int(n_run), shapely.from_wkb(ground))
 
 
 def _as_bits(cut: Bool[np.ndarray, "N 4"]) -> UInt8[np.ndarray, "N"]:

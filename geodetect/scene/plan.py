@@ -18,11 +18,15 @@ from typing import Any
 
 import numpy as np
 import shapely
+from pyproj import CRS, Transformer
+from pyproj.exceptions import ProjError
 
-from geodetect.errors import ArgumentError, ModelError, OutputError, is_share, is_whole
+from geodetect.errors import ArgumentError, ModelError, NotGeoreferenced, OutputError, is_share, is_whole
 from geodetect.grid import Grid, Tiling, Window
 from geodetect.raster import RasterReader, Rasters, Reader
 from geodetect.scene.models import DetectsPixels, suited_batch_size
+from geodetect.vector.datum import warn_of_shift
+from geodetect.vector.writers import DEGREES, WGS84
 
 _FULL_BATCHES = 4  # of a strip at least, so that the last one, which may be smaller, costs little
 
@@ -158,18 +162,31 @@ def _whole_number(name: str, value: Any, at_least: int = 1) -> int:
     return int(value)
 
 
-def check_place(grid: Grid, output: str | Path | None) -> None:
-    """Says what a result is worth where the raster does not say where it lies."""
+def check_place(grid: Grid, outputs: Sequence[Path]) -> None:
+    """Says what a result is worth where the raster does not say where it lies, or a file shifts it."""
     if grid.crs is not None:
+        _check_shift(grid, grid.crs, [output.name for output in outputs if output.suffix.lower() in DEGREES])
         return
-    if output is not None and Path(output).suffix.lower() == ".kml":
-        raise OutputError(
-            f"KML is in WGS 84 by definition, and {grid.name} has no coordinate reference system; "
-            f"write {Path(output).stem}.gpkg instead"
-        )
+    for output in outputs:
+        if output.suffix.lower() == ".kml":
+            raise OutputError(
+                f"KML is in WGS 84 by definition, and {grid.name} has no coordinate reference system; "
+                f"write {output.stem}.gpkg instead"
+            )
     where = "pixels, x right and y down" if grid.transform is None else "the plane of its transform"
     warnings.warn(
         f"{grid.name} has no coordinate reference system: the result is in {where}, and has none either",
         UserWarning,
         stacklevel=3,
     )
+
+
+def _check_shift(grid: Grid, crs: CRS, names: Sequence[str]) -> None:
+    """Warns where files in WGS 84 shift a result to that datum less accurately than by a pixel."""
+    middle = grid.in_plane().to_map(np.array([grid.shape[::-1]]) / 2)
+    try:
+        limit_m, lonlat = grid.pixel_size_m, Transformer.from_crs(crs, WGS84, always_xy=True).transform(*middle[0])
+    except (NotGeoreferenced, ProjError):
+        return
+    for name in names:
+        warn_of_shift(name, crs, WGS84, np.array(lonlat), limit_m=limit_m, limit="a pixel")

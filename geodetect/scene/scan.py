@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 import shapely
@@ -19,6 +20,7 @@ from geodetect.grid import Window
 from geodetect.raster import Reader
 from geodetect.scene.asking import Asked, answered
 from geodetect.scene.edges import Parts, split
+from geodetect.scene.ground import ground_of, joined
 from geodetect.scene.plan import Plan
 from geodetect.scene.prefetch import Batch, batches
 from geodetect.scene.seam import Seam
@@ -41,6 +43,7 @@ class Strip:
         held: boxes seen whole whose fate hangs on the strips above and below.
         parts: pieces of objects that no window saw whole.
         n_run: windows that the model saw; the others hold no valid pixel, or lie outside the area.
+        ground: what they hold of the scene, beyond the area too where they reach over it.
     """
 
     number: int
@@ -48,6 +51,15 @@ class Strip:
     held: Boxes
     parts: Parts
     n_run: int
+    ground: shapely.Geometry = field(default_factory=shapely.Polygon)
+
+
+class _Seen(NamedTuple):
+    """What of one window is of use: boxes that it saw whole, parts of others, and its ground, in scene pixels."""
+
+    whole: Boxes
+    parts: Parts
+    ground: shapely.Geometry
 
 
 def scanned(
@@ -81,8 +93,8 @@ def _empty(number: int) -> Strip:
     return Strip(number, nothing, nothing, Parts.concat([]), 0)
 
 
-def _seen_in(batch: Batch, boxes: Sequence[Boxes], plan: Plan) -> Iterator[tuple[Boxes, Parts]]:
-    """What of each window's detections is of use."""
+def _seen_in(batch: Batch, boxes: Sequence[Boxes], plan: Plan) -> Iterator[_Seen]:
+    """What of each window is of use."""
     for window, valid, found in zip(batch.windows, batch.valid, boxes, strict=True):
         yield _seen(found, window, valid, plan)
 
@@ -96,24 +108,24 @@ def _told_of(answers: Iterable[_Answer], passed: Passed) -> Iterator[_Answer]:
         n_passed = batch.n_passed
 
 
-def _settled(number: int, seen: list[tuple[Boxes, Parts]], plan: Plan) -> Strip:
-    """A strip whose windows have seen these boxes and parts."""
+def _settled(number: int, seen: list[_Seen], plan: Plan) -> Strip:
+    """A strip whose windows have seen this."""
     row_start, row_end = plan.lines(number)
     seam = Seam(plan.nms_iou, row_start)
-    whole, parts = zip(*seen, strict=True)
-    settled = seam.feed(Boxes.concat(whole), row_end)
-    return Strip(number, settled, seam.held, Parts.concat(parts), len(seen))
+    settled = seam.feed(Boxes.concat([each.whole for each in seen]), row_end)
+    parts, ground = Parts.concat([each.parts for each in seen]), joined([each.ground for each in seen])
+    return Strip(number, settled, seam.held, parts, len(seen), ground)
 
 
-def _seen(found: Boxes, window: Window, valid: np.ndarray, plan: Plan) -> tuple[Boxes, Parts]:
-    """What of a window's detections, in window pixels, is of use: whole boxes and parts, in scene pixels."""
+def _seen(found: Boxes, window: Window, valid: np.ndarray, plan: Plan) -> _Seen:
+    """What of a window and its detections, in window pixels, is of use."""
     found = found.clip(window.width, window.height)
     assert found.scores is not None
     enough = found.scores >= plan.lowest[found.labels]
     found = found[enough & (found.sizes > 0).all(axis=1)].shift(window.x, window.y)
     whole, parts = split(found, window, plan.tiling, plan.nms_iou)
     x, y = _pixels(whole.shift(-window.x, -window.y), valid.shape)
-    return whole[valid[y, x] & _inside(whole, plan.area)], parts
+    return _Seen(whole[valid[y, x] & _inside(whole, plan.area)], parts, ground_of(window, valid))
 
 
 def on_ground(boxes: Boxes, reader: Reader, plan: Plan) -> np.ndarray:

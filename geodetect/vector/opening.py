@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from glob import glob
+from numbers import Real
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
+from zipfile import BadZipFile, ZipFile
 
 import geopandas as gpd
+import numpy as np
 import pandas as pd
-import pyogrio
 import shapely
-from geopandas import GeoDataFrame
+from geopandas import GeoDataFrame, GeoSeries
+from pyproj import CRS
+from pyproj.exceptions import ProjError
 
-from geodetect.errors import LabelsError
+from geodetect.addresses import is_url, matches, name_of
+from geodetect.errors import ArgumentError, LabelsError, first_line, harmless, is_number
+from geodetect.vector.layers import VectorFile, layer_number, vector_file
+from geodetect.vector.literal import literal_source
 
 _PARQUET = {".parquet", ".geoparquet", ".pq"}
 # What GDAL, GEOS, PROJ and Arrow raise on bad files; pyogrio's and PROJ's own are RuntimeErrors.
 _UNREADABLE = (RuntimeError, ValueError, TypeError, OSError, OverflowError, shapely.errors.ShapelyError)
 _VECTOR = {".geojson", ".json", ".gpkg", ".shp", ".fgb", ".kml", ".gml", *_PARQUET}  # what is taken from a folder
+_FOLDERS = {".gdb", *_PARQUET}  # that are one source, and not a folder of files
 _CSV_OPTIONS = {
     "GEOM_POSSIBLE_NAMES": "geometry,wkt,geom,the_geom",
     "X_POSSIBLE_NAMES": "x,lon,long,longitude,easting",
@@ -28,6 +36,7 @@ _CSV_OPTIONS = {
     "KEEP_GEOM_COLUMNS": "NO",
     "AUTODETECT_TYPE": "YES",
 }
+_CORNERS = 4  # numbers that make a rectangle: x1, y1, x2, y2
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,72 +58,163 @@ class Features:
     files: tuple[Features, ...] = ()
 
 
-Vectors: TypeAlias = str | Path | GeoDataFrame | Sequence[str | Path]
-"""Features: a vector file, a frame, or several files as a list, a folder of them or a pattern."""
+Vectors: TypeAlias = str | Path | GeoDataFrame | GeoSeries | Sequence[str | Path]
+"""Features: a vector file, a frame, or several files as a list, a folder of them or a pattern.
+
+A file may name its layer as QGIS does: `roofs.gpkg|layername=2024`.
+"""
+
+Area: TypeAlias = Vectors | shapely.Geometry | Sequence[float]
+"""An area of interest: features, or a geometry or (x1, y1, x2, y2) in the CRS of the raster."""
 
 
-def open_features(source: Vectors, what: str = "labels") -> Features:
-    """The features of a file or frame, unchanged; those of several files together, in the CRS of the first.
+def open_features(source: Vectors, what: str = "labels", layer: str | int | None = None) -> Features:
+    """Read the features of a file or frame, unchanged; those of several files together, in the CRS of the first.
 
     Args:
         source: any vector file that GDAL reads, GeoParquet, CSV with WKT or coordinates, a frame, or several files.
-        what: what messages call a frame.
+        what: what messages call them.
+        layer: name, or number from 0, of the layer to read of each file; None: as the file's name gives it, else the
+            first with features, with a warning if there are more.
 
     Raises:
-        LabelsError: if there is no such file, or no geometry in it.
+        LabelsError: if there is no such file or layer, or no geometry in it.
+        ArgumentError: if `layer` is given for a frame, or impossible.
     """
-    if isinstance(source, GeoDataFrame):
-        return _checked(source, f"the frame of {what}")
-    files = files_of(source, what)
+    if isinstance(source, GeoDataFrame | GeoSeries):
+        if layer is not None:
+            raise ArgumentError(f"layer={layer!r} cannot be applied to a frame of {what}; it is for files")
+        frame = source if isinstance(source, GeoDataFrame) else GeoDataFrame(geometry=source)
+        return _checked(frame, f"the frame of {what}")
+    files = _files_of(source, what, layer)
     if len(files) == 1:
         return _opened(files[0])
     found = [_opened(file) for file in files]
     if isinstance(source, str | Path):  # a folder or a pattern: files of one kind, whose names say where, not what
-        return _together([replace(each, stem=None) for each in found], Path(source).name)
+        return _together([replace(each, stem=None) for each in found], name_of(source))
     return _together(found, f"{found[0].name} and {len(found) - 1} more")
 
 
-def files_of(source: str | Path | Sequence[str | Path], what: str = "labels") -> list[str]:
+def open_area(aoi: Area, crs: CRS | None) -> Features:
+    """Read an area of interest; messages call it "the aoi".
+
+    Args:
+        aoi: features, one or several shapely geometries, or (x1, y1, x2, y2).
+        crs: of bare geometries and numbers.
+
+    Raises:
+        GeodetectError: as `open_features`, and if it is none of these.
+    """
+    several = list(aoi) if isinstance(aoi, Sequence | np.ndarray) and not isinstance(aoi, str) else [aoi]
+    if several and all(isinstance(each, Real) for each in several):
+        several = [_rectangle(several)]
+    if several and all(isinstance(each, shapely.Geometry) for each in several):
+        return Features(GeoDataFrame(geometry=several, crs=crs), "the aoi")
+    is_frame = isinstance(aoi, GeoDataFrame | GeoSeries)
+    if not (is_frame or (several and all(isinstance(each, str | Path) for each in several))):
+        raise LabelsError(
+            "an aoi must be a vector file, a GeoDataFrame, a shapely geometry, or (x1, y1, x2, y2); "
+            f"got {type(aoi).__name__}"
+        )
+    try:
+        features = open_features(aoi, "the aoi")
+    except LabelsError as error:
+        raise LabelsError(f"aoi: {error}") from error
+    return features if is_frame else replace(features, name=f"the aoi {features.name}")
+
+
+def _rectangle(corners: list[Any]) -> shapely.Polygon:
+    """The rectangle between two corners.
+
+    Raises:
+        ArgumentError: if it has no area, or there are other than four finite numbers.
+    """
+    told = f"an aoi of numbers must be (x1, y1, x2, y2), two corners; got ({', '.join(map(str, corners))})"
+    if len(corners) != _CORNERS or not all(map(is_number, corners)):
+        raise ArgumentError(f"{told}, which are not four finite numbers")
+    (x1, x2), (y1, y2) = sorted(map(float, corners[::2])), sorted(map(float, corners[1::2]))
+    if x1 == x2 or y1 == y2:
+        raise ArgumentError(f"{told}, which has no area")
+    return shapely.box(x1, y1, x2, y2)
+
+
+def vector_paths(source: Area | None) -> list[str]:
+    """The files that features are read from; none for frames, geometries and numbers."""
+    several = source if isinstance(source, list | tuple) else [source]
+    return [file.path for each in several if isinstance(each, str | Path) for file in _files_of(each)]
+
+
+def _files_of(source: Any, what: str = "labels", layer: str | int | None = None) -> list[VectorFile]:
     """The files named, those of a folder, or those that a pattern fits.
 
     Args:
         source: a vector file, a folder, a pattern, or several files.
         what: what messages call them.
+        layer: the layer to read of each.
 
     Raises:
-        LabelsError: if there are none.
+        LabelsError: if it names no files.
+        ArgumentError: if the layer is impossible.
     """
     if isinstance(source, str | Path):
-        path = Path(source)
-        if source == "":
-            raise LabelsError(f"{what} are expected as a vector file; got an empty name")
-        # A folder may be a file geodatabase, or anything else that GDAL takes for one source.
-        inside = path.iterdir() if path.is_dir() and not path.suffix else []
+        if str(source) == "":
+            raise LabelsError(f"{what} must be a vector file; got an empty name")
+        named = vector_file(source, layer)
+        path = Path(named.path)
+        # A folder may also be a file geodatabase, or anything else that GDAL takes for one source.
+        inside = path.iterdir() if path.is_dir() and path.suffix.lower() not in _FOLDERS else []
         found = sorted(str(file) for file in inside if file.suffix.lower() in _VECTOR)
-        return found or ([] if path.exists() else sorted(glob(str(source)))) or [str(source)]
+        found = found or ([] if os.path.exists(path) else matches(named.path)) or [named.path]
+        return [replace(named, path=each) for each in found]
     if not (isinstance(source, Sequence) and source and all(isinstance(file, str | Path) for file in source)):
         raise LabelsError(
-            f"{what} are expected as a vector file, several in a list, or a GeoDataFrame; got {type(source).__name__}"
+            f"{what} must be a vector file, several in a list, or a GeoDataFrame; got {type(source).__name__}"
         )
-    return [str(file) for file in source]
+    return [vector_file(file, layer) for file in source]
 
 
-def _opened(source: str) -> Features:
+def _opened(file: VectorFile) -> Features:
     """The features of one file."""
-    path = Path(source)
-    if not path.exists() and "://" not in source and not source.startswith("/vsi"):
-        raise LabelsError(f"There is no file {source}; check the name and the folder")
+    path = Path(name_of(file.path))
+    if not os.path.exists(file.path) and not is_url(file.path):
+        raise LabelsError(f"There is no file {file.path}; check the name and the folder")
     try:
-        with warnings.catch_warnings():
+        # Coordinates that are no numbers are counted later, without shapely's word on them.
+        with warnings.catch_warnings(), np.errstate(invalid="ignore"):
             # pyogrio warns of odd fields, rings and measures that it mends or leaves out; we count what is lost.
             warnings.filterwarnings("ignore", category=RuntimeWarning, module="pyogrio")
             warnings.filterwarnings("ignore", category=UserWarning, module="pyogrio")
-            frame, note = _read(source, path.suffix.lower())
+            frame, note = _read(file, path)
     except _UNREADABLE as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        reason = reason.split("; It might help")[0].rstrip(".")  # advice on GDAL's drivers, which nobody chose here
-        raise LabelsError(f"{path.name} cannot be read as a vector file: {reason}") from error
+        # GDAL's advice is on drivers, which nobody chose here.
+        reason = first_line(error).split("; It might help")[0].rstrip(".")
+        told = f"{path.name} cannot be read as a vector file: {reason}{_in_zip(file.path)}"
+        raise LabelsError(told) from harmless(error)
     return _checked(frame, path.name, path.stem, note)
+
+
+def _read(file: VectorFile, path: Path) -> tuple[GeoDataFrame, str]:
+    """The features of a file that messages call `path`, and a note of layers that were not read."""
+    suffix = path.suffix.lower()
+    if suffix in _PARQUET:
+        if file.layer is not None or file.where is not None:
+            raise LabelsError(f"{path.name} has no layers, as no Parquet file has; leave the layer out")
+        return gpd.read_parquet(os.path.abspath(file.path) if os.path.exists(file.path) else file.path), ""
+    options = _CSV_OPTIONS if suffix == ".csv" else {}
+    number, note = layer_number(file, path.name)
+    source = literal_source(file.path)
+    return gpd.read_file(source, engine="pyogrio", layer=number, where=file.where, **options), note
+
+
+def _in_zip(path: str) -> str:
+    """Where a zip archive that GDAL does not open as a whole holds its vector files; empty for all else."""
+    try:
+        with ZipFile(path) as archive:
+            inside = [name for name in archive.namelist() if Path(name).suffix.lower() in _VECTOR]
+    except (OSError, BadZipFile):
+        return ""
+    inside = [name for name in inside if not name.startswith("__MACOSX")]
+    return f"; give one of the files in it, such as /vsizip/{path}/{inside[0]}" if inside else ""
 
 
 def _together(features: list[Features], name: str) -> Features:
@@ -130,28 +230,22 @@ def _together(features: list[Features], name: str) -> Features:
                 f"{features[0].name} and {each.name} are to be read together, and only one of them has a coordinate "
                 "reference system; assign one to both (ogr2ogr -a_srs)"
             )
-    moved = [each.frame if crs is None else each.frame.to_crs(crs) for each in features]
+    try:
+        with np.errstate(invalid="ignore"):
+            moved = [each.frame if crs is None else each.frame.to_crs(crs) for each in features]
+    except ProjError as error:
+        raise LabelsError(f"{name} cannot be brought into one coordinate reference system: {error}") from error
     frames = [GeoDataFrame(frame.drop(columns=frame.geometry.name), geometry=frame.geometry.array) for frame in moved]
     notes = dict.fromkeys(each.note for each in features if each.note)
     return Features(pd.concat(frames, ignore_index=True), name, None, "; ".join(notes), tuple(features))
 
 
 def _checked(frame: GeoDataFrame, name: str, stem: str | None = None, note: str = "") -> Features:
-    """The features, if the frame has geometry at all."""
+    """The features, if the frame has geometry and no two columns of one name."""
     if not isinstance(frame, GeoDataFrame) or frame.active_geometry_name is None:
         raise LabelsError(f"{name} has no geometry; polygons or points are expected")
+    again = frame.columns[frame.columns.duplicated()]
+    if frame.columns.nlevels > 1 or len(again):
+        which = f"two columns named {again[0]!r}" if len(again) else "columns in several levels"
+        raise LabelsError(f"{name} has {which}; give every column a name of its own")
     return Features(frame, name, stem, note)
-
-
-def _read(path: str, suffix: str) -> tuple[GeoDataFrame, str]:
-    """The first layer with geometry, and a note when there are more."""
-    if suffix in _PARQUET:
-        return gpd.read_parquet(path), ""
-    options = _CSV_OPTIONS if suffix == ".csv" else {}
-    layers = pyogrio.list_layers(path)
-    if not len(layers):
-        raise ValueError("it holds no layers")
-    # CSV is said to be without geometry until it is opened with the options that find it.
-    placed = [str(name) for name, kind in layers if kind is not None] or [str(layers[0][0])]
-    note = f"read layer {placed[0]} of {', '.join(placed)}" if len(placed) > 1 else ""
-    return gpd.read_file(path, engine="pyogrio", layer=placed[0], **options), note

@@ -1,85 +1,144 @@
-"""Features in the pixels of a raster, in whichever CRS they are.
+"""Objects in another CRS, and in the pixels of a raster.
 
-Shapes: N features as they are read, P parts of them.
+Shapes: O objects of features, P of them that have a place, V coordinates.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 import shapely
 from geopandas import GeoSeries
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
 
 from geodetect.errors import LabelsError, NotGeoreferenced
 from geodetect.grid import Grid
+from geodetect.vector.objects import Objects, circles, is_finite, mended, objects_of
 from geodetect.vector.opening import Features
 
-_POLYGON = shapely.GeometryType.POLYGON
-_MULTI = shapely.GeometryType.MULTIPOINT  # from here on types are made of others
+_POINT = shapely.GeometryType.POINT
 
 
-def pixel_parts(features: Features, grid: Grid, lost: Counter[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Single geometries in scene pixels, and which feature each is part of; in the plane, finite.
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """Objects in the coordinates of one CRS.
+
+    Args:
+        geometry: (P,) finite, in the plane.
+        numbers: (P,) which of the objects each is.
+    """
+
+    geometry: np.ndarray
+    numbers: Int[np.ndarray, "P"]
+
+    def solid(self, crs: CRS | None, radius_m: float | None) -> Placed:
+        """The objects as valid polygons, points as circles; without those that have no area.
+
+        Args:
+            crs: of the coordinates; None for a plane, whose units the radius is in then.
+            radius_m: of the circles, in metres on the ground; needed only where there are points.
+        """
+        polygons = self.geometry.copy()
+        points = shapely.get_type_id(polygons) == _POINT
+        if points.any():
+            assert radius_m is not None
+            polygons[points] = circles(shapely.get_coordinates(polygons[points]), radius_m, crs)
+        polygons = mended(polygons)
+        kept = ~shapely.is_missing(polygons)
+        return Placed(polygons[kept], self.numbers[kept])
+
+
+def placed(objects: Objects, crs: CRS | None, there: str) -> Placed:
+    """Bring the objects that are used into a CRS; those that it does not reach are missing from the result.
+
+    Args:
+        objects: of features that are in a CRS, unless `crs` is None.
+        crs: where to; None where all lie in one plane.
+        there: what messages call what is in this CRS.
+
+    Raises:
+        LabelsError: if no way leads from one CRS to the other.
+    """
+    used = objects.used
+    geometry = objects.geometry[used]
+    if crs is not None:
+        files = objects.features.files or (objects.features,)
+        ends = np.cumsum([len(each.frame) for each in files])
+        file = np.searchsorted(ends, objects.rows[used], side="right")
+        for number, each in enumerate(files):
+            own = file == number
+            geometry[own] = moved(geometry[own], each.frame.crs, crs, name=each.name, there=there)
+    reached = is_finite(geometry)
+    return Placed(geometry[reached], used[reached])
+
+
+def moved(geometry: np.ndarray, crs: CRS | None, to: CRS | None, *, name: str, there: str) -> np.ndarray:
+    """Bring geometries from one CRS into another; they are not finite where it does not reach.
+
+    Args:
+        geometry: finite.
+        crs: of the geometries; None for those that stay as they are.
+        to: where to; None likewise.
+        name: what messages call the geometries.
+        there: what messages call what is in the other CRS.
+
+    Raises:
+        LabelsError: if no way leads from one to the other.
+    """
+    if crs is None or to is None or crs == to:
+        return geometry
+    try:
+        move = Transformer.from_crs(crs, to, always_xy=True)
+
+        def move_all(xy: Float[np.ndarray, "V 2"]) -> Float[np.ndarray, "V 2"]:
+            return np.column_stack(move.transform(xy[:, 0], xy[:, 1]))
+
+        return np.asarray(shapely.transform(geometry, move_all), dtype=object)
+    except ProjError as error:
+        raise LabelsError(
+            f"{name} cannot be brought from {called(crs)} into the CRS of {there}, {called(to)}: {error}"
+        ) from error
+
+
+def pixel_parts(features: Features, grid: Grid, *, apart: bool = True) -> tuple[np.ndarray, Int[np.ndarray, "P"]]:
+    """Return the geometries of features in scene pixels, as they are drawn, and which feature each is part of.
+
+    Args:
+        features: in any CRS.
+        grid: of the scene.
+        apart: take multiparts apart; else each feature is one geometry.
 
     Raises:
         LabelsError: if none has a place in the raster's CRS.
         NotGeoreferenced: if only one of them and the raster has a CRS.
     """
-    parts, source = single_parts(features, lost)
-    placed, reached = in_pixels(parts, features, grid)
-    lost["beyond the raster's CRS"] += len(parts) - len(reached)
-    return placed, source[reached]
+    objects = objects_of(features, apart=apart)
+    here = placed(objects, common_crs(features, grid), grid.name)
+    if len(objects.used) and not len(here.numbers):
+        raise nowhere(features, grid)
+    return shapely.transform(here.geometry, grid.in_plane().to_pixel), objects.rows[here.numbers]
 
 
-def single_parts(features: Features, lost: Counter[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Single geometries in the plane, and which feature each is part of."""
-    flat = shapely.force_2d(np.asarray(features.frame.geometry.array, dtype=object))
-    empty = shapely.is_missing(flat) | shapely.is_empty(flat)
-    lost["without geometry"] += int(empty.sum())
-    return _single(flat[~empty], np.flatnonzero(~empty))
+def nowhere(features: Features, grid: Grid) -> LabelsError:
+    """The error to raise when no feature has a place in the raster's CRS."""
+    return LabelsError(
+        f"none of {features.name} has coordinates in the CRS of {grid.name}; is {features.frame.crs} really its own?"
+    )
 
 
-def in_pixels(parts: np.ndarray, features: Features, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """Geometries in scene pixels, and which of all parts they are: those that have a place in the raster's CRS.
-
-    Raises:
-        LabelsError: if none has.
-        NotGeoreferenced: if only one of them and the raster has a CRS.
-    """
-    crs = _common_crs(features.frame.geometry, grid, features.name)
-    placed = _reprojected(parts, crs, grid, features.name)
-    reached = np.flatnonzero(np.isfinite(shapely.bounds(placed)).all(axis=1))
-    if len(parts) and not len(reached):
-        raise LabelsError(
-            f"none of {features.name} has coordinates in the CRS of {grid.name}; "
-            f"is {features.frame.crs} really its own?"
-        )
-    return shapely.transform(placed[reached], grid.in_plane().to_pixel), reached
-
-
-def _single(geometry: np.ndarray, source: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Multiparts and collections taken apart, collections in collections too."""
-    parts, which = shapely.get_parts(geometry, return_index=True)
-    parts, which = parts[~shapely.is_empty(parts)], which[~shapely.is_empty(parts)]
-    if (shapely.get_type_id(parts) >= _MULTI).any():
-        return _single(parts, source[which])
-    return parts, source[which]
-
-
-def _common_crs(geometry: GeoSeries, grid: Grid, name: str) -> CRS | None:
-    """The CRS that labels are in; None where they lie in the raster's own plane.
+def common_crs(features: Features, grid: Grid) -> CRS | None:
+    """Return the CRS to bring features into, the raster's; None where they lie in its own plane.
 
     Raises:
-        NotGeoreferenced: if one of labels and raster has a CRS and the other has not.
+        NotGeoreferenced: if one of them and the raster has a CRS and the other has not.
     """
-    crs: CRS | None = geometry.crs
-    if grid.crs is None and (crs is None or no_degrees(geometry)):
+    geometry, name = features.frame.geometry, features.name
+    if grid.crs is None and (geometry.crs is None or no_degrees(geometry)):
         return None
-    if crs is None:
+    if geometry.crs is None:
         raise NotGeoreferenced(
             f"{name} has no coordinate reference system, so nobody knows where on {grid.name} it lies; "
             "assign one (GeoDataFrame.set_crs, or ogr2ogr -a_srs)"
@@ -89,10 +148,10 @@ def _common_crs(geometry: GeoSeries, grid: Grid, name: str) -> CRS | None:
         lacks = "transform" if grid.transform is None else "coordinate reference system"
         corners = " -a_ullr ..." if grid.transform is None else ""
         raise NotGeoreferenced(
-            f"{grid.name} has no {lacks}, so {name} in {called(crs)} cannot be placed on it; "
+            f"{grid.name} has no {lacks}, so {name} in {called(geometry.crs)} cannot be placed on it; "
             f"assign one to the raster (gdal_edit.py -a_srs EPSG:...{corners}){_or_pixels(name)}"
         )
-    return crs
+    return grid.crs
 
 
 def _or_pixels(name: str) -> str:
@@ -107,41 +166,10 @@ def no_degrees(geometry: GeoSeries) -> bool:
 
     GeoJSON has no way to say that it has no CRS: whatever it holds is read as degrees, pixels too.
     """
-    low_x, low_y, high_x, high_y = geometry.total_bounds
-    return bool(geometry.crs.is_geographic and (min(low_x, low_y) < -360 or high_x > 360 or high_y > 90))  # noqa: PLR2004
-
-
-def _reprojected(geometry: np.ndarray, crs: CRS | None, grid: Grid, name: str) -> np.ndarray:
-    """The geometries in the raster's map coordinates; not finite where those do not reach."""
-    if crs is None or grid.crs is None or crs == grid.crs:
-        return geometry
-    try:
-        move = Transformer.from_crs(crs, grid.crs, always_xy=True)
-        return _moved(geometry, move)
-    except ProjError as error:
-        raise LabelsError(
-            f"{name} cannot be brought from {called(crs)} into the CRS of {grid.name}, {called(grid.crs)}: {error}"
-        ) from error
-
-
-def _moved(geometry: np.ndarray, move: Transformer) -> np.ndarray:
-    def moved(xy: Float[np.ndarray, "P 2"]) -> Float[np.ndarray, "P 2"]:
-        return np.column_stack(move.transform(xy[:, 0], xy[:, 1]))
-
-    return np.asarray(shapely.transform(geometry, moved), dtype=object)
-
-
-def mended(parts: np.ndarray, source: np.ndarray, lost: Counter[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The valid polygons with an area that polygons are made of; other geometries are left out."""
-    areal = shapely.get_type_id(parts) == _POLYGON
-    lost["lines"] += int((~areal).sum())
-    parts, source = parts[areal], source[areal]
-    bad = ~shapely.is_valid(parts)
-    parts[bad] = shapely.make_valid(parts[bad])
-    single, which = _single(parts, np.arange(len(parts)))
-    good = (shapely.get_type_id(single) == _POLYGON) & (shapely.area(single) > 0)
-    lost["without area"] += len(parts) - len(np.unique(which[good]))
-    return single[good], source[which[good]]
+    bounds = geometry.bounds.to_numpy()
+    low_x, low_y, high_x, high_y = bounds[np.isfinite(bounds).all(axis=1)].T
+    beyond = (low_x < -360) | (low_y < -360) | (high_x > 360) | (high_y > 90)  # noqa: PLR2004
+    return bool(geometry.crs.is_geographic and beyond.any())
 
 
 def called(crs: CRS) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,11 +26,14 @@ from geopandas import GeoDataFrame
 from pyproj import CRS
 from pyproj.exceptions import ProjError
 
-from geodetect.errors import OutputError
+from geodetect.errors import OutputError, first_line
+from geodetect.vector.degrees import cut_at_180
+from geodetect.vector.literal import literal_folder
+from geodetect.vector.outputs import SEARCHED, check_output, layer_name, publish, through_links
 from geodetect.vector.qgis import add_style
 
-_WGS84 = CRS.from_epsg(4326)
-_DEGREES = {".geojson", ".kml"}  # formats whose standards know no other CRS
+WGS84 = CRS.from_epsg(4326)
+DEGREES = {".geojson", ".kml"}  # formats whose standards know no other CRS
 _DRIVERS: dict[str, tuple[str, dict[str, str]]] = {
     ".gpkg": ("GPKG", {}),
     # 7 decimals are a centimetre: https://datatracker.ietf.org/doc/html/rfc7946#section-11.2
@@ -37,38 +43,103 @@ _DRIVERS: dict[str, tuple[str, dict[str, str]]] = {
     ".fgb": ("FlatGeobuf", {}),
     ".kml": ("KML", {}),
 }
-_SHAPEFILE_PARTS = (".cpg", ".prj", ".qix", ".sbn", ".sbx", ".fix", ".qpj", ".shp.xml")  # what others may have left
 _KML_NAME = "Name"  # GDAL makes the name of a KML placemark of the column of this name
-_SUFFIXES = (*_DRIVERS, ".parquet", ".csv")
 _FAILURES = (RuntimeError, ValueError, OSError, sqlite3.Error, pa.ArrowException, shapely.errors.ShapelyError)
 _TYPES = {"i": pa.int64(), "u": pa.int64(), "f": pa.float64(), "b": pa.bool_()}  # all else is written as text
+_NO_UNICODE = re.compile("[\ud800-\udfff]")
+# Nor XML, or a text that ends with NUL, holds these: https://www.w3.org/TR/xml/#charsets
+_UNFIT = re.compile("[\x00-\x08\x0b-\x1f\ud800-\udfff\ufffe\uffff]")
+_DBF_TEXT_BYTES, _DBF_NAME_BYTES = 254, 10
 
 
-def check_output(path: str | Path) -> Path:
-    """The path, if features can be written there; meant to be asked before hours of work.
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """A layer of a file, as the file holds it.
+
+    Args:
+        path: what messages call the file; its suffix says the format.
+        schema: its columns, the geometry last.
+        crs: that of its geometry; None for none.
+        kind: the one type of its geometry, `Unknown` where there are several.
+        about: facts to tell with it, as JSON holds them.
+    """
+
+    path: Path
+    schema: pa.Schema
+    crs: CRS | None
+    kind: str
+    about: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, first: GeoDataFrame, path: Path, about: Mapping[str, Any]) -> _Layer:
+        """The layer of frames like the first."""
+        in_degrees = path.suffix.lower() in DEGREES
+        # A box across the antimeridian becomes two where the standard asks for degrees.
+        kind = "Unknown" if in_degrees else _geometry_type(first)
+        schema = _schema(first, name_field=path.suffix.lower() == ".kml")
+        return cls(path, schema, first.crs and (WGS84 if in_degrees else first.crs), kind, about)
+
+    def table(self, frame: GeoDataFrame) -> pa.Table:
+        """A frame in the CRS and types of the layer."""
+        geometry = shapely.force_2d(np.asarray(_in_crs(frame, self.crs).geometry.array, dtype=object))
+        if self.crs is not None and self.path.suffix.lower() in DEGREES:
+            geometry = cut_at_180(geometry, reprojected=frame.crs != self.crs)
+        if self.kind == "MultiPolygon":
+            single = shapely.get_type_id(geometry) == shapely.GeometryType.POLYGON
+            geometry[single] = shapely.multipolygons(geometry[single][:, None])
+        named = _KML_NAME in frame.columns or "label" not in frame.columns
+        frame = frame if named else frame.assign(**{_KML_NAME: frame["label"]})
+        arrays = [self._column(frame[field.name], field.type) for field in list(self.schema)[:-1]]
+        return pa.table([*arrays, pa.array(shapely.to_wkb(geometry), pa.binary())], schema=self.schema)
+
+    def _column(self, values: Any, kind: pa.DataType) -> pa.Array:
+        """A column of a frame as the file holds it; missing values stay missing."""
+        missing = values.isna().to_numpy()
+        if kind != pa.string():
+            return pa.array(values.to_numpy(), kind, mask=missing)
+        texts = [None if gone else str(value) for value, gone in zip(values, missing, strict=True)]
+        check_texts(filter(None, set(texts)), self.path)
+        return pa.array(texts, kind)
+
+
+def check_texts(texts: Iterable[str], path: Path | None) -> None:
+    """Refuse texts that would not come back from a file as they are.
+
+    Args:
+        texts: such as the classes of a model.
+        path: the file, whose suffix says the format; None for a frame, which holds all that Unicode is.
 
     Raises:
-        OutputError: if the suffix is unknown, or the folder is missing or closed to us.
+        OutputError: if there is one.
     """
-    path = Path(path)
-    if path.suffix.lower() not in _SUFFIXES:
-        raise OutputError(f"{path.name} should end in one of {' '.join(_SUFFIXES)}; got {path.suffix or 'no suffix'!r}")
-    return check_place(path)
+    name, unfit = ("a frame", _NO_UNICODE) if path is None else (path.name, _UNFIT)
+    for text in texts:
+        if unfit.search(text):
+            raise OutputError(f"{name} cannot hold the text {text!r:.80}, which has control characters; rename it")
+        if path is not None and path.suffix.lower() == ".shp" and len(text.encode()) > _DBF_TEXT_BYTES:
+            raise OutputError(
+                f"a text of {len(text.encode()):,} bytes ({text[:40]!r}...) is too long for a shapefile, which holds "
+                f"{_DBF_TEXT_BYTES}; write {path.stem}.gpkg instead"
+            )
 
 
-def check_place(path: Path) -> Path:
-    """The path, if a file of any format can be written there.
+def _check_columns(frame: GeoDataFrame, path: Path) -> None:
+    """Refuse names of columns that would not come back as they are, or that libraries take for one another.
 
     Raises:
-        OutputError: if it is a folder, or its own is missing or closed to us.
+        OutputError: if there are any.
     """
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder; give the name of a file")
-    if not path.parent.is_dir():
-        raise OutputError(f"there is no folder {path.parent} to write {path.name} into; make it first")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise OutputError(f"the folder {path.parent} cannot be written to; choose another or change its permissions")
-    return path
+    names = [str(name) for name in frame.columns]
+    check_texts(names, path)
+    twins = [name for name, n in Counter(map(str.casefold, names)).items() if n > 1]
+    if twins:
+        raise OutputError(f"{path.name} cannot hold several columns named {twins[0]!r}, in capitals or not; rename one")
+    cut = [name for name in names if not name.isascii() and len(name.encode()) > _DBF_NAME_BYTES]
+    if cut and path.suffix.lower() == ".shp":
+        raise OutputError(
+            f"the column {cut[0]!r} takes {len(cut[0].encode())} bytes, and a shapefile cuts names to "
+            f"{_DBF_NAME_BYTES}; rename it, or write {path.stem}.gpkg instead"
+        )
 
 
 def write_features(
@@ -77,6 +148,7 @@ def write_features(
     *,
     workplace: Path | None = None,
     about: Mapping[str, Any] | None = None,
+    searched: shapely.Geometry | None = None,
 ) -> Path:
     """The features in a file, in the format of its suffix.
 
@@ -84,10 +156,13 @@ def write_features(
 
     Args:
         features: a frame; or frames of polygons with the same columns and CRS, which are never held all at once.
-        path: `.gpkg .geojson .shp .fgb .parquet .kml .csv`; an existing file is replaced.
+        path: `.gpkg .geojson .shp .fgb .parquet .kml .csv`; an existing file is replaced, and where it is a symbolic
+            link, the file that it leads to.
         workplace: a folder on the same disk for what is not complete; None: a hidden one beside the file.
-        about: facts to tell with the features, as JSON holds them, where the format has a place: GeoPackage
-            (metadata of the layer) and GeoParquet (of the file), both under the name `geodetect`.
+        about: facts to tell with the features, under the name `geodetect`: in the metadata of a GeoPackage's layer, of
+            GeoParquet and of FlatGeobuf, and as a member of GeoJSON. The other formats have no place for them.
+        searched: the ground where the features were looked for, in their CRS: WKT among the facts, and a layer of a
+            GeoPackage.
 
     Returns:
         `path`.
@@ -96,43 +171,40 @@ def write_features(
         OutputError: if it cannot be written, or the format cannot hold the features; then nothing is left behind.
     """
     path = check_output(path)
+    suffix, target = path.suffix.lower(), through_links(path)
     frames = iter([features] if isinstance(features, GeoDataFrame) else features)
     first = next(frames, None)
     first = nothing(None) if first is None else first
-    if first.crs is None and path.suffix.lower() == ".kml":
+    if first.crs is None and suffix == ".kml":
         raise OutputError(
             f"KML is in WGS 84 by definition, and these features have no CRS; write {path.stem}.gpkg instead"
         )
+    _check_columns(first, path)
+    layer = _Layer.of(first, path, {**(about or {}), **({} if searched is None else {SEARCHED: searched.wkt})})
     try:
-        with tempfile.TemporaryDirectory(dir=workplace or path.parent, prefix=".") as folder:
-            part = Path(folder) / path.name
-            _write(first, chain([first], frames), part, {"geodetect": json.dumps(about)} if about else {})
-            _publish(part, path)
+        with _workplace(workplace or target.parent) as folder:
+            part = folder / f"part{suffix}"
+            _write(layer, map(layer.table, chain([first], frames)), part)
+            if suffix == ".gpkg":
+                _add_searched(part, searched, first.crs)
+                add_style(part)
+            publish(part, target)
     except _FAILURES as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise OutputError(f"{path} cannot be written: {reason}") from error
+        raise OutputError(f"{path} cannot be written: {first_line(error)}") from error
     return path
+
+
+@contextmanager
+def _workplace(beside: Path) -> Iterator[Path]:
+    """A hidden folder in another, under a name that GDAL takes literally; it goes with its content."""
+    with tempfile.TemporaryDirectory(dir=beside, prefix=".") as folder, literal_folder(Path(folder)) as plain:
+        yield plain
 
 
 def nothing(crs: Any) -> GeoDataFrame:
     """No features: a frame without rows, with the columns `label` and `score`."""
     columns = {"label": np.zeros(0, dtype=str), "score": np.zeros(0)}
     return gpd.GeoDataFrame(columns, geometry=np.zeros(0, dtype=object), crs=crs)
-
-
-def _write(first: GeoDataFrame, frames: Iterable[GeoDataFrame], part: Path, about: dict[str, str]) -> None:
-    """The frames in one file, whose format its suffix says."""
-    suffix = part.suffix.lower()
-    crs = first.crs and (_WGS84 if suffix in _DEGREES else first.crs)
-    kind = _geometry_type(first)
-    schema = _schema(first, name_field=suffix == ".kml")
-    tables = (_table(frame, schema, crs, kind) for frame in frames)
-    if suffix == ".csv":
-        _write_csv(tables, schema, part)
-    elif suffix == ".parquet":
-        _write_parquet(tables, schema.with_metadata(about), part, crs, kind)
-    else:
-        _write_layer(tables, schema.with_metadata(about), part, crs, kind)
 
 
 def _geometry_type(frame: GeoDataFrame) -> str:
@@ -151,17 +223,6 @@ def _schema(frame: GeoDataFrame, *, name_field: bool) -> pa.Schema:
     named = [(_KML_NAME, pa.string())] if name_field and "label" in columns and _KML_NAME not in columns else []
     wkb = pa.field("geometry", pa.binary(), metadata={"ARROW:extension:name": "geoarrow.wkb"})
     return pa.schema([*named, *fields, wkb])
-
-
-def _table(frame: GeoDataFrame, schema: pa.Schema, crs: CRS | None, kind: str) -> pa.Table:
-    """A frame in the CRS and types of the file."""
-    geometry = shapely.force_2d(np.asarray(_in_crs(frame, crs).geometry.array, dtype=object))
-    if kind == "MultiPolygon":
-        single = shapely.get_type_id(geometry) == shapely.GeometryType.POLYGON
-        geometry[single] = shapely.multipolygons(geometry[single][:, None])
-    named = frame if _KML_NAME in frame.columns or "label" not in frame.columns else frame.assign(Name=frame["label"])
-    arrays = [_column(named[field.name], field.type) for field in list(schema)[:-1]]
-    return pa.table([*arrays, pa.array(shapely.to_wkb(geometry), pa.binary())], schema=schema)
 
 
 def _in_crs(frame: GeoDataFrame, crs: CRS | None) -> GeoDataFrame:
@@ -183,43 +244,51 @@ def _in_crs(frame: GeoDataFrame, crs: CRS | None) -> GeoDataFrame:
     return moved
 
 
-def _column(values: Any, kind: pa.DataType) -> pa.Array:
-    """A column of a frame as the file holds it; missing values stay missing."""
-    missing = values.isna().to_numpy()
-    if kind == pa.string():
-        return pa.array([None if gone else str(value) for value, gone in zip(values, missing, strict=True)], kind)
-    return pa.array(values.to_numpy(), kind, mask=missing)
+def _write(layer: _Layer, tables: Iterator[pa.Table], part: Path) -> None:
+    """The tables in one file, whose format its suffix says."""
+    about = {"geodetect": json.dumps(layer.about)} if layer.about else {}
+    if part.suffix == ".csv":
+        _write_csv(layer, tables, part)
+    elif part.suffix == ".parquet":
+        _write_parquet(layer, tables, part, about)
+    else:
+        _write_layer(layer, tables, part, about)
 
 
-def _write_layer(tables: Iterator[pa.Table], schema: pa.Schema, part: Path, crs: CRS | None, kind: str) -> None:
+def _write_layer(layer: _Layer, tables: Iterator[pa.Table], part: Path, about: dict[str, str]) -> None:
     """One layer, through GDAL, in a stream."""
-    driver, options = _DRIVERS[part.suffix.lower()]
-    if driver == "GeoJSON" and crs is not None:
-        options = options | {"RFC7946": "YES"}  # right-hand rings, and no `crs` member
+    driver, options = _DRIVERS[part.suffix]
+    if driver == "GeoJSON":
+        # Right-hand rings, and no `crs` member.
+        options = options | ({} if layer.crs is None else {"RFC7946": "YES"}) | _foreign_members(layer.about)
     raised: list[BaseException] = []
-    batches = pa.RecordBatchReader.from_batches(schema, _batches(tables, raised))
+    batches = pa.RecordBatchReader.from_batches(layer.schema, _batches(tables, raised))
     with warnings.catch_warnings(), _as_raised(raised):
         # "'crs' was not provided": the features have none, and the file says as much.
         warnings.filterwarnings("ignore", message="'crs' was not provided", category=UserWarning)
+        # KML makes an identifier of the name.
+        warnings.filterwarnings("ignore", message="Layer name .* adjusted", category=RuntimeWarning)
         pyogrio.write_arrow(
             batches,
             part,
+            layer=layer_name(layer.path),
             driver=driver,
             geometry_name="geometry",
-            geometry_type=kind,
-            crs=crs and crs.to_wkt(),
+            geometry_type=layer.kind,
+            crs=layer.crs and layer.crs.to_wkt(),
             layer_options=options,
-            layer_metadata=_texts(schema) if driver == "GPKG" else None,
+            layer_metadata=about if driver in ("GPKG", "FlatGeobuf") and about else None,
         )
     if driver == "KML":
         _check_kml(part)
-    if driver == "GPKG":
-        add_style(part)
 
 
-def _texts(schema: pa.Schema) -> dict[str, str] | None:
-    """The metadata of a schema, as GDAL takes them."""
-    return {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()} or None
+def _foreign_members(about: Mapping[str, Any]) -> dict[str, str]:
+    """Options by which GDAL adds facts to a GeoJSON collection: https://gdal.org/drivers/vector/geojson.html."""
+    if not about:
+        return {}
+    members = json.dumps({"type": "FeatureCollection", "geodetect": about})
+    return {"NATIVE_DATA": members, "NATIVE_MEDIA_TYPE": "application/vnd.geo+json"}
 
 
 def _check_kml(part: Path) -> None:
@@ -249,45 +318,39 @@ def _as_raised(raised: list[BaseException]) -> Iterator[None]:
     """Raises what was put into `raised`: of an error in a stream GDAL says only that there was one."""
     try:
         yield
-    except RuntimeError as error:
+    except RuntimeError:
         if raised:
-            raise raised[0] from error
+            raise raised[0] from None
         raise
 
 
-def _write_csv(tables: Iterator[pa.Table], schema: pa.Schema, part: Path) -> None:
-    """Text with the geometry as WKT, in as many digits as it has."""
+def _add_searched(part: Path, searched: shapely.Geometry | None, crs: CRS | None) -> None:
+    """Add the layer of the ground that was searched, if it is known, to a GeoPackage."""
+    if searched is None:
+        return
+    polygons = shapely.get_parts(searched)
+    ground = gpd.GeoDataFrame(geometry=[shapely.multipolygons(polygons)] if len(polygons) else [], crs=crs)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="'crs' was not provided", category=UserWarning)
+        pyogrio.write_dataframe(ground, part, layer=SEARCHED, geometry_type="MultiPolygon", append=True)
+
+
+def _write_csv(layer: _Layer, tables: Iterator[pa.Table], part: Path) -> None:
+    """Text with the geometry as WKT, in as many digits as it has, in a column of the name that GDAL knows it by."""
     with part.open("w", encoding="utf-8", newline="") as file:
-        file.write(",".join(schema.names) + "\n")
-        for table in tables:
+        for number, table in enumerate(tables):
             frame = table.to_pandas()
             frame["geometry"] = shapely.to_wkt(shapely.from_wkb(frame["geometry"]), rounding_precision=-1)
-            frame.to_csv(file, header=False, index=False)
+            frame.rename(columns={"geometry": "WKT"}).to_csv(file, header=number == 0, index=False)
 
 
-def _write_parquet(tables: Iterator[pa.Table], schema: pa.Schema, part: Path, crs: CRS | None, kind: str) -> None:
+def _write_parquet(layer: _Layer, tables: Iterator[pa.Table], part: Path, about: dict[str, str]) -> None:
     """GeoParquet 1.0: https://geoparquet.org/releases/v1.0.0/."""
-    column: dict[str, Any] = {"encoding": "WKB", "geometry_types": [] if kind == "Unknown" else [kind]}
+    column: dict[str, Any] = {"encoding": "WKB", "geometry_types": [] if layer.kind == "Unknown" else [layer.kind]}
     # "If the field is not provided, the default value is OGC:CRS84"; null says that it is unknown.
-    column["crs"] = crs and crs.to_json_dict()
-    about = {"version": "1.0.0", "primary_column": "geometry", "columns": {"geometry": column}}
-    schema = schema.with_metadata({**(schema.metadata or {}), b"geo": json.dumps(about).encode()})
+    column["crs"] = layer.crs and layer.crs.to_json_dict()
+    geo = {"version": "1.0.0", "primary_column": "geometry", "columns": {"geometry": column}}
+    schema = layer.schema.with_metadata({**about, "geo": json.dumps(geo)})
     with pq.ParquetWriter(part, schema) as writer:
         for table in tables:
             writer.write_table(table.cast(schema))
-
-
-def _publish(part: Path, path: Path) -> None:
-    """All that was written beside `part` under its own name, in place of an older file of that name.
-
-    The main file comes last: where it is, all of it is.
-    """
-    written = {file.name for file in part.parent.iterdir()}
-    for name in sorted(written - {part.name}):
-        os.replace(part.with_name(name), path.with_name(name))
-    os.replace(part, path)
-    if path.suffix.lower() == ".shp":
-        for suffix in _SHAPEFILE_PARTS:
-            stale = path.with_suffix(suffix)
-            if stale.name not in written:
-                stale.unlink(missing_ok=True)

@@ -1,0 +1,165 @@
+"""Files to be written: what may be asked for, what the layer in it is called, and how it appears when it is whole.
+
+GDAL never sees the name that was asked for: it writes `part` with a suffix, which is then renamed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from geodetect.addresses import expanded, is_url
+from geodetect.errors import ArgumentError, OutputError
+from geodetect.vector.literal import literal_folder
+
+SUFFIXES = (".gpkg", ".geojson", ".shp", ".fgb", ".kml", ".parquet", ".csv")
+SEARCHED, STYLES = "searched", "layer_styles"  # tables of a GeoPackage beside the features
+_WRITTEN = (".dbf", ".shx", ".cpg", ".prj")  # beside the .shp
+_STALE = (".qix", ".sbn", ".sbx", ".fix", ".qpj", ".shp.xml")  # what others may have left beside an older one
+# SQLite would apply these to whatever has the name of the database: https://www.sqlite.org/howtocorrupt.html
+_SQLITE = ("-wal", "-shm", "-journal")
+_UNFIT_LAYER = re.compile(r"[!-/:-@\[-^`{-~]|gpkg|sqlite_", re.IGNORECASE)  # beginnings that GDAL or SQLite refuse
+_CONTROL = re.compile(r"[\x00-\x1f]+")
+
+
+def check_output(path: str | Path) -> Path:
+    """The path, if features can be written there; meant to be asked before hours of work.
+
+    Raises:
+        ArgumentError: if it is no path.
+        OutputError: if the suffix is unknown, or the file cannot be written or replaced.
+    """
+    path = check_place(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise OutputError(f"{path.name} should end in one of {' '.join(SUFFIXES)}; got {path.suffix or 'no suffix'!r}")
+    try:
+        with literal_folder(through_links(path).parent):
+            pass
+    except OSError as error:
+        raise OutputError(f"GDAL does not write into {path.parent}, which has ! ; or ? in its name") from error
+    if path.suffix.lower() == ".gpkg":
+        _check_geopackage(through_links(path))
+    if path.suffix.lower() == ".shp":
+        _check_shapefile(path)
+    return path
+
+
+def check_place(path: str | Path) -> Path:
+    """The path, `~` expanded, if a file of any format can be written there.
+
+    Raises:
+        ArgumentError: if it is no path.
+        OutputError: if it is a folder or write-protected, or its own folder is missing or closed to us.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise ArgumentError(f"a file is written to a path; got {path!r}")
+    path = Path(expanded(path))
+    try:
+        str(path).encode()
+        target = through_links(path)
+        target.lstat()
+    except FileNotFoundError:
+        pass
+    except ValueError as error:
+        raise OutputError(f"{str(path)!r} is no name of a file in UTF-8; choose another") from error
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or "it is a link that leads to itself"
+        raise OutputError(f"{str(path)!r:.300} cannot be written: {reason}; choose another name") from error
+    if target.is_dir():
+        raise OutputError(f"{path} is a folder; give the name of a file")
+    if not target.parent.is_dir():
+        if is_url(str(path)):
+            raise OutputError(f"{path.name} is to be written to a URL, which is not possible; give a local path")
+        raise OutputError(f"there is no folder {target.parent} to write {path.name} into; make it first")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise OutputError(f"the folder {target.parent} cannot be written to; choose another or change its permissions")
+    if target.exists() and not (target.is_file() and os.access(target, os.W_OK)):
+        raise OutputError(f"{path} is write-protected or no regular file; choose another name")
+    return path
+
+
+def through_links(path: Path) -> Path:
+    """The file that a symbolic link leads to, whether it is there or not; any other path is itself."""
+    return path.resolve() if path.is_symlink() else path
+
+
+def _check_geopackage(path: Path) -> None:
+    """Refuse to replace a GeoPackage that another program has open, or that holds more than one layer.
+
+    Opening and closing it puts away what a program that crashed has left beside it.
+
+    Raises:
+        OutputError: if it is such a one.
+    """
+    layers: list[str] = []
+    if path.is_file():
+        try:
+            with closing(sqlite3.connect(path)) as database:
+                layers = [name for (name,) in database.execute("SELECT table_name FROM gpkg_contents ORDER BY rowid")]
+        except sqlite3.Error:  # no GeoPackage
+            pass
+    beside = [name for name in (f"{path.name}{suffix}" for suffix in _SQLITE) if os.path.exists(path.with_name(name))]
+    if beside:
+        raise OutputError(
+            f"{path.name} is open in another program ({' and '.join(beside)} beside it says so); close it there, or "
+            "choose another name"
+        )
+    own = [name for name in layers if name not in (SEARCHED, STYLES)]
+    if len(own) > 1:
+        raise OutputError(
+            f"{path.name} holds {len(own)} layers ({', '.join(own):.200}), which would be lost; choose another name"
+        )
+
+
+def _check_shapefile(path: Path) -> None:
+    """Refuse a shapefile whose parts could not be told from those of another, or would lie elsewhere.
+
+    Raises:
+        OutputError: if it is such a one.
+    """
+    if path.is_symlink():
+        raise OutputError(f"{path} is a link, and a shapefile consists of several files; name the file it leads to")
+    if not (path.suffix.islower() or path.suffix.isupper()):
+        raise OutputError(f"GDAL does not find {path.name}; write {path.stem}.shp instead")
+    for suffix in (".shp", *_WRITTEN):
+        own, other = path.with_suffix(_cased(suffix, path)), path.with_suffix(_cased(suffix, path).swapcase())
+        if other.exists() and not (own.exists() and own.samefile(other)):
+            raise OutputError(f"{other.name} lies beside {path.name}, and GDAL takes one for the other; rename one")
+
+
+def _cased(suffix: str, path: Path) -> str:
+    """The suffix in capitals where the path's own is: GDAL looks for both."""
+    return suffix.upper() if path.suffix.isupper() else suffix
+
+
+def layer_name(path: Path) -> str:
+    """What the layer in a file is called: as the file, with `_` before what a GeoPackage does not take."""
+    name = _CONTROL.sub(" ", path.stem)
+    reserved = name.casefold() in (SEARCHED, STYLES)
+    return f"_{name}" if path.suffix.lower() == ".gpkg" and (reserved or _UNFIT_LAYER.match(name)) else name
+
+
+def publish(part: Path, path: Path) -> None:
+    """Move `part` to `path`, and what lies beside it under its name likewise, in place of an older file.
+
+    The main file comes last, and an older one goes first where there are several: where it is, all of it is.
+
+    Raises:
+        OSError: if one cannot be moved.
+        OutputError: if another program has opened the older one meanwhile.
+    """
+    suffixes = [file.name.removeprefix(part.stem) for file in part.parent.iterdir()]
+    if part.suffix == ".gpkg":
+        _check_geopackage(path)
+    if part.suffix == ".shp":
+        path.unlink(missing_ok=True)
+        for suffix in {*_WRITTEN, *_STALE} - set(suffixes):
+            stale = path.with_suffix(_cased(suffix, path))
+            if os.path.lexists(stale):
+                stale.unlink()
+    for suffix in sorted(set(suffixes) - {part.suffix}):
+        os.replace(part.with_suffix(suffix), path.with_suffix(_cased(suffix, path)))
+    os.replace(part, path)

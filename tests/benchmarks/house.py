@@ -1,0 +1,213 @@
+"""Figures of the package's own structure: lines, modules, helpers, parameters, and how far one call reaches.
+
+    python tests/benchmarks/house.py [--package FOLDER]
+
+Everything is read from the source as text; nothing is imported. `reach` follows names: a call of a function or class of
+the package, a method of `self`, and a method whose name only one class of the package has. It is a lower
+bound of what runs, and the same bound before and after a change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import statistics
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[2] / "geodetect"
+FRONT = {
+    "detect_objects": "scene.detect.detect_objects",
+    "fit": "learner.retinanet.RetinaNet.fit",
+    "prepare_data": "chips.prepare.prepare_data",
+}
+MOST_PARAMETERS, LARGEST_TUPLE = 6, 2
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass
+class Module:
+    """One file: its tree, its definitions, and the names of the package that it imports."""
+
+    name: str
+    text: str
+    tree: ast.Module
+    imported: dict[str, str] = field(default_factory=dict)  # local name: dotted name inside the package
+    functions: dict[str, Function] = field(default_factory=dict)  # "name" or "Class.name"
+    classes: set[str] = field(default_factory=set)
+
+
+def modules_of(package: Path) -> dict[str, Module]:
+    """Return every module of the package by its dotted name without the package's own."""
+    modules = {}
+    for path in sorted(package.rglob("*.py")):
+        parts = list(path.relative_to(package).with_suffix("").parts)
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        text = path.read_text(encoding="utf-8")
+        modules[name] = Module(name, text, ast.parse(text))
+    for module in modules.values():
+        _collect(module, package.name, modules)
+    return modules
+
+
+def _collect(module: Module, package: str, modules: dict[str, Module]) -> None:
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == package:
+            source = node.module.removeprefix(package).lstrip(".")
+            for alias in node.names:
+                module.imported[alias.asname or alias.name] = f"{source}.{alias.name}".lstrip(".")
+    for node in module.tree.body:
+        if isinstance(node, Function):
+            module.functions[node.name] = node
+        elif isinstance(node, ast.ClassDef):
+            module.classes.add(node.name)
+            module.functions |= {f"{node.name}.{each.name}": each for each in node.body if isinstance(each, Function)}
+
+
+class Calls:
+    """The calls of a package by name."""
+
+    def __init__(self, modules: dict[str, Module]) -> None:
+        self.modules = modules
+        self._methods: dict[str, list[str]] = {}
+        for module in modules.values():
+            for name in module.functions:
+                if "." in name:
+                    self._methods.setdefault(name.split(".")[1], []).append(f"{module.name}.{name}")
+
+    def reach(self, start: str) -> set[str]:
+        """Return the dotted names of all functions that `start` leads to, itself among them."""
+        found, waiting = set(), [start]
+        while waiting:
+            name = waiting.pop()
+            if name in found:
+                continue
+            found.add(name)
+            waiting += self._called_by(name)
+        return found
+
+    def _called_by(self, name: str) -> Iterator[str]:
+        module, function, owner = self._located(name)
+        if module is None or function is None:
+            return
+        for node in ast.walk(function):
+            if isinstance(node, ast.Name):
+                yield from self._defined(module, node.id)
+            elif isinstance(node, ast.Attribute):
+                yield from self._attribute(module, owner, node)
+
+    def _located(self, name: str) -> tuple[Module | None, Function | None, str]:
+        """The module, the definition and, for a method, the class of a dotted name."""
+        parts = name.split(".")
+        for cut in range(len(parts) - 1, -1, -1):
+            module = self.modules.get(".".join(parts[:cut]))
+            rest = ".".join(parts[cut:])
+            if module is not None and rest in module.functions:
+                return module, module.functions[rest], rest.split(".")[0] if "." in rest else ""
+        return None, None, ""
+
+    def _defined(self, module: Module, name: str) -> list[str]:
+        """What a bare name stands for: functions, or what makes an object of a class."""
+        dotted = module.imported.get(name, f"{module.name}.{name}".lstrip("."))
+        return self._resolved(dotted)
+
+    def _resolved(self, dotted: str) -> list[str]:
+        head, _, last = dotted.rpartition(".")
+        module = self.modules.get(head)
+        if module is None:
+            return []
+        if last in module.functions:
+            return [dotted]
+        if last in module.classes:
+            made = (f"{last}.{each}" for each in ("__init__", "__post_init__", "__call__", "__enter__", "__iter__"))
+            return [f"{head}.{each}".lstrip(".") for each in made if each in module.functions]
+        passed_on = module.imported.get(last)  # a package that hands on what its modules define
+        return self._resolved(passed_on) if passed_on and passed_on != dotted else []
+
+    def _attribute(self, module: Module, owner: str, node: ast.Attribute) -> list[str]:
+        if isinstance(node.value, ast.Name):
+            if node.value.id in ("self", "cls") and f"{owner}.{node.attr}" in module.functions:
+                return [f"{module.name}.{owner}.{node.attr}"]
+            dotted = module.imported.get(node.value.id, f"{module.name}.{node.value.id}")
+            if found := self._resolved(f"{dotted}.{node.attr}"):
+                return found
+        owners = self._methods.get(node.attr, [])
+        return owners if len(owners) == 1 else []
+
+
+def body_lines(function: Function) -> int:
+    """Return the lines of a function without its signature and its docstring."""
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+
+
+def n_parameters(function: Function) -> int:
+    """Return how many parameters a function has, `self` and `cls` not counted."""
+    every = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+    return len([each for each in every if each.arg not in ("self", "cls")])
+
+
+def returns_tuple(function: Function) -> bool:
+    """Return whether the annotation of a function's result is a tuple of more than two fixed values."""
+    note = function.returns
+    if not (isinstance(note, ast.Subscript) and isinstance(note.value, ast.Name) and note.value.id == "tuple"):
+        return False
+    values = note.slice.elts if isinstance(note.slice, ast.Tuple) else [note.slice]
+    numbers = all(isinstance(value, ast.Name) and value.id in ("int", "float") for value in values)
+    open_ended = any(isinstance(value, ast.Constant) and value.value is Ellipsis for value in values)
+    return len(values) > LARGEST_TUPLE and not open_ended and not numbers  # bounds (x1, y1, x2, y2) have a usual order
+
+
+def figures(package: Path) -> dict[str, object]:
+    """Return the figures by name."""
+    modules = modules_of(package)
+    functions = [function for module in modules.values() for function in module.functions.values()]
+    private = [
+        (module, name) for module in modules.values() for name in module.functions if re.fullmatch(r"_[a-z]\w*", name)
+    ]
+    once = [name for module, name in private if len(re.findall(rf"\b{name}\b", module.text)) == 2]
+    passed_on = sum(
+        1
+        for module in modules.values()
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.keyword) and isinstance(node.value, ast.Name) and node.arg == node.value.id
+    )
+    bodies = [body_lines(function) for function in functions]
+    lengths = {name: module.text.count("\n") for name, module in modules.items()}
+    told: dict[str, object] = {
+        "lines": sum(lengths.values()),
+        "modules": len(modules),
+        "functions and methods": len(functions),
+        "private top-level functions": len(private),
+        "of them used once": f"{len(once)} ({len(once) / max(1, len(private)):.0%})",
+        "keywords passed on as x=x": passed_on,
+        f"functions with more than {MOST_PARAMETERS} parameters": sum(
+            n_parameters(f) > MOST_PARAMETERS for f in functions
+        ),
+        "functions that return more than two values": sum(map(returns_tuple, functions)),
+        "longest module": "{1} lines, {0}".format(*max(lengths.items(), key=lambda item: item[1])),
+        "longest body": f"{max(bodies)} lines",
+        "median body": f"{statistics.median(bodies):g} lines",
+    }
+    calls = Calls(modules)
+    for name, start in FRONT.items():
+        found = calls.reach(start)
+        rooms = {".".join(each.split(".")[:-1]) for each in found} & modules.keys()
+        told[f"reach of {name}"] = f"{len(found)} functions in {len(rooms)} modules"
+    return told
+
+
+def main(argv: list[str]) -> None:
+    """Write one figure a line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--package", type=Path, default=PACKAGE, help="folder of the package")
+    for name, value in figures(parser.parse_args(argv).package).items():
+        sys.stdout.write(f"{name:44} {value}\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
