@@ -20,10 +20,10 @@ from geodetect.chips.formats.picture import counted, sentence
 from geodetect.chips.sources import Source, check_alike, sizes_apart, used_classes
 from geodetect.errors import LabelsError
 from geodetect.grid import Window
-from geodetect.raster import UPRIGHT, RasterReader, TurnedReader
+from geodetect.raster import UPRIGHT, RasterReader, TurnedReader, shown_shape
 
 _LEAST_SIDE = MIN_SIDE - 0.0101  # px; labels are written in hundredths, each corner up to half of one off
-# How Roboflow names what it makes of one picture, at random: `IMG_7_jpg.rf.1c9a7d0e5b3f4a2e8d6c1b0a9f8e7d6c.jpg`.
+# The name that Roboflow gives augmented versions of one picture: `IMG_7_jpg.rf.1c9a7d0e5b3f4a2e8d6c1b0a9f8e7d6c.jpg`.
 _VERSION = re.compile(r"(.+)\.rf\.[0-9a-zA-Z]+$")
 _DECIMALS = 6  # of a pixel; boxes that differ by less are one
 
@@ -31,8 +31,8 @@ _DECIMALS = 6  # of a pixel; boxes that differ by less are one
 class PictureReader:
     """A picture as viewers show it, opened for each read, so that a folder of thousands holds no file open.
 
-    Pixels are turned as the tag of their orientation says, unless the size of the labelled picture is that of the
-    stored one: some programs do not heed the tag.
+    The orientation in its tags is applied, unless the size that the labels give fits the stored picture alone: some
+    labelling programs ignore the tag.
 
     Args:
         path: the picture.
@@ -54,11 +54,11 @@ class PictureReader:
         self.path = Path(path)
         self._bands, self._pixel_size_m, self._crs = bands, pixel_size_m, crs
         with self._opened() as reader:
-            self.orientation, stored = reader.orientation, reader.own_shape
-            transposed = self._upright(reader).grid.shape != reader.grid.shape
-            self.source_shape = stored[::-1] if transposed else stored
-            if labelled_shape and is_resized(stored, labelled_shape) > is_resized(self.source_shape, labelled_shape):
-                self.orientation, self.source_shape = UPRIGHT, stored
+            self.orientation = reader.orientation
+            stored, shown = reader.own_shape, shown_shape(reader.own_shape, self.orientation)
+            if labelled_shape and is_resized(stored, labelled_shape) and not is_resized(shown, labelled_shape):
+                self.orientation, shown = UPRIGHT, stored
+            self.source_shape = shown
             self.grid = self._upright(reader).grid
             self.n_bands, self.bands, self.dtype = reader.n_bands, reader.bands, reader.dtype
             self.all_valid = reader.all_valid
@@ -79,7 +79,7 @@ class PictureReader:
 
 
 def is_resized(shape: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether pictures of these heights and widths may be the same at another size: alike in shape to a pixel."""
+    """Whether one of two pictures (height, width) may be the other at another size: the same aspect, to a pixel."""
     scales = shape[0] / other[0], shape[1] / other[1]
     return abs(other[0] * scales[1] - shape[0]) <= 1 and abs(other[1] * scales[0] - shape[1]) <= 1
 
@@ -111,9 +111,8 @@ class PictureCutter:
         check_alike(labelled if any(each.labelled for each in pictures) else [], "pictures")
         self._bands, self._kind = labelled[0].bands, _kind(labelled[0])
         self._used = {reader.path: reader for reader in readers if _kind(reader) == self._kind}
-        self._lost["pictures without labels that have other bands than those with, left out"] = len(readers) - len(
-            self._used
-        )
+        n_strange = len(readers) - len(self._used)
+        self._lost["pictures without labels that have other bands than those with, left out"] = n_strange
         self._side = cutting.side([reader.grid.shape for reader in self._used.values()])
         named = {path: match[1] for path in self._used if (match := _VERSION.match(path.stem))}
         several = Counter(named.values())

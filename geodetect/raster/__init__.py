@@ -5,7 +5,7 @@
 
 from geodetect.raster.mosaic import Mosaic, Scene, Single, scenes_of
 from geodetect.raster.opening import Rasters, files_of
-from geodetect.raster.orientation import UPRIGHT, TurnedReader
+from geodetect.raster.orientation import UPRIGHT, TurnedReader, shown_shape
 from geodetect.raster.reader import MaskedReader, RasterReader, Reader
 from geodetect.raster.writer import CHIP_FORMATS, check_chip_format, write_chip
 
@@ -23,5 +23,6 @@ __all__ = [
     "check_chip_format",
     "files_of",
     "scenes_of",
+    "shown_shape",
     "write_chip",
 ]

@@ -1,6 +1,6 @@
-"""Pictures that are stored turned or mirrored, as cameras store them, and that a tag says how to show.
+"""Pictures that cameras store rotated or mirrored, with a tag that says how to show them.
 
-The values 1 to 8 are those of the tag Orientation, 274, of TIFF 6.0, which Exif shares.
+Orientations are numbered 1 to 8 as in the tag Orientation (274) of TIFF 6.0, which Exif shares.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _TURNS = {
 
 
 class TurnedReader:
-    """A picture as viewers show it; its place on the map turns with it.
+    """A picture with its orientation applied, as viewers show it; the transform of its grid is adapted.
 
     Args:
         reader: the picture as it is stored.
@@ -55,7 +55,7 @@ class TurnedReader:
     def __init__(self, reader: Reader, orientation: int) -> None:
         self._reader, self._turn = reader, _TURNS[orientation]
         self.n_bands, self.dtype, self.all_valid = reader.n_bands, reader.dtype, reader.all_valid
-        height, width = reader.grid.shape[::-1] if self._turn.transposed else reader.grid.shape
+        height, width = shown_shape(reader.grid.shape, orientation)
         mirror = Affine(
             -1 if self._turn.mirrored_x else 1, 0, width if self._turn.mirrored_x else 0,
             0, -1 if self._turn.mirrored_y else 1, height if self._turn.mirrored_y else 0,
@@ -78,6 +78,11 @@ class TurnedReader:
     def close(self) -> None:
         """Closes the reader behind it."""
         self._reader.close()
+
+
+def shown_shape(shape: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Height and width as viewers show a picture of this orientation."""
+    return shape[::-1] if _TURNS[orientation].transposed else shape
 
 
 def orientation_of(dataset: Any) -> int:

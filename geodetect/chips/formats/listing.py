@@ -26,12 +26,12 @@ _MASKS = ("mask", "segmentation", "scribble", "panoptic")  # names of folders wh
 
 
 class Matched(NamedTuple):
-    """Which picture each label means.
+    """Labels matched to pictures.
 
     Args:
-        files: the picture of each label; None where it is not there.
-        bare: the pictures beside them that have no label.
-        report: how many have no partner, or more than one.
+        files: the picture of each label; None where it is missing.
+        bare: unlabelled pictures.
+        report: counts of what could not be matched.
     """
 
     files: list[Path | None]
@@ -60,10 +60,9 @@ class Listing:
 
     @classmethod
     def beside(cls, folder: Path) -> Listing | None:
-        """The pictures of a folder with the labels that lie beside it; None where there is no folder of labels.
+        """The pictures of a folder and the labels beside it; None if there is no folder of labels.
 
-        They lie in `labels/val` for the pictures in `images/val`, and in a JSON file in `annotations` for those in
-        `val2017`.
+        The labels of `images/val` are searched in `labels/val`, those of `val2017` in JSON files in `annotations`.
         """
         folder = Path(os.path.abspath(folder))
         for base in folder.parents[:_ABOVE]:
@@ -158,13 +157,13 @@ class Listing:
         return found
 
     def _has_text(self, path: Path) -> bool:
-        """Whether a file that is called like a picture holds labels, of whatever format."""
+        """Whether a file with the picture's name holds labels of any format."""
         texts = self._texts.get(key(path.name), ())
         near = (text for text in texts if not self._unlikeness(text.stem, text, path)[0])
         return any(_OBJECTS[text.suffix.lower()] in text.read_bytes() for text in near)
 
     def _smallness(self, path: Path) -> tuple[int, int]:
-        """Smaller for pictures of more pixels, then of more bytes; the same for all whose name no other has."""
+        """Sort key that puts the largest of several pictures with one name first; constant for unique names."""
         if len(self.called(path.name)) == 1:
             return 0, 0
         try:
@@ -174,7 +173,7 @@ class Listing:
             return 0, -path.stat().st_size
 
     def _is_of_other_part(self, path: Path, label: Path) -> bool:
-        """Whether a picture lies in a folder of one part, and its label in a file for the pictures of another."""
+        """Whether its folder and the file of labels name different parts: `val2017` and `instances_train2017`."""
         part = part_of(label.stem) if label.suffix.lower() in OF_MANY else None
         own = {part_of(folder) for folder in self.parts(path)} - {None}
         return part is not None and bool(own) and part not in own
@@ -193,10 +192,11 @@ class Listing:
         return strange, not like_label, other, len(telling(parts) - near) - len(near.intersection(parts)), len(parts)
 
     def matched(self, wanted: Sequence[tuple[str, Path]], labels: str, a_label: str) -> Matched:
-        """What `match` finds, and the pictures without a label in those folders that hold pictures with one.
+        """Match labels to pictures, and find the unlabelled pictures beside them.
 
-        A picture that some label may mean is not taken for one without: a copy or a preview of another (`a.jpg` or
-        `a (1).png` beside `a.png`), or one that is called like a label of another format, or one whose picture is gone.
+        Only folders that hold labelled pictures are searched. A picture that may have a label is not counted as
+        unlabelled: a copy or preview of a labelled one (`a.jpg` or `a (1).png` beside `a.png`), one that shares its
+        name with a label of another format, or with a label whose own picture is missing.
 
         Args:
             wanted: as in `match`.
@@ -239,7 +239,7 @@ def _below(folder: Path) -> Iterable[Path]:
 
 
 def _leads_back(folder: Path) -> bool:
-    """Whether a link leads to a folder that it lies in itself."""
+    """Whether a link points to one of its own parent folders."""
     return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 

@@ -1,4 +1,4 @@
-"""What names of files and folders say: which picture, which copy of it, which part of a data set."""
+"""What the names of files and folders mean: a picture, a copy of one, a part of a data set."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def posix(name: str) -> PurePosixPath:
 
 
 def key(name: str) -> str:
-    """What the names of one picture have in common: no folders, no suffixes of pictures, one case and Unicode form.
+    """A name without folders and picture suffixes, case-folded and in one Unicode form.
 
-    Windows tells no capitals, and some programs append suffixes to names that have one.
+    Windows ignores case, and some programs append a suffix to names that already have one.
     """
     path = posix(name)
     while path.suffix.lower() in PICTURES:
@@ -49,12 +49,12 @@ def key(name: str) -> str:
 
 
 def original(stem: str) -> str:
-    """The name of what a picture is a copy or a preview of; its own name where it does not say so."""
+    """The stem without what marks a copy or a preview, such as `a` for `a (1)` and `a_thumb`."""
     return _COPY.sub("", stem)
 
 
 def telling(folders: Iterable[str]) -> set[str]:
-    """Those whose names tell more than that they hold pictures or labels."""
+    """The folder names that say more than "images" or "labels"."""
     return {name for name in folders if not name.lower().startswith((*IMAGES, *LABELS))}
 
 
@@ -66,7 +66,7 @@ class Word(NamedTuple):
 
 
 def word(name: str) -> Word | None:
-    """The part that a name may stand for; None where it names none, or several."""
+    """The part that a name contains, and the rest of the name; None if it contains none, or several."""
     tokens = [re.sub(r"(19|20)\d\d$", "", token) for token in re.findall(r"[^\W_]+", name.lower())]
     parts = [_PARTS[token] for token in tokens if token in _PARTS]
     rest = tuple(token for token in tokens if token and token not in _PLAIN and token not in _PARTS)
@@ -74,6 +74,6 @@ def word(name: str) -> Word | None:
 
 
 def part_of(name: str) -> str | None:
-    """The part that a name stands for by itself, as `train2017` does; None for `test_site_3`, which may mean a site."""
+    """The part that a name such as `train2017` stands for; None for `test_site_3`, which may be a place."""
     found = word(name)
     return None if found is None or found.rest else found.part

@@ -1,4 +1,4 @@
-"""Which part of a data set each picture belongs to, as the data set itself says: by lists, or by names of folders.
+"""The split that a data set comes with: by lists, or by the names of folders and files.
 
 Lists are those of Pascal VOC (`ImageSets/Main/train.txt`), of Ultralytics (`train:` in `data.yaml`: folders, pictures,
 texts of paths), of Darknet (`obj.data`), and texts called `train.txt`, `val.txt` and so on.
@@ -25,16 +25,16 @@ _SETS = {"imagesets", "main"}
 
 
 def with_parts(found: Folder, listing: Listing) -> Folder:
-    """The folder with the part that each of its pictures belongs to; None of those that nothing is said of."""
+    """The folder with `part` set on each picture; None for pictures that no list or name assigns."""
     listed, named = _listed(listing), _Names(listing)
     pictures = [replace(each, part=listed.get(each.path) or named.part(each)) for each in found.pictures]
     return replace(found, pictures=pictures)
 
 
 def _telling(names: Iterable[str]) -> dict[str, str]:
-    """The part that each of some names beside each other stands for; those that stand for none are left out.
+    """The parts that names in one folder stand for; names that stand for none are left out.
 
-    `train2017` and `val_images` stand for one; `test_site_3` does only where there is a `train_site_3`, too.
+    `train2017` and `val_images` stand for one by themselves, `test_site_3` only beside a `train_site_3`.
     """
     words = {name: found for name in names if (found := word(name))}
     parts = defaultdict(set)
@@ -44,7 +44,7 @@ def _telling(names: Iterable[str]) -> dict[str, str]:
 
 
 class _Names:
-    """The parts that folders, and files of labels of many pictures, are named after."""
+    """Parts by the names of folders, and of files that hold the labels of many pictures."""
 
     def __init__(self, listing: Listing) -> None:
         self._listing = listing
@@ -58,9 +58,9 @@ class _Names:
         self._by_folder: dict[Path, str | None] = {}
 
     def part(self, picture: Picture) -> str | None:
-        """What the file of labels is called, or else the picture's folders, the innermost first, or the labels'.
+        """The part by the file of labels, the picture's folders (innermost first), or the label's folders.
 
-        `UNLISTED` beside folders of several parts, in none of them; None where nothing is split.
+        `UNLISTED` for a picture outside the folders of the parts; None where nothing is split.
         """
         label = picture.label or picture.path
         named = self._of(label.with_suffix("")) if label.suffix.lower() in OF_MANY else None
@@ -78,7 +78,7 @@ class _Names:
 
 
 def _listed(listing: Listing) -> dict[Path, str]:
-    """The part of each picture that lists give, `UNLISTED` for those beside them; none where nothing is split."""
+    """The part of each picture by lists, `UNLISTED` if the lists of its folder omit it; empty without a split."""
     found: dict[Path, str] = {}
     for scope, lists in _lists(listing).items():
         parts = {part: _named_pictures(entries, scope, listing) for part, entries in lists.items()}
@@ -93,7 +93,7 @@ def _listed(listing: Listing) -> dict[Path, str]:
 
 
 def _lists(listing: Listing) -> dict[Path, dict[str, list[str]]]:
-    """The entries of all lists, by the folder that they speak of and by part."""
+    """The entries of all lists, by the folder they apply to and by part."""
     found: dict[Path, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for path in filter(listing.is_inside, listing.files):
         suffix, scope = path.suffix.lower(), path.parent
@@ -108,7 +108,7 @@ def _lists(listing: Listing) -> dict[Path, dict[str, list[str]]]:
 
 
 def _entries(path: Path) -> Iterator[tuple[str, str]]:
-    """Parts and what belongs to them, by the keys of a `data.yaml` or the lines `train = ...` of Darknet."""
+    """Parts and their entries, from the keys of a `data.yaml` or Darknet's lines `train = ...`."""
     content: Any = None
     if path.suffix.lower() == ".data":
         content = dict(re.findall(r"^\s*(\w+)\s*=\s*(.+?)\s*$", text_of(path), re.MULTILINE))
@@ -126,7 +126,7 @@ def _entries(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _named_pictures(entries: Collection[str], scope: Path, listing: Listing) -> set[Path]:
-    """The pictures that entries of a list name: folders, texts of more entries, paths or stems of pictures."""
+    """The pictures that a list names by folder, by a text of further entries, by path or by stem."""
     found: set[Path] = set()
     for entry in entries:
         parts = _parts(entry)
@@ -143,14 +143,14 @@ def _named_pictures(entries: Collection[str], scope: Path, listing: Listing) -> 
 
 
 def _parts(entry: str) -> list[str]:
-    """The names that a path of any system is made of; Roboflow's lead one folder up to where the list lies itself."""
+    """The components of a path of any system; leading `..`, which Roboflow writes by mistake, are ignored."""
     return [part for part in entry.strip("\"' ").replace("\\", "/").split("/") if part not in ("", ".", "..")]
 
 
 def _nearest(parts: Sequence[str], paths: Collection[Path]) -> list[Path]:
-    """Those of some paths, in one folder, that end in the most of the names; none where several folders do.
+    """The paths that share the longest tail with an entry, if all of them lie in one folder; else none.
 
-    Lists are made on other machines, so that their paths begin with what is not there.
+    Lists may have been written on another machine, so the beginning of a path is not reliable.
     """
     tails = {path: _common_tail(parts, path) for path in paths}
     longest = max(tails.values(), default=0)
@@ -159,7 +159,7 @@ def _nearest(parts: Sequence[str], paths: Collection[Path]) -> list[Path]:
 
 
 def _common_tail(parts: Sequence[str], path: Path) -> int:
-    """How many names from the end on two paths have in common; that of a picture is known already."""
+    """Number of trailing components in common; the name of a picture counts as equal."""
     own = path.parts if path.suffix.lower() not in PICTURES else (*path.parts[:-1], parts[-1])
     pairs = zip(reversed(parts), reversed(own), strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a.casefold() != b.casefold()), min(len(parts), len(own)))
