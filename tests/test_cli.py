@@ -439,3 +439,30 @@ def test_wide_tables_are_not_cut_off_in_a_pipe(work: Path, tmp_path: Path) -> No
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "…" not in answer.stdout
     assert "precision" in answer.stdout
+
+
+def test_classes_that_a_terminal_cannot_show_end_nothing(upright: PaintedScene, tmp_path: Path) -> None:
+    truth = tmp_path / "truth.gpkg"
+    upright.truth.replace({"red": "泳池", "blue": "Bäume"}).to_file(truth)
+    small = ("--chip-size", "64", "--no-progress")
+    for arguments in (
+        ("chips", upright.path, truth, tmp_path / "chips", *small),
+        ("info", truth),
+        ("evaluate", truth, truth),
+        ("chips", upright.path, truth, tmp_path / "chips", *small, "--metadata-format", "泳"),
+    ):
+        command = [sys.executable, "-m", "geodetect", *map(str, arguments)]
+        environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
+        answer = subprocess.run(command, capture_output=True, env=environment, check=False)
+        refused = "泳" in arguments
+        assert answer.returncode == refused, answer.stderr
+        assert (b"\\u6cf3" in answer.stdout) != refused
+        assert (b"B\xe4ume" in answer.stdout) != refused
+        assert b"Traceback" not in answer.stderr
+
+
+def test_a_warning_names_options(upright: PaintedScene, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    upright.truth.to_file(tmp_path / "truth.gpkg")
+    cut = ("chips", upright.path, tmp_path / "truth.gpkg", tmp_path / "chips", "--chip-size", "32", "--no-progress")
+    assert run(*cut) == run(*cut) == 0
+    assert "chips is complete already; --overwrite cuts it anew" in capsys.readouterr().err

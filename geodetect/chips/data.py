@@ -32,7 +32,7 @@ class DetectionData:
         bands: the raster's bands, counted from 1.
         stretch: mean and standard deviation of each band, from a sample of the training chips.
         dtype: the pixels' numpy dtype.
-        left_out: chips on the border of both parts, in neither.
+        left_out: chips in neither part: on the border of both, or of a data set's own part to test with.
         batch_size: chips in a batch.
         transforms: whether training batches are changed at random.
         num_workers: processes that read; None chooses.
@@ -89,7 +89,7 @@ class DetectionData:
         Returns:
             columns `chips` (with such an object), `objects`, `median_px`, `median_m`, and `unreached`, the
             share of objects that no default anchor overlaps by 0.5. `attrs` holds the number of chips
-            that `train`, that are `valid`, and that were `left_out` on the border of both.
+            that `train`, that are `valid`, and that were `left_out`.
         """
         objects = self._objects()
         rows = {name: _summary(objects[objects["label"] == i]) for i, name in enumerate(self.classes)}

@@ -12,8 +12,9 @@ import numpy as np
 from geodetect.chips.chip import ChipPlan, Chips
 from geodetect.chips.cut import Cutting
 from geodetect.chips.data import DetectionData
-from geodetect.chips.folder import PictureReader, from_folder
+from geodetect.chips.folder import from_folder
 from geodetect.chips.formats.picture import counted, sentence
+from geodetect.chips.pictures import PictureReader
 from geodetect.chips.sources import Source, from_raster
 from geodetect.chips.split import parted
 from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced, is_whole
@@ -56,7 +57,8 @@ def prepare_data(
     Args:
         source: a raster: a path, a URL, a list of them, a folder of GeoTIFFs or a pattern, where files that touch are
             one scene, or a STAC item; without `labels`, a folder of chips in the layout of COCO, Pascal VOC, YOLO,
-            KITTI or an export of ArcGIS.
+            KITTI, DeepForest or an export of ArcGIS; where its labels lie beside the pictures, as Ultralytics has
+            them, the folder of the pictures (`images/train`) will do.
         labels: when `source` is a raster: a vector file, several in a list, a folder or a pattern, or a GeoDataFrame,
             in any CRS.
         class_mapping: `{value: name}` renames classes; a value mapped to None is dropped. In a folder the value is a
@@ -77,13 +79,16 @@ def prepare_data(
         min_visible: smallest share of a label's area in a chip that is still a label there, 0 to 1.
         negatives: chips without an object, as a share of those with one; 0 or more. They are drawn from all rasters
             or pictures alike.
-        dataset_type: the folder's format, "coco", "voc", "yolo", "kitti" or "esri"; None recognises it.
-        valid_path: a second folder to validate on; `split` and `val_split_pct` are not used then.
+        dataset_type: the folder's format, "coco", "voc", "yolo", "kitti", "esri" or "deepforest"; None recognises it.
+        valid_path: a second folder to validate on, in any layout of `source`; `split` and `val_split_pct` are
+            not used then. Neither are they where a folder has parts of its own, by names of folders or by lists: its
+            part to train on is trained on, and what is to test with is in `left_out`.
         val_split_pct: share of the chips that validates, above 0 and below 1.
         split: "blocks" holds out blocks of ground, "random" single chips, whatever ground they share.
         batch_size: chips in a batch.
         transforms: change training batches at random (symmetries, zoom, light).
-        num_workers: processes that read chips; None chooses.
+        num_workers: processes that read chips; None chooses. Where they are started anew (Windows, macOS, Python 3.14)
+            a script needs `if __name__ == "__main__":`.
         sampler: "balanced" shows chips with rare classes more often in training; None shows each chip once an epoch.
         seed: of everything random here and in training.
 
@@ -109,8 +114,11 @@ def prepare_data(
         of_labels = {"aoi": aoi, "label_field": label_field, "layer": layer, "point_radius_m": point_radius_m}
         _refuse(of_labels, "a folder of labelled chips, only to labels=")
         found = from_folder(source, cutting, dataset_type=dataset_type, class_mapping=class_mapping)
-    report = found.report
+    held, spared, report = found.held, list(found.left_out), found.report
     if valid_path is not None:
+        if held is not None:
+            spared += _renumbered(held, found)
+            report = sentence(report, "its own part to validate on is left out, as valid_path takes its place")
         held = from_folder(
             valid_path,
             replace(cutting, chip_size=found.chip_size),
@@ -118,9 +126,11 @@ def prepare_data(
             class_mapping=class_mapping,
             argument="valid_path",
         )
-        parts, report = [found.plans, _renumbered(held, found), []], f"{report}; {_beside(held, found)}"
+    if held is not None:
+        parts, report = [found.plans, _renumbered(held, found), spared], sentence(report, _beside(held, found))
     else:
         parts = parted(found.plans, val_split_pct, split, seed)
+        parts[-1] += spared
     train, valid, left_out = (Chips(part) for part in parts)
     seen = {label for plan in train.plans for label in plan.boxes.labels}
     unseen = ", ".join(name for label, name in enumerate(found.classes) if label not in seen)
@@ -173,12 +183,12 @@ def _renumbered(held: Source, found: Source) -> list[ChipPlan]:
     """
     if (len(held.bands), held.dtype) != (len(found.bands), found.dtype):
         raise ArgumentError(
-            f"pictures in valid_path must have the {len(found.bands)} bands of those to train on, of "
+            f"pictures to validate on must have the {len(found.bands)} bands of those to train on, of "
             f"{found.dtype}; got {len(held.bands)} of {held.dtype}; choose some with bands=, or convert them first"
         )
-    if not set(held.classes) & set(found.classes):
+    if held.classes and not set(held.classes) & set(found.classes):
         raise LabelsError(
-            f"valid_path must have a class in common with the chips to train on, {', '.join(found.classes)}; "
+            f"what validates must have a class in common with the chips to train on, {', '.join(found.classes)}; "
             f"got {', '.join(held.classes)}; class_mapping renames classes"
         )
     number = np.array([found.classes.index(name) if name in found.classes else -1 for name in held.classes])

@@ -34,6 +34,8 @@ class Source:
         dtype: of the pixels.
         report: what was read and left out, a sentence each.
         complete: whether nothing was left out that its owner may miss.
+        held: what the source itself sets apart to validate on; None where it does not.
+        left_out: chips that it keeps out of both, with labels that index `classes`.
     """
 
     plans: list[ChipPlan]
@@ -43,6 +45,8 @@ class Source:
     dtype: str
     report: str
     complete: bool = True
+    held: Source | None = None
+    left_out: Sequence[ChipPlan] = ()
 
 
 def from_raster(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any
 
 import click
@@ -47,6 +49,9 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """What the command gives; its errors in one sentence, its warnings in one line."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):  # no name of a class or file is more than any terminal can show
+                stream.reconfigure(errors="backslashreplace")
         try:
             with _plain_warnings():
                 return super().invoke(ctx)
@@ -93,7 +98,9 @@ def _plain_warnings() -> Iterator[None]:
 def _show_warning(message: Warning | str, category: type[Warning], *_place: Any) -> None:
     """The warning in one line, without file and line."""
     if category is UserWarning:  # others derive from it, such as rasterio's of rasters without georeference
-        click.echo(f"Warning: {' '.join(str(message).split())}", err=True)
+        context = click.get_current_context(silent=True)
+        told = _in_options(" ".join(str(message).split()), context.command if context else None)
+        click.echo(f"Warning: {told}", err=True)
 
 
 @click.group(

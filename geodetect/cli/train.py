@@ -39,7 +39,7 @@ _SUFFIX = ".safetensors"
     "--dataset-type",
     metavar="FORMAT",
     show_default="recognised",
-    help="Format of the folder SOURCE: coco, voc, yolo, kitti or esri.",
+    help="Format of the folder SOURCE: coco, voc, yolo, kitti, esri or deepforest.",
 )
 @click.option("--valid-path", metavar="FOLDER", help="Folder of chips to validate on, instead of a share of SOURCE.")
 @click.option("--val-split-pct", type=float, default=0.2, help="Share of the chips that validates, between 0 and 1.")

@@ -5,11 +5,13 @@
 
 from geodetect.raster.mosaic import Mosaic, Scene, Single, scenes_of
 from geodetect.raster.opening import Rasters, files_of
+from geodetect.raster.orientation import UPRIGHT, TurnedReader, shown_shape
 from geodetect.raster.reader import MaskedReader, RasterReader, Reader
 from geodetect.raster.writer import CHIP_FORMATS, check_chip_format, write_chip
 
 __all__ = [
     "CHIP_FORMATS",
+    "UPRIGHT",
     "MaskedReader",
     "Mosaic",
     "RasterReader",
@@ -17,8 +19,10 @@ __all__ = [
     "Reader",
     "Scene",
     "Single",
+    "TurnedReader",
     "check_chip_format",
     "files_of",
     "scenes_of",
+    "shown_shape",
     "write_chip",
 ]

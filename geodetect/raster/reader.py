@@ -32,6 +32,7 @@ from geodetect.raster.opening import (
     overviews,
     understood,
 )
+from geodetect.raster.orientation import orientation_of
 from geodetect.raster.resampling import Axis, resample
 
 # How many pixels of an overview, along each axis, a pixel read from it takes in at least. Overviews may hold every
@@ -142,6 +143,12 @@ class RasterReader:
         """The bands read by number, with what each is called where it is called something."""
         names = [self._layers.names[band - 1].told for band in self.bands]
         return [f"{band} {name}".strip() for band, name in zip(self.bands, names, strict=True)]
+
+    @property
+    def orientation(self) -> int:
+        """How viewers turn and mirror the picture, 1 to 8 as Exif has it; `grid` and `read` are as it is stored."""
+        with understood(self.name, self.path), self._handles.dataset() as dataset:
+            return orientation_of(dataset)
 
     def close(self) -> None:
         """Closes the file in all threads, and forgets what was decoded; a later read opens it again."""
