@@ -6,6 +6,7 @@ A message says what was expected, what came, and what to do, in one sentence.
 from __future__ import annotations
 
 import math
+import unicodedata
 from numbers import Integral, Real
 
 
@@ -58,6 +59,15 @@ def missing(package: str, extra: str, purpose: str) -> MissingPackage:
         purpose: what wanted it, as the start of a sentence.
     """
     return MissingPackage(f"{purpose} needs {package}; install it with: pip install 'geodetect[{extra}]'")
+
+
+def is_name(value: object) -> bool:
+    """Whether a parameter can name a class in every format: a line of text without control characters."""
+    if not (isinstance(value, str) and value.strip()):
+        return False
+    return not any(
+        unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in "\ufffe\uffff" for letter in value
+    )
 
 
 def is_number(value: object) -> bool:

@@ -24,7 +24,7 @@ from geodetect.network.anchors import AnchorSpec
 from geodetect.network.retinanet import Network
 from geodetect.scene import detect_objects
 from geodetect.stretch import Stretch
-from tests.fakes import write_raster
+from tests.fakes import trained, write_raster
 
 SIDE = 100  # no multiple of 32: the graphs have to pad as the detector does
 SPEC = AnchorSpec(scales=(1.0, 1.5), ratios=(1.0,))
@@ -43,7 +43,7 @@ def _network(backbone: str = "resnet18", n_bands: int = 3) -> Network:
         network = Network(backbone, n_classes=2, n_bands=n_bands, spec=SPEC, weights=None)
         torch.nn.init.normal_(network.class_head.out.weight, std=0.1)
         torch.nn.init.normal_(network.box_head.out.weight, std=0.05)
-        return network
+        return trained(network)
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ import geodetect as gd
 from geodetect.errors import ArgumentError, GeodetectError, ModelError, TrainingError
 from geodetect.learner.weights import is_saved_detector, read
 from geodetect.stretch import IMAGENET
-from tests.fakes import PaintedScene
+from tests.fakes import PaintedScene, trained
 from tests.test_published import as_published, torchvisions
 
 SMALL = {"backbone": "resnet18", "scales": "auto"}
@@ -28,6 +28,12 @@ SMALL = {"backbone": "resnet18", "scales": "auto"}
 def data(scenes: dict[str, PaintedScene]) -> gd.DetectionData:
     upright = scenes["upright"]
     return gd.prepare_data(upright.path, labels=upright.truth, chip_size=64, overlap=32, batch_size=4)
+
+
+def learnt(model: gd.RetinaNet) -> gd.RetinaNet:
+    """The model as one that can be saved without a warning."""
+    trained(model.detector.network)
+    return model
 
 
 def network_of(model: gd.RetinaNet) -> dict[str, Tensor]:
@@ -73,7 +79,7 @@ def test_a_classifiers_file_gives_the_backbone(data: gd.DetectionData, tmp_path:
 
 
 def test_a_saved_detector_is_taken(data: gd.DetectionData, tmp_path: Path) -> None:
-    model = gd.RetinaNet(data, weights=None, **SMALL)
+    model = learnt(gd.RetinaNet(data, weights=None, **SMALL))
     model.detector.network.set_norm_eps(0.0)
     path = model.save(tmp_path / "saved.safetensors")
     again = gd.RetinaNet(data, weights=path, seed=1, **SMALL)
@@ -84,7 +90,8 @@ def test_a_saved_detector_is_taken(data: gd.DetectionData, tmp_path: Path) -> No
 
 @pytest.mark.filterwarnings("ignore:.*overlap no anchor")
 def test_a_detector_of_other_classes_or_anchors_is_a_beginning(data: gd.DetectionData, tmp_path: Path) -> None:
-    path = gd.RetinaNet(data, weights=None, **SMALL).save(tmp_path / "saved.safetensors")
+    with pytest.warns(UserWarning, match="this model has learnt nothing yet"):
+        path = gd.RetinaNet(data, weights=None, **SMALL).save(tmp_path / "saved.safetensors")
     with pytest.warns(
         UserWarning, match="saved.safetensors finds blue, red, this model barn, red; the last layer of the"
     ):
@@ -103,7 +110,7 @@ def test_a_detector_of_other_classes_or_anchors_is_a_beginning(data: gd.Detectio
 def test_heads_are_normed_unless_asked_otherwise_and_so_is_what_is_saved(
     data: gd.DetectionData, tmp_path: Path, asked: bool | None
 ) -> None:
-    model = gd.RetinaNet(data, weights=None, head_norm=asked, **SMALL)
+    model = learnt(gd.RetinaNet(data, weights=None, head_norm=asked, **SMALL))
     assert model.detector.network.head_norm == (asked is not False)
     path = model.save(tmp_path / "saved.safetensors")
     assert gd.load_detector(path).network.head_norm == (asked is not False)
@@ -224,7 +231,7 @@ def test_data_without_anything_to_learn_is_refused(data: gd.DetectionData) -> No
 
 
 def test_a_finer_level_travels_in_the_file(data: gd.DetectionData, tmp_path: Path) -> None:
-    model = gd.RetinaNet(data, weights=None, levels=(2, 7), **SMALL)
+    model = learnt(gd.RetinaNet(data, weights=None, levels=(2, 7), **SMALL))
     path = model.save(tmp_path / "finer.safetensors")
     again = gd.load_detector(path, device="cpu")
     assert again.network.spec.levels == (2, 7)

@@ -6,6 +6,7 @@ Shapes: B chips, C bands, H W pixels, K classes.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from copy import copy, deepcopy
 from dataclasses import asdict, dataclass
@@ -20,7 +21,8 @@ from torch import Tensor
 
 from geodetect.boxes import Boxes
 from geodetect.detector import file
-from geodetect.errors import ArgumentError, ModelError, is_share
+from geodetect.errors import ArgumentError, ModelError, is_name, is_number, is_share, is_whole
+from geodetect.facts import html_table, listed, text_of
 from geodetect.network import precision as precisions
 from geodetect.network.anchors import AnchorSpec
 from geodetect.network.batching import fastest, most_on_cpu
@@ -101,6 +103,16 @@ class Detector:
                 f"every class of the network needs its own name; got {self.network.n_classes} classes, "
                 f"names {self.classes}"
             )
+        size_m = self.pixel_size_m
+        for name, possible, expected in (
+            ("classes", all(map(is_name, self.classes)), "names of one line without control characters"),
+            ("bands", all(is_whole(band) and band > 0 for band in self.bands), "whole numbers, counted from 1"),
+            ("chip_size", is_whole(self.chip_size), "a whole number of pixels"),
+            ("overlap", is_whole(self.overlap), "a whole number of pixels"),
+            ("pixel_size_m", size_m is None or (is_number(size_m) and size_m > 0), "metres above 0, or None"),
+        ):
+            if not possible:
+                raise ArgumentError(f"{name} must be {expected}; got {getattr(self, name)!r:.80}")
         if not 0 <= self.overlap < self.chip_size:
             raise ArgumentError(
                 f"overlap must be at least 0 and smaller than chip_size; "
@@ -108,6 +120,43 @@ class Detector:
             )
         self._floors(self.min_score)
         precisions.resolve(self.precision, self.device)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What there is to know about the detector, for people: names, with numbers and texts."""
+        spec = self.network.spec
+        return {
+            "classes": listed(self.classes),
+            "bands": listed(self.bands),
+            "pixel size": None if self.pixel_size_m is None else f"{self.pixel_size_m:g} m",
+            "chip size": f"{self.chip_size} px, overlap {self.overlap} px",
+            "backbone": self.network.backbone_name,
+            "anchors": f"base {spec.anchor_size:g} strides, scales {listed(spec.scales)}, ratios {listed(spec.ratios)}",
+            "levels": f"P{spec.levels[0]} to P{spec.levels[1]}",
+            "heads": "group norm" if self.network.head_norm else "no norm",
+            "best score": self.min_score,
+            **({"epochs": "none yet"} if self.network.class_head.gives_prior else self.summary),
+        }
+
+    def __repr__(self) -> str:
+        at = "" if self.pixel_size_m is None else f" of {self.pixel_size_m:g} m"
+        told = "untrained" if self.network.class_head.gives_prior else text_of(self.summary)
+        return (
+            f"Detector({listed(self.classes)}: {self.network.backbone_name}, {self.chip_size} px{at}, "
+            f"bands {listed(self.bands)}{'; ' if told else ''}{told})"
+        )
+
+    def _repr_html_(self) -> str:
+        return html_table("Detector", self.facts)
+
+    def warn_if_untrained(self) -> None:
+        """Warn if no training has changed how the network scores, so that it gives about 0.01 everywhere."""
+        if self.network.class_head.gives_prior:
+            warnings.warn(
+                "this model has learnt nothing yet, and what it finds is random; train it with fit() first",
+                UserWarning,
+                stacklevel=3,
+            )
 
     @property
     def device(self) -> torch.device:
@@ -233,6 +282,7 @@ class Detector:
             ArgumentError: if `min_score` was set to something that is no score.
         """
         self._floors(_known(self.min_score))
+        self.warn_if_untrained()
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
         return file.write(Path(path), weights, self._facts())
 
@@ -278,7 +328,6 @@ def load_detector(path: str | Path, *, device: str | torch.device | None = None,
             f"the metadata of {path} are damaged: {_first_line(error)}; save the detector again"
         ) from error
     _fill(detector.network, weights, path)
-    file.check(path, weights, facts)  # last: what does not fit is told in more words
     detector.network.to(where)
     detector.precision = precision
     return detector

@@ -34,6 +34,7 @@ def export(detector: Detector, path: str | Path, layout: str | None = None) -> P
     """
     check_output(path, layout)
     path = Path(path)
+    detector.warn_if_untrained()
     _writers(layout)[path.suffix.lower()](detector, path)
     return path
 
