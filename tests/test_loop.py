@@ -114,6 +114,7 @@ class Course(Callback):  # type: ignore[misc]
         self.recorder.values[-1][1] = self.given[self.epoch]
 
 
+@pytest.mark.filterwarnings("ignore:no training chip holds")
 def test_early_stopping_waits_five_epochs_for_a_better_one(
     data: DetectionData, capsys: pytest.CaptureFixture[str]
 ) -> None:

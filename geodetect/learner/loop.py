@@ -6,6 +6,8 @@ Shapes: B chips, A anchors, K classes.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -117,7 +119,7 @@ class DetectionLearner(Learner):  # type: ignore[misc]
     def _run_part(self, share: Tensor | None) -> tuple[Tensors, Tensor]:
         """Detached outputs and loss of the chips in `xb`, of whose loss `share` counts; all of it for None."""
         network = self.spread if self.training and self.spread is not None else self.model
-        with autocast(self.dtype, self.model.device):
+        with autocast(self.dtype, self.model.device), _values_enough(self.xb[0]):
             outputs = network(*self.xb)
         self.pred = tuple(output.float() for output in outputs)
         self("after_pred")
@@ -144,6 +146,21 @@ class DetectionLearner(Learner):  # type: ignore[misc]
         whole = distributed.total(counts.sum()) if together else counts.sum()
         factor = distributed.n_processes() if together else 1
         return list(factor * counts.clamp(min=1) / whole.clamp(min=1))
+
+
+@contextmanager
+def _values_enough(images: Tensor) -> Iterator[None]:
+    """Explain what torch says of a norm that has a single value to take the mean and deviation of."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        n_chips, _, _, side = images.shape
+        raise TrainingError(
+            f"a batch of {n_chips} chip(s) of {side} px leaves some norm of the network a single value to take the "
+            "mean and deviation of; choose a larger chip_size, or a batch_size of at least 2"
+        ) from error
 
 
 def _slices(n_chips: int, n_parts: int) -> list[slice]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -28,6 +29,7 @@ from geodetect.errors import ArgumentError, TrainingError, is_number, is_whole
 from geodetect.learner import checkpoints, distributed
 from geodetect.learner.callbacks import BestEpoch, ChipAP, Decode, MeanLoss, SeededEpochs, StopOnNan
 from geodetect.learner.checkpoints import Checkpoint, State
+from geodetect.learner.interrupts import held_back
 from geodetect.learner.loop import DetectionLearner
 from geodetect.network.matching import match
 from geodetect.network.retinanet import Network
@@ -191,6 +193,13 @@ def begin(
     folder = None if isinstance(checkpoint, bool) else checkpoints.prepared(Path(checkpoint))
     chosen = None if rate is None else rates(detector.network, rate)
     model, state = checkpoints.identity(detector), None
+    if folder and not resume and last is None and (folder / checkpoints.FILE).exists():
+        warnings.warn(
+            f"{folder} holds the state of another training, which the first epoch of this one replaces; "
+            "resume=True goes on with it",
+            UserWarning,
+            stacklevel=3,
+        )
     if resume:
         state = (checkpoints.read(folder) if folder else None) or last
         if state is None and folder is None:
@@ -213,16 +222,14 @@ def begin(
 def run(
     learner: DetectionLearner, epochs: int, course: Checkpoint, *, one_cycle: bool, callbacks: Sequence[Callback]
 ) -> None:
-    """Train up to `epochs`; the network holds the best epoch's weights afterwards, also when it was interrupted."""
-    learner.opt, learner.first_epoch = None, course.n_done
+    """Train up to `epochs`; the network is left with the weights of the last step."""
+    learner.opt, learner.first_epoch = None, course.first_epoch
     fit = learner.fit_one_cycle if one_cycle else learner.fit
     try:
         with memory.kept(), distributed.spread(learner.model) as learner.spread:
             fit(epochs, course.rates, cbs=[course.best, course, *callbacks])
     finally:
         learner.spread, learner.first_epoch = None, 0
-        course.best.restore(learner.model)
-        learner.seeded_epochs.earlier += course.n_done
     learner.stop_on_nan.check()
 
 
@@ -236,8 +243,9 @@ def find_rate(learner: DetectionLearner) -> tuple[float, list[float], list[float
         with memory.kept(), learner.no_bar():
             found = learner.lr_find(show_plot=False, suggest_funcs=(valley,))
     finally:
-        learner.model.load_state_dict(state)
-        learner.opt = None
+        with held_back():
+            learner.model.load_state_dict(state)
+            learner.opt = None
     losses = [float(value) for value in learner.recorder.losses]
     return float(found.valley), [float(rate) for rate in learner.recorder.lrs], losses
 
