@@ -169,6 +169,26 @@ def test_a_loss_that_is_no_number_names_the_chips(data: DetectionData) -> None:
         model.fit(1, lr=1e12, one_cycle=False, progress=False)
 
 
+@pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")  # what fastai's finder was to tidy up
+@pytest.mark.parametrize("find_rate", [False, True])
+def test_a_norm_with_a_single_value_is_one_sentence(upright: PaintedScene, find_rate: bool) -> None:
+    data = gd.prepare_data(upright.path, upright.truth, chip_size=32, batch_size=1, num_workers=0)
+    model = gd.RetinaNet(data, **MODEL)
+    with pytest.raises(TrainingError, match=r"a batch of 1 chip\(s\) of 32 px .* larger chip_size, or a batch_size of"):
+        model.lr_find(plot=False) if find_rate else model.fit(1, progress=False)
+
+
+def test_classes_that_no_training_chip_holds_are_named(data: DetectionData) -> None:
+    reds = [plan for plan in data.train.plans if set(plan.boxes.labels) == {data.classes.index("red")}]
+    with pytest.warns(UserWarning, match="no training chip holds blue, which will not be learnt"):
+        gd.RetinaNet(replace(data, train=Chips(reds)), **MODEL)
+
+
+def test_names_that_no_format_holds_are_refused_before_training(data: DetectionData) -> None:
+    with pytest.raises(ArgumentError, match="classes must be names of one line without control characters"):
+        gd.RetinaNet(replace(data, classes=["red", "blue\x00"]), **MODEL)
+
+
 def test_chips_without_boxes_train_as_background(data: DetectionData) -> None:
     bare = Chips([replace(plan, boxes=Boxes.empty()) for plan in data.train.plans[:4]])
     model = gd.RetinaNet(data, **MODEL)

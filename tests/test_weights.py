@@ -88,6 +88,32 @@ def test_a_saved_detector_is_taken(data: gd.DetectionData, tmp_path: Path) -> No
     assert again.detector.network.norm_eps == 0
 
 
+def test_a_file_is_loaded_on_the_device_that_was_asked_for(
+    data: gd.DetectionData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = learnt(gd.RetinaNet(data, weights=None, device="cpu", **SMALL)).save(tmp_path / "saved.safetensors")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)  # and any use of it fails here
+    for model in (
+        gd.RetinaNet(data, weights=path, device="cpu", **SMALL),
+        gd.RetinaNet.from_model(path, device="cpu"),
+        gd.RetinaNet.from_model(path, data, device=torch.device("cpu")),
+    ):
+        assert model.detector.device.type == "cpu"
+        model.load(path)
+    with pytest.raises(ArgumentError, match="no device 'abacus' here"):
+        gd.RetinaNet.from_model(path, device="abacus")
+
+
+@pytest.mark.parametrize("name", ["format_version", "checksum"])
+def test_a_damaged_detector_is_not_taken_for_anothers_weights(
+    data: gd.DetectionData, tmp_path: Path, name: str
+) -> None:
+    path = learnt(gd.RetinaNet(data, weights=None, **SMALL)).save(tmp_path / "saved.safetensors")
+    path.write_bytes(path.read_bytes().replace(name.encode(), name.replace("o", "k").replace("h", "j").encode(), 1))
+    with pytest.raises(ModelError, match=r"is damaged: .* checksum"):
+        gd.RetinaNet(data, weights=path, **SMALL)
+
+
 @pytest.mark.filterwarnings("ignore:.*overlap no anchor")
 def test_a_detector_of_other_classes_or_anchors_is_a_beginning(data: gd.DetectionData, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="this model has learnt nothing yet"):
