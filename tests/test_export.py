@@ -459,7 +459,7 @@ def test_any_file_gives_a_name_that_the_extension_allows(stem: str) -> None:
 
 
 def test_a_program_that_gives_no_numbers_is_not_kept(tmp_path: Path) -> None:
-    network = Network("resnet18", n_classes=1, n_bands=1, spec=SPEC, weights=None)
+    network = trained(Network("resnet18", n_classes=1, n_bands=1, spec=SPEC, weights=None))
     torch.nn.init.constant_(next(network.class_head.parameters()), float("nan"))
     sick = Detector(network, ["pool"], bands=(1,), stretch=Stretch((0.0,), (1.0,)), chip_size=64, overlap=16)
     for name in ["model.dlpk", "model.json"]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,8 @@ from geodetect.boxes import Boxes
 from geodetect.chips import DetectionData
 from geodetect.chips.chip import Chip, Chips
 from geodetect.chips.loaders import ChipLoader, loaders
-from geodetect.errors import ArgumentError, TrainingError
+from geodetect.errors import ArgumentError, RasterError, TrainingError
+from geodetect.grid import Grid, Window
 from geodetect.learner import training
 from geodetect.network.retinanet import Network
 from geodetect.stretch import Stretch
@@ -167,6 +170,39 @@ def test_a_loss_that_is_no_number_names_the_chips(data: DetectionData) -> None:
         TrainingError, match=r"the loss is (nan|inf) at batch \d+ of epoch 0, on .*upright.tif \(x \d+ to"
     ):
         model.fit(1, lr=1e12, one_cycle=False, progress=False)
+
+
+@dataclass(frozen=True)
+class Gone:
+    """A raster that went away after it was opened, or takes the process that reads it with it."""
+
+    reader: Any
+    number: int = 0
+
+    @property
+    def grid(self) -> Grid:
+        return self.reader.grid
+
+    def read(self, window: Window) -> Any:
+        if self.number:
+            os.kill(os.getpid(), self.number)
+        raise RasterError("scene.tif cannot be read at pixels x 0 to 64; is the disk there?")
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_raster_that_goes_away_is_one_sentence(data: DetectionData, num_workers: int) -> None:
+    train = Chips([replace(plan, reader=Gone(plan.reader)) for plan in data.train.plans])
+    model = gd.RetinaNet(replace(data, train=train, num_workers=num_workers), **MODEL)
+    with pytest.raises(RasterError) as caught:
+        model.fit(1, progress=False)
+    assert str(caught.value) == "scene.tif cannot be read at pixels x 0 to 64; is the disk there?"
+
+
+def test_a_process_that_was_killed_is_one_sentence(data: DetectionData) -> None:
+    train = Chips([replace(plan, reader=Gone(plan.reader, signal.SIGKILL)) for plan in data.train.plans])
+    model = gd.RetinaNet(replace(data, train=train, num_workers=1), **MODEL)
+    with pytest.raises(TrainingError, match=r"a process that reads chips was killed, .* fewer num_workers"):
+        model.fit(1, progress=False)
 
 
 @pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")  # what fastai's finder was to tidy up

@@ -114,7 +114,7 @@ def test_a_training_without_an_epoch_leaves_the_model_as_it_was(
     assert not file.exists()
     assert same(weights(model), before)
     assert replace_of(model) == detector
-    model.fit(1, lr=1e-4, progress=False)
+    model.fit(2, resume=True, progress=False)  # goes on with the training that came to its end
     assert model.detector.summary["epochs"] == 2
 
 

@@ -187,6 +187,6 @@ def test_every_world_file_is_rounded_a_little(tmp_path: Path) -> None:
 @pytest.mark.parametrize("split", ["blocks", "random"])
 def test_a_raster_no_larger_than_a_chip_is_said_to_be(upright: PaintedScene, split: str) -> None:
     with pytest.raises(
-        ArgumentError, match=r"upright.tif is no larger than one chip, 224 x 160 px, .* smaller chip_size"
+        ArgumentError, match=r"upright.tif is no larger than one chip, 224 x 160 px, .* choose a smaller chip_size"
     ):
         gd.prepare_data(upright.path, upright.truth, chip_size=512, split=split)

@@ -59,8 +59,8 @@ def parted(plans: Sequence[ChipPlan], share: float, split: str, seed: int) -> li
     if len(plans) == 1 and plans[0].grid.shape == plans[0].reader.grid.shape:
         height, width = plans[0].grid.shape
         raise ArgumentError(
-            f"{plans[0].reader.grid.name} is no larger than one chip, {width} x {height} px, and so no part of it can "
-            "validate; choose a smaller chip_size, or give more ground"
+            f"{plans[0].reader.grid.name} is no larger than one chip, {width} x {height} px, which neither blocks nor "
+            'split="random" can divide; choose a smaller chip_size, or give more ground'
         )
     counts = _counts(plans)
     footprints = footprints_of(plans) if split == "blocks" else None

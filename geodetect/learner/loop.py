@@ -20,7 +20,7 @@ from fastai.callback.core import (
 from fastai.learner import Learner
 from torch import Tensor, nn
 
-from geodetect.errors import TrainingError
+from geodetect.errors import GeodetectError, TrainingError
 from geodetect.learner import distributed
 from geodetect.network.precision import autocast
 
@@ -61,6 +61,23 @@ class DetectionLearner(Learner):  # type: ignore[misc]
         interrupt, self.interrupt = self.interrupt, None
         if interrupt is not None:
             raise interrupt
+
+    def all_batches(self) -> None:
+        """Go through the batches; an error of a process that reads them is told without that process' traceback."""
+        try:
+            super().all_batches()
+        except GeodetectError as error:
+            before, of_worker, message = str(error).rpartition(f"{type(error).__name__}: ")
+            if not (of_worker and "DataLoader worker" in before):
+                raise
+            raise type(error)(message.strip()) from None
+        except RuntimeError as error:
+            if not any(sign in str(error) for sign in ("killed by signal", "exited unexpectedly")):
+                raise
+            raise TrainingError(
+                "a process that reads chips was killed, most likely for lack of memory; choose fewer num_workers, or "
+                "a smaller batch_size"
+            ) from error
 
     def _do_epoch_validate(self, ds_idx: int = 1, dl: Any = None) -> None:
         distributed.share_buffers(self.model)

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from geodetect import plots
-from geodetect.boxes import Boxes
 from geodetect.chips import DetectionData
 from geodetect.detector import Detector, load_detector
 from geodetect.detector.file import check_output
@@ -24,9 +23,7 @@ from geodetect.learner.checkpoints import State
 from geodetect.learner.interrupts import held_back
 from geodetect.learner.weights import adapt, fill, is_saved_detector, refuse_others
 from geodetect.network import backbones
-from geodetect.network.coding import decode_batch
 from geodetect.network.losses import loss
-from geodetect.network.precision import resolve
 from geodetect.raster import Rasters
 from geodetect.scene.detect import detect_objects
 
@@ -165,25 +162,10 @@ class RetinaNet:
     def learner(self) -> Learner:
         """The fastai `Learner` that trains the network."""
         if self._learner is None:
-            self._learner = self._make_learner(self._needed("training"))
+            self._learner = training.make_learner(
+                self._detector, self._needed("training"), loss=self._loss, seed=self.seed
+            )
         return self._learner
-
-    def _make_learner(self, data: DetectionData) -> Learner:
-        detector, shape = self._detector, (data.chip_size, data.chip_size)
-
-        def decode(logits: torch.Tensor, deltas: torch.Tensor) -> list[Boxes]:
-            anchors = detector.network.anchors(shape)
-            return decode_batch(logits, deltas, anchors, shape, level_sizes=detector.network.level_sizes(shape))
-
-        return training.make_learner(
-            detector.network,
-            data,
-            stretch=detector.stretch,
-            criterion=training.DetectionLoss(detector.network, data.chip_size, self._loss),
-            decode=decode,
-            dtype=resolve(detector.precision, detector.device),
-            seed=self.seed,
-        )
 
     def _needed(self, purpose: str) -> DetectionData:
         if self.data is None:
@@ -275,8 +257,9 @@ class RetinaNet:
                     training.run(learner, epochs, course, one_cycle=one_cycle, callbacks=callbacks)
             finally:
                 with held_back():
-                    self._state = course.state
-                    self._history = outcome.take_over(detector, course, learner) or self._history
+                    history = outcome.take_over(detector, course, learner)
+                    if history is not None:
+                        self._state, self._history = course.state, history
                     outcome.save(detector, course, file)
             outcome.cut_as_maps_do(self.detector, self._needed("fit").valid)
             with held_back():

@@ -22,18 +22,20 @@ from fastprogress.fastprogress import IN_NOTEBOOK
 from torch import Tensor, nn
 
 from geodetect import memory
+from geodetect.boxes import Boxes
 from geodetect.chips import DetectionData
 from geodetect.chips.loaders import loaders
 from geodetect.detector import Detector
 from geodetect.errors import ArgumentError, TrainingError, is_number, is_whole
 from geodetect.learner import checkpoints, distributed
-from geodetect.learner.callbacks import BestEpoch, ChipAP, Decode, MeanLoss, SeededEpochs, StopOnNan
+from geodetect.learner.callbacks import BestEpoch, ChipAP, MeanLoss, SeededEpochs, StopOnNan
 from geodetect.learner.checkpoints import Checkpoint, State
 from geodetect.learner.interrupts import held_back
 from geodetect.learner.loop import DetectionLearner
+from geodetect.network.coding import decode_batch
 from geodetect.network.matching import match
+from geodetect.network.precision import resolve
 from geodetect.network.retinanet import Network
-from geodetect.stretch import Stretch
 
 USUAL_RATE = 5e-4  # AdamW's peak; at 1e-3 some detectors from random weights diverge, see the benchmarks
 _WEIGHT_DECAY = 0.05
@@ -78,21 +80,26 @@ class _Optimizer(OptimWrapper):  # type: ignore[misc]
 
 
 def make_learner(
-    network: Network,
-    data: DetectionData,
-    *,
-    stretch: Stretch,
-    criterion: DetectionLoss,
-    decode: Decode,
-    dtype: torch.dtype,
-    seed: int,
+    detector: Detector, data: DetectionData, *, loss: Callable[..., tuple[Tensor, Tensor]], seed: int
 ) -> DetectionLearner:
-    """A fastai learner over the data's chips; what it writes without being told a place goes to a temporary folder."""
+    """A fastai learner over the data's chips; what it writes without being told a place goes to a temporary folder.
+
+    Args:
+        detector: whose network it trains.
+        data: chips.
+        loss: focal and box loss, as `network.losses.loss` gives them.
+        seed: of everything random.
+    """
+    network, shape = detector.network, (data.chip_size, data.chip_size)
+
+    def decode(logits: Tensor, deltas: Tensor) -> list[Boxes]:
+        return decode_batch(logits, deltas, network.anchors(shape), shape, level_sizes=network.level_sizes(shape))
+
     dls = loaders(
         data.train,
         data.valid,
         chip_size=data.chip_size,
-        stretch=stretch,
+        stretch=detector.stretch,
         batch_size=data.batch_size,
         transforms=data.transforms,
         num_workers=data.num_workers,
@@ -105,7 +112,7 @@ def make_learner(
     learner = DetectionLearner(
         dls,
         network,
-        loss_func=criterion,
+        loss_func=DetectionLoss(network, data.chip_size, loss),
         opt_func=partial(_Optimizer, opt=torch.optim.AdamW, fused=True),
         splitter=groups,
         metrics=[ChipAP(decode, len(data.classes))],
@@ -114,7 +121,8 @@ def make_learner(
         model_dir=Path(tempfile.gettempdir()),  # where fastai keeps weights while it looks for a rate
         wd=_WEIGHT_DECAY,
     )
-    learner.dtype, learner.recorder.loss = dtype, MeanLoss()
+    learner.dtype = resolve(detector.precision, detector.device)
+    learner.recorder.loss = MeanLoss()
     return learner
 
 
