@@ -7,41 +7,37 @@ or by `geodetect train` with --checkpoint and --resume. Every process is killed 
 first epoch and its end. After each kill the folder of states is empty or holds a state that can be gone on with, and
 the model's file, if it is there, can be loaded. A run that comes to its end has to leave what the undisturbed run
 left, bit for bit, and the next begins anew; nothing hidden may be left but what was being written at the kill.
+Processes are forked from one that has loaded the libraries, which takes longer than the training.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
 import rasterio
 import shapely
+import torch
 from affine import Affine
 
+import geodetect as gd
+from geodetect.cli.main import main as command_line
 from geodetect.detector import load_detector
 from geodetect.detector.file import checksum, read_safetensors
 from geodetect.learner import checkpoints
 
 SIDE, CHIP_SIZE, BATCH_SIZE = 256, 64, 2
 PLACE = Affine(0.5, 0, 353_000, 0, -0.5, 3_057_000)
-BY_PYTHON = """
-import sys
-import geodetect as gd
-raster, labels, model, states, chip_size, batch_size, epochs = sys.argv[1:]
-data = gd.prepare_data(raster, labels, chip_size=int(chip_size), batch_size=int(batch_size), num_workers=0)
-learner = gd.RetinaNet(data, backbone="resnet18", weights=None, scales="auto", device="cpu")
-learner.fit(int(epochs), checkpoint=states, resume=True, save_as=model)
-"""
 
 
 def scene(folder: Path) -> tuple[Path, Path]:
@@ -65,12 +61,18 @@ class Training:
     """A training that can be started again and again.
 
     Args:
-        command: to which the model's file and the folder of states are added.
-        folder: where both lie.
+        by: "fit" or "cli".
+        raster: what it learns from.
+        labels: likewise.
+        folder: where its files go.
+        epochs: how long it is.
     """
 
-    command: list[str]
+    by: str
+    raster: Path
+    labels: Path
     folder: Path
+    epochs: int
 
     @property
     def model(self) -> Path:
@@ -82,14 +84,33 @@ class Training:
         """What one that did not leaves."""
         return self.folder / "states"
 
-    def started(self) -> subprocess.Popen[str]:
+    def run(self) -> None:
+        """Train, or go on."""
+        sizes = {"chip_size": CHIP_SIZE, "batch_size": BATCH_SIZE, "num_workers": 0}
+        network = {"backbone": "resnet18", "scales": "auto", "device": "cpu"}
+        if self.by == "fit":
+            data = gd.prepare_data(self.raster, self.labels, **sizes)
+            learner = gd.RetinaNet(data, weights=None, **network)
+            learner.fit(self.epochs, checkpoint=self.states, resume=True, save_as=self.model)
+            return
+        choices = sizes | network | {"labels": self.labels, "epochs": self.epochs, "checkpoint": self.states}
+        options = [f"--{name.replace('_', '-')}={value}" for name, value in choices.items()]
+        command_line(["train", str(self.raster), str(self.model), "--weights=none", "--resume", *options])
+
+    def started(self) -> ForkProcess:
         """A process, which is in its first epoch when this returns."""
-        places = {"MODEL": str(self.model), "STATES": str(self.states)}
-        command = [places.get(word, word) for word in self.command]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        while "train_loss" not in (line := process.stdout.readline()):
-            assert line, "the training ended before it began"
+        said = self.folder.with_name("said.txt")
+        said.unlink(missing_ok=True)
+
+        def work() -> None:
+            sys.stdout = said.open("w", encoding="utf-8", buffering=1)
+            self.run()
+
+        process = multiprocessing.get_context("fork").Process(target=work)
+        process.start()
+        while not (said.exists() and "train_loss" in said.read_text(encoding="utf-8")):
+            assert process.is_alive(), "the training ended before it began"
+            time.sleep(0.005)
         return process
 
     def check(self) -> str:
@@ -120,22 +141,6 @@ class Training:
         self.folder.mkdir()
 
 
-def training(by: str, folder: Path, epochs: int) -> Training:
-    """A training in a folder of its own."""
-    raster, labels = map(str, scene(folder))
-    runs = folder / "runs"
-    runs.mkdir()
-    if by == "fit":
-        numbers = [str(CHIP_SIZE), str(BATCH_SIZE), str(epochs)]
-        return Training([sys.executable, "-c", BY_PYTHON, raster, labels, "MODEL", "STATES", *numbers], runs)
-    options = (
-        f"--chip-size {CHIP_SIZE} --batch-size {BATCH_SIZE} --num-workers 0 --backbone resnet18 --weights none".split()
-    )
-    more = f"--scales auto --device cpu --epochs {epochs} --checkpoint STATES --resume".split()
-    command = [sys.executable, "-m", "geodetect", "train", raster, "MODEL", "--labels", labels]
-    return Training([*command, *options, *more], runs)
-
-
 def main(argv: list[str]) -> None:
     """Kill, go on, compare."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -144,31 +149,34 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--epochs", type=int, default=4)
     choices = parser.parse_args(argv)
     rng = np.random.default_rng(0)
+    torch.set_num_threads(1)  # forked processes have none of the threads that their parent's torch has started
     with tempfile.TemporaryDirectory() as name:
-        trained = training(choices.by, Path(name), choices.epochs)
+        folder = Path(name)
+        runs = folder / "runs"
+        runs.mkdir()
+        trained = Training(choices.by, *scene(folder), runs, choices.epochs)
         process = trained.started()
         start = time.perf_counter()
-        assert process.wait() == 0
+        process.join()
         length = time.perf_counter() - start
         whole = trained.checksum
         sys.stdout.write(f"undisturbed: {length:.1f} s from the first epoch on, checksum {whole[:16]}...\n")
+        sys.stdout.flush()
         trained.clear()
         left, n_ended = Counter[str](), 0
-        while left.total() < choices.kills:
+        while left.total() < choices.kills or trained.states.exists():
             process = trained.started()
-            try:
-                assert process.wait(timeout=rng.uniform(0, 0.7) * length) == 0
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
+            process.join(rng.uniform(0, 0.7) * length if left.total() < choices.kills else None)
+            if process.is_alive():
+                process.kill()
+                process.join()
                 left[trained.check()] += 1
                 continue
-            n_ended += 1
+            assert process.exitcode == 0
             assert trained.checksum == whole
+            n_ended += 1
             trained.clear()
-        assert trained.started().wait() == 0
-        assert trained.checksum == whole
-    sys.stdout.write(f"killed {left.total()} times; {n_ended + 1} runs came to their end, with the same file each\n")
+    sys.stdout.write(f"killed {left.total()} times; {n_ended} runs came to their end, with the same file each\n")
     for what, n in sorted(left.items()):
         sys.stdout.write(f"{n} kills left {what}\n")
 
