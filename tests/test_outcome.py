@@ -78,7 +78,7 @@ def one_epoch(data: DetectionData) -> gd.RetinaNet:
     [
         ("before_epoch", ValueError("mine")),
         ("after_loss", KeyboardInterrupt()),
-        ("after_backward", MemoryError("none")),
+        ("after_batch", MemoryError("none")),
         ("after_train", RasterError("it went away")),
         ("after_validate", KeyboardInterrupt()),
     ],

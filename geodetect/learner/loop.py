@@ -20,6 +20,7 @@ from fastai.callback.core import (
 from fastai.learner import Learner
 from torch import Tensor, nn
 
+from geodetect import memory
 from geodetect.errors import GeodetectError, TrainingError
 from geodetect.learner import distributed
 from geodetect.network.precision import autocast
@@ -30,7 +31,7 @@ Tensors = tuple[Tensor, ...]
 class DetectionLearner(Learner):  # type: ignore[misc]
     """fastai's `Learner`, whose `loss_func` also tells `n_positive`: over how many anchors it is a mean.
 
-    A batch that the accelerator's memory does not hold goes through in parts, whose gradients add up to
+    A batch that memory does not hold goes through in parts, whose gradients add up to
     those of the whole; only batch norms see the parts. Ctrl-C ends training as a callback would, so that
     every callback closes what it opened, and is raised again at the end.
     """
@@ -95,7 +96,9 @@ class DetectionLearner(Learner):  # type: ignore[misc]
         whole = self.xb, self.yb
         try:
             self._run_parts(*whole)
-        except torch.OutOfMemoryError as error:
+        except (MemoryError, RuntimeError) as error:
+            if not memory.is_short(error):
+                raise
             n_chips = len(whole[0][0])
             if self.n_parts >= n_chips or self.spread is not None:
                 raise TrainingError(

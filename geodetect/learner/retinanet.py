@@ -237,7 +237,7 @@ class RetinaNet:
             OutputError: if `save_as` or the folder `checkpoint` cannot be written.
         """
         training.check(epochs, callbacks)
-        file = None if save_as is None else Path(save_as)
+        file = None if save_as is None else Path(save_as).expanduser()
         if file is not None:
             check_output(file)
         learner, detector = self.learner, self._detector

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from geodetect import memory
 from geodetect.boxes import Boxes
 from geodetect.errors import ModelError
 from geodetect.scene.models import DetectsPixels
@@ -68,8 +69,7 @@ class Asked:
         return launched
 
     def _halve(self, n_windows: int, chip_size: int, error: Exception) -> None:
-        # By its name: torch has an error of its own for this, and other models are run without torch.
-        if not (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"):
+        if not memory.is_short(error):
             raise error
         if n_windows == 1:
             raise ModelError(
