@@ -107,7 +107,7 @@ def test_a_training_without_an_epoch_leaves_the_model_as_it_was(
     before, detector = weights(model), replace_of(model)
     callback = At(event, raising(ValueError("mine")), epoch=0)
     with pytest.raises(ValueError, match="no epoch was complete, so the model is as it was before"):
-        model.fit(2, lr=0.1, callbacks=[callback], progress=False)
+        model.fit(2, lr=0.1, callbacks=[callback], checkpoint=event != "after_loss", progress=False)
     with pytest.raises(KeyboardInterrupt) as caught:
         model.fit(2, callbacks=[At(event, raising(KeyboardInterrupt()), epoch=0)], save_as=file, progress=False)
     assert caught.value.__notes__ == ["no epoch was complete, so nothing was written"]

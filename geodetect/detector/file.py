@@ -81,8 +81,9 @@ def appearing(path: Path) -> Iterator[Path]:
 
 def _remove_abandoned(folder: Path, pattern: str) -> None:
     for part in folder.glob(pattern):
-        if time.time() - part.stat().st_mtime > _ABANDONED_S:
-            part.unlink(missing_ok=True)
+        with suppress(OSError):  # it may be another process' that has just finished it
+            if time.time() - part.stat().st_mtime > _ABANDONED_S:
+                part.unlink()
 
 
 def _flush(path: Path) -> None:
@@ -108,7 +109,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             "give such weights to RetinaNet(weights=...) instead"
         )
     due = _checksum_of_weights(weights) if version in _OLDER else checksum(metadata, weights)
-    if metadata.get("checksum") != due:  # before anything else is believed; newer versions have the same checksum
+    if metadata.get("checksum") != due:  # first of all; newer versions keep this checksum
         raise ModelError(f"{path} is damaged: its content does not have the checksum in it; copy or save it again")
     if version.isdecimal() and int(version) > _FORMAT_VERSION:
         raise ModelError(

@@ -83,8 +83,7 @@ class Checkpoint(Callback):  # type: ignore[misc]
         if self.state is not None:
             with held_back():
                 self._take_up(self.state)
-        if self.keep:
-            self.best.before = copied(self.model)
+        self.best.before = copied(self.model)
 
     def _take_up(self, state: State) -> None:
         facts = state.facts

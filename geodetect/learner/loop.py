@@ -31,9 +31,9 @@ Tensors = tuple[Tensor, ...]
 class DetectionLearner(Learner):  # type: ignore[misc]
     """fastai's `Learner`, whose `loss_func` also tells `n_positive`: over how many anchors it is a mean.
 
-    A batch that memory does not hold goes through in parts, whose gradients add up to
-    those of the whole; only batch norms see the parts. Ctrl-C ends training as a callback would, so that
-    every callback closes what it opened, and is raised again at the end.
+    A batch that memory does not hold goes through in parts, whose gradients add up to those of the whole; only batch
+    norms see the parts. Ctrl-C ends training as a callback would, so that every callback closes what it opened, and
+    is raised again at the end.
     """
 
     dtype = torch.float32  # of the network; outputs and loss are float32
