@@ -299,6 +299,7 @@ def test_ctrl_c_at_any_moment_leaves_a_model_that_is_whole(data: DetectionData, 
     try:
         for _ in range(10):
             model, known = gd.RetinaNet(data, **MODEL), []
+            file.unlink(missing_ok=True)
             known.append(weights(model))
             interrupted(rng.uniform(0, 6))
             with suppress(KeyboardInterrupt):
