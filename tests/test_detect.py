@@ -489,6 +489,16 @@ def test_what_a_model_says_of_itself_is_looked_at_before_any_work(name, value, e
         find("nowhere.tif", model)
 
 
+@pytest.mark.parametrize("size", [0, None, "8", 2.5])
+def test_a_batch_size_that_is_none_is_refused(upright, size):
+    class Odd(PaintDetector):
+        def suited_batch_size(self, chip_size):
+            return size
+
+    with pytest.raises(ModelError, match="suited_batch_size of this Odd must give a number above 0; got"):
+        find(upright.path, Odd())
+
+
 def test_arrays_of_names_and_bands_are_lists_too(upright):
     model = PaintDetector(classes=np.array(CLASSES), bands=np.array([1, 2, 3]))
     assert len(find(upright.path, model)) == len(TRUTH)

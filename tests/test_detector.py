@@ -260,13 +260,18 @@ def test_impossible_thresholds_are_refused(detector, thresholds, message):
         ({"bands": (1, 2, 3)}, "must agree in the number of bands; got .*'bands': 3"),
         ({"classes": ("hut",)}, "2 classes, names"),
         ({"classes": ("hut", "hut")}, "its own name"),
+        ({"classes": "ab"}, "classes must be a list; got 'ab'"),
+        ({"classes": None}, "classes must be a list; got None"),
+        ({"bands": 4}, "bands must be a list; got 4"),
         ({"classes": ("hut", "te\x00nt")}, r"classes must be names of one line without control .*'te\\x00nt'"),
         ({"classes": ("hut", "\ud800")}, "classes must be names"),
         ({"classes": ("hut", "te\nnt")}, "classes must be names"),
         ({"classes": ("hut", " ")}, "classes must be names"),
         ({"classes": ("hut", 2)}, "classes must be names"),
         ({"bands": (0, 1, 2, 3)}, "bands must be whole numbers, counted from 1; got"),
-        ({"bands": "1234"}, "bands must be whole numbers"),
+        ({"bands": "1234"}, "bands must be a list; got '1234'"),
+        ({"bands": ("1", "2", "3", "4")}, "bands must be whole numbers"),
+        ({"min_score": "high"}, "min_score must lie between 0 and 1; got 'high'"),
         ({"chip_size": 64.5}, "chip_size must be a whole number of pixels; got 64.5"),
         ({"overlap": None}, "overlap must be a whole number of pixels; got None"),
         ({"pixel_size_m": 0}, "pixel_size_m must be metres above 0, or None; got 0"),
@@ -536,6 +541,22 @@ def test_a_score_that_is_none_is_not_saved(tmp_path):
     model.min_score = 7.0
     with pytest.raises(ArgumentError, match="min_score must lie between 0 and 1; got 7"):
         model.save(tmp_path / "model.safetensors")
+
+
+def test_what_could_not_be_loaded_again_is_not_saved(tmp_path):
+    model = make()
+    for name, value in {
+        "bands": (1, 2, 3),
+        "classes": ["hut", "hut"],
+        "chip_size": None,
+        "pixel_size_m": "0.3",
+    }.items():
+        right = getattr(model, name)
+        setattr(model, name, value)
+        with pytest.raises(ArgumentError):
+            model.save(tmp_path / "model.safetensors")
+        setattr(model, name, right)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_absent_device_is_refused(saved):

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy, deepcopy
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from geodetect.detector import file
 from geodetect.errors import ArgumentError, ModelError, is_name, is_number, is_share, is_whole
 from geodetect.facts import html_table, listed, text_of
 from geodetect.network import precision as precisions
-from geodetect.network.anchors import AnchorSpec
 from geodetect.network.batching import fastest, most_on_cpu
 from geodetect.network.coding import candidates, suppressed
 from geodetect.network.inference import evaluating, frozen, standardised
@@ -86,12 +86,15 @@ class Detector:
         device: str | torch.device | None = None,
         precision: str = "auto",
     ) -> None:
+        for name, values in {"classes": classes, "bands": bands}.items():
+            if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+                raise ArgumentError(f"{name} must be a list; got {values!r:.80}")
         self.classes, self.bands, self.stretch = list(classes), tuple(bands), stretch
         self.chip_size, self.overlap, self.pixel_size_m = chip_size, overlap, pixel_size_m
         self.min_score, self.summary, self.precision = min_score, dict(summary or {}), precision
         self.network = self.running = network.to(memory_format=torch.channels_last)
         if device is not None:
-            self.network.to(_device(device))
+            self.network.to(known_device(device))
         self._check()
 
     def _check(self) -> None:
@@ -118,7 +121,7 @@ class Detector:
                 f"overlap must be at least 0 and smaller than chip_size; "
                 f"got overlap={self.overlap}, chip_size={self.chip_size}"
             )
-        self._floors(self.min_score)
+        self._floors(_known(self.min_score))
         precisions.resolve(self.precision, self.device)
 
     @property
@@ -225,8 +228,8 @@ class Detector:
             ArgumentError: if there is no such precision or device.
         """
         fast = copy(self)
-        if device is not None and _device(device) != self.device:
-            fast.network = deepcopy(self.network).to(_device(device))
+        if device is not None and known_device(device) != self.device:
+            fast.network = deepcopy(self.network).to(known_device(device))
         fast.precision = precision or self.precision
         if fast.precision == "auto":
             fast.precision = precisions.faster(fast.device)
@@ -279,9 +282,9 @@ class Detector:
 
         Raises:
             OutputError: if the suffix is not `.safetensors` or the file cannot be written there.
-            ArgumentError: if `min_score` was set to something that is no score.
+            ArgumentError: if something was set to what cannot be loaded again.
         """
-        self._floors(_known(self.min_score))
+        self._check()
         self.warn_if_untrained()
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
         return file.write(Path(path), weights, self._facts())
@@ -304,83 +307,22 @@ class Detector:
         }
 
 
-def load_detector(path: str | Path, *, device: str | torch.device | None = None, precision: str = "auto") -> Detector:
-    """The detector that `Detector.save` wrote; no code in the file is ever run.
-
-    Args:
-        path: a `.safetensors` file.
-        device: None takes a GPU where there is one.
-        precision: "auto" (bf16 where it is native), "float32" or "bf16".
+def known_device(device: str | torch.device) -> torch.device:
+    """Return the device with this name.
 
     Raises:
-        ModelError: if the file is missing, damaged, newer than this version, or not a detector.
-        ArgumentError: if the device or the precision is not possible.
-        MissingPackage: if its backbone comes from timm and that is not installed.
+        ArgumentError: if it is not there.
     """
-    where = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    precisions.resolve(precision, where)
-    path = Path(path)
-    weights, facts = file.read(path)
-    try:
-        detector = _build(facts)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelError(
-            f"the metadata of {path} are damaged: {_first_line(error)}; save the detector again"
-        ) from error
-    _fill(detector.network, weights, path)
-    detector.network.to(where)
-    detector.precision = precision
-    return detector
-
-
-def _build(facts: dict[str, Any]) -> Detector:
-    """The detector that the facts describe, its weights still random."""
-    network = Network(
-        facts["backbone"],
-        n_classes=len(facts["classes"]),
-        n_bands=len(facts["bands"]),
-        spec=AnchorSpec(**facts["anchors"]),
-        weights=None,
-        head_norm=facts.get("head_norm", False),  # heads had none in version 1
-    )
-    network.set_norm_eps(facts["norm_eps"])
-    return Detector(
-        network.eval(),
-        facts["classes"],
-        bands=facts["bands"],
-        stretch=Stretch(**facts["stretch"]),
-        chip_size=facts["chip_size"],
-        overlap=facts["overlap"],
-        pixel_size_m=facts["pixel_size_m"],
-        min_score=facts["min_score"],
-        summary=facts["summary"],
-    )
-
-
-def _fill(network: Network, weights: dict[str, Tensor], path: Path) -> None:
-    """Put the weights into the network, or say which do not fit."""
-    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    found = {name: tensor.shape for name, tensor in weights.items()}
-    wrong = sorted(name for name in shapes | found if shapes.get(name) != found.get(name))
-    if wrong:
-        raise ModelError(
-            f"the weights in {path} do not fit the {network.backbone_name} that it describes: {len(wrong)} tensors are "
-            f"missing, unknown or of another shape, such as {', '.join(wrong[:3])}; save the detector again"
-        )
-    network.load_state_dict(weights)
-
-
-def _device(device: str | torch.device) -> torch.device:
-    """The device with this name, if it is there."""
     try:
         known = torch.device(device)
         torch.empty(0, device=known)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
-        raise ArgumentError(f'there is no device {str(device)!r} here ({_first_line(error)}); use "cpu"') from error
+    except (RuntimeError, AssertionError, TypeError) as error:  # AssertionError: torch was built without CUDA
+        raise ArgumentError(f'there is no device {str(device)!r} here ({first_line(error)}); use "cpu"') from error
     return known
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its name."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
@@ -393,4 +335,6 @@ def _known(scores: Any) -> Any:
     """Scores as numbers of Python, for all classes or by name; 0.5 for None and NaN."""
     if isinstance(scores, Mapping):
         return {name: _known(score) for name, score in scores.items()}
-    return _UNKNOWN_SCORE if scores is None or math.isnan(scores) else float(scores)
+    if scores is None or (isinstance(scores, Real) and math.isnan(scores)):
+        return _UNKNOWN_SCORE
+    return float(scores) if isinstance(scores, Real) else scores

@@ -192,6 +192,8 @@ def _noting(batch: Batch, raster: str) -> Iterator[None]:
     """Note on an error which windows the model was shown."""
     try:
         yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
     except BaseException as error:
         x1, y1, x2, y2 = batch.windows[0].xyxy
         more = f" and {len(batch.windows) - 1} more" if len(batch.windows) > 1 else ""

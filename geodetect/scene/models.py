@@ -159,8 +159,19 @@ def made_ready(detector: Model, precision: str | None = None, device: str | None
 
 
 def suited_batch_size(detector: DetectsPixels, chip_size: int) -> int:
-    """How many windows of `chip_size` pixels to show at once: what the detector says, or 8."""
-    return detector.suited_batch_size(chip_size) if hasattr(detector, "suited_batch_size") else _BATCH_SIZE
+    """How many windows of `chip_size` pixels to show at once: what the detector says, or 8.
+
+    Raises:
+        ModelError: if the detector says what is no number of windows.
+    """
+    if not hasattr(detector, "suited_batch_size"):
+        return _BATCH_SIZE
+    size = detector.suited_batch_size(chip_size)
+    if not (is_whole(size) and size > 0):
+        raise ModelError(
+            f"suited_batch_size of this {type(detector).__name__} must give a number above 0; got {size!r}"
+        )
+    return int(size)
 
 
 def lowest_scores(min_score: Any, detector: DetectsPixels) -> np.ndarray:
