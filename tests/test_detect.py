@@ -465,6 +465,7 @@ def test_an_object_that_is_no_model_is_refused(upright):
         ("classes", ["roof", "roof"], "all different"),
         ("classes", {0: "roof"}, "a list of names"),
         ("classes", [1, 2], "a list of names"),
+        ("classes", [["roof"]], "a list of names"),
         ("bands", None, "numbered from 1"),
         ("bands", 3, "numbered from 1"),
         ("bands", "123", "numbered from 1"),

@@ -162,7 +162,7 @@ def _is_answer(found: Any, n_windows: int) -> bool:
     return all(isinstance(boxes, Boxes) and boxes.scores is not None for boxes in found)
 
 
-def answered(coming: Iterable[Batch], model: Asked, raster: str = "") -> Iterator[tuple[Batch, list[Boxes]]]:
+def answered(coming: Iterable[Batch], model: Asked, raster: str = "the scene") -> Iterator[tuple[Batch, list[Boxes]]]:
     """Each batch with the boxes of its windows, in window pixels; the next are launched before one is collected.
 
     An error of the model comes through as it is, with a note of the windows that it was shown.

@@ -111,7 +111,7 @@ def _is_list(value: Any) -> bool:
 
 
 def _are_names(value: Any) -> bool:
-    return _is_list(value) and 0 < len(value) == len(set(value)) and all(isinstance(name, str) for name in value)
+    return _is_list(value) and all(isinstance(name, str) for name in value) and 0 < len(value) == len(set(value))
 
 
 def _are_bands(value: Any) -> bool:
