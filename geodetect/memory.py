@@ -1,4 +1,4 @@
-"""Freed memory that is kept for the next array, instead of going back to the system.
+"""Errors that say that memory is short, and freed memory that is kept for the next array.
 
 A network's maps, and batches of windows, are blocks of many MiB that come and go in turn. glibc gives such blocks
 back as soon as they are free, and the system zeroes them page by page when they are asked for again: without this a
@@ -20,6 +20,15 @@ _USUAL_MMAP_MAX = 65_536  # "The default value for M_MMAP_MAX is 65,536"
 # Where glibc's own thresholds end up once blocks of that size were freed: "DEFAULT_MMAP_THRESHOLD_MAX ... is
 # 4*1024*1024*sizeof(long) on 64-bit systems", and "M_TRIM_THRESHOLD is adjusted to twice that".
 _USUAL_MMAP_THRESHOLD = 32 << 20
+
+
+def is_short(error: BaseException) -> bool:
+    """Whether an error says that memory does not suffice, that of the processor or of a GPU.
+
+    Torch's own are known by their names, since other models run without torch.
+    """
+    named = type(error).__name__ == "OutOfMemoryError"
+    return named or isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import ast
 import inspect
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from geodetect.accuracy import compute_accuracy
 from geodetect.chips import export_training_data, prepare_data
 from geodetect.cli.main import main
 from geodetect.detector import load_detector
+from geodetect.errors import ModelError
 from geodetect.learner import RetinaNet
 from geodetect.scene import detect_objects
 from geodetect.viewer import view
@@ -42,7 +44,7 @@ KEYWORDS: dict[str, list[Callable[..., Any]]] = {
     "view": [view],
     "export": [RetinaNet.export],
 }
-PYTHON_ONLY = {"callbacks", "client"}  # objects, which a command line cannot name
+PYTHON_ONLY = {"callbacks", "client", "save_as"}  # objects, which a command line cannot name; and MODEL
 COMMAND_ONLY = {"evaluate": {"output": None}, "detect": {"scheduler": None}}  # in Python: `.save`, `client=`
 
 
@@ -299,6 +301,22 @@ def test_errors_of_the_system_are_one_line(group: click.Group, capsys: pytest.Ca
     assert "No space left on device: 'out.gpkg'" in one_error(capsys)
 
 
+def test_what_was_noted_on_the_way_is_told(group: click.Group, capsys: pytest.CaptureFixture[str]) -> None:
+    def noted(error: BaseException, note: str) -> Callable[[], None]:
+        def action() -> None:
+            error.add_note(note)
+            raise error
+
+        return action
+
+    assert ended(group, noted(ModelError("it is damaged"), "wrote model.safetensors")) == 1
+    assert one_error(capsys) == "it is damaged; wrote model.safetensors"
+    assert ended(group, noted(MemoryError(), "wrote model.safetensors")) == 1
+    assert one_error(capsys) == "there is not enough memory; wrote model.safetensors"
+    assert ended(group, noted(KeyboardInterrupt(), "nothing was written")) == 130
+    assert one_error(capsys) == "stopped by Ctrl-C; nothing was written"
+
+
 def test_own_warnings_are_one_line_and_others_silent(group: click.Group, capsys: pytest.CaptureFixture[str]) -> None:
     def warned() -> None:
         warnings.warn("the raster lies\nnowhere", UserWarning, stacklevel=2)  # blamed on click, which called
@@ -362,14 +380,17 @@ def test_chips_tells_what_was_cut_and_what_was_left_out(
     )
 
 
-def test_ctrl_c_saves_the_best_weights_so_far(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
+def test_ctrl_c_and_sigterm_save_the_best_weights_so_far(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals, name: str
+) -> None:
     states, model = tmp_path / "states", tmp_path / "model.safetensors"
     arguments = [work / "chips", model, *TRAINING, "--epochs", "1000", "--num-workers", "0"]
 
     def interrupt() -> None:
         while not (states / "training.safetensors").exists():
             time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
 
     # A shell lets what it starts in the background ignore Ctrl-C.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -380,9 +401,28 @@ def test_ctrl_c_saves_the_best_weights_so_far(work: Path, tmp_path: Path, capsys
         signal.signal(signal.SIGINT, before)
     told = capsys.readouterr().err.strip()
     assert re.fullmatch(
-        r"Error: stopped by Ctrl-C; wrote .*model.safetensors with the best weights of \d+ epochs?", told
+        rf"Error: stopped by {name}; wrote .*model.safetensors with the best weights of \d+ epochs?", told
     )
     assert load_detector(model).summary["epochs"] >= 1
+
+
+def test_pictures_that_go_away_cost_no_training(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chips, states, model = tmp_path / "chips", tmp_path / "states", tmp_path / "model.safetensors"
+    shutil.copytree(work / "chips", chips)
+
+    def remove() -> None:
+        while not (states / "training.safetensors").exists():  # all are read, once, in the first epoch
+            time.sleep(0.01)
+        shutil.rmtree(chips / "images")
+
+    Thread(target=remove, daemon=True).start()
+    arguments = [chips, model, *TRAINING, "--epochs", "3", "--num-workers", "0", "--checkpoint", states]
+    assert run("train", *arguments, "--no-progress") == 1
+    told = capsys.readouterr()
+    assert f"Wrote {model}" in told.out
+    assert "the scores to cut at are those of chips, as the validation ground could not be mapped" in told.err
+    assert "There is no file" in told.err.splitlines()[-1]  # the scores that come last need the pictures again
+    assert load_detector(model).summary["epochs"] == 3
 
 
 def test_info_of_a_model(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """`detect_objects`: what comes out does not depend on how the scene was cut, and bad input is refused beforehand."""
 
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -23,8 +24,9 @@ from geodetect.errors import ArgumentError, GeodetectError, LabelsError, ModelEr
 from geodetect.grid import Grid, Tiling
 from geodetect.scene.models import lowest_scores
 from geodetect.vector.writers import write_features
-from tests.fakes import CLASSES, SHAPE, TRUTH, UPRIGHT, UTM, FakeReader, PaintDetector, painted, write_raster
+from tests.fakes import CLASSES, SHAPE, TRUTH, UPRIGHT, UTM, FakeReader, PaintDetector, painted, trained, write_raster
 
+FIRST_WINDOW = shapely.transform(shapely.box(0, 0, 30, 30), Grid(SHAPE, UPRIGHT).to_map)
 OUTPUTS = [".gpkg", ".geojson", ".shp", ".fgb", ".parquet", ".kml", ".csv"]
 
 
@@ -177,13 +179,28 @@ def test_boxes_are_clipped_to_the_scene(tmp_path):
     assert rows(find(path, TooLarge()), grid) == [("red", 0, 0, 30, 20)]
 
 
-@pytest.mark.parametrize("nowhere", [[5, 5, 5, 9], [9, 9, 5, 5], [np.nan, 0, 9, 9]])
-def test_boxes_without_area_are_dropped(plain, nowhere):
+def odd(box):
+    """A detector that gives this box, and a good one, of every window."""
+
     class Odd(PaintDetector):
         def detect(self, pixels):
-            return [Boxes([nowhere], [0], [0.9]) for _ in pixels]
+            return [Boxes([box, [10, 10, 20, 20]], [0, 0], [0.9, 0.9]) for _ in pixels]
 
-    assert len(find(plain, Odd())) == 0
+    return Odd()
+
+
+def test_boxes_without_area_are_dropped(plain):
+    assert len(find(plain, odd([5, 5, 5, 9]), aoi=FIRST_WINDOW)) == 1
+
+
+@pytest.mark.parametrize("box", [[9, 9, 5, 5], [np.nan, 0, 9, 9], [0, 0, np.inf, 9], [70, 0, 90, 20], [0, -9, 9, -1]])
+@pytest.mark.parametrize("tta", [False, True])
+def test_what_is_no_box_in_the_window_is_dropped_and_said_once(plain, box, tta):
+    with pytest.warns(UserWarning, match=r"x1, y1, x2, y2 in pixels of the window, from 0 to 64") as told:
+        found = find(plain, odd(box), tta=tta)
+    assert len(told) == 1
+    assert str(list(map(float, box))) in str(told[0].message)
+    assert len(found) > 0
 
 
 def test_an_object_larger_than_any_window_is_one_polygon(tmp_path):
@@ -439,12 +456,124 @@ def test_an_object_that_is_no_model_is_refused(upright):
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("classes", None, "a list of names"),
+        ("classes", "roof", "a list of names"),
+        ("classes", b"roof", "a list of names"),
+        ("classes", [], "a list of names"),
+        ("classes", ["roof", "roof"], "all different"),
+        ("classes", {0: "roof"}, "a list of names"),
+        ("classes", [1, 2], "a list of names"),
+        ("classes", [["roof"]], "a list of names"),
+        ("bands", None, "numbered from 1"),
+        ("bands", 3, "numbered from 1"),
+        ("bands", "123", "numbered from 1"),
+        ("bands", (0, 1, 2), "numbered from 1"),
+        ("bands", (1.0, 2.0, 3.0), "numbered from 1"),
+        ("bands", (), "numbered from 1"),
+        ("chip_size", None, "a whole number of pixels above 0"),
+        ("chip_size", 64.0, "a whole number of pixels above 0"),
+        ("chip_size", 0, "a whole number of pixels above 0"),
+        ("overlap", -1, "a whole number of pixels, or None"),
+        ("overlap", 0.25, "a whole number of pixels, or None"),
+        ("pixel_size_m", 0, "metres above 0, or None"),
+        ("pixel_size_m", "0.5", "metres above 0, or None"),
+        ("pixel_size_m", float("nan"), "metres above 0, or None"),
+        ("detect", None, "a method"),
+    ],
+)
+def test_what_a_model_says_of_itself_is_looked_at_before_any_work(name, value, expected):
+    model = type("Mine", (PaintDetector,), {})()
+    model.__dict__[name] = value
+    with pytest.raises(ModelError, match=f"^{name} of this Mine must be .*{expected}.*; got {re.escape(repr(value))}$"):
+        find("nowhere.tif", model)
+
+
+@pytest.mark.parametrize("size", [0, None, "8", 2.5])
+def test_a_batch_size_that_is_none_is_refused(upright, size):
+    class Odd(PaintDetector):
+        def suited_batch_size(self, chip_size):
+            return size
+
+    with pytest.raises(ModelError, match="suited_batch_size of this Odd must give a number above 0; got"):
+        find(upright.path, Odd())
+
+
+def test_arrays_of_names_and_bands_are_lists_too(upright):
+    model = PaintDetector(classes=np.array(CLASSES), bands=np.array([1, 2, 3]))
+    assert len(find(upright.path, model)) == len(TRUTH)
+
+
+def test_a_class_is_no_model(upright):
+    with pytest.raises(ModelError, match="got the class PaintDetector, make one of it first"):
+        find(upright.path, PaintDetector)
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("mine"), KeyError("mine"), RuntimeError("mine"), RasterError("mine"), AssertionError()]
+)
+@pytest.mark.parametrize("tta", [False, True])
+def test_an_error_of_the_model_comes_through_as_itself_and_says_where(upright, error, tta):
+    calls = []
+
+    class Raises(PaintDetector):
+        def detect(self, pixels):
+            calls.append(pixels)
+            if len(calls) > (8 if tta else 1):
+                raise error
+            return super().detect(pixels)
+
+    with pytest.raises(type(error)) as caught:
+        find(upright.path, Raises(), batch_size=2, tta=tta)
+    assert caught.value is error
+    assert error.__notes__[-1:] == [
+        "while the model was shown the window x 80 to 144, y 0 to 64 and 1 more of upright.tif"
+    ]
+
+
+def test_a_model_whose_parameters_nobody_can_see_is_asked_without_any(upright):
+    class Opaque(PaintDetector):
+        @property
+        def detect(self):
+            return Hidden(super().detect)
+
+    class Hidden:
+        def __init__(self, detect):
+            self.detect = detect
+
+        @property
+        def __signature__(self):
+            raise ValueError("no signature found")
+
+        def __call__(self, pixels):
+            return self.detect(pixels)
+
+    assert len(find(upright.path, Opaque())) == len(TRUTH)
+
+
+def test_a_model_that_changes_its_pixels_changes_nothing_else(upright):
+    class Spoils(PaintDetector):
+        def detect(self, pixels):
+            found = super().detect(pixels)
+            pixels[:] = 0
+            return found
+
+    found = find(upright.path, Spoils(), tta=True)
+    assert len(found) == len(find(upright.path, tta=True)) > 0
+
+
+@pytest.mark.parametrize(
     ("answer", "message"),
     [
         (None, "must give a list of 8 Boxes with scores, one for each window; got None"),
         ([Boxes.empty(scored=True)], "must give a list of 8 Boxes"),
         ([Boxes([[0, 0, 9, 9]], [0])] * 8, "must give a list of 8 Boxes with scores"),
         ([Boxes([[0, 0, 9, 9]], [2], [0.9])] * 8, "index the model's 2 classes from 0; got labels from 2 to 2"),
+        ([Boxes([[0, 0, 9, 9]], [0], [np.nan])] * 8, "scores must lie between 0 and 1; got scores from nan to nan"),
+        ((Boxes.empty(scored=True) for _ in range(8)), "must give a list of 8 Boxes with scores.*got <generator"),
+        (np.zeros((8, 6)), "must give a list of 8 Boxes"),
+        ([np.zeros((1, 6))] * 8, "must give a list of 8 Boxes"),
         ([Boxes([[0, 0, 9, 9]], [0], [97.5])] * 8, "scores must lie between 0 and 1; got scores from 97.5 to 97.5"),
     ],
 )
@@ -477,7 +606,7 @@ def test_a_detector_of_ours_gives_the_same_from_its_file(upright, tmp_path):
     from geodetect.stretch import Stretch
 
     torch.manual_seed(3)
-    network = Network("resnet18", n_classes=2, weights=None)
+    network = trained(Network("resnet18", n_classes=2, weights=None))
     options = {"bands": (1, 2, 3), "stretch": Stretch((1e4,) * 3, (2e4,) * 3), "chip_size": 64, "overlap": 16}
     model = Detector(network, CLASSES, **options)
     path = model.save(tmp_path / "model.safetensors")

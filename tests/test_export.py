@@ -27,7 +27,7 @@ from geodetect.network.retinanet import Network
 from geodetect.raster import RasterReader
 from geodetect.scene import detect_objects
 from geodetect.stretch import Stretch
-from tests.fakes import write_raster
+from tests.fakes import trained, write_raster
 
 SUBURB = Path(__file__).resolve().parents[1] / "sample_data" / "suburb_test.tif"
 SIDE = 100  # no multiple of 32: the graphs have to pad as the detector does
@@ -47,7 +47,7 @@ def _network(backbone: str = "resnet18", n_bands: int = 3) -> Network:
         network = Network(backbone, n_classes=2, n_bands=n_bands, spec=SPEC, weights=None)
         torch.nn.init.normal_(network.class_head.out.weight, std=0.1)
         torch.nn.init.normal_(network.box_head.out.weight, std=0.05)
-        return network
+        return trained(network)
 
 
 @torch.no_grad()
@@ -597,7 +597,7 @@ def test_names_of_classes_survive_both_spellings() -> None:
 
 
 def test_a_program_that_gives_no_numbers_is_not_kept(tmp_path: Path) -> None:
-    network = Network("resnet18", n_classes=1, n_bands=1, spec=SPEC, weights=None)
+    network = trained(Network("resnet18", n_classes=1, n_bands=1, spec=SPEC, weights=None))
     torch.nn.init.constant_(next(network.class_head.parameters()), float("nan"))
     sick = Detector(network, ["pool"], bands=(1,), stretch=Stretch((0.0,), (1.0,)), chip_size=64, overlap=16)
     for name in ["model.dlpk", "model.json"]:

@@ -57,6 +57,12 @@ def parted(plans: Sequence[ChipPlan], share: float, split: str, seed: int) -> li
     """
     if not (is_number(share) and 0 < share < 1):
         raise ArgumentError(f"val_split_pct must lie between 0 and 1, both excluded; got {share!r}")
+    if len(plans) == 1 and plans[0].grid.shape == plans[0].reader.grid.shape:
+        height, width = plans[0].grid.shape
+        raise ArgumentError(
+            f"{plans[0].reader.grid.name} is no larger than one chip, {width} x {height} px, which neither blocks nor "
+            'split="random" can divide; choose a smaller chip_size, or give more ground'
+        )
     counts = _counts(plans)
     footprints = footprints_of(plans) if split == "blocks" else None
     if split == "random":

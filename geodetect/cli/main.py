@@ -57,11 +57,16 @@ class _Commands(click.Group):
                 return super().invoke(ctx)
         except BrokenPipeError:
             raise  # `geodetect info FILE | head`: click ends quietly
-        except (GeodetectError, OSError) as error:
+        except (GeodetectError, OSError, MemoryError) as error:
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
-            raise _Failed(_in_options(" ".join(unsigned(str(error)).split()), command)) from error
+            raise _Failed(_in_options(_told(str(error) or "there is not enough memory", error), command)) from error
         except KeyboardInterrupt as error:
-            raise _Interrupted("; ".join(["stopped by Ctrl-C", *error.args])) from error
+            raise _Interrupted(_told(f"stopped by {error.args[0] if error.args else 'Ctrl-C'}", error)) from error
+
+
+def _told(message: str, error: BaseException) -> str:
+    """An error in one line, with what was noted on its way."""
+    return unsigned("; ".join([" ".join(message.split()), *getattr(error, "__notes__", [])]))
 
 
 def _in_options(message: str, command: click.Command | None) -> str:

@@ -42,6 +42,7 @@ def export(detector: Detector, path: str | Path, layout: str | None = None) -> P
     """
     check_output(path, layout)
     path = Path(expanded(path))
+    detector.warn_if_untrained()
     _writers(layout)[path.suffix.lower()](detector, path)
     return path
 

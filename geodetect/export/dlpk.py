@@ -21,11 +21,11 @@ from torch import Tensor, fx
 
 from geodetect.colours import class_colours
 from geodetect.detector import Detector
+from geodetect.detector.file import appearing
 from geodetect.errors import OutputError
 from geodetect.export.likeness import refuse_unlike, rows
 from geodetect.export.program import (
     Detections,
-    appearing,
     facts,
     lowest_score,
     traced,

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from geodetect.detector import Detector
+from geodetect.detector.file import appearing
 from geodetect.errors import missing
 from geodetect.export.likeness import centres_and_sides, refuse_unlike
 from geodetect.export.onnx_detector import IN_COLUMNS, LAYOUTS, METADATA, session
 from geodetect.export.program import (
     Detections,
-    appearing,
     facts,
     lowest_score,
     traced,

@@ -12,6 +12,7 @@ import torch
 
 from geodetect.chips import DetectionData
 from geodetect.errors import ArgumentError, TrainingError, is_number, is_share, is_whole
+from geodetect.facts import listed
 from geodetect.learner import results
 from geodetect.learner.weights import WORDS, read
 from geodetect.network import published
@@ -53,6 +54,15 @@ def check_boxes(data: DetectionData) -> None:
         raise TrainingError("the data has no class to learn; look at its labels and class_mapping")
     if not any(len(plan.boxes) for plan in data.train.plans):
         raise TrainingError("no training chip holds a box, so there is nothing to learn; look at data.describe()")
+    names = data.classes
+    missing = set(range(len(names))) - {int(k) for plan in data.train.plans for k in plan.boxes.labels}
+    if missing:
+        warnings.warn(
+            f"no training chip holds {listed(names[k] for k in sorted(missing))}, which will not be learnt; give more "
+            "labels, another seed, or drop the class with class_mapping",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def anchors(

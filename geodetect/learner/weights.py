@@ -14,7 +14,7 @@ from torch import Tensor
 
 from geodetect.chips import DetectionData
 from geodetect.detector import Detector
-from geodetect.detector.file import read_safetensors
+from geodetect.detector.file import is_detector, read_safetensors
 from geodetect.errors import ArgumentError, ModelError
 
 WORDS = ("imagenet", "coco", None)  # weights that are not files
@@ -41,7 +41,7 @@ def is_saved_detector(weights: str | Path | None) -> bool:
             'weights must be "imagenet", "coco", None, or the file of a saved detector or of torchvision\'s weights; '
             f"there is no file {path}"
         )
-    return path.suffix == _SAFE and "format_version" in read_safetensors(path)[1]
+    return path.suffix == _SAFE and is_detector(read_safetensors(path)[1])
 
 
 def read(path: Path) -> dict[str, Tensor]:

@@ -97,7 +97,7 @@ def detect_objects(
             and keep what it finds in any of them (test-time augmentation).
         measure: add the columns `area_m2`, `width_m` and `height_m`, along the raster's rows and columns on the ground.
         client: a `dask.distributed.Client`: the windows are run by its workers, which find the raster under the
-            same name and, for a model given as a file, choose their own device; None: all is done here.
+            same name and, for a model given as a file and without `device`, choose their own; None: all is done here.
         resume: go on with what a run that was stopped left beside the output, if anything; the result is
             that of an undisturbed run. Otherwise such remains are replaced.
         progress: show a progress bar.
@@ -122,11 +122,11 @@ def detect_objects(
     named = detector_of(model, device, precision)
     for path in outputs or (None,):
         check_texts(named.classes, path)
-    if isinstance(model, str | Path):
-        precision, device = "auto", None  # it has been loaded as they say
+    loaded = isinstance(model, str | Path)  # as precision and device say
+    precision = "auto" if loaded else precision
     by_trial = precision == getattr(named, "precision", None) == "auto"  # and might come out otherwise this time
     chosen = None if precision == "auto" else precision
-    detector = made_ready(named, earlier.get("precision") if by_trial else chosen, device)
+    detector = made_ready(named, earlier.get("precision") if by_trial else chosen, None if loaded else device)
     with opened(raster, detector, bands, pixel_size_m) as reader:
         check_place(reader.grid, outputs)
         check_measurable(reader.grid, measure=measure)

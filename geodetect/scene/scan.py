@@ -78,7 +78,7 @@ def scanned(
     coming = batches(reader, groups, chip_size=plan.tiling.chip_size, batch_size=plan.batch_size)
     following = 0
     with memory.kept(), closing(coming):  # its threads end here, also after an error
-        found = answered(coming, model)
+        found = answered(coming, model, reader.grid.name)
         for group, of_group in groupby(_told_of(found, passed), key=lambda answer: answer[0].group):
             yield from map(_empty, strips[following:group])
             seen = [each for batch, boxes in of_group for each in _seen_in(batch, boxes, plan)]
