@@ -6,6 +6,7 @@
 from geodetect.raster.mosaic import Mosaic, Scene, Single, scenes_of
 from geodetect.raster.opening import Rasters, files_of
 from geodetect.raster.reader import MaskedReader, RasterReader, Reader
+from geodetect.raster.validity import mostly_valid, mostly_valid_in
 from geodetect.raster.writer import CHIP_FORMATS, check_chip_format, write_chip
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "Single",
     "check_chip_format",
     "files_of",
+    "mostly_valid",
+    "mostly_valid_in",
     "scenes_of",
     "write_chip",
 ]
