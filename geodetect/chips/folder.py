@@ -51,7 +51,16 @@ def from_folder(
     classes = list(dict.fromkeys(name for name in rename.values() if name is not None))
     lost: Counter[str] = Counter()
     pairs = [
-        (picture, PictureReader(picture.path, bands=cutting.bands, pixel_size_m=cutting.pixel_size_m, crs=content.crs))
+        (
+            picture,
+            PictureReader(
+                picture.path,
+                bands=cutting.bands,
+                pixel_size_m=cutting.pixel_size_m,
+                crs=content.crs,
+                nodata=cutting.nodata,
+            ),
+        )
         for picture in content.pictures
     ]
     pairs = _alike(pairs, lost)
@@ -120,6 +129,7 @@ class PictureReader:
         bands: those to read, counted from 1 or by name; None for all.
         pixel_size_m: read at this ground resolution instead of its own.
         crs: of pictures that have a transform and do not name theirs.
+        nodata: value that stands for no data besides those that the picture declares.
     """
 
     def __init__(
@@ -129,20 +139,19 @@ class PictureReader:
         bands: Sequence[int | str] | None = None,
         pixel_size_m: float | None = None,
         crs: CRS | None = None,
+        nodata: float | None = None,
     ) -> None:
         self.path = Path(path)
         self._bands, self._pixel_size_m, self._crs = bands, pixel_size_m, crs
-        with self._opened() as reader:
+        with RasterReader(self.path, bands=bands, pixel_size_m=pixel_size_m, crs=crs, nodata=nodata) as reader:
+            self._source = reader.source
             self.source_shape, self.grid = reader.own_shape, reader.grid
             self.n_bands, self.bands, self.dtype = reader.n_bands, reader.bands, reader.dtype
             self.all_valid = reader.all_valid
 
-    def _opened(self) -> RasterReader:
-        return RasterReader(self.path, bands=self._bands, pixel_size_m=self._pixel_size_m, crs=self._crs)
-
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Pixels (C, H, W) and valid (H, W) of a window of the grid."""
-        with self._opened() as reader:
+        with RasterReader(self._source, bands=self._bands, pixel_size_m=self._pixel_size_m, crs=self._crs) as reader:
             return reader.read(window)
 
     def close(self) -> None:
