@@ -114,6 +114,12 @@ def bands(otherwise: str) -> Option:
     )
 
 
+nodata = click.option(
+    "--nodata",
+    type=float,
+    show_default="what the raster says itself",
+    help="Value that stands for no data, besides those that the raster declares, in its own numbers.",
+)
 label_field = click.option(
     "--label-field",
     show_default="label, else one class named after the file",

@@ -29,6 +29,8 @@ from geodetect.raster import Rasters
 from geodetect.scene.detect import detect_objects
 from geodetect.scene.features import features_of
 from geodetect.scene.models import lowest_scores
+from geodetect.scene.numbers import warn_of_numbers
+from geodetect.stretch import Sample
 
 if TYPE_CHECKING:
     from fastai.callback.core import Callback
@@ -361,6 +363,7 @@ class RetinaNet:
             got = f"shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
             raise ArgumentError(f"image must be the path of a raster, or an array (C, H, W); got {got}")
         (found,) = self.detector.detect(image[None], min_score=lowest, nms_iou=nms_iou)
+        warn_of_numbers(Sample([(image, np.ones(image.shape[1:], bool))]), self._detector, "the image")
         return features_of(found, Grid(image.shape[1:]), self.detector.classes)
 
     def export(self, path: str | Path, layout: str | None = None) -> Path:

@@ -1,0 +1,66 @@
+"""Whether a scene's numbers are those that a model was trained on, from a few small windows of it."""
+
+from __future__ import annotations
+
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from geodetect.errors import RasterError
+from geodetect.grid import Window
+from geodetect.raster import Reader
+from geodetect.scene.plan import Plan
+from geodetect.stretch import Numbers, Sample
+
+_N_PLACES = 16  # of a scene, fewer where it is small
+_SIDE = 64  # px; of each place
+_N_THREADS = 4
+
+
+def check_numbers(reader: Reader, detector: Any, plan: Plan) -> None:
+    """Warn of a scene whose numbers are unlike those of training, or seem to hold undeclared no data.
+
+    A place that cannot be read is left to the run itself, which says where it lies.
+    """
+    name, places = reader.grid.name, _places(plan)
+    try:
+        with ThreadPoolExecutor(_N_THREADS, thread_name_prefix="geodetect-numbers") as pool:
+            sample = Sample(pool.map(reader.read, places))
+    except RasterError:
+        return
+    warn_of_numbers(sample, detector, name)
+
+
+def warn_of_numbers(sample: Sample, detector: Any, name: str) -> None:
+    """Warn of numbers in other units than those that a model was trained on, and of undeclared no data.
+
+    Args:
+        sample: of the pixels that the model is shown.
+        detector: any; the units are known of one whose `stretch` keeps the numbers it was trained on.
+        name: what a message calls the raster.
+    """
+    if undeclared := sample.undeclared(f"the pixels of {name}"):
+        warnings.warn(undeclared, UserWarning, stacklevel=4)
+    numbers = sample.numbers()
+    trained: Numbers | None = getattr(getattr(detector, "stretch", None), "numbers", None)
+    if numbers is not None and trained is not None and numbers.are_unlike(trained):
+        warnings.warn(
+            f"{name} holds {numbers}, and the model was trained on {trained}: it will find little in such numbers; "
+            "bring them to the units of the training data first (gdal_translate -ot -scale)",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _places(plan: Plan) -> list[Window]:
+    """Small windows spread over the strips of a plan, within its windows."""
+    strips = np.unique(np.linspace(0, plan.n_strips - 1, round(_N_PLACES**0.5)).astype(int))
+    chosen: list[Window] = []
+    for strip in strips.tolist():
+        windows = plan.windows(strip)
+        some = np.unique(np.linspace(0, len(windows) - 1, min(len(windows), _N_PLACES // len(strips))).astype(int))
+        chosen += [windows[i] for i in some]
+    per_window = int((_N_PLACES / max(len(chosen), 1)) ** 0.5)
+    return [place for window in chosen for place in window.spread(per_window, _SIDE)]
