@@ -69,7 +69,7 @@ class Numbers:
 
     def __str__(self) -> str:
         quantiles = np.array(self.quantiles)
-        return f"{self.dtype} from {quantiles.min():.4g} to {quantiles.max():.4g}"
+        return f"{self.dtype} from {quantiles.min():.5g} to {quantiles.max():.5g}"
 
     def are_unlike(self, trained: Numbers) -> bool:
         """Whether values are in other units than those of a training, and not just of a darker or brighter scene.

@@ -241,7 +241,7 @@ def test_data_in_other_units_than_a_saved_detectors_are_told_of(data: gd.Detecti
     path = first.save(tmp_path / "saved.safetensors")
     shrunk = Numbers("float32", [[value / 60_000 for value in band] for band in data.stretch.numbers.quantiles])
     other = replace(data, dtype="float32", stretch=Stretch((0.1,) * 3, (0.1,) * 3, shrunk))
-    told = r"saved\.safetensors was trained on uint16 from 0 to 6e\+04; it goes on with float32 from 0 to 1"
+    told = r"saved\.safetensors was trained on uint16 from 0 to 60000; it goes on with float32 from 0 to 1"
     with pytest.warns(UserWarning, match=told):
         again = gd.RetinaNet(other, weights=path, **SMALL)
     with pytest.warns(UserWarning, match=told):

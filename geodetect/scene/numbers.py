@@ -1,7 +1,8 @@
-"""Whether a scene's numbers are those that a model was trained on, from a few small windows of it."""
+"""Whether a scene's numbers are those that a model was trained on, from a few small parts of it."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,8 +15,9 @@ from geodetect.raster import Reader
 from geodetect.scene.plan import Plan
 from geodetect.stretch import Numbers, Sample
 
-_N_PLACES = 16  # of a scene, fewer where it is small
-_SIDE = 64  # px; of each place
+_N_PLACES = 16  # of a scene
+_N_ROWS = 4  # that they lie in
+_N_PIXELS = 4096  # of each place
 _N_THREADS = 4
 
 
@@ -55,12 +57,28 @@ def warn_of_numbers(sample: Sample, detector: Any, name: str) -> None:
 
 
 def _places(plan: Plan) -> list[Window]:
-    """Small windows spread over the strips of a plan, within its windows."""
-    strips = np.unique(np.linspace(0, plan.n_strips - 1, round(_N_PLACES**0.5)).astype(int))
+    """Narrow strips across windows of a plan, which are spread over all of it, and down them in turn.
+
+    No margin that runs along an edge of the scene lies between them, as it might between squares.
+    """
+    numbers = np.unique(np.linspace(0, plan.n_strips - 1, _N_ROWS).astype(int))
     chosen: list[Window] = []
-    for strip in strips.tolist():
-        windows = plan.windows(strip)
-        some = np.unique(np.linspace(0, len(windows) - 1, min(len(windows), _N_PLACES // len(strips))).astype(int))
+    for number in numbers.tolist():
+        windows = plan.windows(number)
+        some = np.unique(np.linspace(0, len(windows) - 1, min(len(windows), _N_PLACES // len(numbers))).astype(int))
         chosen += [windows[i] for i in some]
-    per_window = int((_N_PLACES / max(len(chosen), 1)) ** 0.5)
-    return [place for window in chosen for place in window.spread(per_window, _SIDE)]
+    n_each = _N_PLACES // max(len(chosen), 1)
+    return [
+        _strip(window, (j + 0.5) / n_each, across=(i + i // _N_ROWS + j) % 2 == 0)  # also those below each other differ
+        for i, window in enumerate(chosen)
+        for j in range(n_each)
+    ]
+
+
+def _strip(window: Window, share: float, *, across: bool) -> Window:
+    """A strip of a window, across or down it, at a share of its other side."""
+    if across:
+        height = min(window.height, math.ceil(_N_PIXELS / window.width))
+        return Window(window.x, window.y + int(share * (window.height - height)), window.width, height)
+    width = min(window.width, math.ceil(_N_PIXELS / window.height))
+    return Window(window.x + int(share * (window.width - width)), window.y, width, window.height)
