@@ -1,6 +1,6 @@
 """From a raster's numbers to what a network takes: one offset and one factor a band, never clipped.
 
-A stretch keeps what the numbers were like that it was fitted to, so that numbers in other units can be told from them.
+A stretch also records the type and quantiles of the training pixels, so that a scene in other units can be recognised.
 
 Shapes: C bands, H W pixels, N pixels of a sample.
 """
@@ -43,7 +43,7 @@ _Window = tuple[Num[np.ndarray, "C _h _w"], Bool[np.ndarray, "_h _w"]]
 
 @dataclass(frozen=True)
 class Numbers:
-    """What the values of a raster are like.
+    """Type and quantiles of a raster's values.
 
     Args:
         dtype: numpy's name of their type.
@@ -72,15 +72,14 @@ class Numbers:
         return f"{self.dtype} from {quantiles.min():.5g} to {quantiles.max():.5g}"
 
     def are_unlike(self, trained: Numbers) -> bool:
-        """Whether values are in other units than those of a training, and not just of a darker or brighter scene.
+        """Whether these values are in other units than those of training, not just of a darker or brighter scene.
 
-        So it is where in every band the brightest pixel has less than a quarter of what is bright in training; where
-        what is bright has four times the value of the brightest pixel there, or the median has four times that of what
-        is bright there; and where the type of one cannot hold what is bright in the other. Bright is what 98 % of the
-        pixels do not exceed. Bands that are 0 throughout in training do not count.
+        Bright means the 98 % quantile. Units differ if, in every band, the brightest pixel is below a quarter of bright
+        in training, bright exceeds four times the brightest pixel of training, the median exceeds four times bright in
+        training, or the type of one cannot hold bright in the other. Bands that are 0 in training do not count.
         """
         own, other = _Brightness.of(self), _Brightness.of(trained)
-        # Bytes are bytes: there a scene can only be darker.
+        # Between two scenes of bytes units cannot differ, only light.
         bytes_both = self.dtype == trained.dtype and np.dtype(self.dtype).itemsize == _BYTE
         if bytes_both or own.median.shape != other.median.shape or not other.bright.any():
             return False
@@ -95,7 +94,7 @@ class Numbers:
 
 
 class _Brightness(NamedTuple):
-    """How far the values of each band lie from 0, on either side."""
+    """Magnitudes of the values of each band."""
 
     median: Float[np.ndarray, "C"]
     bright: Float[np.ndarray, "C"]
@@ -114,13 +113,13 @@ def _highest(dtype: str) -> float:
 
 
 class Fill(NamedTuple):
-    """A value of a band that seems to stand for no data, though nothing says so.
+    """A value of a band that looks like undeclared no data.
 
     Args:
         band: counted from 0.
         value: in the raster's numbers.
         share: of the pixels that hold it.
-        low: lowest value that is data; resampling mixes some below with the fill.
+        low: lowest value that is data; resampling mixes fill and data into values below.
         high: highest value that is data.
     """
 
@@ -132,10 +131,10 @@ class Fill(NamedTuple):
 
 
 class Sample:
-    """Values of a raster's bands, a few of each window, to tell what they are like.
+    """A sample of a raster's valid pixels, some from each window.
 
     Args:
-        windows: pixels and which of them are valid; more may come `through`.
+        windows: pixels and which of them are valid; `through` adds more.
     """
 
     def __init__(self, windows: Iterable[_Window] = ()) -> None:
@@ -144,7 +143,7 @@ class Sample:
             pass
 
     def through(self, windows: Iterable[_Window]) -> Iterator[_Window]:
-        """The windows as they come, of which the sample keeps some valid pixels."""
+        """Yield the windows unchanged, and keep some valid pixels of each."""
         for pixels, valid in windows:
             values = pixels[:, valid & np.isfinite(pixels).all(axis=0)]
             self._parts.append(values[:, :: 1 + values.shape[1] // _PER_WINDOW])
@@ -155,21 +154,25 @@ class Sample:
         return np.concatenate(self._parts, axis=1) if self._parts else np.zeros((0, 0))
 
     def fills(self) -> list[Fill]:
-        """Values that seem to stand for no data: extreme, in many pixels, and far from all others."""
-        values = self._values
-        if values.dtype.kind in "iu" and values.dtype.itemsize == _BYTE:  # of which any may be a colour
+        """Return values that look like undeclared no data: extreme, repeated, and far from all others."""
+        values, found = self._values, []
+        if values.dtype.kind in "iu" and values.dtype.itemsize == _BYTE:  # any byte may be a colour
             return []
-        found = [_fill(values, band, side) for band in range(len(values)) for side in (-1, 1)]
-        return [fill for fill in found if fill is not None]
+        for band, held in enumerate(values):
+            # There may be several, as in mosaics of files that two programs wrote.
+            while fill := _fill(held, band, -1) or _fill(held, band, 1):
+                found.append(fill)
+                held = held[(held >= fill.low) & (held <= fill.high)]
+        return found
 
     def numbers(self) -> Numbers | None:
-        """What the values are like, but for fills; None where there are none."""
+        """Return type and quantiles of the values without fills; None if no value is left."""
         values = self._values
         values = values[:, is_data(values, self.fills())]
         return Numbers(str(values.dtype), np.quantile(values, _LEVELS, axis=1).T.tolist()) if values.size else None
 
     def undeclared(self, name: str) -> str:
-        """A sentence on the fills, and what to do; empty where there are none.
+        """Describe the fills in a sentence that says what to do; empty if there are none.
 
         Args:
             name: what the sentence calls the pixels.
@@ -181,13 +184,12 @@ class Sample:
         values = dict.fromkeys(str(self._values.dtype.type(fill.value)).removesuffix(".0") for fill in fills)
         return (
             f"{fills[0].share:.0%} of {name} hold {' or '.join(values)}, far from all other values ({self.numbers()}), "
-            f"and nothing says that this is no data; if it is, give nodata={next(iter(values))}"
+            f"which is not declared as no data; if it is, give nodata={next(iter(values))}"
         )
 
 
-def _fill(values: Num[np.ndarray, "C N"], band: int, side: int) -> Fill | None:
-    """The lowest (`side` -1) or highest (1) value of a band, where it seems to stand for no data."""
-    held = values[band]
+def _fill(held: Num[np.ndarray, "N"], band: int, side: int) -> Fill | None:
+    """The lowest (`side` -1) or highest (1) value of a band, if it looks like undeclared no data."""
     if not held.size:
         return None
     value = float(held.min() if side < 0 else held.max())
@@ -210,7 +212,7 @@ def _fill(values: Num[np.ndarray, "C N"], band: int, side: int) -> Fill | None:
 
 
 def is_data(values: Num[np.ndarray, "C *N"], fills: Sequence[Fill]) -> Bool[np.ndarray, "*N"]:
-    """Which pixels hold no fill in any band."""
+    """Return which pixels are free of fills in every band."""
     held = np.ones(values.shape[1:], bool)
     for fill in fills:
         held &= (values[fill.band] >= fill.low) & (values[fill.band] <= fill.high)

@@ -121,6 +121,15 @@ def test_resampling_equals_the_slow_loop(shape: tuple[int, int], target: tuple[i
     assert np.allclose(got, expected)
 
 
+def test_nothing_resampled_is_nothing() -> None:
+    down, across = Axis.of(20, 10, 2, 5), Axis.of(20, 40, 3, 7)
+    pixels = np.zeros((2, down.n_read, across.n_read), np.int16)
+    got, valid = resample(pixels, np.zeros(pixels.shape[1:], bool), down, across)
+    assert (got.shape, got.dtype, valid.shape) == ((2, 5, 7), np.int16, (5, 7))
+    assert not got.any()
+    assert not valid.any()
+
+
 def test_a_mean_of_four_by_hand() -> None:
     # (1 + 2 + 5 + 6) / 4 = 3.5, rounded to the even 4; of the right block two are valid: (3 + 8) / 2 = 5.5, to 6.
     pixels = np.array([[[1, 2, 3, 0], [5, 6, 0, 8]]], np.uint8)

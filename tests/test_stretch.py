@@ -301,6 +301,16 @@ def test_common_values_are_not_taken_for_no_data(pixels):
     assert sample(pixels).undeclared("it") == ""
 
 
+def test_files_of_two_programs_have_two_fills():
+    pixels = filled(scene("float32", 0, 255), -9999)
+    pixels[:, -9:] = -32768
+    pixels[:, 20, :40] = 1e20
+    found = sample(pixels)
+    assert {fill.value for fill in found.fills()} == {-9999, -32768, float(np.float32(1e20))}
+    assert "15% of them hold -32768 or -9999 or 1e+20, " in found.undeclared("them")
+    assert Stretch.fit([whole(pixels)], found.fills()).mean[0] == pytest.approx(102, abs=3)
+
+
 def test_a_fill_of_one_band_is_of_that_band_alone():
     heights, decibels = scene("float32", 0, 300, bands=1), scene("float32", -2000, -1000, bands=1)
     pixels = np.concatenate([filled(heights, -9999), decibels])

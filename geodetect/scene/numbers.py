@@ -49,8 +49,8 @@ def warn_of_numbers(sample: Sample, detector: Any, name: str) -> None:
     trained: Numbers | None = getattr(getattr(detector, "stretch", None), "numbers", None)
     if numbers is not None and trained is not None and numbers.are_unlike(trained):
         warnings.warn(
-            f"{name} holds {numbers}, and the model was trained on {trained}: it will find little in such numbers; "
-            "bring them to the units of the training data first (gdal_translate -ot -scale)",
+            f"{name} holds {numbers}, but the model was trained on {trained}, and finds little in other units; convert "
+            "the raster to those of the training data first (gdal_translate -ot -scale)",
             UserWarning,
             stacklevel=4,
         )
