@@ -117,8 +117,8 @@ def bands(otherwise: str) -> Option:
 nodata = click.option(
     "--nodata",
     type=float,
-    show_default="what the raster says itself",
-    help="Value that stands for no data, besides those that the raster declares, in its own numbers.",
+    show_default="what the raster declares",
+    help="Value of pixels that stands for no data, besides those that the raster declares.",
 )
 label_field = click.option(
     "--label-field",
