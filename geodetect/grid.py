@@ -42,6 +42,22 @@ class Window:
         """Corners (x1, y1, x2, y2) in the pixels that x and y are in."""
         return self.x, self.y, self.x + self.width, self.y + self.height
 
+    def spread(self, n: int, side: int) -> list[Window]:
+        """Windows that sample this one evenly: up to `n` by `n`, each up to `side` pixels wide and high.
+
+        None of them overlap. Where they have room for every pixel of the window, they cover all of it.
+        """
+        across, down = (_sampled(*span, n, side) for span in ((self.x, self.width), (self.y, self.height)))
+        return [Window(x, y, width, height) for y, height in down for x, width in across]
+
+
+def _sampled(start: int, length: int, n: int, side: int) -> list[tuple[int, int]]:
+    """Start and length of up to `n` pieces of a span, each in the middle of its share of it."""
+    edges = np.linspace(start, start + length, min(n, math.ceil(length / side)) + 1).round().astype(int)
+    shares = np.diff(edges)
+    lengths = np.minimum(shares, side)
+    return list(zip((edges[:-1] + (shares - lengths) // 2).tolist(), lengths.tolist(), strict=True))
+
 
 @dataclass(frozen=True)
 class Grid:

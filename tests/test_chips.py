@@ -413,6 +413,55 @@ def test_where_no_data_are_all_count_alike(
     assert read.describe().loc["all", "objects"] == 4
 
 
+def _filled(folder: Path, value: float = -9999) -> Path:
+    """The scene in floats with a value to the right of six of its squares that nothing declares."""
+    pixels = painted().astype(np.float32)
+    pixels[:, :, 140:] = value
+    return write_raster(folder / "filled.tif", pixels, Grid(SHAPE, UPRIGHT, UTM))
+
+
+def test_undeclared_no_data_is_told_of_and_kept_out_of_the_stretch(upright: PaintedScene, tmp_path: Path) -> None:
+    options = {"labels": _labels(upright), "chip_size": 64, "split": "random", "negatives": 9}
+    with pytest.warns(
+        UserWarning, match=r"pixels to train on hold -9999, far from .* nodata=-9999 .*without it"
+    ) as told:
+        data = gd.prepare_data(_filled(tmp_path), **options)
+    assert len(told) == 1
+    assert min(data.stretch.mean) >= 0
+    assert "9 labels" in data.report
+    given = gd.prepare_data(_filled(tmp_path), nodata=-9999, **options)
+    assert "3 mostly where the raster holds no data" in given.report
+    assert given.describe().loc["all", "objects"] == 8  # six squares, two of them in two chips each
+    numbers = given.stretch.numbers
+    assert numbers.dtype == "float32"
+    # x in the first band, and red squares of 60,000
+    assert (numbers.quantiles[0][0], numbers.quantiles[0][-1]) == (0, 60_000)
+
+
+def test_no_data_that_is_told_is_cut_into_chips_as_such(upright: PaintedScene, tmp_path: Path) -> None:
+    options = {"chip_size": 64, "negatives": 9, "progress": False}
+    with pytest.warns(UserWarning, match="3 mostly where the raster holds no data"):
+        out = gd.export_training_data(_filled(tmp_path), _labels(upright), tmp_path / "out", nodata=-9999, **options)
+    data = gd.prepare_data(out, split="random")
+    assert data.describe().loc["all", "objects"] == 8
+    assert min(chip.pixels.min() for chip in [*data.train, *data.valid]) == 0
+    plain = gd.export_training_data(_filled(tmp_path), _labels(upright), tmp_path / "plain", **options)
+    with pytest.warns(UserWarning, match="nodata=-9999"):
+        gd.prepare_data(plain, split="random")
+    told = gd.prepare_data(plain, split="random", nodata=-9999)
+    assert "mostly where the raster holds no data" in told.report
+    assert told.describe().loc["all", "objects"] == 8
+    with pytest.raises(ArgumentError, match="nodata must be a number"):
+        gd.prepare_data(plain, nodata="-9999")
+
+
+def test_a_fill_that_is_told_otherwise_is_another_plan(upright: PaintedScene, tmp_path: Path) -> None:
+    scene, options = _filled(tmp_path, 7), {"chip_size": 64, "negatives": 9, "progress": False}
+    gd.export_training_data(scene, _labels(upright), tmp_path / "out", **options)
+    with pytest.raises(OutputError, match="is not empty"):
+        gd.export_training_data(scene, _labels(upright), tmp_path / "out", nodata=3, **options)
+
+
 # export_training_data and COCO
 
 

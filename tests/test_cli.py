@@ -216,6 +216,8 @@ def test_keywords_are_options_here(capsys: pytest.CaptureFixture[str], tmp_path:
     assert "is a file (give --labels)" in one_error(capsys)
     assert run(*cut, "--overlap", "64", "--chip-size", "32", "--overwrite") == 1
     assert one_error(capsys).endswith("got --overlap 64, --chip-size 32")
+    assert run(*cut, "--nodata", "70000", "--overwrite") == 1
+    assert "nodata must be a value that scene.tif can hold" in one_error(capsys)
     for option, value in (("--seed", "-1"), ("--negatives", "inf"), ("--negatives", "nan"), ("--min-visible", "2")):
         assert run(*cut, option, value, "--overwrite") == 1
         assert option[2:].replace("-", "_") in one_error(capsys)

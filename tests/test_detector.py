@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from geodetect.errors import ArgumentError, ModelError, OutputError
 from geodetect.network.anchors import AnchorSpec
 from geodetect.network.coding import decode_batch
 from geodetect.network.retinanet import Network
-from geodetect.stretch import Stretch
+from geodetect.stretch import Numbers, Stretch
 from tests.data import version_1
 from tests.fakes import trained
 
@@ -562,3 +563,19 @@ def test_what_could_not_be_loaded_again_is_not_saved(tmp_path):
 def test_an_absent_device_is_refused(saved):
     with pytest.raises(ArgumentError, match=r"no device 'abacus' here"):
         load_detector(saved, device="abacus")
+
+
+def test_the_numbers_of_training_are_saved(tmp_path):
+    numbers = Numbers("uint16", [(0, 300, 900, 2000, 4000)] * 4)
+    path = make(stretch=replace(STRETCH, numbers=numbers)).save(tmp_path / "huts.safetensors")
+    assert load_detector(path, device="cpu").stretch.numbers == numbers
+
+
+@pytest.mark.parametrize(
+    "numbers", ['{"dtype": "uint8"}', '{"dtype": "nibble", "quantiles": [[1, 2, 3, 4, 5]]}', "[1]", "7"]
+)
+def test_damaged_numbers_are_refused(saved, numbers):
+    stretch = json.loads(metadata(saved)["stretch"]) | {"numbers": json.loads(numbers)}
+    save_file(load_file(saved), saved, metadata(saved) | {"stretch": json.dumps(stretch)})
+    with pytest.raises(ModelError, match=r"metadata of .*huts\.safetensors are damaged"):
+        load_detector(saved)

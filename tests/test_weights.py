@@ -17,7 +17,7 @@ from torchvision.models.detection import retinanet_resnet50_fpn
 import geodetect as gd
 from geodetect.errors import ArgumentError, GeodetectError, ModelError, TrainingError
 from geodetect.learner.weights import is_saved_detector, read
-from geodetect.stretch import IMAGENET
+from geodetect.stretch import IMAGENET, Numbers, Stretch
 from tests.fakes import PaintedScene, trained
 from tests.test_published import as_published, torchvisions
 
@@ -266,3 +266,35 @@ def test_a_finer_level_travels_in_the_file(data: gd.DetectionData, tmp_path: Pat
     usual = gd.RetinaNet(data, weights=None, **SMALL)
     with pytest.raises(ModelError, match="anchors of"):
         usual.load(path)
+
+
+def test_data_in_other_units_than_a_saved_detectors_are_told_of(data: gd.DetectionData, tmp_path: Path) -> None:
+    first = gd.RetinaNet(data, weights=None, **SMALL)
+    assert first.detector.stretch.numbers == data.stretch.numbers
+    path = first.save(tmp_path / "saved.safetensors")
+    shrunk = Numbers("float32", [[value / 60_000 for value in band] for band in data.stretch.numbers.quantiles])
+    other = replace(data, dtype="float32", stretch=Stretch((0.1,) * 3, (0.1,) * 3, shrunk))
+    told = r"saved\.safetensors was trained on uint16 from 0 to 60000; it goes on with float32 from 0 to 1"
+    with pytest.warns(UserWarning, match=told):
+        again = gd.RetinaNet(other, weights=path, **SMALL)
+    with pytest.warns(UserWarning, match=told):
+        gone_on = gd.RetinaNet.from_model(path, other)
+    for model in (again, gone_on):
+        assert model.detector.stretch == data.stretch  # the weights are for these
+        assert model.detector.stretch.numbers == shrunk
+    gd.RetinaNet.from_model(path, data)  # without a word
+
+
+def test_imagenets_constants_come_with_the_numbers_of_the_data(data: gd.DetectionData, tmp_path: Path) -> None:
+    torch.save(models.resnet18().state_dict(), tmp_path / "classifier.pth")
+    model = gd.RetinaNet(replace(data, dtype="uint8"), weights=tmp_path / "classifier.pth", **SMALL)
+    assert model.detector.stretch == IMAGENET
+    assert model.detector.stretch.numbers == data.stretch.numbers
+
+
+def test_a_picture_in_other_units_is_told_of(data: gd.DetectionData) -> None:
+    model = gd.RetinaNet(data, weights=None, **SMALL)
+    chip = data.train[0].pixels
+    model.predict(chip, min_score=0.99)
+    with pytest.warns(UserWarning, match="the image holds float64 .* trained on uint16"):
+        model.predict(chip / 65_535, min_score=0.99)

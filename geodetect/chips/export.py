@@ -60,6 +60,7 @@ def export_training_data(
     negatives: float = 0.0,
     seed: int = 42,
     overwrite: bool = False,
+    nodata: float | None = None,
     progress: bool = True,
 ) -> Path:
     """Cut rasters into chips in a folder, with the boxes of their labels and a map of both.
@@ -94,6 +95,7 @@ def export_training_data(
         negatives: chips without an object, as a share of those with one; 0 or more.
         seed: which chips without an object are kept.
         overwrite: empty `out_dir` first, whatever it holds but the raster, the labels and the aoi.
+        nodata: value that stands for no data, besides those that the raster declares itself, which stay so.
         progress: show a progress bar.
 
     Raises:
@@ -106,7 +108,7 @@ def export_training_data(
     ):
         if value not in list(known):
             raise ArgumentError(f"{name} must be one of {', '.join(sorted(known))}; got {value!r}")
-    cutting = Cutting(chip_size, overlap or 0, pixel_size_m, bands, min_visible, negatives, seed)
+    cutting = Cutting(chip_size, overlap or 0, pixel_size_m, bands, min_visible, negatives, seed, nodata)
     out_dir = checked(out_dir, overwrite=overwrite)
     if overwrite:
         check_spared(out_dir, raster, labels, aoi)

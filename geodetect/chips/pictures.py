@@ -40,6 +40,7 @@ class PictureReader:
         pixel_size_m: read at this ground resolution instead of its own.
         crs: of pictures that have a transform and do not name theirs.
         labelled_shape: (height, width) of the picture that was labelled; None where it is not known.
+        nodata: value that stands for no data besides those that the picture declares.
     """
 
     def __init__(
@@ -50,10 +51,12 @@ class PictureReader:
         pixel_size_m: float | None = None,
         crs: CRS | None = None,
         labelled_shape: tuple[int, int] | None = None,
+        nodata: float | None = None,
     ) -> None:
         self.path = Path(path)
         self._bands, self._pixel_size_m, self._crs = bands, pixel_size_m, crs
-        with self._opened() as reader:
+        with RasterReader(self.path, bands=bands, pixel_size_m=pixel_size_m, crs=crs, nodata=nodata) as reader:
+            self._source = reader.source
             self.orientation = reader.orientation
             stored, shown = reader.own_shape, shown_shape(reader.own_shape, self.orientation)
             if labelled_shape and is_resized(stored, labelled_shape) and not is_resized(shown, labelled_shape):
@@ -64,7 +67,7 @@ class PictureReader:
             self.all_valid = reader.all_valid
 
     def _opened(self) -> RasterReader:
-        return RasterReader(self.path, bands=self._bands, pixel_size_m=self._pixel_size_m, crs=self._crs)
+        return RasterReader(self._source, bands=self._bands, pixel_size_m=self._pixel_size_m, crs=self._crs)
 
     def _upright(self, reader: RasterReader) -> RasterReader | TurnedReader:
         return reader if self.orientation == UPRIGHT else TurnedReader(reader, self.orientation)
@@ -125,6 +128,7 @@ class PictureCutter:
             pixel_size_m=self._cutting.pixel_size_m,
             crs=self._crs,
             labelled_shape=picture.shape,
+            nodata=self._cutting.nodata,
         )
 
     def plans(self, pictures: Sequence[Picture]) -> list[ChipPlan]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from geodetect.chips.sources import Source, from_raster
 from geodetect.chips.split import parted
 from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced, is_whole
 from geodetect.raster import Rasters
-from geodetect.stretch import Stretch
+from geodetect.stretch import Sample, Stretch
 from geodetect.vector.opening import Area, Vectors
 
 _SAMPLE = 64  # chips that the stretch is measured on
@@ -49,6 +50,7 @@ def prepare_data(
     num_workers: int | None = None,
     sampler: str | None = None,
     seed: int = 42,
+    nodata: float | None = None,
 ) -> DetectionData:
     """Chips to train and to validate on, from a raster with labels or from a folder of labelled chips.
 
@@ -91,12 +93,14 @@ def prepare_data(
             a script needs `if __name__ == "__main__":`.
         sampler: "balanced" shows chips with rare classes more often in training; None shows each chip once an epoch.
         seed: of everything random here and in training.
+        nodata: value that stands for no data, besides those that the rasters or pictures declare themselves, which
+            stay so.
 
     Raises:
         GeodetectError: if a file or a parameter is not usable; the message says which and why.
     """
     _check(split, batch_size, num_workers, sampler)
-    cutting = Cutting(chip_size, overlap or 0, pixel_size_m, bands, min_visible, negatives, seed)
+    cutting = Cutting(chip_size, overlap or 0, pixel_size_m, bands, min_visible, negatives, seed, nodata)
     if labels is not None:
         if valid_path is None:
             _refuse({"dataset_type": dataset_type}, "a raster with labels, which is no folder of chips")
@@ -220,7 +224,15 @@ def _pixel_size(chips: Chips) -> float | None:
 
 
 def _measured(chips: Chips, seed: int) -> Stretch:
-    """Mean and standard deviation of each band over a sample of the chips."""
+    """Mean and standard deviation of each band over a sample of the chips, without values that seem to be no data."""
     chosen = np.random.default_rng(seed).permutation(len(chips))[:_SAMPLE]
-    plans = [chips.plans[i] for i in chosen]
-    return Stretch.fit(plan.reader.read(plan.window) for plan in plans)
+
+    def windows() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return (plan.reader.read(plan.window) for plan in (chips.plans[i] for i in chosen))
+
+    sample = Sample()
+    stretch = Stretch.fit(sample.through(windows()))
+    if undeclared := sample.undeclared("the pixels to train on"):
+        warnings.warn(f"{undeclared} (the mean and deviation of the bands are without it)", UserWarning, stacklevel=3)
+        stretch = Stretch.fit(windows(), sample.fills())
+    return replace(stretch, numbers=sample.numbers())

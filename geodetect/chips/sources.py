@@ -66,7 +66,7 @@ def from_raster(
     """
     readers = [
         RasterReader(scene, bands=cutting.bands, pixel_size_m=cutting.pixel_size_m)
-        for scene in scenes_of(raster, cutting.bands)
+        for scene in scenes_of(raster, cutting.bands, cutting.nodata)
     ]
     check_alike(readers, "rasters")
     side = cutting.side([reader.grid.shape for reader in readers])

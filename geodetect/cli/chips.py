@@ -27,6 +27,7 @@ from geodetect.cli import options
 @options.aoi
 @options.min_visible
 @options.negatives(0.0)
+@options.nodata
 @options.seed
 @click.option("--overwrite/--no-overwrite", default=False, help="Empty OUT_DIR first, whatever it holds.")
 @options.progress

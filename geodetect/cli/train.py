@@ -55,6 +55,7 @@ _SUFFIX = ".safetensors"
 @click.option("--transforms/--no-transforms", default=True, help="Change training chips at random.")
 @click.option("--num-workers", type=int, show_default="chosen", help="Processes that read chips (a count).")
 @click.option("--sampler", type=click.Choice(["balanced"]), help="Show chips with rare classes more often.")
+@options.nodata
 @options.seed
 @click.option("--backbone", default="resnet50", help="Network that sees the pictures.")
 @click.option(

@@ -125,7 +125,7 @@ def facts(detector: Detector) -> dict[str, Any]:
     return {
         "classes": detector.classes,
         "bands": detector.bands,
-        "stretch": asdict(detector.stretch),
+        "stretch": {"mean": detector.stretch.mean, "std": detector.stretch.std},
         "backbone": detector.network.backbone_name,
         "anchors": asdict(detector.network.spec),
         "chip_size": detector.chip_size,

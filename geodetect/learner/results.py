@@ -22,6 +22,8 @@ from geodetect.network.anchors import AnchorSpec
 from geodetect.scene import DetectsPixels
 from geodetect.scene.features import features_of
 from geodetect.scene.models import lowest_scores
+from geodetect.scene.numbers import warn_of_numbers
+from geodetect.stretch import Sample
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -83,6 +85,7 @@ def predict(detector: Detector, image: np.ndarray, min_score: Any, nms_iou: floa
     detector.warn_if_untrained()
     lowest = dict(zip(detector.classes, lowest_scores(min_score, detector), strict=True))
     (found,) = detector.detect(image[None], min_score=lowest, nms_iou=nms_iou)
+    warn_of_numbers(Sample([(image, np.ones(image.shape[1:], bool))]), detector, "the image")
     return features_of(found, Grid(image.shape[1:]), detector.classes)
 
 

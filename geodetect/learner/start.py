@@ -164,4 +164,4 @@ def network(
 def stretch(data: DetectionData, network: Network) -> Stretch:
     """ImageNet's constants only for what ImageNet weights saw: 8-bit RGB; else the data's own."""
     as_imagenet = network.backbone.pretrained and data.dtype == "uint8" and len(data.bands) == _RGB
-    return IMAGENET if as_imagenet else data.stretch
+    return replace(IMAGENET, numbers=data.stretch.numbers) if as_imagenet else data.stretch

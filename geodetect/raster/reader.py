@@ -20,7 +20,7 @@ from pyproj import CRS
 from geodetect.errors import RasterError, first_line, harmless
 from geodetect.grid import Grid, Window
 from geodetect.raster.blocks import Blocks
-from geodetect.raster.layers import Layers
+from geodetect.raster.layers import Layers, warn_of_scales
 from geodetect.raster.mosaic import Mosaic, Scene, Single, opened_as
 from geodetect.raster.opening import (
     FAILURES,
@@ -79,6 +79,7 @@ class RasterReader:
             are data.
         pixel_size_m: side of the pixels that are read, in metres on the ground; None for the file's own.
         crs: of a raster that has a transform and does not name its own.
+        nodata: value that stands for no data besides those that the files declare; a `Scene` brings its own.
 
     Raises:
         RasterError: if the raster is missing, cannot be read, or has no such bands, or files do not go together.
@@ -92,14 +93,18 @@ class RasterReader:
         bands: Sequence[int | str] | None = None,
         pixel_size_m: float | None = None,
         crs: CRS | None = None,
+        nodata: float | None = None,
     ) -> None:
-        # Another reader opens from it without a look at all files of a mosaic again.
-        self.source = raster if isinstance(raster, Single | Mosaic) else opened_as(raster, bands)
+        # Another reader opens from it without a look at all files of a mosaic, or at an alpha band, again.
+        self.source = raster if isinstance(raster, Single | Mosaic) else opened_as(raster, bands, nodata)
         self.path, self.name = self.source.path, self.source.name
         self._pixel_size_m, self._crs = pixel_size_m, crs
         self._handles = Handles(self.path, self.name)
         with understood(self.name, self.path), self._handles.dataset() as dataset:
-            self._layers = Layers.of(dataset, self.name)
+            self._layers = self.source.layers or Layers.of(dataset, self.name, self.source.undeclared)
+            if isinstance(self.source, Single) and self.source.layers is None:
+                warn_of_scales([(self.name, self._layers)])
+                self.source = replace(self.source, layers=self._layers)
             own = self.source.grid if isinstance(self.source, Mosaic) else grid_of(dataset, self.name)
         if own.transform is not None and own.crs is None:
             own = replace(own, crs=crs)
