@@ -7,7 +7,29 @@ and asking the command line for help stay quick.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what editors and type checkers know of the names below
+    from geodetect import accuracy as accuracy
+    from geodetect import boxes as boxes
+    from geodetect import chips as chips
+    from geodetect import detector as detector
+    from geodetect import errors as errors
+    from geodetect import grid as grid
+    from geodetect import learner as learner
+    from geodetect import metrics as metrics
+    from geodetect import scene as scene
+    from geodetect import vector as vector
+    from geodetect.accuracy import compute_accuracy as compute_accuracy
+    from geodetect.boxes import Boxes as Boxes
+    from geodetect.chips import export_training_data as export_training_data
+    from geodetect.chips import prepare_data as prepare_data
+    from geodetect.detector import Detector as Detector
+    from geodetect.detector import load_detector as load_detector
+    from geodetect.drawing import show as show
+    from geodetect.learner import RetinaNet as RetinaNet
+    from geodetect.scene import detect_objects as detect_objects
+    from geodetect.viewer import view as view
 
 __version__ = "0.1.0"
 
@@ -28,13 +50,15 @@ _ROOMS = ("accuracy", "boxes", "chips", "detector", "errors", "grid", "learner",
 __all__ = sorted(_HOMES)
 
 
-def __getattr__(name: str) -> Any:
-    """The public name `name`, from the module it lives in."""
-    if name in _HOMES:
-        return getattr(import_module(f"geodetect.{_HOMES[name]}"), name)
-    if name in _ROOMS:
-        return import_module(f"geodetect.{name}")
-    raise AttributeError(f"module 'geodetect' has no attribute {name!r}")
+if not TYPE_CHECKING:  # a type checker would take any name for one that this gives
+
+    def __getattr__(name: str) -> Any:
+        """The public name `name`, from the module it lives in."""
+        if name in _HOMES:
+            return getattr(import_module(f"geodetect.{_HOMES[name]}"), name)
+        if name in _ROOMS:
+            return import_module(f"geodetect.{name}")
+        raise AttributeError(f"module 'geodetect' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

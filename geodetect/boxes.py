@@ -16,9 +16,12 @@ import shapely
 from jaxtyping import Bool, Float, Int
 
 from geodetect.errors import ArgumentError, is_share
+from geodetect.facts import html_rows
 
 _FIRST_BLOCK = 16_384  # boxes settled at once to begin with; keeps the pairs of a crowded scene few
 _SWEEP = 1 << 18  # boxes that `nms` takes in at once on its way down; keeps memory small, and trees in the cache
+_SHOWN = 10  # boxes in a notebook
+_NO_NUMBERS = (TypeError, ValueError, OverflowError, RuntimeError)  # the last: a tensor of torch that has gradients
 _ROUNDING = 1e-6  # of a box's side: so much less than it might be is a core shrunk
 
 
@@ -48,10 +51,10 @@ class Boxes:
     def __post_init__(self) -> None:
         object.__setattr__(self, "xyxy", _corners(self.xyxy))
         try:
-            object.__setattr__(self, "labels", np.asarray(self.labels, dtype=np.int64).reshape(-1))
+            object.__setattr__(self, "labels", _whole(self.labels))
             if self.scores is not None:
                 object.__setattr__(self, "scores", np.asarray(self.scores, dtype=np.float64).reshape(-1))
-        except (TypeError, ValueError) as error:
+        except _NO_NUMBERS as error:
             raise ArgumentError(f"labels must be numbers of classes and scores numbers; got others: {error}") from error
         self._check()
 
@@ -88,6 +91,21 @@ class Boxes:
         """The boxes that a slice, a mask or an index array picks; never a single row."""
         scores = None if self.scores is None else self.scores[indices]
         return Boxes(self.xyxy[indices], self.labels[indices], scores)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(
+            f"{n:,} of class {k}" for k, n in zip(*np.unique(self.labels, return_counts=True), strict=True)
+        )
+        told = self.scores is not None and len(self)
+        scores = f"; scores {self.scores.min():.3f} to {self.scores.max():.3f}" if told else ""  # type: ignore[union-attr]
+        return f"Boxes({len(self):,}{': ' if counts else ''}{counts}{scores})"
+
+    def _repr_html_(self) -> str:
+        columns = ["x1", "y1", "x2", "y2", "label", *([] if self.scores is None else ["score"])]
+        some = self[:_SHOWN]
+        scores = [[]] * len(some) if some.scores is None else some.scores[:, None].tolist()
+        rows = [[*box, k, *more] for box, k, more in zip(some.xyxy.tolist(), some.labels, scores, strict=True)]
+        return html_rows(f"{len(self):,} boxes{f', the first {_SHOWN}' if len(self) > _SHOWN else ''}", columns, rows)
 
     @property
     def sizes(self) -> Float[np.ndarray, "N 2"]:
@@ -128,6 +146,18 @@ class Boxes:
         return order
 
 
+def _whole(labels: _Held) -> Int[np.ndarray, "N"]:
+    """Labels as integers.
+
+    Raises:
+        ValueError: if one is no whole number.
+    """
+    values = np.asarray(labels).reshape(-1)
+    if values.dtype.kind == "f" and not (whole := np.isfinite(values) & (np.rint(values) == values)).all():
+        raise ValueError(f"{values[~whole][0]} is not a whole number")
+    return np.asarray(values, dtype=np.int64)
+
+
 def _corners(xyxy: _Held) -> Float[np.ndarray, "N 4"]:
     """Corners as float64; (0, 4) for nothing, whatever its shape.
 
@@ -136,7 +166,7 @@ def _corners(xyxy: _Held) -> Float[np.ndarray, "N 4"]:
     """
     try:
         corners = np.asarray(xyxy, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except _NO_NUMBERS as error:
         raise ArgumentError(f"boxes must be an array (N, 4) of x1, y1, x2, y2; got something else: {error}") from error
     corners = corners.reshape(0, 4) if corners.size == 0 else corners
     if corners.ndim != 2 or corners.shape[1] != 4:  # noqa: PLR2004

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
+import unicodedata
 import warnings
 from numbers import Integral, Real
 
@@ -78,6 +79,15 @@ def warn(message: str) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
         level, frame = level + 1, frame.f_back
     warnings.warn(unsigned(message), UserWarning, stacklevel=level)
+
+
+def is_name(value: object) -> bool:
+    """Whether a parameter can name a class in every format: a line of text without control characters."""
+    if not (isinstance(value, str) and value.strip()):
+        return False
+    return not any(
+        unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in "\ufffe\uffff" for letter in value
+    )
 
 
 def is_number(value: object) -> bool:

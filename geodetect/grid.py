@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import overload
@@ -19,6 +20,7 @@ from pyproj import CRS, Geod, Transformer
 from pyproj.exceptions import ProjError
 
 from geodetect.errors import ArgumentError, NotGeoreferenced, is_number, is_whole
+from geodetect.facts import html_table
 
 _SAME_SIZE = 0.01  # pixel sizes that differ by less are one size: resampling would only blur
 _READABLE = 1e15  # larger numbers are not written out
@@ -43,6 +45,22 @@ class Window:
         """Corners (x1, y1, x2, y2) in the pixels that x and y are in."""
         return self.x, self.y, self.x + self.width, self.y + self.height
 
+    def spread(self, n: int, side: int) -> list[Window]:
+        """Windows that sample this one evenly: up to `n` by `n`, each up to `side` pixels wide and high.
+
+        None of them overlap. Where they have room for every pixel of the window, they cover all of it.
+        """
+        across, down = (_sampled(*span, n, side) for span in ((self.x, self.width), (self.y, self.height)))
+        return [Window(x, y, width, height) for y, height in down for x, width in across]
+
+
+def _sampled(start: int, length: int, n: int, side: int) -> list[tuple[int, int]]:
+    """Start and length of up to `n` pieces of a span, each in the middle of its share of it."""
+    edges = np.linspace(start, start + length, min(n, math.ceil(length / side)) + 1).round().astype(int)
+    shares = np.diff(edges)
+    lengths = np.minimum(shares, side)
+    return list(zip((edges[:-1] + (shares - lengths) // 2).tolist(), lengths.tolist(), strict=True))
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -59,6 +77,24 @@ class Grid:
     transform: Affine | None = None
     crs: CRS | None = None
     name: str = "the raster"
+
+    @property
+    def _facts(self) -> dict[str, str]:
+        height, width = self.shape
+        facts = {"size": f"{width} x {height} px"}
+        if self.transform is None:
+            return facts | {"CRS": "none, nor a georeference"}
+        with suppress(NotGeoreferenced):
+            facts["pixel size"] = "{:.4g} x {:.4g} m".format(*self.pixel_sides_m)
+        facts["CRS"] = "none" if self.crs is None else ":".join(self.crs.to_authority() or [self.crs.name])
+        x1, y1, x2, y2 = self.bounds
+        return facts | {"bounds": f"x {x1:.10g} to {x2:.10g}, y {y1:.10g} to {y2:.10g}"}
+
+    def __repr__(self) -> str:
+        return f"Grid({self.name}: {', '.join(self._facts.values())})"
+
+    def _repr_html_(self) -> str:
+        return html_table(f"Grid of {self.name}", self._facts)
 
     def to_map(self, xy: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "N 2"]:
         """Map coordinates of scene pixels; `to_pixel` undoes it to 1e-6 px.

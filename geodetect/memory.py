@@ -1,4 +1,4 @@
-"""How much memory there is, and freed memory that is kept for the next array, instead of going back to the system.
+"""How much memory there is, errors that say it is short, and freed memory that is kept for the next array.
 
 A network's maps, and batches of windows, are blocks of many MiB that come and go in turn. glibc gives such blocks
 back as soon as they are free, and the system zeroes them page by page when they are asked for again: without this a
@@ -21,7 +21,6 @@ from geodetect.errors import ArgumentError
 # Where Linux says what a container may take, in versions 2 and 1 of its control groups:
 # https://docs.kernel.org/admin-guide/cgroup-v2.html, https://docs.kernel.org/admin-guide/cgroup-v1/memory.html
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-_REFUSED = ("can't allocate memory", "not enough memory")  # what torch's allocator says on Linux, and on Windows
 _BEYOND_WORDS = 10**18  # bytes; more is not told in digits
 
 # https://man7.org/linux/man-pages/man3/mallopt.3.html; the numbers are those of malloc.h
@@ -31,6 +30,15 @@ _USUAL_MMAP_MAX = 65_536  # "The default value for M_MMAP_MAX is 65,536"
 # Where glibc's own thresholds end up once blocks of that size were freed: "DEFAULT_MMAP_THRESHOLD_MAX ... is
 # 4*1024*1024*sizeof(long) on 64-bit systems", and "M_TRIM_THRESHOLD is adjusted to twice that".
 _USUAL_MMAP_THRESHOLD = 32 << 20
+
+
+def is_short(error: BaseException) -> bool:
+    """Whether an error says that memory does not suffice, that of the processor or of a GPU.
+
+    Torch's own are known by their names, since other models run without torch.
+    """
+    named = type(error).__name__ == "OutOfMemoryError"
+    return named or isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 @contextmanager
@@ -73,13 +81,6 @@ def check_fits(n_bytes: int, what: str, advice: str) -> None:
     """
     if n_bytes > (there := available()):
         raise ArgumentError(f"{what} would take {_size(n_bytes)} of memory, and there is {_size(there)}; {advice}")
-
-
-def is_exhausted(error: BaseException) -> bool:
-    """Whether an error says that memory did not suffice: Python's, torch's of a GPU, or torch's of a processor."""
-    # By its name and words: torch is not imported where other models run, and has no error of its own for processors.
-    refused = isinstance(error, RuntimeError) and any(words in str(error) for words in _REFUSED)
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or refused
 
 
 def available() -> int:

@@ -1,13 +1,16 @@
 """From a raster's numbers to what a network takes: one offset and one factor a band, never clipped.
 
-Shapes: C bands, H W pixels.
+A stretch also records the type and quantiles of the training pixels, so that a scene in other units can be recognised.
+
+Shapes: C bands, H W pixels, N pixels of a sample.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Num
@@ -15,6 +18,205 @@ from jaxtyping import Bool, Float, Num
 from geodetect.errors import ArgumentError
 
 _CONSTANT = 1e-6  # a band whose deviation is a smaller part of its mean than this does not vary
+_LEVELS = (0.0, 0.02, 0.5, 0.98, 1.0)  # of the quantiles that are kept
+_OTHER_UNITS = 4  # a factor that no other light explains; see `are_unlike`
+_PER_WINDOW = 4096  # pixels of each window that a sample keeps at most
+_LEAST_SHARE = 0.01  # of a band that holds a fill
+_BULK = (0.01, 0.99)  # quantiles between which the values lie that a fill is far from
+# How far, in widths of that interval: values that other programs write, and negative ones where no other is.
+_FAR_USUAL, _FAR_NEGATIVE = 0.5, 2.0
+_BETWEEN = 0.05  # values between, as a share of those that are the fill; resampling leaves some along its edges
+_BYTE = 1
+# Of the types that other programs write: https://gdal.org/en/stable/programs/gdal_translate.html, and -9999 of Esri's.
+_USUAL = frozenset(
+    {float(np.iinfo(kind).min) for kind in ("int16", "int32", "int64")}
+    | {float(np.iinfo(kind).min + 1) for kind in ("int16", "int32")}
+    | {float(np.iinfo(kind).max) for kind in ("int16", "uint16", "int32", "uint32")}
+    | {1 - 10.0**n for n in range(2, 7)}
+    | {10.0**n - 1 for n in range(4, 7)}
+    | {-(10.0**n) for n in range(3, 7)}
+)
+_HUGE = 1e9  # fills of floats: -3.4e38, 1e20, 9.97e36
+
+_Window = tuple[Num[np.ndarray, "C _h _w"], Bool[np.ndarray, "_h _w"]]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Type and quantiles of a raster's values.
+
+    Args:
+        dtype: numpy's name of their type.
+        quantiles: for each band its lowest value, the values that 2, 50 and 98 % of its pixels do not exceed, and its
+            highest value.
+
+    Raises:
+        ArgumentError: if there is no such type, or a quantile is missing or not finite.
+    """
+
+    dtype: str
+    quantiles: Sequence[Sequence[float]]
+
+    def __post_init__(self) -> None:
+        try:
+            quantiles = np.array(self.quantiles, float).reshape(-1, len(_LEVELS))
+            np.dtype(self.dtype)
+        except (TypeError, ValueError) as error:
+            raise ArgumentError(f"numbers need a type and {len(_LEVELS)} quantiles of each band: {error}") from error
+        if not (quantiles.size and np.isfinite(quantiles).all()):
+            raise ArgumentError(f"the quantiles of numbers must be finite; got {self.quantiles!r:.80}")
+        object.__setattr__(self, "quantiles", tuple(map(tuple, quantiles.tolist())))
+
+    def __str__(self) -> str:
+        quantiles = np.array(self.quantiles)
+        return f"{self.dtype} from {quantiles.min():.5g} to {quantiles.max():.5g}"
+
+    def are_unlike(self, trained: Numbers) -> bool:
+        """Whether these values are in other units than those of training, not just of a darker or brighter scene.
+
+        Bright means the 98 % quantile. Units differ if, in every band, the brightest pixel is below a quarter of bright
+        in training, bright exceeds four times the brightest pixel of training, the median exceeds four times bright in
+        training, or the type of one cannot hold bright in the other. Bands that are 0 in training do not count.
+        """
+        own, other = _Brightness.of(self), _Brightness.of(trained)
+        # Between two scenes of bytes units cannot differ, only light.
+        bytes_both = self.dtype == trained.dtype and np.dtype(self.dtype).itemsize == _BYTE
+        if bytes_both or own.median.shape != other.median.shape or not other.bright.any():
+            return False
+        elsewhere = (
+            own.brightest * _OTHER_UNITS < other.bright,
+            own.bright > other.brightest * _OTHER_UNITS,
+            own.median > other.bright * _OTHER_UNITS,  # a few pixels of training may have been saturated
+            other.bright > _highest(self.dtype),
+            own.bright > _highest(trained.dtype),
+        )
+        return any(each[other.bright > 0].all() for each in elsewhere)
+
+
+class _Brightness(NamedTuple):
+    """Magnitudes of the values of each band."""
+
+    median: Float[np.ndarray, "C"]
+    bright: Float[np.ndarray, "C"]
+    brightest: Float[np.ndarray, "C"]
+
+    @classmethod
+    def of(cls, numbers: Numbers) -> _Brightness:
+        low, dark, median, bright, high = np.abs(numbers.quantiles).T
+        return cls(median, np.maximum(dark, bright), np.maximum(low, high))
+
+
+def _highest(dtype: str) -> float:
+    """The highest value that pixels of a type can hold."""
+    kind = np.dtype(dtype)
+    return float(np.iinfo(kind).max) if kind.kind in "iu" else math.inf
+
+
+class Fill(NamedTuple):
+    """A value of a band that looks like undeclared no data.
+
+    Args:
+        band: counted from 0.
+        value: in the raster's numbers.
+        share: of the pixels that hold it.
+        low: lowest value that is data; resampling mixes fill and data into values below.
+        high: highest value that is data.
+    """
+
+    band: int
+    value: float
+    share: float
+    low: float
+    high: float
+
+
+class Sample:
+    """A sample of a raster's valid pixels, some from each window.
+
+    Args:
+        windows: pixels and which of them are valid; `through` adds more.
+    """
+
+    def __init__(self, windows: Iterable[_Window] = ()) -> None:
+        self._parts: list[Num[np.ndarray, "C _n"]] = []
+        for _ in self.through(windows):
+            pass
+
+    def through(self, windows: Iterable[_Window]) -> Iterator[_Window]:
+        """Yield the windows unchanged, and keep some valid pixels of each."""
+        for pixels, valid in windows:
+            values = pixels[:, valid & np.isfinite(pixels).all(axis=0)]
+            self._parts.append(values[:, :: 1 + values.shape[1] // _PER_WINDOW])
+            yield pixels, valid
+
+    @property
+    def _values(self) -> Num[np.ndarray, "C N"]:
+        return np.concatenate(self._parts, axis=1) if self._parts else np.zeros((0, 0))
+
+    def fills(self) -> list[Fill]:
+        """Return values that look like undeclared no data: extreme, repeated, and far from all others."""
+        values, found = self._values, []
+        if values.dtype.kind in "iu" and values.dtype.itemsize == _BYTE:  # any byte may be a colour
+            return []
+        for band, held in enumerate(values):
+            # There may be several, as in mosaics of files that two programs wrote.
+            while fill := _fill(held, band, -1) or _fill(held, band, 1):
+                found.append(fill)
+                held = held[(held >= fill.low) & (held <= fill.high)]
+        return found
+
+    def numbers(self) -> Numbers | None:
+        """Return type and quantiles of the values without fills; None if no value is left."""
+        values = self._values
+        values = values[:, is_data(values, self.fills())]
+        return Numbers(str(values.dtype), np.quantile(values, _LEVELS, axis=1).T.tolist()) if values.size else None
+
+    def undeclared(self, name: str) -> str:
+        """Describe the fills in a sentence that says what to do; empty if there are none.
+
+        Args:
+            name: what the sentence calls the pixels.
+        """
+        fills = sorted(self.fills(), key=lambda fill: -fill.share)
+        if not fills:
+            return ""
+        # As the type itself spells it: -3.4028235e+38, which is that number again.
+        values = dict.fromkeys(str(self._values.dtype.type(fill.value)).removesuffix(".0") for fill in fills)
+        return (
+            f"{fills[0].share:.0%} of {name} hold {' or '.join(values)}, far from all other values ({self.numbers()}), "
+            f"which is not declared as no data; if it is, give nodata={next(iter(values))}"
+        )
+
+
+def _fill(held: Num[np.ndarray, "N"], band: int, side: int) -> Fill | None:
+    """The lowest (`side` -1) or highest (1) value of a band, if it looks like undeclared no data."""
+    if not held.size:
+        return None
+    value = float(held.min() if side < 0 else held.max())
+    is_value = held == value
+    others = held[~is_value].astype(float)
+    if value == 0 or is_value.mean() < _LEAST_SHARE or not others.size:
+        return None
+    usual = value in _USUAL or abs(value) > _HUGE
+    if not (usual or value < 0 <= others.min()):
+        return None  # what else lies far from all others may be an object
+    far = _FAR_USUAL if usual else _FAR_NEGATIVE
+    low, high = np.quantile(others, _BULK)
+    width = (high - low) or np.ptp(others)
+    bound = low - far * width if side < 0 else high + far * width
+    n_between = ((others - bound) * side > 0).sum()
+    if not width or (value - bound) * side < 0 or n_between > _BETWEEN * is_value.sum():
+        return None
+    low, high = (bound, math.inf) if side < 0 else (-math.inf, bound)
+    return Fill(band, value, float(is_value.mean()), low, high)
+
+
+def is_data(values: Num[np.ndarray, "C *N"], fills: Sequence[Fill]) -> Bool[np.ndarray, "*N"]:
+    """Return which pixels are free of fills in every band."""
+    held = np.ones(values.shape[1:], bool)
+    for fill in fills:
+        held &= (values[fill.band] >= fill.low) & (values[fill.band] <= fill.high)
+    return held
 
 
 @dataclass(frozen=True)
@@ -24,6 +226,7 @@ class Stretch:
     Args:
         mean: of each band, in the raster's numbers.
         std: of each band, above 0.
+        numbers: what the values were like that a network was trained on, also as JSON holds it; None if unknown.
 
     Raises:
         ArgumentError: if the lengths disagree or a value is not possible.
@@ -31,8 +234,14 @@ class Stretch:
 
     mean: Sequence[float]
     std: Sequence[float]
+    numbers: Numbers | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        numbers: Any = self.numbers
+        if isinstance(numbers, Mapping):
+            object.__setattr__(self, "numbers", Numbers(**numbers))
+        elif not isinstance(numbers, Numbers | None):
+            raise ArgumentError(f"numbers must be `Numbers`, a mapping that makes some, or None; got {numbers!r:.80}")
         for name in ("mean", "std"):
             object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
         possible = all(math.isfinite(m) for m in self.mean) and all(math.isfinite(s) and s > 0 for s in self.std)
@@ -61,20 +270,21 @@ class Stretch:
         return stretched
 
     @classmethod
-    def fit(cls, samples: Iterable[tuple[Num[np.ndarray, "C _h _w"], Bool[np.ndarray, "_h _w"]]]) -> Stretch:
+    def fit(cls, samples: Iterable[_Window], fills: Sequence[Fill] = ()) -> Stretch:
         """Mean and deviation over the valid, finite pixels of all samples together.
 
         A band that does not vary gets deviation 1: it becomes 0 here, and elsewhere what it differs by.
 
         Args:
             samples: pixels and which of them are valid; they need not be alike in size.
+            fills: values that do not count.
 
         Raises:
             ArgumentError: if there is no valid pixel in any sample.
         """
         moments = _Moments()
         for pixels, valid in samples:
-            moments.feed(pixels[:, valid & np.isfinite(pixels).all(axis=0)])
+            moments.feed(pixels[:, valid & np.isfinite(pixels).all(axis=0) & is_data(pixels, fills)])
         if not moments.n:
             raise ArgumentError("a stretch is fitted to valid pixels; there is none in the samples")
         std = np.sqrt(moments.squares / moments.n)

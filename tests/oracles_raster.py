@@ -33,3 +33,15 @@ def resampled_slowly(pixels: np.ndarray, valid: np.ndarray, target: tuple[int, i
             enough[i, j] = True
             values[:, i, j] = sum(pixels[:, y, x] * share for y, x, share in cells) / weight
     return values, enough
+
+
+def mostly_valid_slowly(xyxy: np.ndarray, valid: np.ndarray) -> list[bool]:
+    """Which boxes hold the centres of at least as many valid pixels as of others; at least one pixel counts."""
+    height, width = valid.shape
+    kept = []
+    for x1, y1, x2, y2 in xyxy:
+        columns = [x for x in range(width) if x1 <= x + 0.5 < x2] or [min(max(int(np.ceil(x1 - 0.5)), 0), width - 1)]
+        rows = [y for y in range(height) if y1 <= y + 0.5 < y2] or [min(max(int(np.ceil(y1 - 0.5)), 0), height - 1)]
+        held = [bool(valid[y, x]) for y in rows for x in columns]
+        kept.append(2 * sum(held) >= len(held))
+    return kept

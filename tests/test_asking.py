@@ -84,7 +84,12 @@ def test_too_little_memory_halves_the_batch_and_changes_no_answer(room, batch_si
         assert asked.batch_size == batch_size
 
 
-@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
+def without_room(told):
+    """What torch raises where the processor's memory is short."""
+    return torch.empty(1 << 50)
+
+
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError, without_room])
 def test_eight_windows_are_four_and_four_where_there_is_room_for_five(error):
     model = Small(5, error)
     asked = Asked(model, plan())

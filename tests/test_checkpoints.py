@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import subprocess
 import sys
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from safetensors.torch import save_file
 
 import geodetect as gd
 from geodetect.chips import DetectionData
+from geodetect.detector.file import checksum
 from geodetect.errors import OutputError, TrainingError
 from geodetect.learner.checkpoints import FILE
 from tests.fakes import PaintedScene
@@ -147,11 +150,17 @@ def test_a_folder_without_a_training_is_where_one_starts(
     assert model.detector.summary == {}
 
 
-def changed(path: Path, folder: Path, **metadata: str) -> Path:
-    """A copy of a state in a folder of its own, with other metadata."""
+def stored(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and metadata of a state."""
     with safe_open(path, framework="pt") as file:
-        tensors, known = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
-    save_file(tensors, folder / FILE, known | metadata)
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+
+
+def changed(path: Path, folder: Path, *, signed: bool = False, **metadata: str) -> Path:
+    """A copy of a state in a folder of its own, with other metadata and, if signed, the checksum that they ask for."""
+    tensors, known = stored(path)
+    known |= metadata
+    save_file(tensors, folder / FILE, known | ({"checksum": checksum(known, tensors)} if signed else {}))
     return folder
 
 
@@ -174,11 +183,71 @@ def test_what_is_no_state_of_training_is_one_sentence(
         with pytest.raises(TrainingError, match=f"{told}.*; remove it to start from the beginning$"):
             fresh.fit(2, checkpoint=tmp_path, resume=True)
     with pytest.raises(TrainingError, match="newer geodetect"):
-        fresh.fit(2, checkpoint=changed(path, tmp_path, training_version="2"), resume=True)
-    with safe_open(path, framework="pt") as file:
-        facts = json.loads(file.metadata()["facts"])
+        fresh.fit(2, checkpoint=changed(path, tmp_path, signed=True, training_version="3"), resume=True)
+    tensors, metadata = stored(path)
+    facts = json.dumps(json.loads(metadata["facts"]) | {"best": 0})
+    for other in ({"facts": facts}, {"training_version": "1"}, {"training_version": ""}):
+        with pytest.raises(TrainingError, match="not what was written"):
+            fresh.fit(2, checkpoint=changed(path, tmp_path, **other), resume=True)
+    name = next(name for name in tensors if name.startswith("best."))
+    tensors[f"worst.{name}"] = tensors.pop(name)
+    save_file(tensors, tmp_path / FILE, metadata)
     with pytest.raises(TrainingError, match="not what was written"):
-        fresh.fit(2, checkpoint=changed(path, tmp_path, facts=json.dumps(facts | {"best": 0})), resume=True)
+        fresh.fit(2, checkpoint=tmp_path, resume=True)
+
+
+def test_states_of_version_1_are_gone_on_with(
+    data: DetectionData, undisturbed: tuple[gd.RetinaNet, Path], tmp_path: Path
+) -> None:
+    model, path = undisturbed
+    tensors, metadata = stored(path)
+    crc = zlib.crc32(metadata["facts"].encode())
+    for name in sorted(tensors):
+        crc = zlib.crc32(tensors[name].numpy().tobytes(), crc)
+    save_file(tensors, tmp_path / FILE, metadata | {"training_version": "1", "checksum": f"{crc:08x}"})
+    again = gd.RetinaNet(data, **MODEL)
+    again.fit(EPOCHS, checkpoint=tmp_path, resume=True, progress=False)
+    assert_same(again, model)
+
+
+class Full(Callback):  # type: ignore[misc]
+    """A disk that is full during one epoch: what is larger than a block cannot be written."""
+
+    order = 65  # before the state is written
+
+    def __init__(self, epoch: int) -> None:
+        self.full_epoch, self.limit = epoch, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def after_epoch(self) -> None:
+        size = 4096 if self.epoch == self.full_epoch else self.limit[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, self.limit[1]))
+
+
+def test_a_full_disk_ends_no_training_and_leaves_the_last_state(
+    data: DetectionData, undisturbed: tuple[gd.RetinaNet, Path], tmp_path: Path
+) -> None:
+    model = gd.RetinaNet(data, **MODEL)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.warns(UserWarning, match=r"cannot be written: .*before is unchanged.*training goes on"):
+            model.fit(EPOCHS, lr=1e-3, checkpoint=tmp_path, callbacks=[Full(1)], progress=False)
+    finally:
+        signal.signal(signal.SIGXFSZ, before)
+    assert_same(model, undisturbed[0])
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+    model = gd.RetinaNet(data, **MODEL)
+    full = Full(EPOCHS - 1)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.warns(UserWarning, match="state of another training, .* resume=True goes on with it"), \
+            pytest.warns(UserWarning, match="cannot be written"):  # fmt: skip
+            model.fit(EPOCHS, lr=1e-3, checkpoint=tmp_path, callbacks=[full], progress=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, full.limit)
+        signal.signal(signal.SIGXFSZ, before)
+    again = gd.RetinaNet(data, **MODEL)
+    again.fit(EPOCHS, checkpoint=tmp_path, resume=True, progress=False)  # from the second epoch's
+    assert_same(again, undisturbed[0])
 
 
 @pytest.mark.filterwarnings("ignore:.* overlap no anchor")

@@ -8,23 +8,26 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pytest
 import shapely
+import yaml
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 from pyproj import CRS
 
 import geodetect as gd
-from geodetect.chips.chip import Chips
+from geodetect.chips.chip import Chip, Chips
 from geodetect.chips.cut import MIN_SIDE, Cutting, Fate, cut, in_no_chip, plan_chips, windows_within, with_negatives
-from geodetect.chips.folder import PictureReader
-from geodetect.chips.formats import FORMATS
+from geodetect.chips.formats import FORMATS, read_folder
 from geodetect.chips.loaders import loaders
+from geodetect.chips.pictures import PictureReader
 from geodetect.errors import ArgumentError, GeodetectError, LabelsError, OutputError, RasterError
 from geodetect.grid import Grid, Tiling, Window
 from tests.fakes import (
@@ -47,6 +50,9 @@ pytestmark = [
     # A square of the painted scene lies on the corner of four windows of 64 px, a quarter in each.
     pytest.mark.filterwarnings("ignore:9 objects .* in no chip. 1 under 2 px or visible by less than 30%"),
 ]
+
+
+FILES = {"images", "labels.json", "annotations", "export.json"}  # of an export as COCO, besides the map
 
 
 def _labels(scene: PaintedScene, crs: str = "EPSG:4326") -> gpd.GeoDataFrame:
@@ -407,12 +413,64 @@ def test_where_no_data_are_all_count_alike(
     assert read.describe().loc["all", "objects"] == 4
 
 
+def _filled(folder: Path, value: float = -9999) -> Path:
+    """The scene in floats with a value to the right of six of its squares that nothing declares."""
+    pixels = painted().astype(np.float32)
+    pixels[:, :, 140:] = value
+    return write_raster(folder / "filled.tif", pixels, Grid(SHAPE, UPRIGHT, UTM))
+
+
+def test_undeclared_no_data_is_told_of_and_kept_out_of_the_stretch(upright: PaintedScene, tmp_path: Path) -> None:
+    options = {"labels": _labels(upright), "chip_size": 64, "split": "random", "negatives": 9}
+    with pytest.warns(
+        UserWarning, match=r"pixels to train on hold -9999, far from .* nodata=-9999 .*without it"
+    ) as told:
+        data = gd.prepare_data(_filled(tmp_path), **options)
+    assert len(told) == 1
+    assert min(data.stretch.mean) >= 0
+    assert "9 objects" in data.report
+    given = gd.prepare_data(_filled(tmp_path), nodata=-9999, **options)
+    assert "3 mostly where the raster holds no data" in given.report
+    assert given.describe().loc["all", "objects"] == 8  # six squares, two of them in two chips each
+    numbers = given.stretch.numbers
+    assert numbers.dtype == "float32"
+    # x in the first band, and red squares of 60,000
+    assert (numbers.quantiles[0][0], numbers.quantiles[0][-1]) == (0, 60_000)
+
+
+def test_no_data_that_is_told_is_cut_into_chips_as_such(upright: PaintedScene, tmp_path: Path) -> None:
+    options = {"chip_size": 64, "negatives": 9, "progress": False}
+    with pytest.warns(UserWarning, match="3 mostly where the raster holds no data"):
+        out = gd.export_training_data(_filled(tmp_path), _labels(upright), tmp_path / "out", nodata=-9999, **options)
+    data = gd.prepare_data(out, split="random")
+    assert data.describe().loc["all", "objects"] == 8
+    assert min(chip.pixels.min() for chip in [*data.train, *data.valid]) == 0
+    plain = gd.export_training_data(_filled(tmp_path), _labels(upright), tmp_path / "plain", **options)
+    with pytest.warns(UserWarning, match="nodata=-9999"):
+        gd.prepare_data(plain, split="random")
+    told = gd.prepare_data(plain, split="random", nodata=-9999)
+    assert "mostly where the raster holds no data" in told.report
+    assert told.describe().loc["all", "objects"] == 8
+    with pytest.raises(ArgumentError, match="nodata must be a number"):
+        gd.prepare_data(plain, nodata="-9999")
+
+
+def test_a_fill_that_is_told_otherwise_is_another_plan(upright: PaintedScene, tmp_path: Path) -> None:
+    scene, options = _filled(tmp_path, 7), {"chip_size": 64, "negatives": 9, "progress": False}
+    gd.export_training_data(scene, _labels(upright), tmp_path / "out", **options)
+    with pytest.raises(OutputError, match="is not empty"):
+        gd.export_training_data(scene, _labels(upright), tmp_path / "out", nodata=3, **options)
+
+
 # export_training_data and COCO
 
 
 def _content(data: gd.DetectionData, *, pixels: bool = True) -> list[tuple[object, ...]]:
     """What all chips of both parts hold, whatever their order."""
-    chips = [*data.train, *data.valid, *data.left_out]
+    return _content_of([*data.train, *data.valid, *data.left_out], pixels=pixels)
+
+
+def _content_of(chips: Iterable[Chip], *, pixels: bool = True) -> list[tuple[object, ...]]:
     rows = [
         (
             tuple(chip.grid.to_map(np.zeros((1, 2))).round(3)[0]),
@@ -512,28 +570,36 @@ import os, signal, sys
 import geodetect as gd
 replace = os.replace
 
-def killed_at_the_third(source, target):
-    if str(target).endswith("000000002.tif"):
+def killed_at_one_file(source, target):
+    if str(target).endswith(sys.argv[4]):
         os.kill(os.getpid(), signal.SIGKILL)
     replace(source, target)
 
-os.replace = killed_at_the_third
+os.replace = killed_at_one_file
 gd.export_training_data(sys.argv[1], sys.argv[2], sys.argv[3], chip_size=64, progress=False)
 """
 
 
-def test_a_run_that_was_killed_goes_on_without_cutting_anew(upright: PaintedScene, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "file", ["000000002.tif", "labels.json", "instances_default.json", "chips.geojson", "export.json"]
+)
+def test_a_run_that_was_killed_goes_on_without_cutting_anew(upright: PaintedScene, tmp_path: Path, file: str) -> None:
     labels, out = tmp_path / "labels.gpkg", tmp_path / "chips"
     upright.truth.to_file(labels)
-    command = [sys.executable, "-c", KILLED, str(upright.path), str(labels), str(out)]
+    command = [sys.executable, "-c", KILLED, str(upright.path), str(labels), str(out), file]
     assert subprocess.run(command, check=False).returncode == -9
+    assert [path for path in out.rglob("*") if path.name.startswith(".")]
     kept = {path: path.stat().st_mtime_ns for path in (out / "images").glob("*.tif")}
-    assert 0 < len(kept) < 9
-    assert list((out / "images").glob(".*"))  # what the chip left that was being written
+    assert 0 < len(kept) < 9 if file.endswith(".tif") else len(kept) == 11
     gd.export_training_data(upright.path, labels, out, chip_size=64, progress=False)
     whole = gd.export_training_data(upright.path, labels, tmp_path / "whole", chip_size=64, progress=False)
-    assert {path.relative_to(out) for path in out.rglob("*")} == {path.relative_to(whole) for path in whole.rglob("*")}
+    assert _bytes_of(out) == _bytes_of(whole)
     assert all(path.stat().st_mtime_ns == written for path, written in kept.items())
+
+
+def _bytes_of(folder: Path) -> dict[Path, bytes]:
+    """Every file and every folder in it, hidden ones too."""
+    return {path.relative_to(folder): path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
 
 
 def test_an_export_that_was_stopped_goes_on_where_it_was(
@@ -562,6 +628,11 @@ def test_an_export_that_was_stopped_goes_on_where_it_was(
     assert all(path.stat().st_mtime_ns == written for path, written in kept.items())
     assert {path.name for path in out.rglob("*")} == {path.name for path in whole.rglob("*")}
     assert (out / "labels.json").read_text() == (whole / "labels.json").read_text()
+    with pytest.warns(UserWarning, match="chips is complete already; overwrite=True cuts it anew"):
+        assert cut_into(out) == out
+    with pytest.raises(OutputError, match="not empty"):
+        cut_into(out, chip_size=32)
+    next((out / "images").glob("*.tif")).unlink()
     with pytest.raises(OutputError, match="not empty"):
         cut_into(out)
 
@@ -664,7 +735,7 @@ def test_overwriting_empties_a_folder_and_leaves_it_what_it_is(upright: PaintedS
     link.symlink_to(disk)
     (disk / "elsewhere").symlink_to(kept)
     gd.export_training_data(upright.path, _labels(upright), link, chip_size=64, overwrite=True, progress=False)
-    assert {path.name for path in disk.iterdir()} == {"images", "labels.json", "chips.geojson"}
+    assert {path.name for path in disk.iterdir()} == {*FILES, "chips.geojson"}
     assert link.is_symlink()
     assert (kept / "file.txt").is_file()
 
@@ -682,7 +753,7 @@ def test_where_nothing_leads_to_wgs84_the_map_is_in_the_raster_s_own_crs(tmp_pat
     with gd.raster.RasterReader(path) as reader:
         scene = PaintedScene(path, reader.grid, TRUTH)
     out = gd.export_training_data(path, scene.truth, tmp_path / "chips", chip_size=64, progress=False)
-    assert {path.name for path in out.iterdir()} == {"images", "labels.json", "chips.gpkg"}
+    assert {path.name for path in out.iterdir()} == {*FILES, "chips.gpkg"}
     shown = gpd.read_file(out / "chips.gpkg")
     assert (shown["kind"] == "chip").sum() == len(gd.prepare_data(out, split="random").plans)
     assert shapely.box(*scene.grid.bounds).buffer(1e-6).contains(shown.union_all())
@@ -695,15 +766,29 @@ def test_where_scenes_have_no_crs_in_common_there_is_no_map(upright: PaintedScen
         out = gd.export_training_data(
             raster, _labels(upright), tmp_path / "chips", chip_size=64, negatives=9, progress=False
         )
-    assert {path.name for path in out.iterdir()} == {"images", "labels.json"}
+    assert {path.name for path in out.iterdir()} == FILES
     assert len(gd.prepare_data(out, negatives=9, split="random").plans) == 2 * 12
 
 
-@pytest.mark.parametrize(("metadata_format", "name"), [("kitti", "DontCare"), ("voc", "a\x01b"), ("voc", "two\nlines")])
+@pytest.mark.parametrize(
+    ("metadata_format", "name"),
+    [
+        ("kitti", "DontCare"),
+        ("kitti", "swimming pool"),
+        ("kitti", "pool\u3000a"),
+        *(
+            (kind, name)
+            for kind in FORMATS
+            for name in ("a\x01b", "two\nlines", "a\x00", "a\x7f", "a\u2028b", "\ud800")
+        ),
+    ],
+)
 def test_classes_that_a_format_would_lose_are_refused_before_the_work(
     upright: PaintedScene, tmp_path: Path, metadata_format: str, name: str
 ) -> None:
-    labels = _labels(upright).replace("red", name)
+    labels = _labels(upright)
+    names = np.array([name if label == "red" else label for label in labels["label"]], dtype=object)
+    labels["label"] = pd.Series(names, index=labels.index, dtype=object)
     with pytest.raises(ArgumentError, match=f"{metadata_format} cannot hold classes called "):
         gd.export_training_data(upright.path, labels, tmp_path / "chips", metadata_format=metadata_format, chip_size=64)
     assert not (tmp_path / "chips").exists()
@@ -720,6 +805,40 @@ def test_boxes_of_two_pixels_are_read_back(upright: PaintedScene, tmp_path: Path
     )
     written = sum(gpd.read_file(out / "chips.geojson")["kind"] == "label")
     assert gd.prepare_data(out, split="random").describe().loc["all", "objects"] == written > 200
+
+
+def test_coco_holds_outlines_and_lies_where_cvat_looks(upright: PaintedScene, tmp_path: Path) -> None:
+    out = gd.export_training_data(upright.path, _labels(upright), tmp_path / "chips", chip_size=64, progress=False)
+    assert (out / "annotations/instances_default.json").read_bytes() == (out / "labels.json").read_bytes()
+    found = json.loads((out / "labels.json").read_text())["annotations"]
+    for each in found:
+        x, y, w, h = each["bbox"]
+        assert each["segmentation"] == [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    assert len(read_folder(out).pictures) == 11
+    assert sum(len(each.names) for each in read_folder(out).pictures) == len(found) == 14
+
+
+def test_yolo_lists_the_chips_of_both_parts(upright: PaintedScene, tmp_path: Path) -> None:
+    out = gd.export_training_data(
+        upright.path,
+        _labels(upright),
+        tmp_path / "chips",
+        metadata_format="yolo",
+        chip_size=32,
+        negatives=9,
+        progress=False,
+    )
+    listed = {part: (out / f"{part}.txt").read_text().splitlines() for part in ("train", "val")}
+    names = yaml.safe_load((out / "data.yaml").read_text())
+    assert names == {"train": "train.txt", "val": "val.txt", "names": {0: "blue", 1: "red"}}
+    assert all((out / line).is_file() for lines in listed.values() for line in lines)
+    assert not set(listed["train"]) & set(listed["val"])
+    ours = gd.prepare_data(upright.path, _labels(upright), chip_size=32, negatives=9)
+    read = gd.prepare_data(out, negatives=9)
+    assert [len(part) for part in (read.train, read.valid)] == [len(part) for part in (ours.train, ours.valid)]
+    assert [len(lines) for lines in listed.values()] == [len(ours.train), len(ours.valid)]
+    for part in ("train", "valid"):
+        assert _content_of(getattr(read, part)) == _content_of(getattr(ours, part))
 
 
 def test_coco_of_other_tools(upright: PaintedScene, tmp_path: Path) -> None:

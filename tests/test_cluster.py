@@ -2,13 +2,16 @@
 
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from geodetect import cluster, detect_objects
+from geodetect.detector import Detector
 from geodetect.errors import ArgumentError, ClusterError, ModelError, RasterError
+from geodetect.network.retinanet import Network
+from geodetect.stretch import Stretch
 from tests.fakes import PaintDetector, PaintedScene
 from tests.test_restart import content, tall, undisturbed
 
@@ -57,6 +60,22 @@ class Stops(PaintDetector):
         return super().detect(pixels)
 
 
+@dataclass(frozen=True)
+class Movable(PaintDetector):
+    """A detector whose scores say where it runs."""
+
+    def frozen(self, precision=None, device=None):
+        return replace(self, score=0.9 if device is None else 0.7)
+
+
+@dataclass(frozen=True)
+class Raises(PaintDetector):
+    """A detector with an error of its own."""
+
+    def detect(self, pixels):
+        raise LookupError("mine")
+
+
 def twice(number: int) -> int:
     if number == 13:
         raise ModelError("13 is not to be doubled")
@@ -83,6 +102,43 @@ def test_two_processes_give_what_one_gives(client, tall, undisturbed, tmp_path):
     path = tmp_path / "found.gpkg"
     assert content(detect_objects(tall, PaintDetector(), path, client=client, batch_size=2)) == undisturbed
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.slow
+def test_models_run_on_the_device_that_was_asked_for(client, tall):
+    found = detect_objects(tall, Movable(), client=client, device="cpu", batch_size=2, progress=False)
+    assert set(found["score"]) == {0.7}
+    assert set(detect_objects(tall, Movable(), client=client, batch_size=2, progress=False)["score"]) == {0.9}
+
+
+@pytest.mark.slow
+def test_a_model_that_is_a_file_is_loaded_where_it_was_asked_for(client, tall, tmp_path):
+    network = Network("resnet18", n_classes=2, weights=None)
+    network.class_head.out.bias.data.fill_(-20)  # it finds nothing
+    options = {"bands": (1, 2, 3), "stretch": Stretch((1e4,) * 3, (2e4,) * 3), "chip_size": 64, "overlap": 16}
+    path = Detector(network, ("red", "blue"), **options).save(tmp_path / "model.safetensors")
+    devices = []
+
+    class Watched:
+        """The client, whose work is looked at on its way."""
+
+        def __getattr__(self, name):
+            return getattr(client, name)
+
+        def scatter(self, work, **options):
+            devices.append(work._device)
+            return client.scatter(work, **options)
+
+    for device in ("cpu", None):
+        detect_objects(tall, path, client=Watched(), device=device, batch_size=64, progress=False)
+    assert devices == ["cpu", None]
+
+
+@pytest.mark.slow
+def test_an_error_of_the_model_comes_back_as_itself_and_says_where(client, tall):
+    with pytest.raises(LookupError, match=r"mine\nwhile the model was shown the window x \d+ to") as caught:
+        detect_objects(tall, Raises(), client=client, batch_size=2, progress=False)
+    assert caught.type is LookupError
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """`detect_objects`: what comes out does not depend on how the scene was cut, and bad input is refused beforehand."""
 
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -17,14 +18,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyproj import CRS
 
-from geodetect import detect_objects
+from geodetect import detect_objects, prepare_data
 from geodetect.boxes import Boxes, nms
 from geodetect.errors import ArgumentError, GeodetectError, LabelsError, ModelError, OutputError, RasterError
 from geodetect.grid import Grid, Tiling
 from geodetect.scene.models import lowest_scores
+from geodetect.scene.numbers import check_numbers
+from geodetect.scene.plan import planned
+from geodetect.stretch import Sample, Stretch
 from geodetect.vector.writers import write_features
-from tests.fakes import CLASSES, SHAPE, TRUTH, UPRIGHT, UTM, FakeReader, PaintDetector, painted, write_raster
+from tests.fakes import CLASSES, SHAPE, TRUTH, UPRIGHT, UTM, FakeReader, PaintDetector, painted, trained, write_raster
 
+FIRST_WINDOW = shapely.transform(shapely.box(0, 0, 30, 30), Grid(SHAPE, UPRIGHT).to_map)
 OUTPUTS = [".gpkg", ".geojson", ".shp", ".fgb", ".parquet", ".kml", ".csv"]
 
 
@@ -177,13 +182,28 @@ def test_boxes_are_clipped_to_the_scene(tmp_path):
     assert rows(find(path, TooLarge()), grid) == [("red", 0, 0, 30, 20)]
 
 
-@pytest.mark.parametrize("nowhere", [[5, 5, 5, 9], [9, 9, 5, 5], [np.nan, 0, 9, 9]])
-def test_boxes_without_area_are_dropped(plain, nowhere):
+def odd(box):
+    """A detector that gives this box, and a good one, of every window."""
+
     class Odd(PaintDetector):
         def detect(self, pixels):
-            return [Boxes([nowhere], [0], [0.9]) for _ in pixels]
+            return [Boxes([box, [10, 10, 20, 20]], [0, 0], [0.9, 0.9]) for _ in pixels]
 
-    assert len(find(plain, Odd())) == 0
+    return Odd()
+
+
+def test_boxes_without_area_are_dropped(plain):
+    assert len(find(plain, odd([5, 5, 5, 9]), aoi=FIRST_WINDOW)) == 1
+
+
+@pytest.mark.parametrize("box", [[9, 9, 5, 5], [np.nan, 0, 9, 9], [0, 0, np.inf, 9], [70, 0, 90, 20], [0, -9, 9, -1]])
+@pytest.mark.parametrize("tta", [False, True])
+def test_what_is_no_box_in_the_window_is_dropped_and_said_once(plain, box, tta):
+    with pytest.warns(UserWarning, match=r"x1, y1, x2, y2 in pixels of the window, from 0 to 64") as told:
+        found = find(plain, odd(box), tta=tta)
+    assert len(told) == 1
+    assert str(list(map(float, box))) in str(told[0].message)
+    assert len(found) > 0
 
 
 def test_an_object_larger_than_any_window_is_one_polygon(tmp_path):
@@ -243,15 +263,143 @@ def test_boxes_centred_on_invalid_pixels_are_dropped(tmp_path):
     assert [row for row in rows(tiled, Grid(SHAPE, UPRIGHT)) if row[0] == "red"] == rows_of(boxes[[0]])
 
 
-def test_a_joined_box_is_judged_by_its_own_centre(tmp_path):
+@dataclass(frozen=True)
+class ListedInTheDark(Listed):
+    """Listed boxes of a scene whose bands hold x + 1 and y + 1, and 0 where there is no data."""
+
+    def _of(self, chip):
+        x, y = chip[:2].astype(int).max(axis=(1, 2)) - chip.shape[-1]
+        found = self.truth.shift(-float(x), -float(y)).clip(*chip.shape[:0:-1])
+        return found[(found.sizes > 0).all(axis=1)]
+
+
+def darkened(share):
+    """The scene without squares, with this share of the pixels in each of them 0, from its centre on."""
+    pixels = painted(boxes=Boxes.empty()) + np.uint16(1)
+    for x1, y1, x2, y2 in TRUTH.xyxy.astype(int):
+        y, x = np.indices((y2 - y1, x2 - x1))
+        far = np.hypot(y - (y2 - y1) // 2, x - (x2 - x1) // 2).ravel()
+        nearest = np.argsort(far, kind="stable")[: int(share * far.size)]
+        pixels[:, y1 + y.ravel()[nearest], x1 + x.ravel()[nearest]] = 0
+    return pixels
+
+
+@pytest.mark.parametrize(("share", "n_found"), [(0, 9), (0.3, 9), (0.5, 9), (0.6, 0)])
+@pytest.mark.parametrize("options", [{"chip_size": 64}, {"chip_size": 96, "overlap": 31}])
+def test_dark_pixels_of_an_object_do_not_hide_it(tmp_path, share, n_found, options):
+    path = write_raster(tmp_path / "dark.tif", darkened(share), Grid(SHAPE, UPRIGHT, UTM), nodata=0)
+    found = find(path, ListedInTheDark(Boxes(TRUTH.xyxy, TRUTH.labels, [0.9] * 9)), **options)
+    assert len(found) == n_found
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6])
+def test_labels_and_detections_count_by_one_rule(tmp_path, upright, share):
+    path = write_raster(tmp_path / "dark.tif", darkened(share), Grid(SHAPE, UPRIGHT, UTM), nodata=0)
+    found = find(path, ListedInTheDark(Boxes(TRUTH.xyxy, TRUTH.labels, [0.9] * 9)), chip_size=96, overlap=31)
+    if share < 0.5:
+        data = prepare_data(path, upright.truth, chip_size=160, split="random")
+        assert "in no chip" not in data.report
+        assert len(found) == 9
+    else:
+        with pytest.raises(LabelsError, match="9 mostly where the raster holds no data"):
+            prepare_data(path, upright.truth, chip_size=160, split="random")
+        assert len(found) == 0
+
+
+def test_a_joined_box_is_judged_by_all_of_its_pixels(tmp_path):
     pixels = painted(boxes=Boxes([[10, 40, 210, 60], [10, 100, 210, 120]], [0, 1]))
     valid = np.ones(SHAPE, bool)
-    valid[50, 105:115] = False  # the middle of the first; the paint around it stays
-    valid[110, 40:45] = False  # near the middle of a part of the second
+    bars = np.arange(SHAPE[1]) % 8 == 0  # hold the paint together
+    valid[42:58, ~bars] = False  # 70 % of the first
+    valid[105:115, ~bars] = False  # 44 % of the second, its centre among them
     reader = FakeReader(pixels, Grid(SHAPE, UPRIGHT, UTM), valid)
     paint = np.where(valid, pixels, 0).astype(np.uint16)
     path = write_raster(tmp_path / "roads.tif", paint, reader.grid, nodata=0)
     assert find(path)["label"].tolist() == ["blue"]
+
+
+# Numbers that are not those of training, and undeclared no data
+
+
+@dataclass(frozen=True)
+class Trained(PaintDetector):
+    """The painted squares' detector, with the numbers that it was trained on."""
+
+    stretch: Stretch | None = None
+
+
+def trained_on(pixels):
+    numbers = Sample([(pixels, np.ones(pixels.shape[1:], bool))]).numbers()
+    return Trained(stretch=Stretch((1.0,) * 3, (1.0,) * 3, numbers))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8", "uint16"])
+def test_a_scene_in_other_units_is_told_of(tmp_path, dtype):
+    factor = {"float32": 1 / 65_535, "uint8": 1 / 257, "uint16": 1 / 257}[dtype]
+    path = write_raster(tmp_path / "other.tif", (painted() * factor).astype(dtype), Grid(SHAPE, UPRIGHT, UTM))
+    model = trained_on(painted() // 4 + 12_000)
+    with pytest.warns(
+        UserWarning, match=rf"other\.tif holds {dtype} from 0 to .* trained on uint16 from 12000"
+    ) as told:
+        find(path, model)
+    assert len(told) == 1
+    find(path, replace(model, stretch=Stretch((1.0,) * 3, (1.0,) * 3)))  # of an older file: nobody knows
+
+
+def test_a_scene_like_those_of_training_is_not_told_of(tmp_path, upright):
+    find(upright.path, trained_on(painted()))
+    dark = write_raster(tmp_path / "dark.tif", painted() // 3, Grid(SHAPE, UPRIGHT, UTM))
+    find(dark, trained_on(painted()))
+    empty = write_raster(tmp_path / "empty.tif", np.zeros_like(painted()), Grid(SHAPE, UPRIGHT, UTM), nodata=0)
+    assert len(find(empty, trained_on(painted()))) == 0
+
+
+@pytest.mark.parametrize("side", [0, 1, 2, 3])
+@pytest.mark.parametrize("shape", [(160, 224), (700, 900), (3000, 400)])
+def test_a_narrow_margin_is_seen(tmp_path, side, shape):
+    pixels = np.rot90(np.random.default_rng(0).uniform(0, 255, (3, *shape)).astype(np.float32), side, axes=(1, 2))
+    pixels[:, :, : pixels.shape[2] // 25] = -9999
+    pixels = np.rot90(pixels, -side, axes=(1, 2))
+    reader = FakeReader(pixels, Grid(shape, UPRIGHT, UTM))
+    plan = planned(reader, PaintDetector(), np.full(2, 0.5), nms_iou=0.5, chip_size=128, overlap=32)
+    with pytest.warns(UserWarning, match="nodata=-9999"):
+        check_numbers(reader, PaintDetector(), plan)
+
+
+def test_few_pixels_are_looked_at(tmp_path):
+    class Counting(FakeReader):
+        n_read = 0
+
+        def read(self, window):
+            self.n_read += window.width * window.height
+            return super().read(window)
+
+    reader = Counting(np.zeros((3, 4000, 5000), np.uint8), Grid((4000, 5000), UPRIGHT, UTM))
+    for chip_size in (64, 512, 4000):
+        plan = planned(reader, PaintDetector(), np.full(2, 0.5), nms_iou=0.5, chip_size=chip_size, overlap=0)
+        reader.n_read = 0
+        check_numbers(reader, PaintDetector(), plan)
+        assert 0 < reader.n_read <= 2 * 16 * 4096
+
+
+def test_a_scene_that_cannot_be_read_here_is_left_to_the_run(tmp_path):
+    reader = FakeReader(painted(), Grid(SHAPE, UPRIGHT, UTM), broken=(30, 30))
+    plan = planned(reader, PaintDetector(), np.full(2, 0.5), nms_iou=0.5, chip_size=64, overlap=0)
+    check_numbers(reader, PaintDetector(), plan)
+
+
+@pytest.mark.parametrize(("dtype", "value"), [("float32", -9999.0), ("int32", -32767), ("float32", -3.4028235e38)])
+def test_undeclared_no_data_is_told_of_and_may_be_given(tmp_path, dtype, value):
+    pixels = painted().astype(dtype)
+    pixels[:, :, 98:] = value  # four squares lie to the left of it
+    path = write_raster(tmp_path / "filled.tif", pixels, Grid(SHAPE, UPRIGHT, UTM))
+    spelt = re.escape("nodata=" + str(np.dtype(dtype).type(value)).removesuffix(".0"))
+    with pytest.warns(UserWarning, match=rf"of the pixels of filled\.tif hold .*{spelt}"):
+        found = find(path)
+    given = find(path, nodata=value)
+    assert len(found) == len(given) == 4
+    assert given.attrs["n_windows_run"] < found.attrs["n_windows_run"]
+    assert (found.attrs["nodata"], given.attrs["nodata"]) == (None, value)
 
 
 def test_windows_without_a_valid_pixel_are_not_run(tmp_path):
@@ -439,12 +587,124 @@ def test_an_object_that_is_no_model_is_refused(upright):
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("classes", None, "a list of names"),
+        ("classes", "roof", "a list of names"),
+        ("classes", b"roof", "a list of names"),
+        ("classes", [], "a list of names"),
+        ("classes", ["roof", "roof"], "all different"),
+        ("classes", {0: "roof"}, "a list of names"),
+        ("classes", [1, 2], "a list of names"),
+        ("classes", [["roof"]], "a list of names"),
+        ("bands", None, "numbered from 1"),
+        ("bands", 3, "numbered from 1"),
+        ("bands", "123", "numbered from 1"),
+        ("bands", (0, 1, 2), "numbered from 1"),
+        ("bands", (1.0, 2.0, 3.0), "numbered from 1"),
+        ("bands", (), "numbered from 1"),
+        ("chip_size", None, "a whole number of pixels above 0"),
+        ("chip_size", 64.0, "a whole number of pixels above 0"),
+        ("chip_size", 0, "a whole number of pixels above 0"),
+        ("overlap", -1, "a whole number of pixels, or None"),
+        ("overlap", 0.25, "a whole number of pixels, or None"),
+        ("pixel_size_m", 0, "metres above 0, or None"),
+        ("pixel_size_m", "0.5", "metres above 0, or None"),
+        ("pixel_size_m", float("nan"), "metres above 0, or None"),
+        ("detect", None, "a method"),
+    ],
+)
+def test_what_a_model_says_of_itself_is_looked_at_before_any_work(name, value, expected):
+    model = type("Mine", (PaintDetector,), {})()
+    model.__dict__[name] = value
+    with pytest.raises(ModelError, match=f"^{name} of this Mine must be .*{expected}.*; got {re.escape(repr(value))}$"):
+        find("nowhere.tif", model)
+
+
+@pytest.mark.parametrize("size", [0, None, "8", 2.5])
+def test_a_batch_size_that_is_none_is_refused(upright, size):
+    class Odd(PaintDetector):
+        def suited_batch_size(self, chip_size):
+            return size
+
+    with pytest.raises(ModelError, match="suited_batch_size of this Odd must give a number above 0; got"):
+        find(upright.path, Odd())
+
+
+def test_arrays_of_names_and_bands_are_lists_too(upright):
+    model = PaintDetector(classes=np.array(CLASSES), bands=np.array([1, 2, 3]))
+    assert len(find(upright.path, model)) == len(TRUTH)
+
+
+def test_a_class_is_no_model(upright):
+    with pytest.raises(ModelError, match="got the class PaintDetector, make one of it first"):
+        find(upright.path, PaintDetector)
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("mine"), KeyError("mine"), RuntimeError("mine"), RasterError("mine"), AssertionError()]
+)
+@pytest.mark.parametrize("tta", [False, True])
+def test_an_error_of_the_model_comes_through_as_itself_and_says_where(upright, error, tta):
+    calls = []
+
+    class Raises(PaintDetector):
+        def detect(self, pixels):
+            calls.append(pixels)
+            if len(calls) > (8 if tta else 1):
+                raise error
+            return super().detect(pixels)
+
+    with pytest.raises(type(error)) as caught:
+        find(upright.path, Raises(), batch_size=2, tta=tta)
+    assert caught.value is error
+    assert error.__notes__[-1:] == [
+        "while the model was shown the window x 80 to 144, y 0 to 64 and 1 more of upright.tif"
+    ]
+
+
+def test_a_model_whose_parameters_nobody_can_see_is_asked_without_any(upright):
+    class Opaque(PaintDetector):
+        @property
+        def detect(self):
+            return Hidden(super().detect)
+
+    class Hidden:
+        def __init__(self, detect):
+            self.detect = detect
+
+        @property
+        def __signature__(self):
+            raise ValueError("no signature found")
+
+        def __call__(self, pixels):
+            return self.detect(pixels)
+
+    assert len(find(upright.path, Opaque())) == len(TRUTH)
+
+
+def test_a_model_that_changes_its_pixels_changes_nothing_else(upright):
+    class Spoils(PaintDetector):
+        def detect(self, pixels):
+            found = super().detect(pixels)
+            pixels[:] = 0
+            return found
+
+    found = find(upright.path, Spoils(), tta=True)
+    assert len(found) == len(find(upright.path, tta=True)) > 0
+
+
+@pytest.mark.parametrize(
     ("answer", "message"),
     [
         (None, "must give a list of 8 Boxes with scores, one for each window; got None"),
         ([Boxes.empty(scored=True)], "must give a list of 8 Boxes"),
         ([Boxes([[0, 0, 9, 9]], [0])] * 8, "must give a list of 8 Boxes with scores"),
         ([Boxes([[0, 0, 9, 9]], [2], [0.9])] * 8, "index the model's 2 classes from 0; got labels from 2 to 2"),
+        ([Boxes([[0, 0, 9, 9]], [0], [np.nan])] * 8, "scores must lie between 0 and 1; got scores from nan to nan"),
+        ((Boxes.empty(scored=True) for _ in range(8)), "must give a list of 8 Boxes with scores.*got <generator"),
+        (np.zeros((8, 6)), "must give a list of 8 Boxes"),
+        ([np.zeros((1, 6))] * 8, "must give a list of 8 Boxes"),
         ([Boxes([[0, 0, 9, 9]], [0], [97.5])] * 8, "scores must lie between 0 and 1; got scores from 97.5 to 97.5"),
     ],
 )
@@ -474,10 +734,9 @@ def test_a_detector_of_ours_gives_the_same_from_its_file(upright, tmp_path):
 
     from geodetect.detector import Detector
     from geodetect.network.retinanet import Network
-    from geodetect.stretch import Stretch
 
     torch.manual_seed(3)
-    network = Network("resnet18", n_classes=2, weights=None)
+    network = trained(Network("resnet18", n_classes=2, weights=None))
     options = {"bands": (1, 2, 3), "stretch": Stretch((1e4,) * 3, (2e4,) * 3), "chip_size": 64, "overlap": 16}
     model = Detector(network, CLASSES, **options)
     path = model.save(tmp_path / "model.safetensors")
@@ -591,6 +850,14 @@ def test_progress_is_shown_on_request_and_never_on_stdout(upright, capsys):
     assert f"100% of {len(Tiling(SHAPE, 64, 24))} windows" in shown.err
     find(upright.path)
     assert capsys.readouterr() == ("", "")
+
+
+def test_progress_is_lines_where_there_is_no_terminal(upright, capsys):
+    detect_objects(upright.path, PaintDetector())
+    lines = capsys.readouterr().err.splitlines()
+    percents = [int(line.partition("% of 20 windows")[0]) for line in lines]
+    assert percents == sorted(set(percents))
+    assert lines[-1] == "100% of 20 windows"
 
 
 def test_stopping_leaves_no_thread_and_no_file(upright, tmp_path):

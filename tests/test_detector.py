@@ -1,5 +1,10 @@
 import json
 import lzma
+import os
+import resource
+import signal
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,13 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from geodetect.detector import Detector, load_detector
+from geodetect.detector import Detector, file, load_detector
 from geodetect.errors import ArgumentError, ModelError, OutputError
 from geodetect.network.anchors import AnchorSpec
 from geodetect.network.coding import decode_batch
 from geodetect.network.retinanet import Network
-from geodetect.stretch import Stretch
+from geodetect.stretch import Numbers, Stretch
 from tests.data import version_1
+from tests.fakes import trained
 
 ANY = 0.0097  # of a network that has learnt nothing, about half the scores are above this
 STRETCH = Stretch((900.0, 1000.0, 1100.0, 1200.0), (300.0, 310.0, 320.0, 330.0))
@@ -21,7 +27,7 @@ STRETCH = Stretch((900.0, 1000.0, 1100.0, 1200.0), (300.0, 310.0, 320.0, 330.0))
 
 def make(classes=("hut", "tent"), **changes) -> Detector:
     torch.manual_seed(0)
-    network = Network("resnet18", n_classes=2, n_bands=4, spec=AnchorSpec(scales=(1.0,)), weights=None)
+    network = trained(Network("resnet18", n_classes=2, n_bands=4, spec=AnchorSpec(scales=(1.0,)), weights=None))
     given = {"bands": (4, 1, 2, 3), "stretch": STRETCH, "chip_size": 64, "overlap": 16, "precision": "float32"}
     return Detector(network.eval(), classes, **(given | changes))
 
@@ -255,6 +261,21 @@ def test_impossible_thresholds_are_refused(detector, thresholds, message):
         ({"bands": (1, 2, 3)}, "must agree in the number of bands; got .*'bands': 3"),
         ({"classes": ("hut",)}, "2 classes, names"),
         ({"classes": ("hut", "hut")}, "its own name"),
+        ({"classes": "ab"}, "classes must be a list; got 'ab'"),
+        ({"classes": None}, "classes must be a list; got None"),
+        ({"bands": 4}, "bands must be a list; got 4"),
+        ({"classes": ("hut", "te\x00nt")}, r"classes must be names of one line without control .*'te\\x00nt'"),
+        ({"classes": ("hut", "\ud800")}, "classes must be names"),
+        ({"classes": ("hut", "te\nnt")}, "classes must be names"),
+        ({"classes": ("hut", " ")}, "classes must be names"),
+        ({"classes": ("hut", 2)}, "classes must be names"),
+        ({"bands": (0, 1, 2, 3)}, "bands must be whole numbers, counted from 1; got"),
+        ({"bands": "1234"}, "bands must be a list; got '1234'"),
+        ({"bands": ("1", "2", "3", "4")}, "bands must be whole numbers"),
+        ({"min_score": "high"}, "min_score must lie between 0 and 1; got 'high'"),
+        ({"chip_size": 64.5}, "chip_size must be a whole number of pixels; got 64.5"),
+        ({"overlap": None}, "overlap must be a whole number of pixels; got None"),
+        ({"pixel_size_m": 0}, "pixel_size_m must be metres above 0, or None; got 0"),
         ({"overlap": 64}, "smaller than chip_size; got overlap=64, chip_size=64"),
         ({"min_score": 7}, "min_score"),
         ({"precision": "half"}, "precision"),
@@ -284,7 +305,7 @@ def test_batch_norms_are_loaded_as_they_were_trained(detector, tmp_path):
 
 def test_the_file_can_be_read_without_us(detector, saved):
     assert json.loads(metadata(saved)["classes"]) == detector.classes
-    assert metadata(saved)["format_version"] == "2"
+    assert metadata(saved)["format_version"] == "3"
     assert set(load_file(saved)) == set(detector.network.state_dict())
 
 
@@ -316,8 +337,11 @@ def metadata(path: Path) -> dict[str, str]:
     return json.loads(path.read_bytes()[8 : 8 + length])["__metadata__"]
 
 
-def rewrite(path: Path, *, weights=None, **changes) -> None:
-    save_file(weights or load_file(path), path, metadata(path) | changes)
+def rewrite(path: Path, *, weights=None, lacking=(), **changes) -> None:
+    """Change a file as a program would that knows the format: its checksum is that of the new content."""
+    weights = weights or load_file(path)
+    facts = {key: value for key, value in (metadata(path) | changes).items() if key not in lacking}
+    save_file(weights, path, facts | {"checksum": file.checksum(facts, weights)})
 
 
 def refused(path: Path, message: str) -> None:
@@ -349,7 +373,102 @@ def test_a_flipped_bit_is_noticed(saved):
     content = bytearray(saved.read_bytes())
     content[-5000] ^= 1
     saved.write_bytes(content)
-    refused(saved, "not those that were saved")
+    refused(saved, "is damaged: .* checksum .*; copy or save it again")
+
+
+FACTS = {
+    "backbone": "resnet18",
+    "anchors": {"scales": [1.0], "ratios": [0.5], "anchor_size": 4.0, "levels": [3, 7]},
+    "norm_eps": None,
+    "head_norm": True,
+    "classes": ["hut", "höhle"],
+    "bands": [1, 2],
+    "stretch": {"mean": [127.5, 3e-5], "std": [33.0, 1.0]},
+    "chip_size": 256,
+    "overlap": 64,
+    "pixel_size_m": 0.3,
+    "min_score": {"hut": 0.4, "höhle": 0.5},
+    "summary": {"epochs": 3, "valid_loss": 0.25},
+}
+
+
+def test_every_bit_of_a_file_is_covered(tmp_path):
+    weights = {"head.weight": torch.arange(6.0).reshape(2, 3), "norm.steps": torch.tensor(7)}
+    path = file.write(tmp_path / "huts.safetensors", weights, FACTS)
+    content, whole = path.read_bytes(), file.read(path)
+    n_refused = n_harmless = 0
+    for bit in range(8 * len(content)):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            got, facts = file.read(path)
+        except ModelError:
+            n_refused += 1
+        else:
+            n_harmless += 1
+            assert facts == whole[1]
+            assert all(torch.equal(got[name], value) for name, value in whole[0].items())
+            assert all(got[name].dtype == value.dtype for name, value in whole[0].items())
+    assert n_refused > 100 * n_harmless  # blanks that JSON does not mind
+
+
+@pytest.mark.parametrize("lacking", ["checksum", "format_version", "classes"])
+def test_a_new_file_is_never_taken_for_an_older_one(saved, lacking):
+    facts = {key: value for key, value in metadata(saved).items() if key != lacking}
+    save_file(load_file(saved), saved, facts)
+    refused(saved, "is damaged")
+    for version in ("1", "2"):
+        save_file(load_file(saved), saved, facts | {"format_version": version})
+        refused(saved, "is damaged")
+
+
+def test_files_of_version_2_are_read(detector, saved):
+    weights, crc = load_file(saved), 0
+    for name in sorted(weights):
+        crc = zlib.crc32(weights[name].numpy().tobytes(), crc)
+    save_file(weights, saved, metadata(saved) | {"format_version": "2", "checksum": f"{crc:08x}"})
+    loaded = load_detector(saved, device="cpu", precision="float32")
+    assert loaded.min_score == detector.min_score
+    assert_same(loaded.detect(chips(), min_score=ANY), detector.detect(chips(), min_score=ANY))
+    save_file(weights, saved, metadata(saved) | {"checksum": f"{crc ^ 1:08x}"})
+    refused(saved, "is damaged")
+
+
+def test_facts_that_are_not_there_are_named(saved):
+    rewrite(saved, lacking=["overlap"])
+    refused(saved, "lack overlap; save the detector again")
+
+
+def test_a_disk_that_is_full_leaves_the_file_that_was_there(detector, tmp_path):
+    path = detector.save(tmp_path / "huts.safetensors")
+    before = path.read_bytes()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing beyond the limit fails then, as on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limit[1]))
+    try:
+        with pytest.raises(OutputError, match=r"huts.safetensors cannot be written: .*before is unchanged; choose"):
+            detector.save(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_a_killed_process_left_unfinished_goes_in_time(detector, tmp_path):
+    old, new, other = (tmp_path / f".{name}.part.safetensors" for name in ("huts.1", "huts.2", "tents.1"))
+    for part in (old, new, other):
+        part.write_bytes(b"unfinished")
+    for part in (old, other):
+        os.utime(part, (0, 0))
+    path = detector.save(tmp_path / "huts.safetensors")
+    assert sorted(tmp_path.iterdir()) == sorted([path, new, other])
+
+
+def test_the_longest_name_that_the_disk_takes_is_saved(detector, tmp_path):
+    path = tmp_path / f"{'ü' * 121}.safetensors"  # 254 bytes
+    assert load_detector(detector.save(path)).classes == detector.classes
 
 
 def test_weights_of_another_program_are_refused(tmp_path):
@@ -378,8 +497,8 @@ def test_files_of_version_1_are_read(tmp_path):
 
 
 def test_a_newer_format_is_refused(saved):
-    rewrite(saved, format_version="3")
-    refused(saved, "format version 3, this geodetect reads up to 2; update geodetect")
+    rewrite(saved, format_version="4")
+    refused(saved, "format version 4, this geodetect reads up to 3; update geodetect")
 
 
 @pytest.mark.parametrize(
@@ -425,6 +544,38 @@ def test_a_score_that_is_none_is_not_saved(tmp_path):
         model.save(tmp_path / "model.safetensors")
 
 
+def test_what_could_not_be_loaded_again_is_not_saved(tmp_path):
+    model = make()
+    for name, value in {
+        "bands": (1, 2, 3),
+        "classes": ["hut", "hut"],
+        "chip_size": None,
+        "pixel_size_m": "0.3",
+    }.items():
+        right = getattr(model, name)
+        setattr(model, name, value)
+        with pytest.raises(ArgumentError):
+            model.save(tmp_path / "model.safetensors")
+        setattr(model, name, right)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_absent_device_is_refused(saved):
     with pytest.raises(ArgumentError, match=r"no device 'abacus' here"):
         load_detector(saved, device="abacus")
+
+
+def test_the_numbers_of_training_are_saved(tmp_path):
+    numbers = Numbers("uint16", [(0, 300, 900, 2000, 4000)] * 4)
+    path = make(stretch=replace(STRETCH, numbers=numbers)).save(tmp_path / "huts.safetensors")
+    assert load_detector(path, device="cpu").stretch.numbers == numbers
+
+
+@pytest.mark.parametrize(
+    "numbers", ['{"dtype": "uint8"}', '{"dtype": "nibble", "quantiles": [[1, 2, 3, 4, 5]]}', "[1]", "7"]
+)
+def test_damaged_numbers_are_refused(saved, numbers):
+    stretch = json.loads(metadata(saved)["stretch"]) | {"numbers": json.loads(numbers)}
+    save_file(load_file(saved), saved, metadata(saved) | {"stretch": json.dumps(stretch)})
+    with pytest.raises(ModelError, match=r"metadata of .*huts\.safetensors are damaged"):
+        load_detector(saved)

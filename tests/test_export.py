@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import subprocess
@@ -20,12 +21,15 @@ from geodetect.detector import Detector
 from geodetect.errors import ArgumentError, GeodetectError, ModelError, OutputError
 from geodetect.export import export, facts_in
 from geodetect.export.onnx_detector import OnnxDetector
+from geodetect.grid import Window
 from geodetect.network.anchors import AnchorSpec
 from geodetect.network.retinanet import Network
+from geodetect.raster import RasterReader
 from geodetect.scene import detect_objects
 from geodetect.stretch import Stretch
-from tests.fakes import write_raster
+from tests.fakes import trained, write_raster
 
+SUBURB = Path(__file__).resolve().parents[1] / "sample_data" / "suburb_test.tif"
 SIDE = 100  # no multiple of 32: the graphs have to pad as the detector does
 SPEC = AnchorSpec(scales=(1.0, 1.5), ratios=(1.0,))
 CLASSES = ["pool", "car"]
@@ -43,7 +47,7 @@ def _network(backbone: str = "resnet18", n_bands: int = 3) -> Network:
         network = Network(backbone, n_classes=2, n_bands=n_bands, spec=SPEC, weights=None)
         torch.nn.init.normal_(network.class_head.out.weight, std=0.1)
         torch.nn.init.normal_(network.box_head.out.weight, std=0.05)
-        return network
+        return trained(network)
 
 
 @torch.no_grad()
@@ -170,16 +174,22 @@ def test_what_is_no_number_counts_as_the_mean_in_onnx_too(detector: Detector, fo
     assert_same(got, detector.detect(pixels, min_score=floor)[0])
 
 
-@needs_onnx
-def test_other_programs_read_how_to_run_the_onnx_file(folder: Path) -> None:
+def onnx_session(path: Path) -> Any:
+    """An ONNX file in onnxruntime."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
-    told = {key: json.loads(text) for key, text in session.get_modelmeta().custom_metadata_map.items()}
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+@needs_onnx
+def test_other_programs_read_how_to_run_the_onnx_file(folder: Path) -> None:
+    session = onnx_session(folder / "model.onnx")
+    told = dict(session.get_modelmeta().custom_metadata_map)
     told.pop("geodetect")
-    assert told == {
+    ultralytics = {key: told.pop(key) for key in ("task", "names", "imgsz", "stride", "batch", "channels")}
+    assert {key: json.loads(text) for key, text in told.items()} == {
         "model_type": "Detector",
-        "det_type": "YOLO_v5_or_v7_default",
+        "det_type": "YOLO_v9",
         "det_conf": 0.1,  # the lowest of the classes' own
         "det_iou_thresh": 0.5,
         "class_names": {"0": "pool", "1": "car"},
@@ -190,46 +200,128 @@ def test_other_programs_read_how_to_run_the_onnx_file(folder: Path) -> None:
         "standardization_mean": [0, 0, 0],
         "standardization_std": [1, 1, 1],
     }
+    assert ultralytics.pop("task") == "detect"  # bare; the others as Python writes them
+    assert {key: ast.literal_eval(text) for key, text in ultralytics.items()} == {
+        "names": {0: "pool", 1: "car"},
+        "imgsz": [SIDE, SIDE],
+        "stride": 4,  # of 32, what divides 100
+        "batch": 1,
+        "channels": 3,
+    }
     (given,), (answer,) = session.get_inputs(), session.get_outputs()
     assert (given.type, given.shape) == ("tensor(float)", ["B", 3, SIDE, SIDE])
-    assert answer.shape[0] == "B"
-    assert answer.shape[2] == 5 + len(CLASSES)
+    assert answer.shape[:2] == [None, 4 + len(CLASSES)]  # Ultralytics looks at `imgsz` only if the first has no name
 
 
-def answer(path: Path, pixels: np.ndarray) -> np.ndarray:
-    """What an ONNX file gives for one chip, fed as Deepness and GeoDeep do."""
-    import onnxruntime
+def answers(path: Path, pixels: np.ndarray) -> np.ndarray:
+    """What an ONNX file gives for chips, fed as Deepness, GeoDeep and Ultralytics do."""
+    (found,) = onnx_session(path).run(None, {"images": (pixels / 255).astype(np.float32)})
+    return found
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (rows,) = session.run(None, {"images": (pixels / 255).astype(np.float32)})
-    return rows[0]
+
+def best_of_each(boxes: Boxes) -> Boxes:
+    """Of boxes in the same place the one with the best score: other programs give a candidate one class."""
+    _, first = np.unique(boxes.xyxy.round(3), axis=0, return_index=True)  # the boxes come best first
+    return boxes[np.sort(first)]
+
+
+@pytest.fixture(scope="module")
+def suburb() -> tuple[Detector, np.ndarray]:
+    """A detector of three bands of bytes, and chips of the drawn suburb that its answers are spread over."""
+    with RasterReader(SUBURB) as reader:
+        places = [(64 * k, 48 * k) for k in range(4)]
+        pixels = np.stack([reader.read(Window(x, y, 128, 128))[0] for x, y in places])
+    assert pixels.dtype == np.uint8
+    stretch = Stretch.fit((chip, np.ones(chip.shape[1:], bool)) for chip in pixels)
+    network = _network()
+    _settle(network, torch.from_numpy(stretch.apply(pixels)))
+    detector = Detector(network, CLASSES, bands=(1, 2, 3), stretch=stretch, chip_size=128, overlap=32, min_score=0.5,
+                        precision="float32")  # fmt: skip
+    return detector, pixels
+
+
+@pytest.fixture(scope="module")
+def suburb_onnx(suburb: tuple[Detector, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(suburb[0], tmp_path_factory.mktemp("suburb") / "suburb.onnx")
 
 
 @needs_onnx
-def test_the_rows_mean_what_det_type_says(detector: Detector, folder: Path) -> None:
-    """Read as Deepness and GeoDeep read them: the fifth number is the score, the class is the largest after it."""
+@pytest.mark.filterwarnings("ignore:Specified provider:UserWarning")  # geodeep asks for CUDA everywhere
+def test_geodeep_finds_what_the_detector_finds(suburb: tuple[Detector, np.ndarray], suburb_onnx: Path) -> None:
+    pytest.importorskip("geodeep", reason="geodeep is not installed")
+    from geodeep.detection import execute_detection, extract_bsc
+    from geodeep.inference import create_session
+
+    detector, pixels = suburb
+    floor = floor_of(detector, pixels)
+    session, config = create_session(str(suburb_onnx))
+    assert (config["det_conf"], config["det_iou_thresh"], config["tiles_size"]) == (0.5, 0.5, 128)
+    config |= {"det_conf": floor, "det_iou_thresh": 1.1}  # all candidates: its suppression adds a pixel to each side
+    for chip in pixels:
+        rows = execute_detection(chip, session, config)
+        _, scores, classes = extract_bsc(rows, config)
+        assert {name for _, name in classes} <= set(CLASSES)
+        got = Boxes(rows[:, :4], [CLASSES.index(name) for _, name in classes], scores).clip(128, 128)
+        (due,) = detector.detect(chip[None], min_score=floor, nms_iou=1.0)
+        assert len(due)
+        assert_same(best_of_each(got), best_of_each(due))
+
+
+@needs_onnx
+def test_every_picture_of_a_batch_reads_as_deepness_reads_it(
+    suburb: tuple[Detector, np.ndarray], suburb_onnx: Path
+) -> None:
+    """A column for each candidate: centre, sides, and the scores, of which the largest counts."""
+    detector, pixels = suburb
+    floor = floor_of(detector, pixels)
+    found = detector.detect(pixels, min_score=floor, nms_iou=1.0)
+    for columns, due in zip(answers(suburb_onnx, pixels), found, strict=True):
+        rows = columns.T
+        rows = rows[rows[:, 4:].max(axis=1) >= floor]
+        xyxy = np.hstack([rows[:, :2] - rows[:, 2:4] / 2, rows[:, :2] + rows[:, 2:4] / 2])
+        got = Boxes(xyxy, rows[:, 4:].argmax(axis=1), rows[:, 4:].max(axis=1))
+        assert_same(best_of_each(got[np.argsort(-got.scores)]), best_of_each(due))
+
+
+@needs_onnx
+def test_onnx_files_run_in_old_runtimes(folder: Path) -> None:
     import onnx
 
-    pixels = chips(1)
-    floor = floor_of(detector, pixels)
-    rows = answer(folder / "model.onnx", pixels)
-    assert np.array_equal(rows[:, 4], rows[:, 5:].max(axis=1))
-    best = rows[rows[:, 4] >= floor]
-    xyxy = np.hstack([best[:, :2] - best[:, 2:4] / 2, best[:, :2] + best[:, 2:4] / 2])
-    boxes = Boxes(xyxy, best[:, 5:].argmax(axis=1), best[:, 4])
-    top, due = boxes[nms(boxes, 0.5)][:1], detector.detect(pixels, min_score=floor)[0][:1]
-    assert_same(top, due)
     model = onnx.load(folder / "model.onnx")
     assert (model.ir_version, [each.version for each in model.opset_import]) == (8, [15])  # onnxruntime 1.10
 
 
 @needs_onnx
 @pytest.mark.slow
-def test_the_other_layout_holds_the_same(detector: Detector, folder: Path, tmp_path: Path) -> None:
+def test_the_other_layouts_hold_the_same(detector: Detector, folder: Path, tmp_path: Path) -> None:
+    columns = answers(folder / "model.onnx", chips(1))
+    for layout, det_type in [("YOLO_Ultralytics", "YOLO_Ultralytics"), ("yolo", "YOLO_Ultralytics")]:
+        path = export(detector, tmp_path / f"{layout}.onnx", layout)
+        assert np.array_equal(answers(path, chips(1)), columns)
+        assert det_type in str(facts_in(path))
+    rows = answers(export(detector, tmp_path / "rows.onnx", "YOLO_v5_or_v7_default"), chips(1))
+    assert np.array_equal(np.delete(rows, 4, axis=2).swapaxes(1, 2), columns)
+    assert np.array_equal(rows[..., 4], rows[..., 5:].max(axis=2))
+
+
+@needs_onnx
+@pytest.mark.slow
+@pytest.mark.parametrize("det_type", ["YOLO_v5_or_v7_default", "YOLO_Ultralytics"])
+def test_files_of_earlier_versions_are_read(detector: Detector, tmp_path: Path, det_type: str) -> None:
+    import onnx
+
+    path = export(detector, tmp_path / "model.onnx", det_type)
+    model = onnx.load(path)
+    kept = [
+        each
+        for each in model.metadata_props
+        if each.key not in ("task", "names", "imgsz", "stride", "batch", "channels")
+    ]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "B"
+    onnx.save(model, path)
     pixels = chips(2)
-    path = export(detector, tmp_path / "yolo.onnx", layout="yolo")
-    assert np.array_equal(answer(path, pixels[:1]).T, np.delete(answer(folder / "model.onnx", pixels[:1]), 4, axis=1))
-    assert "YOLO_Ultralytics" in str(facts_in(path))
     floor = floor_of(detector, pixels)
     found = OnnxDetector(path).detect(pixels, min_score=floor)
     for got, due in zip(found, detector.detect(pixels, min_score=floor), strict=True):
@@ -410,6 +502,8 @@ def test_the_package_holds_three_files_and_says_what_it_is(folder: Path) -> None
     assert told["ModelType"] == "ObjectDetection"
     assert (told["ImageHeight"], told["ImageWidth"], told["ExtractBands"]) == (SIDE, SIDE, [3, 0, 1])
     assert (told["Padding"], told["Threshold"]) == (12, 0.1)
+    size = {"x": 0.3, "y": 0.3, "spatialReference": {"wkid": 102100, "latestWkid": 3857}}
+    assert (told["MinCellSize"], told["MaxCellSize"]) == (size, size)
     assert told["Classes"] == [
         {"Value": 1, "Name": "pool", "Color": [230, 159, 0]},
         {"Value": 2, "Name": "car", "Color": [86, 180, 233]},
@@ -417,11 +511,11 @@ def test_the_package_holds_three_files_and_says_what_it_is(folder: Path) -> None
 
 
 def test_the_stac_item_describes_the_program(folder: Path) -> None:
-    """What the schema of the extension asks for, rule by rule; stac_model reads it too, see tests/benchmarks."""
+    """What the schema of the extension asks for, rule by rule."""
     item = json.loads((folder / "model.json").read_text())
     properties = item["properties"]
     assert (item["type"], item["stac_version"], item["geometry"]) == ("Feature", "1.1.0", None)
-    assert "https://stac-extensions.github.io/mlm/v1.5.0/schema.json" in item["stac_extensions"]
+    assert "https://stac-extensions.github.io/mlm/v1.4.0/schema.json" in item["stac_extensions"]
     assert {"mlm:name", "mlm:architecture", "mlm:tasks", "mlm:input", "mlm:output"} <= properties.keys()
     assert {"mlm:artifact_type", "mlm:compile_method", "mlm:entrypoint"}.isdisjoint(properties)
     (given,) = properties["mlm:input"]
@@ -441,12 +535,31 @@ def test_the_stac_item_describes_the_program(folder: Path) -> None:
     }
     assert properties["gsd"] == 0.3
     asset = item["assets"]["model"]
+    assert asset["bands"] == properties["bands"]
     assert asset["roles"] == ["mlm:model"]
     assert asset["mlm:artifact_type"] == "torch.export.save"
     assert asset["href"] == "./model.pt2"
     assert asset["file:size"] == (folder / "model.pt2").stat().st_size
     assert asset["file:checksum"].startswith("1220")
     assert len(asset["file:checksum"]) == 4 + 64
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:pystac")
+def test_pystac_finds_the_stac_item_valid_and_reads_the_model(folder: Path) -> None:
+    pystac = pytest.importorskip("pystac", reason="pystac is not installed")
+    from pystac.extensions.mlm import MLMExtension
+    from pystac.validation import validate_dict
+
+    item = json.loads((folder / "model.json").read_text())
+    core = "https://schemas.stacspec.org/v1.1.0/item-spec/json-schema/item.json"
+    assert validate_dict(item, extensions=[]) == [core]  # the schemas of extensions lie on the network
+    model = MLMExtension.ext(pystac.Item.from_dict(item))
+    assert (model.mlm_name, model.tasks) == ("model", ["object-detection"])
+    assert model.input[0].bands == ["band-4", "band-1", "band-2"]
+    assert [each.name for each in model.output] == ["logits", "deltas"]
+    del item["assets"]["model"]["bands"]
+    with pytest.raises(pystac.errors.STACValidationError, match="does not allow"):
+        validate_dict(item, extensions=[])
 
 
 @pytest.mark.parametrize("stem", ["x", "7", "Häuser 2", "a b_", "船"])
@@ -458,8 +571,33 @@ def test_any_file_gives_a_name_that_the_extension_allows(stem: str) -> None:
     assert re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_.\-\s]+[a-zA-Z0-9]", _name(stem))
 
 
+@pytest.mark.slow
+def test_an_item_names_its_program_as_an_address(
+    detector: Detector, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = export(detector, tmp_path / "Häuser 2.json")
+    assert json.loads(path.read_text(encoding="utf-8"))["assets"]["model"]["href"] == "./H%C3%A4user%202.pt2"
+    main(["info", str(path)], standalone_mode=False)
+    assert "./Häuser 2.pt2 (as described)" in capsys.readouterr().out
+
+
+@needs_onnx
+def test_names_of_classes_survive_both_spellings() -> None:
+    from geodetect.export.onnx import _metadata, _ultralytics
+
+    names = ["it's", 'a "b"', "船", "\N{OCTOPUS}", "back\\slash"]
+    with torch.random.fork_rng(devices=[]):
+        network = Network("resnet18", n_classes=len(names), n_bands=1, spec=SPEC, weights=None)
+    made = Detector(network, names, bands=(1,), stretch=Stretch((0.0,), (1.0,)), chip_size=101, overlap=16)
+    told = _metadata(made, [1], "YOLO_v9") | _ultralytics(made)
+    assert list(json.loads(told["class_names"]).values()) == names
+    assert list(ast.literal_eval(told["names"]).values()) == names
+    assert (told["stride"], told["channels"]) == ("1", "1")
+    assert "resolution" not in told
+
+
 def test_a_program_that_gives_no_numbers_is_not_kept(tmp_path: Path) -> None:
-    network = Network("resnet18", n_classes=1, n_bands=1, spec=SPEC, weights=None)
+    network = trained(Network("resnet18", n_classes=1, n_bands=1, spec=SPEC, weights=None))
     torch.nn.init.constant_(next(network.class_head.parameters()), float("nan"))
     sick = Detector(network, ["pool"], bands=(1,), stretch=Stretch((0.0,), (1.0,)), chip_size=64, overlap=16)
     for name in ["model.dlpk", "model.json"]:
@@ -485,7 +623,11 @@ def test_impossible_names(detector: Detector, tmp_path: Path, name: str, told: s
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [("a.onnx", "may be 'yolo'; got layout='coco'"), ("a.pt2", "a .pt2 file may be none; got")]
+    ("name", "told"),
+    [
+        ("a.onnx", "may be 'YOLO_v9' or 'YOLO_Ultralytics' or .*; got layout='coco'"),
+        ("a.pt2", "a .pt2 file may be none; got"),
+    ],
 )
 def test_impossible_layouts(detector: Detector, tmp_path: Path, name: str, told: str) -> None:
     with pytest.raises(ArgumentError, match=told):

@@ -21,7 +21,7 @@ from tests.fakes import UPRIGHT, UTM, write_raster
 
 SIDE = 64
 # How far a corner may be off, in pixels of a picture of this many: decimals that are written.
-PRECISION = {"coco": 1e-9, "voc": 0.005, "kitti": 0.005, "esri": 0.005, "yolo": 0.75e-6}
+PRECISION = {"coco": 1e-9, "voc": 0.005, "kitti": 0.005, "esri": 0.005, "yolo": 0.75e-6, "deepforest": 1e-9}
 
 
 def picture(path: Path, *, located: bool = False, side: int = SIDE) -> Path:
@@ -65,14 +65,13 @@ def boxes_of(folder: Folder) -> dict[str, list[tuple[str, list[float]]]]:
 
 
 @st.composite
-def folders(draw: st.DrawFn) -> Folder:
+def folders(draw: st.DrawFn, *, blanks: bool) -> Folder:
     """Pictures of several sizes with boxes of classes of odd names, some without a box."""
     letters = st.characters(whitelist_categories=("L", "N"), whitelist_characters=" :#'\"&<{-")
     names = st.text(letters, min_size=1, max_size=8).map(lambda name: " ".join(name.split())).filter(bool)
     odd = st.sampled_from(["0", "1", "swimming pool", "yes", "null", "1.0", "ship & boat"])
-    classes = draw(
-        st.lists(st.one_of(names, odd), min_size=1, max_size=4, unique_by=lambda name: "_".join(name.split()))
-    )
+    named = st.one_of(names, odd).map(lambda name: name if blanks else name.replace(" ", "-"))
+    classes = draw(st.lists(named, min_size=1, max_size=4, unique=True))
     pictures = []
     for number in range(draw(st.integers(1, 3))):
         shape = draw(st.tuples(st.integers(8, 2000), st.integers(8, 2000)))
@@ -87,8 +86,10 @@ def folders(draw: st.DrawFn) -> Folder:
 
 @pytest.mark.parametrize("kind", FORMATS)
 @settings(max_examples=40)
-@given(written=folders())
-def test_what_was_written_is_read_back(kind: str, written: Folder) -> None:
+@given(data=st.data())
+def test_what_was_written_is_read_back(kind: str, data: st.DataObject) -> None:
+    written = data.draw(folders(blanks=kind != "kitti"))  # whose columns blanks tell apart
+    assert all(FORMATS[kind].can_name(name) for name in written.classes)
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         for each in written.pictures:
@@ -101,13 +102,11 @@ def test_what_was_written_is_read_back(kind: str, written: Folder) -> None:
     for each in written.pictures:
         assert each.shape is not None
         other = found[each.path.name]
-        names = ["_".join(name.split()) for name in each.names] if kind == "kitti" else list(each.names)
-        assert list(other.names) == names
+        told = each.xyxy.any(axis=1) | (kind != "deepforest")  # where a row of zeros is a picture of nothing
+        assert list(other.names) == list(each.names[told])
         slack = PRECISION[kind] * (max(each.shape) if kind == "yolo" else 1) + 1e-9
-        assert np.abs(other.in_pixels(each.shape) - each.xyxy).max(initial=0) <= slack
-    assert {"_".join(name.split()) for name in read.classes} >= {
-        "_".join(name.split()) for each in written.pictures for name in each.names
-    }
+        assert np.abs(other.in_pixels(each.shape) - each.xyxy[told]).max(initial=0) <= slack
+        assert set(read.classes) >= set(other.names)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -227,8 +226,9 @@ def test_the_same_name_in_two_folders_is_two_pictures(tmp_path: Path) -> None:
     text(tmp_path / "labels/val/2.txt", "0 0.5 0.5 0.5 0.5\n")
     folder = read_folder(tmp_path)
     found = {each.path.relative_to(tmp_path).as_posix(): list(each.names) for each in folder.pictures}
-    assert found == {"images/train/1.png": ["0"], "images/val/1.png": ["1"], "images/train/2.png": []}
-    assert "texts whose picture is not there: 1; pictures without a text, taken as empty: 1" in folder.report
+    # Whether the second picture of the first folder is a picture of nothing, or has lost its label, nobody knows.
+    assert found == {"images/train/1.png": ["0"], "images/val/1.png": ["1"]}
+    assert "texts whose picture is not there: 1; pictures of the same name" in folder.report
 
 
 def test_folders_may_be_called_anything(tmp_path: Path) -> None:
@@ -449,13 +449,6 @@ def test_a_box_that_is_mostly_inside_is_cut(tmp_path: Path) -> None:
     assert [50, 50, 64, 60] in [box for plan in data.plans for box in plan.boxes.xyxy.tolist()]
 
 
-def test_a_size_that_is_not_the_picture_s_is_told(tmp_path: Path) -> None:
-    root = _with_a_box(tmp_path, "<size/>")
-    size = "<size><width>640</width><height>64</height><depth>3</depth></size>"
-    text(root / "a.xml", voc(size, thing("roof", 10, 10, 30, 30)))
-    assert "pictures of another size than their labels give: 1" in gd.prepare_data(root).report
-
-
 def test_nothing_is_written_beside_the_pictures(tmp_path: Path) -> None:
     root = esri(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
@@ -547,7 +540,7 @@ def _voc(content: str) -> Callable[[Path], None]:
         (_yolo("0 0.5 0.5 0.5 0.5\n1 0.5 0.5\n"), None, "line 2 of .*a.txt is not YOLO"),
         (_yolo("0 120 80 30 30\n"), None, "line 1 of .*a.txt is not YOLO: .*shares of the picture"),
         (_yolo("0 0.5 0.5 0.5 0.5\n"), "kitti", "line 1 of .*a.txt is not KITTI"),
-        (_yolo("0 0.5 0.5 0.5 0.5\n"), "csv", "dataset_type must be one of coco, esri, kitti, voc, yolo"),
+        (_yolo("0 0.5 0.5 0.5 0.5\n"), "csv", "dataset_type must be one of coco, deepforest, esri, kitti, voc, yolo"),
         (_voc("<annotation><object>"), None, "a.xml cannot be read as XML"),
         (_voc(voc(thing("roof", 1, 2, 3, "four"))), None, "a bndbox in .*a.xml is not made of the numbers"),
         (_voc(voc(thing("roof", 90, 90, 99, 99))), None, r"no picture of .* \(boxes outside their picture: 1\)"),

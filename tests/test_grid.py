@@ -228,3 +228,19 @@ def test_longitude_and_latitude_are_nan_where_there_is_none():
     assert np.isnan(moon.to_lonlat(np.array([[5, 5]]))).all()
     with pytest.raises(NotGeoreferenced):
         Grid((100, 100)).to_lonlat(np.zeros((1, 2)))
+
+
+@given(windows((300, 400)), st.integers(1, 5), st.integers(1, 60))
+def test_windows_that_sample_one_lie_in_it_apart_and_cover_it_where_they_can(window: Window, n: int, side: int) -> None:
+    counts = np.zeros((300, 400), int)
+    sample = window.spread(n, side)
+    for each in sample:
+        assert max(each.width, each.height) <= side
+        counts[each.y : each.y + each.height, each.x : each.x + each.width] += 1
+    inside = np.s_[window.y : window.y + window.height, window.x : window.x + window.width]
+    assert counts.max() == 1
+    assert counts[inside].sum() == counts.sum()
+    assert len(sample) <= n * n
+    if max(window.width, window.height) <= n * side:
+        assert (counts[inside] == 1).all()
+    assert (Window(100, 0, 1000, 10).spread(2, 100)) == [Window(300, 0, 100, 10), Window(800, 0, 100, 10)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,8 @@ from geodetect.boxes import Boxes
 from geodetect.chips import DetectionData
 from geodetect.chips.chip import Chip, Chips
 from geodetect.chips.loaders import ChipLoader, loaders
-from geodetect.errors import ArgumentError, TrainingError
+from geodetect.errors import ArgumentError, RasterError, TrainingError
+from geodetect.grid import Grid, Window
 from geodetect.learner import training
 from geodetect.network.retinanet import Network
 from geodetect.stretch import Stretch
@@ -42,12 +45,13 @@ def data(scenes: dict[str, PaintedScene]) -> DetectionData:
 class SmallMemory:
     """A network's forward hook that runs out of memory above a number of chips, as an accelerator would."""
 
-    def __init__(self, network: Network, most: int) -> None:
-        self.most, self.seen = most, set[int]()
+    def __init__(self, network: Network, most: int, *, of_processor: bool = False) -> None:
+        self.most, self.of_processor, self.seen = most, of_processor, set[int]()
         self.handle = network.register_forward_pre_hook(self)
 
     def __call__(self, network: Network, inputs: tuple[torch.Tensor]) -> None:
         if len(inputs[0]) > self.most:
+            torch.empty(1 << 50 if self.of_processor else 0)  # torch's own error for the one memory
             raise torch.OutOfMemoryError("out of memory")
         self.seen.add(len(inputs[0]))
 
@@ -77,7 +81,7 @@ def test_parts_of_a_batch_give_the_steps_of_the_whole(data: DetectionData) -> No
 @pytest.mark.filterwarnings("ignore:the memory of")
 def test_a_chip_that_no_memory_holds_is_one_sentence(data: DetectionData) -> None:
     model = gd.RetinaNet(data, **MODEL)
-    SmallMemory(model.learner.model, most=0)
+    SmallMemory(model.learner.model, most=0, of_processor=True)
     with pytest.raises(TrainingError, match="does not hold 1 of the chips; choose a smaller batch_size"):
         model.fit(1, progress=False)
 
@@ -114,6 +118,7 @@ class Course(Callback):  # type: ignore[misc]
         self.recorder.values[-1][1] = self.given[self.epoch]
 
 
+@pytest.mark.filterwarnings("ignore:no training chip holds")
 def test_early_stopping_waits_five_epochs_for_a_better_one(
     data: DetectionData, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -166,6 +171,59 @@ def test_a_loss_that_is_no_number_names_the_chips(data: DetectionData) -> None:
         TrainingError, match=r"the loss is (nan|inf) at batch \d+ of epoch 0, on .*upright.tif \(x \d+ to"
     ):
         model.fit(1, lr=1e12, one_cycle=False, progress=False)
+
+
+@dataclass(frozen=True)
+class Gone:
+    """A raster that went away after it was opened, or takes the process that reads it with it."""
+
+    reader: Any
+    number: int = 0
+
+    @property
+    def grid(self) -> Grid:
+        return self.reader.grid
+
+    def read(self, window: Window) -> Any:
+        if self.number:
+            os.kill(os.getpid(), self.number)
+        raise RasterError("scene.tif cannot be read at pixels x 0 to 64; is the disk there?")
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_raster_that_goes_away_is_one_sentence(data: DetectionData, num_workers: int) -> None:
+    train = Chips([replace(plan, reader=Gone(plan.reader)) for plan in data.train.plans])
+    model = gd.RetinaNet(replace(data, train=train, num_workers=num_workers), **MODEL)
+    with pytest.raises(RasterError) as caught:
+        model.fit(1, progress=False)
+    assert str(caught.value) == "scene.tif cannot be read at pixels x 0 to 64; is the disk there?"
+
+
+def test_a_process_that_was_killed_is_one_sentence(data: DetectionData) -> None:
+    train = Chips([replace(plan, reader=Gone(plan.reader, signal.SIGKILL)) for plan in data.train.plans])
+    model = gd.RetinaNet(replace(data, train=train, num_workers=1), **MODEL)
+    with pytest.raises(TrainingError, match=r"a process that reads chips was killed, .* fewer num_workers"):
+        model.fit(1, progress=False)
+
+
+@pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")  # what fastai's finder was to tidy up
+@pytest.mark.parametrize("find_rate", [False, True])
+def test_a_norm_with_a_single_value_is_one_sentence(upright: PaintedScene, find_rate: bool) -> None:
+    data = gd.prepare_data(upright.path, upright.truth, chip_size=32, batch_size=1, num_workers=0)
+    model = gd.RetinaNet(data, **MODEL)
+    with pytest.raises(TrainingError, match=r"a batch of 1 chip\(s\) of 32 px .* larger chip_size, or a batch_size of"):
+        model.lr_find(plot=False) if find_rate else model.fit(1, progress=False)
+
+
+def test_classes_that_no_training_chip_holds_are_named(data: DetectionData) -> None:
+    reds = [plan for plan in data.train.plans if set(plan.boxes.labels) == {data.classes.index("red")}]
+    with pytest.warns(UserWarning, match="no training chip holds blue, which will not be learnt"):
+        gd.RetinaNet(replace(data, train=Chips(reds)), **MODEL)
+
+
+def test_names_that_no_format_holds_are_refused_before_training(data: DetectionData) -> None:
+    with pytest.raises(ArgumentError, match="classes must be names of one line without control characters"):
+        gd.RetinaNet(replace(data, classes=["red", "blue\x00"]), **MODEL)
 
 
 def test_chips_without_boxes_train_as_background(data: DetectionData) -> None:

@@ -372,3 +372,105 @@ def test_chips_of_a_cut_up_scene_are_exported_as_those_of_the_scene(
         with rasterio.open(a) as first, rasterio.open(b) as second:
             assert np.array_equal(first.read(), second.read())
             assert (first.transform, first.crs) == (second.transform, second.crs)
+
+
+# What is valid in files that say it in several ways
+
+
+def _side_by_side(folder: Path, *parts: np.ndarray, **profiles: object) -> list[Path]:
+    """Files of 64 px in a row; profiles by the number of the file, as `nodata_1=0`."""
+    files = []
+    for number, pixels in enumerate(parts, 1):
+        profile = {name[:-2]: value for name, value in profiles.items() if name.endswith(f"_{number}")}
+        window = Window(64 * (number - 1), 0, 64, 64)
+        grid = Grid((64, 64 * len(parts)), UPRIGHT, UTM).window(window)
+        files.append(write_raster(folder / f"{number}.tif", pixels, grid, **profile))
+    return files
+
+
+def _read(raster: object, **options: object) -> tuple[np.ndarray, np.ndarray]:
+    with RasterReader(raster, **options) as reader:
+        height, width = reader.grid.shape
+        return reader.read(Window(0, 0, width, height))
+
+
+def _as_each_alone(files: list[Path], **options: object) -> None:
+    """The files read as one scene as they read one by one."""
+    alone = [_read(file, **options) for file in files]
+    pixels, valid = _read(files, **options)
+    assert np.array_equal(valid, np.concatenate([each for _, each in alone], axis=1))
+    assert np.array_equal(pixels, np.concatenate([each for each, _ in alone], axis=2))
+
+
+def _part(dtype: str, value: float, *, bands: int = 3) -> np.ndarray:
+    """Noise with a value in all bands to the right, and in the last band alone at the top."""
+    pixels = np.random.default_rng(7).integers(20, 200, (bands, 64, 64)).astype(dtype)
+    pixels[:, :, 50:] = pixels[-1, :10] = value
+    return pixels
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+@pytest.mark.parametrize("bands", [1, 3])
+@pytest.mark.parametrize("others", [None, 7])
+def test_files_with_and_without_a_value_for_no_data_keep_their_own(tmp_path, dtype, bands, others) -> None:
+    value = 0 if dtype.startswith("u") else -9999
+    parts = _part(dtype, value, bands=bands), _part(dtype, 7, bands=bands)
+    files = _side_by_side(tmp_path, *parts, nodata_1=value, nodata_2=others)
+    _as_each_alone(files)
+    assert not _read(files)[1].all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata", "declared"),
+    [("float32", -9999, None), ("float32", -9999, -1), ("int16", -9999, -9999), ("uint8", 0, None), ("uint8", 0, 9)],
+)
+def test_a_value_that_is_told_counts_in_all_files(tmp_path, dtype, nodata, declared) -> None:
+    files = _side_by_side(tmp_path, _part(dtype, nodata), _part(dtype, nodata), nodata_2=declared)
+    _as_each_alone(files, nodata=nodata)
+    (whole,) = scenes_of(files, nodata=nodata)
+    assert np.array_equal(_read(pickle.loads(pickle.dumps(whole)))[1], _read(files, nodata=nodata)[1])
+
+
+@pytest.mark.parametrize("bands", [1, 3])
+def test_a_value_that_is_told_is_not_mixed_into_pixels_beside_it(tmp_path: Path, bands: int) -> None:
+    pixels = np.full((bands, 64, 64), 100, np.float32)
+    pixels[:, :, 50:] = -9999
+    files = _side_by_side(tmp_path, pixels, pixels)
+    shifted = write_raster(tmp_path / "3.tif", pixels, Grid((64, 64), UPRIGHT @ Affine.translation(128.4, 0.3), UTM))
+    got, valid = _read([*files, shifted], nodata=-9999)
+    assert np.unique(got[:, valid]).tolist() == [100]
+    assert valid.mean() == pytest.approx(50 / 64, abs=0.02)
+
+
+@pytest.mark.parametrize(("dtype", "full"), [("uint16", 2047), ("float32", 255), ("float32", 1), ("uint8", 255)])
+def test_alpha_of_any_size_is_a_mask_in_all_files(tmp_path: Path, dtype: str, full: int) -> None:
+    parts = [_part(dtype, 0), _part(dtype, 0)]
+    alpha = [full * (part[:1] > 0) for part in parts]
+    alpha[0][0, 30, :2] = full * 0.4, full * 0.6  # less than half is transparent
+    if full == 1:
+        alpha = [each.astype(dtype) for each in alpha]
+    pixels = [np.concatenate([part, each.astype(dtype)]) for part, each in zip(parts, alpha, strict=True)]
+    kind = {f"{name}_{i}": value for i in (1, 2) for name, value in (("photometric", "RGB"), ("alpha", "YES"))}
+    _as_each_alone(_side_by_side(tmp_path, *pixels, **kind))
+
+
+def test_transparent_colours_are_invalid_in_all_files(tmp_path: Path) -> None:
+    numbers = np.random.default_rng(0).integers(0, 4, (1, 64, 64)).astype(np.uint8)
+    files = _side_by_side(tmp_path, numbers, numbers, nodata_1=2)
+    for file in files:
+        with rasterio.open(file, "r+") as dataset:
+            dataset.write_colormap(1, {i: (i, 60 * i, 255 - i, 255) for i in range(4)})
+    _as_each_alone(files)
+    _as_each_alone(files, nodata=3)
+    assert np.array_equal(_read(files, nodata=3)[1], np.concatenate([numbers[0] < 2, numbers[0] < 3], axis=1))
+
+
+def test_one_warning_tells_of_scales_in_all_files_that_cannot_be(tmp_path: Path) -> None:
+    files = _side_by_side(tmp_path, *[_part("uint16", 0)] * 3)
+    for file in files:
+        with rasterio.open(file, "r+") as dataset:
+            dataset.scales = (0, 1, 1)
+    with pytest.warns(UserWarning, match=r"1\.tif .*0 and 0 in band 1.*2 other files") as warned:
+        pixels, _ = _read(files)
+    assert len(warned) == 1
+    assert pixels.dtype == np.uint16

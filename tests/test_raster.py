@@ -121,6 +121,15 @@ def test_resampling_equals_the_slow_loop(shape: tuple[int, int], target: tuple[i
     assert np.allclose(got, expected)
 
 
+def test_nothing_resampled_is_nothing() -> None:
+    down, across = Axis.of(20, 10, 2, 5), Axis.of(20, 40, 3, 7)
+    pixels = np.zeros((2, down.n_read, across.n_read), np.int16)
+    got, valid = resample(pixels, np.zeros(pixels.shape[1:], bool), down, across)
+    assert (got.shape, got.dtype, valid.shape) == ((2, 5, 7), np.int16, (5, 7))
+    assert not got.any()
+    assert not valid.any()
+
+
 def test_a_mean_of_four_by_hand() -> None:
     # (1 + 2 + 5 + 6) / 4 = 3.5, rounded to the even 4; of the right block two are valid: (3 + 8) / 2 = 5.5, to 6.
     pixels = np.array([[[1, 2, 3, 0], [5, 6, 0, 8]]], np.uint8)
@@ -203,9 +212,15 @@ def _four_bands(path: Path, fourth: np.ndarray, dtype: str = "uint8") -> Path:
     return path
 
 
-@pytest.mark.parametrize(("dtype", "full"), [("uint8", 255), ("uint16", 65535)])
+@pytest.mark.parametrize(
+    ("dtype", "full"),
+    [
+        *(("uint8", 255), ("uint8", 1), ("uint16", 65535), ("uint16", 255), ("uint16", 2047), ("uint16", 4095)),
+        *(("uint16", 1), ("int16", 32767), ("int16", 255), ("int32", 255), ("float32", 255), ("float32", 1)),
+    ],
+)
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-def test_alpha_of_nothing_and_full_is_a_mask(tmp_path: Path, dtype: str, full: int) -> None:
+def test_alpha_of_nothing_and_one_other_value_is_a_mask(tmp_path: Path, dtype: str, full: int) -> None:
     alpha = np.full((128, 96), full)
     alpha[:, :40] = 0
     reader = RasterReader(_four_bands(tmp_path / "rgba.tif", alpha, dtype))
@@ -233,6 +248,179 @@ def test_a_few_half_transparent_pixels_leave_alpha_a_mask(tmp_path: Path) -> Non
     reader = RasterReader(_four_bands(tmp_path / "soft.tif", alpha))
     assert reader.n_bands == 3
     assert reader.read(Window(40, 5, 2, 1))[1].tolist() == [[False, True]]
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_infrared_of_a_nearly_empty_scene_is_a_fourth_band(tmp_path: Path) -> None:
+    infrared = np.zeros((512, 512), int)
+    infrared[:45, :45] = np.random.default_rng(1).integers(1, 256, (45, 45))  # 0.8 % of all pixels
+    assert RasterReader(_four_bands(tmp_path / "rgbn.tif", infrared)).bands == (1, 2, 3, 4)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_alpha_that_is_transparent_where_it_is_looked_at_is_a_mask(tmp_path: Path, dtype: str) -> None:
+    alpha = np.zeros((640, 640), int)
+    alpha[0:3, 0:3] = 255  # places that are looked at begin further in
+    reader = RasterReader(_four_bands(tmp_path / "rgba.tif", alpha, dtype))
+    assert reader.bands == (1, 2, 3)
+    assert np.array_equal(reader.read(Window(0, 0, 640, 640))[1], alpha > 0)
+
+
+def _disc() -> np.ndarray:
+    y, x = np.indices((512, 512))
+    return np.hypot(x - 256, y - 256) < 200
+
+
+def test_alpha_that_lossy_compression_has_blurred_is_a_mask(tmp_path: Path) -> None:
+    pixels = np.concatenate([_noise((3, 512, 512)), 255 * _disc()[None].astype(np.uint8)])
+    grid = Grid((512, 512), UPRIGHT, UTM)
+    path = write_raster(tmp_path / "rgba.tif", pixels, grid, photometric="RGB", alpha="YES", compress="jpeg")
+    with rasterio.open(path) as dataset:
+        assert len(np.unique(dataset.read(4))) > 2
+    reader = RasterReader(path)
+    assert reader.bands == (1, 2, 3)
+    assert np.mean(reader.read(Window(0, 0, 512, 512))[1] != _disc()) < 0.002
+
+
+def _with_mask(path: Path, mask: np.ndarray, **profile: object) -> Path:
+    """A raster of 512 px with a mask in a file beside it."""
+    write_raster(path, _noise((3, 512, 512)), Grid((512, 512), UPRIGHT, UTM))
+    beside = path.with_name(f"{path.name}.msk")
+    write_raster(beside, mask[None], **profile)
+    with rasterio.open(beside, "r+") as dataset:
+        dataset.update_tags(INTERNAL_MASK_FLAGS_1="2")
+    return path
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_a_mask_that_lossy_compression_has_blurred_keeps_its_place(tmp_path: Path) -> None:
+    blurred = _with_mask(tmp_path / "blurred.tif", 255 * _disc().astype(np.uint8), compress="jpeg", jpeg_quality=40)
+    assert np.mean(_whole(blurred)[1] != _disc()) < 0.002
+    ones = _with_mask(tmp_path / "ones.tif", _disc().astype(np.uint8))  # as GDAL has it, anything but 0 is valid
+    assert np.array_equal(_whole(ones)[1], _disc())
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize("side", [256, 1024])
+def test_a_mask_of_another_size_is_refused(tmp_path: Path, side: int) -> None:
+    path = _with_mask(tmp_path / "shrunk.tif", np.full((side, side), 255, np.uint8))
+    with pytest.raises(RasterError, match=rf"the mask of shrunk\.tif, .*shrunk\.tif\.msk, .* 512 x 512 px; got {side}"):
+        RasterReader(path)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_an_alpha_band_is_looked_at_once(tmp_path: Path) -> None:
+    alpha = np.full((640, 640), 255)
+    alpha[:, :320] = 0
+    path = _four_bands(tmp_path / "rgba.tif", alpha)
+    reader = RasterReader(path)
+    path.write_bytes(_four_bands(tmp_path / "other.tif", np.arange(640) % 250 + np.ones((640, 1))).read_bytes())
+    assert RasterReader(path).bands == (1, 2, 3, 4)
+    assert RasterReader(reader.source).bands == (1, 2, 3) == pickle.loads(pickle.dumps(reader)).bands
+
+
+# A value for no data that the file does not declare
+
+SQUARE = Grid((2, 2), UPRIGHT, UTM)
+LOWEST = float(np.finfo(np.float32).min)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "held", "nodata"),
+    [
+        *(("float32", -9999, -9999), ("float32", LOWEST, -3.4e38), ("float32", LOWEST, -3.4028235e38)),
+        *(("float64", -3.4e38, -3.4e38), ("int16", -32768, -32768), ("uint8", 0, 0), ("uint16", 65535, 65535.0)),
+    ],
+)
+def test_a_value_that_is_told_is_no_data(tmp_path: Path, dtype: str, held: float, nodata: float) -> None:
+    pixels = np.array([[[held, 5], [7, 8]]], dtype)
+    path = write_raster(tmp_path / "told.tif", pixels, SQUARE, tiled=False)
+    got, valid = _whole(path, nodata=nodata)
+    assert valid.tolist() == [[False, True], [True, True]]
+    assert got.tolist() == [[[0, 5], [7, 8]]]
+    assert _whole(path)[1].all()
+    assert not RasterReader(path, nodata=nodata).all_valid
+    assert not pickle.loads(pickle.dumps(RasterReader(path, nodata=nodata))).read(Window(0, 0, 1, 1))[1].any()
+
+
+def test_what_is_told_counts_beside_what_the_file_declares(tmp_path: Path) -> None:
+    pixels = np.array([[[-1, -9999], [7, 8]]], np.float32)
+    path = write_raster(tmp_path / "both.tif", pixels, SQUARE, tiled=False, nodata=-1)
+    assert _whole(path, nodata=-9999)[1].tolist() == [[False, False], [True, True]]
+    assert _whole(path, nodata=-1)[1].tolist() == [[False, True], [True, True]]
+
+
+def test_a_colour_that_is_told_counts_where_all_bands_hold_it(tmp_path: Path) -> None:
+    pixels = np.array([[[0, 0, 7]], [[0, 9, 7]]], np.uint8)
+    path = write_raster(tmp_path / "black.tif", pixels, Grid((1, 3), UPRIGHT, UTM), tiled=False)
+    assert _whole(path, nodata=0)[1].tolist() == [[False, True, True]]
+    pixels = np.array([[[-9999, 0, 7]], [[5, -9999, 7]]], np.int16)
+    path = write_raster(tmp_path / "odd.tif", pixels, Grid((1, 3), UPRIGHT, UTM), tiled=False)
+    assert _whole(path, nodata=-9999)[1].tolist() == [[False, False, True]]
+
+
+def test_a_value_that_pixels_cannot_hold_is_refused(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "bytes.tif", _noise((1, 2, 2)), SQUARE, tiled=False)
+    for nodata in (-9999, 256, 0.5, np.nan, np.inf):
+        with pytest.raises(
+            RasterError, match=r"bytes\.tif can hold, a whole number from 0 to 255 \(uint8\); got nodata"
+        ):
+            RasterReader(path, nodata=nodata)
+    for nodata in ("-9999", True, [1]):
+        with pytest.raises(ArgumentError, match="nodata must be a number"):
+            RasterReader(path, nodata=nodata)
+    real = write_raster(tmp_path / "real.tif", np.array([[[np.nan, np.inf], [1, 2]]], np.float32), SQUARE, tiled=False)
+    for nodata in (np.nan, np.inf):  # never valid anyway
+        assert _whole(real, nodata=nodata)[1].tolist() == [[False, False], [True, True]]
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_a_number_of_a_palette_may_stand_for_no_data(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "palette.tif", np.array([[[0, 1, 2]]], np.uint8), tiled=False)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.write_colormap(1, {0: (1, 1, 1, 255), 1: (2, 2, 2, 255), 2: (1, 2, 3, 255)})
+    assert _whole(path, nodata=1)[1].tolist() == [[True, False, True]]
+
+
+# Ground without data
+
+
+@pytest.mark.parametrize("kind", ["sparse", "stored", "mask", "alpha", "real"])
+@pytest.mark.parametrize("pixel_size_m", [None, 1.5])
+def test_a_nearly_empty_raster_reads_as_rasterio_reads_it(
+    tmp_path: Path, kind: str, pixel_size_m: float | None
+) -> None:
+    pixels = np.zeros((3, 640, 640), np.float32 if kind == "real" else np.uint8)
+    pixels[:, 70:300, 200:330] = _noise((3, 230, 130))
+    path, profile = tmp_path / f"{kind}.tif", {"compress": "deflate", "interleave": "band"}
+    if kind in ("sparse", "stored", "real"):
+        profile |= {"nodata": 0, "sparse_ok": kind != "stored"}
+    if kind == "alpha":
+        pixels = np.concatenate([pixels, 255 * (pixels[:1] > 0).astype(np.uint8)])
+        profile |= {"photometric": "RGB", "alpha": "YES"}
+    write_raster(path, pixels, Grid((640, 640), UPRIGHT, UTM), **profile)
+    if kind == "mask":
+        with rasterio.open(path, "r+") as dataset:
+            dataset.write_mask(pixels[0] > 0)
+    if kind == "sparse":
+        with rasterio.open(path, "r+", SPARSE_OK=True) as dataset:
+            dataset.build_overviews([2], Resampling.nearest)
+            assert dataset.get_tag_item("BLOCK_OFFSET_0_0", "TIFF", bidx=1) is None
+    reader = RasterReader(path, pixel_size_m=pixel_size_m)
+    height, width = reader.grid.shape
+    for window in (Window(0, 0, width, height), Window(width // 4, height // 8, width // 3, height // 4)):
+        got, valid = reader.read(window)
+        if pixel_size_m is None:
+            x1, y1, x2, y2 = window.xyxy
+            assert np.array_equal(got, pixels[:3, y1:y2, x1:x2])
+            assert np.array_equal(valid, (pixels[:3] > 0).any(axis=0)[y1:y2, x1:x2])
+        got += 1  # they are the caller's own
+    empty, invalid = reader.read(Window(0, height - 8, 8, 8))
+    assert not invalid.any()
+    assert not empty.any()
+    assert (empty.shape, empty.dtype) == ((3, 8, 8), pixels.dtype)
+    assert reader.read(Window(0, 0, width, height))[1].mean() == pytest.approx((pixels[0] > 0).mean(), abs=0.005)
 
 
 GRID = Grid((64, 64), UPRIGHT, UTM)
@@ -299,6 +487,30 @@ def test_scale_and_offset_are_applied(tmp_path: Path) -> None:
     assert pixels.tolist() == [[[4, 9]], [[10, 0]]]
     assert pixels.dtype == np.float32
     assert valid.all()
+
+
+@pytest.mark.parametrize(
+    ("scales", "offsets", "band", "first"),
+    [
+        # 10 and 20 in the first band: 0.5 * 10 + 1, 0.5 * 20 + 1 where both are of use
+        ((0.0, 0.5), (0.0, 1.0), "0 and 0 in band 1", [10, 20]),
+        ((np.nan, 0.5), (0.0, 1.0), "nan and 0 in band 1", [10, 20]),
+        ((np.inf, 0.5), (0.0, 1.0), "inf and 0 in band 1", [10, 20]),
+        ((0.5, 0.0), (1.0, np.nan), "0 and nan in band 2", [6, 11]),
+        ((0.5, 1.0), (np.nan, 0.0), "0.5 and nan in band 1", [5, 10]),
+        ((1.0, 1.0), (-np.inf, 0.0), "1 and -inf in band 1", [10, 20]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_scales_and_offsets_that_cannot_be_are_left_out(tmp_path, scales, offsets, band, first) -> None:
+    path = write_raster(tmp_path / "scaled.tif", np.array([[[10, 20]], [[30, 40]]], np.uint16), tiled=False)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.scales, dataset.offsets = scales, offsets
+    with pytest.warns(UserWarning, match=rf"scaled\.tif .*{band}.* ignored.*gdal_edit") as warned:
+        reader = RasterReader(path)
+    assert len(warned) == 1
+    assert reader.read(Window(0, 0, 2, 1))[0][0].tolist() == [first]
+    assert RasterReader(reader.source).read(Window(0, 0, 2, 1))[0][0].tolist() == [first]  # without a word
 
 
 def test_bands_of_two_types_are_read_as_the_wider_one(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from geodetect.chips.sources import from_raster
 from geodetect.errors import GeodetectError, NotGeoreferenced
 from geodetect.grid import Window
 from geodetect.raster import RasterReader
+from geodetect.stretch import Numbers, Sample
 from geodetect.vector.labels import read_area, read_labels
 
 
@@ -224,3 +226,27 @@ def test_voc_of_a_mixed_folder(real_data: Path) -> None:
     data = gd.prepare_data(real_data / "train/trees_deepforest", dataset_type="voc")
     assert data.classes == ["Alive", "Dead", "Tree"]
     assert "annotations whose picture is not there: 1" in data.report
+
+
+def _numbers(path: Path) -> Numbers:
+    with RasterReader(path) as reader:
+        height, width = reader.grid.shape
+        sample = Sample(reader.read(part) for part in Window(0, 0, width, height).spread(4, 64))
+    assert sample.undeclared(path.name) == ""
+    numbers = sample.numbers()
+    assert numbers is not None
+    return numbers
+
+
+def test_scenes_of_one_kind_are_alike_and_of_another_are_not(real_data: Path) -> None:
+    bytes_ = ["scenes/banepa/banepa_utm45n_15cm.tif", "scenes/uav_field/dummy_fotomap_small.tif"]
+    bytes_ += [str(path) for path in sorted((real_data / "train").rglob("*.tif"))]
+    numbers = [each for path in bytes_ if len((each := _numbers(real_data / path)).quantiles) == 3]
+    assert len(numbers) > 10
+    ships = [
+        _numbers(real_data / f"train/ships_sentinel2_coco/{port}/{port}_rgb.tiff")
+        for port in ("honolulu", "casablanca")
+    ]
+    for kind in (numbers, ships):
+        assert not any(one.are_unlike(other) for one, other in permutations(kind, 2))
+    assert all(one.are_unlike(other) and other.are_unlike(one) for one, other in product(numbers, ships))

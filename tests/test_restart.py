@@ -129,6 +129,7 @@ def test_a_journal_serves_any_format(tall, undisturbed, tmp_path):
     ("keywords", "message"),
     [
         ({"nms_iou": 0.4}, "begun with nms_iou 0.5, not 0.4"),
+        ({"nodata": 7}, "begun with nodata None, not 7"),
         ({"overlap": 20}, "begun with overlap 24, not 20"),
         ({"min_score": {"red": 0.6}}, "begun with min_score .*0.5.*, not .*0.6"),
         ({"aoi": shapely.box(353_000, 3_056_000, 353_020, 3_057_000)}, "begun with aoi None, not [0-9a-f]{8}"),

@@ -17,7 +17,7 @@ from geodetect.chips.chip import ChipPlan
 from geodetect.chips.split import Split, at_random, by_blocks, footprints_of, parted
 from geodetect.errors import ArgumentError, LabelsError
 from geodetect.grid import Grid, Tiling, Window
-from tests.fakes import ROTATED, UPRIGHT, UTM, FakeReader, outlines
+from tests.fakes import ROTATED, UPRIGHT, UTM, FakeReader, PaintedScene, outlines
 
 
 def _ones(n_chips: int) -> np.ndarray:
@@ -182,3 +182,11 @@ def test_every_world_file_is_rounded_a_little(tmp_path: Path) -> None:
     near = [Grid((32, 32), grid.transform @ Affine.translation(0.1 * (i % 2), 0), UTM) for i, grid in enumerate(grids)]
     _, _, left_out = parted(_plans(near), 0.2, "blocks", 0)
     assert left_out == []
+
+
+@pytest.mark.parametrize("split", ["blocks", "random"])
+def test_a_raster_no_larger_than_a_chip_is_said_to_be(upright: PaintedScene, split: str) -> None:
+    with pytest.raises(
+        ArgumentError, match=r"upright.tif is no larger than one chip, 224 x 160 px, .* choose a smaller chip_size"
+    ):
+        gd.prepare_data(upright.path, upright.truth, chip_size=512, split=split)

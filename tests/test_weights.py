@@ -17,8 +17,8 @@ from torchvision.models.detection import retinanet_resnet50_fpn
 import geodetect as gd
 from geodetect.errors import ArgumentError, GeodetectError, ModelError, TrainingError
 from geodetect.learner.weights import is_saved_detector, read
-from geodetect.stretch import IMAGENET
-from tests.fakes import PaintedScene
+from geodetect.stretch import IMAGENET, Numbers, Stretch
+from tests.fakes import PaintedScene, trained
 from tests.test_published import as_published, torchvisions
 
 SMALL = {"backbone": "resnet18", "scales": "auto"}
@@ -28,6 +28,12 @@ SMALL = {"backbone": "resnet18", "scales": "auto"}
 def data(scenes: dict[str, PaintedScene]) -> gd.DetectionData:
     upright = scenes["upright"]
     return gd.prepare_data(upright.path, labels=upright.truth, chip_size=64, overlap=32, batch_size=4)
+
+
+def learnt(model: gd.RetinaNet) -> gd.RetinaNet:
+    """The model as one that can be saved without a warning."""
+    trained(model.detector.network)
+    return model
 
 
 def network_of(model: gd.RetinaNet) -> dict[str, Tensor]:
@@ -73,7 +79,7 @@ def test_a_classifiers_file_gives_the_backbone(data: gd.DetectionData, tmp_path:
 
 
 def test_a_saved_detector_is_taken(data: gd.DetectionData, tmp_path: Path) -> None:
-    model = gd.RetinaNet(data, weights=None, **SMALL)
+    model = learnt(gd.RetinaNet(data, weights=None, **SMALL))
     model.detector.network.set_norm_eps(0.0)
     path = model.save(tmp_path / "saved.safetensors")
     again = gd.RetinaNet(data, weights=path, seed=1, **SMALL)
@@ -82,9 +88,36 @@ def test_a_saved_detector_is_taken(data: gd.DetectionData, tmp_path: Path) -> No
     assert again.detector.network.norm_eps == 0
 
 
+def test_a_file_is_loaded_on_the_device_that_was_asked_for(
+    data: gd.DetectionData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = learnt(gd.RetinaNet(data, weights=None, device="cpu", **SMALL)).save(tmp_path / "saved.safetensors")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)  # and any use of it fails here
+    for model in (
+        gd.RetinaNet(data, weights=path, device="cpu", **SMALL),
+        gd.RetinaNet.from_model(path, device="cpu"),
+        gd.RetinaNet.from_model(path, data, device=torch.device("cpu")),
+    ):
+        assert model.detector.device.type == "cpu"
+        model.load(path)
+    with pytest.raises(ArgumentError, match="no device 'abacus' here"):
+        gd.RetinaNet.from_model(path, device="abacus")
+
+
+@pytest.mark.parametrize("name", ["format_version", "checksum"])
+def test_a_damaged_detector_is_not_taken_for_anothers_weights(
+    data: gd.DetectionData, tmp_path: Path, name: str
+) -> None:
+    path = learnt(gd.RetinaNet(data, weights=None, **SMALL)).save(tmp_path / "saved.safetensors")
+    path.write_bytes(path.read_bytes().replace(name.encode(), name.replace("o", "k").replace("h", "j").encode(), 1))
+    with pytest.raises(ModelError, match=r"is damaged: .* checksum"):
+        gd.RetinaNet(data, weights=path, **SMALL)
+
+
 @pytest.mark.filterwarnings("ignore:.*overlap no anchor")
 def test_a_detector_of_other_classes_or_anchors_is_a_beginning(data: gd.DetectionData, tmp_path: Path) -> None:
-    path = gd.RetinaNet(data, weights=None, **SMALL).save(tmp_path / "saved.safetensors")
+    with pytest.warns(UserWarning, match="this model has learnt nothing yet"):
+        path = gd.RetinaNet(data, weights=None, **SMALL).save(tmp_path / "saved.safetensors")
     with pytest.warns(
         UserWarning, match="saved.safetensors finds blue, red, this model barn, red; the last layer of the"
     ):
@@ -103,7 +136,7 @@ def test_a_detector_of_other_classes_or_anchors_is_a_beginning(data: gd.Detectio
 def test_heads_are_normed_unless_asked_otherwise_and_so_is_what_is_saved(
     data: gd.DetectionData, tmp_path: Path, asked: bool | None
 ) -> None:
-    model = gd.RetinaNet(data, weights=None, head_norm=asked, **SMALL)
+    model = learnt(gd.RetinaNet(data, weights=None, head_norm=asked, **SMALL))
     assert model.detector.network.head_norm == (asked is not False)
     path = model.save(tmp_path / "saved.safetensors")
     assert gd.load_detector(path).network.head_norm == (asked is not False)
@@ -224,7 +257,7 @@ def test_data_without_anything_to_learn_is_refused(data: gd.DetectionData) -> No
 
 
 def test_a_finer_level_travels_in_the_file(data: gd.DetectionData, tmp_path: Path) -> None:
-    model = gd.RetinaNet(data, weights=None, levels=(2, 7), **SMALL)
+    model = learnt(gd.RetinaNet(data, weights=None, levels=(2, 7), **SMALL))
     path = model.save(tmp_path / "finer.safetensors")
     again = gd.load_detector(path, device="cpu")
     assert again.network.spec.levels == (2, 7)
@@ -233,3 +266,35 @@ def test_a_finer_level_travels_in_the_file(data: gd.DetectionData, tmp_path: Pat
     usual = gd.RetinaNet(data, weights=None, **SMALL)
     with pytest.raises(ModelError, match="anchors of"):
         usual.load(path)
+
+
+def test_data_in_other_units_than_a_saved_detectors_are_told_of(data: gd.DetectionData, tmp_path: Path) -> None:
+    first = gd.RetinaNet(data, weights=None, **SMALL)
+    assert first.detector.stretch.numbers == data.stretch.numbers
+    path = first.save(tmp_path / "saved.safetensors")
+    shrunk = Numbers("float32", [[value / 60_000 for value in band] for band in data.stretch.numbers.quantiles])
+    other = replace(data, dtype="float32", stretch=Stretch((0.1,) * 3, (0.1,) * 3, shrunk))
+    told = r"saved\.safetensors was trained on uint16 from 0 to 60000; it goes on with float32 from 0 to 1"
+    with pytest.warns(UserWarning, match=told):
+        again = gd.RetinaNet(other, weights=path, **SMALL)
+    with pytest.warns(UserWarning, match=told):
+        gone_on = gd.RetinaNet.from_model(path, other)
+    for model in (again, gone_on):
+        assert model.detector.stretch == data.stretch  # the weights are for these
+        assert model.detector.stretch.numbers == shrunk
+    gd.RetinaNet.from_model(path, data)  # without a word
+
+
+def test_imagenets_constants_come_with_the_numbers_of_the_data(data: gd.DetectionData, tmp_path: Path) -> None:
+    torch.save(models.resnet18().state_dict(), tmp_path / "classifier.pth")
+    model = gd.RetinaNet(replace(data, dtype="uint8"), weights=tmp_path / "classifier.pth", **SMALL)
+    assert model.detector.stretch == IMAGENET
+    assert model.detector.stretch.numbers == data.stretch.numbers
+
+
+def test_a_picture_in_other_units_is_told_of(data: gd.DetectionData) -> None:
+    model = gd.RetinaNet(data, weights=None, **SMALL)
+    chip = data.train[0].pixels
+    model.predict(chip, min_score=0.99)
+    with pytest.warns(UserWarning, match="the image holds float64 .* trained on uint16"):
+        model.predict(chip / 65_535, min_score=0.99)

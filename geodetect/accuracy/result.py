@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from geodetect import plots
 from geodetect.accuracy.page import page_of
 from geodetect.errors import OutputError
+from geodetect.facts import html_rows, text_of
 from geodetect.vector.outputs import check_place, through_links
 from geodetect.vector.writers import write_features
 
@@ -39,6 +40,17 @@ class Accuracy:
     curve: pd.DataFrame
     confusion: pd.DataFrame
     match_iou: float
+
+    def __repr__(self) -> str:
+        every = self.table.loc["all"]
+        told = {name: float(every[name]) for name in ("precision", "recall", "f1", "ap")}
+        counts = {name.upper(): int(every[name]) for name in ("tp", "fp", "fn")}
+        return f"Accuracy({text_of(told)}; {text_of(counts)}; best score {text_of(self.best_score)})"
+
+    def _repr_html_(self) -> str:
+        rows = [[name, *row] for name, row in zip(self.table.index, self.table.to_numpy(object), strict=True)]
+        title = f"Accuracy at IoU {self.match_iou:g}; best score {text_of(self.best_score)}"
+        return html_rows(title, ["", *self.table.columns], rows)
 
     def plot(self) -> Figure:
         """A figure of precision over recall, and of both and F1 over the score, with the best score marked."""

@@ -38,12 +38,14 @@ class ChipPlan:
         boxes: true boxes in chip pixels, cut at the chip's edges.
         objects: boxes in scene pixels of all objects with their centre in the chip, not cut at its edges; also of
             those that it shows too little of. None: they are the boxes.
+        original: what the picture is one of several copies of, which a split keeps together; None where it has none.
     """
 
     reader: Reader = field(repr=False)
     window: Window
     boxes: Boxes
     objects: Boxes | None = field(default=None, repr=False)
+    original: str | None = field(default=None, kw_only=True)
 
     def relabelled(self, number: np.ndarray) -> ChipPlan:
         """The chip with `number[label]` as label of each box and object; those that get -1 are gone."""

@@ -19,11 +19,10 @@ from geodetect.boxes import Boxes
 from geodetect.chips.chip import ChipPlan
 from geodetect.errors import ArgumentError, check_seed, is_number, is_share
 from geodetect.grid import Tiling, Window
-from geodetect.raster import MaskedReader, Reader
+from geodetect.raster import MaskedReader, Reader, mostly_valid
 from geodetect.windows import Windows, check_stride, tilings_over
 
 MIN_SIDE = 2.0  # px; what is narrower after cutting is a sliver that nothing can be learnt from
-_MIN_VALID = 0.5  # of a box; of an object that lies mostly where the raster holds no data nothing can be learnt either
 _PLAN_BYTES = 2000  # of a chip that is planned
 _LARGEST_WHOLE = 1024  # px; pictures up to this size are chips as they are
 _USUAL_CHIP = 512
@@ -44,6 +43,7 @@ class Cutting:
     min_visible: float = 0.3
     negatives: float = 1.0
     seed: int = 42
+    nodata: float | None = None
 
     def __post_init__(self) -> None:
         if self.chip_size is not None:
@@ -229,16 +229,10 @@ def _centred(every: Boxes, windows: Sequence[Window]) -> list[Boxes]:
 
 
 def _on_data(reader: Reader, window: Window, boxes: Boxes) -> Boxes:
-    """The boxes of a window of which at least half is valid, counted by the pixels whose centre they hold."""
+    """The boxes of a window that lie on data."""
     if reader.all_valid or not len(boxes):
         return boxes
-    _, valid = reader.read(window)
-    if valid.all():
-        return boxes
-    low, high = np.split(np.round(boxes.xyxy).astype(int), 2, axis=1)
-    high = np.maximum(high, low + 1)
-    share = [valid[y1:y2, x1:x2].mean() for (x1, y1), (x2, y2) in zip(low, high, strict=True)]
-    return boxes[np.array(share) >= _MIN_VALID]
+    return boxes[mostly_valid(boxes, reader.read(window)[1])]
 
 
 def reasons(cutting: Cutting) -> dict[Fate, str]:

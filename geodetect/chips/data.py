@@ -12,6 +12,7 @@ import pandas as pd
 from geodetect.chips.chip import ChipPlan, Chips
 from geodetect.chips.reach import LEVELS, PYRAMIDS, REACHED, AnchorSuggestion, best_iou, suggest
 from geodetect.errors import ArgumentError
+from geodetect.facts import html_table, listed
 from geodetect.plots import check_rows, chip_figure
 from geodetect.stretch import Stretch
 
@@ -32,7 +33,7 @@ class DetectionData:
         bands: the raster's bands, counted from 1.
         stretch: mean and standard deviation of each band, from a sample of the training chips.
         dtype: the pixels' numpy dtype.
-        left_out: chips on the border of both parts, in neither.
+        left_out: chips in neither part: on the border of both, or of a data set's own part to test with.
         batch_size: chips in a batch.
         transforms: whether training batches are changed at random.
         num_workers: processes that read; None chooses.
@@ -57,11 +58,24 @@ class DetectionData:
     seed: int = 42
     report: str = ""
 
+    @property
+    def _facts(self) -> dict[str, str]:
+        counts = sum(np.bincount(plan.boxes.labels, minlength=len(self.classes)) for plan in self.plans)
+        at = "" if self.pixel_size_m is None else f" of {self.pixel_size_m:.4g} m"
+        return {
+            "objects": listed(f"{name} {n:,}" for name, n in zip(self.classes, np.atleast_1d(counts), strict=True)),
+            "chips": f"{len(self.train):,} to train, {len(self.valid):,} to validate"
+            + (f", {len(self.left_out):,} left out on the border" if len(self.left_out) else ""),
+            "size": f"{self.chip_size} px{at}",
+            "pixels": f"bands {listed(self.bands)} ({self.dtype})",
+            **({"report": self.report} if self.report else {}),
+        }
+
     def __repr__(self) -> str:
-        return (
-            f"DetectionData({', '.join(self.classes)}: {len(self.train)} chips to train, {len(self.valid)} to "
-            f"validate, {len(self.left_out)} left out on the border; {self.chip_size} px)"
-        )
+        return f"DetectionData({'; '.join(self._facts.values())})"
+
+    def _repr_html_(self) -> str:
+        return html_table("DetectionData", self._facts)
 
     @property
     def plans(self) -> tuple[ChipPlan, ...]:
@@ -89,7 +103,7 @@ class DetectionData:
         Returns:
             columns `chips` (with such an object), `objects`, `median_px`, `median_m`, and `unreached`, the
             share of objects that no default anchor overlaps by 0.5. `attrs` holds the number of chips
-            that `train`, that are `valid`, and that were `left_out` on the border of both.
+            that `train`, that are `valid`, and that were `left_out`.
         """
         objects = self._objects()
         rows = {name: _summary(objects[objects["label"] == i]) for i, name in enumerate(self.classes)}

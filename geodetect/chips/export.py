@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,19 +23,21 @@ from geodetect.bar import Bar
 from geodetect.chips.chip import ChipPlan
 from geodetect.chips.cut import Cutting
 from geodetect.chips.formats import FORMATS, IMAGES, Folder, Picture
-from geodetect.chips.formats.picture import sentence
-from geodetect.chips.outdir import check_same, check_spared, checked, started
+from geodetect.chips.formats.picture import TRAIN, UNLISTED, VALID, is_plain, sentence
+from geodetect.chips.outdir import check_spared, checked, is_complete, started
 from geodetect.chips.sources import Source, from_raster
-from geodetect.errors import ArgumentError
+from geodetect.chips.split import parted
+from geodetect.errors import ArgumentError, LabelsError
 from geodetect.raster import CHIP_FORMATS, MaskedReader, Rasters, check_chip_format, files_of, write_chip
 from geodetect.vector.opening import Area, Vectors
-from geodetect.vector.writers import check_texts, write_features
+from geodetect.vector.writers import write_features
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
 _MAP = "chips"
 _WGS84 = CRS.from_epsg(4326)
+_VALID_SHARE = 0.2  # of chips in the part to validate on, where a format has parts; `prepare_data`'s own
 _ON_MAP = 1000  # chips whose outlines are held at once
 
 
@@ -57,22 +60,24 @@ def export_training_data(
     negatives: float = 0.0,
     seed: int = 42,
     overwrite: bool = False,
+    nodata: float | None = None,
     progress: bool = True,
 ) -> Path:
-    """The folder `out_dir`, holding chips of the raster in `images`, their boxes, and a map of both.
+    """Cut rasters into chips in a folder, with the boxes of their labels and a map of both.
 
-    A run that was stopped and comes to the same plan again goes on where it was; each chip
-    appears under its name when it is complete. The map, `chips.geojson`, shows where the chips lie and
-    what was labelled in each; where the raster's CRS knows no way to WGS 84 it is `chips.gpkg`. Labels that no chip
-    holds, though they lie on the raster, are told of in a warning.
+    A run that was stopped and comes to the same plan again goes on where it was; one that was complete says so and
+    returns at once. Each chip appears under its name when it is complete, and `export.json` when everything is. The
+    map, `chips.geojson`, shows where the chips lie and what was labelled in each; where the raster's CRS knows no way
+    to WGS 84 it is `chips.gpkg`. A warning counts the labels that lie on the raster and are in no chip.
 
     Args:
         raster: the raster to cut: a path, a URL, a list of them, a folder of GeoTIFFs or a pattern (one scene), or a
             STAC item.
         labels: a vector file, several in a list, a folder or a pattern, or a GeoDataFrame, in any CRS.
         out_dir: a folder that is empty or not there yet.
-        metadata_format: layout of the labels: "coco", "voc", "yolo", "kitti", or "esri", which is ArcGIS' own
-            with boxes as Pascal VOC.
+        metadata_format: layout of the labels: "coco"; "voc"; "yolo", with lists of the chips to train and to validate
+            on, split as in `prepare_data`; "kitti"; "esri", which is ArcGIS' own with boxes as Pascal VOC; or
+            "deepforest", a CSV.
         chip_size: side of a chip in pixels.
         overlap: how much neighbouring chips share, in pixels; None is 0.
         chip_format: "tif" for GeoTIFFs; "png" (1 or 3 bands of 8 or 16 bits) and "jpg" (of 8 bits) say where they lie
@@ -90,6 +95,7 @@ def export_training_data(
         negatives: chips without an object, as a share of those with one; 0 or more.
         seed: which chips without an object are kept.
         overwrite: empty `out_dir` first, whatever it holds but the raster, the labels and the aoi.
+        nodata: value that stands for no data, besides those that the raster declares itself, which stay so.
         progress: show a progress bar.
 
     Raises:
@@ -102,7 +108,7 @@ def export_training_data(
     ):
         if value not in list(known):
             raise ArgumentError(f"{name} must be one of {', '.join(sorted(known))}; got {value!r}")
-    cutting = Cutting(chip_size, overlap or 0, pixel_size_m, bands, min_visible, negatives, seed)
+    cutting = Cutting(chip_size, overlap or 0, pixel_size_m, bands, min_visible, negatives, seed, nodata)
     out_dir = checked(out_dir, overwrite=overwrite)
     if overwrite:
         check_spared(out_dir, raster, labels, aoi)
@@ -117,28 +123,30 @@ def export_training_data(
     )
     check_chip_format(chip_format, len(source.bands), source.dtype)
     _check_names(source.classes, metadata_format)
-    check_texts(source.classes, out_dir / f"{_MAP}.geojson")
     plan = _plan(source, files_of(raster)[0], [cutting, metadata_format, chip_format])
-    check_same(out_dir, plan, overwrite=overwrite)
+    paths = [out_dir / IMAGES / f"{number:09d}.{chip_format}" for number in range(len(source.plans))]
+    if not overwrite and is_complete(out_dir, plan, paths):
+        warnings.warn(f"{out_dir} is complete already; overwrite=True cuts it anew", stacklevel=2)
+        return out_dir
     place = _map_place(source)
     if not source.complete or place is None:
         warnings.warn(sentence(source.report, "" if place else "no map, as no CRS holds all chips"), stacklevel=2)
-    with started(out_dir, plan, overwrite=overwrite):
-        pictures = _write_chips(source, out_dir, chip_format, progress=progress)
-        _write_labels(out_dir, metadata_format, _described(source, pictures))
+    with started(out_dir, plan, overwrite=overwrite) as workplace:
+        pictures = _write_chips(source, paths, progress=progress)
+        _write_labels(out_dir, workplace, metadata_format, _described(source, pictures, seed))
         if place is not None:
             name, crs = place
-            write_features(_map(source, pictures, crs), out_dir / name)
+            write_features(_map(source, pictures, crs), out_dir / name, workplace=workplace)
     return out_dir
 
 
 def _check_names(classes: Sequence[str], metadata_format: str) -> None:
-    """Refuses classes that a format cannot hold.
+    """Refuse classes that a format cannot hold.
 
     Raises:
         ArgumentError: if there are any.
     """
-    unfit = [name for name in classes if not FORMATS[metadata_format].can_name(name)]
+    unfit = [name for name in classes if not (is_plain(name) and FORMATS[metadata_format].can_name(name))]
     if unfit:
         raise ArgumentError(
             f"{metadata_format} cannot hold classes called {', '.join(map(repr, unfit))}; "
@@ -162,19 +170,19 @@ def _plan(source: Source, files: Sequence[str], settings: Sequence[object]) -> s
     return json.dumps({"plan": told.hexdigest()})
 
 
-def _write_chips(source: Source, out_dir: Path, chip_format: str, *, progress: bool) -> list[Picture]:
+def _write_chips(source: Source, paths: Sequence[Path], *, progress: bool) -> list[Picture]:
     """The chips on disk, cut by as many threads as there are cores, and what labels will say of them."""
 
-    def written(number: int) -> Picture:
-        return _picture(source, number, out_dir, chip_format)
+    def written(path: Path, plan: ChipPlan) -> Picture:
+        return _picture(path, plan, source.classes)
 
     # Without a transform all threads would take turns at one handle of the raster.
     located = source.plans[0].grid.transform is not None
     pool = ThreadPoolExecutor(os.cpu_count() if located else 1)
     pictures = []
     try:
-        with Bar("chips", len(source.plans), shown=progress) as bar:
-            for picture in pool.map(written, range(len(source.plans))):
+        with Bar("chips", len(paths), shown=progress) as bar:
+            for picture in pool.map(written, paths, source.plans):
                 pictures.append(picture)
                 bar.advance()
         return pictures
@@ -182,34 +190,47 @@ def _write_chips(source: Source, out_dir: Path, chip_format: str, *, progress: b
         pool.shutdown(cancel_futures=True)
 
 
-def _picture(source: Source, number: int, out_dir: Path, chip_format: str) -> Picture:
-    """The chip with this number on disk, written unless an earlier run did, and what labels will say of it."""
-    plan = source.plans[number]
-    path = out_dir / IMAGES / f"{number:09d}.{chip_format}"
+def _picture(path: Path, plan: ChipPlan, classes: Sequence[str]) -> Picture:
+    """A chip on disk, written unless an earlier run did, and what labels will say of it."""
     if not path.exists():
         pixels, valid = plan.reader.read(plan.window)
         write_chip(path, pixels, plan.grid, valid)
-    names = np.array(source.classes, dtype=object)[plan.boxes.labels]
+    names = np.array(classes, dtype=object)[plan.boxes.labels]
     return Picture(path, plan.boxes.xyxy, names, (plan.window.height, plan.window.width))
 
 
-def _described(source: Source, pictures: list[Picture]) -> Folder:
+def _described(source: Source, pictures: list[Picture], seed: int) -> Folder:
     """All that labels can say of the chips."""
     grid = source.plans[0].grid
     cell = None
     if grid.transform is not None:
         transform = grid.transform
         cell = float(np.hypot(transform.a, transform.d)), float(np.hypot(transform.b, transform.e))
+    parts = _parts(source.plans, seed)
+    pictures = [replace(picture, part=part) for picture, part in zip(pictures, parts, strict=True)]
     return Folder(pictures, source.classes, crs=grid.crs, cell=cell, n_bands=len(source.bands))
 
 
-def _write_labels(out_dir: Path, metadata_format: str, folder: Folder) -> None:
+def _parts(plans: Sequence[ChipPlan], seed: int) -> list[str | None]:
+    """Which part each chip is in, as `prepare_data` would split them; all in none where they cannot be split."""
+    part_of = dict.fromkeys(map(id, plans), UNLISTED)
+    for split in ("blocks", "random"):
+        try:
+            train, valid, _ = parted(plans, _VALID_SHARE, split, seed)
+        except (ArgumentError, LabelsError):
+            continue
+        part_of |= dict.fromkeys(map(id, train), TRAIN) | dict.fromkeys(map(id, valid), VALID)
+        return [part_of[id(plan)] for plan in plans]
+    return [None] * len(plans)
+
+
+def _write_labels(out_dir: Path, workplace: Path, metadata_format: str, folder: Folder) -> None:
     """The files that say what is in the chips, each complete under its name or not there."""
     for name, text in FORMATS[metadata_format].files(folder):
         path = out_dir / name
         path.parent.mkdir(exist_ok=True)
-        partial = path.with_name(f".{path.name}")
-        partial.write_text(text, encoding="utf-8")
+        partial = workplace / path.name
+        partial.write_text(text, encoding="utf-8", newline="")
         partial.replace(path)
 
 

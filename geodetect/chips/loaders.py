@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ def loaders(
             shuffle=shuffle,
             drop_last=shuffle,
             num_workers=num_workers,
-            create_batch=lambda chips: collate(chips, chip_size),
+            create_batch=partial(collate, chip_size=chip_size),
             after_batch=transform,
             device=device,
         )
@@ -88,8 +89,7 @@ def loaders(
     for loader in made:
         loader.rank, loader.n_ranks = rank, n_ranks
         loader.reseed(seed, seed)
-    if weights is not None:
-        made[0].shuffle_fn = lambda numbers: made[0].rng.choices(numbers, weights, k=len(numbers))
+    made[0].weights = weights
     dls = DataLoaders(*made, device=device)
     dls.n_inp = 1
     return dls
@@ -103,6 +103,11 @@ class ChipLoader(DataLoader):  # type: ignore[misc]
     """
 
     rank, n_ranks = 0, 1
+    weights: Sequence[float] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a process that reads chips needs; batches are changed in this one, by a generator that stays here."""
+        return {name: value for name, value in vars(self).items() if name != "after_batch"}
 
     def __len__(self) -> int:
         batches = self.n // self.bs if self.drop_last else -(-self.n // self.bs)
@@ -114,6 +119,12 @@ class ChipLoader(DataLoader):  # type: ignore[misc]
         batches = [every[first : first + self.bs] for first in range(0, len(every), self.bs)]
         self.batches = batches[self.rank :: self.n_ranks][: len(self)]
         return [index for batch in self.batches for index in batch]
+
+    def shuffle_fn(self, numbers: list[int]) -> list[int]:
+        """The chips in random order, each once, or as often as its weight says."""
+        if self.weights is None:
+            return list(super().shuffle_fn(numbers))
+        return self.rng.choices(numbers, self.weights, k=len(numbers))
 
     def reseed(self, order: int, changes: int) -> None:
         """Let the next epoch's order of chips, and its random changes, follow from these two numbers alone."""
@@ -134,6 +145,10 @@ class RememberedChips(Sequence[Chip]):
 
     def __len__(self) -> int:
         return len(self.chips)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs: it reads its own chips."""
+        return {"chips": self.chips, "_kept": {}}
 
     def __getitem__(self, index: Any) -> Any:
         """The chip with this number, read on first use."""

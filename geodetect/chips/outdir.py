@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from geodetect.raster import Rasters, files_of
 from geodetect.vector.opening import Area, Vectors, vector_paths
 
 _UNFINISHED = ".unfinished.json"  # the plan of a run that has not ended; lets it start again where it was
+_COMPLETE = "export.json"  # what it is called from the end of the run on
+_WORKPLACE = ".partial"  # holds what has no name of its own yet
 
 
 def checked(out_dir: str | Path, *, overwrite: bool) -> Path:
@@ -30,9 +32,14 @@ def checked(out_dir: str | Path, *, overwrite: bool) -> Path:
         raise OutputError(f"out_dir must be a folder; {out_dir} is a file")
     if not out_dir.parent.is_dir():
         raise OutputError(f"the folder {out_dir.parent} does not exist; make it first, or choose another out_dir")
-    if not (overwrite or not out_dir.exists() or (out_dir / _UNFINISHED).is_file()) and any(out_dir.iterdir()):
-        raise OutputError(f"{out_dir} is not empty; choose another folder, or overwrite=True to empty it")
+    known = overwrite or not out_dir.exists() or any((out_dir / name).is_file() for name in (_UNFINISHED, _COMPLETE))
+    if not known and any(out_dir.iterdir()):
+        raise _not_empty(out_dir)
     return out_dir
+
+
+def _not_empty(out_dir: Path) -> OutputError:
+    return OutputError(f"{out_dir} is not empty; choose another folder, or overwrite=True to empty it")
 
 
 def check_spared(out_dir: Path, raster: Rasters, labels: Vectors, aoi: Area | None) -> None:
@@ -55,41 +62,56 @@ def check_spared(out_dir: Path, raster: Rasters, labels: Vectors, aoi: Area | No
             )
 
 
-def check_same(out_dir: Path, plan: str, *, overwrite: bool) -> None:
-    """Refuses to go on with another run.
+def is_complete(out_dir: Path, plan: str, chips: Iterable[Path]) -> bool:
+    """Whether this very run has come to its end; False if it is to begin, or to go on.
+
+    Args:
+        out_dir: the folder.
+        plan: what the run is to write.
+        chips: the pictures among it.
 
     Raises:
-        OutputError: if there is one, and it is not to be written over.
+        OutputError: if the folder holds another run, or one that lacks a chip since it ended.
     """
-    marker = out_dir / _UNFINISHED
+    begun, ended = (_read(out_dir / name) for name in (_UNFINISHED, _COMPLETE))
+    if ended is not None and (ended != plan or not all(path.is_file() for path in chips)):
+        raise _not_empty(out_dir)
     # An empty one is of a run that was killed as it began.
-    if not overwrite and marker.is_file() and marker.read_text(encoding="utf-8") not in ("", plan):
+    if begun not in (None, "", plan):
         raise OutputError(
             f"{out_dir} holds a run with other parameters, labels or rasters that was stopped; give the same ones to "
             "go on with it, or overwrite=True to start anew"
         )
+    return ended is not None
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 @contextmanager
-def started(out_dir: Path, plan: str, *, overwrite: bool) -> Iterator[None]:
-    """The folder made ready, and marked as unfinished until all is written."""
-    marker = out_dir / _UNFINISHED
+def started(out_dir: Path, plan: str, *, overwrite: bool) -> Iterator[Path]:
+    """The folder made ready, and marked as unfinished until all is written; gives a place for what is not complete."""
+    marker, workplace = out_dir / _UNFINISHED, out_dir / _WORKPLACE
     try:
         out_dir.mkdir(exist_ok=True)
         if overwrite:
             _empty(out_dir)
         marker.write_text(plan, encoding="utf-8")  # before all else: without it nobody goes on with the rest
         (out_dir / IMAGES).mkdir(exist_ok=True)
-        for left in (out_dir / IMAGES).glob(".*/"):  # half a chip of a run that was killed
+        for left in (*out_dir.glob(f"{_WORKPLACE}/"), *(out_dir / IMAGES).glob(".*/")):  # of a run that was killed
             shutil.rmtree(left)
-        yield
-        marker.unlink()
+        workplace.mkdir()
+        yield workplace
+        shutil.rmtree(workplace)
+        marker.replace(out_dir / _COMPLETE)
     except OSError as error:
         raise OutputError(f"{out_dir} cannot be written: {error.strerror or error}; choose another out_dir") from error
 
 
 def _empty(folder: Path) -> None:
     """Takes away what is in a folder; the folder stays, which may be a link or a disk of its own."""
+    (folder / _COMPLETE).unlink(missing_ok=True)  # it is not true any more
     for each in folder.iterdir():
         if each.is_dir() and not each.is_symlink():
             shutil.rmtree(each)

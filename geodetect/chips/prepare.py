@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from geodetect import memory
 from geodetect.chips.chip import ChipPlan, Chips
 from geodetect.chips.cut import Cutting
 from geodetect.chips.data import DetectionData
-from geodetect.chips.folder import PictureReader, from_folder
+from geodetect.chips.folder import from_folder
 from geodetect.chips.formats.picture import counted, sentence
+from geodetect.chips.pictures import PictureReader
 from geodetect.chips.sources import Source, from_raster
 from geodetect.chips.split import parted
 from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced, is_whole
 from geodetect.raster import Rasters
-from geodetect.stretch import Stretch
+from geodetect.stretch import Sample, Stretch
 from geodetect.vector.opening import Area, Vectors
 
 _WORKER_BYTES = 200_000_000  # of a process with torch and what it has read
@@ -50,6 +52,7 @@ def prepare_data(
     num_workers: int | None = None,
     sampler: str | None = None,
     seed: int = 42,
+    nodata: float | None = None,
 ) -> DetectionData:
     """Chips to train and to validate on, from a raster with labels or from a folder of labelled chips.
 
@@ -58,7 +61,8 @@ def prepare_data(
     Args:
         source: a raster: a path, a URL, a list of them, a folder of GeoTIFFs or a pattern, where files that touch are
             one scene, or a STAC item; without `labels`, a folder of chips in the layout of COCO, Pascal VOC, YOLO,
-            KITTI or an export of ArcGIS.
+            KITTI, DeepForest or an export of ArcGIS; where its labels lie beside the pictures, as Ultralytics has
+            them, the folder of the pictures (`images/train`) will do.
         labels: when `source` is a raster: a vector file, several in a list, a folder or a pattern, or a GeoDataFrame,
             in any CRS.
         class_mapping: `{value: name}` renames classes; a value mapped to None is dropped. In a folder the value is a
@@ -79,22 +83,26 @@ def prepare_data(
         min_visible: smallest share of a label's area in a chip that is still a label there, 0 to 1.
         negatives: chips without an object, as a share of those with one; 0 or more. They are drawn from all rasters
             or pictures alike.
-        dataset_type: the folder's format, "coco", "voc", "yolo", "kitti" or "esri"; None recognises it.
-        valid_path: a second folder to validate on; `split` and `val_split_pct` are not used then.
+        dataset_type: the folder's format, "coco", "voc", "yolo", "kitti", "esri" or "deepforest"; None recognises it.
+        valid_path: a second folder to validate on, in any layout of `source`; `split` and `val_split_pct` are
+            not used then. Neither are they where a folder has parts of its own, by names of folders or by lists: its
+            part to train on is trained on, and what is to test with is in `left_out`.
         val_split_pct: share of the chips that validates, above 0 and below 1.
         split: "blocks" holds out blocks of ground, "random" single chips, whatever ground they share.
         batch_size: chips in a batch.
         transforms: change training batches at random (symmetries, zoom, light).
-        num_workers: processes that read chips; None chooses.
+        num_workers: processes that read chips; None chooses. Where they are started anew (Windows, macOS, Python 3.14)
+            a script needs `if __name__ == "__main__":`.
         sampler: "balanced" shows chips with rare classes more often in training; None shows each chip once an epoch.
         seed: of everything random here and in training.
+        nodata: value that stands for no data, besides those that the rasters or pictures declare themselves, which
+            stay so.
 
     Raises:
         GeodetectError: if a file or a parameter is not usable; the message says which and why.
     """
     _check(split, batch_size, num_workers, sampler)
-    cutting = Cutting(chip_size, overlap or 0, pixel_size_m, bands, min_visible, negatives, seed)
-    _check_batch(batch_size, chip_size or 1, 1)
+    cutting = Cutting(chip_size, overlap or 0, pixel_size_m, bands, min_visible, negatives, seed, nodata)
     if labels is not None:
         if valid_path is None:
             _refuse({"dataset_type": dataset_type}, "a raster with labels, which is no folder of chips")
@@ -112,9 +120,12 @@ def prepare_data(
         of_labels = {"aoi": aoi, "label_field": label_field, "layer": layer, "point_radius_m": point_radius_m}
         _refuse(of_labels, "a folder of labelled chips, only to labels=")
         found = from_folder(source, cutting, dataset_type=dataset_type, class_mapping=class_mapping)
-    report = found.report
+    held, spared, report = found.held, list(found.left_out), found.report
     _check_batch(batch_size, found.chip_size, len(found.bands))
     if valid_path is not None:
+        if held is not None:
+            spared += _renumbered(held, found)
+            report = sentence(report, "its own part to validate on is left out, as valid_path takes its place")
         held = from_folder(
             valid_path,
             replace(cutting, chip_size=found.chip_size),
@@ -122,9 +133,11 @@ def prepare_data(
             class_mapping=class_mapping,
             argument="valid_path",
         )
-        parts, report = [found.plans, _renumbered(held, found), []], f"{report}; {_beside(held, found)}"
+    if held is not None:
+        parts, report = [found.plans, _renumbered(held, found), spared], sentence(report, _beside(held, found))
     else:
         parts = parted(found.plans, val_split_pct, split, seed)
+        parts[-1] += spared
     train, valid, left_out = (Chips(part) for part in parts)
     seen = {label for plan in train.plans for label in plan.boxes.labels}
     unseen = ", ".join(name for label, name in enumerate(found.classes) if label not in seen)
@@ -155,6 +168,7 @@ def _check(split: str, batch_size: int, num_workers: int | None, sampler: str | 
         raise ArgumentError(f'split must be "blocks" or "random"; got {split!r}')
     if not (is_whole(batch_size) and batch_size >= 1):
         raise ArgumentError(f"batch_size must be at least 1 (a whole number); got {batch_size!r}")
+    _check_batch(batch_size, 1, 1)  # before any work; more is known later
     if num_workers is not None and not (is_whole(num_workers) and num_workers >= 0):
         raise ArgumentError(f"num_workers must be at least 0 (a whole number), or None; got {num_workers!r}")
     memory.check_fits(_WORKER_BYTES * (num_workers or 0), f"num_workers={num_workers}", "make num_workers smaller")
@@ -184,12 +198,12 @@ def _renumbered(held: Source, found: Source) -> list[ChipPlan]:
     """
     if (len(held.bands), held.dtype) != (len(found.bands), found.dtype):
         raise ArgumentError(
-            f"pictures in valid_path must have the {len(found.bands)} bands of those to train on, of "
+            f"pictures to validate on must have the {len(found.bands)} bands of those to train on, of "
             f"{found.dtype}; got {len(held.bands)} of {held.dtype}; choose some with bands=, or convert them first"
         )
-    if not set(held.classes) & set(found.classes):
+    if held.classes and not set(held.classes) & set(found.classes):
         raise LabelsError(
-            f"valid_path must have a class in common with the chips to train on, {', '.join(found.classes)}; "
+            f"what validates must have a class in common with the chips to train on, {', '.join(found.classes)}; "
             f"got {', '.join(held.classes)}; class_mapping renames classes"
         )
     number = np.array([found.classes.index(name) if name in found.classes else -1 for name in held.classes])
@@ -221,7 +235,15 @@ def _pixel_size(chips: Chips) -> float | None:
 
 
 def _measured(chips: Chips, seed: int) -> Stretch:
-    """Mean and standard deviation of each band over a sample of the chips."""
+    """Mean and standard deviation of each band over a sample of the chips, without values that seem to be no data."""
     chosen = np.random.default_rng(seed).permutation(len(chips))[:_SAMPLE]
-    plans = [chips.plans[i] for i in chosen]
-    return Stretch.fit(plan.reader.read(plan.window) for plan in plans)
+
+    def windows() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return (plan.reader.read(plan.window) for plan in (chips.plans[i] for i in chosen))
+
+    sample = Sample()
+    stretch = Stretch.fit(sample.through(windows()))
+    if undeclared := sample.undeclared("the pixels to train on"):
+        warnings.warn(f"{undeclared} (the mean and deviation of the bands are without it)", UserWarning, stacklevel=3)
+        stretch = Stretch.fit(windows(), sample.fills())
+    return replace(stretch, numbers=sample.numbers())

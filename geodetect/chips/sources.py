@@ -35,6 +35,8 @@ class Source:
         dtype: of the pixels.
         report: what was read and left out, a sentence each.
         complete: whether nothing was left out that its owner may miss.
+        held: what the source itself sets apart to validate on; None where it does not.
+        left_out: chips that it keeps out of both, with labels that index `classes`.
     """
 
     plans: list[ChipPlan]
@@ -44,6 +46,8 @@ class Source:
     dtype: str
     report: str
     complete: bool = True
+    held: Source | None = None
+    left_out: Sequence[ChipPlan] = ()
 
 
 def from_raster(
@@ -64,7 +68,7 @@ def from_raster(
     held = Held(_MOST_HELD)
     readers = [
         RasterReader(scene, bands=cutting.bands, pixel_size_m=cutting.pixel_size_m, held=held)
-        for scene in scenes_of(raster, cutting.bands)
+        for scene in scenes_of(raster, cutting.bands, cutting.nodata)
     ]
     check_alike(readers, "rasters")
     side = cutting.side([reader.grid.shape for reader in readers])

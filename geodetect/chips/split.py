@@ -5,7 +5,7 @@ Shapes: N chips, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,7 +47,8 @@ def parted(plans: Sequence[ChipPlan], share: float, split: str, seed: int) -> li
     Args:
         plans: chips of one raster or of many pictures.
         share: how much of the chips validates, above 0 and below 1.
-        split: "blocks" of ground (whole pictures where they lie nowhere), or single chips at "random".
+        split: "blocks" of ground (whole pictures where they lie nowhere), or single chips at "random"; copies of one
+            picture stay together.
         seed: the same plans and seed give the same split.
 
     Raises:
@@ -56,13 +57,18 @@ def parted(plans: Sequence[ChipPlan], share: float, split: str, seed: int) -> li
     """
     if not (is_number(share) and 0 < share < 1):
         raise ArgumentError(f"val_split_pct must lie between 0 and 1, both excluded; got {share!r}")
+    if len(plans) == 1 and plans[0].grid.shape == plans[0].reader.grid.shape:
+        height, width = plans[0].grid.shape
+        raise ArgumentError(
+            f"{plans[0].reader.grid.name} is no larger than one chip, {width} x {height} px, which neither blocks nor "
+            'split="random" can divide; choose a smaller chip_size, or give more ground'
+        )
     counts = _counts(plans)
     footprints = footprints_of(plans) if split == "blocks" else None
     if split == "random":
-        parts = at_random(np.arange(len(plans)), counts, share, seed)
+        parts = at_random(_numbered(plan.original or i for i, plan in enumerate(plans)), counts, share, seed)
     elif footprints is None:
-        _, pictures = np.unique([id(plan.reader) for plan in plans], return_inverse=True)
-        parts = at_random(pictures, counts, share, seed)
+        parts = at_random(_numbered(plan.original or id(plan.reader) for plan in plans), counts, share, seed)
     else:
         parts = by_blocks(footprints, counts, share, seed)
     if not counts[parts.train].any():
@@ -71,6 +77,12 @@ def parted(plans: Sequence[ChipPlan], share: float, split: str, seed: int) -> li
             "a smaller val_split_pct or another seed"
         )
     return [[plans[i] for i in part] for part in (parts.train, parts.valid, parts.left_out)]
+
+
+def _numbered(groups: Iterable[Hashable]) -> Int[np.ndarray, "N"]:
+    """A number for each group, the same for all of its members."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(group, len(numbers)) for group in groups])
 
 
 def _counts(plans: Sequence[ChipPlan]) -> Int[np.ndarray, "N K"]:

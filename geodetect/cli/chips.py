@@ -15,7 +15,7 @@ from geodetect.cli import options
 @click.argument("raster")
 @click.argument("labels")
 @click.argument("out_dir", type=click.Path(path_type=Path))
-@click.option("--metadata-format", default="coco", metavar="FORMAT", help="coco, voc, yolo, kitti or esri.")
+@click.option("--metadata-format", default="coco", metavar="FORMAT", help="coco, voc, yolo, kitti, esri or deepforest.")
 @options.chip_size(512)
 @options.overlap(0)
 @click.option("--chip-format", default="tif", metavar="FORMAT", help="tif, png or jpg.")
@@ -27,6 +27,7 @@ from geodetect.cli import options
 @options.aoi
 @options.min_visible
 @options.negatives(0.0)
+@options.nodata
 @options.seed
 @click.option("--overwrite/--no-overwrite", default=False, help="Empty OUT_DIR first, whatever it holds.")
 @options.progress

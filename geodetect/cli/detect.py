@@ -40,6 +40,7 @@ from geodetect.cli import options, tables
     help="Windows that the model sees at once (a count).",
 )
 @options.aoi
+@options.nodata
 @options.device
 @click.option(
     "--precision",

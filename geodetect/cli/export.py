@@ -15,13 +15,13 @@ from geodetect.cli import tables
 @click.option(
     "--layout",
     show_default="the format's usual one",
-    help="For .onnx: yolo, which answers as Ultralytics' models do; for .json: stac-mlm.",
+    help="For .onnx: YOLO_v9, YOLO_Ultralytics or YOLO_v5_or_v7_default; for .json: stac-mlm.",
 )
 def export(model: Path, output: Path, layout: str | None) -> None:
     """Write MODEL as OUTPUT, for use without geodetect.
 
-    OUTPUT is an .onnx file for GeoDeep (WebODM), Deepness (QGIS) and onnxruntime, a .dlpk package for ArcGIS
-    (experimental), a .pt2 program for PyTorch, or a .json STAC item that describes a .pt2 written beside it.
+    OUTPUT is an .onnx file for GeoDeep (WebODM), Deepness (QGIS), Ultralytics and onnxruntime, a .dlpk package
+    for ArcGIS (experimental), a .pt2 program for PyTorch, or a .json STAC item that describes a .pt2 written beside it.
     """
     from geodetect import export as exporting
     from geodetect.detector import load_detector

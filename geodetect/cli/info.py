@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,8 +65,8 @@ def _exported(path: Path) -> dict[str, Any] | None:
         "pixel size": None if size is None else f"{size:g} m",
         "chip size": f"{told['chip_size']} px" + ("" if overlap is None else f", overlap {overlap} px"),
         "backbone": told.get("backbone"),
-        "best score": _by_class(told["min_score"]),
-        "arguments": _by_class(told.get("arguments")),
+        "best score": told["min_score"],
+        "arguments": told.get("arguments"),
         "artifact": told.get("artifact"),
     }
 
@@ -74,32 +74,7 @@ def _exported(path: Path) -> dict[str, Any] | None:
 def _model(path: Path) -> dict[str, Any]:
     from geodetect.detector import load_detector
 
-    detector = load_detector(path, device="cpu")
-    spec = detector.network.spec
-    return {
-        "file": f"{path}, a model ({tables.size_of(path)})",
-        "classes": ", ".join(detector.classes),
-        "bands": _listed(detector.bands),
-        "pixel size": None if detector.pixel_size_m is None else f"{detector.pixel_size_m:g} m",
-        "chip size": f"{detector.chip_size} px, overlap {detector.overlap} px",
-        "backbone": detector.network.backbone_name,
-        "anchors": f"base {spec.anchor_size:g} strides, scales {_listed(spec.scales)}, ratios {_listed(spec.ratios)}",
-        "levels": f"P{spec.levels[0]} to P{spec.levels[1]}",
-        "heads": "group norm" if detector.network.head_norm else "no norm",
-        "best score": _by_class(detector.min_score),
-        **{name: _by_class(value) for name, value in detector.summary.items()},
-    }
-
-
-def _by_class(value: Any) -> Any:
-    """A value, or values by class in one line."""
-    if not isinstance(value, Mapping):
-        return value
-    return ", ".join(f"{name} {tables.text_of(each)}" for name, each in value.items())
-
-
-def _listed(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:.4g}" for value in values)
+    return {"file": f"{path}, a model ({tables.size_of(path)})", **load_detector(path, device="cpu").facts}
 
 
 def _raster_or_vector(file: str, label_field: str | None, layer: str | None) -> dict[str, Any]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any
 
 import click
@@ -16,7 +18,7 @@ from geodetect import __version__
 from geodetect.addresses import unsigned
 from geodetect.errors import GeodetectError
 
-_COMMANDS = ("chips", "train", "detect", "evaluate", "export", "info", "demo", "view")
+_COMMANDS = ("chips", "train", "detect", "evaluate", "export", "info", "demo", "view", "qgis")
 _OURS = r"(geodetect|click)\b"  # a warning is blamed on whoever called geodetect, which may be click
 _INTERRUPTED = 130  # what shells give for a program that Ctrl-C ended: 128 + SIGINT
 
@@ -47,16 +49,24 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """What the command gives; its errors in one sentence, its warnings in one line."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):  # no name of a class or file is more than any terminal can show
+                stream.reconfigure(errors="backslashreplace")
         try:
             with _plain_warnings():
                 return super().invoke(ctx)
         except BrokenPipeError:
             raise  # `geodetect info FILE | head`: click ends quietly
-        except (GeodetectError, OSError) as error:
+        except (GeodetectError, OSError, MemoryError) as error:
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
-            raise _Failed(_in_options(" ".join(unsigned(str(error)).split()), command)) from error
+            raise _Failed(_in_options(_told(str(error) or "there is not enough memory", error), command)) from error
         except KeyboardInterrupt as error:
-            raise _Interrupted("; ".join(["stopped by Ctrl-C", *error.args])) from error
+            raise _Interrupted(_told(f"stopped by {error.args[0] if error.args else 'Ctrl-C'}", error)) from error
+
+
+def _told(message: str, error: BaseException) -> str:
+    """An error in one line, with what was noted on its way."""
+    return unsigned("; ".join([" ".join(message.split()), *getattr(error, "__notes__", [])]))
 
 
 def _in_options(message: str, command: click.Command | None) -> str:
@@ -93,7 +103,9 @@ def _plain_warnings() -> Iterator[None]:
 def _show_warning(message: Warning | str, category: type[Warning], *_place: Any) -> None:
     """The warning in one line, without file and line."""
     if category is UserWarning:  # others derive from it, such as rasterio's of rasters without georeference
-        click.echo(f"Warning: {' '.join(str(message).split())}", err=True)
+        context = click.get_current_context(silent=True)
+        told = _in_options(" ".join(str(message).split()), context.command if context else None)
+        click.echo(f"Warning: {told}", err=True)
 
 
 @click.group(

@@ -124,6 +124,12 @@ def bands(otherwise: str) -> Option:
     )
 
 
+nodata = click.option(
+    "--nodata",
+    type=float,
+    show_default="what the raster declares",
+    help="Value of pixels that stands for no data, besides those that the raster declares.",
+)
 label_field = click.option(
     "--label-field",
     show_default="label, else one class named after the file",

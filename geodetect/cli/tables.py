@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from geodetect.facts import text_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -43,13 +44,6 @@ def show_facts(facts: Mapping[str, Any]) -> None:
         if value is not None:
             shown.add_row(name, text_of(value))
     _show(shown)
-
-
-def text_of(value: Any) -> str:
-    """A value as a person reads it: decimals to three places, a dash for no number."""
-    if not isinstance(value, float):
-        return str(value)
-    return "-" if math.isnan(value) else f"{value:.3f}"
 
 
 def size_of(path: Path) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +41,7 @@ _SUFFIX = ".safetensors"
     "--dataset-type",
     metavar="FORMAT",
     show_default="recognised",
-    help="Format of the folder SOURCE: coco, voc, yolo, kitti or esri.",
+    help="Format of the folder SOURCE: coco, voc, yolo, kitti, esri or deepforest.",
 )
 @click.option("--valid-path", metavar="FOLDER", help="Folder of chips to validate on, instead of a share of SOURCE.")
 @click.option("--val-split-pct", type=float, default=0.2, help="Share of the chips that validates, between 0 and 1.")
@@ -53,6 +55,7 @@ _SUFFIX = ".safetensors"
 @click.option("--transforms/--no-transforms", default=True, help="Change training chips at random.")
 @click.option("--num-workers", type=int, show_default="chosen", help="Processes that read chips (a count).")
 @click.option("--sampler", type=click.Choice(["balanced"]), help="Show chips with rare classes more often.")
+@options.nodata
 @options.seed
 @click.option("--backbone", default="resnet50", help="Network that sees the pictures.")
 @click.option(
@@ -125,7 +128,7 @@ def train(source: str, model: Path, labels: str | None, **choices: Any) -> None:
 
     SOURCE is a folder of chips, or, with --labels, a raster: a file, a URL, a folder of
     GeoTIFFs or a pattern in quotes ("tiles/*.tif"). Under torchrun --nproc-per-node N -m geodetect train
-    N processes share every batch. Ctrl-C saves the best weights so far.
+    N processes share every batch. Ctrl-C, SIGTERM and errors save the best weights so far.
     """
     model = Path(expanded(model))
     _check_output(model)
@@ -138,12 +141,9 @@ def train(source: str, model: Path, labels: str | None, **choices: Any) -> None:
         if speaks:
             _introduce(data)
         learner = RetinaNet(data, **_for(RetinaNet, choices))
-        try:
-            learner.fit(**_for(RetinaNet.fit, choices))
-        except KeyboardInterrupt as error:
-            raise KeyboardInterrupt(_rescue(learner, model) if speaks else "") from error
+        with _terminable():
+            learner.fit(**_for(RetinaNet.fit, choices), save_as=model)
         if speaks:
-            learner.save(model)
             _tell(learner, model)
 
 
@@ -154,13 +154,18 @@ def _introduce(data: DetectionData) -> None:
     tables.show_table(data.describe(), "Objects")
 
 
-def _rescue(learner: RetinaNet, model: Path) -> str:
-    """Save what an interrupted training came to, and say what was done."""
-    epochs = learner.detector.summary.get("epochs")
-    if not epochs:
-        return "no epoch was complete, so nothing was written"
-    learner.save(model)
-    return f"wrote {model} with the best weights of {epochs} epoch{'s' if epochs > 1 else ''}"
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM, by which schedulers and containers end a job, end training as Ctrl-C does."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt("SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _check_output(model: Path) -> None:
@@ -177,9 +182,9 @@ def _for(function: Callable[..., Any], choices: Mapping[str, Any]) -> dict[str, 
 
 
 def _tell(learner: RetinaNet, model: Path) -> None:
-    """Show how good the model is, and say where it lies."""
+    """Say where the model lies, and then how good it is, which needs the data once more."""
     import pandas as pd
 
+    click.echo(f"Wrote {model} ({tables.size_of(model)})")
     scores = learner.average_precision_score()
     tables.show_table(pd.DataFrame({"AP50": scores}), "Average precision on the validation chips")
-    click.echo(f"Wrote {model} ({tables.size_of(model)})")

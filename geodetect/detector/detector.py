@@ -6,10 +6,12 @@ Shapes: B chips, C bands, H W pixels, K classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy, deepcopy
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,9 @@ from torch import Tensor
 from geodetect.addresses import expanded
 from geodetect.boxes import Boxes
 from geodetect.detector import file
-from geodetect.errors import ArgumentError, ModelError, is_share
+from geodetect.errors import ArgumentError, ModelError, is_name, is_number, is_share, is_whole
+from geodetect.facts import html_table, listed, text_of
 from geodetect.network import precision as precisions
-from geodetect.network.anchors import AnchorSpec
 from geodetect.network.batching import fastest, most_on_cpu
 from geodetect.network.coding import candidates, suppressed
 from geodetect.network.inference import evaluating, frozen, standardised
@@ -85,12 +87,15 @@ class Detector:
         device: str | torch.device | None = None,
         precision: str = "auto",
     ) -> None:
+        for name, values in {"classes": classes, "bands": bands}.items():
+            if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+                raise ArgumentError(f"{name} must be a list; got {values!r:.80}")
         self.classes, self.bands, self.stretch = list(classes), tuple(bands), stretch
         self.chip_size, self.overlap, self.pixel_size_m = chip_size, overlap, pixel_size_m
         self.min_score, self.summary, self.precision = min_score, dict(summary or {}), precision
         self.network = self.running = network.to(memory_format=torch.channels_last)
         if device is not None:
-            self.network.to(_device(device))
+            self.network.to(known_device(device))
         self._check()
 
     def _check(self) -> None:
@@ -102,13 +107,60 @@ class Detector:
                 f"every class of the network needs its own name; got {self.network.n_classes} classes, "
                 f"names {self.classes}"
             )
+        size_m = self.pixel_size_m
+        for name, possible, expected in (
+            ("classes", all(map(is_name, self.classes)), "names of one line without control characters"),
+            ("bands", all(is_whole(band) and band > 0 for band in self.bands), "whole numbers, counted from 1"),
+            ("chip_size", is_whole(self.chip_size), "a whole number of pixels"),
+            ("overlap", is_whole(self.overlap), "a whole number of pixels"),
+            ("pixel_size_m", size_m is None or (is_number(size_m) and size_m > 0), "metres above 0, or None"),
+        ):
+            if not possible:
+                raise ArgumentError(f"{name} must be {expected}; got {getattr(self, name)!r:.80}")
         if not 0 <= self.overlap < self.chip_size:
             raise ArgumentError(
                 f"overlap must be at least 0 and smaller than chip_size; "
                 f"got overlap={self.overlap}, chip_size={self.chip_size}"
             )
-        self._floors(self.min_score)
+        self._floors(_known(self.min_score))
         precisions.resolve(self.precision, self.device)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What there is to know about the detector, for people: names, with numbers and texts."""
+        spec = self.network.spec
+        return {
+            "classes": listed(self.classes),
+            "bands": listed(self.bands),
+            "pixel size": None if self.pixel_size_m is None else f"{self.pixel_size_m:g} m",
+            "chip size": f"{self.chip_size} px, overlap {self.overlap} px",
+            "backbone": self.network.backbone_name,
+            "anchors": f"base {spec.anchor_size:g} strides, scales {listed(spec.scales)}, ratios {listed(spec.ratios)}",
+            "levels": f"P{spec.levels[0]} to P{spec.levels[1]}",
+            "heads": "group norm" if self.network.head_norm else "no norm",
+            "best score": self.min_score,
+            **({"epochs": "none yet"} if self.network.class_head.gives_prior else self.summary),
+        }
+
+    def __repr__(self) -> str:
+        at = "" if self.pixel_size_m is None else f" of {self.pixel_size_m:g} m"
+        told = "untrained" if self.network.class_head.gives_prior else text_of(self.summary)
+        return (
+            f"Detector({listed(self.classes)}: {self.network.backbone_name}, {self.chip_size} px{at}, "
+            f"bands {listed(self.bands)}{'; ' if told else ''}{told})"
+        )
+
+    def _repr_html_(self) -> str:
+        return html_table("Detector", self.facts)
+
+    def warn_if_untrained(self) -> None:
+        """Warn if no training has changed how the network scores, so that it gives about 0.01 everywhere."""
+        if self.network.class_head.gives_prior:
+            warnings.warn(
+                "this model has learnt nothing yet, and what it finds is random; train it with fit() first",
+                UserWarning,
+                stacklevel=3,
+            )
 
     @property
     def device(self) -> torch.device:
@@ -177,8 +229,8 @@ class Detector:
             ArgumentError: if there is no such precision or device.
         """
         fast = copy(self)
-        if device is not None and _device(device) != self.device:
-            fast.network = deepcopy(self.network).to(_device(device))
+        if device is not None and known_device(device) != self.device:
+            fast.network = deepcopy(self.network).to(known_device(device))
         fast.precision = precision or self.precision
         if fast.precision == "auto":
             fast.precision = precisions.faster(fast.device)
@@ -231,9 +283,10 @@ class Detector:
 
         Raises:
             OutputError: if the suffix is not `.safetensors` or the file cannot be written there.
-            ArgumentError: if `min_score` was set to something that is no score.
+            ArgumentError: if something was set to what cannot be loaded again.
         """
-        self._floors(_known(self.min_score))
+        self._check()
+        self.warn_if_untrained()
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
         return file.write(Path(expanded(path)), weights, self._facts())
 
@@ -255,84 +308,22 @@ class Detector:
         }
 
 
-def load_detector(path: str | Path, *, device: str | torch.device | None = None, precision: str = "auto") -> Detector:
-    """The detector that `Detector.save` wrote; no code in the file is ever run.
-
-    Args:
-        path: a `.safetensors` file.
-        device: None takes a GPU where there is one.
-        precision: "auto" (bf16 where it is native), "float32" or "bf16".
+def known_device(device: str | torch.device) -> torch.device:
+    """Return the device with this name.
 
     Raises:
-        ModelError: if the file is missing, damaged, newer than this version, or not a detector.
-        ArgumentError: if the device or the precision is not possible.
-        MissingPackage: if its backbone comes from timm and that is not installed.
+        ArgumentError: if it is not there.
     """
-    where = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    precisions.resolve(precision, where)
-    path = Path(expanded(path))
-    weights, facts = file.read(path)
-    try:
-        detector = _build(facts)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelError(
-            f"the metadata of {path} are damaged: {_first_line(error)}; save the detector again"
-        ) from error
-    _fill(detector.network, weights, path)
-    file.check(path, weights, facts)  # last: what does not fit is told in more words
-    detector.network.to(where)
-    detector.precision = precision
-    return detector
-
-
-def _build(facts: dict[str, Any]) -> Detector:
-    """The detector that the facts describe, its weights still random."""
-    network = Network(
-        facts["backbone"],
-        n_classes=len(facts["classes"]),
-        n_bands=len(facts["bands"]),
-        spec=AnchorSpec(**facts["anchors"]),
-        weights=None,
-        head_norm=facts.get("head_norm", False),  # heads had none in version 1
-    )
-    network.set_norm_eps(facts["norm_eps"])
-    return Detector(
-        network.eval(),
-        facts["classes"],
-        bands=facts["bands"],
-        stretch=Stretch(**facts["stretch"]),
-        chip_size=facts["chip_size"],
-        overlap=facts["overlap"],
-        pixel_size_m=facts["pixel_size_m"],
-        min_score=facts["min_score"],
-        summary=facts["summary"],
-    )
-
-
-def _fill(network: Network, weights: dict[str, Tensor], path: Path) -> None:
-    """Put the weights into the network, or say which do not fit."""
-    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    found = {name: tensor.shape for name, tensor in weights.items()}
-    wrong = sorted(name for name in shapes | found if shapes.get(name) != found.get(name))
-    if wrong:
-        raise ModelError(
-            f"the weights in {path} do not fit the {network.backbone_name} that it describes: {len(wrong)} tensors are "
-            f"missing, unknown or of another shape, such as {', '.join(wrong[:3])}; save the detector again"
-        )
-    network.load_state_dict(weights)
-
-
-def _device(device: str | torch.device) -> torch.device:
-    """The device with this name, if it is there."""
     try:
         known = torch.device(device)
         torch.empty(0, device=known)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
-        raise ArgumentError(f'there is no device {str(device)!r} here ({_first_line(error)}); use "cpu"') from error
+    except (RuntimeError, AssertionError, TypeError) as error:  # AssertionError: torch was built without CUDA
+        raise ArgumentError(f'there is no device {str(device)!r} here ({first_line(error)}); use "cpu"') from error
     return known
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its name."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
@@ -345,4 +336,6 @@ def _known(scores: Any) -> Any:
     """Scores as numbers of Python, for all classes or by name; 0.5 for None and NaN."""
     if isinstance(scores, Mapping):
         return {name: _known(score) for name, score in scores.items()}
-    return _UNKNOWN_SCORE if scores is None or math.isnan(scores) else float(scores)
+    if scores is None or (isinstance(scores, Real) and math.isnan(scores)):
+        return _UNKNOWN_SCORE
+    return float(scores) if isinstance(scores, Real) else scores

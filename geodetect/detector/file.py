@@ -1,31 +1,40 @@
-"""The file of a detector: weights as safetensors, all else as JSON in its metadata; never a pickle."""
+"""The file of a detector: weights as safetensors, all else as JSON in its metadata; never a pickle.
+
+A checksum in the metadata covers everything else in the file. Files of versions 1 and 2 have one of the weights alone.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
 
 from geodetect.errors import ModelError, OutputError
 
-_FORMAT_VERSION = 2
+_FORMAT_VERSION = 3
+_OLDER = ("1", "2")
 _SUFFIX = ".safetensors"
 _FACTS = {
     *("backbone", "anchors", "norm_eps", "head_norm", "classes", "bands", "stretch", "chip_size"),
     *("overlap", "pixel_size_m", "min_score", "summary", "checksum", "format_version"),
 }
+_ABANDONED_S = 3600  # an unfinished file that nobody has written to for so long is what a killed process left
 
 
 def write(path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
-    """The path of the file that now holds them; it appears under its name when it is whole.
+    """Write the weights and facts to one file, and return its path.
 
     Args:
         path: with suffix `.safetensors`.
@@ -35,57 +44,93 @@ def write(path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -
     Raises:
         OutputError: if the suffix is another or the file cannot be written there.
     """
-    _check_output(path)
-    metadata = {key: json.dumps(value) for key, value in facts.items()}
-    metadata |= {"format_version": str(_FORMAT_VERSION), "checksum": _checksum(weights)}
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    check_output(path)
+    metadata = {key: json.dumps(value) for key, value in facts.items()} | {"format_version": str(_FORMAT_VERSION)}
+    metadata["checksum"] = checksum(metadata, weights)
+    with appearing(path) as part:
         part.write_bytes(serialise(dict(weights), metadata))  # `save_file` would make it readable for its owner alone
-        os.replace(part, path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error}; choose another place") from error
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 
+@contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """Give a path to write to; what is written there takes the name `path` once it is complete and on the disk.
+
+    Raises:
+        OutputError: for an OSError inside. Whatever goes wrong, a file that had the name before stays as it was.
+    """
+    # Short, for names near the file system's limit; with a number, for several processes that write to one name; and
+    # with the suffix, which PyTorch asks for.
+    beginning = f".{path.stem[:40]}."
+    part = path.with_name(f"{beginning}{os.getpid()}.part{path.suffix}")
+    try:
+        _remove_abandoned(path.parent, f"{escape(beginning)}*.part{escape(path.suffix)}")
+        yield part
+        _flush(part)
+        os.replace(part, path)
+    except OSError as error:
+        before = f"; the file that was at {path.name} before is unchanged" if path.is_file() else ""
+        raise OutputError(
+            f"{path} cannot be written: {str(error).splitlines()[0]}{before}; choose another place"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+    with suppress(OSError):  # the new name, too, is to survive a power failure; Windows opens no folders
+        _flush(path.parent)
+
+
+def _remove_abandoned(folder: Path, pattern: str) -> None:
+    for part in folder.glob(pattern):
+        with suppress(OSError):  # it may be another process' that has just finished it
+            if time.time() - part.stat().st_mtime > _ABANDONED_S:
+                part.unlink()
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or the list of names in a folder, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows flushes what it may write to
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights and facts that `write` was given, by this version or an earlier one; `check` says if they are intact.
+    """Return the weights and facts that `write` was given, by this version or an earlier one.
 
     Raises:
         ModelError: if the file is missing, damaged, newer than this version, or not of a detector.
     """
     weights, metadata = read_safetensors(path)
     version = metadata.get("format_version", "")
+    if not is_detector(metadata):
+        raise ModelError(
+            f"{path} is not a detector that geodetect saved: its metadata lack {', '.join(sorted(_FACTS)[:3])}; "
+            "give such weights to RetinaNet(weights=...) instead"
+        )
+    due = _checksum_of_weights(weights) if version in _OLDER else checksum(metadata, weights)
+    if metadata.get("checksum") != due:  # first of all; newer versions keep this checksum
+        raise ModelError(f"{path} is damaged: its content does not have the checksum in it; copy or save it again")
     if version.isdecimal() and int(version) > _FORMAT_VERSION:
         raise ModelError(
             f"{path} has format version {version}, this geodetect reads up to {_FORMAT_VERSION}; update geodetect"
         )
-    absent = sorted(_FACTS - set(metadata) - ({"head_norm"} if version == "1" else set()))  # new in version 2
+    absent = sorted(_FACTS - metadata.keys() - ({"head_norm"} if version == "1" else set()))  # new in version 2
     if absent:
-        raise ModelError(
-            f"{path} is not a detector that geodetect saved: its metadata lack {', '.join(absent[:3])}; "
-            "give such weights to RetinaNet(weights=...) instead"
-        )
+        raise ModelError(f"the metadata of {path} lack {', '.join(absent[:3])}; save the detector again")
     return weights, _parsed(path, metadata)
+
+
+def is_detector(metadata: Mapping[str, str]) -> bool:
+    """Whether a safetensors file with these metadata is one that `write` wrote, or was before it was damaged."""
+    return not metadata.keys().isdisjoint({"format_version", "checksum"})
 
 
 def _parsed(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
-        facts = {key: json.loads(metadata[key]) for key in _FACTS - {"checksum"} if key in metadata}
+        return {key: json.loads(metadata[key]) for key in _FACTS - {"checksum"} if key in metadata}
     except ValueError as error:
         raise ModelError(f"the metadata of {path} are damaged: {error}; save the detector again") from error
-    return facts | {"checksum": metadata["checksum"]}
-
-
-def check(path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Nothing, if the weights that `read` gave are those that `write` was given.
-
-    Raises:
-        ModelError: if a bit of them is another; safetensors itself notices none.
-    """
-    if _checksum(weights) != facts["checksum"]:
-        raise ModelError(f"the weights in {path} are not those that were saved; copy the file again")
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -106,18 +151,39 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
 
 
-def _checksum(weights: Mapping[str, Tensor]) -> str:
-    """CRC-32 of all tensors in the order of their names."""
+def checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of all that a file holds: metadata (but `checksum`), names, types, shapes and bytes."""
+    facts = sorted((key, value) for key, value in metadata.items() if key != "checksum")
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(_bytes_of(tensor))
+    return digest.hexdigest()
+
+
+def _checksum_of_weights(weights: Mapping[str, Tensor]) -> str:
+    """Return what versions 1 and 2 have for a checksum: the CRC-32 of all tensors in the order of their names."""
     crc = 0
-    for name in sorted(weights):
-        crc = zlib.crc32(np.ascontiguousarray(weights[name]).reshape(-1).view(np.uint8).data, crc)
+    for _, tensor in sorted(weights.items()):
+        crc = zlib.crc32(_bytes_of(tensor), crc)
     return f"{crc:08x}"
 
 
-def _check_output(path: Path) -> None:
+def _bytes_of(tensor: Tensor) -> memoryview:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def check_output(path: Path) -> None:
+    """Raise unless a detector can be saved under this name.
+
+    Raises:
+        OutputError: if the suffix is another, the folder is missing or closed to us, or a folder has the name.
+    """
     if path.suffix != _SUFFIX:
         raise OutputError(f"a detector is saved as one {_SUFFIX} file; got {path.name!r}")
     if not path.parent.is_dir():
         raise OutputError(f"there is no folder {path.parent} to save {path.name} in; make it first")
     if path.is_dir():
         raise OutputError(f"{path} is a folder; give the name of a file")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise OutputError(f"the folder {path.parent} cannot be written to; choose another or change its permissions")

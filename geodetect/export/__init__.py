@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from geodetect.addresses import expanded
 from geodetect.errors import ArgumentError, OutputError
+from geodetect.export.onnx_detector import LAYOUTS
 
 if TYPE_CHECKING:
     from geodetect.detector import Detector
 
 # The formats, and the layouts that each has besides its usual one.
-_LAYOUTS: dict[str, tuple[str, ...]] = {".onnx": ("yolo",), ".dlpk": (), ".pt2": (), ".json": ("stac-mlm",)}
+_LAYOUTS: dict[str, tuple[str, ...]] = {
+    ".onnx": tuple(name for name in LAYOUTS if name is not None),
+    ".dlpk": (),
+    ".pt2": (),
+    ".json": ("stac-mlm",),
+}
 
 __all__ = ["check_output", "export", "facts_in"]
 
@@ -23,9 +29,10 @@ def export(detector: Detector, path: str | Path, layout: str | None = None) -> P
 
     Args:
         detector: is not changed.
-        path: its suffix names the format: `.onnx` for GeoDeep, Deepness and onnxruntime, `.dlpk` for ArcGIS, `.pt2`
-            for PyTorch, `.json` for a STAC item that describes a `.pt2` file, which is written beside it.
-        layout: "yolo" for an `.onnx` file that answers as Ultralytics' do; "stac-mlm" is the only one of `.json`.
+        path: its suffix names the format: `.onnx` for GeoDeep, Deepness, Ultralytics and onnxruntime, `.dlpk` for
+            ArcGIS, `.pt2` for PyTorch, `.json` for a STAC item and a `.pt2` file beside it, which it describes.
+        layout: how an `.onnx` file answers, by the `det_type` of Deepness: "YOLO_v9" (the default, which all of them
+            read), "YOLO_Ultralytics" or "YOLO_v5_or_v7_default"; "stac-mlm" is the only one of `.json`.
 
     Raises:
         OutputError: if there is no such format, the file cannot be written, or it would not give what the
@@ -35,6 +42,7 @@ def export(detector: Detector, path: str | Path, layout: str | None = None) -> P
     """
     check_output(path, layout)
     path = Path(expanded(path))
+    detector.warn_if_untrained()
     _writers(layout)[path.suffix.lower()](detector, path)
     return path
 

@@ -21,11 +21,11 @@ from torch import Tensor, fx
 
 from geodetect.colours import class_colours
 from geodetect.detector import Detector
+from geodetect.detector.file import appearing
 from geodetect.errors import OutputError
 from geodetect.export.likeness import refuse_unlike, rows
 from geodetect.export.program import (
     Detections,
-    appearing,
     facts,
     lowest_score,
     traced,
@@ -78,8 +78,21 @@ def _definition(detector: Detector, name: str) -> dict[str, Any]:
             {"Value": k + 1, "Name": each, "Color": list(bytes.fromhex(colours[each][1:]))}
             for k, each in enumerate(detector.classes)
         ],
+        **_cell_sizes(detector.pixel_size_m),
         "Geodetect": facts(detector),
     }
+
+
+def _cell_sizes(pixel_size_m: float | None) -> dict[str, Any]:
+    """The smallest and largest cells that the model takes, as ArcGIS writes them; empty if it takes any.
+
+    They are in metres. ArcGIS states the coordinate system of its units, which a model does not have; Web Mercator's
+    are metres.
+    """
+    if pixel_size_m is None:
+        return {}
+    size = {"x": pixel_size_m, "y": pixel_size_m, "spatialReference": {"wkid": 102100, "latestWkid": 3857}}
+    return {"MinCellSize": size, "MaxCellSize": size}
 
 
 def _description(detector: Detector) -> str:

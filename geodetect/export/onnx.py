@@ -1,7 +1,7 @@
-"""`.onnx`: the network with its decoding, for GeoDeep, Deepness and whatever else runs ONNX.
+"""`.onnx`: the network with its decoding, for GeoDeep, Deepness, Ultralytics and whatever else runs ONNX.
 
-Deepness (QGIS) and GeoDeep (WebODM) feed pixels / 255 and read what to do next from the file's metadata. GeoDeep
-standardises nothing, so the file does it inside, and its metadata say mean 0 and deviation 1.
+Deepness (QGIS), GeoDeep (WebODM) and Ultralytics feed pixels / 255 and read from the file's metadata what the outputs
+mean. Only Deepness standardises, so the file does it itself, and its metadata say mean 0 and deviation 1.
 
 Shapes: B pictures, C bands, S the side of a chip, K classes, N candidates of a picture.
 """
@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from geodetect.detector import Detector
+from geodetect.detector.file import appearing
 from geodetect.errors import missing
 from geodetect.export.likeness import centres_and_sides, refuse_unlike
-from geodetect.export.onnx_detector import DET_TYPES, METADATA, session
+from geodetect.export.onnx_detector import IN_COLUMNS, LAYOUTS, METADATA, session
 from geodetect.export.program import (
     Detections,
-    appearing,
     facts,
     lowest_score,
     traced,
@@ -35,10 +35,11 @@ if TYPE_CHECKING:
 _EXPORTED = 18  # the lowest that PyTorch has operators for
 _OPSET, _IR = 15, 8  # of onnxruntime 1.10, the oldest that GeoDeep takes (its pyproject.toml); Deepness asks for 1.12
 _NMS_IOU = 0.5  # as in `Detector.detect`
+_STRIDE = 32  # Ultralytics' own
 
 
-class _ByObjectness(nn.Module):
-    """Rows of centre, sides, the best score, and each class's: what both readers take if no type is named."""
+class _Rows(nn.Module):
+    """Rows of centre, sides, the best score, and the score of each class."""
 
     def __init__(self, detections: Detections) -> None:
         super().__init__()
@@ -50,8 +51,8 @@ class _ByObjectness(nn.Module):
         return torch.cat([centres_and_sides(boxes), scores.amax(dim=2, keepdim=True), scores], dim=2)
 
 
-class _Ultralytics(nn.Module):
-    """Columns of centre, sides and each class's score, as Ultralytics' programs give them."""
+class _Columns(nn.Module):
+    """Columns of centre, sides, and the score of each class."""
 
     def __init__(self, detections: Detections) -> None:
         super().__init__()
@@ -63,31 +64,30 @@ class _Ultralytics(nn.Module):
         return torch.cat([centres_and_sides(boxes), scores], dim=2).transpose(1, 2)
 
 
-_LAYOUTS: dict[str | None, type[_ByObjectness | _Ultralytics]] = {None: _ByObjectness, "yolo": _Ultralytics}
-
-
 def export(detector: Detector, path: Path, layout: str | None) -> None:
     """Write a program from pixels / 255, float32 (B, C, S, S), to candidates in the layout that `det_type` names.
 
     Args:
         detector: is not changed.
         path: appears when onnxruntime has run the file and got what the network gives.
-        layout: None: rows (B, N, 5 + K); "yolo": columns (B, 4 + K, N).
+        layout: a key of `LAYOUTS`; None for the one that all readers understand.
 
     Raises:
         OutputError: if the file cannot be written, or gives something else; no file is left then.
         MissingPackage: without the extra `onnx`.
     """
     detections = Detections(detector)
-    arranged = _LAYOUTS[layout](detections).eval()
+    det_type = LAYOUTS[layout]
+    arranged = (_Columns if det_type in IN_COLUMNS else _Rows)(detections).eval()
     model = _lowered(_translated(traced(arranged, detector)))
-    for each in (*model.graph.input, *model.graph.output):
-        each.type.tensor_type.shape.dim[0].dim_param = "B"
-    for key, value in _metadata(detector, detections.groups, layout).items():
-        model.metadata_props.add(key=key, value=json.dumps(value))
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "B"
+    # Without a name: if this one has one, Ultralytics takes every dimension for free, and overlooks `imgsz`.
+    model.graph.output[0].type.tensor_type.shape.dim[0].Clear()
+    for key, value in (_metadata(detector, detections.groups, det_type) | _ultralytics(detector)).items():
+        model.metadata_props.add(key=key, value=value)
     with appearing(path) as part:
         part.write_bytes(model.SerializeToString())
-        _check(part, detections, detector, layout)
+        _check(part, detections, detector, det_type)
 
 
 def _translated(program: torch.export.ExportedProgram) -> ModelProto:
@@ -143,15 +143,15 @@ def _drop(node: NodeProto, names: set[str]) -> None:
     node.attribute.extend(kept)
 
 
-def _metadata(detector: Detector, groups: list[int], layout: str | None) -> dict[str, Any]:
-    """What Deepness and GeoDeep read, in their spelling, and what we read.
+def _metadata(detector: Detector, groups: list[int], det_type: str) -> dict[str, str]:
+    """What Deepness and GeoDeep read, in their spelling, and what we read; values are JSON.
 
     https://github.com/PUTvision/qgis-plugin-deepness/blob/master/src/deepness/processing/models/model_base.py,
     https://github.com/uav4geo/GeoDeep/blob/main/geodeep/inference.py
     """
-    told = {
+    told: dict[str, Any] = {
         "model_type": "Detector",
-        "det_type": DET_TYPES[layout],
+        "det_type": det_type,
         "det_conf": lowest_score(detector),
         "det_iou_thresh": _NMS_IOU,
         "class_names": {str(k): name for k, name in enumerate(detector.classes)},
@@ -164,10 +164,26 @@ def _metadata(detector: Detector, groups: list[int], layout: str | None) -> dict
     }
     if detector.pixel_size_m is not None:
         told["resolution"] = round(100 * detector.pixel_size_m, 6)  # centimetres
-    return told
+    return {key: json.dumps(value) for key, value in told.items()}
 
 
-def _check(path: Path, detections: Detections, detector: Detector, layout: str | None) -> None:
+def _ultralytics(detector: Detector) -> dict[str, str]:
+    """What Ultralytics reads, in its spelling; values are Python literals, and text is bare.
+
+    https://github.com/ultralytics/ultralytics/blob/main/ultralytics/nn/autobackend.py
+    """
+    told = {
+        "task": "detect",
+        "names": dict(enumerate(detector.classes)),
+        "imgsz": [detector.chip_size, detector.chip_size],
+        "stride": math.gcd(detector.chip_size, _STRIDE),  # sides of pictures are rounded up to a multiple of it
+        "batch": 1,
+        "channels": len(detector.bands),
+    }
+    return {key: str(value) for key, value in told.items()}
+
+
+def _check(path: Path, detections: Detections, detector: Detector, det_type: str) -> None:
     """Run the file and hold it against the network.
 
     Raises:
@@ -177,6 +193,6 @@ def _check(path: Path, detections: Detections, detector: Detector, layout: str |
 
     def run(pixels: Tensor) -> np.ndarray:
         (found,) = running.run(None, {"images": pixels.numpy()})
-        return np.asarray(found.swapaxes(1, 2) if layout == "yolo" else np.delete(found, 4, axis=2))
+        return np.asarray(found.swapaxes(1, 2) if det_type in IN_COLUMNS else np.delete(found, 4, axis=2))
 
     refuse_unlike(run, detections, detector)

@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 METADATA = "geodetect"  # the key of our own facts
-DET_TYPES: dict[str | None, str] = {None: "YOLO_v5_or_v7_default", "yolo": "YOLO_Ultralytics"}
+# The `det_type` by which other programs recognise each layout. GeoDeep does not know YOLO_Ultralytics, and takes it for
+# the last one; of a batch Deepness looks at the first picture alone, unless it is YOLO_v9.
+LAYOUTS: dict[str | None, str] = {
+    None: "YOLO_v9",
+    "YOLO_v9": "YOLO_v9",
+    "YOLO_Ultralytics": "YOLO_Ultralytics",
+    "yolo": "YOLO_Ultralytics",  # its name in earlier versions
+    "YOLO_v5_or_v7_default": "YOLO_v5_or_v7_default",
+}
+IN_COLUMNS = ("YOLO_v9", "YOLO_Ultralytics")  # (4 + K, N); the other one has rows, (N, 5 + K)
 _BYTE = np.float32(255)
 _MAX_PER_LEVEL = 1000  # pairs of a box and a class, as in the detector
 _LOWEST_SCORE = 0.05
@@ -49,7 +58,7 @@ class OnnxDetector:
         self.pixel_size_m: float | None = facts["pixel_size_m"]
         self.min_score: float | Mapping[str, float] = facts["min_score"]
         self._groups: list[int] = facts["groups"]
-        self._inverted: bool = facts["det_type"] == DET_TYPES["yolo"]
+        self._in_columns: bool = facts["det_type"] in IN_COLUMNS
 
     def detect(self, pixels: np.ndarray, *, min_score: float = _LOWEST_SCORE, nms_iou: float = 0.5) -> list[Boxes]:
         """What is on each chip, best first, in the chip's pixels; never reaching over its edge.
@@ -65,7 +74,7 @@ class OnnxDetector:
         if not len(pixels):
             return []
         (found,) = self._session.run(None, {"images": self._pictures(pixels)})
-        rows = found.swapaxes(1, 2) if self._inverted else found
+        rows = found.swapaxes(1, 2) if self._in_columns else found
         return [self._boxes(each, (pixels.shape[2], pixels.shape[3]), min_score, nms_iou) for each in rows]
 
     def _pictures(self, pixels: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What the formats share: the network as a program, the facts beside it, and files that appear when they are whole.
+"""What the formats share: the network as a program and the facts beside it.
 
 Shapes: B pictures, C bands, S the side of a chip, A anchors, K classes, N candidates of a picture.
 """
@@ -6,11 +6,8 @@ Shapes: B pictures, C bands, S the side of a chip, A anchors, K classes, N candi
 from __future__ import annotations
 
 import copy
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -128,7 +125,7 @@ def facts(detector: Detector) -> dict[str, Any]:
     return {
         "classes": detector.classes,
         "bands": detector.bands,
-        "stretch": asdict(detector.stretch),
+        "stretch": {"mean": detector.stretch.mean, "std": detector.stretch.std},
         "backbone": detector.network.backbone_name,
         "anchors": asdict(detector.network.spec),
         "chip_size": detector.chip_size,
@@ -141,24 +138,6 @@ def facts(detector: Detector) -> dict[str, Any]:
 def lowest_score(detector: Detector) -> float:
     """The one threshold for programs that know no classes: the lowest of the classes' own."""
     return min(detector.min_score.values()) if not isinstance(detector.min_score, float | int) else detector.min_score
-
-
-@contextmanager
-def appearing(path: Path) -> Iterator[Path]:
-    """Where to write a file that takes its name only when everything inside this context went well.
-
-    Raises:
-        OutputError: for an OSError inside; no file is left, after other errors neither.
-    """
-    # The suffix stays, which PyTorch asks for; the number keeps two exports to one name apart.
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    try:
-        yield part
-        os.replace(part, path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {str(error).splitlines()[0]}; choose another place") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def difference(got: Iterable[Tensor], due: Iterable[Tensor]) -> float:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from geodetect.errors import ModelError
 from geodetect.export import stac
@@ -80,8 +81,9 @@ def _stac(path: Path) -> dict[str, Any] | None:
 
 def _artifact(path: Path, asset: dict[str, Any]) -> str:
     """The name of a file that an item describes, and whether it is the one."""
-    file = path.parent / str(asset.get("href"))
+    name = unquote(str(asset.get("href")))
+    file = path.parent / name
     if not file.is_file():
-        return f"{asset.get('href')} (not here)"
+        return f"{name} (not here)"
     same = asset.get("file:checksum") == stac.checksum(file)
-    return f"{asset.get('href')} ({'as described' if same else 'another file than the one described'})"
+    return f"{name} ({'as described' if same else 'another file than the one described'})"

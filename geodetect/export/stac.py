@@ -10,16 +10,17 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import torch
 
 from geodetect.colours import class_colours
 from geodetect.detector import Detector
+from geodetect.detector.file import appearing
 from geodetect.export import pt2
-from geodetect.export.program import appearing
 
 _EXTENSIONS = (
-    "https://stac-extensions.github.io/mlm/v1.5.0/schema.json",
+    "https://stac-extensions.github.io/mlm/v1.4.0/schema.json",  # the newest that pystac's extension reads
     "https://stac-extensions.github.io/file/v2.1.0/schema.json",
     "https://stac-extensions.github.io/classification/v1.1.0/schema.json",
 )
@@ -53,15 +54,17 @@ def checksum(path: Path) -> str:
 def _item(detector: Detector, program: Path) -> dict[str, Any]:
     """The item; without geometry, since a model lies nowhere."""
     name = _name(program.stem)
+    properties = _properties(detector, name)
     return {
         "type": "Feature",
         "stac_version": "1.1.0",
         "stac_extensions": list(_EXTENSIONS),
         "id": name,
         "geometry": None,
-        "properties": _properties(detector, name),
+        "properties": properties,
         "links": [],
-        "assets": {"model": _asset(program)},
+        # The extension wants bands in the properties, and STAC 1.1 wants them in an asset as well then.
+        "assets": {"model": _asset(program) | {"bands": properties["bands"]}},
     }
 
 
@@ -161,7 +164,7 @@ def _hyperparameters(detector: Detector) -> dict[str, Any]:
 
 def _asset(program: Path) -> dict[str, Any]:
     return {
-        "href": f"./{program.name}",
+        "href": f"./{quote(program.name)}",
         "title": "The network as a PyTorch program",
         "type": "application/zip; application=pytorch",
         "roles": ["mlm:model"],

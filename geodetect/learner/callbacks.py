@@ -17,6 +17,7 @@ from geodetect.boxes import Boxes
 from geodetect.chips.chip import ChipPlan
 from geodetect.errors import TrainingError
 from geodetect.learner import distributed
+from geodetect.learner.interrupts import held_back
 from geodetect.metrics import average_precision, best_score, match
 
 Decode = Callable[[Tensor, Tensor], list[Boxes]]
@@ -97,6 +98,8 @@ class BestEpoch(TrackerCallback):  # type: ignore[misc]
         super().__init__(monitor=monitor, reset_on_fit=False)
         self.keep, self.patience = keep, patience
         self.waited = 0
+        self.n_done = 0  # epochs that were completed
+        self.before: dict[str, Tensor] = {}  # the weights to go back to while there is none
         self.weights: dict[str, Tensor] = {}
         self.min_scores: list[float] = []
         self.kept_epoch = 0  # the one that weights and scores are of
@@ -108,18 +111,20 @@ class BestEpoch(TrackerCallback):  # type: ignore[misc]
 
     def after_epoch(self) -> None:
         """Keep the weights when this epoch is the best so far."""
-        super().after_epoch()
-        self.waited = 0 if self.new_best else self.waited + 1
-        if self.new_best and self.keep:
-            self.weights = copied(self.model)
-        if self.new_best or not self.weights:  # without best weights the network has the last ones
-            (metric,) = (each for each in self.metrics if isinstance(each, ChipAP))
-            self.min_scores, self.kept_epoch = metric.min_scores, self.epoch
+        with held_back():
+            super().after_epoch()
+            self.waited = 0 if self.new_best else self.waited + 1
+            if self.new_best and self.keep:
+                self.weights = copied(self.model)
+            if self.new_best or not self.weights:  # without best weights the network has the last ones
+                (metric,) = (each for each in self.metrics if isinstance(each, ChipAP))
+                self.min_scores, self.kept_epoch = metric.min_scores, self.epoch
+            self.n_done, self.before = self.epoch + 1, {}
 
     def restore(self, network: nn.Module) -> None:
-        """Give the network the best weights, if an epoch was completed."""
-        if self.weights:
-            network.load_state_dict(self.weights)
+        """Give the network the best weights; if no epoch was completed, those from before."""
+        if weights := self.weights or self.before:
+            network.load_state_dict(weights)
 
 
 def copied(network: nn.Module) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ Seeds of an epoch follow from its number (`SeededEpochs`), so no state of a rand
 from __future__ import annotations
 
 import json
-import os
+import warnings
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,12 +20,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from geodetect.detector import Detector
+from geodetect.detector.file import appearing, checksum
 from geodetect.errors import OutputError, TrainingError
 from geodetect.learner import distributed
 from geodetect.learner.callbacks import BestEpoch, copied
+from geodetect.learner.interrupts import held_back
 
 FILE = "training.safetensors"
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 _WEIGHTS, _BEST, _OPTIMIZER = "weights.", "best.", "optimizer."
 _START_ANEW = "remove it to start from the beginning"
 _RECORDED = ("lrs", "losses", "iters", "values")  # what fastai's recorder knows of all epochs
@@ -74,18 +76,22 @@ class Checkpoint(Callback):  # type: ignore[misc]
     ) -> None:
         self.best, self.identity, self.rates = best, model, rates
         self.keep, self.folder, self.state = keep, folder, state
-        self.n_done = 0 if state is None else state.facts["n_done"]
+        self.first_epoch = 0 if state is None else state.facts["n_done"]
 
     def before_fit(self) -> None:
         """Take up the state that training starts from."""
-        if self.state is None:
-            return
-        facts = self.state.facts
-        self.model.load_state_dict(self.state.under(_WEIGHTS))
-        _fill_optimizer(self.opt, self.state.under(_OPTIMIZER))
-        self.best.weights = self.state.under(_BEST) if self.best.keep else {}
+        if self.state is not None:
+            with held_back():
+                self._take_up(self.state)
+        self.best.before = copied(self.model)
+
+    def _take_up(self, state: State) -> None:
+        facts = state.facts
+        self.model.load_state_dict(state.under(_WEIGHTS))
+        _fill_optimizer(self.opt, state.under(_OPTIMIZER))
+        self.best.weights = state.under(_BEST) if self.best.keep else {}
         self.best.best, self.best.waited, self.best.min_scores = (facts[k] for k in ("best", "waited", "min_scores"))
-        self.best.kept_epoch = facts["kept_epoch"]
+        self.best.kept_epoch, self.best.n_done = facts["kept_epoch"], facts["n_done"]
         self.learn.seeded_epochs.earlier = facts["earlier"]
         self.learn.train_iter = len(facts["losses"])
         for name in _RECORDED:
@@ -95,7 +101,6 @@ class Checkpoint(Callback):  # type: ignore[misc]
 
     def after_epoch(self) -> None:
         """Keep the state as it is now."""
-        self.n_done = self.epoch + 1
         if not self.keep:
             self.state = None  # one of an earlier epoch is not what this training has come to
             return
@@ -104,13 +109,25 @@ class Checkpoint(Callback):  # type: ignore[misc]
         tensors |= {_OPTIMIZER + name: value for name, value in _optimizer_tensors(self.opt).items()}
         self.state = State(self._facts(), tensors)
         if self.folder is not None and distributed.rank() == 0:
-            write(self.state, self.folder)
+            with held_back():
+                self._write(self.state, self.folder)
+
+    def _write(self, state: State, folder: Path) -> None:
+        """Write the state; where that fails, say so and let training go on: hours of it may be in memory."""
+        try:
+            write(state, folder)
+        except OutputError as error:
+            warnings.warn(
+                f"{error}; training goes on, but after a crash only from what {folder} holds, if anything",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def _facts(self) -> dict[str, Any]:
         recorder = self.recorder
         recorded = {name: _numbers(getattr(recorder, name)) for name in _RECORDED}
         return recorded | {
-            "n_done": self.n_done,
+            "n_done": self.best.n_done,
             "rates": self.rates,
             "monitor": self.best.monitor,
             "best": self.best.best,
@@ -133,7 +150,7 @@ def identity(detector: Detector) -> dict[str, Any]:
         "chip size": detector.chip_size,
         "backbone": network.backbone_name,
         "anchors": asdict(network.spec),
-        "pixel statistics": asdict(detector.stretch),
+        "pixel statistics": {"mean": detector.stretch.mean, "std": detector.stretch.std},
         "tensors": zlib.crc32(str([(k, tuple(v.shape)) for k, v in network.state_dict().items()]).encode()),
     }
     same: dict[str, Any] = json.loads(json.dumps(facts))
@@ -159,17 +176,13 @@ def write(state: State, folder: Path) -> None:
     Raises:
         OutputError: if it cannot be written.
     """
-    facts = json.dumps(state.facts)
     tensors = {name: value.contiguous() for name, value in state.tensors.items()}
-    metadata = {"facts": facts, "training_version": str(_FORMAT_VERSION), "checksum": _checksum(facts, tensors)}
-    part = folder / f".{FILE}.{os.getpid()}.part"
-    try:
-        save_file(tensors, part, metadata)
-        os.replace(part, folder / FILE)
-    except (OSError, SafetensorError) as error:
-        raise OutputError(f"the state of training cannot be written to {folder}: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)
+    metadata = {"facts": json.dumps(state.facts), "training_version": str(_FORMAT_VERSION)}
+    with appearing(folder / FILE) as part:
+        try:
+            save_file(tensors, part, metadata | {"checksum": checksum(metadata, tensors)})
+        except SafetensorError as error:  # how its writer says that the disk is full
+            raise OSError(str(error)) from error
 
 
 def read(folder: Path) -> State | None:
@@ -187,13 +200,14 @@ def read(folder: Path) -> State | None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (OSError, SafetensorError) as error:
         raise TrainingError(f"{path} is not a whole file ({error}); {_START_ANEW}") from error
+    if metadata.keys().isdisjoint({"training_version", "facts"}):
+        raise TrainingError(f"{path} is not a state of training that fit() wrote; {_START_ANEW}")
     version = metadata.get("training_version", "")
+    due = _first_checksum(metadata.get("facts", ""), tensors) if version == "1" else checksum(metadata, tensors)
+    if metadata.get("checksum") != due:
+        raise TrainingError(f"{path} is not what was written; {_START_ANEW}")
     if version.isdecimal() and int(version) > _FORMAT_VERSION:
         raise TrainingError(f"{path} was written by a newer geodetect; update this one to go on with it")
-    if not version:
-        raise TrainingError(f"{path} is not a state of training that fit() wrote; {_START_ANEW}")
-    if metadata.get("checksum") != _checksum(metadata.get("facts", ""), tensors):
-        raise TrainingError(f"{path} is not what was written; {_START_ANEW}")
     return State(json.loads(metadata["facts"]), tensors)
 
 
@@ -252,8 +266,8 @@ def _numbers(values: Any) -> Any:
     return [_numbers(value) for value in values]
 
 
-def _checksum(facts: str, tensors: dict[str, Tensor]) -> str:
-    """CRC-32 of all that a file holds; safetensors itself notices no flipped bit."""
+def _first_checksum(facts: str, tensors: dict[str, Tensor]) -> str:
+    """Return what version 1 has for a checksum: the CRC-32 of the facts and of all tensors' bytes."""
     crc = zlib.crc32(facts.encode())
     for name in sorted(tensors):
         crc = zlib.crc32(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data, crc)

@@ -6,6 +6,8 @@ Shapes: B chips, A anchors, K classes.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,7 +20,8 @@ from fastai.callback.core import (
 from fastai.learner import Learner
 from torch import Tensor, nn
 
-from geodetect.errors import TrainingError
+from geodetect import memory
+from geodetect.errors import GeodetectError, TrainingError
 from geodetect.learner import distributed
 from geodetect.network.precision import autocast
 
@@ -28,9 +31,9 @@ Tensors = tuple[Tensor, ...]
 class DetectionLearner(Learner):  # type: ignore[misc]
     """fastai's `Learner`, whose `loss_func` also tells `n_positive`: over how many anchors it is a mean.
 
-    A batch that the accelerator's memory does not hold goes through in parts, whose gradients add up to
-    those of the whole; only batch norms see the parts. Ctrl-C ends training as a callback would, so that
-    every callback closes what it opened, and is raised again at the end.
+    A batch that memory does not hold goes through in parts, whose gradients add up to those of the whole; only batch
+    norms see the parts. Ctrl-C ends training as a callback would, so that every callback closes what it opened, and
+    is raised again at the end.
     """
 
     dtype = torch.float32  # of the network; outputs and loss are float32
@@ -60,6 +63,23 @@ class DetectionLearner(Learner):  # type: ignore[misc]
         if interrupt is not None:
             raise interrupt
 
+    def all_batches(self) -> None:
+        """Go through the batches; an error of a process that reads them is told without that process' traceback."""
+        try:
+            super().all_batches()
+        except GeodetectError as error:
+            before, of_worker, message = str(error).rpartition(f"{type(error).__name__}: ")
+            if not (of_worker and "DataLoader worker" in before):
+                raise
+            raise type(error)(message.strip()) from None
+        except RuntimeError as error:
+            if not any(sign in str(error) for sign in ("killed by signal", "exited unexpectedly")):
+                raise
+            raise TrainingError(
+                "a process that reads chips was killed, most likely for lack of memory; choose fewer num_workers, or "
+                "a smaller batch_size"
+            ) from error
+
     def _do_epoch_validate(self, ds_idx: int = 1, dl: Any = None) -> None:
         distributed.share_buffers(self.model)
         super()._do_epoch_validate(ds_idx, dl)
@@ -76,7 +96,9 @@ class DetectionLearner(Learner):  # type: ignore[misc]
         whole = self.xb, self.yb
         try:
             self._run_parts(*whole)
-        except torch.OutOfMemoryError as error:
+        except (MemoryError, RuntimeError) as error:
+            if not memory.is_short(error):
+                raise
             n_chips = len(whole[0][0])
             if self.n_parts >= n_chips or self.spread is not None:
                 raise TrainingError(
@@ -117,7 +139,7 @@ class DetectionLearner(Learner):  # type: ignore[misc]
     def _run_part(self, share: Tensor | None) -> tuple[Tensors, Tensor]:
         """Detached outputs and loss of the chips in `xb`, of whose loss `share` counts; all of it for None."""
         network = self.spread if self.training and self.spread is not None else self.model
-        with autocast(self.dtype, self.model.device):
+        with autocast(self.dtype, self.model.device), _values_enough(self.xb[0]):
             outputs = network(*self.xb)
         self.pred = tuple(output.float() for output in outputs)
         self("after_pred")
@@ -144,6 +166,21 @@ class DetectionLearner(Learner):  # type: ignore[misc]
         whole = distributed.total(counts.sum()) if together else counts.sum()
         factor = distributed.n_processes() if together else 1
         return list(factor * counts.clamp(min=1) / whole.clamp(min=1))
+
+
+@contextmanager
+def _values_enough(images: Tensor) -> Iterator[None]:
+    """Explain what torch says of a norm that has a single value to take the mean and deviation of."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        n_chips, _, _, side = images.shape
+        raise TrainingError(
+            f"a batch of {n_chips} chip(s) of {side} px leaves some norm of the network a single value to take the "
+            "mean and deviation of; choose a larger chip_size, or a batch_size of at least 2"
+        ) from error
 
 
 def _slices(n_chips: int, n_parts: int) -> list[slice]:

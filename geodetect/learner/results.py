@@ -14,12 +14,19 @@ from geodetect.chips.chip import Chips
 from geodetect.chips.data import DetectionData
 from geodetect.chips.reach import REACHED, best_iou
 from geodetect.detector import Detector
+from geodetect.errors import ArgumentError
+from geodetect.grid import Grid
 from geodetect.learner.callbacks import chip_ap
 from geodetect.metrics import coco_scores
 from geodetect.network.anchors import AnchorSpec
 from geodetect.scene import DetectsPixels
+from geodetect.scene.features import features_of
+from geodetect.scene.models import lowest_scores
+from geodetect.scene.numbers import warn_of_numbers
+from geodetect.stretch import Sample
 
 if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
     from matplotlib.figure import Figure
 
 LOWEST_SCORE = 0.05
@@ -60,6 +67,28 @@ def evaluate(detector: Detector, chips: Chips) -> pd.DataFrame:
     return pd.concat([table, table.mean().to_frame("all").T])
 
 
+def predict(detector: Detector, image: np.ndarray, min_score: Any, nms_iou: float) -> GeoDataFrame:
+    """What is found in an array (C, H, W), which is looked at in one piece.
+
+    Args:
+        detector: what looks at it.
+        image: pixels as the detector's rasters have them.
+        min_score: detections below are left out, for all classes or by name; None: the detector's own.
+        nms_iou: overlap above which the worse of two boxes of a class is dropped.
+
+    Raises:
+        ArgumentError: if it is no such array, or a threshold is not between 0 and 1.
+    """
+    if not isinstance(image, np.ndarray) or image.ndim != 3:  # noqa: PLR2004
+        got = f"shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ArgumentError(f"image must be the path of a raster, or an array (C, H, W); got {got}")
+    detector.warn_if_untrained()
+    lowest = dict(zip(detector.classes, lowest_scores(min_score, detector), strict=True))
+    (found,) = detector.detect(image[None], min_score=lowest, nms_iou=nms_iou)
+    warn_of_numbers(Sample([(image, np.ones(image.shape[1:], bool))]), detector, "the image")
+    return features_of(found, Grid(image.shape[1:]), detector.classes)
+
+
 def unreached(data: DetectionData, spec: AnchorSpec) -> float:
     """Share of the training objects that no anchor overlaps by 0.5, 0 to 1."""
     best = [
@@ -80,9 +109,9 @@ def summary(history: dict[str, Any], epochs: int, kept: int) -> dict[str, Any]:
     """What a saved detector tells of its training: how long it was, and what the weights that it holds came to.
 
     Args:
-        history: of the training, epoch by epoch.
-        epochs: that were trained.
-        kept: number of the epoch, from 0, that the weights are of.
+        history: of the last training, epoch by epoch.
+        epochs: that were trained in all.
+        kept: number of the last training's epoch, from 0, that the weights are of.
     """
     found = {"valid_loss": float(history["valid"][kept]), "AP50": float(history["ap50"][kept])}
     return {"epochs": epochs} | {name: value if np.isfinite(value) else None for name, value in found.items()}

@@ -11,25 +11,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from geodetect import memory, plots
+from geodetect import plots
 from geodetect.addresses import expanded
-from geodetect.boxes import Boxes
 from geodetect.chips import DetectionData
 from geodetect.detector import Detector, load_detector
-from geodetect.errors import ArgumentError, GeodetectError, TrainingError
+from geodetect.detector.file import check_output
+from geodetect.errors import OutputError, TrainingError
 from geodetect.export import export
-from geodetect.grid import Grid
-from geodetect.learner import distributed, gallery, results, start, training, tuning
+from geodetect.facts import html_table
+from geodetect.learner import gallery, outcome, results, start, training, tuning
 from geodetect.learner.checkpoints import State
+from geodetect.learner.interrupts import held_back
 from geodetect.learner.weights import adapt, fill, is_saved_detector, refuse_others
 from geodetect.network import backbones
-from geodetect.network.coding import decode_batch
 from geodetect.network.losses import loss
-from geodetect.network.precision import resolve
 from geodetect.raster import Rasters
 from geodetect.scene.detect import detect_objects
-from geodetect.scene.features import features_of
-from geodetect.scene.models import lowest_scores
 
 if TYPE_CHECKING:
     from fastai.callback.core import Callback
@@ -88,7 +85,7 @@ class RetinaNet:
         start.check_boxes(data)
         spec = start.anchors(data, scales=scales, ratios=ratios, anchor_size=anchor_size, levels=levels)
         weights = expanded(weights) if isinstance(weights, str | Path) else weights
-        saved = load_detector(str(weights)) if is_saved_detector(weights) else None
+        saved = load_detector(str(weights), device="cpu") if is_saved_detector(weights) else None
         if saved is not None and head_norm is None:
             head_norm = saved.network.head_norm
         start_from = weights if saved is None else None
@@ -125,23 +122,32 @@ class RetinaNet:
         self._state: State | None = None
 
     @classmethod
-    def from_model(cls, path: str | Path, data: DetectionData | None = None) -> RetinaNet:
+    def from_model(
+        cls, path: str | Path, data: DetectionData | None = None, *, device: str | torch.device | None = None
+    ) -> RetinaNet:
         """A saved detector as a learner: to use it, or, with `data`, to go on training.
 
         Args:
             path: a `.safetensors` file that `save` wrote.
             data: chips of the same classes and number of bands. Their bands, pixel size and chip size are those of the
                 detector from here on; a warning tells when bands or pixel size were others.
+            device: "cpu", "cuda", ...; None takes a GPU when there is one.
 
         Raises:
             ModelError: if the file is not a detector, or does not fit the data.
         """
         model = cls.__new__(cls)
-        detector = load_detector(path)
+        detector = load_detector(path, device=device)
         for sentence in adapt(detector, data, str(path)) if data is not None else ():
             warnings.warn(sentence, UserWarning, stacklevel=2)
         model._become(detector, data)
         return model
+
+    def __repr__(self) -> str:
+        return f"RetinaNet({self._detector!r}, {'no data' if self.data is None else repr(self.data)})"
+
+    def _repr_html_(self) -> str:
+        return html_table("RetinaNet", self._detector.facts | {"data": self.data})
 
     @staticmethod
     def backbones() -> list[str]:
@@ -158,25 +164,10 @@ class RetinaNet:
     def learner(self) -> Learner:
         """The fastai `Learner` that trains the network."""
         if self._learner is None:
-            self._learner = self._make_learner(self._needed("training"))
+            self._learner = training.make_learner(
+                self._detector, self._needed("training"), loss=self._loss, seed=self.seed
+            )
         return self._learner
-
-    def _make_learner(self, data: DetectionData) -> Learner:
-        detector, shape = self._detector, (data.chip_size, data.chip_size)
-
-        def decode(logits: torch.Tensor, deltas: torch.Tensor) -> list[Boxes]:
-            anchors = detector.network.anchors(shape)
-            return decode_batch(logits, deltas, anchors, shape, level_sizes=detector.network.level_sizes(shape))
-
-        return training.make_learner(
-            detector.network,
-            data,
-            stretch=detector.stretch,
-            criterion=training.DetectionLoss(detector.network, data.chip_size, self._loss),
-            decode=decode,
-            dtype=resolve(detector.precision, detector.device),
-            seed=self.seed,
-        )
 
     def _needed(self, purpose: str) -> DetectionData:
         if self.data is None:
@@ -185,14 +176,11 @@ class RetinaNet:
 
     def freeze(self) -> None:
         """Keep the backbone's weights as they are in training."""
-        self._set_frozen(True)
+        self._detector.network.freeze_backbone(True)
 
     def unfreeze(self) -> None:
         """Train all weights, the backbone's too."""
-        self._set_frozen(False)
-
-    def _set_frozen(self, frozen: bool) -> None:
-        self._detector.network.freeze_backbone(frozen)
+        self._detector.network.freeze_backbone(False)
 
     def lr_find(self, *, plot: bool = True) -> float:
         """A learning rate that suits this network and data; the weights stay as they were.
@@ -218,12 +206,15 @@ class RetinaNet:
         monitor: str = "valid_loss",
         callbacks: Sequence[Callback] = (),
         resume: bool = False,
+        save_as: str | Path | None = None,
         progress: bool = True,
     ) -> None:
-        """Train. Ctrl-C leaves the best weights so far and is raised again.
+        """Train the network further, from the weights that it has; the detector counts the epochs of all calls.
 
-        Afterwards the score that gives the best F1 on a map of the validation ground is the detector's `min_score`.
-        Under `torchrun`, and in a group that `torch.distributed` set up, all processes train one network.
+        Whatever ends it, Ctrl-C or an error, leaves the best weights so far and is raised again; if no epoch was
+        completed, the weights are those from before. After a training that was not interrupted the score that gives
+        the best F1 on a map of the validation ground becomes the detector's `min_score`. Under `torchrun`, and in a
+        group that `torch.distributed` set up, all processes train one network.
 
         Args:
             epochs: how often every training chip is seen, those of a resumed training included; at least 1.
@@ -238,16 +229,23 @@ class RetinaNet:
                 CSVLogger("losses.csv"), TensorBoardCallback("runs", trace_model=False, log_preds=False).
             resume: go on where the last training of this model, or that in the folder `checkpoint`, was left;
                 in a folder without one, start.
+            save_as: a `.safetensors` file to save the detector to as soon as training ends, whatever ends it, and
+                again when its `min_score` is chosen.
             progress: show a bar, with losses and AP50 for each epoch.
 
         Raises:
             ArgumentError: if a value is not possible.
             TrainingError: if there is no data or nothing to resume, or the loss stops being a number.
+            OutputError: if `save_as` or the folder `checkpoint` cannot be written.
         """
         training.check(epochs, callbacks)
-        learner = self.learner
+        file = None if save_as is None else Path(save_as).expanduser()
+        if file is not None:
+            check_output(file)
+        learner, detector = self.learner, self._detector
+        learner.seeded_epochs.earlier = outcome.epochs_of(detector)
         course = training.begin(
-            self._detector,
+            detector,
             rate=self._rate if lr is None and not resume else lr,
             monitor=monitor,
             early_stopping=early_stopping,
@@ -256,31 +254,23 @@ class RetinaNet:
             last=self._state,
         )
         try:
-            with training.shown(learner, progress=progress):
-                training.run(learner, epochs, course, one_cycle=one_cycle, callbacks=callbacks)
-        finally:
-            self._state = course.state
-            if course.n_done:
-                self._history = training.history(learner)
-                self._detector.min_score = dict(zip(self._detector.classes, course.best.min_scores, strict=True))
-                self._detector.summary = results.summary(self._history, course.n_done, course.best.kept_epoch)
-        self._cut_as_maps_do()
-
-    def _cut_as_maps_do(self) -> None:
-        """Takes the scores to cut a map at, which the first process finds out for all; else those of chips stay."""
-        scores, problem = self._detector.min_score, ""
-        if distributed.rank() == 0:
             try:
-                scores = tuning.operating_point(self.detector, self._needed("fit").valid)
-            except GeodetectError as error:
-                problem = str(error)
-        scores, problem = distributed.gathered([(scores, problem)])[0]
-        if problem:
-            warnings.warn(
-                f"the scores to cut at are those of chips, as the validation ground could not be mapped: {problem}",
-                stacklevel=3,
-            )
-        self._detector.min_score = scores
+                with training.shown(learner, progress=progress):
+                    training.run(learner, epochs, course, one_cycle=one_cycle, callbacks=callbacks)
+            finally:
+                with held_back():
+                    history = outcome.take_over(detector, course, learner)
+                    if history is not None:
+                        self._state, self._history = course.state, history
+                    outcome.save(detector, course, file)
+            outcome.cut_as_maps_do(self.detector, self._needed("fit").valid)
+            with held_back():
+                outcome.save(detector, course, file)
+        except OutputError:
+            raise  # it says itself what is kept, and where
+        except BaseException as error:
+            error.add_note(outcome.what_is_kept(course, file))
+            raise
 
     def plot_losses(self) -> Figure:
         """A figure of the last training: loss of every batch, validation loss and AP50 of every epoch."""
@@ -360,29 +350,16 @@ class RetinaNet:
         """
         if isinstance(image, str | Path):
             return detect_objects(image, self, min_score=min_score, nms_iou=nms_iou, progress=False)
-        lowest = dict(zip(self._detector.classes, lowest_scores(min_score, self._detector), strict=True))
-        if not isinstance(image, np.ndarray) or image.ndim != 3:  # noqa: PLR2004
-            got = f"shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-            raise ArgumentError(f"image must be the path of a raster, or an array (C, H, W); got {got}")
-        try:
-            (found,) = self.detector.detect(image[None], min_score=lowest, nms_iou=nms_iou)
-        except (MemoryError, RuntimeError) as error:
-            if not memory.is_exhausted(error):
-                raise
-            height, width = image.shape[1:]
-            raise ArgumentError(
-                f"there is not enough memory to look at {width:,} x {height:,} px in one piece; give the path of a "
-                "raster, which is looked at in windows"
-            ) from error
-        return features_of(found, Grid(image.shape[1:]), self.detector.classes)
+        return results.predict(self.detector, image, min_score, nms_iou)
 
     def export(self, path: str | Path, layout: str | None = None) -> Path:
         """Write the detector in the format that the suffix names, for other programs; gives its path.
 
         Args:
-            path: `.onnx` for GeoDeep, Deepness and onnxruntime, `.dlpk` for ArcGIS (experimental), `.pt2` for PyTorch,
-                `.json` for a STAC item that describes a `.pt2` file, which is written beside it.
-            layout: "yolo" for an `.onnx` file that answers as Ultralytics' do; "stac-mlm" is the only one of `.json`.
+            path: `.onnx` for GeoDeep, Deepness, Ultralytics and onnxruntime, `.dlpk` for ArcGIS (experimental), `.pt2`
+                for PyTorch, `.json` for a STAC item that describes a `.pt2` file, which is written beside it.
+            layout: how an `.onnx` file answers, by the `det_type` of Deepness: "YOLO_v9" (the default, which all of
+                them read), "YOLO_Ultralytics" or "YOLO_v5_or_v7_default"; "stac-mlm" is the only one of `.json`.
 
         Raises:
             OutputError: if the suffix is another, or the file cannot be written.
@@ -401,8 +378,10 @@ class RetinaNet:
         Raises:
             ModelError: if the file is not a detector, or does not fit; the model stays as it was.
         """
-        saved = load_detector(path, device=self._detector.device)
+        saved = load_detector(path, device="cpu")
         refuse_others(saved, self._detector, str(path))
-        for sentence in fill(self._detector, saved, str(path)):
+        with held_back():
+            told = fill(self._detector, saved, str(path))
+            self._learner = self._state = self._history = None
+        for sentence in told:
             warnings.warn(sentence, UserWarning, stacklevel=2)
-        self._learner = self._state = self._history = None

@@ -12,6 +12,7 @@ import torch
 
 from geodetect.chips import DetectionData
 from geodetect.errors import ArgumentError, TrainingError, check_seed, is_number, is_share
+from geodetect.facts import listed
 from geodetect.learner import results
 from geodetect.learner.weights import WORDS, read
 from geodetect.network import published
@@ -52,6 +53,15 @@ def check_boxes(data: DetectionData) -> None:
         raise TrainingError("the data has no class to learn; look at its labels and class_mapping")
     if not any(len(plan.boxes) for plan in data.train.plans):
         raise TrainingError("no training chip holds a box, so there is nothing to learn; look at data.describe()")
+    names = data.classes
+    missing = set(range(len(names))) - {int(k) for plan in data.train.plans for k in plan.boxes.labels}
+    if missing:
+        warnings.warn(
+            f"no training chip holds {listed(names[k] for k in sorted(missing))}, which will not be learnt; give more "
+            "labels, another seed, or drop the class with class_mapping",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def anchors(
@@ -153,4 +163,4 @@ def network(
 def stretch(data: DetectionData, network: Network) -> Stretch:
     """ImageNet's constants only for what ImageNet weights saw: 8-bit RGB; else the data's own."""
     as_imagenet = network.backbone.pretrained and data.dtype == "uint8" and len(data.bands) == _RGB
-    return IMAGENET if as_imagenet else data.stretch
+    return replace(IMAGENET, numbers=data.stretch.numbers) if as_imagenet else data.stretch

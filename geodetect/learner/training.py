@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -22,17 +23,20 @@ from torch import Tensor, nn
 
 from geodetect import memory
 from geodetect.addresses import expanded
+from geodetect.boxes import Boxes
 from geodetect.chips import DetectionData
 from geodetect.chips.loaders import loaders
 from geodetect.detector import Detector
 from geodetect.errors import ArgumentError, TrainingError, is_number, is_whole
 from geodetect.learner import checkpoints, distributed
-from geodetect.learner.callbacks import BestEpoch, ChipAP, Decode, MeanLoss, SeededEpochs, StopOnNan
+from geodetect.learner.callbacks import BestEpoch, ChipAP, MeanLoss, SeededEpochs, StopOnNan
 from geodetect.learner.checkpoints import Checkpoint, State
+from geodetect.learner.interrupts import held_back
 from geodetect.learner.loop import DetectionLearner
+from geodetect.network.coding import decode_batch
 from geodetect.network.matching import match
+from geodetect.network.precision import resolve
 from geodetect.network.retinanet import Network
-from geodetect.stretch import Stretch
 
 USUAL_RATE = 5e-4  # AdamW's peak; at 1e-3 some detectors from random weights diverge, see the benchmarks
 _MOST_EPOCHS = 100_000
@@ -78,21 +82,26 @@ class _Optimizer(OptimWrapper):  # type: ignore[misc]
 
 
 def make_learner(
-    network: Network,
-    data: DetectionData,
-    *,
-    stretch: Stretch,
-    criterion: DetectionLoss,
-    decode: Decode,
-    dtype: torch.dtype,
-    seed: int,
+    detector: Detector, data: DetectionData, *, loss: Callable[..., tuple[Tensor, Tensor]], seed: int
 ) -> DetectionLearner:
-    """A fastai learner over the data's chips; what it writes without being told a place goes to a temporary folder."""
+    """A fastai learner over the data's chips; what it writes without being told a place goes to a temporary folder.
+
+    Args:
+        detector: whose network it trains.
+        data: chips.
+        loss: focal and box loss, as `network.losses.loss` gives them.
+        seed: of everything random.
+    """
+    network, shape = detector.network, (data.chip_size, data.chip_size)
+
+    def decode(logits: Tensor, deltas: Tensor) -> list[Boxes]:
+        return decode_batch(logits, deltas, network.anchors(shape), shape, level_sizes=network.level_sizes(shape))
+
     dls = loaders(
         data.train,
         data.valid,
         chip_size=data.chip_size,
-        stretch=stretch,
+        stretch=detector.stretch,
         batch_size=data.batch_size,
         transforms=data.transforms,
         num_workers=data.num_workers,
@@ -105,7 +114,7 @@ def make_learner(
     learner = DetectionLearner(
         dls,
         network,
-        loss_func=criterion,
+        loss_func=DetectionLoss(network, data.chip_size, loss),
         opt_func=partial(_Optimizer, opt=torch.optim.AdamW, fused=True),
         splitter=groups,
         metrics=[ChipAP(decode, len(data.classes))],
@@ -114,7 +123,8 @@ def make_learner(
         model_dir=Path(tempfile.gettempdir()),  # where fastai keeps weights while it looks for a rate
         wd=_WEIGHT_DECAY,
     )
-    learner.dtype, learner.recorder.loss = dtype, MeanLoss()
+    learner.dtype = resolve(detector.precision, detector.device)
+    learner.recorder.loss = MeanLoss()
     return learner
 
 
@@ -193,6 +203,13 @@ def begin(
     folder = None if isinstance(checkpoint, bool) else checkpoints.prepared(Path(expanded(checkpoint)))
     chosen = None if rate is None else rates(detector.network, rate)
     model, state = checkpoints.identity(detector), None
+    if folder and not resume and last is None and (folder / checkpoints.FILE).exists():
+        warnings.warn(
+            f"{folder} holds the state of another training, which the first epoch of this one replaces; "
+            "resume=True goes on with it",
+            UserWarning,
+            stacklevel=3,
+        )
     if resume:
         state = (checkpoints.read(folder) if folder else None) or last
         if state is None and folder is None:
@@ -215,16 +232,14 @@ def begin(
 def run(
     learner: DetectionLearner, epochs: int, course: Checkpoint, *, one_cycle: bool, callbacks: Sequence[Callback]
 ) -> None:
-    """Train up to `epochs`; the network holds the best epoch's weights afterwards, also when it was interrupted."""
-    learner.opt, learner.first_epoch = None, course.n_done
+    """Train up to `epochs`; the network is left with the weights of the last step."""
+    learner.opt, learner.first_epoch = None, course.first_epoch
     fit = learner.fit_one_cycle if one_cycle else learner.fit
     try:
         with memory.kept(), distributed.spread(learner.model) as learner.spread:
             fit(epochs, course.rates, cbs=[course.best, course, *callbacks])
     finally:
         learner.spread, learner.first_epoch = None, 0
-        course.best.restore(learner.model)
-        learner.seeded_epochs.earlier += course.n_done
     learner.stop_on_nan.check()
 
 
@@ -238,8 +253,9 @@ def find_rate(learner: DetectionLearner) -> tuple[float, list[float], list[float
         with memory.kept(), learner.no_bar():
             found = learner.lr_find(show_plot=False, suggest_funcs=(valley,))
     finally:
-        learner.model.load_state_dict(state)
-        learner.opt = None
+        with held_back():
+            learner.model.load_state_dict(state)
+            learner.opt = None
     losses = [float(value) for value in learner.recorder.losses]
     return float(found.valley), [float(rate) for rate in learner.recorder.lrs], losses
 

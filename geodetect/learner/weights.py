@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 
 # Only the name of what torch raises; nothing is unpickled but by torch's own reader of tensors.
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from geodetect.chips import DetectionData
 from geodetect.detector import Detector
-from geodetect.detector.file import read_safetensors
+from geodetect.detector.file import is_detector, read_safetensors
 from geodetect.errors import ArgumentError, ModelError
 
 WORDS = ("imagenet", "coco", None)  # weights that are not files
@@ -41,7 +42,7 @@ def is_saved_detector(weights: str | Path | None) -> bool:
             'weights must be "imagenet", "coco", None, or the file of a saved detector or of torchvision\'s weights; '
             f"there is no file {path}"
         )
-    return path.suffix == _SAFE and "format_version" in read_safetensors(path)[1]
+    return path.suffix == _SAFE and is_detector(read_safetensors(path)[1])
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -102,7 +103,7 @@ def fill(detector: Detector, saved: Detector, source: str) -> list[str]:
         anew = {_CLASS_OUT: f"{told}; the last layer of the class head starts anew"}
     _copy(detector, saved, source, tuple(anew))
     detector.network.set_norm_eps(saved.network.norm_eps)
-    detector.stretch = saved.stretch
+    detector.stretch = replace(saved.stretch, numbers=detector.stretch.numbers)
     if not anew:
         detector.min_score, detector.summary = saved.min_score, saved.summary
     return [*dict.fromkeys(anew.values()), *_other_ground(saved, detector, source)]
@@ -159,15 +160,22 @@ def adapt(detector: Detector, data: DetectionData, source: str) -> list[str]:
     before = copy(detector)
     detector.bands, detector.pixel_size_m = tuple(data.bands), data.pixel_size_m
     detector.chip_size, detector.overlap = data.chip_size, data.chip_size // 4
+    detector.stretch = replace(detector.stretch, numbers=data.stretch.numbers)
     return _other_ground(before, detector, source)
 
 
 def _other_ground(saved: Detector, detector: Detector, source: str) -> list[str]:
-    """What was trained on other bands, or at another pixel size, than the detector is for, in a sentence each."""
+    """What was trained on other bands, pixel sizes or numbers than the detector is for, in a sentence each."""
     told = []
     if tuple(saved.bands) != tuple(detector.bands):
         told.append(f"{source} was trained on the bands {tuple(saved.bands)}; it goes on with {tuple(detector.bands)}")
     then, now = saved.pixel_size_m, detector.pixel_size_m
     if then and now and abs(then / now - 1) > _SAME_SIZE:
         told.append(f"{source} was trained on pixels of {then:g} m; it goes on with pixels of {now:g} m")
+    trained, numbers = saved.stretch.numbers, detector.stretch.numbers
+    if numbers is not None and trained is not None and numbers.are_unlike(trained):
+        told.append(
+            f"{source} was trained on {trained}; it goes on with {numbers}, which its mean and deviation do not fit: "
+            "bring the data to those units first"
+        )
     return told

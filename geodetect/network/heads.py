@@ -16,6 +16,7 @@ from torchvision.ops import Conv2dNormActivation
 
 _GROUPS = 32  # of channels, as in https://arxiv.org/abs/1803.08494, table 3
 PRIOR = 0.01  # "every anchor should be labeled as foreground with confidence of ~pi. We use pi = .01"
+_PRIOR_LOGIT = -math.log((1 - PRIOR) / PRIOR)
 
 
 class Head(nn.Module):
@@ -55,6 +56,12 @@ class Head(nn.Module):
         if self.out.bias is not None:
             self.out.bias.fill_(bias)
 
+    @property
+    def gives_prior(self) -> bool:
+        """Whether the biases are still those of a class head that nothing was trained on."""
+        bias = self.out.bias
+        return bias is not None and bool((bias == bias.new_tensor(_PRIOR_LOGIT)).all())
+
     def forward(self, levels: Sequence[Float[Tensor, "B C _h _w"]]) -> Float[Tensor, "B A K"]:
         """Answers in the order of `anchors.anchors`: levels, rows, columns, shapes of a cell."""
         answers = [self.out(self.conv(level)) for level in levels]
@@ -68,7 +75,7 @@ def class_head(channels: int, per_cell: int, n_classes: int, *, norm: bool = Fal
     "Prevents the large number of background anchors from generating a large, destabilizing loss
     value in the first iteration of training" (section 4.1).
     """
-    return Head(channels, per_cell, n_classes, bias=-math.log((1 - PRIOR) / PRIOR), norm=norm)
+    return Head(channels, per_cell, n_classes, bias=_PRIOR_LOGIT, norm=norm)
 
 
 def box_head(channels: int, per_cell: int, *, norm: bool = False) -> Head:

@@ -6,11 +6,14 @@
 from geodetect.raster.held import Held
 from geodetect.raster.mosaic import Mosaic, Scene, Single, scenes_of
 from geodetect.raster.opening import Rasters, files_of
+from geodetect.raster.orientation import UPRIGHT, TurnedReader, shown_shape
 from geodetect.raster.reader import MaskedReader, RasterReader, Reader
+from geodetect.raster.validity import mostly_valid, mostly_valid_in
 from geodetect.raster.writer import CHIP_FORMATS, check_chip_format, write_chip
 
 __all__ = [
     "CHIP_FORMATS",
+    "UPRIGHT",
     "Held",
     "MaskedReader",
     "Mosaic",
@@ -19,8 +22,12 @@ __all__ = [
     "Reader",
     "Scene",
     "Single",
+    "TurnedReader",
     "check_chip_format",
     "files_of",
+    "mostly_valid",
+    "mostly_valid_in",
     "scenes_of",
+    "shown_shape",
     "write_chip",
 ]

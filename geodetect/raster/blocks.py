@@ -128,10 +128,12 @@ def _grown(block: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int]:
 def _joined(window: Window, parts: list[tuple[Window, Pixels]]) -> Pixels:
     """What the blocks hold of a window, in new arrays."""
     first, _ = parts[0][1]
-    pixels = np.empty((len(first), window.height, window.width), first.dtype)
-    valid = np.empty((window.height, window.width), bool)
+    holding = [(place, block, held) for place, (block, held) in parts if held.any()]
+    new = np.empty if len(holding) == len(parts) else np.zeros  # pages of zeros cost nothing until they are written to
+    pixels = new((len(first), window.height, window.width), first.dtype)
+    valid = new((window.height, window.width), bool)
     x1, y1, x2, y2 = window.xyxy
-    for place, (block, held) in parts:
+    for place, block, held in holding:
         left, right = max(x1, place.x), min(x2, place.x + place.width)
         top, bottom = max(y1, place.y), min(y2, place.y + place.height)
         target = np.s_[top - y1 : bottom - y1, left - x1 : right - x1]

@@ -6,13 +6,15 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 
 from geodetect.errors import RasterError
 from geodetect.grid import Grid
-from geodetect.raster.layers import Layers, alpha_tag, is_mask
+from geodetect.raster.layers import Layers, warn_of_scales
+from geodetect.raster.masks import Least, alpha_tag, least_opaque
 from geodetect.raster.opening import gdal_name, grid_of, overviews, understood
 
 _N_THREADS = 8  # headers are read by so many at once: on a network they only wait
@@ -31,7 +33,7 @@ class File:
         name: what messages call it.
         grid: where it lies.
         layers: its bands; an alpha band that is a mask among them.
-        nodata: the value that stands for no data; None when there is none.
+        nodata: for each band the value that stands for no data; None when there is none.
         tagged: the band that is tagged as alpha, mask or not; None when there is none.
         factors: by how much its overviews are coarser.
         block: (height, width) of its blocks.
@@ -41,7 +43,7 @@ class File:
     name: str
     grid: Grid
     layers: Layers
-    nodata: float | None
+    nodata: tuple[float | None, ...]
     tagged: int | None
     factors: tuple[int, ...]
     block: tuple[int, int]
@@ -51,38 +53,44 @@ class File:
         """Number of bands that are data."""
         return len(self.layers.data)
 
-    @property
-    def holds_mask(self) -> bool:
-        """Whether the band that is tagged as alpha is a mask; a few blocks of it are read."""
+    def least_opaque(self) -> Least | None:
+        """Lowest opaque value of the band that is tagged as alpha; None when there is none, or it is not a mask.
+
+        A few blocks of it are read.
+        """
         if self.tagged is None:
-            return False
+            return None
         with understood(self.name, self.path), rasterio.open(self.path) as dataset:
-            return is_mask(dataset, self.tagged)
+            return least_opaque(dataset, self.tagged)
 
-    def masked(self) -> File:
-        """The file with its band that is tagged as alpha as a mask, and no longer among the data."""
-        data = tuple(band for band in self.layers.data if band != self.tagged)
-        return replace(self, layers=replace(self.layers, data=data, alpha=self.tagged))
+    def masked(self, least: Least | None) -> File:
+        """The file with its band that is tagged as alpha as a mask; itself where there is none, or `least` is None."""
+        if self.tagged is None or least is None:
+            return self
+        return replace(self, layers=self.layers.with_alpha(self.tagged, least))
 
 
-def headers_of(files: Sequence[tuple[str, str]]) -> list[File]:
+def headers_of(files: Sequence[tuple[str, str]], nodata: float | None = None) -> list[File]:
     """What the headers of all files say, a band tagged as alpha taken for data.
 
     Args:
         files: the path or URL of each, and what messages call it.
+        nodata: value that stands for no data besides those that the files declare.
 
     Raises:
         RasterError: if one cannot be read, or does not say where it lies.
     """
     with warnings.catch_warnings(), ThreadPoolExecutor(_N_THREADS, thread_name_prefix="geodetect-headers") as pool:
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # such files are refused in our own words
-        return list(pool.map(_header, files))
+        headers = list(pool.map(partial(_header, nodata), files))
+    warn_of_scales((header.name, header.layers) for header in headers)
+    return headers
 
 
-def _header(file: tuple[str, str]) -> File:
+def _header(nodata: float | None, file: tuple[str, str]) -> File:
     path, name = file
     with understood(name, path), rasterio.open(gdal_name(path)) as dataset:
-        grid, layers = grid_of(dataset, name), Layers.with_alpha(dataset, name, None)
+        grid, layers = grid_of(dataset, name), Layers.without_alpha(dataset, name, nodata)
         if grid.transform is None or dataset.transform.is_identity:
             raise RasterError(
                 f"{name} has no transform of its own, so its place beside the other files is unknown; "
@@ -90,6 +98,7 @@ def _header(file: tuple[str, str]) -> File:
             )
         if layers.stored.name not in TYPES:
             raise RasterError(f"{name} holds {layers.stored} values, which a scene of many files cannot; convert it")
+        values = tuple(layers.undeclared if value is None else value for value in dataset.nodatavals)
         factors = tuple(overviews(dataset))
         block = dataset.block_shapes[0]
-        return File(gdal_name(path), name, grid, layers, dataset.nodata, alpha_tag(dataset), factors, block)
+        return File(gdal_name(path), name, grid, layers, values, alpha_tag(dataset), factors, block)

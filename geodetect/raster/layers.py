@@ -5,27 +5,25 @@ Shapes: C bands, H W pixels.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Shaped
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as FileWindow
 
 from geodetect.errors import ArgumentError, RasterError, is_whole
 from geodetect.grid import Window
+from geodetect.raster.masks import Least, alpha_tag, as_stored, is_sparse, least_of_mask, least_opaque
 from geodetect.raster.opening import block_bytes
 
 _LARGEST_BLOCK_BYTES = 500_000_000  # whatever the window, GDAL decodes whole blocks
-_ALPHA_SAMPLES = 8  # places along each axis where an alpha band is looked at
-_ALPHA_SAMPLE_SIZE = 64
 _COLOURS = ("red", "green", "blue")  # of a palette
 _NO_COLOURS = ("undefined", "gray", "palette")  # GDAL's default for the first band is grey, whatever it holds
-_ALMOST_ALL = 0.99  # share of 0 and full that makes a mask of an alpha band; warped edges have some in between
 
 
 class BandName(NamedTuple):
@@ -55,10 +53,13 @@ class Layers:
         stored: dtype of the pixels in the file.
         dtype: dtype of the pixels that `read` gives.
         alpha: the band that is a mask; None when there is none.
-        mask: whether the file carries a mask for all bands.
-        nodata: whether bands have a value that stands for no data.
+        least: the lowest valid value of the alpha band.
+        mask: the lowest valid value of the mask that the file carries for all bands; None when it carries none.
+        nodata: whether bands declare a value that stands for no data.
+        undeclared: another value that stands for no data; None when there is none.
         palette: (colours, 4) red, green, blue, alpha; None when pixels are values.
         scaled: (bands, 2) scale and offset; None when all are 1 and 0.
+        unusable: scales and offsets that are ignored because no values can have them; empty when there are none.
         names: what each band that can be named by number can be called besides.
     """
 
@@ -67,51 +68,72 @@ class Layers:
     stored: np.dtype[Any]
     dtype: np.dtype[Any]
     alpha: int | None
-    mask: bool
+    least: Least
+    mask: Least | None
     nodata: bool
+    undeclared: float | None
     palette: np.ndarray | None
     scaled: np.ndarray | None
+    unusable: str
     names: tuple[BandName, ...]
 
     @classmethod
-    def of(cls, dataset: Any, name: str) -> Layers:
-        """What the bands of `dataset` are.
+    def of(cls, dataset: Any, name: str, nodata: float | None = None) -> Layers:
+        """The bands of `dataset`; a few blocks of a band that is tagged as alpha are read.
+
+        Args:
+            dataset: an open file.
+            name: what messages call it.
+            nodata: value that stands for no data besides those that the file declares.
 
         Raises:
             RasterError: if there are none, or their values or blocks are of a kind that cannot be read.
         """
         tagged = alpha_tag(dataset)
-        return cls.with_alpha(dataset, name, tagged if tagged and is_mask(dataset, tagged) else None)
+        least = None if tagged is None else least_opaque(dataset, tagged)
+        layers = cls.without_alpha(dataset, name, nodata)
+        return layers if tagged is None or least is None else layers.with_alpha(tagged, least)
 
     @classmethod
-    def with_alpha(cls, dataset: Any, name: str, alpha: int | None) -> Layers:
-        """What the bands of `dataset` are, when it is known which of them is a mask.
+    def without_alpha(cls, dataset: Any, name: str, nodata: float | None = None) -> Layers:
+        """The bands of `dataset`, with a band that is tagged as alpha among the data; arguments and errors as in `of`.
 
-        Raises:
-            RasterError: if there are none, or their values or blocks are of a kind that cannot be read.
+        No pixel is read.
         """
         _check_readable(dataset, name)
         flags, palette = dataset.mask_flag_enums, _palette(dataset)
-        scaled = None if palette is not None else _scaled(dataset)
+        scaled, unusable = (None, "") if palette is not None else _scaled(dataset)
         stored = np.result_type(*dataset.dtypes)
+        undeclared = None if nodata is None else as_stored(nodata, stored, name)
+        declared = any(MaskFlags.nodata in flag for flag in flags)
+        has_mask = MaskFlags.per_dataset in flags[0] and MaskFlags.alpha not in flags[0]
         return cls(
-            data=(1, 2, 3) if palette is not None else tuple(band for band in dataset.indexes if band != alpha),
+            data=(1, 2, 3) if palette is not None else tuple(dataset.indexes),
             n_bands=3 if palette is not None else dataset.count,
             stored=stored,
             dtype=np.dtype(np.uint8 if palette is not None else stored if scaled is None else np.float32),
-            alpha=alpha,
-            mask=MaskFlags.per_dataset in flags[0] and MaskFlags.alpha not in flags[0],
-            nodata=any(MaskFlags.nodata in flag for flag in flags),
+            alpha=None,
+            least=0.0,
+            mask=least_of_mask(dataset, name) if has_mask else None,
+            nodata=declared,
+            undeclared=None if declared and set(dataset.nodatavals) == {undeclared} else undeclared,
             palette=palette,
             scaled=scaled,
+            unusable=unusable,
             names=_names(dataset) if palette is None else tuple(BandName("", colour) for colour in _COLOURS),
         )
+
+    def with_alpha(self, band: int, least: Least) -> Layers:
+        """The same bands, of which one is a mask and no longer among the data."""
+        data = tuple(each for each in self.data if each != band)
+        return replace(self, data=data, alpha=band, least=least)
 
     @property
     def all_valid(self) -> bool:
         """Whether nothing in the file can make a pixel invalid; known before any is read."""
         clear = self.palette is not None and not self.palette[:, 3].all()
-        return self.alpha is None and not (self.mask or self.nodata or clear or self.stored.kind == "f")
+        said = (self.alpha, self.mask, self.undeclared)
+        return all(each is None for each in said) and not (self.nodata or clear or self.stored.kind == "f")
 
     def chosen(self, bands: Sequence[int | str] | None, name: str) -> tuple[int, ...]:
         """The numbers of the bands asked for by number or name; all data bands for None.
@@ -145,11 +167,18 @@ class Layers:
         """The pixels of a window of the file, 0 where invalid, and which are valid."""
         where = FileWindow(window.x, window.y, window.width, window.height)
         stored = (1,) if self.palette is not None else tuple(sorted(set(bands)))
+        masked = self._masked(dataset, where)
+        if (masked is not None and not masked.any()) or (self.nodata and is_sparse(dataset, window, stored)):
+            return self._nothing(window, len(bands))
         if len(set(dataset.dtypes)) == 1:
             pixels = dataset.read(stored, window=where)
         else:  # rasterio reads bands of several types one by one only
             pixels = np.stack([dataset.read(band, window=where) for band in stored])
-        valid = self._valid(dataset, where, pixels, stored)
+        valid = self._valued(dataset, where, pixels, stored)
+        if masked is not None:
+            valid &= masked
+        if not valid.any():
+            return self._nothing(window, len(bands))
         if self.palette is not None:
             colours = self.palette[np.clip(pixels[0], 0, len(self.palette) - 1)]
             pixels, stored = np.moveaxis(colours[..., :3], -1, 0), (1, 2, 3)
@@ -161,32 +190,45 @@ class Layers:
             pixels = pixels[np.searchsorted(stored, bands)]
         pixels = np.ascontiguousarray(pixels, self.dtype)
         if not valid.all():
-            pixels[:, ~valid] = 0
+            np.copyto(pixels, 0, where=~valid)
         return pixels, valid
 
-    def _valid(
+    def _nothing(self, window: Window, n_bands: int) -> tuple[np.ndarray, np.ndarray]:
+        """A window without a valid pixel; the system gives pages of zeros, which cost nothing until they are used."""
+        shape = window.height, window.width
+        return np.zeros((n_bands, *shape), self.dtype), np.zeros(shape, bool)
+
+    def _masked(self, dataset: Any, where: Any) -> Bool[np.ndarray, "H W"] | None:
+        """Which pixels an alpha band and a mask leave valid; None where there are neither."""
+        valid = None
+        if self.alpha is not None:
+            valid = dataset.read(self.alpha, window=where) >= self.least
+        if self.mask is not None:
+            shown = dataset.read_masks(1, window=where) >= self.mask
+            valid = shown if valid is None else valid & shown
+        return valid
+
+    def _valued(
         self, dataset: Any, where: Any, pixels: Shaped[np.ndarray, "C H W"], stored: tuple[int, ...]
     ) -> Bool[np.ndarray, "H W"]:
-        """Which pixels stand, by everything that the file says of them."""
+        """Which pixels hold a number that does not stand for no data."""
         valid = np.ones(pixels.shape[1:], bool)
         if pixels.dtype.kind == "f":
             valid &= np.isfinite(pixels).all(axis=0)
-        if self.alpha is not None:
-            alpha = dataset.read(self.alpha, window=where)
-            valid &= alpha >= _full(alpha.dtype) / 2
-        if self.mask:
-            valid &= dataset.read_masks(1, window=where) > 0
         if self.nodata:
             held = dataset.read_masks(stored, window=where) > 0
-            valid &= held.any(axis=0) if self._nodata_is_colour(dataset) else held.all(axis=0)
+            valid &= held.any(axis=0) if self.is_colour(*dataset.nodatavals) else held.all(axis=0)
+        if self.undeclared is not None:
+            held = pixels != pixels.dtype.type(self.undeclared)
+            valid &= held.any(axis=0) if self.is_colour(self.undeclared) else held.all(axis=0)
         return valid
 
-    def _nodata_is_colour(self, dataset: Any) -> bool:
-        """Whether the value for no data may occur in one band of a good pixel.
+    def is_colour(self, *nodata: float | None) -> bool:
+        """Whether these values for no data may occur in one band of a good pixel.
 
         Black and white may, so there all bands must say so; -9999 in one band is enough.
         """
-        return self.stored.kind == "u" or all(value in (0, None) for value in dataset.nodatavals)
+        return self.stored.kind == "u" or all(value in (0, None) for value in nodata)
 
 
 def check_bands(bands: Any) -> None:
@@ -227,10 +269,32 @@ def _check_readable(dataset: Any, name: str) -> None:
         )
 
 
-def _scaled(dataset: Any) -> np.ndarray | None:
-    """Scale and offset of each band; None when values are what they stand for."""
-    scaled = np.array([dataset.scales, dataset.offsets]).T
-    return None if (scaled == (1.0, 0.0)).all() else scaled
+def _scaled(dataset: Any) -> tuple[np.ndarray | None, str]:
+    """Scale and offset of each band, None when values are what they stand for; and what of them was of no use.
+
+    A scale of 0 would make all pixels of a band one number, and what is not finite would make them none.
+    """
+    given = np.array([dataset.scales, dataset.offsets]).T
+    usable = np.isfinite(given)
+    usable[:, 0] &= given[:, 0] != 0
+    wrong = [f"{scale:g} and {offset:g} in band {band}" for band, (scale, offset) in enumerate(given, 1)]
+    scaled = np.where(usable, given, (1.0, 0.0))
+    unusable = ", ".join(told for told, fine in zip(wrong, usable.all(axis=1), strict=True) if not fine)
+    return None if (scaled == (1.0, 0.0)).all() else scaled, unusable
+
+
+def warn_of_scales(files: Iterable[tuple[str, Layers]]) -> None:
+    """Warn, once for all files, of scales and offsets that were read as if they were not given."""
+    wrong = [(name, layers.unusable) for name, layers in files if layers.unusable]
+    if wrong:
+        name, unusable = wrong[0]
+        more = f"; so do {len(wrong) - 1} other files" if len(wrong) > 1 else ""
+        warnings.warn(
+            f"{name} gives a scale and offset that no values can have ({unusable}), which are ignored{more}; set the "
+            "right ones (gdal_edit.py -scale -offset)",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _palette(dataset: Any) -> np.ndarray | None:
@@ -243,35 +307,3 @@ def _palette(dataset: Any) -> np.ndarray | None:
         table[list(colours)] = list(colours.values())
         return table
     return None
-
-
-def alpha_tag(dataset: Any) -> int | None:
-    """The band that is tagged as saying which pixels are valid; None when there is none beside the data."""
-    kinds = zip(dataset.indexes, dataset.colorinterp, strict=True)
-    tagged = [band for band, kind in kinds if kind == ColorInterp.alpha]
-    return tagged[-1] if tagged and dataset.count > 1 else None
-
-
-def is_mask(dataset: Any, band: int) -> bool:
-    """Whether a band that is tagged as alpha holds 0 and full, and nearly nothing else, and so is believed.
-
-    Some programs tag near infrared as alpha.
-    """
-    if isinstance(dataset, WarpedVRT):  # which we have added the band to
-        return True
-    values = np.concatenate([dataset.read(band, window=where).ravel() for where in _spread(dataset)])
-    extreme = (values == 0) | (values == _full(values.dtype))
-    return bool(extreme.mean() >= _ALMOST_ALL)
-
-
-def _full(dtype: np.dtype[Any]) -> float:
-    """What an alpha band holds where a pixel is opaque."""
-    return float(np.iinfo(dtype).max) if dtype.kind in "iu" else 1.0
-
-
-def _spread(dataset: Any) -> list[Any]:
-    """Small windows spread evenly over a dataset, its corners among them."""
-    height, width = (min(_ALPHA_SAMPLE_SIZE, length) for length in dataset.shape)
-    rows = np.unique(np.linspace(0, dataset.height - height, _ALPHA_SAMPLES).astype(int))
-    columns = np.unique(np.linspace(0, dataset.width - width, _ALPHA_SAMPLES).astype(int))
-    return [FileWindow(int(x), int(y), width, height) for y in rows for x in columns]

@@ -12,7 +12,7 @@ import math
 import weakref
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -28,6 +28,8 @@ from geodetect.boxes import chained
 from geodetect.errors import RasterError, harmless, warn
 from geodetect.grid import Grid
 from geodetect.raster.header import File, headers_of
+from geodetect.raster.layers import Layers
+from geodetect.raster.masks import ANY, Least, check_nodata
 from geodetect.raster.opening import FAILURES, Rasters, environment, files_of
 from geodetect.raster.stac import opened_item
 from geodetect.raster.virtual import describe, index
@@ -46,10 +48,19 @@ class Single:
     Args:
         path: what GDAL opens.
         name: what messages call it.
+        nodata: value that stands for no data besides those that it declares; None for none.
+        layers: its bands, once they are known.
     """
 
     path: str
     name: str
+    nodata: float | None = None
+    layers: Layers | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def undeclared(self) -> float | None:
+        """The value that pixels may hold without a declaration, as `Mosaic` has it."""
+        return self.nodata
 
     @property
     def told(self) -> str | None:
@@ -65,19 +76,25 @@ class Mosaic:
     Args:
         files: what their headers say.
         name: what messages call them together.
+        nodata: value that stands for no data besides those that they declare; None for none.
 
     Attributes:
         footprints: (N,) outlines of the files in pixels of `grid`.
         told: names of the files, their URLs, or the bands that they are put together from; may hold secrets.
+        undeclared: `nodata`, where pixels that GDAL gives may still hold it.
 
     Raises:
         RasterError: if they do not go together; the message names the file that does not.
     """
 
-    def __init__(self, files: Sequence[File], name: str) -> None:
-        self.name = name
+    layers: Layers | None = None
+
+    def __init__(self, files: Sequence[File], name: str, nodata: float | None = None) -> None:
+        self.name, self.nodata = name, nodata
         self.told = "\n".join(Single(file.path, file.name).told or file.name for file in files)
         frame = _frame(files := _same_layers(files))
+        # Pixels of a palette are colours by then, of which GDAL has masked those that stand for no data.
+        self.undeclared = None if any(file.layers.palette is not None for file in files) else nodata
         self.grid, self.footprints = _laid_out(files, frame, name)
         _check_overlaps(files, self.footprints)
         resampled = not all(_parallel(file.grid, frame) and _aligned(file.grid, frame) for file in files)
@@ -104,36 +121,42 @@ Scene: TypeAlias = Single | Mosaic
 """A scene, found and looked at, that readers open."""
 
 
-def opened_as(raster: Rasters, bands: Sequence[int | str] | None = None) -> Scene:
+def opened_as(raster: Rasters, bands: Sequence[int | str] | None = None, nodata: float | None = None) -> Scene:
     """What GDAL is to open for a scene: a single file is itself, several are a mosaic.
 
     Args:
         raster: the file or files.
         bands: those that will be read; an item of a catalog keeps each in a file of its own.
+        nodata: value that stands for no data besides those that the files declare.
 
     Raises:
         RasterError: if a file is missing or cannot be read, or several do not go together.
+        ArgumentError: if `nodata` is not a number.
     """
+    check_nodata(nodata)
     files, name = files_of(raster)
-    opened = [opened_item(file, bands) for file in files]
+    opened = [opened_item(file, bands, nodata) for file in files]
     if len(files) == 1:
-        return Single(*opened[0])
-    return Mosaic(_checked_names(headers_of(opened), bands), name)
+        return Single(*opened[0], nodata)
+    return Mosaic(_checked_names(headers_of(opened, nodata), bands), name, nodata)
 
 
-def scenes_of(raster: Rasters, bands: Sequence[int | str] | None = None) -> list[Scene]:
+def scenes_of(raster: Rasters, bands: Sequence[int | str] | None = None, nodata: float | None = None) -> list[Scene]:
     """The scenes that files make up, each in its own grid: those that touch each other are one.
 
     Raises:
-        RasterError: as `opened_as`.
+        GeodetectError: as `opened_as`.
     """
+    check_nodata(nodata)
     files, name = files_of(raster)
-    opened = [opened_item(file, bands) for file in files]
+    opened = [opened_item(file, bands, nodata) for file in files]
     if len(files) == 1:
-        return [Single(*opened[0])]
-    headers = _checked_names(headers_of(opened), bands)
+        return [Single(*opened[0], nodata)]
+    headers = _checked_names(headers_of(opened, nodata), bands)
     scenes = [[headers[i] for i in group] for group in _touching(headers)]
-    return [_scene(scene, name if len(scenes) == 1 else f"{scene[0].name} and those beside it") for scene in scenes]
+    return [
+        _scene(scene, name if len(scenes) == 1 else f"{scene[0].name} and those beside it", nodata) for scene in scenes
+    ]
 
 
 def _checked_names(files: list[File], bands: Sequence[int | str] | None) -> list[File]:
@@ -154,8 +177,8 @@ def _checked_names(files: list[File], bands: Sequence[int | str] | None) -> list
     return files
 
 
-def _scene(files: list[File], name: str) -> Scene:
-    return Single(files[0].path, files[0].name) if len(files) == 1 else Mosaic(files, name)
+def _scene(files: list[File], name: str, nodata: float | None) -> Scene:
+    return Single(files[0].path, files[0].name, nodata) if len(files) == 1 else Mosaic(files, name, nodata)
 
 
 def _touching(files: list[File]) -> list[list[int]]:
@@ -180,10 +203,9 @@ def _same_layers(files: Sequence[File]) -> Sequence[File]:
     Raises:
         RasterError: if their numbers of bands or types differ, or how values are to be understood.
     """
-    tagged = [file for file in files if file.tagged is not None]
-    if tagged and _alpha_is_mask(files, tagged):
-        # A file without the tag has no alpha band, and is valid throughout.
-        files = [file if file.tagged is None else file.masked() for file in files]
+    # A file without the tag has no alpha band, and is valid throughout.
+    least = _least_opaque(files, [file for file in files if file.tagged is not None])
+    files = [file.masked(least) for file in files]
     first = files[0]
     for file in files:
         if file.n_bands != first.n_bands:
@@ -204,13 +226,19 @@ def _same_layers(files: Sequence[File]) -> Sequence[File]:
     return files
 
 
-def _alpha_is_mask(files: Sequence[File], tagged: list[File]) -> bool:
-    """Whether bands tagged as alpha are masks in all files; some programs tag near infrared so."""
+def _least_opaque(files: Sequence[File], tagged: list[File]) -> Least | None:
+    """Lowest opaque value of the bands that are tagged as alpha; None unless they are masks in all files.
+
+    Some programs tag near infrared as alpha.
+    """
     counts = {file.n_bands for file in tagged}
-    if any(file.tagged is None and file.n_bands in counts for file in files):
-        return False
+    if not tagged or any(file.tagged is None and file.n_bands in counts for file in files):
+        return None
     chosen = np.unique(np.linspace(0, len(tagged) - 1, _ALPHA_FILES).astype(int))
-    return all(tagged[i].holds_mask for i in chosen)
+    found = [tagged[i].least_opaque() for i in chosen]
+    known = [least for least in found if least is not None]
+    # A file that is transparent where it was looked at does not tell; of the others the lowest hides no good pixel.
+    return min((least for least in known if least > ANY), default=ANY) if len(known) == len(found) else None
 
 
 def _alike(a: np.ndarray | None, b: np.ndarray | None) -> bool:

@@ -23,7 +23,7 @@ from geodetect.grid import Grid, Window
 from geodetect.raster.blocks import Blocks
 from geodetect.raster.covered import Covered, scaled
 from geodetect.raster.held import Held
-from geodetect.raster.layers import Layers
+from geodetect.raster.layers import Layers, warn_of_scales
 from geodetect.raster.mosaic import Mosaic, Scene, Single, opened_as
 from geodetect.raster.opening import (
     FAILURES,
@@ -35,6 +35,7 @@ from geodetect.raster.opening import (
     overviews,
     understood,
 )
+from geodetect.raster.orientation import orientation_of
 from geodetect.raster.resampling import VALID_SHARE, Axis, resample
 from geodetect.raster.virtual import sources_of
 
@@ -88,6 +89,7 @@ class RasterReader:
             are data.
         pixel_size_m: side of the pixels that are read, in metres on the ground; None for the file's own.
         crs: of a raster that has a transform and does not name its own.
+        nodata: value that stands for no data besides those that the files declare; a `Scene` brings its own.
         held: the rasters that this one is one of, of which only some stay open.
 
     Raises:
@@ -102,15 +104,19 @@ class RasterReader:
         bands: Sequence[int | str] | None = None,
         pixel_size_m: float | None = None,
         crs: CRS | None = None,
+        nodata: float | None = None,
         held: Held | None = None,
     ) -> None:
-        # Another reader opens from it without a look at all files of a mosaic again.
-        self.source = raster if isinstance(raster, Single | Mosaic) else opened_as(raster, bands)
+        # Another reader opens from it without a look at all files of a mosaic, or at an alpha band, again.
+        self.source = raster if isinstance(raster, Single | Mosaic) else opened_as(raster, bands, nodata)
         self.path, self.name = self.source.path, self.source.name
         self._pixel_size_m, self._crs = pixel_size_m, crs
         self._handles = Handles(self.path, self.name)
         with understood(self.name, self.path), self._handles.dataset() as dataset:
-            self._layers = Layers.of(dataset, self.name)
+            self._layers = self.source.layers or Layers.of(dataset, self.name, self.source.undeclared)
+            if isinstance(self.source, Single) and self.source.layers is None:
+                warn_of_scales([(self.name, self._layers)])
+                self.source = replace(self.source, layers=self._layers)
             footprints: np.ndarray | None
             if isinstance(self.source, Mosaic):
                 own, footprints = self.source.grid, self.source.footprints
@@ -167,6 +173,12 @@ class RasterReader:
         """The bands read by number, with what each is called where it is called something."""
         names = [self._layers.names[band - 1].told for band in self.bands]
         return [f"{band} {name}".strip() for band, name in zip(self.bands, names, strict=True)]
+
+    @property
+    def orientation(self) -> int:
+        """How viewers turn and mirror the picture, 1 to 8 as Exif has it; `grid` and `read` are as it is stored."""
+        with understood(self.name, self.path), self._handles.dataset() as dataset:
+            return orientation_of(dataset)
 
     def close(self) -> None:
         """Closes the file in all threads, and forgets what was decoded; a later read opens it again."""

@@ -90,6 +90,9 @@ def resample(
     Returns:
         pixels of the same dtype, 0 where invalid, and whether each is valid.
     """
+    if not valid.any():
+        shape = len(down.weight), len(across.weight)
+        return np.zeros((len(pixels), *shape), pixels.dtype), np.zeros(shape, bool)
     # float32 holds 24 bits, enough for means of 16; wider values keep all of theirs.
     dtype = np.float32 if pixels.dtype.itemsize <= 2 else np.float64  # noqa: PLR2004
     values = across.resample(down.resample(pixels, 1, dtype), 2, dtype)

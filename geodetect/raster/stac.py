@@ -70,12 +70,13 @@ def bands_of_item(path: str) -> tuple[str, list[str]] | None:
     return None if item is None else (_name(item, path), [_called(band) for band in _offered(_rasters(item, path))])
 
 
-def opened_item(path: str, bands: Sequence[int | str] | None) -> tuple[str, str]:
+def opened_item(path: str, bands: Sequence[int | str] | None, nodata: float | None = None) -> tuple[str, str]:
     """What GDAL opens for a raster, and its name: an item's one raster, or the bands named; anything else is itself.
 
     Args:
         path: a path or URL of a raster or an item.
         bands: those that will be read. Where an item keeps its bands in files of their own they go by their names.
+        nodata: value that stands for no data besides those that the files declare.
 
     Raises:
         RasterError: if an item cannot be read, has no raster, or has several of which bands do not choose.
@@ -93,7 +94,7 @@ def opened_item(path: str, bands: Sequence[int | str] | None) -> tuple[str, str]
     # The names of a single raster whose bands the item does not tell are its own, unless it goes by its key.
     known = len(assets) > 1 or offered[0].own or offered[0].common or set(wanted) == set(assets)
     if wanted and len(wanted) == len(bands or ()) and known:
-        return _stack(name, offered, dict.fromkeys(wanted)), name
+        return _stack(name, offered, dict.fromkeys(wanted), nodata), name
     if len(assets) > 1:
         raise RasterError(
             f'{name} is a STAC item of {len(assets)} rasters; name the bands to read, such as bands=("red", "green", '
@@ -246,7 +247,7 @@ def _called(band: _Band) -> str:
     return " or ".join(dict.fromkeys(filter(None, names))) or f"{band.asset} {band.number}"
 
 
-def _stack(name: str, offered: Sequence[_Band], wanted: Iterable[str]) -> str:
+def _stack(name: str, offered: Sequence[_Band], wanted: Iterable[str], nodata: float | None) -> str:
     """GDAL's XML of the bands of these names, each described by its own, on the grid of the finest.
 
     Raises:
@@ -254,8 +255,8 @@ def _stack(name: str, offered: Sequence[_Band], wanted: Iterable[str]) -> str:
     """
     bands = [(each, _chosen(name, offered, each)) for each in wanted]
     hrefs = list(dict.fromkeys(band.href for _, band in bands))
-    headers = headers_of([(href, name_of(href)) for href in hrefs])
-    files = {href: file.masked() if file.holds_mask else file for href, file in zip(hrefs, headers, strict=True)}
+    headers = headers_of([(href, name_of(href)) for href in hrefs], nodata)
+    files = {href: file.masked(file.least_opaque()) for href, file in zip(hrefs, headers, strict=True)}
     finest = min((file.grid for file in files.values()), key=_pixel_area)
     common = _common(list(files.values()), finest)
     for each, band in bands:

@@ -6,6 +6,7 @@ Formats: https://gdal.org/drivers/raster/vrt.html and https://gdal.org/drivers/r
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from rasterio.vrt import WarpedVRT
 from geodetect.grid import Grid
 from geodetect.raster.header import TYPES, File
 from geodetect.raster.layers import BandName
+from geodetect.raster.masks import ANY
 
 
 def index(files: Sequence[File], grid: Grid, outlines: np.ndarray, *, upright: bool) -> bytes:
@@ -36,6 +38,7 @@ def index(files: Sequence[File], grid: Grid, outlines: np.ndarray, *, upright: b
         outlines = shapely.transform(outlines, grid.to_map)
     else:
         outlines = shapely.transform(outlines, lambda xy: xy * [1, -1])
+    masked = "MaskBand" in _emptiness(files)
     target = io.BytesIO()
     with warnings.catch_warnings():
         # An index in pixels has no CRS, and needs none.
@@ -44,7 +47,7 @@ def index(files: Sequence[File], grid: Grid, outlines: np.ndarray, *, upright: b
             target,
             geometry=shapely.to_wkb(outlines),
             field_data=[
-                np.array([_virtual(file, None if upright else grid) for file in files], object),
+                np.array([_virtual(file, None if upright else grid, masked=masked) for file in files], object),
                 np.arange(len(files)),
             ],
             fields=["location", "place"],
@@ -100,7 +103,7 @@ def stacked(bands: Sequence[tuple[str, File, int]], grid: Grid) -> str:
     place = "" if grid.crs is None else _element("SRS", escape(_wkt(grid) or ""))
     assert grid.transform is not None
     place += _element("GeoTransform", ", ".join(repr(float(value)) for value in grid.transform.to_gdal()))
-    if any(_mask(file) for _, file, _ in bands):
+    if any(_has_mask(file) for _, file, _ in bands):
         told.append(_element("MaskBand", _masks(bands, grid)))
     return f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}">{place}{"".join(told)}</VRTDataset>'
 
@@ -132,17 +135,21 @@ def _masks(bands: Sequence[tuple[str, File, int]], grid: Grid) -> str:
     As soon as there is a mask GDAL looks at no such value itself. Products of masks are cut off at 255.
     """
     masks = {(file.path, file.layers.alpha or f"mask,{band}"): file for _, file, band in bands}
-    sources = "".join(_source(file, "Byte", mask, grid, mixed=False) for (_, mask), file in masks.items())
-    function = _element("PixelFunctionType", "mul") + _element("SourceTransferType", "Float32")
+    sources = [_mask_source(file, mask, grid) for (_, mask), file in masks.items()]
+    return _combined("mul", sources)
+
+
+def _combined(function: str, masks: Sequence[str]) -> str:
+    """A mask that is made of several by one of GDAL's pixel functions; it is computed in floats and cut off at 255."""
     if len(masks) == 1:
-        return _band(1, "Byte", sources)
-    kind = 'dataType="Byte" band="1" subClass="VRTDerivedRasterBand"'
-    return f"<VRTRasterBand {kind}>{function}{sources}</VRTRasterBand>"
+        return _band(1, "Byte", masks[0])
+    told = _element("PixelFunctionType", function) + _element("SourceTransferType", "Float32") + "".join(masks)
+    return f'<VRTRasterBand dataType="Byte" band="1" subClass="VRTDerivedRasterBand">{told}</VRTRasterBand>'
 
 
 def _stacked_band(name: str, file: File, band: int, grid: Grid) -> str:
     kind = TYPES[file.layers.stored.name]
-    nodata = "" if file.nodata is None else _element("NoDataValue", repr(file.nodata))
+    nodata = _nodata(file.nodata[band - 1])
     scales = "" if file.layers.scaled is None else _scale(*file.layers.scaled[band - 1])
     return _element("Description", escape(name)) + nodata + scales + _source(file, kind, band, grid)
 
@@ -160,11 +167,16 @@ def _extent(placed: Grid | None, shape: tuple[int, int]) -> dict[str, str]:
 
 def _emptiness(files: Sequence[File]) -> dict[str, str]:
     """What says that there is nothing between files: the value that all of them have for it, or a mask."""
-    values = {repr(file.nodata) for file in files}
-    masked = any(file.layers.alpha is not None or file.layers.mask for file in files)
-    if len(values) == 1 and files[0].nodata is not None and not masked:
-        return {"NoData": repr(files[0].nodata)}
+    values = {repr(value) for file in files for value in _values(file)}
+    masked = any(_has_mask(file) or _clear(file) for file in files)
+    if len(values) == 1 and values != {"None"} and not masked:
+        return {"NoData": values.pop()}
     return {"MaskBand": "true"}
+
+
+def _values(file: File) -> tuple[float | None, ...]:
+    """The values that stand for no data in the bands of a file as GDAL is told it; None where there is none."""
+    return (None,) * 3 if file.layers.palette is not None else tuple(file.nodata[band - 1] for band in file.layers.data)
 
 
 def _bands(file: File, kind: str) -> str:
@@ -187,20 +199,51 @@ def _scale(scale: float, offset: float) -> str:
     return f"<Offset>{float(offset)!r}</Offset><Scale>{float(scale)!r}</Scale>"
 
 
-def _virtual(file: File, pixels: Grid | None) -> str:
-    """A file as GDAL's XML of a virtual raster; laid out in `pixels` where those are given."""
-    height, width = file.grid.shape
+def _virtual(file: File, pixels: Grid | None, *, masked: bool) -> str:
+    """A file as GDAL's XML of a virtual raster.
+
+    Args:
+        file: one of many.
+        pixels: lay it out in these, where they are given.
+        masked: say what is valid in a mask, not by values alone.
+    """
     kind = TYPES[file.layers.stored.name]
     if file.layers.palette is not None:
         bands = [_band(i, kind, _colour(file, i)) for i in (1, 2, 3)]
     else:
-        nodata = "" if file.nodata is None else _element("NoDataValue", repr(file.nodata))
-        bands = [_band(i, kind, nodata + _source(file, kind, band)) for i, band in enumerate(file.layers.data, 1)]
-    mask = _mask(file)
-    bands += [_element("MaskBand", _band(1, "Byte", _source(file, kind, mask)))] if mask else []
+        sources = [(_nodata(file.nodata[band - 1]) + _source(file, kind, band)) for band in file.layers.data]
+        bands = [_band(i, kind, source) for i, source in enumerate(sources, 1)]
     place = _element("SRS", escape(_wkt(file.grid) or "")) if pixels is None and file.grid.crs else ""
     place += _element("GeoTransform", ", ".join(repr(float(value)) for value in _place(file, pixels).to_gdal()))
-    return f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}">{place}{"".join(bands)}</VRTDataset>'
+    mask = _mask_of(file, _dataset(file, "".join(bands))) if masked else ""
+    return _dataset(file, place + "".join(bands) + (mask and _element("MaskBand", mask)))
+
+
+def _dataset(file: File, content: str) -> str:
+    height, width = file.grid.shape
+    return f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}">{content}</VRTDataset>'
+
+
+def _mask_of(file: File, bands: str) -> str:
+    """The mask of a file, which says what `Layers` would say of it; empty where nothing does.
+
+    Args:
+        file: alone, or one of many.
+        bands: GDAL's XML of its data, with their values for no data. Of these the tile index alone heeds at most that
+            of the first band, and none in floats.
+    """
+    if clear := _clear(file):
+        return _band(1, "Byte", _indices(file, f"<LUT>{clear}</LUT>"))
+    if _has_mask(file):
+        return _band(1, "Byte", _mask_source(file, file.layers.alpha or "mask,1"))
+    values = _values(file)
+    if set(values) == {None}:
+        return ""
+    name = f'<SourceFilename relativeToVRT="0">{escape(bands)}</SourceFilename>'
+    masks = [
+        _element("SimpleSource", name + _element("SourceBand", f"mask,{band}")) for band in range(1, len(values) + 1)
+    ]
+    return _combined("sum" if file.layers.is_colour(*values) else "mul", masks)
 
 
 def _place(file: File, pixels: Grid | None) -> Affine:
@@ -213,35 +256,65 @@ def _place(file: File, pixels: Grid | None) -> Affine:
     return Affine(1, 0, round(x), 0, -1, -round(y))
 
 
-def _mask(file: File) -> int | str | None:
-    """The band of the file that says what is valid; None where none does."""
-    return file.layers.alpha or ("mask,1" if file.layers.mask else None)
+def _has_mask(file: File) -> bool:
+    """Whether a band or a mask of the file says what is valid."""
+    return file.layers.alpha is not None or file.layers.mask is not None
 
 
-def _source(file: File, kind: str, band: int | str, grid: Grid | None = None, *, mixed: bool = True) -> str:
+def _clear(file: File) -> str:
+    """A table of 0 and 255 for the numbers of a palette, some of which are transparent or no data; empty otherwise."""
+    if file.layers.palette is None:
+        return ""
+    shown = file.layers.palette[:, 3] > 0
+    numbers = np.arange(len(shown))
+    shown &= ~np.isin(numbers, [value for value in (file.nodata[0], file.layers.undeclared) if value is not None])
+    return "" if shown.all() else ",".join(f"{i}:{255 * int(each)}" for i, each in zip(numbers, shown, strict=True))
+
+
+def _mask_source(file: File, mask: int | str, grid: Grid | None = None) -> str:
+    """An alpha band, or "mask,1", of the file as 0 and 255; where it lies in `grid`."""
+    is_alpha = mask == file.layers.alpha
+    least = file.layers.least if is_alpha else file.layers.mask or ANY
+    table = _element("LUT", f"{math.nextafter(least, 0)!r}:0,{least!r}:255")
+    kind = TYPES[file.layers.stored.name] if is_alpha else "Byte"
+    return _source(file, kind, mask, grid, mixed=False, table=table)
+
+
+def _source(
+    file: File, kind: str, band: int | str, grid: Grid | None = None, *, mixed: bool = True, table: str = ""
+) -> str:
     """A band, or "mask,1", of the file, told with its size so that GDAL need not open it yet; where it lies in `grid`.
 
-    Where it is stretched neighbouring values are `mixed`, or, as a mask wants it, not.
+    Where it is stretched neighbouring values are `mixed`, or, as a mask wants it, not. A `table` maps values to others.
     """
     (height, width), (block_height, block_width) = file.grid.shape, file.block
     size = f'RasterXSize="{width}" RasterYSize="{height}" DataType="{kind}"'
     blocks = f'BlockXSize="{block_width}" BlockYSize="{block_height}"'
     told = f"{_named(file)}{_element('SourceBand', band)}<SourceProperties {size} {blocks}/>"
+    source = "ComplexSource" if table else "SimpleSource"
     if grid is None:
-        return _element("SimpleSource", told)
+        return _element(source, told + table)
     assert grid.transform is not None
     assert file.grid.transform is not None
     place = (~grid.transform) @ file.grid.transform
     told += f'<SrcRect xOff="0" yOff="0" xSize="{width}" ySize="{height}"/>'
     told += f'<DstRect xOff="{place.c!r}" yOff="{place.f!r}" xSize="{width * place.a!r}" ySize="{height * place.e!r}"/>'
     how = "bilinear" if mixed and file.grid.shape != grid.shape else "nearest"
-    return f'<SimpleSource resampling="{how}">{told}</SimpleSource>'
+    return f'<{source} resampling="{how}">{told}{table}</{source}>'
 
 
 def _colour(file: File, number: int) -> str:
-    """Red, green or blue of a file of indices; opened at once, since GDAL has to see the palette."""
-    told = _element("SourceBand", 1) + _element("ColorTableComponent", number)
-    return _element("ComplexSource", _named(file) + told)
+    """Red, green or blue of a file of indices."""
+    return _indices(file, _element("ColorTableComponent", number))
+
+
+def _indices(file: File, meaning: str) -> str:
+    """What the indices of a file stand for; opened at once, since GDAL has to see the palette."""
+    return _element("ComplexSource", _named(file) + _element("SourceBand", 1) + meaning)
+
+
+def _nodata(value: float | None) -> str:
+    return "" if value is None else _element("NoDataValue", repr(value))
 
 
 def _named(file: File) -> str:

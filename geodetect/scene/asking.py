@@ -6,8 +6,10 @@ Shapes: B batch, C channels, H W pixels.
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -39,10 +41,11 @@ class Asked:
         in_two = hasattr(detector, "launch") and hasattr(detector, "collect")
         ask: Callable[..., Any] = detector.launch if in_two else detector.detect  # type: ignore[attr-defined]
         known = {"min_score": float(plan.lowest.min(initial=1)), "nms_iou": plan.nms_iou}
-        wanted = inspect.signature(ask).parameters
+        wanted = _parameters(ask)
         self._ask = partial(ask, **{name: known[name] for name in known if name in wanted})
         self._collect = detector.collect if in_two else _as_it_is  # type: ignore[attr-defined]
-        self._n_classes = len(plan.lowest)
+        self._n_classes, self._side = len(plan.lowest), plan.windows.chip_size
+        self._warned = False
         self.batch_size = plan.batch_size
 
     def launch(self, pixels: np.ndarray) -> list[Any]:
@@ -66,7 +69,7 @@ class Asked:
         return launched
 
     def _halve(self, n_windows: int, chip_size: int, error: Exception) -> None:
-        if not memory.is_exhausted(error):
+        if not memory.is_short(error):
             raise error
         if n_windows == 1:
             raise ModelError(
@@ -94,9 +97,26 @@ class Asked:
                 f"got labels from {labels.min()} to {labels.max()}"
             )
         scores = np.concatenate([np.asarray(boxes.scores) for boxes in found])
-        if scores.size and (scores < 0).any() | (scores > 1).any():
+        if not ((scores >= 0) & (scores <= 1)).all():  # False for NaN too
             raise ModelError(f"scores must lie between 0 and 1; got scores from {scores.min():g} to {scores.max():g}")
-        return list(found)
+        return [self._possible(boxes) for boxes in found]
+
+    def _possible(self, boxes: Boxes) -> Boxes:
+        """The boxes that are some, in the window that was shown; a warning tells once of others."""
+        corners = boxes.xyxy
+        possible = np.isfinite(corners).all(axis=1) & (boxes.sizes >= 0).all(axis=1)
+        possible &= ((corners[:, :2] <= self._side) & (corners[:, 2:] >= 0)).all(axis=1)
+        if possible.all():
+            return boxes
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"detect gives boxes that are left out, such as {corners[~possible][0].tolist()}: they must be "
+                f"x1, y1, x2, y2 in pixels of the window, from 0 to {self._side}, with x1 < x2 and y1 < y2",
+                UserWarning,
+                stacklevel=2,
+            )
+        return boxes[possible]
 
 
 class AskedInAllSymmetries(Asked):
@@ -123,6 +143,14 @@ def asked_of(detector: DetectsPixels, plan: Plan) -> Asked:
     return AskedInAllSymmetries(detector, plan) if plan.tta else Asked(detector, plan)
 
 
+def _parameters(ask: Callable[..., Any]) -> Iterable[str]:
+    """The names of what can be told; none where nobody can see them, as of functions written in C."""
+    try:
+        return inspect.signature(ask).parameters
+    except (TypeError, ValueError):
+        return ()
+
+
 def _as_it_is(found: Any) -> Any:
     return found
 
@@ -134,13 +162,40 @@ def _is_answer(found: Any, n_windows: int) -> bool:
     return all(isinstance(boxes, Boxes) and boxes.scores is not None for boxes in found)
 
 
-def answered(coming: Iterable[Batch], model: Asked) -> Iterator[tuple[Batch, list[Boxes]]]:
-    """Each batch with the boxes of its windows, in window pixels; the next are launched before one is collected."""
+def answered(coming: Iterable[Batch], model: Asked, raster: str = "the scene") -> Iterator[tuple[Batch, list[Boxes]]]:
+    """Each batch with the boxes of its windows, in window pixels; the next are launched before one is collected.
+
+    An error of the model comes through as it is, with a note of the windows that it was shown.
+
+    Args:
+        coming: the batches.
+        model: asked about each.
+        raster: what the note calls the scene.
+    """
+
+    def collected(batch: Batch, launched: list[Any]) -> tuple[Batch, list[Boxes]]:
+        with _noting(batch, raster):
+            return batch, model.collect(launched)
+
     waiting: deque[tuple[Batch, list[Any]]] = deque()
     for batch in coming:
-        waiting.append((batch, model.launch(batch.pixels)))
+        with _noting(batch, raster):
+            waiting.append((batch, model.launch(batch.pixels)))
         if len(waiting) > _IN_FLIGHT:
-            first, launched = waiting.popleft()
-            yield first, model.collect(launched)
-    for first, launched in waiting:
-        yield first, model.collect(launched)
+            yield collected(*waiting.popleft())
+    for each in waiting:
+        yield collected(*each)
+
+
+@contextmanager
+def _noting(batch: Batch, raster: str) -> Iterator[None]:
+    """Note on an error which windows the model was shown."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        x1, y1, x2, y2 = batch.windows[0].xyxy
+        more = f" and {len(batch.windows) - 1} more" if len(batch.windows) > 1 else ""
+        error.add_note(f"while the model was shown the window x {x1} to {x2}, y {y1} to {y2}{more} of {raster}")
+        raise

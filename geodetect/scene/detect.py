@@ -28,6 +28,7 @@ from geodetect.scene.features import check_measurable, features_of
 from geodetect.scene.ground import joined
 from geodetect.scene.journal import Journal, journal_of, recorded
 from geodetect.scene.models import DetectsPixels, HoldsDetector, detector_of, lowest_scores, made_ready
+from geodetect.scene.numbers import check_numbers
 from geodetect.scene.plan import Plan, check_place, opened, planned
 from geodetect.scene.ranking import Ranking
 from geodetect.scene.remote import Work, scanned_by
@@ -62,6 +63,7 @@ def detect_objects(
     measure: bool = False,
     client: Any = None,
     resume: bool = False,
+    nodata: float | None = None,
     progress: bool = True,
 ) -> gpd.GeoDataFrame | Path | list[Path]:
     """The objects that a model finds in a raster: columns `label`, `score` and `geometry`, best score first.
@@ -97,9 +99,10 @@ def detect_objects(
             and keep what it finds in any of them (test-time augmentation).
         measure: add the columns `area_m2`, `width_m` and `height_m`, along the raster's rows and columns on the ground.
         client: a `dask.distributed.Client`: the windows are run by its workers, which find the raster under the
-            same name and, for a model given as a file, choose their own device; None: all is done here.
+            same name and, for a model given as a file and without `device`, choose their own; None: all is done here.
         resume: go on with what a run that was stopped left beside the output, if anything; the result is
             that of an undisturbed run. Otherwise such remains are replaced.
+        nodata: value that stands for no data, besides those that the raster declares itself, which stay so.
         progress: show a progress bar.
 
     Returns:
@@ -122,12 +125,12 @@ def detect_objects(
     named = detector_of(model, device, precision)
     for path in outputs or (None,):
         check_texts(named.classes, path)
-    if isinstance(model, str | Path):
-        precision, device = "auto", None  # it has been loaded as they say
+    loaded = isinstance(model, str | Path)  # as precision and device say
+    precision = "auto" if loaded else precision
     by_trial = precision == getattr(named, "precision", None) == "auto"  # and might come out otherwise this time
     chosen = None if precision == "auto" else precision
-    detector = made_ready(named, earlier.get("precision") if by_trial else chosen, device)
-    with opened(raster, detector, bands, pixel_size_m) as reader:
+    detector = made_ready(named, earlier.get("precision") if by_trial else chosen, None if loaded else device)
+    with opened(raster, detector, bands, pixel_size_m, nodata=nodata) as reader:
         check_place(reader.grid, outputs)
         check_measurable(reader.grid, measure=measure)
         plan = planned(
@@ -141,6 +144,7 @@ def detect_objects(
             area=None if aoi is None else read_area(aoi, reader.grid),
             tta=tta,
         )
+        check_numbers(reader, detector, plan)
         work = None
         if client is not None:
             travelling = Path(model) if isinstance(model, str | Path) else named
@@ -314,7 +318,7 @@ class _Ran(NamedTuple):
 def _sewn(strips: Iterable[Strip], reader: Reader, plan: Plan, found: Ranking) -> _Ran:
     """What was run, once `found` holds all objects of the strips, which come from top to bottom.
 
-    Parts are few, and are joined when all are known; only then do they have a centre to be judged by.
+    Parts are few, and are joined when all are known; only then is it known whether they lie on data.
     """
     seam, parts, n_run, grounds = Seam(plan.nms_iou), [], 0, []
     for strip in strips:

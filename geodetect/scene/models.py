@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from numbers import Real
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from geodetect.boxes import Boxes
-from geodetect.errors import ArgumentError, ModelError, is_share
+from geodetect.errors import ArgumentError, ModelError, is_number, is_share, is_whole
 
 _BATCH_SIZE = 8  # of a model that does not say what suits it
 _MIN_SCORE = 0.5  # where a model does not know which score serves it best
@@ -77,7 +77,9 @@ def detector_of(model: Any, device: str | None, precision: str) -> DetectsPixels
             return _onnx_detector(model, device, precision)
         from geodetect.detector import load_detector  # here, so that torch loads only where it is wanted
 
-        return load_detector(model, device=device, precision=precision)
+        model = load_detector(model, device=device, precision=precision)
+    if isinstance(model, type):
+        raise ModelError(f"model must be an object that detects; got the class {model.__name__}, make one of it first")
     whole = all(hasattr(model, name) for name in _NEEDED)  # whatever such a model keeps in an attribute `detector`
     detector: DetectsPixels = model if whole else getattr(model, "detector", model)
     lacking = [name for name in _NEEDED if not hasattr(detector, name)]
@@ -86,7 +88,44 @@ def detector_of(model: Any, device: str | None, precision: str) -> DetectsPixels
             "model must be a RetinaNet, a Detector, the path of a saved one, or an object with "
             f"{', '.join(_NEEDED)}; this {type(detector).__name__} has no {', '.join(lacking)}"
         )
+    _check(detector)
+    if hasattr(detector, "warn_if_untrained"):
+        detector.warn_if_untrained()
     return detector
+
+
+def _check(detector: DetectsPixels) -> None:
+    """Refuse what some attribute of a detector holds, before it is taken for what it should be.
+
+    Raises:
+        ModelError: if one is not possible.
+    """
+    for name, (is_possible, expected) in _ATTRIBUTES.items():
+        value = getattr(detector, name)
+        if not is_possible(value):
+            raise ModelError(f"{name} of this {type(detector).__name__} must be {expected}; got {value!r:.80}")
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Collection) and not isinstance(value, str | bytes | Mapping | Set)
+
+
+def _are_names(value: Any) -> bool:
+    return _is_list(value) and all(isinstance(name, str) for name in value) and 0 < len(value) == len(set(value))
+
+
+def _are_bands(value: Any) -> bool:
+    return _is_list(value) and len(value) > 0 and all(isinstance(b, str) or (is_whole(b) and b > 0) for b in value)
+
+
+_ATTRIBUTES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "detect": (callable, "a method"),
+    "classes": (_are_names, "a list of names (str), all different"),
+    "bands": (_are_bands, "a list of the raster's bands, numbered from 1, such as (1, 2, 3)"),
+    "chip_size": (lambda value: is_whole(value) and value > 0, "a whole number of pixels above 0"),
+    "overlap": (lambda value: value is None or (is_whole(value) and value >= 0), "a whole number of pixels, or None"),
+    "pixel_size_m": (lambda value: value is None or (is_number(value) and value > 0), "metres above 0, or None"),
+}
 
 
 def _onnx_detector(path: str | Path, device: str | None, precision: str) -> DetectsPixels:
@@ -120,8 +159,19 @@ def made_ready(detector: Model, precision: str | None = None, device: str | None
 
 
 def suited_batch_size(detector: DetectsPixels, chip_size: int) -> int:
-    """How many windows of `chip_size` pixels to show at once: what the detector says, or 8."""
-    return detector.suited_batch_size(chip_size) if hasattr(detector, "suited_batch_size") else _BATCH_SIZE
+    """How many windows of `chip_size` pixels to show at once: what the detector says, or 8.
+
+    Raises:
+        ModelError: if the detector says what is no number of windows.
+    """
+    if not hasattr(detector, "suited_batch_size"):
+        return _BATCH_SIZE
+    size = detector.suited_batch_size(chip_size)
+    if not (is_whole(size) and size > 0):
+        raise ModelError(
+            f"suited_batch_size of this {type(detector).__name__} must give a number above 0; got {size!r}"
+        )
+    return int(size)
 
 
 def lowest_scores(min_score: Any, detector: DetectsPixels) -> np.ndarray:

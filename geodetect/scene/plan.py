@@ -129,13 +129,18 @@ def planned(
 
 
 def opened(
-    raster: Rasters, detector: DetectsPixels, bands: Sequence[int | str] | None, pixel_size_m: float | str | None
+    raster: Rasters,
+    detector: DetectsPixels,
+    bands: Sequence[int | str] | None,
+    pixel_size_m: float | str | None,
+    *,
+    nodata: float | None = None,
 ) -> RasterReader:
     """The raster as the model wants to see it: its bands, its pixel size."""
     n_bands = len(detector.bands)
     if bands is None and tuple(detector.bands) != tuple(range(1, n_bands + 1)):
         bands = detector.bands  # a choice of bands was made in training, and holds here
-    with RasterReader(raster, bands=bands) as native:
+    with RasterReader(raster, bands=bands, nodata=nodata) as native:
         size = _pixel_size(native.grid, detector, pixel_size_m)
     reader = RasterReader(native.source, bands=bands, pixel_size_m=size)
     if reader.n_bands != n_bands:

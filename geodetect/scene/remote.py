@@ -41,7 +41,7 @@ class Work:
         reader: the scene, of a file that every worker finds under the same name.
         model: a file that a learner saved, which travels as it is; or any detector.
         plan: what is to be done.
-        device: for a model that is a file: where it runs; None: a GPU where a worker has one.
+        device: where it runs; None: where it is, or for a file a GPU where a worker has one.
         precision: what it computes with, the same on every worker; None: what it is made for.
     """
 
@@ -67,17 +67,17 @@ class Work:
         """What is seen in the strips with these numbers."""
         with self._turn:
             if self._asked is None:
-                self._asked = asked_of(made_ready(self._unpacked(), self._precision), self._plan)
+                self._asked = asked_of(self._ready(), self._plan)
             with closing(scanned(self._reader, self._asked, self._plan, strips)) as seen:
                 return list(seen)
 
-    def _unpacked(self) -> DetectsPixels:
+    def _ready(self) -> DetectsPixels:
         if not isinstance(self._model, _File):
-            return self._model
+            return made_ready(self._model, self._precision, self._device)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / self._model.name
             file.write_bytes(self._model.content)
-            return detector_of(file, self._device, self._precision or "auto")
+            return made_ready(detector_of(file, self._device, self._precision or "auto"), self._precision)
 
 
 def _arrived(reader: RasterReader, model: Any, plan: Plan, device: str | None, precision: str | None) -> Work:

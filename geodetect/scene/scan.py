@@ -17,7 +17,7 @@ import shapely
 from geodetect import memory
 from geodetect.boxes import Boxes
 from geodetect.grid import Window
-from geodetect.raster import Reader
+from geodetect.raster import Reader, mostly_valid, mostly_valid_in
 from geodetect.scene.asking import Asked, answered
 from geodetect.scene.edges import Parts, split
 from geodetect.scene.ground import ground_of, joined
@@ -78,7 +78,7 @@ def scanned(
     coming = batches(reader, groups, chip_size=plan.windows.chip_size, batch_size=plan.batch_size)
     following = 0
     with memory.kept(), closing(coming):  # its threads end here, also after an error
-        found = answered(coming, model)
+        found = answered(coming, model, reader.grid.name)
         for group, of_group in groupby(_told_of(found, passed), key=lambda answer: answer[0].group):
             yield from map(_empty, strips[following:group])
             seen = [each for batch, boxes in of_group for each in _seen_in(batch, boxes, plan)]
@@ -124,24 +124,18 @@ def _seen(found: Boxes, window: Window, valid: np.ndarray, plan: Plan) -> _Seen:
     enough = found.scores >= plan.lowest[found.labels]
     found = found[enough & (found.sizes > 0).all(axis=1)].shift(window.x, window.y)
     whole, parts = split(found, window, plan.windows.tiling_of(window), plan.nms_iou)
-    x, y = _pixels(whole.shift(-window.x, -window.y), valid.shape)
-    return _Seen(whole[valid[y, x] & _inside(whole, plan.area)], parts, ground_of(window, valid))
+    on_data = mostly_valid(whole.shift(-window.x, -window.y), valid)
+    return _Seen(whole[on_data & _inside(whole, plan.area)], parts, ground_of(window, valid))
 
 
 def on_ground(boxes: Boxes, reader: Reader, plan: Plan) -> np.ndarray:
-    """Which boxes have their centre on a valid pixel of the scene, in the area, (N,).
+    """Which boxes lie on data, with their centre in the area, (N,).
 
     For boxes that no window saw whole; those of windows are judged when they are seen.
     """
-    pixels = zip(*_pixels(boxes, reader.grid.shape), strict=True)
-    valid = np.array([reader.read(Window(int(x), int(y), 1, 1))[1][0, 0] for x, y in pixels], bool)
-    return np.asarray(valid & _inside(boxes, plan.area))
-
-
-def _pixels(boxes: Boxes, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels, as x and y, that hold the centres of boxes inside a rectangle of `shape`."""
-    x, y = np.asarray(boxes.centres, int).T
-    return np.minimum(x, shape[1] - 1), np.minimum(y, shape[0] - 1)
+    good = _inside(boxes, plan.area)
+    good[good] = mostly_valid_in(reader, boxes[good])
+    return good
 
 
 def _inside(boxes: Boxes, area: shapely.Geometry | None) -> np.ndarray:

@@ -29,6 +29,7 @@ def settings_of(reader: RasterReader, detector: DetectsPixels, plan: Plan) -> di
         "transform": None if grid.transform is None else list(grid.transform[:6]),
         "crs": None if grid.crs is None else grid.crs.to_string(),
         "bands": list(reader.bands),
+        "nodata": reader.source.nodata,
         "model": type(detector).__name__,
         "weights": _weights(detector),
         "precision": _text(getattr(detector, "precision", None)),

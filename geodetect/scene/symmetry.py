@@ -39,7 +39,7 @@ def _viewed(pixels: np.ndarray, transposed: bool, mirrored_x: bool, mirrored_y: 
     """The windows transposed, and then mirrored."""
     if transposed:
         pixels = pixels.swapaxes(-2, -1)
-    return np.ascontiguousarray(pixels[..., :: -1 if mirrored_y else 1, :: -1 if mirrored_x else 1])
+    return pixels[..., :: -1 if mirrored_y else 1, :: -1 if mirrored_x else 1].copy()  # a model may change its own
 
 
 def _back(found: list[Boxes], side: int, transposed: bool, mirrored_x: bool, mirrored_y: bool) -> list[Boxes]:

@@ -2,18 +2,21 @@
 
     python tests/benchmarks/exports.py same [--data FOLDER]
     python tests/benchmarks/exports.py speed
+    python tests/benchmarks/exports.py readers MODEL.safetensors PYTHON
     python tests/benchmarks/exports.py geodeep MODEL.safetensors PYTHON [--data FOLDER]
     python tests/benchmarks/exports.py stac PYTHON
 
 `same` holds onnxruntime and the `.pt2` program against the detector on 100 chips of real imagery with 3 and 4 bands.
-`geodeep` runs the exported file in GeoDeep, `stac` reads the item with stac-model; PYTHON is that of an environment
-of its own in which the reader is installed (pip install geodeep stac-model).
+`readers` runs the exported file in GeoDeep and in Ultralytics, and reads it as Deepness does, on chips of the drawn
+suburb. `geodeep` runs it in GeoDeep over a scene. `stac` reads the item with stac-model, and holds it against the
+schemas of STAC and of its extensions, as the tests of pystac's packages bring them. PYTHON is that of an environment
+of its own in which the readers are installed (pip install geodeep ultralytics stac-model pystac-ext-mlm
+pystac-ext-file "pystac[validation]").
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -26,10 +29,10 @@ import numpy as np
 import torch
 
 import geodetect as gd
-from geodetect.boxes import Boxes, iou
+from geodetect.boxes import Boxes, iou, nms
 from geodetect.detector import Detector
 from geodetect.export import export
-from geodetect.export.onnx_detector import OnnxDetector
+from geodetect.export.onnx_detector import OnnxDetector, session
 from geodetect.grid import Window
 from geodetect.network.coding import decode_batch
 from geodetect.network.retinanet import Network
@@ -37,6 +40,7 @@ from geodetect.raster import RasterReader
 from geodetect.stretch import Stretch
 
 REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+SUBURB = Path(__file__).resolve().parents[2] / "sample_data" / "suburb_test.tif"
 BACKBONES = ("resnet18", "efficientnet_b0", "vgg16_bn")
 SIDE, N_CHIPS, BATCH = 256, 100, 10
 N_BOXES = 100  # of the fullest chip, about: where a random network's threshold is put
@@ -53,18 +57,54 @@ raster, model, folder, score = sys.argv[1], sys.argv[2], sys.argv[3], float(sys.
 session, config = create_session(model)
 config["det_conf"] = score
 found = [execute_detection(chip, session, config) for chip in np.load(folder + "/chips.npy")]
-np.savez(folder + "/found.npz", *[np.reshape(each, (-1, 6))[:, :5] for each in found])
+found = [np.reshape(each, (-1, 4 + len(config["class_names"]))) for each in found]
+rows = [np.column_stack([each[:, :4], each[:, 4:].argmax(1), each[:, 4:].max(1)]) for each in found]
+np.savez(folder + "/found.npz", *rows)
 open(folder + "/found.geojson", "w").write(detect(raster, model, "geojson", conf_threshold=score))
 """
+ULTRALYTICS = """
+import sys
+import numpy as np
+from ultralytics import YOLO
+model, folder, score = sys.argv[1], sys.argv[2], float(sys.argv[3])
+pictures = [chip.transpose(1, 2, 0)[..., ::-1].copy() for chip in np.load(folder + "/chips.npy")]
+found = YOLO(model).predict(pictures, conf=score, iou=0.5, max_det=10_000, verbose=False)
+assert found[0].names == {0: "car", 1: "pool"}, found[0].names
+boxes = [each.boxes for each in found]
+np.savez(folder + "/found.npz", *[np.column_stack([each.xyxy, each.cls, each.conf]) for each in boxes])
+"""
 SCORES = (0.3, 0.5)
+NMS_IOU = 0.5
 STAC = """
-import json, sys
+import json, sys, tarfile
+import jsonschema, yaml
+from pathlib import Path
+from referencing import Registry, Resource
+from referencing.jsonschema import DRAFT7
 import pystac
-from stac_model.schema import MLModelExtension, MLModelProperties
+from pystac.validation import validate_dict
+from stac_model.schema import MLModelProperties
 item = json.load(open(sys.argv[1]))
 MLModelProperties.model_validate(item["properties"])
-pystac.Item.from_dict(item)
-print("stac-model and pystac read the item")
+validate_dict(item, extensions=[])
+print("stac-model reads the item, pystac finds it valid")
+schemas = {}
+for archive in Path(sys.argv[2]).glob("*.tar.gz"):  # sources: their tests have kept what the network answered
+    with tarfile.open(archive) as files:
+        kept = [each for each in files if "cassettes" in each.name and each.name.endswith(".yaml")]
+        for asked in (ask for each in kept for ask in yaml.safe_load(files.extractfile(each))["interactions"]):
+            body = asked["response"]["body"]["string"]
+            if asked["request"]["uri"].endswith("schema.json") and asked["response"]["status"]["code"] == 200:
+                schemas[asked["request"]["uri"]] = json.loads(body)
+checked = [uri for uri in item["stac_extensions"] if uri in schemas]
+classes = {"definitions": {"fields": {"properties": {"classification:classes": {"minItems": 1}}}}}  # in no package
+schemas["https://stac-extensions.github.io/classification/v1.1.0/schema.json"] = classes
+known = Registry().with_resources(
+    (uri, Resource.from_contents(schema, default_specification=DRAFT7)) for uri, schema in schemas.items()
+)
+for uri in checked:
+    jsonschema.Draft7Validator(schemas[uri], registry=known).validate(item)
+    print("valid:", uri)
 """
 
 
@@ -200,6 +240,64 @@ def timed(detector: Detector | OnnxDetector, pixels: np.ndarray, floor: float) -
     return time.perf_counter() - start
 
 
+def in_reader(python: str, code: str, files: list[str], pixels: np.ndarray, score: float, folder: Path) -> list[Boxes]:
+    """What another program finds on chips, clipped as our boxes are."""
+    np.save(folder / "chips.npy", pixels)
+    subprocess.run([python, "-c", code, *files, str(folder), str(score)], check=True)
+    side = pixels.shape[-1]
+    with np.load(folder / "found.npz") as found:
+        return [Boxes(rows[:, :4], rows[:, 4], rows[:, 5]).clip(side, side) for rows in found.values()]
+
+
+def as_deepness(onnx: Path, pixels: np.ndarray, score: float) -> list[Boxes]:
+    """The candidates of all pictures of one batch, read by Deepness' rules for YOLO_v9.
+
+    https://github.com/PUTvision/qgis-plugin-deepness
+    """
+    (found,) = session(onnx, "cpu").run(None, {"images": (pixels / np.float32(255)).astype(np.float32)})
+    boxes = []
+    for columns in found:
+        rows = columns.T[columns[4:].max(axis=0) >= score]
+        xyxy = np.hstack([rows[:, :2] - rows[:, 2:4] / 2, rows[:, :2] + rows[:, 2:4] / 2])
+        every = Boxes(xyxy, rows[:, 4:].argmax(axis=1), rows[:, 4:].max(axis=1))
+        boxes.append(suppressed(every, by_class=False).clip(pixels.shape[-1], pixels.shape[-1]))
+    return boxes
+
+
+def suppressed(candidates: Boxes, *, by_class: bool) -> Boxes:
+    """What other programs keep of candidates, each of which has its best class alone.
+
+    GeoDeep and Deepness add a pixel to each side before, and look at no classes.
+    """
+    _, first = np.unique(candidates.xyxy.round(3), axis=0, return_index=True)
+    single = candidates[np.sort(first)]
+    grown = Boxes(single.xyxy + np.array([0, 0, 1, 1]), single.labels, single.scores)
+    return single[nms(single if by_class else grown, NMS_IOU, by_class=by_class)]
+
+
+def readers(model: Path, python: str) -> None:
+    """Hold what GeoDeep, Deepness and Ultralytics make of the exported file against the detector."""
+    detector = gd.load_detector(model, device="cpu", precision="float32")
+    side = detector.chip_size
+    with RasterReader(SUBURB) as reader:
+        height, width = reader.grid.shape
+        starts = [(x, y) for y in range(0, height - side + 1, side) for x in range(0, width - side + 1, side)]
+        pixels = np.stack([reader.read(Window(x, y, side, side))[0] for x, y in starts])
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        onnx = export(detector, folder / "model.onnx")
+        for score in SCORES:
+            candidates = detector.detect(pixels, min_score=score, nms_iou=1.0)
+            across, within = ([suppressed(each, by_class=choice) for each in candidates] for choice in (False, True))
+            found = {
+                "GeoDeep": (in_reader(python, GEODEEP, [str(SUBURB), str(onnx)], pixels, score, folder), across),
+                "Deepness' rules": (as_deepness(onnx, pixels, score), across),
+                "Ultralytics": (in_reader(python, ULTRALYTICS, [str(onnx)], pixels, score, folder), within),
+            }
+            for program, (boxes, due) in found.items():
+                say(f"score {score}, {len(pixels)} chips, {program} against the detector: {difference(boxes, due)}")
+
+
 def geodeep(model: Path, python: str, data: Path) -> None:
     """What GeoDeep finds in Banepa with the exported file, against what we find with the model itself."""
     raster = data / "scenes" / "banepa" / "banepa_utm45n_15cm.tif"
@@ -209,11 +307,8 @@ def geodeep(model: Path, python: str, data: Path) -> None:
     for score in SCORES:
         with tempfile.TemporaryDirectory() as folder:
             onnx = export(detector, Path(folder) / "model.onnx")
-            np.save(Path(folder) / "chips.npy", pixels)
-            subprocess.run([python, "-c", GEODEEP, str(raster), str(onnx), folder, str(score)], check=True)
+            on_chips = in_reader(python, GEODEEP, [str(raster), str(onnx)], pixels, score, Path(folder))
             theirs = gpd.read_file(Path(folder) / "found.geojson").to_crs(every.crs)
-            with np.load(Path(folder) / "found.npz") as found:
-                on_chips = [Boxes(rows[:, :4], np.zeros(len(rows)), rows[:, 4]) for rows in found.values()]
         due = [each for chip in pixels for each in detector.detect(chip[None], min_score=score)]
         say(f"score {score}, {len(pixels)} chips, GeoDeep against the detector: {difference(on_chips, due)}")
         ours = every[every["score"] >= score]
@@ -224,12 +319,13 @@ def geodeep(model: Path, python: str, data: Path) -> None:
 
 
 def stac(python: str) -> None:
-    """Let the extension's own package read an item."""
+    """Let the packages of STAC read an item, and hold it against their schemas."""
     detector = random_detector("resnet18", np.random.default_rng(0).integers(0, 256, (1, 3, SIDE, SIDE), np.uint8))
     with tempfile.TemporaryDirectory() as folder:
         item = export(detector, Path(folder) / "model.json", "stac-mlm")
-        subprocess.run([python, "-c", STAC, str(item)], check=True)
-        say(json.dumps(json.loads(item.read_text())["stac_extensions"]))
+        sources = ["--no-deps", "--no-binary", ":all:", "--dest", folder, "pystac-ext-mlm", "pystac-ext-file"]
+        subprocess.run([python, "-m", "pip", "--quiet", "download", *sources], check=True)
+        subprocess.run([python, "-c", STAC, str(item), folder], check=True)
 
 
 def say(line: str) -> None:
@@ -244,15 +340,18 @@ def main(argv: list[str]) -> None:
     parts = parser.add_subparsers(dest="part", required=True)
     parts.add_parser("same")
     parts.add_parser("speed")
-    reader = parts.add_parser("geodeep")
-    reader.add_argument("model", type=Path)
-    reader.add_argument("python")
+    for name in ("readers", "geodeep"):
+        reader = parts.add_parser(name)
+        reader.add_argument("model", type=Path)
+        reader.add_argument("python")
     parts.add_parser("stac").add_argument("python")
     choices = parser.parse_args(argv)
     if choices.part == "same":
         same(choices.data)
     elif choices.part == "speed":
         speed()
+    elif choices.part == "readers":
+        readers(choices.model, choices.python)
     elif choices.part == "geodeep":
         geodeep(choices.model, choices.python, choices.data)
     else:

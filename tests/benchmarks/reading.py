@@ -5,6 +5,11 @@ python tests/benchmarks/reading.py [--side 20000] [--chip-size 512] [--overlap 1
 The windows are those of inference, row by row, sharing `overlap` pixels, and come in batches of 8 from both. Of each
 file the upper `rows` rows of windows are read, each time from an open file that nothing was read from before. The
 files are made from smooth noise in a folder that is removed at the end.
+
+python tests/benchmarks/reading.py --empty [--side 20000] ...
+
+Processor time, in seconds, for all windows of a square that holds 1,000 x 1,000 px of data and is empty elsewhere, in
+the ways that files have of saying so. rasterio reads the data bands alone, and does not tell which pixels are valid.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -31,6 +37,14 @@ KINDS: dict[str, dict[str, object]] = {
     "JPEG": {"compress": "jpeg", "photometric": "YCBCR", **TILED},
     "deflate, striped": {"compress": "deflate", "predictor": 2, "blockysize": 1},
 }
+EMPTY: dict[str, dict[str, object]] = {
+    "no data, blocks left out": {"count": 3, "nodata": 0, "sparse_ok": True},
+    "no data, blocks stored": {"count": 3, "nodata": 0},
+    "no data, float32, blocks left out": {"count": 3, "nodata": -9999, "dtype": "float32", "sparse_ok": True},
+    "a mask": {"count": 3},
+    "an alpha band": {"count": 4, "photometric": "RGB", "alpha": "YES"},
+}
+DATA_SIDE = 1000
 ROUNDS = 3
 BATCH = 8
 
@@ -55,6 +69,29 @@ def write(path: Path, side: int, height: int, kind: dict[str, object]) -> None:
             target.write(rows, window=FileWindow(0, y, side, rows.shape[1]))
 
 
+def write_empty(path: Path, side: int, kind: dict[str, object]) -> None:
+    """A square of deflated tiles with data in its middle alone."""
+    place = {"crs": "EPSG:32645", "transform": Affine(0.3, 0, 353_000, 0, -0.3, 3_057_000)}
+    settings = {"driver": "GTiff", "width": side, "height": side, "compress": "deflate", **TILED, **place}
+    middle = FileWindow((side - DATA_SIDE) // 2, (side - DATA_SIDE) // 2, DATA_SIDE, DATA_SIDE)
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(path, "w", **{"dtype": "uint8", **settings, **kind}) as target,
+    ):
+        if "sparse_ok" not in kind:
+            nothing = np.full((target.count, 512, side), kind.get("nodata", 0), target.dtypes[0])
+            for y in range(0, side, 512):
+                height = min(512, side - y)
+                target.write(nothing[:, :height], window=FileWindow(0, y, side, height))
+        target.write(picture(DATA_SIDE).astype(target.dtypes[0]), indexes=[1, 2, 3], window=middle)
+        opaque = np.full((DATA_SIDE, DATA_SIDE), 255, np.uint8)
+        if target.count > 3:
+            target.write(opaque, 4, window=middle)
+        elif "nodata" not in kind:
+            target.write_mask(np.zeros((side, side), bool))
+            target.write_mask(opaque, window=middle)
+
+
 def plain(path: Path, windows: list[Window], chip_size: int) -> int:
     """The sum of some pixels of batches, as a loop over rasterio reads them."""
     total = 0
@@ -71,6 +108,44 @@ def threaded(path: Path, windows: list[Window], chip_size: int) -> int:
     with RasterReader(path) as reader:
         coming = batches(reader, [windows], chip_size=chip_size, batch_size=BATCH)
         return sum(int(batch.pixels[:, :, 0, 0].astype(int).sum()) for batch in coming)
+
+
+def threaded_mask(path: Path, windows: list[Window], chip_size: int) -> int:
+    """Number of windows with a valid pixel."""
+    with RasterReader(path) as reader:
+        return sum(len(batch.windows) for batch in batches(reader, [windows], chip_size=chip_size, batch_size=BATCH))
+
+
+def plain_bands(path: Path, windows: list[Window], chip_size: int) -> int:
+    """Number of windows, of which rasterio has read the data."""
+    with rasterio.open(path) as dataset:
+        for w in windows:
+            dataset.read((1, 2, 3), window=FileWindow(w.x, w.y, w.width, w.height))
+    return len(windows)
+
+
+def processor_time(read: Callable[[Path, list[Window], int], int], *arguments: Any) -> float:
+    """Seconds of all threads, the best of three rounds."""
+    rounds = []
+    for _ in range(ROUNDS):
+        start = time.process_time()
+        read(*arguments)
+        rounds.append(time.process_time() - start)
+    return min(rounds)
+
+
+def tell_empty(folder: Path, side: int, tiling: Tiling) -> None:
+    """Write a table: a row per way of being empty."""
+    sys.stdout.write("| file | rasterio, s | geodetect, s | ratio |\n|---|---|---|---|\n")
+    windows = list(tiling)
+    for name, kind in EMPTY.items():
+        path = folder / f"{name}.tif"
+        write_empty(path, side, kind)
+        arguments = path, windows, tiling.chip_size
+        before, after = (processor_time(read, *arguments) for read in (plain_bands, threaded_mask))
+        sys.stdout.write(f"| {name} | {before:.2f} | {after:.2f} | {after / before:.1f} |\n")
+        sys.stdout.flush()
+        path.unlink()
 
 
 def taken(read: Callable[[Path, list[Window], int], int], path: Path, windows: list[Window], chip_size: int) -> float:
@@ -95,9 +170,14 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--overlap", type=int, default=128)
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--empty", action="store_true")
     choices = parser.parse_args(argv)
     tiling = Tiling((choices.side, choices.side), choices.chip_size, choices.overlap)
     windows = tiling[: choices.rows * tiling.n_columns]
+    if choices.empty:
+        with tempfile.TemporaryDirectory(dir=choices.folder) as folder:
+            tell_empty(Path(folder), choices.side, tiling)
+        return
     sys.stdout.write("| file | plain rasterio, chips/s | geodetect, chips/s | ratio |\n|---|---|---|---|\n")
     with tempfile.TemporaryDirectory(dir=choices.folder) as folder:
         for name, kind in KINDS.items():

@@ -8,10 +8,12 @@ every entry. Coordinates are pixels, edges counted from 0, cut at the chip's edg
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pyproj import CRS
@@ -19,12 +21,16 @@ from pyproj.exceptions import CRSError
 
 from geodetect.boxes import area
 from geodetect.chips.formats import kitti, voc
-from geodetect.chips.formats.listing import PICTURES, Listing, lines
+from geodetect.chips.formats.listing import Listing
+from geodetect.chips.formats.names import PICTURES
 from geodetect.chips.formats.picture import Folder, Picture, counted, sentence
+from geodetect.chips.formats.text import lines, text_of
 from geodetect.errors import LabelsError
 
 IMAGES, LABELS = "images", "labels"
 _EMD, _STATS, _MAP, _TOLD = "esri_model_definition.emd", "esri_accumulated_stats.json", "map.txt", "stats.txt"
+# A row of the map, with whichever folders above: a picture, and after it, perhaps among other files, its label.
+_ROW = re.compile(rf"(?:^|/)({IMAGES}/[^/]+?\.\w+)(?:\s(?:.*?[\s/])?({LABELS}/[^/]+?\.\w+))?(?:\s|$)")
 _MODES = {"PASCAL_VOC_rectangles": ".xml", "KITTI_rectangles": ".txt"}
 
 
@@ -35,14 +41,14 @@ def recognises(listing: Listing) -> bool:
 
 def _roots(listing: Listing) -> list[Path]:
     """The folders of exports: the one that was named, or some below it."""
-    marks = [path for path in listing.files if path.name in (_EMD, _STATS) or (path.name == _MAP and _is_map(path))]
-    return sorted({path.parent for path in marks})
+    return sorted({path.parent for path in listing.files if path.name.lower() in (_EMD, _STATS) or _rows(path)})
 
 
-def _is_map(path: Path) -> bool:
-    """Whether a file called like the tool's list of pictures is one."""
-    told = lines(path)
-    return bool(told) and told[0][1].lower().startswith((f"{IMAGES}\\", f"{IMAGES}/"))
+def _rows(path: Path) -> dict[str, str | None]:
+    """The labels by the pictures that a file called like the tool's list pairs, in small letters; none of another."""
+    told = lines(path) if path.name.lower() == _MAP else []
+    rows = [_ROW.search(line.replace("\\", "/").lower()) for _, line in told]
+    return {row[1]: row[2] for row in rows if row} if rows and rows[0] else {}
 
 
 def read(listing: Listing) -> Folder:
@@ -62,18 +68,16 @@ def read(listing: Listing) -> Folder:
 
 
 def _read_export(listing: Listing) -> Folder:
-    emd, stats = _metadata(listing.root / _EMD), _metadata(listing.root / _STATS)
+    emd, stats = _metadata(listing, _EMD), _metadata(listing, _STATS)
     suffix = _label_suffix(listing, str(stats.get("MetaDataMode") or emd.get("MetaDataMode") or ""))
     names = _class_names(emd.get("Classes")) or _class_names(stats.get("Classes"))
-    pairs, absent, unlisted = _pairs(listing, suffix)
+    paired = _paired(listing, suffix)
     lost: Counter[str] = Counter()
-    pictures = [_named(_picture(image, label, lost), names) for image, label in pairs]
+    pictures = [_named(_picture(image, label, lost), names) for image, label in paired.labels.items()]
     seen = {name for picture in pictures for name in picture.names}
     unnamed = sorted(seen - set(names.values()))
     report = sentence(
-        counted(absent, f"pictures listed in {_MAP} that are not there"),
-        counted(unlisted, f"pictures not listed in {_MAP}, left out"),
-        counted(sum(not picture.labelled for picture in pictures), "pictures without a label file, taken as empty"),
+        paired.report,
         f"no name is given for the classes {', '.join(unnamed)}" if unnamed else "",
         *(counted(n, what) for what, n in lost.items()),
     )
@@ -81,11 +85,12 @@ def _read_export(listing: Listing) -> Folder:
     return Folder(pictures, classes, report, _crs(stats) or _crs(emd), values=tuple(names.items()))
 
 
-def _metadata(path: Path) -> dict[str, Any]:
+def _metadata(listing: Listing, name: str) -> dict[str, Any]:
     """The content of a JSON file; nothing where it is absent or something else: all of it can be done without."""
+    path = next((path for path in listing.files if path.name.lower() == name and path.parent == listing.root), None)
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
+        content = json.loads(text_of(path)) if path is not None else {}
+    except ValueError:
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -99,7 +104,7 @@ def _label_suffix(listing: Listing, mode: str) -> str:
     if mode in _MODES:
         return _MODES[mode]
     kinds = listing.ending(*PICTURES, *_MODES.values())
-    suffixes = {path.suffix.lower() for path in kinds if LABELS in listing.parts(path)}
+    suffixes = {path.suffix.lower() for path in _inside(LABELS, kinds, listing)}
     if mode or not suffixes or suffixes & PICTURES:
         raise LabelsError(
             f"{listing.root} was exported as {mode or 'something without boxes'}, and boxes are needed; export it "
@@ -122,23 +127,42 @@ def _class_names(classes: Any) -> dict[str, str]:
 def _as_value(text: str) -> str:
     """A class value as text, whole numbers without a fraction: "1.0" and " 1" are "1"."""
     try:
-        number = float(text)
+        value = float(text)
     except ValueError:
         return text.strip()
-    return str(int(number)) if number.is_integer() else text.strip()
+    return str(int(value)) if value.is_integer() else text.strip()
 
 
-def _pairs(listing: Listing, suffix: str) -> tuple[list[tuple[Path, Path | None]], int, int]:
-    """Pictures with their labels (None for none), how many are listed and absent, and how many are not listed."""
+class _Paired(NamedTuple):
+    """The label of each picture, None for none, and what has no partner."""
+
+    labels: dict[Path, Path | None]
+    report: str
+
+
+def _paired(listing: Listing, suffix: str) -> _Paired:
+    """Pictures with their labels, as the map has them, or by their names where there is none."""
+    rows = next((rows for path in listing.files if path.parent == listing.root and (rows := _rows(path))), None)
+    texts = _inside(LABELS, listing.ending(suffix), listing)
+    found = listing.matched([(path.stem, path) for path in texts], "label files", "a label file")
+    by_name = {image: label for image, label in zip(found.files, texts, strict=True) if image is not None}
+    if rows is None:
+        return _Paired(by_name | {each.path: None for each in found.bare}, found.report)
     files = {path.relative_to(listing.root).as_posix().lower(): path for path in listing.files}
-    images = [path for path in listing.pictures if IMAGES in listing.parts(path)]
-    if _MAP not in files or not _is_map(files[_MAP]):
-        labels = {path.stem: path for path in listing.ending(suffix) if LABELS in listing.parts(path)}
-        return [(image, labels.get(image.stem)) for image in images], 0, 0
-    rows = [line.replace("\\", "/").lower().split() for _, line in lines(files[_MAP])]
-    listed = {row[0]: row[1] if len(row) > 1 else "" for row in rows}
-    pairs = [(files[image], files.get(label)) for image, label in listed.items() if image in files]
-    return pairs, len(listed) - len(pairs), len(set(images) - {image for image, _ in pairs})
+    listed = {files[image]: label for image, label in rows.items() if image in files}
+    labels = {image: files.get(label or "") or by_name.get(image) for image, label in listed.items()}
+    unlisted = set(_inside(IMAGES, listing.pictures, listing)) - set(labels)
+    report = sentence(
+        counted(len(rows) - len(labels), f"pictures listed in {_MAP} that are not there"),
+        counted(len(unlisted), f"pictures not listed in {_MAP}, left out"),
+        counted(list(labels.values()).count(None), "pictures without a label file, taken as empty"),
+    )
+    return _Paired(labels, report)
+
+
+def _inside(folder: str, paths: Iterable[Path], listing: Listing) -> list[Path]:
+    """Those of some paths that lie in a folder of this name, whatever its case."""
+    return [path for path in paths if folder in (part.lower() for part in listing.parts(path))]
 
 
 def _picture(image: Path, label: Path | None, lost: Counter[str]) -> Picture:
@@ -152,7 +176,7 @@ def _picture(image: Path, label: Path | None, lost: Counter[str]) -> Picture:
 def _named(picture: Picture, names: dict[str, str]) -> Picture:
     """The picture with names in place of class values; a name stays what it is."""
     found = [names.get(_as_value(name), name) for name in picture.names]
-    return Picture(picture.path, picture.xyxy, np.array(found, dtype=object), picture.shape, labelled=picture.labelled)
+    return replace(picture, names=np.array(found, dtype=object))
 
 
 def _crs(metadata: dict[str, Any]) -> CRS | None:

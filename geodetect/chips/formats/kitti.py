@@ -7,20 +7,24 @@ type, truncated, occluded, alpha, the box, then seven more for the object in spa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from geodetect.chips.formats.listing import Listing, lines
+from geodetect.chips.formats.listing import Listing
 from geodetect.chips.formats.picture import Folder, Picture, counted, sentence
+from geodetect.chips.formats.text import lines, number
 from geodetect.errors import LabelsError
 
 LABELS = "labels"
-_COLUMNS = 15
-_BOX = slice(3, 7)  # among the numbers after the type
+_NUMBERS = 14  # after the type; one more, the score, follows in files of detections
+_BOX = slice(3, 7)  # among them
 _IGNORED = "DontCare"  # "regions in which objects have not been labelled", says the kit
 _FAR = 2.0  # beyond it coordinates are pixels, not shares
+_OCCLUDED = ("-1", "0", "1", "2", "3")
+_LARGEST_ANGLE, _UNKNOWN_ANGLE = 3.1416, -10.0
 _UNKNOWN = "0.00 0 0.00 {} 0 0 0 0 0 0 0"
 
 
@@ -31,23 +35,38 @@ def recognises(listing: Listing) -> bool:
 
 def _looks_right(told: list[tuple[int, str]]) -> bool:
     values = _values(told[0][1]) if told else None
-    if values is None or len(values[1]) not in (_COLUMNS - 1, _COLUMNS):
+    if values is None or len(values[1]) not in (_NUMBERS, _NUMBERS + 1):
         return False
     # As many numbers round 0 to 1 after the number of a class are an outline in YOLO's shares.
     return not _is_number(values[0]) or max(values[1][_BOX]) > _FAR
 
 
 def _values(line: str) -> tuple[str, list[float]] | None:
-    """The type of an object, which may hold blanks, and the numbers after it; None where there are too few."""
+    """The type of an object, which may hold blanks and numbers, and the numbers after it; None where they are too few.
+
+    "Zone 7" and 14 numbers can be "Zone" and 15, the last a score; what makes sense as KITTI's columns decides.
+    """
     words = line.split()
-    first = next((i for i in range(1, len(words)) if all(map(_is_number, words[i:]))), len(words))
-    numbers = [float(word) for word in words[first:]]
-    return (" ".join(words[:first]), numbers) if len(numbers) >= _BOX.stop else None
+    # The type may be a number.
+    n_numbers = next((n for n, word in enumerate(reversed(words[1:])) if not _is_number(word)), len(words) - 1)
+    if n_numbers < _BOX.stop:
+        return None
+    counts = [n for n in (_NUMBERS, _NUMBERS + 1) if n <= n_numbers] or [n_numbers]
+    n_numbers = next((n for n in counts if _makes_sense(words[-n:])), counts[-1])
+    return " ".join(words[:-n_numbers]), [number(word) for word in words[-n_numbers:]]
+
+
+def _makes_sense(words: Sequence[str]) -> bool:
+    """Whether numbers begin with the columns truncated, occluded, alpha and the box, as the kit describes them."""
+    truncated, _, alpha, x1, y1, x2, y2 = (number(word) for word in words[: _BOX.stop])
+    shares = 0 <= truncated <= 1 or truncated == -1  # -1 and -10 are what is not known
+    angles = abs(alpha) <= _LARGEST_ANGLE or alpha == _UNKNOWN_ANGLE
+    return shares and words[1] in _OCCLUDED and angles and x1 <= x2 and y1 <= y2
 
 
 def _is_number(word: str) -> bool:
     try:
-        return math.isfinite(float(word))
+        return math.isfinite(number(word))
     except ValueError:
         return False
 
@@ -59,23 +78,18 @@ def read(listing: Listing) -> Folder:
         LabelsError: if a line has too few columns.
     """
     texts = {path: lines(path) for path in listing.ending(".txt")}
-    labels = [path for path, told in texts.items() if _looks_right(told) or listing.has_picture(path.stem)]
-    found = listing.match([(label.stem, label) for label in labels])
-    pictures = [picture(label, texts[label], file) for label, file in zip(labels, found, strict=True) if file]
-    bare = listing.unlabelled(each.path for each in pictures)
-    ignored = sum(int((each.names == _IGNORED).sum()) for each in pictures)
-    report = sentence(
-        counted(found.count(None), "texts whose picture is not there"),
-        counted(len(bare), "pictures without a text, taken as empty"),
-        counted(ignored, f"boxes called {_IGNORED}, left out"),
-    )
-    kept = [_cared_for(each) for each in pictures]
-    return Folder(kept + bare, sorted({name for each in kept for name in each.names}), report)
+    labels = [path for path, told in texts.items() if _looks_right(told) or listing.called(path.stem)]
+    found = listing.matched([(label.stem, label) for label in labels], "texts", "a text")
+    every = [picture(label, texts[label], file) for label, file in zip(labels, found.files, strict=True) if file]
+    ignored = sum(int((each.names == _IGNORED).sum()) for each in every)
+    report = sentence(found.report, counted(ignored, f"boxes called {_IGNORED}, left out"))
+    pictures = [_cared_for(each) for each in every]
+    return Folder(pictures + found.bare, sorted({name for each in pictures for name in each.names}), report)
 
 
 def _cared_for(picture: Picture) -> Picture:
     kept = picture.names != _IGNORED
-    return Picture(picture.path, picture.xyxy[kept], picture.names[kept])
+    return replace(picture, xyxy=picture.xyxy[kept], names=picture.names[kept])
 
 
 def picture(label: Path, told: list[tuple[int, str]], path: Path) -> Picture:
@@ -86,25 +100,25 @@ def picture(label: Path, told: list[tuple[int, str]], path: Path) -> Picture:
     """
     names: list[str] = []
     boxes: list[list[float]] = []
-    for number, line in told:
+    for row, line in told:
         values = _values(line)
         if values is None:
             raise LabelsError(
-                f"line {number} of {label} is not KITTI: expected a class and {_COLUMNS - 1} numbers, of which the "
+                f"line {row} of {label} is not KITTI: expected a class and {_NUMBERS} numbers, of which the "
                 f"4th to 7th are left, top, right and bottom; got {line[:80]!r}"
             )
         names.append(values[0])
         boxes.append(values[1][_BOX])
-    return Picture(path, np.array(boxes, float).reshape(-1, 4), np.array(names, dtype=object))
+    return Picture(path, np.array(boxes, float).reshape(-1, 4), np.array(names, dtype=object), label=label)
 
 
 def can_name(name: str) -> bool:
-    """All but the one name that stands for what was not labelled."""
-    return name != _IGNORED
+    """All single words but the one that stands for what was not labelled; readers tell columns by blanks."""
+    return name != _IGNORED and len(name.split()) == 1
 
 
 def files(folder: Folder) -> Iterator[tuple[str, str]]:
-    """A text for each picture, corners in hundredths of a pixel; blanks in a class become underscores."""
+    """A text for each picture, corners in hundredths of a pixel."""
     for each in folder.pictures:
         yield f"{LABELS}/{each.path.stem}.txt", text(each, each.names)
 
@@ -116,6 +130,5 @@ def text(picture: Picture, names: np.ndarray) -> str:
         picture: its boxes in pixels.
         names: (N,) what each box is called.
     """
-    classes = ["_".join(str(name).split()) for name in names]
     boxes = [" ".join(f"{value:.2f}" for value in box) for box in picture.xyxy.tolist()]
-    return "".join(f"{name} {_UNKNOWN.format(box)}\n" for name, box in zip(classes, boxes, strict=True))
+    return "".join(f"{name} {_UNKNOWN.format(box)}\n" for name, box in zip(names, boxes, strict=True))

@@ -7,8 +7,7 @@ the format since counts edges from 0, and nothing in a file tells which.
 
 from __future__ import annotations
 
-import codecs
-import unicodedata
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +16,16 @@ from xml.etree import ElementTree
 import numpy as np
 
 from geodetect.chips.formats.listing import Listing
+from geodetect.chips.formats.names import key
 from geodetect.chips.formats.picture import Folder, Picture, counted, sentence
+from geodetect.chips.formats.text import content_of, number
 from geodetect.errors import LabelsError
 
 LABELS = "Annotations"
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
+_LARGEST = 10_000_000  # px; a side of more is a slip
+_DECLARED = re.compile(rb"""<\?xml[^>]*?encoding\s*=\s*["']([\w.:-]+)["']""")
+_WIDER = {"gb2312": "gb18030", "gbk": "gb18030"}  # what programs call so, and what holds all that they write
 
 
 def recognises(listing: Listing) -> bool:
@@ -30,7 +34,7 @@ def recognises(listing: Listing) -> bool:
 
 
 def _looks_right(path: Path) -> bool:
-    content = path.read_bytes()
+    content = content_of(path)
     # LabelMe's are called annotations too, and hold outlines alone; CVAT's hold all pictures in one.
     boxed = b"<bndbox" in content or b"<polygon" not in content
     return boxed and b"<annotation" in content and b"<annotations" not in content
@@ -45,41 +49,45 @@ def read(listing: Listing) -> Folder:
     paths = [path for path in listing.ending(".xml") if _looks_right(path)]
     lost: Counter[str] = Counter()
     roots = [parse(path) for path in paths]
-    names = [_named(root, path, listing) for root, path in zip(roots, paths, strict=True)]
-    found = listing.match(list(zip(names, paths, strict=True)))
+    wanted = [(_named(root, path, listing, lost), path) for root, path in zip(roots, paths, strict=True)]
+    found = listing.matched(wanted, "annotations", "an annotation")
     pictures = [
         picture(root, path, file, lost)
-        for root, path, file in zip(roots, paths, found, strict=True)
+        for root, path, file in zip(roots, paths, found.files, strict=True)
         if file is not None
     ]
-    bare = listing.unlabelled(each.path for each in pictures)
-    report = sentence(
-        counted(found.count(None), "annotations whose picture is not there"),
-        counted(len(bare), "pictures without an annotation, taken as empty"),
-        *(counted(n, what) for what, n in lost.items()),
-    )
+    report = sentence(found.report, *(counted(n, what) for what, n in lost.items()))
     classes = sorted({name for each in pictures for name in each.names})
-    return Folder(pictures + bare, classes, report)
+    return Folder(pictures + found.bare, classes, report)
 
 
-def _named(root: ElementTree.Element, path: Path, listing: Listing) -> str:
-    """The picture that an annotation names; the one called like itself where that is not there."""
+def _named(root: ElementTree.Element, path: Path, listing: Listing, lost: Counter[str]) -> str:
+    """The picture that an annotation is of: the one called like itself, or else the one that it names.
+
+    The name in it is left over from before files were renamed or copied, where the two differ.
+    """
     name = (root.findtext("filename") or "").strip()
-    return name if name and listing.has_picture(name) else path.stem
+    if not (name and listing.called(name)) or key(name) == key(path.stem):
+        return name if key(name) == key(path.stem) else path.stem
+    if listing.near(path.stem, path):
+        lost["annotations that name another picture than the one called like them, which counts"] += 1
+        return path.stem
+    return name
 
 
 def parse(path: Path) -> ElementTree.Element:
-    """The root of an XML file, which may begin with a byte-order mark or blanks.
+    """The root of an XML file, in any encoding that it declares; it may begin with a byte-order mark or blanks.
 
     Raises:
         LabelsError: if it is not well-formed, or declares a document type: entities are not expanded.
     """
     parser = ElementTree.XMLParser(target=_NoDoctype())
     try:
-        content = path.read_bytes().removeprefix(codecs.BOM_UTF8).lstrip()
-        parser.feed(content)
+        parser.feed(_decoded(content_of(path).lstrip()))
         root: ElementTree.Element = parser.close()
-    except (OSError, ElementTree.ParseError, LookupError) as error:
+    except (LookupError, UnicodeDecodeError) as error:
+        raise LabelsError(f"{path} cannot be read as XML: {error}; its declaration must name its encoding") from error
+    except ElementTree.ParseError as error:
         raise LabelsError(f"{path} cannot be read as XML: {error}") from error
     except _Doctype as error:
         raise LabelsError(
@@ -87,6 +95,20 @@ def parse(path: Path) -> ElementTree.Element:
             "remove its DOCTYPE"
         ) from error
     return root
+
+
+def _decoded(content: bytes) -> str:
+    """The text of an XML file; the parser itself knows no encoding of several bytes a character but UTF-8 and UTF-16.
+
+    Raises:
+        LookupError: if nobody knows the encoding.
+        UnicodeDecodeError: if it is another than the one that is declared.
+    """
+    declared = _DECLARED.match(content)
+    encoding = declared[1].decode().lower() if declared else "utf-8"
+    if encoding.startswith(("utf-16", "utf-32", "ucs")):  # which the mark has told, and `content` is no longer in
+        encoding = "utf-8"
+    return content.decode(_WIDER.get(encoding, encoding))
 
 
 class _Doctype(ValueError):
@@ -115,22 +137,26 @@ def picture(root: ElementTree.Element, label: Path, path: Path, lost: Counter[st
             lost["objects without a bndbox"] += 1
             continue
         try:
-            boxes.append([float(box.findtext(side) or "") for side in _SIDES])
+            boxes.append([number(box.findtext(side) or "") for side in _SIDES])
         except ValueError as error:
             raise LabelsError(f"a bndbox in {label} is not made of the numbers {', '.join(_SIDES)}: {error}") from error
         names.append((thing.findtext("name") or "").strip() or "object")
-    return Picture(path, np.array(boxes, float).reshape(-1, 4), np.array(names, dtype=object), _shape(root))
+    xyxy = np.array(boxes, float).reshape(-1, 4)
+    return Picture(path, xyxy, np.array(names, dtype=object), _shape(root), label=label)
 
 
 def _shape(root: ElementTree.Element) -> tuple[int, int] | None:
     """(height, width) where the annotation gives them; 0 means that nobody knew."""
-    sides = [(root.findtext(f"size/{side}") or "").strip() for side in ("height", "width")]
-    return (int(sides[0]), int(sides[1])) if all(side.isdigit() and int(side) for side in sides) else None
+    try:
+        height, width = (number(root.findtext(f"size/{side}") or "") for side in ("height", "width"))
+    except ValueError:
+        return None
+    return (int(height), int(width)) if 1 <= min(height, width) and max(height, width) <= _LARGEST else None
 
 
 def can_name(name: str) -> bool:
-    """All but names with what XML cannot hold (https://www.w3.org/TR/xml/#charsets), or does not keep: line breaks."""
-    return not any(unicodedata.category(letter) in ("Cc", "Cs") or letter in "\ufffe\uffff" for letter in name)
+    """XML holds every name that is one line."""
+    return True
 
 
 def files(folder: Folder) -> Iterator[tuple[str, str]]:

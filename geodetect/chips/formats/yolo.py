@@ -8,23 +8,28 @@ the corners of an outline instead of a box give its bounds.
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
 
-from geodetect.chips.formats.listing import Listing, lines
-from geodetect.chips.formats.picture import Folder, Picture, counted, sentence
+from geodetect.chips.formats.listing import Listing
+from geodetect.chips.formats.picture import TRAIN, VALID, Folder, Picture, counted, sentence
+from geodetect.chips.formats.text import content_of, lines, number, text_of
 from geodetect.errors import LabelsError
 
-LABELS = "labels"
-NAMES = "data.yaml"
+IMAGES, LABELS, NAMES = "images", "labels", "data.yaml"
 _BOX = 4  # numbers of a box
 _OUTLINE = 6  # and the fewest of an outline
+_YAML = (".yaml", ".yml")
+_NAMES = re.compile(rb"""^["']?names["']?\s*:""", re.MULTILINE)
 _LISTS = ("classes.txt", "labels.txt", "names.txt")
+_SHOWN = 200  # characters of what a library says
+_KEYS = ("train", "val")  # what Ultralytics calls the parts
 _FAR = 2.0  # shares beyond this are pixels
 
 
@@ -40,7 +45,7 @@ def _looks_right(told: list[tuple[int, str]]) -> bool:
 def _numbers(line: str) -> list[float] | None:
     """A class and at least the four numbers of a box, all shares; None where the line holds anything else."""
     try:
-        values = [float(word) for word in line.split()]
+        values = [number(word) for word in line.split()]
     except ValueError:
         return None
     right = len(values) > _BOX and values[0].is_integer() and all(abs(value) <= _FAR for value in values[1 : 1 + _BOX])
@@ -56,50 +61,54 @@ def read(listing: Listing) -> Folder:
     names_file = _names_file(listing)
     names, is_pose = _names(names_file)
     texts = {path: lines(path) for path in listing.ending(".txt") if path != names_file}
-    labels = [path for path, told in texts.items() if _looks_right(told) or listing.has_picture(path.stem)]
-    found = listing.match([(label.stem, label) for label in labels])
+    labels = [path for path, told in texts.items() if _looks_right(told) or listing.called(path.stem)]
+    found = listing.matched([(label.stem, label) for label in labels], "texts", "a text")
     lost: Counter[str] = Counter()
     pictures = [
         _picture(label, texts[label], file, names, is_pose=is_pose, lost=lost)
-        for label, file in zip(labels, found, strict=True)
+        for label, file in zip(labels, found.files, strict=True)
         if file is not None
     ]
-    bare = listing.unlabelled(each.path for each in pictures)
     seen = {name for each in pictures for name in each.names}
     report = sentence(
         "" if names else "no file names the classes, so they are called by their numbers",
-        counted(found.count(None), "texts whose picture is not there"),
-        counted(len(bare), "pictures without a text, taken as empty"),
+        found.report,
         *(counted(n, what) for what, n in lost.items()),
     )
     others = sorted(seen - set(names.values()), key=lambda name: (len(name), name))
     values = tuple((str(number), name) for number, name in names.items())
-    return Folder(pictures + bare, [*dict.fromkeys(names.values()), *others], report, values=values)
+    return Folder(pictures + found.bare, [*dict.fromkeys(names.values()), *others], report, values=values)
 
 
 def _names_file(listing: Listing) -> Path | None:
-    """The YAML with `names`, else Darknet's list; None without any."""
-    for path in listing.ending(".yaml", ".yml"):
-        if b"names" in path.read_bytes():
-            return path
-    lists = [path for path in listing.files if path.suffix == ".names" or path.name in _LISTS]
-    return next((path for path in lists if not _looks_right(lines(path))), None)
+    """The YAML with `names`, else Darknet's list; None without any. It may lie one folder up, beside the parts."""
+    above = listing.root.absolute().parent
+    beside = sorted(above.iterdir()) if os.access(above, os.R_OK | os.X_OK) else []
+    for files, lists in ((listing.files, _LISTS), ([path for path in beside if path.is_file()], _LISTS[:1])):
+        for path in files:
+            if path.suffix.lower() in _YAML and _NAMES.search(content_of(path)):
+                return path
+        for path in files:
+            if (path.suffix.lower() == ".names" or path.name.lower() in lists) and not _looks_right(lines(path)):
+                return path
+    return None
 
 
 def _names(path: Path | None) -> tuple[dict[int, str], bool]:
     """The classes by their numbers, and whether lines hold key points after the box."""
     if path is None:
         return {}, False
-    if path.suffix not in (".yaml", ".yml"):
+    if path.suffix.lower() not in _YAML:
         return {i: name for i, (_, name) in enumerate(lines(path))}, False
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        content = yaml.load(text_of(path), yaml.BaseLoader)  # texts as they stand: "no" is a name, and no truth value
         names = content["names"]
-        pairs: Any = names.items() if isinstance(names, dict) else enumerate(names)
-        return {int(number): str(name) for number, name in pairs}, "kpt_shape" in content
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        numbered = dict(enumerate(names)) if isinstance(names, list) else dict(names)
+        return {int(i): str(name) for i, name in numbered.items()}, "kpt_shape" in content
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise LabelsError(
-            f"{path} does not name classes: expected `names` with a list, or a name for each number; got {error!r}"
+            f"{path} does not name classes: expected `names` with a list, or a name for each number; "
+            f"got {' '.join(str(error).split())[:_SHOWN]}"
         ) from error
 
 
@@ -119,11 +128,11 @@ def _picture(
     """
     classes: list[str] = []
     boxes: list[np.ndarray] = []
-    for number, line in told:
+    for row, line in told:
         values = _numbers(line)
         if values is None:
             raise LabelsError(
-                f"line {number} of {label} is not YOLO: expected the number of a class and x, y, width and height "
+                f"line {row} of {label} is not YOLO: expected the number of a class and x, y, width and height "
                 f"as shares of the picture; got {line[:80]!r}"
             )
         is_outline = not is_pose and len(values) > _OUTLINE and len(values) % 2 == 1
@@ -131,7 +140,8 @@ def _picture(
         boxes.append(_bounds(values[1:]) if is_outline else _corners(values[1 : 1 + _BOX]))
         classes.append(names.get(int(values[0]), str(int(values[0]))))
         lost["boxes of classes without a name, called by their number"] += bool(names) and int(values[0]) not in names
-    return Picture(path, np.array(boxes).reshape(-1, 4), np.array(classes, dtype=object), relative=True)
+    xyxy = np.array(boxes).reshape(-1, 4)
+    return Picture(path, xyxy, np.array(classes, dtype=object), relative=True, label=label)
 
 
 def _bounds(outline: list[float]) -> np.ndarray:
@@ -151,16 +161,24 @@ def can_name(name: str) -> bool:
 
 
 def files(folder: Folder) -> Iterator[tuple[str, str]]:
-    """`data.yaml` and a text for each picture, in millionths of its sides."""
+    """`data.yaml`, lists of both parts where there are two, and a text for each picture, in millionths of its sides.
+
+    Without `path` in it Ultralytics opens `data.yaml` from any folder: paths are then relative to the file itself.
+    """
+    listed = {part: [each for each in folder.pictures if each.part == part] for part in (TRAIN, VALID)}
+    train, valid = (f"{key}.txt" for key in _KEYS) if all(listed.values()) else (IMAGES, IMAGES)
     # A JSON string is a YAML string too, whatever it holds.
     names = "".join(f"  {i}: {json.dumps(name, ensure_ascii=False)}\n" for i, name in enumerate(folder.classes))
-    yield NAMES, f"path: .\ntrain: images\nval: images\nnames:\n{names}"
-    number = {name: i for i, name in enumerate(folder.classes)}
+    yield NAMES, f"train: {train}\nval: {valid}\nnames:\n{names}"
+    if all(listed.values()):
+        for key, pictures in zip(_KEYS, listed.values(), strict=True):
+            yield f"{key}.txt", "".join(f"./{IMAGES}/{each.path.name}\n" for each in pictures)
+    numbers = {name: i for i, name in enumerate(folder.classes)}
     for picture in folder.pictures:
         assert picture.shape is not None
         height, width = picture.shape
         corners = picture.xyxy / (width, height, width, height)
         centres, sides = (corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]
         rows = zip(picture.names, np.concatenate([centres, sides], axis=1).tolist(), strict=True)
-        told = (f"{number[name]} {' '.join(f'{share:.6f}' for share in box)}\n" for name, box in rows)
+        told = (f"{numbers[name]} {' '.join(f'{share:.6f}' for share in box)}\n" for name, box in rows)
         yield f"{LABELS}/{picture.path.stem}.txt", "".join(told)

@@ -1,0 +1,45 @@
+"""`geodetect qgis`: the plugin for QGIS, packed."""
+
+from __future__ import annotations
+
+import io
+import sys
+import zipfile
+from importlib import resources
+from pathlib import Path
+
+import click
+
+from geodetect import __version__
+from geodetect.errors import OutputError
+
+_FOLDER = "geodetect_qgis"  # what QGIS calls the plugin's package
+_SUFFIXES = (".py", ".svg", ".txt")
+
+
+@click.command()
+@click.argument("plugin", metavar="OUT.zip", type=click.Path(path_type=Path))
+def qgis(plugin: Path) -> None:
+    """Write the plugin for QGIS as OUT.zip.
+
+    QGIS installs it: Plugins > Manage and Install Plugins > Install from ZIP. It runs this installation of
+    geodetect, and adds "Detect objects" and "Train a detector" to the Processing toolbox.
+    """
+    if plugin.suffix.lower() != ".zip":
+        raise OutputError(f"OUT.zip must be a .zip file; got {plugin}")
+    if not plugin.parent.is_dir():
+        raise OutputError(f"the folder {plugin.parent} does not exist; make it first, or choose another")
+    plugin.write_bytes(_packed())
+    click.echo(f"Wrote {plugin}; in QGIS choose it under Plugins > Manage and Install Plugins > Install from ZIP")
+
+
+def _packed() -> bytes:
+    """The plugin's files, its version, and which Python has geodetect."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in resources.files("geodetect.qgis").iterdir():
+            if file.name.endswith(_SUFFIXES):
+                version = f"version={__version__}\n" if file.name == "metadata.txt" else ""
+                archive.writestr(f"{_FOLDER}/{file.name}", file.read_text(encoding="utf-8") + version)
+        archive.writestr(f"{_FOLDER}/python.txt", sys.executable)
+    return made.getvalue()

@@ -1,0 +1,20 @@
+"""A plugin for QGIS that runs the command line of geodetect; `geodetect qgis` packs it for installation.
+
+It runs in the Python of QGIS, which need not have geodetect, or anything else but QGIS itself: so this package imports
+nothing of the others, and keeps to Python 3.9 and QGIS 3.22. Enumerations of QGIS are named without their type, as all
+versions allow, those of Qt with it, as PyQt6 wants them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .plugin import Plugin
+
+
+def classFactory(iface: Any) -> Plugin:
+    """Return the plugin; called by QGIS."""
+    from .plugin import Plugin
+
+    return Plugin()

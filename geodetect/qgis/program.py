@@ -1,0 +1,132 @@
+"""How the command line of geodetect is found and run: progress, messages and cancelling, in the terms of QGIS."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from processing.core.ProcessingConfig import ProcessingConfig
+from qgis.core import QgsProcessingException
+from qgis.PyQt.QtCore import QProcess, QProcessEnvironment
+
+SETTING = "GEODETECT_PROGRAM"
+_PYTHON_OF = Path(__file__).with_name("python.txt")  # names the Python that packed this plugin
+# What QGIS sets for its own Python, GDAL and PROJ would mislead those of another installation.
+_OF_QGIS = ("PYTHONHOME", "PYTHONPATH", "GDAL_DATA", "GDAL_DRIVER_PATH", "PROJ_LIB", "PROJ_DATA")
+_NAME_IT = "name its program under Settings > Options > Processing > Providers > geodetect"
+_POLL_MS = 100
+_PERCENT = re.compile(r"(\d+)% of \d+ windows")
+
+Progress = Callable[[str], "float | None"]  # percent, where a line of the output tells it
+
+
+def command() -> list[str]:
+    """Return how geodetect is started: as it is set, else where this plugin was packed, else as found on PATH.
+
+    Raises:
+        QgsProcessingException: if it is nowhere.
+    """
+    packed = _PYTHON_OF.read_text(encoding="utf-8") if _PYTHON_OF.is_file() else ""
+    found = packed if Path(packed).is_file() else shutil.which("geodetect")
+    program = ProcessingConfig.getSetting(SETTING) or found
+    if not program:
+        raise QgsProcessingException(f"geodetect was not found on PATH; install it, and {_NAME_IT}")
+    return [program, "-m", "geodetect"] if Path(program).name.lower().startswith("python") else [program]
+
+
+def split(options: str) -> list[str]:
+    """Return the words of a command line; quotes keep words together, and backslashes stay, as in paths on Windows."""
+    words = shlex.shlex(options, posix=True)
+    words.whitespace_split, words.escape, words.commenters = True, "", ""
+    return list(words)
+
+
+def run(arguments: Sequence[str], feedback: Any, progress: Progress = lambda line: None) -> None:
+    """Run geodetect to its end; cancelling kills it.
+
+    Args:
+        arguments: what comes after `geodetect`.
+        feedback: gets progress, output and warnings.
+        progress: reads the percentage from a line of the standard output.
+
+    Raises:
+        QgsProcessingException: if geodetect cannot be started, or ends with an error, which is the message.
+    """
+    program, *first = command()
+    process = QProcess()
+    process.setProcessEnvironment(_environment())
+    feedback.pushCommandInfo(" ".join(f'"{word}"' if " " in word else word for word in (program, *first, *arguments)))
+    process.start(program, [*first, *arguments])
+    if not process.waitForStarted(-1):
+        raise QgsProcessingException(f"{program} cannot be started ({process.errorString()}); {_NAME_IT}")
+    process.closeWriteChannel()
+    output, messages = _Lines(process.readAllStandardOutput), _Messages(process.readAllStandardError, feedback)
+    running = True
+    while running:
+        running = not process.waitForFinished(_POLL_MS) and process.state() != QProcess.ProcessState.NotRunning
+        for line in output.take(last=not running):
+            feedback.pushConsoleInfo(line)
+            messages.pass_on(progress(line))
+        messages.show(last=not running)
+        if running and feedback.isCanceled():
+            process.kill()
+            process.waitForFinished(-1)
+            return
+    if process.exitStatus() != QProcess.ExitStatus.NormalExit:
+        raise QgsProcessingException("geodetect was ended by the system, most often because memory ran out")
+    if process.exitCode():
+        raise QgsProcessingException(messages.error or f"geodetect failed with exit code {process.exitCode()}")
+
+
+def _environment() -> Any:
+    """The environment of QGIS without what is meant for QGIS alone."""
+    environment = QProcessEnvironment.systemEnvironment()
+    for name in _OF_QGIS:
+        environment.remove(name)
+    environment.insert("PYTHONIOENCODING", "utf-8")
+    environment.insert("PYTHONUNBUFFERED", "1")
+    return environment
+
+
+class _Lines:
+    """A stream of bytes as lines; bars that draw over themselves count as lines too."""
+
+    def __init__(self, read: Callable[[], Any]) -> None:
+        self._read, self._rest = read, b""
+
+    def take(self, *, last: bool = False) -> list[str]:
+        """Return the lines that are complete, and the rest if it is the last."""
+        *lines, self._rest = re.split(rb"[\r\n]+", self._rest + bytes(self._read()))
+        if last:
+            lines, self._rest = [*lines, self._rest], b""
+        return [line.decode("utf-8", "replace") for line in lines if line.strip()]
+
+
+class _Messages:
+    """What geodetect says beside its output: progress, warnings, and at last an error."""
+
+    def __init__(self, read: Callable[[], Any], feedback: Any) -> None:
+        self._lines, self._feedback = _Lines(read), feedback
+        self.error = ""
+
+    def pass_on(self, percent: float | None) -> None:
+        """Move the bar."""
+        if percent is not None:
+            self._feedback.setProgress(percent)
+
+    def show(self, *, last: bool = False) -> None:
+        """Hand on what has come; the last line that is no warning is the error, if there is one."""
+        for line in self._lines.take(last=last):
+            kind, colon, text = line.partition(": ")
+            found = _PERCENT.match(line)
+            if found:
+                self.pass_on(float(found[1]))
+            elif colon and kind == "Warning":
+                self._feedback.pushWarning(text)
+            else:
+                self.error = text if colon and kind == "Error" else line
+                self._feedback.pushDebugInfo(line)

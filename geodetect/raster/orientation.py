@@ -1,0 +1,149 @@
+"""Pictures that cameras store rotated or mirrored, with a tag that says how to show them.
+
+Orientations are numbered 1 to 8 as in the tag Orientation (274) of TIFF 6.0, which Exif shares.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+
+import numpy as np
+from affine import Affine
+from jaxtyping import Bool, Shaped
+
+from geodetect.grid import Window
+
+if TYPE_CHECKING:
+    from geodetect.raster.reader import Reader
+
+UPRIGHT = 1
+_TAG, _SHORT = 274, 3  # the tag, and TIFF's number for the type of its value
+_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}  # how TIFF begins
+
+
+class _Turn(NamedTuple):
+    """From a stored picture to the one that is shown: axes exchanged first, then each of the new ones mirrored."""
+
+    transposed: bool = False
+    mirrored_x: bool = False
+    mirrored_y: bool = False
+
+
+_TURNS = {
+    UPRIGHT: _Turn(),
+    2: _Turn(mirrored_x=True),
+    3: _Turn(mirrored_x=True, mirrored_y=True),
+    4: _Turn(mirrored_y=True),
+    5: _Turn(transposed=True),
+    6: _Turn(transposed=True, mirrored_x=True),
+    7: _Turn(transposed=True, mirrored_x=True, mirrored_y=True),
+    8: _Turn(transposed=True, mirrored_y=True),
+}
+
+
+class TurnedReader:
+    """A picture with its orientation applied, as viewers show it; the transform of its grid is adapted.
+
+    Args:
+        reader: the picture as it is stored.
+        orientation: 1 to 8.
+    """
+
+    footprints = None  # a picture is one file
+
+    def __init__(self, reader: Reader, orientation: int) -> None:
+        self._reader, self._turn = reader, _TURNS[orientation]
+        self.n_bands, self.dtype, self.all_valid = reader.n_bands, reader.dtype, reader.all_valid
+        height, width = shown_shape(reader.grid.shape, orientation)
+        mirror = Affine(
+            -1 if self._turn.mirrored_x else 1, 0, width if self._turn.mirrored_x else 0,
+            0, -1 if self._turn.mirrored_y else 1, height if self._turn.mirrored_y else 0,
+        )  # fmt: skip
+        self._stored = (Affine(0, 1, 0, 1, 0, 0) if self._turn.transposed else Affine.identity()) @ mirror
+        transform = reader.grid.transform and reader.grid.transform @ self._stored
+        self.grid = replace(reader.grid, shape=(height, width), transform=transform)
+
+    def read(self, window: Window) -> tuple[Shaped[np.ndarray, "C H W"], Bool[np.ndarray, "H W"]]:
+        """The pixels of a window of `grid`, and which are valid."""
+        ends = [self._stored @ corner for corner in (window.xyxy[:2], window.xyxy[2:])]
+        (x1, x2), (y1, y2) = (sorted(int(value) for value in axis) for axis in zip(*ends, strict=True))
+        pixels, valid = self._reader.read(Window(x1, y1, x2 - x1, y2 - y1))
+        return np.ascontiguousarray(self._turned(pixels)), np.ascontiguousarray(self._turned(valid))
+
+    def _turned(self, array: np.ndarray) -> np.ndarray:
+        array = np.swapaxes(array, -1, -2) if self._turn.transposed else array
+        return array[..., :: -1 if self._turn.mirrored_y else 1, :: -1 if self._turn.mirrored_x else 1]
+
+    def close(self) -> None:
+        """Closes the reader behind it."""
+        self._reader.close()
+
+
+def shown_shape(shape: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Height and width as viewers show a picture of this orientation."""
+    return shape[::-1] if _TURNS[orientation].transposed else shape
+
+
+def orientation_of(dataset: Any) -> int:
+    """The orientation of an open raster, 1 to 8; 1 where no tag says another.
+
+    GDAL tells the tag of JPEGs alone; those of PNG, WebP and TIFF are looked up in the file.
+    """
+    if dataset.driver == "JPEG":
+        told = dataset.tags().get("EXIF_Orientation", "")
+        value = int(told) if told.isdigit() else UPRIGHT
+    elif dataset.driver in ("PNG", "WEBP", "GTiff") and Path(dataset.name).is_file():
+        with open(dataset.name, "rb") as file:
+            value = _told(file, dataset.driver)
+    else:
+        value = UPRIGHT
+    return value if value in _TURNS else UPRIGHT
+
+
+def _told(file: BinaryIO, driver: str) -> int:
+    """The orientation in a file of this kind; 1 where it is not told, or the file breaks off."""
+    try:
+        start = {"PNG": _png_tags, "WEBP": _webp_tags}.get(driver, lambda _: 0)(file)
+        return UPRIGHT if start is None else _orientation_at(file, start)
+    except struct.error:
+        return UPRIGHT
+
+
+def _png_tags(file: BinaryIO) -> int | None:
+    """Where the tags of a PNG begin (https://www.w3.org/TR/png-3/#eXIf); None without any."""
+    place = 8
+    while True:
+        length, kind = struct.unpack(">I4s", _bytes(file, place, 8))
+        if kind in (b"eXIf", b"IEND"):
+            return place + 8 if kind == b"eXIf" else None
+        place += 12 + length
+
+
+def _webp_tags(file: BinaryIO) -> int | None:
+    """Where the tags of a WebP begin (https://developers.google.com/speed/webp/docs/riff_container)."""
+    place = 12
+    while True:
+        kind, length = struct.unpack("<4sI", _bytes(file, place, 8))
+        if kind == b"EXIF":
+            return place + (14 if _bytes(file, place + 8, 6) == b"Exif\0\0" else 8)
+        place += 8 + length + length % 2
+
+
+def _orientation_at(file: BinaryIO, start: int) -> int:
+    """The orientation among the first tags of what is laid out as TIFF, from its first byte on."""
+    head = _bytes(file, start, 8)
+    order = _ORDERS.get(head[:4])
+    if order is None:
+        return UPRIGHT
+    first = start + struct.unpack(f"{order}4xI", head)[0]
+    (n_tags,) = struct.unpack(f"{order}H", _bytes(file, first, 2))
+    tags = struct.iter_unpack(f"{order}HHIH2x", _bytes(file, first + 2, 12 * n_tags))
+    return next((value for tag, kind, _, value in tags if (tag, kind) == (_TAG, _SHORT)), UPRIGHT)
+
+
+def _bytes(file: BinaryIO, place: int, n_bytes: int) -> bytes:
+    file.seek(place)
+    return file.read(n_bytes)

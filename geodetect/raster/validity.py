@@ -1,0 +1,65 @@
+"""Which boxes lie on data: labels and detections count where at least half of their pixels are valid.
+
+Shapes: N boxes, H W pixels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from geodetect.boxes import Boxes
+from geodetect.grid import Window
+from geodetect.raster.reader import Reader
+
+_LEAST_VALID = 0.5  # of an object that lies mostly where the raster holds no data nothing can be learnt or found
+_PLACES = 16  # along each axis, where a box is looked at that no window holds
+_SIDE = 64  # px; of each place: boxes of up to 1,024 px are looked at as a whole
+
+
+def mostly_valid(boxes: Boxes, valid: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "N"]:
+    """Return which boxes are valid in at least half of their pixels inside the window.
+
+    A box has the pixels whose centre lies in it, and at least the one that holds its upper-left corner.
+
+    Args:
+        boxes: in pixels of the window.
+        valid: which pixels of the window are valid.
+    """
+    if not len(boxes) or valid.all():
+        return np.ones(len(boxes), bool)
+    low, high = _pixels(boxes, valid.shape)
+    sums = np.zeros((valid.shape[0] + 1, valid.shape[1] + 1), np.int64)
+    np.cumsum(np.cumsum(valid, axis=0, dtype=np.int64), axis=1, out=sums[1:, 1:])
+    (x1, y1), (x2, y2) = low.T, high.T
+    n_valid = sums[y2, x2] - sums[y1, x2] - sums[y2, x1] + sums[y1, x1]
+    return np.asarray(n_valid >= _LEAST_VALID * (high - low).prod(axis=1))
+
+
+def mostly_valid_in(reader: Reader, boxes: Boxes) -> Bool[np.ndarray, "N"]:
+    """Return which boxes are valid in at least half of their pixels; of large ones an even sample is read.
+
+    Args:
+        reader: the raster.
+        boxes: in its pixels, of any size.
+    """
+    if reader.all_valid:
+        return np.ones(len(boxes), bool)
+    corners = zip(*(each.tolist() for each in _pixels(boxes, reader.grid.shape)), strict=True)
+    windows = [Window(x1, y1, x2 - x1, y2 - y1) for (x1, y1), (x2, y2) in corners]
+    return np.array([_share(reader, window) >= _LEAST_VALID for window in windows], bool)
+
+
+def _share(reader: Reader, window: Window) -> float:
+    """The share of a window's pixels that is valid, from up to a million of them."""
+    parts = [reader.read(part)[1] for part in window.spread(_PLACES, _SIDE)]
+    return sum(int(part.sum()) for part in parts) / sum(part.size for part in parts)
+
+
+def _pixels(boxes: Boxes, shape: tuple[int, ...]) -> tuple[Int[np.ndarray, "N 2"], Int[np.ndarray, "N 2"]]:
+    """First pixel (x, y) of each box in a rectangle of `shape`, and the one after its last."""
+    size = np.array(shape[::-1])
+    # Rounded alike wherever the window begins: half to even would depend on that.
+    low, high = np.split(np.ceil(boxes.xyxy - 0.5).astype(int), 2, axis=1)
+    low = np.clip(low, 0, size - 1)
+    return low, np.clip(high, low + 1, size)

@@ -1,0 +1,84 @@
+"""Whether a scene's numbers are those that a model was trained on, from a few small parts of it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from geodetect.errors import RasterError
+from geodetect.grid import Window
+from geodetect.raster import Reader
+from geodetect.scene.plan import Plan
+from geodetect.stretch import Numbers, Sample
+
+_N_PLACES = 16  # of a scene
+_N_ROWS = 4  # that they lie in
+_N_PIXELS = 4096  # of each place
+_N_THREADS = 4
+
+
+def check_numbers(reader: Reader, detector: Any, plan: Plan) -> None:
+    """Warn of a scene whose numbers are unlike those of training, or seem to hold undeclared no data.
+
+    A place that cannot be read is left to the run itself, which says where it lies.
+    """
+    name, places = reader.grid.name, _places(plan)
+    try:
+        with ThreadPoolExecutor(_N_THREADS, thread_name_prefix="geodetect-numbers") as pool:
+            sample = Sample(pool.map(reader.read, places))
+    except RasterError:
+        return
+    warn_of_numbers(sample, detector, name)
+
+
+def warn_of_numbers(sample: Sample, detector: Any, name: str) -> None:
+    """Warn of numbers in other units than those that a model was trained on, and of undeclared no data.
+
+    Args:
+        sample: of the pixels that the model is shown.
+        detector: any; the units are known of one whose `stretch` keeps the numbers it was trained on.
+        name: what a message calls the raster.
+    """
+    if undeclared := sample.undeclared(f"the pixels of {name}"):
+        warnings.warn(undeclared, UserWarning, stacklevel=4)
+    numbers = sample.numbers()
+    trained: Numbers | None = getattr(getattr(detector, "stretch", None), "numbers", None)
+    if numbers is not None and trained is not None and numbers.are_unlike(trained):
+        warnings.warn(
+            f"{name} holds {numbers}, but the model was trained on {trained}, and finds little in other units; convert "
+            "the raster to those of the training data first (gdal_translate -ot -scale)",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _places(plan: Plan) -> list[Window]:
+    """Narrow strips across windows of a plan, which are spread over all of it, and down them in turn.
+
+    No margin that runs along an edge of the scene lies between them, as it might between squares.
+    """
+    numbers = np.unique(np.linspace(0, plan.n_strips - 1, _N_ROWS).astype(int))
+    chosen: list[Window] = []
+    for number in numbers.tolist():
+        windows = plan.of_strip(number)
+        some = np.unique(np.linspace(0, len(windows) - 1, min(len(windows), _N_PLACES // len(numbers))).astype(int))
+        chosen += [windows[i] for i in some]
+    n_each = _N_PLACES // max(len(chosen), 1)
+    return [
+        _strip(window, (j + 0.5) / n_each, across=(i + i // _N_ROWS + j) % 2 == 0)  # also those below each other differ
+        for i, window in enumerate(chosen)
+        for j in range(n_each)
+    ]
+
+
+def _strip(window: Window, share: float, *, across: bool) -> Window:
+    """A strip of a window, across or down it, at a share of its other side."""
+    if across:
+        height = min(window.height, math.ceil(_N_PIXELS / window.width))
+        return Window(window.x, window.y + int(share * (window.height - height)), window.width, height)
+    width = min(window.width, math.ceil(_N_PIXELS / window.height))
+    return Window(window.x + int(share * (window.width - width)), window.y, width, window.height)
