@@ -4,7 +4,7 @@
 """
 
 from geodetect.raster.held import Held
-from geodetect.raster.mosaic import Mosaic, Scene, Single, scenes_of
+from geodetect.raster.mosaic import Mosaic, Scene, Single, opened_as, scenes_of
 from geodetect.raster.opening import Rasters, files_of
 from geodetect.raster.orientation import UPRIGHT, TurnedReader, shown_shape
 from geodetect.raster.reader import MaskedReader, RasterReader, Reader
@@ -27,6 +27,7 @@ __all__ = [
     "files_of",
     "mostly_valid",
     "mostly_valid_in",
+    "opened_as",
     "scenes_of",
     "shown_shape",
     "write_chip",

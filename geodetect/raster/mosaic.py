@@ -121,13 +121,20 @@ Scene: TypeAlias = Single | Mosaic
 """A scene, found and looked at, that readers open."""
 
 
-def opened_as(raster: Rasters, bands: Sequence[int | str] | None = None, nodata: float | None = None) -> Scene:
+def opened_as(
+    raster: Rasters,
+    bands: Sequence[int | str] | None = None,
+    nodata: float | None = None,
+    *,
+    progress: bool = False,
+) -> Scene:
     """What GDAL is to open for a scene: a single file is itself, several are a mosaic.
 
     Args:
         raster: the file or files.
         bands: those that will be read; an item of a catalog keeps each in a file of its own.
         nodata: value that stands for no data besides those that the files declare.
+        progress: show a bar while many files are opened.
 
     Raises:
         RasterError: if a file is missing or cannot be read, or several do not go together.
@@ -138,7 +145,7 @@ def opened_as(raster: Rasters, bands: Sequence[int | str] | None = None, nodata:
     opened = [opened_item(file, bands, nodata) for file in files]
     if len(files) == 1:
         return Single(*opened[0], nodata)
-    return Mosaic(_checked_names(headers_of(opened, nodata), bands), name, nodata)
+    return Mosaic(_checked_names(headers_of(opened, nodata, progress=progress), bands), name, nodata)
 
 
 def scenes_of(raster: Rasters, bands: Sequence[int | str] | None = None, nodata: float | None = None) -> list[Scene]:

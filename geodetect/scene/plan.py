@@ -32,7 +32,7 @@ from geodetect.errors import (
     is_whole,
 )
 from geodetect.grid import Grid, Window
-from geodetect.raster import RasterReader, Rasters, Reader
+from geodetect.raster import RasterReader, Rasters, Reader, opened_as
 from geodetect.scene.models import DetectsPixels, suited_batch_size
 from geodetect.vector.datum import warn_of_shift
 from geodetect.vector.writers import DEGREES, WGS84
@@ -135,12 +135,13 @@ def opened(
     pixel_size_m: float | str | None,
     *,
     nodata: float | None = None,
+    progress: bool = False,
 ) -> RasterReader:
     """The raster as the model wants to see it: its bands, its pixel size."""
     n_bands = len(detector.bands)
     if bands is None and tuple(detector.bands) != tuple(range(1, n_bands + 1)):
         bands = detector.bands  # a choice of bands was made in training, and holds here
-    with RasterReader(raster, bands=bands, nodata=nodata) as native:
+    with RasterReader(opened_as(raster, bands, nodata, progress=progress), bands=bands) as native:
         size = _pixel_size(native.grid, detector, pixel_size_m)
     reader = RasterReader(native.source, bands=bands, pixel_size_m=size)
     if reader.n_bands != n_bands:
