@@ -428,7 +428,7 @@ def test_undeclared_no_data_is_told_of_and_kept_out_of_the_stretch(upright: Pain
         data = gd.prepare_data(_filled(tmp_path), **options)
     assert len(told) == 1
     assert min(data.stretch.mean) >= 0
-    assert "9 labels" in data.report
+    assert "9 objects" in data.report
     given = gd.prepare_data(_filled(tmp_path), nodata=-9999, **options)
     assert "3 mostly where the raster holds no data" in given.report
     assert given.describe().loc["all", "objects"] == 8  # six squares, two of them in two chips each
