@@ -351,3 +351,20 @@ def _settle_block(alive: np.ndarray, best_case: np.ndarray, worse: np.ndarray, b
         still = (state[better] == _OPEN) & (state[worse] == _OPEN)
         better, worse = better[still], worse[still]
     return state
+
+
+def chained(n: int, i: Int[np.ndarray, "P"], j: Int[np.ndarray, "P"]) -> Int[np.ndarray, "N"]:
+    """The group that the pairs (i, j) chain each of `n` things to; groups are counted from 0, by their first members.
+
+    Everything takes the lowest number among its partners, then that one's own, until none changes;
+    the second step doubles the distance covered each time, so long chains take few rounds.
+    """
+    group = np.arange(n)
+    while True:
+        lowest = group.copy()
+        np.minimum.at(lowest, i, group[j])
+        np.minimum.at(lowest, j, group[i])
+        lowest = lowest[lowest]
+        if np.array_equal(lowest, group):
+            return np.asarray(np.unique(group, return_inverse=True)[1])
+        group = lowest

@@ -18,21 +18,23 @@ from affine import Affine
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from geodetect import plots
+from geodetect import memory, plots
 from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced, is_whole
-from geodetect.grid import Grid, Window
+from geodetect.grid import Grid, Tiling, Window
 from geodetect.raster import RasterReader
 from geodetect.vector.classes import class_names
 from geodetect.vector.labels import read_area
 from geodetect.vector.opening import Area, Features, Vectors, open_features
 from geodetect.vector.placing import pixel_parts
+from geodetect.windows import Windows
 
 _LONGER_SIDE = 1_600  # pixels of the picture; more is not seen on a screen
 _SMALL_SHARE = 0.025  # of the longer side of the picture; an outline that is smaller is too small to judge
 _DETAIL_SHARE = 0.2  # of the longer side of the picture, which is enlarged where objects are small
 _POINT_SHARE = 0.006  # radius of the circle that a point is drawn as, likewise
 _JPEG_SIDE = 65_500  # pixels that libjpeg takes at most: https://github.com/libjpeg-turbo/libjpeg-turbo jmorecfg.h
-_STRIP_VALUES = 1 << 24  # read at once of a raster that is thinned out
+_PICTURE_BYTES = 24  # of a pixel: three numbers of float64
+_WINDOW_VALUES = 1 << 24  # read at once of a raster that is thinned out
 _NO_CLASS = "no class"
 _NO_DATA = 0.93  # the grey of pixels that are not valid
 _Pixels: TypeAlias = tuple[np.ndarray, np.ndarray, Grid]  # (C, H, W), which are valid (H, W), where they lie
@@ -145,6 +147,9 @@ def picture(raster: str | Path, *, longer_side: int) -> tuple[Float[np.ndarray, 
         )
     with RasterReader(raster) as reader:
         own = reader.grid
+    n_pixels = math.prod(own.shape) / max(1.0, max(own.shape) / longer_side) ** 2
+    what = f"a picture of {own.name} with a side of {longer_side:,} px"
+    memory.check_fits(math.ceil(_PICTURE_BYTES * n_pixels), what, "make that smaller")
     pixels, valid, _ = _read(raster, None, own, _part(own, None), longer_side)
     rgb = _picture(pixels, valid, plots.shown_limits([pixels]))
     height, width, _ = rgb.shape
@@ -206,14 +211,19 @@ def _pixel_size_m(grid: Grid) -> float | None:
 
 
 def _every(reader: RasterReader, part: Window, step: int) -> _Pixels:
-    """Every `step`th pixel, read in strips; for rasters whose pixels have no size to resample by."""
-    height = max(step, _STRIP_VALUES // (part.width * reader.n_bands) // step * step)
-    strips = [
-        reader.read(Window(part.x, y, part.width, min(height, part.y + part.height - y)))
-        for y in range(part.y, part.y + part.height, height)
-    ]
-    pixels = np.concatenate([each[:, ::step, ::step] for each, _ in strips], axis=1)
-    valid = np.concatenate([each[::step, ::step] for _, each in strips])
+    """Every `step`th pixel, read where there are files; for rasters whose pixels have no size to resample by."""
+    side = step * max(1, math.isqrt(_WINDOW_VALUES // reader.n_bands) // step)
+    tiling = Tiling((part.height, part.width), side, 0, part.x, part.y)
+    valid = np.zeros((-(-part.height // step), -(-part.width // step)), bool)
+    pixels = np.zeros((reader.n_bands, *valid.shape), reader.dtype)
+    for window in Windows.of([tiling], reader.footprints):
+        x, y = window.x - part.x, window.y - part.y
+        taken = np.s_[-y % step :: step, -x % step :: step]  # the last windows are moved back
+        got, stands = (each[..., *taken] for each in reader.read(window))
+        there = np.s_[-(-y // step) :, -(-x // step) :]
+        height, width = stands.shape
+        pixels[:, *there][:, :height, :width] = got
+        valid[there][:height, :width] = stands
     plane = reader.grid.in_plane().window(part)
     assert plane.transform is not None
     return pixels, valid, replace(plane, shape=valid.shape, transform=plane.transform @ Affine.scale(step))

@@ -91,8 +91,11 @@ def is_name(value: object) -> bool:
 
 
 def is_number(value: object) -> bool:
-    """Whether a parameter is a finite number; a text that looks like one is none."""
-    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+    """Whether a parameter is a finite number that a float can hold; a text that looks like one is none."""
+    try:
+        return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def is_share(value: object) -> bool:
@@ -103,6 +106,18 @@ def is_share(value: object) -> bool:
 def is_whole(value: object) -> bool:
     """Whether a parameter is a whole number, of Python or numpy; 2.0 is none."""
     return not isinstance(value, bool) and isinstance(value, Integral)
+
+
+def check_seed(seed: object) -> None:
+    """Refuse what torch and numpy do not both take as a seed.
+
+    Raises:
+        ArgumentError: if it is none.
+    """
+    if not (is_whole(seed) and seed >= 0):  # type: ignore[operator]
+        raise ArgumentError(f"seed must be a whole number of at least 0; got {seed!r}")
+    if seed >= 2**64:  # type: ignore[operator]
+        raise ArgumentError(f"seed must be less than {2**64:,}; got {seed!r}")
 
 
 def harmless(error: BaseException) -> BaseException | None:

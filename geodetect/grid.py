@@ -23,7 +23,10 @@ from geodetect.errors import ArgumentError, NotGeoreferenced, is_number, is_whol
 from geodetect.facts import html_table
 
 _SAME_SIZE = 0.01  # pixel sizes that differ by less are one size: resampling would only blur
+_READABLE = 1e15  # larger numbers are not written out
+_FINEST = 64  # how many pixels, along each axis, may be made of one
 _STEP_DEG = 1e-4  # to the north, 11 m: short enough for any projection to be straight
+SLIVER = 1e-4  # px; what shares less with a rectangle of pixels only touches it: map coordinates are rounded
 _TRUE_SCALE = 0.01  # a projection is taken at its word where its metre is a metre to within this
 _WGS84 = CRS.from_epsg(4326)
 
@@ -143,7 +146,8 @@ class Grid:
         """The same ground in square pixels of another size; itself where the size is the same to 1 %.
 
         Raises:
-            ArgumentError: if the size is not above 0, or the scene would shrink to nothing.
+            ArgumentError: if the size is not above 0, so small that it shows nothing but interpolation, or larger than
+                the scene.
             NotGeoreferenced: if the pixels of this grid have no size in metres.
         """
         if pixel_size_m is None:
@@ -153,6 +157,13 @@ class Grid:
         ratios = [side / pixel_size_m for side in self.pixel_sides_m]
         if all(abs(ratio - 1) < _SAME_SIZE for ratio in ratios):
             return self
+        if max(ratios) > _FINEST:
+            times, (across, down) = max(ratios), (n * ratio for n, ratio in zip(self.shape[::-1], ratios, strict=True))
+            raise ArgumentError(
+                f"pixel_size_m={pixel_size_m:g} makes {_digits(times)} x {_digits(times)} px of each pixel of "
+                f"{self.name}, which measures {self.pixel_size_m:.4g} m, and {_digits(across)} x {_digits(down)} px in "
+                f"all; more than {_FINEST} x {_FINEST} show nothing new: give metres on the ground"
+            )
         width, height = (round(n * ratio) for n, ratio in zip(self.shape[::-1], ratios, strict=True))
         if min(width, height) < 1:
             raise ArgumentError(
@@ -274,6 +285,10 @@ class Grid:
         return float(low[0]), float(low[1]), float(high[0]), float(high[1])
 
 
+def _digits(number: float) -> str:
+    return f"{number:,.0f}" if number < _READABLE else f"{number:.0e}"
+
+
 def _northward(crs: CRS, xy: Float[np.ndarray, "1 2"]) -> Float[np.ndarray, "1 2"]:
     """Map coordinates of a place a little north of another."""
     up: np.ndarray = xy + np.array([0.0, 1.0])
@@ -301,9 +316,11 @@ class Tiling(Sequence[Window]):
     `chip_size` is one window of its own size there.
 
     Args:
-        shape: (height, width) of the scene in pixels.
+        shape: (height, width) of the scene, or of the part of it that is tiled, in pixels.
         chip_size: side of a window in pixels.
         overlap: how much neighbours share at least, in pixels.
+        x: where the part begins in the scene, from the left.
+        y: the same, from the top.
 
     Raises:
         ArgumentError: if `overlap` leaves no stride, or a value is not possible.
@@ -312,6 +329,8 @@ class Tiling(Sequence[Window]):
     shape: tuple[int, int]
     chip_size: int
     overlap: int = 0
+    x: int = 0
+    y: int = 0
 
     def __post_init__(self) -> None:
         whole = is_whole(self.chip_size) and is_whole(self.overlap)
@@ -337,7 +356,7 @@ class Tiling(Sequence[Window]):
         return self._count(self.shape[1])
 
     def _count(self, length: int) -> int:
-        return 1 + max(0, math.ceil((length - self.chip_size) / (self.chip_size - self.overlap)))
+        return 1 + max(0, -(-(length - self.chip_size) // self.stride))
 
     def __len__(self) -> int:
         return self.n_rows * self.n_columns
@@ -354,13 +373,23 @@ class Tiling(Sequence[Window]):
             raise IndexError(f"window {index} of {len(self)}")
         return self._at(index % len(self))
 
+    @property
+    def stride(self) -> int:
+        """Pixels from a window to the next one."""
+        return self.chip_size - self.overlap
+
+    @property
+    def ground(self) -> Window:
+        """What the windows cover together."""
+        return Window(self.x, self.y, self.shape[1], self.shape[0])
+
     def _at(self, index: int) -> Window:
         row, column = divmod(index, self.n_columns)
         y, height = self._span(row, self.shape[0])
         x, width = self._span(column, self.shape[1])
-        return Window(x, y, width, height)
+        return Window(self.x + x, self.y + y, width, height)
 
     def _span(self, number: int, length: int) -> tuple[int, int]:
         """Start and length of the window with this number along one axis."""
         size = min(self.chip_size, length)
-        return min(number * (self.chip_size - self.overlap), length - size), size
+        return min(number * self.stride, length - size), size

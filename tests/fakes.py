@@ -80,7 +80,7 @@ class FakeReader:
     ) -> None:
         self.grid = grid or Grid(pixels.shape[1:], name="fake.tif")
         self.n_bands, self.dtype = len(pixels), pixels.dtype
-        self.all_valid = valid is None
+        self.all_valid, self.footprints = valid is None, None
         self._valid = np.ones(pixels.shape[1:], bool) if valid is None else valid
         self._pixels = np.where(self._valid, pixels, pixels.dtype.type(0))
         self._broken = broken

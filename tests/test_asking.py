@@ -14,11 +14,12 @@ from geodetect.grid import Tiling, Window
 from geodetect.scene.asking import Asked, answered
 from geodetect.scene.plan import Plan
 from geodetect.scene.prefetch import Batch
+from geodetect.windows import Windows
 from tests.fakes import PaintDetector
 
 
 def plan(batch_size=8):
-    return Plan(Tiling((64, 64), 64), np.full(2, 0.3), 0.4, batch_size)
+    return Plan(Windows.of([Tiling((64, 64), 64)]), np.full(2, 0.3), 0.4, batch_size)
 
 
 def numbered(*numbers):

@@ -5,6 +5,7 @@ Shapes: N labels, W windows, P pairs of a label and a window that it meets.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -13,13 +14,16 @@ from itertools import pairwise
 import numpy as np
 import shapely
 
+from geodetect import memory
 from geodetect.boxes import Boxes
 from geodetect.chips.chip import ChipPlan
-from geodetect.errors import ArgumentError, is_number, is_share, is_whole
+from geodetect.errors import ArgumentError, check_seed, is_number, is_share
 from geodetect.grid import Tiling, Window
 from geodetect.raster import MaskedReader, Reader, mostly_valid
+from geodetect.windows import Windows, check_stride, tilings_over
 
 MIN_SIDE = 2.0  # px; what is narrower after cutting is a sliver that nothing can be learnt from
+_PLAN_BYTES = 2000  # of a chip that is planned
 _LARGEST_WHOLE = 1024  # px; pictures up to this size are chips as they are
 _USUAL_CHIP = 512
 
@@ -44,12 +48,13 @@ class Cutting:
     def __post_init__(self) -> None:
         if self.chip_size is not None:
             Tiling((1, 1), self.chip_size, self.overlap)
+            what = f"a chip of {self.chip_size:,} x {self.chip_size:,} px"
+            memory.check_fits(self.chip_size**2, what, "make chip_size smaller")
         if not is_share(self.min_visible):
             raise ArgumentError(f"min_visible must lie between 0 and 1; got {self.min_visible!r}")
         if not (is_number(self.negatives) and self.negatives >= 0):
             raise ArgumentError(f"negatives must be a number of at least 0; got {self.negatives!r}")
-        if not (is_whole(self.seed) and self.seed >= 0):
-            raise ArgumentError(f"seed must be a whole number of at least 0; got {self.seed!r}")
+        check_seed(self.seed)
 
     def side(self, shapes: Sequence[tuple[int, int]]) -> int:
         """The chip size asked for, else the pictures' own when they are alike and small, else 512."""
@@ -69,7 +74,7 @@ class Fate(IntEnum):
 
 
 def windows_within(reader: Reader, *, chip_size: int, overlap: int, area: shapely.Geometry | None) -> list[Window]:
-    """The windows of a tiling over the whole raster, or over the bounds of `area` where they meet it.
+    """The windows of a tiling over the raster, or over the bounds of `area`, that meet its files and the area.
 
     Args:
         reader: the raster.
@@ -77,16 +82,24 @@ def windows_within(reader: Reader, *, chip_size: int, overlap: int, area: shapel
         overlap: how much neighbours share, in pixels.
         area: scene pixels; None for the whole raster.
     """
+    pixels = math.prod(min(chip_size, length) for length in reader.grid.shape) * reader.n_bands
+    what = f"a chip of {chip_size:,} px of {reader.grid.name}"
+    memory.check_fits(pixels * reader.dtype.itemsize, what, "make chip_size smaller")
     if area is None:
-        return list(Tiling(reader.grid.shape, chip_size, overlap))
-    height, width = reader.grid.shape
-    bounds = np.array(area.bounds)
-    x1, y1 = np.maximum(np.floor(bounds[:2]), 0).astype(int)
-    x2, y2 = np.minimum(np.ceil(bounds[2:]), (width, height)).astype(int)
-    tiling = Tiling((int(y2 - y1), int(x2 - x1)), chip_size, overlap)
-    moved = [Window(int(w.x + x1), int(w.y + y1), w.width, w.height) for w in tiling]
-    shapely.prepare(area)
-    return [window for window in moved if shapely.intersects(area, shapely.box(*window.xyxy))]
+        tilings = tilings_over(reader.grid.shape, chip_size, overlap, reader.footprints)
+    else:
+        bounds = np.array(area.bounds)
+        x1, y1 = np.maximum(np.floor(bounds[:2]), 0).astype(int).tolist()
+        x2, y2 = np.minimum(np.ceil(bounds[2:]), reader.grid.shape[::-1]).astype(int).tolist()
+        tilings = [Tiling((y2 - y1, x2 - x1), chip_size, overlap, x1, y1)]
+    check_stride(chip_size, overlap)
+    windows = Windows.of(tilings, reader.footprints, None if area is None else np.array([area], object))
+    memory.check_fits(
+        _PLAN_BYTES * len(windows),
+        f"plans of {len(windows):,} chips of {reader.grid.name}",
+        "make chip_size larger or overlap smaller, or choose ground with aoi",
+    )
+    return list(windows)
 
 
 def cut(
@@ -171,6 +184,8 @@ def plan_chips(
     parts = cut(polygons, numbers, windows, min_visible=cutting.min_visible, area=area, min_side=min_side)
     seen = [_on_data(reader, window, boxes) for window, boxes in zip(windows, parts, strict=True)]
     fates = np.full(len(polygons), Fate.CUT)
+    if reader.footprints is not None:
+        fates[~_meeting(polygons, reader.footprints)] = Fate.BLANK
     if area is not None:
         fates[~shapely.intersects(polygons, area)] = Fate.OUTSIDE
     for fate, each in ((Fate.BLANK, parts), (Fate.KEPT, seen)):
@@ -182,6 +197,13 @@ def plan_chips(
         for window, boxes, objects in zip(windows, seen, _centred(whole, windows), strict=True)
     ]
     return plans, fates
+
+
+def _meeting(polygons: np.ndarray, footprints: np.ndarray) -> np.ndarray:
+    """Which polygons meet any footprint, (N,)."""
+    meets = np.zeros(len(polygons), bool)
+    meets[shapely.STRtree(footprints).query(polygons, "intersects")[0]] = True
+    return meets
 
 
 def _whole(
@@ -234,7 +256,7 @@ def with_negatives(plans: Sequence[ChipPlan], cutting: Cutting) -> list[ChipPlan
     Those without a valid pixel do not count; no more are read than must be to know it.
     """
     bare = [i for i, plan in enumerate(plans) if not len(plan.boxes)]
-    n_wanted = round(cutting.negatives * (len(plans) - len(bare)))
+    n_wanted = round(min(len(bare), cutting.negatives * (len(plans) - len(bare))))
     drawn = np.random.default_rng(cutting.seed).permutation(bare).tolist()
     kept: list[int] = []
     while drawn and len(kept) < n_wanted:

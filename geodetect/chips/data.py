@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from geodetect.chips.chip import ChipPlan, Chips
-from geodetect.chips.reach import LEVELS, REACHED, AnchorSuggestion, best_iou, suggest
-from geodetect.errors import ArgumentError, is_whole
+from geodetect.chips.reach import LEVELS, PYRAMIDS, REACHED, AnchorSuggestion, best_iou, suggest
+from geodetect.errors import ArgumentError
 from geodetect.facts import html_table, listed
-from geodetect.plots import chip_figure
+from geodetect.plots import check_rows, chip_figure
 from geodetect.stretch import Stretch
 
 if TYPE_CHECKING:
@@ -133,7 +133,12 @@ class DetectionData:
 
         Args:
             levels: first and last level of the pyramid; (2, 7) has a finer one for objects under 16 px.
+
+        Raises:
+            ArgumentError: if they are neither (3, 7) nor (2, 7).
         """
+        if tuple(levels) not in PYRAMIDS:
+            raise ArgumentError(f"levels must be one of {', '.join(map(str, PYRAMIDS))}; got {levels}")
         plans = [plan for plan in self.train.plans if len(plan.boxes)]
         return suggest([plan.boxes.xyxy for plan in plans], (self.chip_size, self.chip_size), levels)
 
@@ -141,10 +146,9 @@ class DetectionData:
         """A figure of training chips with their true boxes.
 
         Args:
-            rows: rows of pictures, at least 1.
+            rows: rows of pictures, 1 to 100.
         """
-        if not (is_whole(rows) and rows >= 1):
-            raise ArgumentError(f"rows must be at least 1 (a whole number); got {rows!r}")
+        check_rows(rows)
         full = [plan for plan in self.train.plans if len(plan.boxes)]
         chosen = np.random.default_rng(self.seed).permutation(len(full))[: rows * rows]
         chips = [full[i].read() for i in chosen]
@@ -154,7 +158,7 @@ class DetectionData:
             [chip.boxes.xyxy for chip in chips],
             [names[chip.boxes.labels] for chip in chips],
             classes=self.classes,
-            columns=rows,
+            columns=min(rows, len(chosen)),
         )
 
 

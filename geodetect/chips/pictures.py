@@ -64,7 +64,7 @@ class PictureReader:
             self.source_shape = shown
             self.grid = self._upright(reader).grid
             self.n_bands, self.bands, self.dtype = reader.n_bands, reader.bands, reader.dtype
-            self.all_valid = reader.all_valid
+            self.all_valid, self.footprints = reader.all_valid, self._upright(reader).footprints
 
     def _opened(self) -> RasterReader:
         return RasterReader(self._source, bands=self._bands, pixel_size_m=self._pixel_size_m, crs=self._crs)

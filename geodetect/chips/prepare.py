@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from geodetect import memory
 from geodetect.chips.chip import ChipPlan, Chips
 from geodetect.chips.cut import Cutting
 from geodetect.chips.data import DetectionData
@@ -23,6 +24,7 @@ from geodetect.raster import Rasters
 from geodetect.stretch import Sample, Stretch
 from geodetect.vector.opening import Area, Vectors
 
+_WORKER_BYTES = 200_000_000  # of a process with torch and what it has read
 _SAMPLE = 64  # chips that the stretch is measured on
 
 
@@ -119,6 +121,7 @@ def prepare_data(
         _refuse(of_labels, "a folder of labelled chips, only to labels=")
         found = from_folder(source, cutting, dataset_type=dataset_type, class_mapping=class_mapping)
     held, spared, report = found.held, list(found.left_out), found.report
+    _check_batch(batch_size, found.chip_size, len(found.bands))
     if valid_path is not None:
         if held is not None:
             spared += _renumbered(held, found)
@@ -165,10 +168,18 @@ def _check(split: str, batch_size: int, num_workers: int | None, sampler: str | 
         raise ArgumentError(f'split must be "blocks" or "random"; got {split!r}')
     if not (is_whole(batch_size) and batch_size >= 1):
         raise ArgumentError(f"batch_size must be at least 1 (a whole number); got {batch_size!r}")
+    _check_batch(batch_size, 1, 1)  # before any work; more is known later
     if num_workers is not None and not (is_whole(num_workers) and num_workers >= 0):
         raise ArgumentError(f"num_workers must be at least 0 (a whole number), or None; got {num_workers!r}")
+    memory.check_fits(_WORKER_BYTES * (num_workers or 0), f"num_workers={num_workers}", "make num_workers smaller")
     if sampler not in ("balanced", None):
         raise ArgumentError(f'sampler must be "balanced" or None; got {sampler!r}')
+
+
+def _check_batch(batch_size: int, chip_size: int, n_bands: int) -> None:
+    """Refuse batches that do not fit into memory as a network takes them, in float32."""
+    what = f"a batch of {batch_size:,} chips of {chip_size:,} px"
+    memory.check_fits(4 * batch_size * n_bands * chip_size**2, what, "make batch_size or chip_size smaller")
 
 
 def _refuse(values: Mapping[str, object], source: str) -> None:

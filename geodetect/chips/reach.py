@@ -19,6 +19,7 @@ from geodetect.boxes import iou_of_pairs
 SCALES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
 RATIOS = (0.5, 1.0, 2.0)
 LEVELS = (3, 7)
+PYRAMIDS = (LEVELS, (2, 7))
 _BASES = (4.0, 3.0, 2.0, 1.5, 1.0)
 _ELONGATIONS = (2.0, 1.5, 2.5, 3.0, 4.0)
 _WORTH_IT = 0.01  # of the objects; a smaller gain does not pay for leaving the paper's anchors

@@ -13,11 +13,12 @@ from geodetect.chips.chip import ChipPlan
 from geodetect.chips.cut import MIN_SIDE, Cutting, Fate, in_no_chip, plan_chips, reasons, with_negatives
 from geodetect.chips.formats.picture import sentence
 from geodetect.errors import LabelsError, NotGeoreferenced, RasterError
-from geodetect.raster import RasterReader, Rasters, Reader, scenes_of
+from geodetect.raster import Held, RasterReader, Rasters, Reader, scenes_of
 from geodetect.vector.labels import Labels, read_area_on, read_labels_on
 from geodetect.vector.objects import listed
 from geodetect.vector.opening import Area, Vectors
 
+_MOST_HELD = 8  # scenes that stay open, each with up to 256 MB of decoded blocks
 _TOLD = 10  # classes that a report names
 _ONE_SIZE = 1.05  # pixels whose sides differ by less, as degrees do over some latitudes, are of one size
 
@@ -64,8 +65,9 @@ def from_raster(
 
     Files that touch each other are one scene, and an object across them one label; scenes apart have a grid each.
     """
+    held = Held(_MOST_HELD)
     readers = [
-        RasterReader(scene, bands=cutting.bands, pixel_size_m=cutting.pixel_size_m)
+        RasterReader(scene, bands=cutting.bands, pixel_size_m=cutting.pixel_size_m, held=held)
         for scene in scenes_of(raster, cutting.bands, cutting.nodata)
     ]
     check_alike(readers, "rasters")
@@ -89,7 +91,8 @@ def from_raster(
     if not any(len(plan.boxes) for plan in every):
         raise LabelsError(
             f"no chip of {readers[0].name} holds a label that is visible by at least {cutting.min_visible:.0%} and "
-            f"{MIN_SIDE:g} px wide ({lost}); the labels may be too small at this pixel size, or lie outside the aoi"
+            f"{MIN_SIDE:g} px wide ({lost}); the labels may be too small, or too large for chips of {side} px, at this "
+            "pixel size, or lie outside the aoi"
         )
     plans, used, dropped = used_classes(
         with_negatives(every, cutting), classes, {name: listed(objects.lost_of(name)) for name in classes}
@@ -124,8 +127,6 @@ def _planned(
             made, here = plan_chips(reader, labelled.polygons, labels, cutting, side=side, area=inside)
             plans += made
         np.maximum.at(fates, labelled.numbers, here)
-        if len(readers) > 1:
-            reader.close()  # thousands of files are not open at once
     return plans, fates
 
 

@@ -11,7 +11,6 @@ from geodetect import plots
 from geodetect.boxes import Boxes, iou
 from geodetect.chips.chip import Chips
 from geodetect.detector import Detector
-from geodetect.errors import ArgumentError
 from geodetect.learner.results import detect_chips
 from geodetect.metrics import match
 from geodetect.raster import Reader
@@ -27,10 +26,9 @@ def show_errors(detector: Detector, chips: Chips, rows: int) -> Figure:
     """The detections with the best scores that find nothing true, and the objects that are seen least.
 
     Raises:
-        ArgumentError: if `rows` is not at least 1.
+        ArgumentError: if `rows` is not from 1 to 100.
     """
-    if rows < 1:
-        raise ArgumentError(f"rows must be at least 1; got {rows}")
+    plots.check_rows(rows)
     found, truth = detect_chips(detector, chips)
     false, missed = errors_of(detector, found, truth)
     return plots.errors_figure(

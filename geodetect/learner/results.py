@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pandas as pd
 
-from geodetect import plots
+from geodetect import memory, plots
 from geodetect.boxes import Boxes
 from geodetect.chips.chip import Chips
 from geodetect.chips.data import DetectionData
 from geodetect.chips.reach import REACHED, best_iou
 from geodetect.detector import Detector
-from geodetect.errors import ArgumentError
+from geodetect.errors import ArgumentError, ModelError
 from geodetect.grid import Grid
 from geodetect.learner.callbacks import chip_ap
 from geodetect.metrics import coco_scores
@@ -78,13 +78,23 @@ def predict(detector: Detector, image: np.ndarray, min_score: Any, nms_iou: floa
 
     Raises:
         ArgumentError: if it is no such array, or a threshold is not between 0 and 1.
+        ModelError: if memory does not suffice.
     """
     if not isinstance(image, np.ndarray) or image.ndim != 3:  # noqa: PLR2004
         got = f"shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise ArgumentError(f"image must be the path of a raster, or an array (C, H, W); got {got}")
     detector.warn_if_untrained()
     lowest = dict(zip(detector.classes, lowest_scores(min_score, detector), strict=True))
-    (found,) = detector.detect(image[None], min_score=lowest, nms_iou=nms_iou)
+    try:
+        (found,) = detector.detect(image[None], min_score=lowest, nms_iou=nms_iou)
+    except (MemoryError, RuntimeError) as error:
+        if not memory.is_short(error):
+            raise
+        height, width = image.shape[1:]
+        raise ModelError(
+            f"there is not enough memory to look at {width:,} x {height:,} px in one piece; give the path of a raster, "
+            "which is looked at in windows"
+        ) from error
     warn_of_numbers(Sample([(image, np.ones(image.shape[1:], bool))]), detector, "the image")
     return features_of(found, Grid(image.shape[1:]), detector.classes)
 
@@ -119,6 +129,7 @@ def summary(history: dict[str, Any], epochs: int, kept: int) -> dict[str, Any]:
 
 def show_results(detector: Detector, chips: Chips, rows: int, min_score: float | None) -> Figure:
     """A row for each of the first chips with an object: true boxes to the left, detections to the right."""
+    plots.check_rows(rows)
     plans = [plan for plan in chips.plans if len(plan.boxes)][:rows]
     names = np.array(detector.classes, dtype=object)
     limit = detector.min_score if min_score is None else min_score

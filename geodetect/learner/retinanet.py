@@ -346,7 +346,7 @@ class RetinaNet:
             polygons in the raster's CRS; in pixels, y down, when it has no georeference, as an array has none.
 
         Raises:
-            ArgumentError: if the image is neither, or a threshold is not between 0 and 1.
+            ArgumentError: if the image is neither, does not fit into memory, or a threshold is not between 0 and 1.
         """
         if isinstance(image, str | Path):
             return detect_objects(image, self, min_score=min_score, nms_iou=nms_iou, progress=False)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from geodetect.chips import DetectionData
-from geodetect.errors import ArgumentError, TrainingError, is_number, is_share, is_whole
+from geodetect.errors import ArgumentError, TrainingError, check_seed, is_number, is_share
 from geodetect.facts import listed
 from geodetect.learner import results
 from geodetect.learner.weights import WORDS, read
@@ -37,8 +37,7 @@ def check_numbers(*, box_weight: float, focal_alpha: float, focal_gamma: float, 
             raise ArgumentError(f"{name} must be a number of at least 0; got {value!r}")
     if not is_share(focal_alpha):
         raise ArgumentError(f"focal_alpha must lie between 0 and 1; got {focal_alpha!r}")
-    if not (is_whole(seed) and seed >= 0):
-        raise ArgumentError(f"seed must be a whole number of at least 0; got {seed!r}")
+    check_seed(seed)
 
 
 def check_boxes(data: DetectionData) -> None:

@@ -39,6 +39,7 @@ from geodetect.network.precision import resolve
 from geodetect.network.retinanet import Network
 
 USUAL_RATE = 5e-4  # AdamW's peak; at 1e-3 some detectors from random weights diverge, see the benchmarks
+_MOST_EPOCHS = 100_000
 _WEIGHT_DECAY = 0.05
 _LARGEST_GRADIENT = 1.0  # norm; steadies the early steps, whose few positives give huge ones; see the benchmarks
 _PATIENCE = 5  # epochs without a better value before early stopping
@@ -162,8 +163,8 @@ def check(epochs: Any, callbacks: Sequence[Callback]) -> None:
     Raises:
         ArgumentError: if there is no epoch to train, or a callback wants to draw what it cannot.
     """
-    if not (is_whole(epochs) and epochs >= 1):
-        raise ArgumentError(f"epochs must be a whole number of at least 1; got {epochs!r}")
+    if not (is_whole(epochs) and 1 <= epochs <= _MOST_EPOCHS):
+        raise ArgumentError(f"epochs must be a whole number of at least 1 and at most {_MOST_EPOCHS:,}; got {epochs!r}")
     for callback in callbacks if isinstance(callbacks, Iterable) else [None]:
         if not isinstance(callback, Callback):
             raise ArgumentError(f"callbacks must be a list of fastai's Callback objects; got {callbacks!r}")

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from geodetect.errors import ArgumentError
 
+_MOST_PER_CELL = 100  # the paper has 9; the heads' last layers grow with it
+_LARGEST = 1_000  # of a factor: an anchor of a thousand strides is larger than any chip
 _PYRAMIDS = ((3, 7), (2, 7))
 
 
@@ -44,9 +46,14 @@ class AnchorSpec:
         for name in ("scales", "ratios", "levels"):  # lists come from JSON
             object.__setattr__(self, name, tuple(getattr(self, name)))
         values = (*self.scales, *self.ratios, self.anchor_size)
-        if not (self.scales and self.ratios and all(math.isfinite(v) and v > 0 for v in values)):
+        if not (0 < self.per_cell <= _MOST_PER_CELL):
             raise ArgumentError(
-                "anchors need at least one scale and one ratio, all above 0; "
+                f"anchors need at least one scale and one ratio, all above 0, and at most {_MOST_PER_CELL} for a cell; "
+                f"got {len(self.scales):,} scales and {len(self.ratios):,} ratios"
+            )
+        if not all(0 < value <= _LARGEST for value in values):
+            raise ArgumentError(
+                f"scales, ratios and anchor_size must be above 0 and at most {_LARGEST:,}; "
                 f"got scales={self.scales}, ratios={self.ratios}, anchor_size={self.anchor_size}"
             )
         if self.levels not in _PYRAMIDS:

@@ -5,7 +5,7 @@ pops up, and no state is kept in pyplot.
 """
 
 from geodetect.colours import OUTCOMES, class_colours
-from geodetect.plots.chips import chip_figure
+from geodetect.plots.chips import check_rows, chip_figure
 from geodetect.plots.curves import curve_figure, losses_figure, lr_figure
 from geodetect.plots.errors import Mistake, errors_figure
 from geodetect.plots.pictures import as_rgb, shown_limits
@@ -17,6 +17,7 @@ __all__ = [
     "Ground",
     "Mistake",
     "as_rgb",
+    "check_rows",
     "chip_figure",
     "class_colours",
     "curve_figure",

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from geodetect.colours import class_colours
+from geodetect.errors import ArgumentError, is_whole
 from geodetect.plots.pictures import (
     add_legend,
     as_rgb,
@@ -25,6 +26,8 @@ from geodetect.plots.pictures import (
 )
 from geodetect.plots.style import INK, ShownFigure
 
+_MOST_ROWS = 100  # of pictures; matplotlib draws no more than 65,536 pixels
+
 
 class _Panel(NamedTuple):
     """One picture of a grid of them."""
@@ -34,6 +37,16 @@ class _Panel(NamedTuple):
     labels: Collection[str]
     scores: np.ndarray | None
     title: str
+
+
+def check_rows(rows: object) -> None:
+    """Refuse a number of rows that is none, or too large for a figure.
+
+    Raises:
+        ArgumentError: if it is not from 1 to 100.
+    """
+    if not (is_whole(rows) and 1 <= rows <= _MOST_ROWS):  # type: ignore[operator]
+        raise ArgumentError(f"rows must be at least 1 and at most {_MOST_ROWS} (a whole number); got {rows!r}")
 
 
 def chip_figure(

@@ -3,7 +3,8 @@
 `Reader` is all that the rest of the package knows of rasters; `RasterReader` reads files, one or many as one scene.
 """
 
-from geodetect.raster.mosaic import Mosaic, Scene, Single, scenes_of
+from geodetect.raster.held import Held
+from geodetect.raster.mosaic import Mosaic, Scene, Single, opened_as, scenes_of
 from geodetect.raster.opening import Rasters, files_of
 from geodetect.raster.orientation import UPRIGHT, TurnedReader, shown_shape
 from geodetect.raster.reader import MaskedReader, RasterReader, Reader
@@ -13,6 +14,7 @@ from geodetect.raster.writer import CHIP_FORMATS, check_chip_format, write_chip
 __all__ = [
     "CHIP_FORMATS",
     "UPRIGHT",
+    "Held",
     "MaskedReader",
     "Mosaic",
     "RasterReader",
@@ -25,6 +27,7 @@ __all__ = [
     "files_of",
     "mostly_valid",
     "mostly_valid_in",
+    "opened_as",
     "scenes_of",
     "shown_shape",
     "write_chip",

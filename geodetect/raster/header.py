@@ -11,6 +11,7 @@ from functools import partial
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 
+from geodetect.bar import Bar
 from geodetect.errors import RasterError
 from geodetect.grid import Grid
 from geodetect.raster.layers import Layers, warn_of_scales
@@ -18,6 +19,7 @@ from geodetect.raster.masks import Least, alpha_tag, least_opaque
 from geodetect.raster.opening import gdal_name, grid_of, overviews, understood
 
 _N_THREADS = 8  # headers are read by so many at once: on a network they only wait
+_MANY = 100  # files whose headers take a second or more
 _CAPITALS = {"uint": "UInt", "int": "Int", "float": "Float"}
 _SIZES = {"uint": (16, 32, 64), "int": (8, 16, 32, 64), "float": (32, 64)}
 # numpy's names of numbers, and GDAL's.
@@ -70,19 +72,24 @@ class File:
         return replace(self, layers=self.layers.with_alpha(self.tagged, least))
 
 
-def headers_of(files: Sequence[tuple[str, str]], nodata: float | None = None) -> list[File]:
+def headers_of(files: Sequence[tuple[str, str]], nodata: float | None = None, *, progress: bool = False) -> list[File]:
     """What the headers of all files say, a band tagged as alpha taken for data.
 
     Args:
         files: the path or URL of each, and what messages call it.
         nodata: value that stands for no data besides those that the files declare.
+        progress: show a bar where there are many.
 
     Raises:
         RasterError: if one cannot be read, or does not say where it lies.
     """
+    headers: list[File] = []
     with warnings.catch_warnings(), ThreadPoolExecutor(_N_THREADS, thread_name_prefix="geodetect-headers") as pool:
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # such files are refused in our own words
-        headers = list(pool.map(partial(_header, nodata), files))
+        with Bar("files", len(files), shown=progress and len(files) > _MANY) as bar:
+            for header in pool.map(partial(_header, nodata), files):
+                headers.append(header)
+                bar.advance()
     warn_of_scales((header.name, header.layers) for header in headers)
     return headers
 

@@ -16,25 +16,29 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
+import rasterio
 import shapely
 from affine import Affine
-from pyproj import Transformer
-from pyproj.exceptions import ProjError
 from rasterio.io import MemoryFile
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import transform
 
 from geodetect.addresses import identity, is_url
-from geodetect.errors import RasterError
+from geodetect.boxes import chained
+from geodetect.errors import RasterError, harmless, warn
 from geodetect.grid import Grid
 from geodetect.raster.header import File, headers_of
 from geodetect.raster.layers import Layers
 from geodetect.raster.masks import ANY, Least, check_nodata
-from geodetect.raster.opening import Rasters, files_of
+from geodetect.raster.opening import FAILURES, Rasters, environment, files_of
 from geodetect.raster.stac import opened_item
 from geodetect.raster.virtual import describe, index
 
 _ALPHA_FILES = 8  # files whose alpha band is looked at; it is a mask in all or in none
 _ALIGNED = 0.01  # px; files closer than this to one grid of pixels are not resampled
-_EDGE_POINTS = 21  # along an edge of a file in another CRS: straight edges are curves there
+_SAME_GROUND = 0.5  # of the smaller of two files; neighbours share less
+_MOST_PIXELS = 2**31 - 1  # along a side of a raster of GDAL's
+_TORN = 10  # times as large as on the ground: so pixels come out only where a CRS has an edge, or far outside it
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ class Mosaic:
         nodata: value that stands for no data besides those that they declare; None for none.
 
     Attributes:
+        footprints: (N,) outlines of the files in pixels of `grid`.
         told: names of the files, their URLs, or the bands that they are put together from; may hold secrets.
         undeclared: `nodata`, where pixels that GDAL gives may still hold it.
 
@@ -90,10 +95,11 @@ class Mosaic:
         frame = _frame(files := _same_layers(files))
         # Pixels of a palette are colours by then, of which GDAL has masked those that stand for no data.
         self.undeclared = None if any(file.layers.palette is not None for file in files) else nodata
-        self.grid, outlines = _laid_out(files, frame, name)
+        self.grid, self.footprints = _laid_out(files, frame, name)
+        _check_overlaps(files, self.footprints)
         resampled = not all(_parallel(file.grid, frame) and _aligned(file.grid, frame) for file in files)
         upright = _upright(frame)
-        self._index = index(files, self.grid, outlines, upright=upright)
+        self._index = index(files, self.grid, self.footprints, upright=upright)
         self._description = describe(files, self.grid, upright=upright, resampled=resampled)
         self._in_memory()
 
@@ -115,13 +121,20 @@ Scene: TypeAlias = Single | Mosaic
 """A scene, found and looked at, that readers open."""
 
 
-def opened_as(raster: Rasters, bands: Sequence[int | str] | None = None, nodata: float | None = None) -> Scene:
+def opened_as(
+    raster: Rasters,
+    bands: Sequence[int | str] | None = None,
+    nodata: float | None = None,
+    *,
+    progress: bool = False,
+) -> Scene:
     """What GDAL is to open for a scene: a single file is itself, several are a mosaic.
 
     Args:
         raster: the file or files.
         bands: those that will be read; an item of a catalog keeps each in a file of its own.
         nodata: value that stands for no data besides those that the files declare.
+        progress: show a bar while many files are opened.
 
     Raises:
         RasterError: if a file is missing or cannot be read, or several do not go together.
@@ -132,7 +145,7 @@ def opened_as(raster: Rasters, bands: Sequence[int | str] | None = None, nodata:
     opened = [opened_item(file, bands, nodata) for file in files]
     if len(files) == 1:
         return Single(*opened[0], nodata)
-    return Mosaic(_checked_names(headers_of(opened, nodata), bands), name, nodata)
+    return Mosaic(_checked_names(headers_of(opened, nodata, progress=progress), bands), name, nodata)
 
 
 def scenes_of(raster: Rasters, bands: Sequence[int | str] | None = None, nodata: float | None = None) -> list[Scene]:
@@ -177,23 +190,12 @@ def _scene(files: list[File], name: str, nodata: float | None) -> Scene:
 
 def _touching(files: list[File]) -> list[list[int]]:
     """Numbers of the files in groups that hang together in one CRS, in the files' order."""
-    group = list(range(len(files)))
-
-    def first(i: int) -> int:
-        """The lowest number in the group of file `i`."""
-        while group[i] != i:
-            group[i] = i = group[group[i]]
-        return i
-
     outlines = np.array([_grown_a_little(file.grid) for file in files], object)
-    for a, b in shapely.STRtree(outlines).query(outlines, "intersects").T:
-        if files[a].grid.crs == files[b].grid.crs:
-            low, high = sorted((first(a), first(b)))
-            group[high] = low
-    found: dict[int, list[int]] = {}
-    for i in range(len(files)):
-        found.setdefault(first(i), []).append(i)
-    return list(found.values())
+    a, b = shapely.STRtree(outlines).query(outlines, "intersects")
+    alike = np.array([files[i].grid.crs == files[j].grid.crs for i, j in zip(a, b, strict=True)])
+    group = chained(len(files), a[alike], b[alike])
+    groups = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
+    return [group.tolist() for group in groups]
 
 
 def _grown_a_little(grid: Grid) -> shapely.Polygon:
@@ -306,27 +308,73 @@ def _laid_out(files: Sequence[File], frame: Grid, name: str) -> tuple[Grid, np.n
     low_x, low_y, high_x, high_y = shapely.total_bounds(outlines)
     x1, y1 = math.floor(low_x + _ALIGNED), math.floor(low_y + _ALIGNED)
     x2, y2 = math.ceil(high_x - _ALIGNED), math.ceil(high_y - _ALIGNED)
+    if max(x2 - x1, y2 - y1) > _MOST_PIXELS:
+        centres = shapely.get_coordinates(shapely.centroid(outlines))
+        far = files[int(np.hypot(*(centres - np.median(centres, axis=0)).T).argmax())]
+        raise RasterError(
+            f"{name} spans {x2 - x1:,} x {y2 - y1:,} px, and GDAL knows no more than {_MOST_PIXELS:,} along a side; "
+            f"{far.name} lies farthest from the others: leave it out, or work on the files in groups"
+        )
     assert frame.transform is not None
     place = frame.transform @ Affine.translation(x1, y1)
     grid = Grid((y2 - y1, x2 - x1), place, frame.crs, name)
     return grid, shapely.transform(outlines, lambda xy: xy - [x1, y1])
 
 
+def _check_overlaps(files: Sequence[File], footprints: np.ndarray) -> None:
+    """Warn of files that lie over one ground for the most part, and say which of them counts."""
+    a, b = shapely.STRtree(footprints).query(footprints)
+    a, b = a[a < b], b[a < b]
+    areas = shapely.area(footprints)
+    shared = shapely.area(shapely.intersection(footprints[a], footprints[b]))
+    over = np.flatnonzero(shared > _SAME_GROUND * np.minimum(areas[a], areas[b]))
+    if len(over):
+        below, above = files[a[over[0]]].name, files[b[over[0]]].name
+        more = f", as do {len(over) - 1:,} other pairs of files" if len(over) > 1 else ""
+        warn(
+            f"{below} and {above} show the same ground{more}: only the later file counts there, here {above}; "
+            "leave one out, or list the files in the order that you want"
+        )
+
+
 def _outline(file: File, frame: Grid) -> shapely.Polygon:
-    """Where a file lies, in map coordinates of the frame.
+    """Where a file lies, in map coordinates of the frame: of one in another CRS the bounds that GDAL warps it to.
 
     Raises:
-        RasterError: if the frame's CRS does not reach there.
+        RasterError: if it cannot be warped there; GDAL would leave a hole without a word.
     """
-    corners = shapely.Polygon(file.grid.corners)
     if file.grid.crs == frame.crs:
-        return corners
-    try:
-        move = Transformer.from_crs(file.grid.crs, frame.crs, always_xy=True)
-        edge = shapely.segmentize(corners, corners.length / 4 / _EDGE_POINTS)
-        moved = shapely.box(*shapely.transform(edge, lambda xy: np.column_stack(move.transform(*xy.T))).bounds)
-    except ProjError:
-        moved = shapely.Polygon()
-    if not np.isfinite(moved.bounds).all():
-        raise RasterError(f"{file.name} lies beyond the coordinate reference system of {frame.name}; leave it out")
-    return moved
+        return shapely.Polygon(file.grid.corners)
+    problem = (
+        f"{file.name} lies beyond the coordinate reference system of {frame.name}, or of its own, or across their "
+        "edge; leave it out, or bring all files to another one first (gdalwarp -t_srs)"
+    )
+    with environment(file.path):
+        try:
+            with rasterio.open(file.path) as dataset, WarpedVRT(dataset, crs=_rasterio_crs(frame)) as warped:
+                outline, shape = shapely.box(*warped.bounds), warped.shape
+                pixel = math.sqrt(abs(warped.transform.determinant))
+        except FAILURES as error:
+            raise RasterError(problem) from harmless(error)
+        across = pixel / math.sqrt(abs(_linear(frame).determinant)) * frame.pixel_size_m
+        if not all(shape) or across > _TORN * max(file.grid.pixel_sides_m) or not _comes_back(file.grid, frame):
+            raise RasterError(problem)
+    return outline
+
+
+def _comes_back(grid: Grid, frame: Grid) -> bool:
+    """Whether the corners of a grid, brought into the frame's CRS and back, are about where they were.
+
+    Coordinates far outside a CRS come back somewhere else, which is where GDAL then looks for pixels.
+    """
+    own, other = _rasterio_crs(grid), _rasterio_crs(frame)
+    moved = np.column_stack(transform(other, own, *transform(own, other, *grid.corners.T))) - grid.corners
+    if own.is_geographic:
+        moved[:, 0] = (moved[:, 0] + 180) % 360 - 180  # 181 and -179 are one meridian
+    assert grid.transform is not None
+    return bool(np.hypot(*moved.T).max() < max(grid.shape) * math.sqrt(abs(grid.transform.determinant)))
+
+
+def _rasterio_crs(grid: Grid) -> Any:
+    assert grid.crs is not None
+    return rasterio.crs.CRS.from_wkt(grid.crs.to_wkt())

@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -49,6 +50,7 @@ _NETWORK = {
 # Bytes, as rasterio has it: enough for a row of windows 100,000 px wide. GDAL's own choice, a twentieth of the memory,
 # grows with the machine: https://gdal.org/en/stable/user/configoptions.html#config-GDAL_CACHEMAX
 _BLOCK_CACHE = {"GDAL_CACHEMAX": 512 << 20}
+_CRSS = 64  # coordinate reference systems that are remembered; files of one scene have few
 _PLANE = 3  # points that make a plane
 _SHARED_BLOCK_BYTES = 32_000_000
 _STRAIGHT = 0.1  # px; control points that lie closer than this to an affine grid are one
@@ -289,9 +291,15 @@ def grid_of(dataset: Any, name: str) -> Grid:
 
 def _known_crs(crs: Any, name: str) -> CRS:
     try:
-        return CRS.from_wkt(crs.to_wkt())
+        return _crs_of(crs.to_wkt())
     except FAILURES as error:
         raise RasterError(
             f"the coordinate reference system of {name} makes no sense ({first_line(error)}); "
             "assign the right one with: gdal_edit.py -a_srs EPSG:..."
         ) from harmless(error)
+
+
+@lru_cache(_CRSS)
+def _crs_of(wkt: str) -> CRS:
+    """One object for all files of a CRS: each takes 60 kB, and comparing two takes longer than reading a header."""
+    return CRS.from_wkt(wkt)

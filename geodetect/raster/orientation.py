@@ -52,6 +52,8 @@ class TurnedReader:
         orientation: 1 to 8.
     """
 
+    footprints = None  # a picture is one file
+
     def __init__(self, reader: Reader, orientation: int) -> None:
         self._reader, self._turn = reader, _TURNS[orientation]
         self.n_bands, self.dtype, self.all_valid = reader.n_bands, reader.dtype, reader.all_valid

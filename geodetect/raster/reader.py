@@ -5,7 +5,8 @@ Shapes: C bands, H W pixels. Bands count from 1, as in rasterio.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -20,6 +21,8 @@ from pyproj import CRS
 from geodetect.errors import RasterError, first_line, harmless
 from geodetect.grid import Grid, Window
 from geodetect.raster.blocks import Blocks
+from geodetect.raster.covered import Covered, scaled
+from geodetect.raster.held import Held
 from geodetect.raster.layers import Layers, warn_of_scales
 from geodetect.raster.mosaic import Mosaic, Scene, Single, opened_as
 from geodetect.raster.opening import (
@@ -33,12 +36,16 @@ from geodetect.raster.opening import (
     understood,
 )
 from geodetect.raster.orientation import orientation_of
-from geodetect.raster.resampling import Axis, resample
+from geodetect.raster.resampling import VALID_SHARE, Axis, resample
+from geodetect.raster.virtual import sources_of
 
 # How many pixels of an overview, along each axis, a pixel read from it takes in at least. Overviews may hold every
 # n-th pixel (gdaladdo's default); a mean of four of those is still a mean.
 _LEAST_TAKEN_IN = 2
 _LARGEST_READ = 1 << 24  # values of the file decoded at once when resampling; more is read in halves
+
+
+_Pixels = tuple[Shaped[np.ndarray, "C H W"], Bool[np.ndarray, "H W"]]
 
 
 class Reader(Protocol):
@@ -49,12 +56,15 @@ class Reader(Protocol):
         n_bands: number of bands that `read` gives.
         dtype: of the pixels that it gives.
         all_valid: whether every pixel is valid for certain, so that none need be read to know it.
+        footprints: (N,) outlines of the files that lie on the grid, in its pixels, between which no pixel is valid;
+            None where one file is all of it.
     """
 
     grid: Grid
     n_bands: int
     dtype: np.dtype[Any]
     all_valid: bool
+    footprints: np.ndarray | None
 
     def read(self, window: Window) -> tuple[Shaped[np.ndarray, "C H W"], Bool[np.ndarray, "H W"]]:
         """The pixels of a window inside the grid, 0 where invalid, and which are valid."""
@@ -80,6 +90,7 @@ class RasterReader:
         pixel_size_m: side of the pixels that are read, in metres on the ground; None for the file's own.
         crs: of a raster that has a transform and does not name its own.
         nodata: value that stands for no data besides those that the files declare; a `Scene` brings its own.
+        held: the rasters that this one is one of, of which only some stay open.
 
     Raises:
         RasterError: if the raster is missing, cannot be read, or has no such bands, or files do not go together.
@@ -94,6 +105,7 @@ class RasterReader:
         pixel_size_m: float | None = None,
         crs: CRS | None = None,
         nodata: float | None = None,
+        held: Held | None = None,
     ) -> None:
         # Another reader opens from it without a look at all files of a mosaic, or at an alpha band, again.
         self.source = raster if isinstance(raster, Single | Mosaic) else opened_as(raster, bands, nodata)
@@ -105,19 +117,32 @@ class RasterReader:
             if isinstance(self.source, Single) and self.source.layers is None:
                 warn_of_scales([(self.name, self._layers)])
                 self.source = replace(self.source, layers=self._layers)
-            own = self.source.grid if isinstance(self.source, Mosaic) else grid_of(dataset, self.name)
+            footprints: np.ndarray | None
+            if isinstance(self.source, Mosaic):
+                own, footprints = self.source.grid, self.source.footprints
+            else:
+                own, footprints = grid_of(dataset, self.name), sources_of(dataset)
         if own.transform is not None and own.crs is None:
             own = replace(own, crs=crs)
         self.own_shape, self.grid = own.shape, own.resampled(pixel_size_m)
         self.bands = self._layers.chosen(bands, self.name)
-        self.n_bands, self.dtype, self.all_valid = len(self.bands), self._layers.dtype, self._layers.all_valid
+        self.n_bands, self.dtype = len(self.bands), self._layers.dtype
+        self.all_valid = self._layers.all_valid and footprints is None
+        self.footprints = scaled(footprints, own.shape, self.grid.shape)
         if self.grid is not own:
             self._handles = self._of_overview(own)
         with understood(self.name, self.path), self._handles.dataset() as dataset:
             self._shape = dataset.shape
+            stored = scaled(footprints, own.shape, self._shape)
+            self._covered, self._stored = (
+                each if each is None else Covered(each) for each in (self.footprints, stored)
+            )
             # Not a method of this object: a cycle would keep it, and a mosaic's index, until Python looks for cycles.
             self._decode = partial(_decoded, self._handles, self._layers, self.bands, self.path)
             self._blocks = Blocks(self._decode, self._shape, dataset.block_shapes[0])
+        self._held = held
+        if held is not None:
+            self.close()
 
     def _of_overview(self, own: Grid) -> Handles:
         """Handles of the overview to read from, or those of the raster itself."""
@@ -129,7 +154,7 @@ class RasterReader:
         return Handles(self.path, self.name, level)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopened, (self.source, self.bands, self._pixel_size_m, self._crs)
+        return _reopened, (self.source, self.bands, self._pixel_size_m, self._crs, self._held)
 
     def __enter__(self) -> RasterReader:
         return self
@@ -179,10 +204,27 @@ class RasterReader:
         x1, y1, x2, y2 = window.xyxy
         assert 0 <= x1 < x2 <= width, f"{window} of {self.grid.shape}"
         assert 0 <= y1 < y2 <= height, f"{window} of {self.grid.shape}"
-        return self._read_own(window) if self.grid.shape == self._shape else self._read_resampled(window)
+        with nullcontext() if self._held is None else self._held.reading(self):
+            return self._read_own(window) if self.grid.shape == self._shape else self._read_resampled(window)
 
-    def _read_own(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+    def _read_covered(self, part: Window | None, window: Window, read: Callable[[Window], _Pixels]) -> _Pixels:
+        """A window of which only a part is read; the rest is invalid."""
+        if part == window:
+            return read(window)
+        pixels = np.zeros((self.n_bands, window.height, window.width), self.dtype)
+        valid = np.zeros(pixels.shape[1:], bool)
+        if part is not None:
+            x, y = part.x - window.x, part.y - window.y
+            inside = np.s_[y : y + part.height, x : x + part.width]
+            pixels[:, *inside], valid[inside] = read(part)
+        return pixels, valid
+
+    def _read_own(self, window: Window) -> _Pixels:
         """A window in the pixels of the file, or of its overview."""
+        part = window if self._stored is None else self._stored.within(window)
+        return self._read_covered(part, window, self._read_stored)
+
+    def _read_stored(self, window: Window) -> _Pixels:
         try:
             return self._blocks.read(window)
         except FAILURES as error:
@@ -202,19 +244,25 @@ class RasterReader:
             f"{place.y + place.height}: {first_line(error)}; {reason}"
         )
 
-    def _read_resampled(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+    def _read_resampled(self, window: Window) -> _Pixels:
+        """A window of the resampled grid; where files cover too little to make any pixel valid nothing is read."""
+        part = window if self._covered is None else self._covered.within(window, least=VALID_SHARE)
+        return self._read_covered(part, window, self._resampled)
+
+    def _resampled(self, window: Window) -> _Pixels:
         """A window of the resampled grid, in halves where it covers so much that memory would suffer."""
         # GDAL would resample too, but it takes near infrared tagged as alpha for a mask, lets the driver
         # decide on soft masks, and may or may not look beyond the window.
         (file_height, file_width), (height, width) = self._shape, self.grid.shape
+        n_read = window.width * max(1, file_width / width) * window.height * max(1, file_height / height)
+        if n_read * self.n_bands > _LARGEST_READ and max(window.width, window.height) > 1:
+            return self._read_halves(window)
         across = Axis.of(file_width, width, window.x, window.width)
         down = Axis.of(file_height, height, window.y, window.height)
-        if across.n_read * down.n_read * self.n_bands > _LARGEST_READ and max(window.width, window.height) > 1:
-            return self._read_halves(window)
         pixels, valid = self._read_own(Window(across.first, down.first, across.n_read, down.n_read))
         return resample(pixels, valid, down, across)
 
-    def _read_halves(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+    def _read_halves(self, window: Window) -> _Pixels:
         """The window read in two, cut across its longer side."""
         if window.height >= window.width:
             size, axis = window.height // 2, -2
@@ -233,8 +281,10 @@ def _decoded(
         return layers.read(dataset, window, bands)
 
 
-def _reopened(source: Scene, bands: tuple[int, ...], pixel_size_m: float | None, crs: CRS | None) -> RasterReader:
-    return RasterReader(source, bands=bands, pixel_size_m=pixel_size_m, crs=crs)
+def _reopened(
+    source: Scene, bands: tuple[int, ...], pixel_size_m: float | None, crs: CRS | None, held: Held | None
+) -> RasterReader:
+    return RasterReader(source, bands=bands, pixel_size_m=pixel_size_m, crs=crs, held=held)
 
 
 def _overview(factors: Sequence[int], own: Grid, wanted: Grid) -> int | None:
@@ -279,6 +329,7 @@ class MaskedReader:
     def __init__(self, reader: Reader, area: shapely.Geometry) -> None:
         self._reader, self.area = reader, area
         self.grid, self.n_bands, self.dtype = reader.grid, reader.n_bands, reader.dtype
+        self.footprints = reader.footprints
 
     def read(self, window: Window) -> tuple[Shaped[np.ndarray, "C H W"], Bool[np.ndarray, "H W"]]:
         """The window's pixels; those whose centre lies outside the area are invalid."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-_HALF = 0.5 - 1e-5  # a pixel that is half valid counts, in spite of rounding
+VALID_SHARE = 0.5 - 1e-5  # a pixel that is half valid counts, in spite of rounding
 _NOTHING = 1e-9  # a smaller weight is rounding
 
 
@@ -98,7 +98,7 @@ def resample(
     values = across.resample(down.resample(pixels, 1, dtype), 2, dtype)
     if not valid.all():
         weight = across.resample(down.resample(valid, 0, dtype), 1, dtype)
-        valid = weight >= _HALF
+        valid = weight >= VALID_SHARE
         values = np.where(valid, values / np.where(valid, weight, 1), 0)
     else:
         valid = np.ones(values.shape[1:], bool)

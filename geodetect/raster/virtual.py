@@ -9,12 +9,15 @@ import io
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Any
+from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 import numpy as np
 import pyogrio.raw
 import shapely
 from affine import Affine
+from rasterio.vrt import WarpedVRT
 
 from geodetect.grid import Grid
 from geodetect.raster.header import TYPES, File
@@ -103,6 +106,27 @@ def stacked(bands: Sequence[tuple[str, File, int]], grid: Grid) -> str:
     if any(_has_mask(file) for _, file, _ in bands):
         told.append(_element("MaskBand", _masks(bands, grid)))
     return f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}">{place}{"".join(told)}</VRTDataset>'
+
+
+def sources_of(dataset: Any) -> np.ndarray | None:
+    """Outlines (N,) of the sources of a virtual raster, in its pixels; None where they cover it, or of other rasters.
+
+    Virtual rasters that GDAL warps or computes do not tell what they cover.
+    """
+    if dataset.driver != "VRT" or isinstance(dataset, WarpedVRT):
+        return None
+    described = ElementTree.fromstring(dataset.tags(ns="xml:VRT")["xml:VRT"])
+    bands = [described, *described.iter("VRTRasterBand")]
+    sources = [each for band in bands for each in band if each.tag.endswith("Source")]
+    places = {tuple(place.attrib.items()): place.attrib for each in sources for place in each.iterfind("DstRect")}
+    if any("subClass" in band.attrib for band in bands) or any(each.find("DstRect") is None for each in sources):
+        return None
+    x, y, width, height = (
+        np.array([float(place[name]) for place in places.values()]) for name in ("xOff", "yOff", "xSize", "ySize")
+    )
+    outlines = shapely.box(x, y, x + width, y + height)
+    whole = shapely.box(0, 0, dataset.width, dataset.height)
+    return None if shapely.covers(shapely.union_all(outlines), whole) else outlines
 
 
 def _masks(bands: Sequence[tuple[str, File, int]], grid: Grid) -> str:

@@ -44,7 +44,7 @@ class Asked:
         wanted = _parameters(ask)
         self._ask = partial(ask, **{name: known[name] for name in known if name in wanted})
         self._collect = detector.collect if in_two else _as_it_is  # type: ignore[attr-defined]
-        self._n_classes, self._side = len(plan.lowest), plan.tiling.chip_size
+        self._n_classes, self._side = len(plan.lowest), plan.windows.chip_size
         self._warned = False
         self.batch_size = plan.batch_size
 

@@ -130,7 +130,7 @@ def detect_objects(
     by_trial = precision == getattr(named, "precision", None) == "auto"  # and might come out otherwise this time
     chosen = None if precision == "auto" else precision
     detector = made_ready(named, earlier.get("precision") if by_trial else chosen, None if loaded else device)
-    with opened(raster, detector, bands, pixel_size_m, nodata=nodata) as reader:
+    with opened(raster, detector, bands, pixel_size_m, nodata=nodata, progress=progress) as reader:
         check_place(reader.grid, outputs)
         check_measurable(reader.grid, measure=measure)
         plan = planned(
@@ -279,7 +279,7 @@ class _Scene:
         """How the objects were found: the settings, and how many windows the model saw."""
         settings = settings_of(self.reader, self.detector, self.plan)
         settings["batch_size"] = self.asked.batch_size  # fewer than planned where memory asked for it
-        return {**settings, "n_windows": len(self.plan.tiling), "n_windows_run": ran.n_windows}
+        return {**settings, "n_windows": len(self.plan.windows), "n_windows_run": ran.n_windows}
 
     def _searched(self, ran: _Ran) -> shapely.Geometry:
         """The ground that was searched, in map coordinates."""

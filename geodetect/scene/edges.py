@@ -18,7 +18,7 @@ import numpy as np
 import shapely
 from jaxtyping import Bool, Float, Int
 
-from geodetect.boxes import Boxes, area, nms
+from geodetect.boxes import Boxes, area, chained, nms
 from geodetect.grid import Tiling, Window
 
 # A detector places the side of a box to within a pixel or two: one that ends this close
@@ -81,10 +81,8 @@ def split(found: Boxes, window: Window, tiling: Tiling, nms_iou: float) -> tuple
 
 
 def _interior(window: Window, tiling: Tiling) -> Bool[np.ndarray, "4"]:
-    """On which sides of the window the scene goes on."""
-    x1, y1, x2, y2 = window.xyxy
-    height, width = tiling.shape
-    return np.array([x1 > 0, y1 > 0, x2 < width, y2 < height])
+    """On which sides of the window the ground of the tiling goes on."""
+    return np.asarray((np.array(window.xyxy) - tiling.ground.xyxy) * _INWARD > 0)
 
 
 def _neighbours(window: Window, tiling: Tiling) -> Float[np.ndarray, "4"]:
@@ -92,8 +90,8 @@ def _neighbours(window: Window, tiling: Tiling) -> Float[np.ndarray, "4"]:
 
     The last windows of a row or column are moved back, so this is not always `overlap` from the edge.
     """
-    stride = tiling.chip_size - tiling.overlap
-    column, row = -(-window.x // stride), -(-window.y // stride)  # rounded up, for windows moved back
+    # rounded up, for windows moved back
+    column, row = -((tiling.x - window.x) // tiling.stride), -((tiling.y - window.y) // tiling.stride)
     across = [tiling[max(column - 1, 0)], tiling[min(column + 1, tiling.n_columns - 1)]]
     down = [tiling[n * tiling.n_columns] for n in (max(row - 1, 0), min(row + 1, tiling.n_rows - 1))]
     return np.array([across[0].xyxy[2], down[0].xyxy[3], across[1].x, down[1].y], float)
@@ -111,7 +109,7 @@ def join(parts: Parts, whole: Iterable[Boxes], nms_iou: float) -> Boxes:
         nms_iou: overlap above which two boxes show one object.
     """
     parts = parts[~_covered(parts.boxes, whole, nms_iou)]
-    joined = _bounds(parts.boxes, _groups(len(parts), *_meeting(parts)))
+    joined = _bounds(parts.boxes, chained(len(parts), *_meeting(parts)))
     joined = joined[~_covered(joined, whole, nms_iou)]
     joined = joined[np.argsort(-area(joined.xyxy), kind="stable")]
     return joined[~_gives_way(joined, joined, nms_iou, only_earlier=True)]
@@ -176,23 +174,6 @@ def _agreement(a: Float[np.ndarray, "P 2"], b: Float[np.ndarray, "P 2"]) -> Floa
     shared = np.minimum(a[:, 1], b[:, 1]) - np.maximum(a[:, 0], b[:, 0])
     covered = np.maximum(a[:, 1], b[:, 1]) - np.minimum(a[:, 0], b[:, 0])
     return np.asarray(shared / covered)
-
-
-def _groups(n_boxes: int, i: Int[np.ndarray, "P"], j: Int[np.ndarray, "P"]) -> Int[np.ndarray, "N"]:
-    """For each box the number of the group that the pairs (i, j) chain it to, counted from 0.
-
-    Every box takes the lowest number among its partners, then that box's own, until none changes;
-    the second step doubles the distance covered each time, so long chains take few rounds.
-    """
-    group = np.arange(n_boxes)
-    while True:
-        lowest = group.copy()
-        np.minimum.at(lowest, i, group[j])
-        np.minimum.at(lowest, j, group[i])
-        lowest = lowest[lowest]
-        if np.array_equal(lowest, group):
-            return np.unique(group, return_inverse=True)[1]
-        group = lowest
 
 
 def _bounds(boxes: Boxes, group: Int[np.ndarray, "N"]) -> Boxes:

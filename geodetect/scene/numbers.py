@@ -64,7 +64,7 @@ def _places(plan: Plan) -> list[Window]:
     numbers = np.unique(np.linspace(0, plan.n_strips - 1, _N_ROWS).astype(int))
     chosen: list[Window] = []
     for number in numbers.tolist():
-        windows = plan.windows(number)
+        windows = plan.of_strip(number)
         some = np.unique(np.linspace(0, len(windows) - 1, min(len(windows), _N_PLACES // len(numbers))).astype(int))
         chosen += [windows[i] for i in some]
     n_each = _N_PLACES // max(len(chosen), 1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,13 +21,24 @@ import shapely
 from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
 
-from geodetect.errors import ArgumentError, ModelError, NotGeoreferenced, OutputError, is_share, is_whole
-from geodetect.grid import Grid, Tiling, Window
-from geodetect.raster import RasterReader, Rasters, Reader
+from geodetect import memory
+from geodetect.errors import (
+    ArgumentError,
+    LabelsError,
+    ModelError,
+    NotGeoreferenced,
+    OutputError,
+    is_share,
+    is_whole,
+)
+from geodetect.grid import Grid, Window
+from geodetect.raster import RasterReader, Rasters, Reader, opened_as
 from geodetect.scene.models import DetectsPixels, suited_batch_size
 from geodetect.vector.datum import warn_of_shift
 from geodetect.vector.writers import DEGREES, WGS84
+from geodetect.windows import Windows, check_stride, tilings_over
 
+_IN_MEMORY = 3  # batches at once: two are read ahead of the one that the model is shown
 _FULL_BATCHES = 4  # of a strip at least, so that the last one, which may be smaller, costs little
 
 
@@ -36,7 +47,7 @@ class Plan:
     """What is to be done with one scene, checked.
 
     Args:
-        tiling: the windows.
+        windows: those that meet the scene's ground, and the area.
         lowest: (K,) score below which boxes of a class are dropped.
         nms_iou: overlap above which the worse of two boxes of one class goes.
         batch_size: windows at once.
@@ -44,7 +55,7 @@ class Plan:
         tta: whether windows are seen in all symmetries.
     """
 
-    tiling: Tiling
+    windows: Windows
     lowest: np.ndarray
     nms_iou: float
     batch_size: int = 8
@@ -54,39 +65,38 @@ class Plan:
     @property
     def n_strips(self) -> int:
         """Number of strips of the scene."""
-        return -(-self.tiling.n_rows // self._rows_per_strip)
-
-    @property
-    def _rows_per_strip(self) -> int:
-        return -(-_FULL_BATCHES * self.batch_size // self.tiling.n_columns)
-
-    def lines(self, strip: int) -> tuple[float, float]:
-        """Where the strip above ends and where the strip below begins, in scene pixels; infinite where none is."""
-        first = strip * self._rows_per_strip
-        last = min(first + self._rows_per_strip, self.tiling.n_rows)
-        above = self._row(first - 1).xyxy[3] if first else -math.inf
-        return above, self._row(last).y if last < self.tiling.n_rows else math.inf
-
-    def _row(self, number: int) -> Window:
-        return self.tiling[number * self.tiling.n_columns]
-
-    def windows(self, strip: int) -> Sequence[Window]:
-        """The windows of a strip that meet the area, row by row."""
-        n_windows = self._rows_per_strip * self.tiling.n_columns
-        windows = self.tiling[strip * n_windows : (strip + 1) * n_windows]
-        if self.area is None:
-            return windows
-        meets = shapely.intersects(self._prepared, shapely.box(*np.array([window.xyxy for window in windows]).T))
-        return [windows[int(i)] for i in np.flatnonzero(meets)]
-
-    def n_windows(self, strips: Iterable[int]) -> int:
-        """How many windows these strips have that meet the area."""
-        return sum(len(self.windows(strip)) for strip in strips)
+        return len(self._starts) - 1
 
     @cached_property
-    def _prepared(self) -> shapely.Geometry:
-        shapely.prepare(self.area)
-        return self.area
+    def _starts(self) -> np.ndarray:
+        """The first run of windows of each strip, and the number of runs; a strip ends where a row of windows does."""
+        ends, n_runs = self.windows.ends, len(self.windows.runs)
+        of_rows = np.append(np.flatnonzero(np.diff(self.windows.bounds[:, 1], prepend=-1)), n_runs)
+        starts = [0]
+        while starts[-1] < n_runs:
+            enough = np.searchsorted(ends, ends[starts[-1]] + _FULL_BATCHES * self.batch_size)
+            starts.append(int(of_rows[min(np.searchsorted(of_rows, enough), len(of_rows) - 1)]))
+        return np.array(starts)
+
+    def lines(self, strip: int) -> tuple[float, float]:
+        """Where the strips above end and where those below begin, in scene pixels; infinite where none is."""
+        first, last = self._starts[strip : strip + 2]
+        above = self._reached[first - 1] if first else -math.inf
+        below = self.windows.bounds[last, 1] if last < len(self._reached) else math.inf
+        return float(above), float(below)
+
+    @cached_property
+    def _reached(self) -> np.ndarray:
+        """How far down the windows of each run, and of those before it, reach, in scene pixels."""
+        return np.maximum.accumulate(self.windows.bounds[:, 3])
+
+    def of_strip(self, strip: int) -> list[Window]:
+        """The windows of a strip, row by row."""
+        return self.windows.of_runs(*self._starts[strip : strip + 2])
+
+    def n_windows(self, strips: Sequence[int]) -> int:
+        """How many windows these strips have."""
+        return int(np.diff(self.windows.ends[self._starts])[list(strips)].sum())
 
 
 def planned(
@@ -108,11 +118,14 @@ def planned(
     """
     if not is_share(nms_iou):
         raise ArgumentError(f"nms_iou must lie between 0 and 1 (intersection over union); got {nms_iou!r}")
-    tiling = _tiling(reader.grid, detector, chip_size, overlap)
-    batch_size = (
-        suited_batch_size(detector, tiling.chip_size) if batch_size is None else _whole_number("batch_size", batch_size)
-    )
-    return Plan(tiling, lowest, float(nms_iou), batch_size, area, tta)
+    windows = _windows(reader, detector, chip_size, overlap, area)
+    n_bytes = _IN_MEMORY * _window_bytes(reader, windows.chip_size)
+    if batch_size is None:
+        batch_size = max(1, min(suited_batch_size(detector, windows.chip_size), memory.available() // n_bytes))
+    batch_size = _whole_number("batch_size", batch_size)
+    what = f"batch_size={batch_size:,} with windows of {windows.chip_size:,} px"
+    memory.check_fits(batch_size * n_bytes, what, f"make {'batch_size' if batch_size > 1 else 'chip_size'} smaller")
+    return Plan(windows, lowest, float(nms_iou), batch_size, area, tta)
 
 
 def opened(
@@ -122,12 +135,13 @@ def opened(
     pixel_size_m: float | str | None,
     *,
     nodata: float | None = None,
+    progress: bool = False,
 ) -> RasterReader:
     """The raster as the model wants to see it: its bands, its pixel size."""
     n_bands = len(detector.bands)
     if bands is None and tuple(detector.bands) != tuple(range(1, n_bands + 1)):
         bands = detector.bands  # a choice of bands was made in training, and holds here
-    with RasterReader(raster, bands=bands, nodata=nodata) as native:
+    with RasterReader(opened_as(raster, bands, nodata, progress=progress), bands=bands) as native:
         size = _pixel_size(native.grid, detector, pixel_size_m)
     reader = RasterReader(native.source, bands=bands, pixel_size_m=size)
     if reader.n_bands != n_bands:
@@ -152,13 +166,37 @@ def _pixel_size(native: Grid, detector: DetectsPixels, pixel_size_m: float | str
     return detector.pixel_size_m if placed else None
 
 
-def _tiling(grid: Grid, detector: DetectsPixels, chip_size: int | None, overlap: int | None) -> Tiling:
-    """The windows asked for, or else those that suit the model."""
+def _windows(
+    reader: Reader,
+    detector: DetectsPixels,
+    chip_size: int | None,
+    overlap: int | None,
+    area: shapely.Geometry | None,
+) -> Windows:
+    """The windows asked for, or else those that suit the model, as far as they meet the scene's ground and the area.
+
+    Raises:
+        ArgumentError: if a number is not possible.
+        LabelsError: if the area lies where the scene holds nothing.
+    """
     if overlap is None and chip_size in (None, detector.chip_size):
         overlap = detector.overlap
     chip_size = _whole_number("chip_size", detector.chip_size if chip_size is None else chip_size)
-    overlap = chip_size // 4 if overlap is None else overlap
-    return Tiling(grid.shape, chip_size, _whole_number("overlap", overlap, at_least=0))
+    overlap = _whole_number("overlap", chip_size // 4 if overlap is None else overlap, at_least=0)
+    memory.check_fits(
+        _window_bytes(reader, chip_size), f"a window of {chip_size:,} x {chip_size:,} px", "make chip_size smaller"
+    )
+    check_stride(chip_size, overlap)
+    tilings = tilings_over(reader.grid.shape, chip_size, overlap, reader.footprints)
+    windows = Windows.of(tilings, reader.footprints, None if area is None else np.array([area], object))
+    if not len(windows):
+        raise LabelsError(f"the aoi meets none of the files of {reader.grid.name}; check that both are of one place")
+    return windows
+
+
+def _window_bytes(reader: Reader, chip_size: int) -> int:
+    """Size of the pixels of a window; whatever a model makes of them comes on top."""
+    return chip_size**2 * reader.n_bands * reader.dtype.itemsize
 
 
 def _whole_number(name: str, value: Any, at_least: int = 1) -> int:

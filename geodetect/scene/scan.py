@@ -74,8 +74,8 @@ def scanned(
         strips: in ascending order.
         passed: is told of windows that are done, and how many of them were run.
     """
-    groups = (plan.windows(strip) for strip in strips)
-    coming = batches(reader, groups, chip_size=plan.tiling.chip_size, batch_size=plan.batch_size)
+    groups = (plan.of_strip(strip) for strip in strips)
+    coming = batches(reader, groups, chip_size=plan.windows.chip_size, batch_size=plan.batch_size)
     following = 0
     with memory.kept(), closing(coming):  # its threads end here, also after an error
         found = answered(coming, model, reader.grid.name)
@@ -123,7 +123,7 @@ def _seen(found: Boxes, window: Window, valid: np.ndarray, plan: Plan) -> _Seen:
     assert found.scores is not None
     enough = found.scores >= plan.lowest[found.labels]
     found = found[enough & (found.sizes > 0).all(axis=1)].shift(window.x, window.y)
-    whole, parts = split(found, window, plan.tiling, plan.nms_iou)
+    whole, parts = split(found, window, plan.windows.tiling_of(window), plan.nms_iou)
     on_data = mostly_valid(whole.shift(-window.x, -window.y), valid)
     return _Seen(whole[on_data & _inside(whole, plan.area)], parts, ground_of(window, valid))
 

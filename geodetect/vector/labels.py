@@ -5,6 +5,7 @@ Shapes: N features as they are read, O single objects of them, P polygons on one
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -129,6 +130,8 @@ def read_labels_on(
     """
     if point_radius_m is not None and not (is_number(point_radius_m) and point_radius_m > 0):
         raise ArgumentError(f"point_radius_m must be above 0 (metres on the ground); got {point_radius_m!r}")
+    if point_radius_m is not None:
+        _check_radius(point_radius_m, grids)
     features = open_features(labels, layer=layer)
     values, new = class_names(features, label_field), renaming(class_mapping)
     objects = objects_of(features, np.array([new.get(value, value) for value in values], object))
@@ -142,6 +145,25 @@ def read_labels_on(
         _check_datum(features, grid)
     objects.notes = tuple(filter(None, [search.of_two_classes(), unmatched(new, values)]))
     return [Labels(here.geometry, objects.names[here.numbers], here.numbers, objects) for here in found]
+
+
+def _check_radius(radius_m: float, grids: Sequence[Grid]) -> None:
+    """Refuse circles that are larger than every raster, as far as it is known how large these are.
+
+    Raises:
+        ArgumentError: if they are.
+    """
+    across = {
+        grid.name: math.hypot(*np.array(grid.shape[::-1]) * grid.pixel_sides_m)
+        for grid in grids
+        if grid.transform is not None and grid.crs is not None
+    }
+    if across and 2 * radius_m > max(across.values()):
+        name, length = max(across.items(), key=lambda item: item[1])
+        raise ArgumentError(
+            f"point_radius_m={radius_m:g} makes objects larger than the whole of {name}, which measures "
+            f"{length:,.4g} m from corner to corner; give metres on the ground"
+        )
 
 
 def _leave_out_useless(objects: Objects, radius_m: float | None) -> None:
