@@ -113,7 +113,13 @@ def test_help_loads_the_command_line_alone(arguments: list[str]) -> None:
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
     assert answer.stdout
     ours, installed = (ast.literal_eval(line) for line in answer.stderr.splitlines())
-    assert {name for name in ours if not name.startswith("geodetect.cli")} == {"geodetect", "geodetect.errors"}
+    light = {
+        "geodetect",
+        "geodetect.addresses",
+        "geodetect.errors",
+        "geodetect.facts",
+    }  # texts, of the standard library
+    assert {name for name in ours if not name.startswith("geodetect.cli")} <= light
     assert set(installed) - {"click", "colorama", "_distutils_hack"} == set()
 
 
@@ -423,7 +429,7 @@ def test_pictures_that_go_away_cost_no_training(work: Path, tmp_path: Path, caps
     told = capsys.readouterr()
     assert f"Wrote {model}" in told.out
     assert "the scores to cut at are those of chips, as the validation ground could not be mapped" in told.err
-    assert "There is no file" in told.err.splitlines()[-1]  # the scores that come last need the pictures again
+    assert "000000002.tif" in told.err.splitlines()[-1]  # the scores that come last need the pictures again
     assert load_detector(model).summary["epochs"] == 3
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from geodetect.boxes import Boxes
 from geodetect.errors import ArgumentError, OutputError
 from geodetect.scene.edges import Parts
-from geodetect.scene.journal import Journal, journal_of
+from geodetect.scene.journal import Journal, journal_of, recorded
 from geodetect.scene.scan import Strip
 from tests.strategies import boxes
 
@@ -81,6 +81,30 @@ def test_a_file_that_is_not_whole_counts_as_not_done(tmp_path, harm):
     assert [each.number for each in Journal(journal.folder, SETTINGS, resume=True).strips()] == [0, 1, 2]
     again.discard()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_flipped_bit_of_the_settings_makes_no_other_run_of_it(tmp_path):
+    journal = Journal(tmp_path / "found.journal", SETTINGS)
+    journal.add(strip(0))
+    file, whole = journal.folder / "settings.json", recorded(journal.folder)
+    content, refused = file.read_bytes(), 0
+    for bit in range(8 * len(content)):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(changed)
+        try:
+            assert recorded(journal.folder) in (whole, {}) or "checksum" not in changed.decode()
+        except OutputError:
+            refused += 1
+    assert refused > 100
+    file.write_bytes(content.replace(b"64", b"65"))
+    with pytest.raises(OutputError, match=r"settings\.json is damaged; start anew without resume"):
+        Journal(journal.folder, SETTINGS, resume=True)
+    file.write_bytes(content.replace(b'"checksum"', b'"checksun"'))
+    with pytest.raises(ArgumentError, match="begun with"):  # one with a setting more
+        Journal(journal.folder, SETTINGS, resume=True)
+    file.write_bytes(json.dumps(whole).encode())  # as earlier versions wrote it
+    assert Journal(journal.folder, SETTINGS, resume=True).done == {0}
 
 
 def test_other_settings_are_refused_by_name(tmp_path):

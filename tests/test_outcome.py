@@ -26,7 +26,8 @@ from geodetect.learner.interrupts import held_back
 from geodetect.raster import Reader
 from tests.fakes import PaintedScene
 
-MODEL = {"backbone": "resnet18", "weights": None, "scales": "auto"}
+SAME = {"backbone": "resnet18", "scales": "auto"}
+MODEL = SAME | {"weights": None}
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +105,7 @@ def test_a_training_without_an_epoch_leaves_the_model_as_it_was(
 ) -> None:
     model, file = gd.RetinaNet(data, **MODEL), tmp_path / "model.safetensors"
     model.fit(1, lr=1e-3, progress=False)
-    before, detector = weights(model), replace_of(model)
+    before, detector = weights(model), scores_and_summary(model)
     callback = At(event, raising(ValueError("mine")), epoch=0)
     with pytest.raises(ValueError, match="no epoch was complete, so the model is as it was before"):
         model.fit(2, lr=0.1, callbacks=[callback], checkpoint=event != "after_loss", progress=False)
@@ -113,12 +114,12 @@ def test_a_training_without_an_epoch_leaves_the_model_as_it_was(
     assert caught.value.__notes__ == ["no epoch was complete, so nothing was written"]
     assert not file.exists()
     assert same(weights(model), before)
-    assert replace_of(model) == detector
+    assert scores_and_summary(model) == detector
     model.fit(2, resume=True, progress=False)  # goes on with the training that came to its end
     assert model.detector.summary["epochs"] == 2
 
 
-def replace_of(model: gd.RetinaNet) -> dict[str, Any]:
+def scores_and_summary(model: gd.RetinaNet) -> dict[str, Any]:
     return {"min_score": dict(model.detector.min_score), "summary": dict(model.detector.summary)}
 
 
@@ -227,9 +228,6 @@ def test_epochs_of_all_calls_are_counted(data: DetectionData, tmp_path: Path) ->
     for further in (gd.RetinaNet.from_model(file, data, device="cpu"), gd.RetinaNet(data, weights=file, **SAME)):
         further.fit(1, lr=1e-4, progress=False)
         assert further.detector.summary["epochs"] == 6
-
-
-SAME = {key: value for key, value in MODEL.items() if key != "weights"}
 
 
 def interrupted(after_s: float) -> None:

@@ -11,7 +11,7 @@ from geodetect.addresses import expanded
 from geodetect.detector import load_detector
 from geodetect.errors import GeodetectError
 from geodetect.export import export
-from tests.fakes import PaintDetector, PaintedScene
+from tests.fakes import PaintDetector, PaintedScene, trained
 from tests.test_detector import make
 
 pytestmark = pytest.mark.filterwarnings(
@@ -53,6 +53,7 @@ def test_every_door_expands(home: Path) -> None:
     gd.show(scene, truth, aoi=truth)
     assert gd.view(scene, "~/found.gpkg", truth).save("~/page.html") == home / "page.html"
     learner = gd.RetinaNet(data, backbone="resnet18", weights=None, scales="auto")
+    trained(learner.detector.network)
     assert learner.save("~/model.safetensors") == home / "model.safetensors"
     gd.RetinaNet(data, backbone="resnet18", weights="~/model.safetensors", scales="auto").load("~/model.safetensors")
     gd.RetinaNet.from_model("~/model.safetensors")

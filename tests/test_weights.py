@@ -269,7 +269,7 @@ def test_a_finer_level_travels_in_the_file(data: gd.DetectionData, tmp_path: Pat
 
 
 def test_data_in_other_units_than_a_saved_detectors_are_told_of(data: gd.DetectionData, tmp_path: Path) -> None:
-    first = gd.RetinaNet(data, weights=None, **SMALL)
+    first = learnt(gd.RetinaNet(data, weights=None, **SMALL))
     assert first.detector.stretch.numbers == data.stretch.numbers
     path = first.save(tmp_path / "saved.safetensors")
     shrunk = Numbers("float32", [[value / 60_000 for value in band] for band in data.stretch.numbers.quantiles])
@@ -293,7 +293,7 @@ def test_imagenets_constants_come_with_the_numbers_of_the_data(data: gd.Detectio
 
 
 def test_a_picture_in_other_units_is_told_of(data: gd.DetectionData) -> None:
-    model = gd.RetinaNet(data, weights=None, **SMALL)
+    model = learnt(gd.RetinaNet(data, weights=None, **SMALL))
     chip = data.train[0].pixels
     model.predict(chip, min_score=0.99)
     with pytest.warns(UserWarning, match="the image holds float64 .* trained on uint16"):

@@ -239,7 +239,7 @@ class RetinaNet:
             OutputError: if `save_as` or the folder `checkpoint` cannot be written.
         """
         training.check(epochs, callbacks)
-        file = None if save_as is None else Path(save_as).expanduser()
+        file = None if save_as is None else Path(expanded(save_as))
         if file is not None:
             check_output(file)
         learner, detector = self.learner, self._detector

@@ -46,12 +46,23 @@ def journal_of(output: Path) -> Path:
 
 
 def recorded(folder: Path) -> dict[str, Any]:
-    """The settings of the run whose journal lies there; none where there is none."""
+    """The settings of the run whose journal lies there; none where there is none.
+
+    Raises:
+        OutputError: if they are not those that were written: strips of others would be taken for this run's.
+    """
     try:
-        settings: dict[str, Any] = json.loads((folder / _SETTINGS).read_bytes())
-    except (OSError, ValueError):
+        settings = dict(json.loads((folder / _SETTINGS).read_bytes()))
+    except (OSError, ValueError, TypeError):
         return {}
+    if settings.pop("checksum", _checksum(settings)) != _checksum(settings):  # journals once had none
+        raise OutputError(f"{folder / _SETTINGS} is damaged; start anew without resume")
     return settings
+
+
+def _checksum(settings: Mapping[str, Any]) -> str:
+    facts = {name: value for name, value in settings.items() if name != "checksum"}
+    return f"{zlib.crc32(json.dumps(facts).encode()):08x}"
 
 
 class Journal:
@@ -116,7 +127,8 @@ class Journal:
             if self.folder.exists():
                 shutil.rmtree(self.folder)
             self.folder.mkdir()
-            self._write(_SETTINGS, json.dumps(self._settings, indent=1).encode())
+            settings = {**self._settings, "checksum": _checksum(self._settings)}
+            self._write(_SETTINGS, json.dumps(settings, indent=1).encode())
             self._begun = True
 
     def _write(self, name: str, content: bytes | memoryview) -> Path:
