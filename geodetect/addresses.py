@@ -15,7 +15,8 @@ from urllib.parse import parse_qs, unquote
 
 _URL = re.compile(r"\w{2,}:/|/vsi")  # one letter before the colon is a drive of Windows
 _LOGIN = re.compile(r"(\w{2,}:/{1,2})[^\s/?#'\"<>]+@")
-_QUERY = re.compile(r"(\w{2,}:/|/vsi\w+)([^\s?'\"<>]*)\?[^\s'\"<>]*")
+# GDAL quotes the last part of a URL alone: `town.tif?ticket=...`, `get?id=...`.
+_QUERY = re.compile(r"((?:\w{2,}:/|/vsi\w+)[^\s?'\"<>]*|\.[a-zA-Z]\w{1,7}|\w(?=\?[\w.-]+(?:=|%3[dD])))\?[^\s'\"<>]+")
 _PASSWORD = re.compile(r"(?i)\b(pass(?:word|wd)?|pwd)\s*=\s*(?:'[^']*'|[^\s;,'\"]+)")  # of a database
 # Parameters by which Amazon, Google, Alibaba, Tencent and others sign; the short ones are Azure's:
 # https://learn.microsoft.com/en-us/rest/api/storageservices/create-service-sas
@@ -47,7 +48,7 @@ def name_of(address: str | Path) -> str:
 
 def unsigned(text: str) -> str:
     """A text in which URLs have no queries, users or passwords."""
-    return _PASSWORD.sub(r"\1=...", _SIGNATURE.sub("", _QUERY.sub(r"\1\2", _LOGIN.sub(r"\1", text))))
+    return _PASSWORD.sub(r"\1=...", _SIGNATURE.sub("", _QUERY.sub(r"\1", _LOGIN.sub(r"\1", text))))
 
 
 def identity(text: str) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,12 @@ def test_what_signs_a_url_is_not_shown_nor_compared(form: str, query: str) -> No
 def test_names_hold_no_secret(address: str, name: str) -> None:
     assert name_of(address) == name
     assert "SECRET" not in unsigned(address).replace("%3DSECRET", "")
+
+
+@pytest.mark.parametrize("query", ["ticket=SECRET", "connectid=SECRET&v=1", "SECRET", "k%3DSECRET"])
+def test_a_query_is_not_shown_where_only_the_last_part_of_its_url_is(query: str) -> None:
+    assert unsigned(f"town.tif?{query}, band 1: failed").split() == ["town.tif", "band", "1:", "failed"]
+    assert unsigned("is it town.tif? yes, what? no") == "is it town.tif? yes, what? no"
 
 
 def test_what_may_name_the_file_is_compared() -> None:
@@ -221,3 +229,12 @@ def test_errors_and_their_causes_show_no_signature(site: Served, tmp_path: Path)
 def test_the_command_line_shows_no_signature(site: Served) -> None:
     for name in ("town.tif", "roofs.gpkg", "gone.tif", "broken.gpkg"):
         assert "SECRET" not in CliRunner().invoke(main, ["info", _signed(site, name)]).output
+
+
+def test_logs_show_no_query(site: Served, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    for name in ("town.tif", "broken.tif", "gone.tif", "roofs.gpkg"):
+        with suppress(RasterError):
+            gd.detect_objects(f"{site(name)}?ticket=SECRET", PaintDetector(), progress=False)
+    assert "town.tif" in caplog.text
+    assert "SECRET" not in caplog.text
