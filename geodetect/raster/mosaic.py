@@ -79,6 +79,7 @@ class Mosaic:
         nodata: value that stands for no data besides those that they declare; None for none.
 
     Attributes:
+        files: paths or URLs of the files.
         footprints: (N,) outlines of the files in pixels of `grid`.
         told: names of the files, their URLs, or the bands that they are put together from; may hold secrets.
         undeclared: `nodata`, where pixels that GDAL gives may still hold it.
@@ -90,7 +91,7 @@ class Mosaic:
     layers: Layers | None = None
 
     def __init__(self, files: Sequence[File], name: str, nodata: float | None = None) -> None:
-        self.name, self.nodata = name, nodata
+        self.name, self.nodata, self.files = name, nodata, [file.path for file in files]
         self.told = "\n".join(Single(file.path, file.name).told or file.name for file in files)
         frame = _frame(files := _same_layers(files))
         # Pixels of a palette are colours by then, of which GDAL has masked those that stand for no data.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +24,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.transform import from_gcps
 from rasterio.vrt import WarpedVRT
 
-from geodetect.addresses import expanded, is_url, matches, name_of
+from geodetect.addresses import expanded, is_url, matches, name_of, unsigned
 from geodetect.errors import RasterError, first_line, harmless
 from geodetect.grid import Grid
 
@@ -50,10 +52,22 @@ _NETWORK = {
 # Bytes, as rasterio has it: enough for a row of windows 100,000 px wide. GDAL's own choice, a twentieth of the memory,
 # grows with the machine: https://gdal.org/en/stable/user/configoptions.html#config-GDAL_CACHEMAX
 _BLOCK_CACHE = {"GDAL_CACHEMAX": 512 << 20}
+_N_THREADS = 8  # files on a network are opened by so many at once
 _CRSS = 64  # coordinate reference systems that are remembered; files of one scene have few
 _PLANE = 3  # points that make a plane
 _SHARED_BLOCK_BYTES = 32_000_000
 _STRAIGHT = 0.1  # px; control points that lie closer than this to an affine grid are one
+_LOGGERS = ("_base", "_env", "_err", "_filepath", "_io", "_vsiopener", "_warp", "env", "io")  # rasterio's
+
+
+def _without_secrets(record: logging.LogRecord) -> bool:
+    """Take the secrets of URLs out of what rasterio logs, down to the names of the datasets that it opens."""
+    record.msg, record.args = unsigned(record.getMessage()), None
+    return True
+
+
+for _logger in _LOGGERS:
+    logging.getLogger(f"rasterio.{_logger}").addFilter(_without_secrets)
 
 
 Rasters: TypeAlias = str | Path | Sequence[str | Path]
@@ -82,12 +96,12 @@ def files_of(raster: Rasters) -> tuple[list[str], str]:
 
 
 def _inside(folder: Path) -> list[str]:
-    """The GeoTIFFs of a folder.
+    """The GeoTIFFs of a folder, without hidden ones: macOS puts `._town.tif` beside `town.tif`.
 
     Raises:
         RasterError: if there are none.
     """
-    files = sorted(str(file) for file in folder.iterdir() if file.suffix.lower() in _GEOTIFF)
+    files = sorted(str(file) for file in folder.iterdir() if file.suffix.lower() in _GEOTIFF and file.name[0] != ".")
     if not files:
         raise RasterError(f"{folder} is a folder without GeoTIFFs (.tif, .tiff); name one raster, or several in a list")
     return files
@@ -243,6 +257,28 @@ def understood(name: str, path: str) -> Iterator[None]:
             yield
     except FAILURES as error:
         raise RasterError(f"{name} cannot be read as a raster: {first_line(error)}") from harmless(error)
+
+
+def check_sources(dataset: Any, name: str) -> None:
+    """Refuse a virtual raster of which a file is missing, where GDAL may leave a hole without an error.
+
+    Raises:
+        RasterError: if one is; the message names it.
+    """
+    if dataset.driver != "VRT" or isinstance(dataset, WarpedVRT):
+        return
+    for file in dataset.files:
+        if not (is_url(file) or os.path.exists(file)):
+            raise RasterError(
+                f"{name} is made of files of which {name_of(file)} is missing; put it back, or leave it out"
+            )
+    with ThreadPoolExecutor(_N_THREADS, thread_name_prefix="geodetect-sources") as pool:
+        list(pool.map(_check_remote, [file for file in dataset.files if is_remote(file)]))
+
+
+def _check_remote(file: str) -> None:
+    with understood(name_of(file), file), rasterio.open(file):
+        pass
 
 
 def _straightened(dataset: Any) -> Any:

@@ -29,6 +29,7 @@ from geodetect.raster.opening import (
     FAILURES,
     Handles,
     Rasters,
+    check_sources,
     environment,
     grid_of,
     is_remote,
@@ -115,6 +116,7 @@ class RasterReader:
         with understood(self.name, self.path), self._handles.dataset() as dataset:
             self._layers = self.source.layers or Layers.of(dataset, self.name, self.source.undeclared)
             if isinstance(self.source, Single) and self.source.layers is None:
+                check_sources(dataset, self.name)
                 warn_of_scales([(self.name, self._layers)])
                 self.source = replace(self.source, layers=self._layers)
             footprints: np.ndarray | None
@@ -173,6 +175,14 @@ class RasterReader:
         """The bands read by number, with what each is called where it is called something."""
         names = [self._layers.names[band - 1].told for band in self.bands]
         return [f"{band} {name}".strip() for band, name in zip(self.bands, names, strict=True)]
+
+    @property
+    def files(self) -> list[str]:
+        """Paths and URLs, with their secrets, of what is read; of a single file its masks and overviews too."""
+        if isinstance(self.source, Mosaic):
+            return self.source.files
+        with understood(self.name, self.path), self._handles.dataset() as dataset:
+            return list(dataset.files)
 
     @property
     def orientation(self) -> int:
