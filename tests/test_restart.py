@@ -12,6 +12,7 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import shapely
+import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
@@ -229,3 +230,34 @@ def test_a_run_of_which_nothing_was_done_leaves_nothing(tmp_path):
     with pytest.raises(PowerCut):
         run(path, tmp_path / "found.gpkg", Stops(left=[3]))
     assert [file.name for file in tmp_path.iterdir()] == ["small.tif"]
+
+
+@dataclass(frozen=True)
+class Weighs(Stops):
+    """A detector that holds a network under a name of its own."""
+
+    net: torch.nn.Module = field(default_factory=lambda: torch.nn.Linear(2, 2).bfloat16())
+
+
+def test_another_state_of_a_users_network_is_refused(tall, tmp_path):
+    first = Weighs(left=[50])
+    with pytest.raises(PowerCut):
+        run(tall, tmp_path / "found.gpkg", first)
+    with pytest.raises(ArgumentError, match="begun with weights"):
+        run(tall, tmp_path / "found.gpkg", Weighs(), resume=True)
+    run(tall, tmp_path / "found.gpkg", Weighs(net=first.net), resume=True)
+
+
+def test_a_raster_that_is_replaced_while_it_is_read_is_told_of(tall, tmp_path):
+    copy = tmp_path / "tall.tif"
+    copy.write_bytes(tall.read_bytes())
+
+    class Replaces(PaintDetector):
+        def detect(self, pixels):
+            os.utime(copy, (1, 1))
+            return super().detect(pixels)
+
+    for output in (None, tmp_path / "found.gpkg"):
+        copy.touch()
+        with pytest.warns(UserWarning, match=r"tall\.tif was changed while it was read"):
+            run(copy, output, Replaces())

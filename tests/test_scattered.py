@@ -195,8 +195,42 @@ def test_a_file_that_moved_is_another_scene_to_resume(tmp_path: Path) -> None:
     with pytest.raises(LabelsError, match="go on with resume=True"):
         gd.detect_objects(tmp_path / "files", Stops(), tmp_path / "found.gpkg", batch_size=1, progress=False)
     _placed(tmp_path / "files", [(0, 0), (FAR - 5000, 37), (FAR, FAR)])
-    with pytest.raises(ValueError, match="was begun with raster_parts"):
+    with pytest.raises(ValueError, match="raster_parts"):
         gd.detect_objects(tmp_path / "files", PaintDetector(), tmp_path / "found.gpkg", batch_size=1, resume=True)
+
+
+@pytest.mark.parametrize("virtual", [False, True])
+def test_a_file_that_was_exported_anew_is_another_scene_to_resume(tmp_path: Path, virtual: bool) -> None:
+    class Stops(PaintDetector):
+        def detect(self, pixels: np.ndarray) -> list[Boxes]:
+            if (tmp_path / "found.journal").exists():
+                raise LabelsError("stopped")
+            return super().detect(pixels)
+
+    _placed(raster := tmp_path / "files", [(0, 0), (FAR, 37)])
+    if virtual:
+        grid = Grid((SHAPE[0] + 37, FAR + SHAPE[1]), UPRIGHT, UTM)
+        raster = _as_virtual_raster(raster, tmp_path / "all.vrt", grid)
+    with pytest.raises(LabelsError, match="go on with resume=True"):
+        gd.detect_objects(raster, Stops(), tmp_path / "found.gpkg", batch_size=1, progress=False)
+    os.utime(tmp_path / "files" / "00001.tif", (1, 1))
+    with pytest.raises(ValueError, match="begun with raster_state"):
+        gd.detect_objects(raster, PaintDetector(), tmp_path / "found.gpkg", batch_size=1, resume=True)
+
+
+def test_a_virtual_raster_that_lacks_a_file_is_refused(tmp_path: Path) -> None:
+    _placed(tmp_path / "files", [(0, 0), (FAR, 37)])
+    grid = Grid((SHAPE[0] + 37, FAR + SHAPE[1]), UPRIGHT, UTM)
+    raster = _as_virtual_raster(tmp_path / "files", tmp_path / "all.vrt", grid)
+    (tmp_path / "files" / "00001.tif").unlink()
+    with pytest.raises(RasterError, match=r"all\.vrt .* 00001\.tif is missing"):
+        gd.detect_objects(raster, PaintDetector(), progress=False)
+
+
+def test_hidden_files_of_a_folder_are_none_of_the_scene(tmp_path: Path) -> None:
+    (file,) = _placed(tmp_path / "files", [(0, 0)])
+    (file.parent / f"._{file.name}").write_bytes(b"\0\5\x16\7 of macOS")
+    assert len(gd.detect_objects(file.parent, PaintDetector(), progress=False)) == len(TRUTH)
 
 
 # Reading

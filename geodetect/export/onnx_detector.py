@@ -6,6 +6,7 @@ Shapes: B chips, C bands, H W pixels, S the side of a chip, K classes, N candida
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,7 @@ class OnnxDetector:
         self._session = session(Path(path), device)
         facts = facts_of(self._session, path)
         self.name = Path(path).name
+        self.checksum = f"{zlib.crc32(Path(path).read_bytes()):08x}"
         self.classes: list[str] = facts["classes"]
         self.bands: tuple[int, ...] = tuple(facts["bands"])
         self.chip_size: int = facts["chip_size"]

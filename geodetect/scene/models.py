@@ -28,7 +28,9 @@ class DetectsPixels(Protocol):
     A `detect` that also takes the keywords `min_score` or `nms_iou` is told them, which
     spares it boxes that would be dropped afterwards. What it may have besides: `launch(pixels)` and
     `collect(launched)`, which together do what `detect` does, so that a GPU need not wait; `frozen(precision)`, or
-    `frozen(precision, device)`, a copy made for many windows; `suited_batch_size(chip_size)`.
+    `frozen(precision, device)`, a copy made for many windows; `suited_batch_size(chip_size)`; `checksum`, any text that
+    tells it from other states of itself, so that `resume` does not go on with what another found. Networks of torch
+    among its attributes tell as much.
     """
 
     @property

@@ -23,7 +23,7 @@ def settings_of(reader: RasterReader, detector: DetectsPixels, plan: Plan) -> di
     return {
         "geodetect": __version__,
         "raster": reader.name,
-        "raster_state": _state(str(reader.path)),
+        "raster_state": state_of(reader),
         "raster_parts": _parts(reader),
         "raster_shape": list(grid.shape),
         "transform": None if grid.transform is None else list(grid.transform[:6]),
@@ -50,14 +50,18 @@ def _text(value: Any) -> str | None:
 
 
 def _weights(detector: DetectsPixels) -> str | None:
-    """Tells one state of a network's weights from another; None for a model that holds no network of torch."""
-    network: Any = getattr(detector, "network", None)
-    if not hasattr(network, "state_dict"):
-        return None
+    """A checksum of a model: its own, or that of the networks of torch that it holds; None where it has neither."""
+    if hasattr(detector, "checksum"):
+        return str(detector.checksum)
+    held = vars(detector) if hasattr(detector, "__dict__") else {}
+    networks = [held[name] for name in sorted(held) if hasattr(held[name], "state_dict")]
+    if "network" in held and hasattr(held["network"], "state_dict"):  # of ours, beside which lies what runs fast
+        networks = [held["network"]]
     crc = 0
-    for tensor in network.state_dict().values():
-        crc = zlib.crc32(tensor.detach().cpu().contiguous().numpy().reshape(-1).view(np.uint8), crc)
-    return f"{crc:08x}"
+    for tensor in (tensor for network in networks for tensor in network.state_dict().values()):
+        values = tensor.detach().cpu().float()  # numpy knows no bfloat16
+        crc = zlib.crc32(values.contiguous().numpy().reshape(-1).view(np.uint8), crc)
+    return f"{crc:08x}" if networks else None
 
 
 def _parts(reader: RasterReader) -> str | None:
@@ -68,9 +72,14 @@ def _parts(reader: RasterReader) -> str | None:
     return f"{zlib.crc32(places.tobytes(), zlib.crc32(reader.source.told.encode())):08x}"
 
 
-def _state(path: str) -> list[int] | None:
-    """Bytes and time of the last change of a file; None for what is none."""
-    if not os.path.isfile(path):
-        return None
-    state = os.stat(path)
-    return [state.st_size, state.st_mtime_ns]
+def state_of(reader: RasterReader) -> str:
+    """Tells the files of a scene, as they are now, from what they may become: by their sizes and times of last change.
+
+    Files on a network, and statistics that programs write beside a raster as they show it, do not count.
+    """
+    crc = 0
+    for path in reader.files:
+        if os.path.isfile(path) and not path.endswith(".aux.xml"):
+            state = os.stat(path)
+            crc = zlib.crc32(f"{state.st_size} {state.st_mtime_ns}".encode(), crc)
+    return f"{crc:08x}"
