@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from geodetect.addresses import expanded
 from geodetect.chips.formats import IMAGES
 from geodetect.errors import ArgumentError, OutputError
+from geodetect.locks import held
 from geodetect.raster import Rasters, files_of
 from geodetect.vector.opening import Area, Vectors, vector_paths
 
@@ -92,6 +94,11 @@ def _read(path: Path) -> str | None:
 @contextmanager
 def started(out_dir: Path, plan: str, *, overwrite: bool) -> Iterator[Path]:
     """The folder made ready, and marked as unfinished until all is written; gives a place for what is not complete."""
+    with held(Path(os.path.abspath(out_dir))):
+        yield from _begun(out_dir, plan, overwrite=overwrite)
+
+
+def _begun(out_dir: Path, plan: str, *, overwrite: bool) -> Iterator[Path]:
     marker, workplace = out_dir / _UNFINISHED, out_dir / _WORKPLACE
     try:
         out_dir.mkdir(exist_ok=True)

@@ -20,7 +20,8 @@ import shapely
 
 from geodetect.addresses import expanded
 from geodetect.boxes import Boxes
-from geodetect.errors import ArgumentError, GeodetectError, OutputError
+from geodetect.errors import ArgumentError, GeodetectError, OutputError, warn
+from geodetect.locks import held
 from geodetect.raster import RasterReader, Rasters, Reader, files_of
 from geodetect.scene.asking import Asked, asked_of
 from geodetect.scene.edges import Parts, join
@@ -34,11 +35,11 @@ from geodetect.scene.ranking import Ranking
 from geodetect.scene.remote import Work, scanned_by
 from geodetect.scene.scan import Strip, on_ground, scanned
 from geodetect.scene.seam import Seam
-from geodetect.scene.settings import settings_of
+from geodetect.scene.settings import settings_of, state_of
 from geodetect.scene.tally import Tally
 from geodetect.vector.labels import read_area
 from geodetect.vector.opening import Area, vector_paths
-from geodetect.vector.outputs import SEARCHED, check_output, through_links
+from geodetect.vector.outputs import SEARCHED, check_output, check_parts, through_links
 from geodetect.vector.writers import check_texts, write_features
 
 _FRAME_SIZE = 1 << 16  # features that are made, and handed to the writer, at once
@@ -155,7 +156,8 @@ def detect_objects(
         scene = _Scene(reader, detector, plan, asked, measure=measure, progress=progress, client=client, work=work)
         if not outputs:
             return scene.features()
-        scene.write(outputs, resume=resume)
+        with held(journal_of(outputs[0]).with_suffix("")):
+            scene.write(outputs, resume=resume)
         return outputs if isinstance(output, Sequence) and not isinstance(output, str) else outputs[0]
 
 
@@ -169,8 +171,9 @@ def _outputs(output: Any, raster: Rasters, aoi: Any) -> list[Path]:
         return []
     several = list(output) if isinstance(output, Sequence) and not isinstance(output, str) else [output]
     paths = [check_output(path) for path in several]
-    if not paths or len({os.path.normcase(os.path.abspath(through_links(path))) for path in paths}) < len(paths):
+    if not paths or len({os.path.normcase(os.path.realpath(path)) for path in paths}) < len(paths):
         raise ArgumentError(f"output must be a file or several different ones; got {output!r:.200}")
+    check_parts(paths)
     if replaced := [path for path in paths if path.exists()]:
         read = [*files_of(raster)[0], *vector_paths(aoi)]
         for path in replaced:
@@ -230,7 +233,7 @@ class _Scene:
                 found = Ranking(folder)
                 self._write_each(outputs, folder, found, _sewn(journal.strips(), self.reader, self.plan, found))
         except GeodetectError as error:
-            if not journal.done:
+            if not (journal.done and journal.folder.is_dir()):
                 raise
             kept = f"{len(journal.done)} of {self.plan.n_strips} strips are kept in {journal.folder.name}"
             raise type(error)(f"{error}; {kept}: go on with resume=True") from error
@@ -258,7 +261,20 @@ class _Scene:
             raise OutputError("; ".join(map(str, failures)) + complete) from failures[0]
 
     def _scanned(self, numbers: Sequence[int]) -> Generator[Strip, None, None]:
-        """The strips with these numbers as they are done, here or by the cluster."""
+        """The strips with these numbers as they are done, here or by the cluster.
+
+        Warns at the end if a file of the raster was changed meanwhile.
+        """
+        before = state_of(self.reader)
+        yield from self._done(numbers)
+        if state_of(self.reader) != before:
+            warn(
+                f"{self.reader.name} was changed while it was read, and what was found may be of both; run it again "
+                "if its pixels are others"
+            )
+
+    def _done(self, numbers: Sequence[int]) -> Iterator[Strip]:
+        """The strips with these numbers as they are done."""
         n_all, n_todo = (self.plan.n_windows(some) for some in (range(self.plan.n_strips), numbers))
         with Tally(n_all, n_all - n_todo, shown=self.progress) as tally:
             if self.work is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
@@ -38,11 +39,13 @@ def check_output(path: str | Path) -> Path:
     try:
         with literal_folder(through_links(path).parent):
             pass
+    except FileNotFoundError as error:
+        raise OutputError(f"the working folder was removed; change to one that exists to write {path.name}") from error
     except OSError as error:
         raise OutputError(f"GDAL does not write into {path.parent}, which has ! ; or ? in its name") from error
     if path.suffix.lower() == ".gpkg":
         _check_geopackage(through_links(path))
-    if path.suffix.lower() == ".shp":
+    if _is_shapefile(path):
         _check_shapefile(path)
     return path
 
@@ -128,6 +131,23 @@ def _check_shapefile(path: Path) -> None:
         own, other = path.with_suffix(_cased(suffix, path)), path.with_suffix(_cased(suffix, path).swapcase())
         if other.exists() and not (own.exists() and own.samefile(other)):
             raise OutputError(f"{other.name} lies beside {path.name}, and GDAL takes one for the other; rename one")
+
+
+def check_parts(paths: Iterable[Path]) -> None:
+    """Refuse shapefiles to be written side by side that GDAL takes for one another.
+
+    Raises:
+        ArgumentError: if there are two.
+    """
+    stems: dict[str, Path] = {}
+    for path in paths:
+        other = stems.setdefault(os.path.realpath(path.with_suffix("")), path) if _is_shapefile(path) else path
+        if other is not path:
+            raise ArgumentError(f"GDAL takes {path.name} for {other.name} beside it; write one of them, or rename it")
+
+
+def _is_shapefile(path: Path) -> bool:
+    return path.suffix.lower() == ".shp"
 
 
 def _cased(suffix: str, path: Path) -> str:
