@@ -154,6 +154,16 @@ def test_what_is_no_journal_is_left_alone(tmp_path):
         Journal(tmp_path / "file.journal", SETTINGS)
 
 
+@pytest.mark.parametrize("name", [".DS_Store", "._settings.json", "desktop.ini", "Thumbs.db", ".nfs01"])
+def test_what_a_system_puts_into_any_folder_is_in_nobodys_way(tmp_path, name):
+    Journal(tmp_path / "found.journal", SETTINGS).add(strip(0))
+    (tmp_path / "found.journal" / name).touch()
+    journal = Journal(tmp_path / "found.journal", SETTINGS, resume=True)
+    assert journal.done == {0}
+    journal.discard()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_folder_for_what_is_unfinished_is_empty_and_goes(tmp_path):
     journal = Journal(tmp_path / "found.journal", SETTINGS)
     journal.add(strip(0))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import geopandas as gpd
 import pytest
@@ -366,3 +367,44 @@ def test_columns_that_libraries_take_for_one_another_are_refused(tmp_path: Path)
     with pytest.raises(OutputError, match=r"'Gebäudehöhe' takes 13 bytes.* cuts names to 10"):
         write_features(_features().assign(Gebäudehöhe=1.0), tmp_path / "found.shp")
     assert not list(tmp_path.iterdir())
+
+
+def test_outputs_of_one_run_do_not_get_in_each_others_way(scene: Path) -> None:
+    Path("maps").mkdir()
+    Path("link").symlink_to("maps")
+    for outputs in (["a.shp", "a.SHP"], ["maps/a.shp", "link/a.SHP"], ["maps/a.gpkg", "link/a.gpkg"]):
+        with pytest.raises(ArgumentError):
+            gd.detect_objects(scene, detector := _Counts(), outputs, progress=False)
+        assert detector.n == 0
+    assert _names() == {"scene.tif", "maps", "link"}
+
+
+def test_two_runs_of_one_name_are_kept_apart(scene: Path) -> None:
+    class Second(PaintDetector):
+        def detect(self, pixels: Any) -> list[Boxes]:
+            with pytest.raises(OutputError, match="another run is writing found"):
+                gd.detect_objects(scene, PaintDetector(), "found.shp", progress=False)
+            return super().detect(pixels)
+
+    gd.detect_objects(scene, Second(), "found.gpkg", progress=False)
+    assert len(gpd.read_file("found.gpkg", layer="found")) == len(TRUTH)
+    assert _names() == {"scene.tif", "found.gpkg"}
+    Path(".found.lock").touch()  # of a run that was killed
+    gd.detect_objects(scene, PaintDetector(), "found.shp", progress=False)
+    assert ".found.lock" not in _names()
+
+
+def test_a_full_disk_is_named(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def frames() -> Iterator[gpd.GeoDataFrame]:
+        yield _features()
+        raise OSError("no such table: gpkg_contents")
+
+    with pytest.raises(OutputError, match="no such table"):
+        write_features(frames(), "found.gpkg")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: _Usage(0))
+    with pytest.raises(OutputError, match="the disk is full"):
+        write_features(frames(), "found.gpkg")
+
+
+class _Usage(NamedTuple):
+    free: int

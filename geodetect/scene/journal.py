@@ -33,6 +33,7 @@ _SETTINGS = "settings.json"
 _UNFINISHED = "unfinished"  # folder inside for what is being made of the strips
 _STRIP = re.compile(r"strip-(\d+)-([0-9a-f]{8})\.arrow")
 _OURS = re.compile(rf"(?:{_STRIP.pattern}|{re.escape(_SETTINGS)})(?:\.part)?|{_UNFINISHED}")
+_SYSTEMS = re.compile(r"\..*|desktop\.ini|Thumbs\.db", re.IGNORECASE)  # what macOS, Windows and NFS put into any folder
 _SETTLED, _HELD, _PART = range(3)
 _SHOWN = 60  # characters of a setting in a message
 
@@ -120,6 +121,8 @@ class Journal:
             name = f"strip-{strip.number}-{zlib.crc32(content):08x}.arrow"
             self._files[strip.number] = self._write(name, content)
         except OSError as error:
+            if not self._files:
+                shutil.rmtree(self.folder, ignore_errors=True)
             raise OutputError(f"{self.folder} cannot be written: {error.strerror}") from error
 
     def _begin(self) -> None:
@@ -171,8 +174,8 @@ class Journal:
         """Removes the folder; the settings last, so that a stop in between leaves a journal of what is still there."""
         shutil.rmtree(self.folder / _UNFINISHED, ignore_errors=True)
         for file in sorted(self.folder.iterdir(), key=lambda file: file.name == _SETTINGS):
-            file.unlink()
-        self.folder.rmdir()
+            file.unlink(missing_ok=True)  # a `._` file of macOS goes with its own
+        shutil.rmtree(self.folder)
 
 
 def _check_folder(folder: Path) -> None:
@@ -185,11 +188,11 @@ def _check_folder(folder: Path) -> None:
         names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
     except OSError as error:
         raise OutputError(f"{folder.name:.60} cannot be made for what is found meanwhile: {error.strerror}") from error
-    strange = [name for name in names if not _OURS.fullmatch(name)]
-    if strange or (folder.exists() and not folder.is_dir()):
+    strange = [name for name in names if not (_OURS.fullmatch(name) or _SYSTEMS.fullmatch(name))]
+    if strange or folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        what = f"holds {strange[0]}, so it is no journal of geodetect" if strange else "is no journal of geodetect"
         raise OutputError(
-            f"{folder} is wanted for what is found meanwhile, and is no journal of geodetect; "
-            "move it, or choose another output"
+            f"{folder} is wanted for what is found meanwhile, but {what}; move it, or choose another output"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sqlite3
 import tempfile
 import warnings
@@ -49,6 +50,7 @@ _TYPES = {"i": pa.int64(), "u": pa.int64(), "f": pa.float64(), "b": pa.bool_()} 
 _NO_UNICODE = re.compile("[\ud800-\udfff]")
 # Nor XML, or a text that ends with NUL, holds these: https://www.w3.org/TR/xml/#charsets
 _UNFIT = re.compile("[\x00-\x08\x0b-\x1f\ud800-\udfff\ufffe\uffff]")
+_LITTLE_BYTES = 1 << 20  # of a disk that counts as full: GDAL takes away what it had begun
 _DBF_TEXT_BYTES, _DBF_NAME_BYTES = 254, 10
 
 
@@ -182,7 +184,7 @@ def write_features(
     _check_columns(first, path)
     layer = _Layer.of(first, path, {**(about or {}), **({} if searched is None else {SEARCHED: searched.wkt})})
     try:
-        with _workplace(workplace or target.parent) as folder:
+        with _workplace(workplace or target.parent) as folder, _naming_a_full_disk(folder):
             part = folder / f"part{suffix}"
             _write(layer, map(layer.table, chain([first], frames)), part)
             if suffix == ".gpkg":
@@ -199,6 +201,21 @@ def _workplace(beside: Path) -> Iterator[Path]:
     """A hidden folder in another, under a name that GDAL takes literally; it goes with its content."""
     with tempfile.TemporaryDirectory(dir=beside, prefix=".") as folder, literal_folder(Path(folder)) as plain:
         yield plain
+
+
+@contextmanager
+def _naming_a_full_disk(folder: Path) -> Iterator[None]:
+    """Say that a full disk is the reason: GDAL's drivers do not, and SQLite's misses its own tables then.
+
+    Raises:
+        OSError: instead of what failed for it.
+    """
+    try:
+        yield
+    except _FAILURES:
+        if shutil.disk_usage(folder).free < _LITTLE_BYTES:
+            raise OSError("the disk is full") from None
+        raise
 
 
 def nothing(crs: Any) -> GeoDataFrame:
