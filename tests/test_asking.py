@@ -125,3 +125,35 @@ def test_a_model_in_two_is_told_its_thresholds():
 
 def test_no_batches_give_no_answers():
     assert list(answered([], Asked(InTwo(), plan()))) == []
+
+
+def asked(answer):
+    """The boxes that a window of 64 px has from a model that gives this answer for it."""
+
+    class Gives(PaintDetector):
+        def detect(self, pixels):
+            return [answer() for _ in pixels]
+
+    batch = Batch([Window(0, 0, 64, 64)], np.zeros((1, 3, 64, 64)), [np.ones((64, 64), bool)], 0, 1)
+    return next(iter(answered([batch], Asked(Gives(), plan()), "town.tif")))[1][0]
+
+
+def test_a_stop_iteration_says_where_the_model_was():
+    def stops():
+        raise StopIteration
+
+    with pytest.raises(ModelError, match=r"StopIteration .* x 0 to 64, y 0 to 64 of town\.tif"):
+        asked(stops)
+
+
+def test_infinite_boxes_are_left_out_with_one_warning():
+    with pytest.warns(UserWarning, match="left out") as told:
+        found = asked(lambda: Boxes([[0, 0, np.inf, np.inf], [np.inf, 0, np.inf, 9], [1, 2, 3, 4]], [0] * 3, [0.5] * 3))
+    assert found.xyxy.tolist() == [[1, 2, 3, 4]]
+    assert len(told) == 1
+
+
+def test_scores_may_be_rounded_beyond_1_and_no_further():
+    assert asked(lambda: Boxes([[1, 2, 3, 4]], [0], [np.nextafter(np.float32(1), 2)])).scores.tolist() == [1]
+    with pytest.raises(ModelError, match="between 0 and 1"):
+        asked(lambda: Boxes([[1, 2, 3, 4]], [0], [1.001]))

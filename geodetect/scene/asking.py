@@ -10,6 +10,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,7 @@ from geodetect.scene.plan import Plan
 from geodetect.scene.prefetch import Batch
 from geodetect.scene.symmetry import in_all_symmetries
 
+_ROUNDING = 1e-6  # by which a sigmoid or softmax in float32 may lie above 1
 _IN_FLIGHT = 2  # batches that a GPU may have before it, so that it never waits for the boxes of the last
 
 
@@ -97,14 +99,16 @@ class Asked:
                 f"got labels from {labels.min()} to {labels.max()}"
             )
         scores = np.concatenate([np.asarray(boxes.scores) for boxes in found])
-        if not ((scores >= 0) & (scores <= 1)).all():  # False for NaN too
+        if not ((scores >= -_ROUNDING) & (scores <= 1 + _ROUNDING)).all():  # False for NaN too
             raise ModelError(f"scores must lie between 0 and 1; got scores from {scores.min():g} to {scores.max():g}")
+        if (scores > 1).any() or (scores < 0).any():
+            found = [replace(boxes, scores=np.clip(boxes.scores, 0, 1)) for boxes in found]
         return [self._possible(boxes) for boxes in found]
 
     def _possible(self, boxes: Boxes) -> Boxes:
         """The boxes that are some, in the window that was shown; a warning tells once of others."""
         corners = boxes.xyxy
-        possible = np.isfinite(corners).all(axis=1) & (boxes.sizes >= 0).all(axis=1)
+        possible = np.isfinite(corners).all(axis=1) & (corners[:, :2] <= corners[:, 2:]).all(axis=1)
         possible &= ((corners[:, :2] <= self._side) & (corners[:, 2:] >= 0)).all(axis=1)
         if possible.all():
             return boxes
@@ -197,5 +201,8 @@ def _noting(batch: Batch, raster: str) -> Iterator[None]:
     except BaseException as error:
         x1, y1, x2, y2 = batch.windows[0].xyxy
         more = f" and {len(batch.windows) - 1} more" if len(batch.windows) > 1 else ""
-        error.add_note(f"while the model was shown the window x {x1} to {x2}, y {y1} to {y2}{more} of {raster}")
+        place = f"the window x {x1} to {x2}, y {y1} to {y2}{more} of {raster}"
+        if isinstance(error, StopIteration):  # which Python does not let through a generator
+            raise ModelError(f"the model raised StopIteration while it was shown {place}; mend its detect") from error
+        error.add_note(f"while the model was shown {place}")
         raise
