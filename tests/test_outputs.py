@@ -15,8 +15,10 @@ import shapely
 
 import geodetect as gd
 from geodetect.boxes import Boxes
+from geodetect.chips.outdir import started
 from geodetect.errors import ArgumentError, GeodetectError, OutputError
 from geodetect.grid import Grid, Window
+from geodetect.locks import held
 from geodetect.raster import RasterReader
 from geodetect.vector.opening import open_features
 from geodetect.vector.outputs import SUFFIXES, check_output
@@ -408,3 +410,16 @@ def test_a_full_disk_is_named(scene: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 class _Usage(NamedTuple):
     free: int
+
+
+def test_a_folder_that_a_run_works_in_is_held(tmp_path: Path) -> None:
+    with held(tmp_path / "chips"):
+        with (
+            pytest.raises(OutputError, match="another run is writing chips"),
+            started(tmp_path / "chips", "{}", overwrite=False),
+        ):
+            pass
+        assert not (tmp_path / "chips").exists()
+    with started(tmp_path / "chips", "{}", overwrite=False):
+        pass
+    assert [file.name for file in tmp_path.iterdir()] == ["chips"]
