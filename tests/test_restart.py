@@ -229,3 +229,24 @@ def test_a_run_of_which_nothing_was_done_leaves_nothing(tmp_path):
     with pytest.raises(PowerCut):
         run(path, tmp_path / "found.gpkg", Stops(left=[3]))
     assert [file.name for file in tmp_path.iterdir()] == ["small.tif"]
+
+
+@pytest.mark.parametrize("other", ["found.gpkg", "found.geojson"])
+def test_of_two_runs_at_once_one_is_refused_and_the_other_undisturbed(tall, undisturbed, tmp_path, other):
+    class Meanwhile(PaintDetector):
+        """Starts another run of the same name once the first has written something."""
+
+        told = ""
+
+        def detect(self, pixels):
+            if (tmp_path / "found.journal" / "settings.json").exists() and not self.told:
+                with pytest.raises(OutputError, match=r"found\.journal belongs to another run") as refused:
+                    run(tall, tmp_path / other, min_score=0.1)
+                type(self).told = str(refused.value)
+            return super().detect(pixels)
+
+    run(tall, tmp_path / "found.gpkg", Meanwhile())
+    assert "choose another output" in Meanwhile.told
+    assert content(tmp_path / "found.gpkg") == undisturbed
+    assert os.listdir(tmp_path) == ["found.gpkg"]
+    run(tall, tmp_path / other)  # and the lock is gone

@@ -220,21 +220,21 @@ class _Scene:
         Strips go to the journal as they are done. When all are there, they are sewn together from it.
         """
         settings = settings_of(self.reader, self.detector, self.plan)
-        journal = Journal(journal_of(outputs[0]), settings, resume=resume)
-        todo = [number for number in range(self.plan.n_strips) if number not in journal.done]
-        try:
-            with closing(self._scanned(todo)) as strips:
-                for strip in strips:
-                    journal.add(strip)
-            with journal.unfinished() as folder:
-                found = Ranking(folder)
-                self._write_each(outputs, folder, found, _sewn(journal.strips(), self.reader, self.plan, found))
-        except GeodetectError as error:
-            if not journal.done:
-                raise
-            kept = f"{len(journal.done)} of {self.plan.n_strips} strips are kept in {journal.folder.name}"
-            raise type(error)(f"{error}; {kept}: go on with resume=True") from error
-        journal.discard()
+        with Journal(journal_of(outputs[0]), settings, resume=resume) as journal:
+            todo = [number for number in range(self.plan.n_strips) if number not in journal.done]
+            try:
+                with closing(self._scanned(todo)) as strips:
+                    for strip in strips:
+                        journal.add(strip)
+                with journal.unfinished() as folder:
+                    found = Ranking(folder)
+                    self._write_each(outputs, folder, found, _sewn(journal.strips(), self.reader, self.plan, found))
+            except GeodetectError as error:
+                if not journal.done:
+                    raise
+                kept = f"{len(journal.done)} of {self.plan.n_strips} strips are kept in {journal.folder.name}"
+                raise type(error)(f"{error}; {kept}: go on with resume=True") from error
+            journal.discard()
 
     def _write_each(self, outputs: Sequence[Path], folder: Path, found: Ranking, ran: _Ran) -> None:
         """Write the same objects into each file; one that fails does not keep the others from being written.

@@ -2,7 +2,8 @@
 
 A journal is a folder beside the output: the settings of the run, and for each strip one Arrow table, in a file with
 its checksum in its name. Files are only ever added, in any order, each under its name when it is whole. So
-a stop at any moment leaves whole strips, and what is not whole counts as not done.
+a stop at any moment leaves whole strips, and what is not whole counts as not done. A run locks its journal, since
+another one of the same output would replace it; the system releases the lock of a run that was killed.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import re
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 import shapely
+from filelock import FileLock, Timeout
 from jaxtyping import Bool, UInt8
 
 from geodetect.boxes import Boxes
@@ -30,9 +33,10 @@ from geodetect.vector.outputs import through_links
 
 _VERSION = 2  # of the files; 2 knows the ground that was searched
 _SETTINGS = "settings.json"
+_LOCK = "lock"
 _UNFINISHED = "unfinished"  # folder inside for what is being made of the strips
 _STRIP = re.compile(r"strip-(\d+)-([0-9a-f]{8})\.arrow")
-_OURS = re.compile(rf"(?:{_STRIP.pattern}|{re.escape(_SETTINGS)})(?:\.part)?|{_UNFINISHED}")
+_OURS = re.compile(rf"(?:{_STRIP.pattern}|{re.escape(_SETTINGS)})(?:\.part)?|{_LOCK}|{_UNFINISHED}")
 _SETTLED, _HELD, _PART = range(3)
 _SHOWN = 60  # characters of a setting in a message
 
@@ -68,6 +72,8 @@ def _checksum(settings: Mapping[str, Any]) -> str:
 class Journal:
     """The strips of one run, kept on disk; nothing is written before the first.
 
+    As a context it keeps other runs out of its folder.
+
     Args:
         folder: where to keep them.
         settings: all that strips depend on, by name, as JSON holds it.
@@ -82,10 +88,42 @@ class Journal:
         self.folder = folder
         self._settings = json.loads(json.dumps({"journal": _VERSION, **settings}))
         self._files: dict[int, Path] = {}
+        self._lock: FileLock | None = None
         _check_folder(folder)
         self._begun = resume and self._is_ours()
         if self._begun:
             self._files = {int(found[1]): file for file in sorted(folder.iterdir()) if (found := _whole(file))}
+
+    def __enter__(self) -> Self:
+        """Lock the folder, now or as soon as it is there.
+
+        Raises:
+            OutputError: if another run has locked it.
+        """
+        self._lock = FileLock(self.folder / _LOCK)
+        if self.folder.exists():
+            self._acquire(self._lock)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Unlock it."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def _acquire(self, lock: FileLock) -> None:
+        if lock.is_locked:
+            return
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise OutputError(
+                f"{self.folder} belongs to another run, which is writing a file of this name; wait for its end, or "
+                "choose another output"
+            ) from error
+        except OSError as error:
+            raise OutputError(f"{self.folder} cannot be written: {error.strerror}") from error
 
     def _is_ours(self) -> bool:
         """Whether the folder holds strips made with these settings."""
@@ -124,9 +162,10 @@ class Journal:
 
     def _begin(self) -> None:
         if not self._begun:
-            if self.folder.exists():
-                shutil.rmtree(self.folder)
-            self.folder.mkdir()
+            self.folder.mkdir(exist_ok=True)
+            if self._lock is not None:
+                self._acquire(self._lock)
+            self._clear()
             settings = {**self._settings, "checksum": _checksum(self._settings)}
             self._write(_SETTINGS, json.dumps(settings, indent=1).encode())
             self._begun = True
@@ -167,12 +206,21 @@ class Journal:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def discard(self) -> None:
-        """Removes the folder; the settings last, so that a stop in between leaves a journal of what is still there."""
+    def _clear(self) -> None:
+        """Empties the folder; the settings last, so that a stop in between leaves a journal of what is still there."""
         shutil.rmtree(self.folder / _UNFINISHED, ignore_errors=True)
         for file in sorted(self.folder.iterdir(), key=lambda file: file.name == _SETTINGS):
-            file.unlink()
-        self.folder.rmdir()
+            if file.name != _LOCK:
+                file.unlink()
+
+    def discard(self) -> None:
+        """Removes the folder, unless another run has just taken it over."""
+        self._clear()
+        if self._lock is not None:
+            self._lock.release()
+        with suppress(OSError):
+            (self.folder / _LOCK).unlink(missing_ok=True)
+            self.folder.rmdir()
 
 
 def _check_folder(folder: Path) -> None:
