@@ -12,7 +12,7 @@ from pyproj import CRS
 
 from geodetect.boxes import area
 from geodetect.errors import LabelsError, NotGeoreferenced, warn
-from geodetect.vector.classes import class_names
+from geodetect.vector.classes import class_names, warn_of_alike
 from geodetect.vector.datum import warn_of_shift
 from geodetect.vector.degrees import near
 from geodetect.vector.labels import area_in
@@ -278,6 +278,8 @@ def one_naming(
                 UserWarning,
                 stacklevel=3,
             )
+        else:
+            warn_of_alike(names, "rename by ")
     else:
         names = names if len(names) == 1 else [_ONE_CLASS]
         found, truth = (f.assign(group=names[0], label=f["label"].fillna(names[0])) for f in (found, truth))

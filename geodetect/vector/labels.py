@@ -17,7 +17,7 @@ from pyproj import CRS
 
 from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced, is_number, warn
 from geodetect.grid import Grid
-from geodetect.vector.classes import class_names, renaming, unmatched
+from geodetect.vector.classes import class_names, renaming, unmatched, warn_of_alike
 from geodetect.vector.datum import warn_of_shift
 from geodetect.vector.objects import (
     AREAL,
@@ -136,6 +136,7 @@ def read_labels_on(
     features = open_features(labels, layer=layer)
     values, new = class_names(features, label_field), renaming(class_mapping)
     objects = objects_of(features, np.array([new.get(value, value) for value in values], object))
+    warn_of_alike({name for name in objects.names if name is not None}, "give class_mapping=")
     _leave_out_useless(objects, point_radius_m)
     search = _Search(objects, point_radius_m)
     found = [search.on(grid) for grid in grids]
