@@ -7,6 +7,7 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pyogrio
 import pytest
 import shapely
 from affine import Affine
@@ -474,6 +475,26 @@ def test_a_table_in_another_encoding_is_refused_with_the_way_out(tmp_path: Path)
     path.write_bytes("label,x,y\nchâteau,5,6\n".encode("cp1252"))
     with pytest.raises(LabelsError, match=r"table\.csv is not in UTF-8 .*save"):
         open_features(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding", "has_cpg"),
+    [
+        ("château", "UTF-8", True),
+        ("château", "UTF-8", False),
+        ("汽车", "UTF-8", False),
+        ("汽车", "GBK", True),
+        ("château", "ISO-8859-1", True),
+        ("château", "ISO-8859-1", False),
+        ("Ã©", "ISO-8859-1", True),  # which only looks as if it were misread
+    ],
+)
+def test_a_shapefile_that_has_lost_its_cpg(tmp_path: Path, name: str, encoding: str, has_cpg: bool) -> None:
+    frame = _frame(outlines(BOXES), label=[name, "car"])
+    pyogrio.write_dataframe(frame, tmp_path / "a.shp", encoding=encoding)
+    if not has_cpg:
+        (tmp_path / "a.cpg").unlink()
+    assert read_labels(tmp_path / "a.shp", GRID).names.tolist() == [name, "car"]
 
 
 @pytest.mark.parametrize(("one", "other"), [("roof", "Roof"), ("a b", "a_b"), ("roof", "ro\u200bof"), ("x-1", "x 1")])

@@ -496,6 +496,8 @@ def test_scale_and_offset_are_applied(tmp_path: Path) -> None:
         ((0.0, 0.5), (0.0, 1.0), "0 and 0 in band 1", [10, 20]),
         ((np.nan, 0.5), (0.0, 1.0), "nan and 0 in band 1", [10, 20]),
         ((np.inf, 0.5), (0.0, 1.0), "inf and 0 in band 1", [10, 20]),
+        ((1e300, 0.5), (0.0, 1.0), "band 1", [10, 20]),  # more than a float32 holds
+        ((1e-300, 0.5), (0.0, 1.0), "band 1", [10, 20]),
         ((0.5, 0.0), (1.0, np.nan), "0 and nan in band 2", [6, 11]),
         ((0.5, 1.0), (np.nan, 0.0), "0.5 and nan in band 1", [5, 10]),
         ((1.0, 1.0), (-np.inf, 0.0), "1 and -inf in band 1", [10, 20]),

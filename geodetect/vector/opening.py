@@ -208,7 +208,10 @@ def _read(file: VectorFile, path: Path) -> tuple[GeoDataFrame, str]:
     options |= {"engine": "pyogrio", "layer": number, "where": file.where}
     source = literal_source(file.path)
     try:
-        return gpd.read_file(source, **options), note
+        frame = gpd.read_file(source, **options)
+        if suffix == ".shp" and not Path(file.path).with_suffix(".cpg").exists() and _is_misread(frame):
+            frame = gpd.read_file(source, encoding="UTF-8", **options)
+        return frame, note
     except shapely.errors.GEOSException as error:
         frame = gpd.read_file(source, on_invalid="ignore", **options)
         gone = np.flatnonzero(frame.geometry.isna()) + 1
@@ -218,6 +221,16 @@ def _read(file: VectorFile, path: Path) -> tuple[GeoDataFrame, str]:
             f"({first_line(error)}), counted from 1 in the file: {told}; repair or delete them"
         )
         return frame, note
+
+
+def _is_misread(frame: GeoDataFrame) -> bool:
+    """Whether texts are in UTF-8 and were taken for Latin-1, as those of a shapefile are that has lost its .cpg."""
+    texts = {text for column in frame.select_dtypes(["object", "string"]) for text in frame[column].dropna().unique()}
+    foreign = [text for text in texts if isinstance(text, str) and not text.isascii()]
+    try:
+        return bool([text.encode("latin-1").decode() for text in foreign])
+    except UnicodeError:
+        return False
 
 
 def _in_zip(path: str) -> str:
