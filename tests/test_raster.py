@@ -185,6 +185,13 @@ def test_a_nodata_value_that_is_no_colour_counts_in_any_band(tmp_path: Path) -> 
     assert got.tolist() == [[[0, 0, 7]], [[0, 0, 7]]]
 
 
+def test_a_double_that_no_float32_holds_is_no_data(tmp_path: Path) -> None:
+    lowest = float(np.finfo(np.float64).min)  # which ArcGIS and GDAL take for no data
+    path = write_raster(tmp_path / "d.tif", np.array([[[lowest, 0.5, 1e300, -3.4e38]]]), SQUARE, tiled=False)
+    with RasterReader(path) as reader:
+        assert reader.read(Window(0, 0, 4, 1))[1].tolist() == [[False, True, False, True]]
+
+
 def test_what_is_no_number_is_invalid_and_zero(tmp_path: Path) -> None:
     pixels = np.array([[[np.nan, 0.5, np.inf, 0.25]]], np.float32)
     path = write_raster(tmp_path / "holes.tif", pixels, tiled=False)

@@ -24,6 +24,7 @@ from geodetect.raster.opening import block_bytes
 _LARGEST_BLOCK_BYTES = 500_000_000  # whatever the window, GDAL decodes whole blocks
 _COLOURS = ("red", "green", "blue")  # of a palette
 _ENDLESS = 1e30  # a scale times a 16-bit integer is still a float32
+_FLOAT32 = np.finfo(np.float32)
 _NO_COLOURS = ("undefined", "gray", "palette")  # GDAL's default for the first band is grey, whatever it holds
 
 
@@ -215,7 +216,9 @@ class Layers:
         """Which pixels hold a number that does not stand for no data."""
         valid = np.ones(pixels.shape[1:], bool)
         if pixels.dtype.kind == "f":
-            valid &= np.isfinite(pixels).all(axis=0)
+            # Of a double no network sees more than a float32 holds, such as the lowest that stands for no data.
+            is_double = pixels.dtype.itemsize > _FLOAT32.bits // 8
+            valid &= ((np.abs(pixels) <= _FLOAT32.max) if is_double else np.isfinite(pixels)).all(axis=0)
         if self.nodata:
             held = dataset.read_masks(stored, window=where) > 0
             valid &= held.any(axis=0) if self.is_colour(*dataset.nodatavals) else held.all(axis=0)
