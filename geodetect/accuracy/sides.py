@@ -75,7 +75,7 @@ def area_of_interest(aoi: Area, crs: CRS | None, found: Features) -> shapely.Geo
 
 
 def longitude_of(found: Features, crs: CRS | None) -> float | None:
-    """Where detections lie, as longitudes count on both sides of 180 degrees; None where they are not in degrees."""
+    """The longitude of some detection, which those of all others count from; None where they are not in degrees."""
     corners = shapely.get_coordinates(np.asarray(found.frame.geometry.array, dtype=object))[:, 0]
     finite = corners[np.isfinite(corners)]
     return float(finite[0]) if crs is not None and crs.is_geographic and len(finite) else None
@@ -192,7 +192,7 @@ def on_searched(truth: GeoDataFrame, ground: GeoSeries, name: str) -> GeoDataFra
         return truth
     centroids = moved(shapely.centroid(truth.geometry.to_numpy()), truth.crs, ground.crs, name="the labels", there=name)
     area = ground.union_all()
-    if ground.crs is not None and ground.crs.is_geographic:
+    if ground.crs is not None and ground.crs.is_geographic and not area.is_empty:
         centroids = near(centroids, area.centroid.x)
     shapely.prepare(area)
     inside = shapely.intersects(area, centroids)

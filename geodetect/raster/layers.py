@@ -216,7 +216,7 @@ class Layers:
         """Which pixels hold a number that does not stand for no data."""
         valid = np.ones(pixels.shape[1:], bool)
         if pixels.dtype.kind == "f":
-            # Of a double no network sees more than a float32 holds, such as the lowest that stands for no data.
+            # Networks see float32: a double beyond it, such as the lowest, which often means no data, is no value.
             is_double = pixels.dtype.itemsize > _FLOAT32.bits // 8
             valid &= ((np.abs(pixels) <= _FLOAT32.max) if is_double else np.isfinite(pixels)).all(axis=0)
         if self.nodata:

@@ -116,7 +116,8 @@ class Journal:
         if lock.is_locked:
             return
         try:
-            lock.acquire(timeout=0)
+            with suppress(NotImplementedError):  # a disk without locks
+                lock.acquire(timeout=0)
         except Timeout as error:
             raise OutputError(
                 f"{self.folder} belongs to another run, which is writing a file of this name; wait for its end, or "

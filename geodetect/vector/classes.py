@@ -33,8 +33,8 @@ def class_names(features: Features, label_field: str | None) -> np.ndarray:
     else:
         known = ", ".join(str(name) for name in frame.columns if name != frame.active_geometry_name)
         raise LabelsError(f"{features.name} has no column {column!r} for label_field; it has {known or 'none at all'}")
-    if odd := next((value for value in values if not pd.api.types.is_scalar(value)), None):
-        raise LabelsError(f"classes must be texts or numbers; {features.name} has {odd!r} in its column {column!r}")
+    if odd := [value for value in values if not pd.api.types.is_scalar(value)]:
+        raise LabelsError(f"classes must be texts or numbers; {features.name} has {odd[0]!r} in its column {column!r}")
     names = np.empty(len(values), object)
     names[:] = list(map(as_text, values))
     return names

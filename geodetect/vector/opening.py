@@ -215,10 +215,10 @@ def _read(file: VectorFile, path: Path) -> tuple[GeoDataFrame, str]:
     except shapely.errors.GEOSException as error:
         frame = gpd.read_file(source, on_invalid="ignore", **options)
         gone = np.flatnonzero(frame.geometry.isna()) + 1
-        told = f"{', '.join(map(str, gone[:_TOLD]))}{', ...' if len(gone) > _TOLD else ''}"
+        numbers = f"{', '.join(map(str, gone[:_TOLD]))}{', ...' if len(gone) > _TOLD else ''}"
         warn(
             f"{path.name}: left out {len(gone):,} of {len(frame):,} features without a geometry that can be read "
-            f"({first_line(error)}), counted from 1 in the file: {told}; repair or delete them"
+            f"({first_line(error)}), counting from 1: {numbers}; repair or delete them"
         )
         return frame, note
 
