@@ -178,16 +178,6 @@ def test_labels_elsewhere_are_not_counted_as_missed(half: Path, tmp_path: Path, 
     assert table.loc["all", ["tp", "fp", "fn"]].tolist() == [n_inside, len(open_features(found).frame) - n_inside, 0]
 
 
-def test_labels_far_around_detections_of_unknown_ground_are_told() -> None:
-    places = np.arange(30) * 20.0
-    labels = gpd.GeoDataFrame({"label": "a"}, index=range(30), geometry=shapely.box(places, 0, places + 9, 9), crs=UTM)
-    with pytest.warns(UserWarning, match=r"not say which ground was searched, and 20 of 30 labels .* aoi="):
-        table = gd.compute_accuracy(labels[:10], labels).table
-    assert table.loc["all", ["tp", "fn"]].tolist() == [10, 20]
-    gd.compute_accuracy(labels[:16], labels)  # of which nothing is said: most were found
-    gd.compute_accuracy(labels[:10], labels, aoi=labels)
-
-
 def test_an_aoi_takes_its_place(half: Path) -> None:
     whole = _on_map(shapely.box(0, 0, WIDTH, HEIGHT))
     table = gd.compute_accuracy(_find(half), _labels(), aoi=whole).table

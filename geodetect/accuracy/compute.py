@@ -61,8 +61,6 @@ def compute_accuracy(
     truth = sides.true_objects(theirs, crs, inside, longitude, label_field=label_field, point_radius_m=point_radius_m)
     if aoi is None and (ground := searched_ground(detections)) is not None:
         truth = sides.on_searched(truth, ground, ours.name)
-    elif aoi is None:
-        sides.warn_of_unknown(found, truth, ours.name)
     if inside is not None and len(found) == len(truth) == 0 < len(ours.frame) + len(theirs.frame):
         warn("neither detections nor labels lie inside the aoi")
     sides.warn_of_apart(found, truth)

@@ -32,7 +32,6 @@ from geodetect.vector.opening import Area, Features, open_area
 from geodetect.vector.placing import Placed, moved, no_degrees, placed
 
 ALL = "all"  # the row of all classes together
-_MANY = 20  # labels of which some are found wherever was looked
 _TOLD = 3  # classes that a warning names
 _ONE_CLASS = "object"  # the name of a row where classes do not count and there is not just one
 _UPRIGHT = 0.95  # share of its envelope that an upright rectangle fills; one turned by 1.5 degrees fills less
@@ -202,17 +201,6 @@ def on_searched(truth: GeoDataFrame, ground: GeoSeries, name: str) -> GeoDataFra
             "are left out; aoi= takes another"
         )
     return truth[inside].reset_index(drop=True)
-
-
-def warn_of_unknown(found: GeoDataFrame, truth: GeoDataFrame, name: str) -> None:
-    """Warns where most labels lie around the detections, of which nothing says where they were looked for."""
-    if len(found) and len(truth) >= _MANY:
-        inside = shapely.intersects(shapely.box(*found.total_bounds), truth.geometry.to_numpy())
-        if 0 < inside.sum() < len(inside) / 2:
-            warn(
-                f"{name} does not say which ground was searched, and {(~inside).sum():,} of {len(inside):,} labels lie "
-                "outside the box around all detections; they count as missed, unless aoi= gives that ground"
-            )
 
 
 def once(truth: GeoDataFrame, name: str) -> GeoDataFrame:
