@@ -182,9 +182,11 @@ class Sample:
             return ""
         # As the type itself spells it: -3.4028235e+38, which is that number again.
         values = dict.fromkeys(str(self._values.dtype.type(fill.value)).removesuffix(".0") for fill in fills)
+        first, *others = values
+        declare = f"declare {(others or ['it'])[0]} in the raster (gdal_edit.py -a_nodata {(others or [first])[0]})"
         return (
             f"{fills[0].share:.0%} of {name} hold {' or '.join(values)}, far from all other values ({self.numbers()}), "
-            f"which is not declared as no data; if it is, give nodata={next(iter(values))}"
+            f"which is not declared as no data; if it is, give nodata={first}{', and' if others else ', or'} {declare}"
         )
 
 

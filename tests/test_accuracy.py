@@ -579,6 +579,12 @@ def test_real_footprints_are_found_in_degrees(real_data):
     assert compute_accuracy(envelopes, real_data / "scenes/banepa/buildings_4326.geojson").table.loc["all", "f1"] == 1
 
 
+def test_classes_that_look_alike_are_told():
+    truth = TRUTH.assign(label=["A", *TRUTH["label"][1:]])
+    with pytest.warns(UserWarning, match=r"'A' and 'a' count as several classes; .* \{'a': 'A'\}"):
+        compute_accuracy(FOUND, truth)
+
+
 def test_features_elsewhere_or_of_other_classes_are_told():
     with pytest.warns(UserWarning, match=r"detections and labels lie apart, at .* so none can match"):
         compute_accuracy(FOUND, TRUTH.set_geometry(TRUTH.translate(90_000, 0)))

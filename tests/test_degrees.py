@@ -15,7 +15,8 @@ from pyproj import CRS, Transformer
 import geodetect as gd
 from geodetect.boxes import Boxes
 from geodetect.grid import Grid
-from geodetect.vector.degrees import cut_at_180
+from geodetect.vector.degrees import cut_at_180, parts_of_cut
+from geodetect.vector.labels import read_labels
 from geodetect.vector.opening import open_features
 from geodetect.vector.writers import write_features
 from tests.fakes import PaintDetector, painted, write_raster
@@ -63,6 +64,49 @@ def test_a_scene_across_180_degrees(tmp_path: Path, epsg: int, suffix: str) -> N
     centres = shapely.centroid(parts.to_crs(crs).to_numpy())
     on_scene = shapely.box(*grid.bounds)
     assert shapely.contains(on_scene, centres).all()
+
+
+@pytest.mark.parametrize("west", [179.9, -180.1], ids=["from the west", "from the east"])
+@pytest.mark.parametrize("truth", ["geojson", "kml", "gpkg", "frame"])
+@pytest.mark.parametrize("found", ["geojson", "kml", "gpkg", "frame"])
+def test_boxes_that_were_cut_match_those_that_were_not(tmp_path: Path, west: float, truth: str, found: str) -> None:
+    boxes = Boxes([[20, 20, 40, 40], [90, 40, 110, 60], [150, 60, 170, 80]], [0, 0, 0])
+    grid = Grid((100, 200), Affine(0.001, 0, west, 0, -0.001, 0.05), CRS.from_epsg(4326))
+    scene = write_raster(tmp_path / "scene.tif", painted((100, 200), boxes), grid)
+    features = gd.detect_objects(scene, PaintDetector(), progress=False)
+    sides = [
+        features if kind == "frame" else write_features(features, tmp_path / f"{name}.{kind}")
+        for name, kind in {"found": found, "truth": truth}.items()
+    ]
+    table = gd.compute_accuracy(*sides).table
+    assert table.loc["all", ["tp", "fp", "fn"]].tolist() == [3, 0, 0]
+    area = (west + 0.088, -0.05, west + 0.112, 0.05)  # around the one on the line
+    table = gd.compute_accuracy(sides[0], sides[1], aoi=gpd.GeoSeries([shapely.box(*area)], crs=4326)).table
+    assert table.loc["all", ["tp", "fp", "fn"]].tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize("west", [179.9, -180.1, 539.9])
+@pytest.mark.parametrize("suffix", [".geojson", ".kml", ".gpkg"])
+def test_labels_that_were_cut_are_one_object(tmp_path: Path, west: float, suffix: str) -> None:
+    grid = Grid((100, 200), Affine(0.001, 0, west, 0, -0.001, 0.05), CRS.from_epsg(4326))
+    scene = write_raster(tmp_path / "scene.tif", painted((100, 200)), grid)
+    on_line = gpd.GeoDataFrame({"label": ["a"]}, geometry=[shapely.box(179.99, 0, 180.01, 0.02)], crs=4326)
+    path = write_features(on_line, tmp_path / f"cut{suffix}")
+    labels = read_labels(path, grid)
+    assert shapely.bounds(labels.polygons).round(3).tolist() == [[90, 30, 110, 50]]
+    assert labels.report == "1 object of 1 class from " + path.name
+    found = gd.detect_objects(scene, PaintDetector(), aoi=path, progress=False)
+    assert found.attrs["searched"]
+
+
+def test_only_halves_of_one_object_are_put_together() -> None:
+    boxes = [(179, 0, 180, 1), (-180, 5, -179, 6), (-180, 0, 180, 1), (-180, 0, -179, 1)]
+    parts = shapely.box(*np.array(boxes, float).T)
+    joined, kept = parts_of_cut(parts, np.zeros(4, int))
+    assert kept.tolist() == [True, True, True, False]
+    assert shapely.get_num_geometries(joined).tolist() == [2, 1, 1, 1]
+    _, kept = parts_of_cut(parts, np.arange(4))
+    assert kept.all()
 
 
 def test_rings_of_both_parts_are_right_handed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -139,6 +140,25 @@ def test_voc_in_any_order_with_a_byte_order_mark_and_fractions(tmp_path: Path) -
         "c.png": [("cat", [5, 6, 7, 8])],
     }
     assert found.report == ""
+
+
+def _capitals(xml: str) -> str:
+    return re.sub(r"</?\w+", lambda tag: tag[0].upper(), xml)
+
+
+@pytest.mark.parametrize(
+    "spelt",
+    [
+        _capitals,
+        lambda xml: xml.replace("object>", "Object>").replace("xmin>", "XMin>").replace("bndbox>", "BndBox>"),
+        lambda xml: xml.replace("<annotation>", '<annotation xmlns="http://example.org/voc">'),
+        lambda xml: xml.replace("<object>", "<objects><object>", 1).replace("</annotation>", "</objects></annotation>"),
+    ],
+)
+def test_voc_with_tags_in_any_spelling(tmp_path: Path, spelt: Callable[[str], str]) -> None:
+    picture(tmp_path / "a.png")
+    text(tmp_path / "a.xml", spelt(voc(thing("roof", 1, 2, 30, 40), thing("car", 5, 6, 20, 20))))
+    assert boxes_of(read_folder(tmp_path)) == {"a.png": [("roof", [1, 2, 30, 40]), ("car", [5, 6, 20, 20])]}
 
 
 def test_voc_without_pictures_and_pictures_without_voc_are_counted(tmp_path: Path) -> None:

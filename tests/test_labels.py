@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pyogrio
 import pytest
 import shapely
 from affine import Affine
@@ -454,6 +456,64 @@ def test_of_many_layers_the_first_with_geometry_is_read_and_told(tmp_path: Path)
     assert set(labels.names) == {"houses"}
     assert labels.report.endswith("read layer houses of houses, boats")
     assert set(read_labels(path, GRID, layer="boats").names) == {"boats"}
+
+
+def test_a_geometry_that_cannot_be_read_costs_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "open.geojson"
+    whole = _frame(outlines([*BOXES, (1, 1, 9, 9)]), label=["a"] * 3).to_crs(4326)
+    content = json.loads(whole.to_json(drop_id=True))
+    del content["features"][1]["geometry"]["coordinates"][0][-1]  # the ring is not closed
+    path.write_text(json.dumps(content))
+    with pytest.warns(UserWarning, match=r"open\.geojson: left out 1 of 3 features .*closed.*: 2; repair"):
+        labels = read_labels(path, GRID)
+    assert labels.numbers.tolist() == [0, 2]
+    assert labels.report == "2 objects of 1 class from open.geojson; left out 1 without geometry"
+
+
+def test_a_table_in_another_encoding_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_bytes("label,x,y\nchâteau,5,6\n".encode("cp1252"))
+    with pytest.raises(LabelsError, match=r"table\.csv is not in UTF-8 .*save"):
+        open_features(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding", "has_cpg"),
+    [
+        ("château", "UTF-8", True),
+        ("château", "UTF-8", False),
+        ("汽车", "UTF-8", False),
+        ("汽车", "GBK", True),
+        ("château", "ISO-8859-1", True),
+        ("château", "ISO-8859-1", False),
+        ("Ã©", "ISO-8859-1", True),  # which only looks as if it were misread
+    ],
+)
+def test_a_shapefile_that_has_lost_its_cpg(tmp_path: Path, name: str, encoding: str, has_cpg: bool) -> None:
+    frame = _frame(outlines(BOXES), label=[name, "car"])
+    pyogrio.write_dataframe(frame, tmp_path / "a.shp", encoding=encoding)
+    if not has_cpg:
+        (tmp_path / "a.cpg").unlink()
+    assert read_labels(tmp_path / "a.shp", GRID).names.tolist() == [name, "car"]
+
+
+@pytest.mark.parametrize(("one", "other"), [("roof", "Roof"), ("a b", "a_b"), ("roof", "ro\u200bof"), ("x-1", "x 1")])
+def test_classes_that_look_alike_are_told(one: str, other: str) -> None:
+    frame = _frame(outlines(BOXES), label=[one, other])
+    with pytest.warns(UserWarning, match="count as several classes; if they are one, give class_mapping="):
+        assert set(read_labels(frame, GRID).names) == {one, other}
+    assert set(read_labels(frame, GRID, class_mapping={one: "x", other: "x"}).names) == {"x"}
+
+
+@pytest.mark.parametrize(("one", "other"), [(-1, 1), ("1", "01"), ("roof", "roofs")])
+def test_classes_that_do_not_are_not(one: object, other: object) -> None:
+    assert len(set(read_labels(_frame(outlines(BOXES), label=[one, other]), GRID).names)) == 2
+
+
+def test_classes_that_are_no_texts() -> None:
+    assert set(read_labels(_frame(outlines(BOXES), label=[b"roof", "roof"]), GRID).names) == {"roof"}
+    with pytest.raises(LabelsError, match=r"\['a'\].*'label'"):
+        read_labels(_frame(outlines(BOXES), label=[["a"], ["b"]]), GRID)
 
 
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:

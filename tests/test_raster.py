@@ -185,6 +185,13 @@ def test_a_nodata_value_that_is_no_colour_counts_in_any_band(tmp_path: Path) -> 
     assert got.tolist() == [[[0, 0, 7]], [[0, 0, 7]]]
 
 
+def test_a_double_that_no_float32_holds_is_no_data(tmp_path: Path) -> None:
+    lowest = float(np.finfo(np.float64).min)  # which ArcGIS and GDAL take for no data
+    path = write_raster(tmp_path / "d.tif", np.array([[[lowest, 0.5, 1e300, -3.4e38]]]), SQUARE, tiled=False)
+    with RasterReader(path) as reader:
+        assert reader.read(Window(0, 0, 4, 1))[1].tolist() == [[False, True, False, True]]
+
+
 def test_what_is_no_number_is_invalid_and_zero(tmp_path: Path) -> None:
     pixels = np.array([[[np.nan, 0.5, np.inf, 0.25]]], np.float32)
     path = write_raster(tmp_path / "holes.tif", pixels, tiled=False)
@@ -496,6 +503,8 @@ def test_scale_and_offset_are_applied(tmp_path: Path) -> None:
         ((0.0, 0.5), (0.0, 1.0), "0 and 0 in band 1", [10, 20]),
         ((np.nan, 0.5), (0.0, 1.0), "nan and 0 in band 1", [10, 20]),
         ((np.inf, 0.5), (0.0, 1.0), "inf and 0 in band 1", [10, 20]),
+        ((1e300, 0.5), (0.0, 1.0), "band 1", [10, 20]),  # more than a float32 holds
+        ((1e-300, 0.5), (0.0, 1.0), "band 1", [10, 20]),
         ((0.5, 0.0), (1.0, np.nan), "0 and nan in band 2", [6, 11]),
         ((0.5, 1.0), (np.nan, 0.0), "0.5 and nan in band 1", [5, 10]),
         ((1.0, 1.0), (-np.inf, 0.0), "1 and -inf in band 1", [10, 20]),

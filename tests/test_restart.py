@@ -261,3 +261,24 @@ def test_a_raster_that_is_replaced_while_it_is_read_is_told_of(tall, tmp_path):
         copy.touch()
         with pytest.warns(UserWarning, match=r"tall\.tif was changed while it was read"):
             run(copy, output, Replaces())
+
+
+@pytest.mark.parametrize("other", ["found.gpkg", "found.geojson"])
+def test_of_two_runs_at_once_one_is_refused_and_the_other_undisturbed(tall, undisturbed, tmp_path, other):
+    class Meanwhile(PaintDetector):
+        """Starts another run of the same name once the first has written something."""
+
+        told = ""
+
+        def detect(self, pixels):
+            if (tmp_path / "found.journal" / "settings.json").exists() and not self.told:
+                with pytest.raises(OutputError, match="another run is writing found") as refused:
+                    run(tall, tmp_path / other, min_score=0.1)
+                type(self).told = str(refused.value)
+            return super().detect(pixels)
+
+    run(tall, tmp_path / "found.gpkg", Meanwhile())
+    assert "choose another place" in Meanwhile.told
+    assert content(tmp_path / "found.gpkg") == undisturbed
+    assert os.listdir(tmp_path) == ["found.gpkg"]
+    run(tall, tmp_path / other)  # and the lock is gone

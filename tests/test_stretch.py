@@ -308,6 +308,7 @@ def test_files_of_two_programs_have_two_fills():
     found = sample(pixels)
     assert {fill.value for fill in found.fills()} == {-9999, -32768, float(np.float32(1e20))}
     assert "15% of them hold -32768 or -9999 or 1e+20, " in found.undeclared("them")
+    assert "give nodata=-32768, and declare -9999 in the raster (gdal_edit.py -a_nodata -9999)" in found.undeclared("")
     assert Stretch.fit([whole(pixels)], found.fills()).mean[0] == pytest.approx(102, abs=3)
 
 

@@ -56,8 +56,9 @@ def compute_accuracy(
     ours, theirs = open_features(detections, "detections"), open_features(labels, "labels", layer)
     crs = sides.common_crs(ours, theirs)
     inside = None if aoi is None else sides.area_of_interest(aoi, crs, ours)
-    found = sides.detected(ours, crs, inside)
-    truth = sides.true_objects(theirs, crs, inside, label_field=label_field, point_radius_m=point_radius_m)
+    longitude = sides.longitude_of(ours, crs)
+    found = sides.detected(ours, crs, inside, longitude)
+    truth = sides.true_objects(theirs, crs, inside, longitude, label_field=label_field, point_radius_m=point_radius_m)
     if aoi is None and (ground := searched_ground(detections)) is not None:
         truth = sides.on_searched(truth, ground, ours.name)
     if inside is not None and len(found) == len(truth) == 0 < len(ours.frame) + len(theirs.frame):

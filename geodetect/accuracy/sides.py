@@ -12,10 +12,12 @@ from pyproj import CRS
 
 from geodetect.boxes import area
 from geodetect.errors import LabelsError, NotGeoreferenced, warn
-from geodetect.vector.classes import class_names
+from geodetect.vector.classes import class_names, warn_of_alike
 from geodetect.vector.datum import warn_of_shift
+from geodetect.vector.degrees import near
 from geodetect.vector.labels import area_in
 from geodetect.vector.objects import (
+    AREAL,
     NOT_FINITE,
     Objects,
     counted,
@@ -34,7 +36,6 @@ _TOLD = 3  # classes that a warning names
 _ONE_CLASS = "object"  # the name of a row where classes do not count and there is not just one
 _UPRIGHT = 0.95  # share of its envelope that an upright rectangle fills; one turned by 1.5 degrees fills less
 _POINT = shapely.GeometryType.POINT
-_AREAL = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
 
 
 def common_crs(found: Features, truth: Features) -> CRS | None:
@@ -66,21 +67,30 @@ def area_of_interest(aoi: Area, crs: CRS | None, found: Features) -> shapely.Geo
             f"{features.name} and the detections must either both have a coordinate reference system or neither; "
             f"got {own or 'none'} and {crs or 'none'}"
         )
-    inside = shapely.union_all(area_in(features, crs, found.name))
+    inside = shapely.union_all(area_in(features, crs, found.name, longitude_of(found, crs)))
     warn_of_datum(features, crs, found)
     shapely.prepare(inside)
     return inside
 
 
-def detected(features: Features, crs: CRS | None, inside: shapely.Geometry | None) -> GeoDataFrame:
+def longitude_of(found: Features, crs: CRS | None) -> float | None:
+    """The longitude of some detection, which those of all others count from; None where they are not in degrees."""
+    corners = shapely.get_coordinates(np.asarray(found.frame.geometry.array, dtype=object))[:, 0]
+    finite = corners[np.isfinite(corners)]
+    return float(finite[0]) if crs is not None and crs.is_geographic and len(finite) else None
+
+
+def detected(
+    features: Features, crs: CRS | None, inside: shapely.Geometry | None, longitude: float | None
+) -> GeoDataFrame:
     """The detections with label, score (1 for all where they have none) and id, their row from 0; those in the area.
 
     Raises:
         LabelsError: if a score is missing or not a finite number, or there are other geometries than polygons.
     """
     objects = objects_of(features, _names(features), apart=False)
-    _refuse_but(_AREAL, objects)
-    frame = _framed(objects, _placed(objects, crs, inside, features.name), crs, inside)
+    _refuse_but(AREAL, objects)
+    frame = _framed(objects, _placed(objects, crs, inside, features.name, longitude), crs, inside)
     if "score" not in features.frame.columns:
         return frame.assign(score=1.0)
     scores = pd.to_numeric(features.frame["score"], errors="coerce").to_numpy(float)
@@ -97,6 +107,7 @@ def true_objects(
     features: Features,
     crs: CRS | None,
     inside: shapely.Geometry | None,
+    longitude: float | None,
     *,
     label_field: str | None,
     point_radius_m: float | None,
@@ -111,8 +122,8 @@ def true_objects(
     objects = objects_of(features, _names(features, label_field))
     if point_radius_m is None and (shapely.get_type_id(objects.geometry[objects.used]) == _POINT).any():
         raise points_need_radius(features.name)
-    _refuse_but((*_AREAL, _POINT), objects)
-    solid = _placed(objects, crs, inside, features.name).solid(crs, point_radius_m)
+    _refuse_but((*AREAL, _POINT), objects)
+    solid = _placed(objects, crs, inside, features.name, longitude).solid(crs, point_radius_m)
     return _framed(objects, solid, crs, inside).assign(score=np.nan)
 
 
@@ -137,15 +148,17 @@ def _refuse_but(kinds: tuple[shapely.GeometryType, ...], objects: Objects) -> No
         )
 
 
-def _placed(objects: Objects, crs: CRS | None, inside: shapely.Geometry | None, name: str) -> Placed:
-    """The objects in `crs`.
+def _placed(
+    objects: Objects, crs: CRS | None, inside: shapely.Geometry | None, name: str, longitude: float | None
+) -> Placed:
+    """The objects in `crs`, their longitudes counted from `longitude`.
 
     Raises:
         LabelsError: if there is no area, and an object lies where the CRS does not reach.
     """
     if n := objects.lost[NOT_FINITE]:
         warn(f"{name}: left out {counted(n, 'object')} without finite coordinates; repair or delete them")
-    here = placed(objects, crs, "the detections")
+    here = placed(objects, crs, "the detections", longitude)
     if inside is None and len(here.numbers) < len(objects.used):
         raise LabelsError(
             f"{name} has {len(objects.used) - len(here.numbers):,} features that lie where the detections' CRS does "
@@ -178,6 +191,8 @@ def on_searched(truth: GeoDataFrame, ground: GeoSeries, name: str) -> GeoDataFra
         return truth
     centroids = moved(shapely.centroid(truth.geometry.to_numpy()), truth.crs, ground.crs, name="the labels", there=name)
     area = ground.union_all()
+    if ground.crs is not None and ground.crs.is_geographic and not area.is_empty:
+        centroids = near(centroids, area.centroid.x)
     shapely.prepare(area)
     inside = shapely.intersects(area, centroids)
     if not inside.all():
@@ -263,6 +278,8 @@ def one_naming(
                 UserWarning,
                 stacklevel=3,
             )
+        else:
+            warn_of_alike(names, "rename by ")
     else:
         names = names if len(names) == 1 else [_ONE_CLASS]
         found, truth = (f.assign(group=names[0], label=f["label"].fillna(names[0])) for f in (found, truth))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import unicodedata
-import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +17,7 @@ from geodetect.chips.formats.picture import TEST, TRAIN, UNLISTED, VALID, counte
 from geodetect.chips.pictures import PictureCutter
 from geodetect.chips.sources import Source
 from geodetect.errors import LabelsError
-from geodetect.vector.classes import renaming, unmatched
+from geodetect.vector.classes import renaming, unmatched, warn_of_alike
 
 
 def from_folder(
@@ -110,20 +108,8 @@ def _renamed(content: Folder, class_mapping: Mapping[Any, str | None] | None) ->
             f"{', '.join(map(repr, odd))}; save its labels as UTF-8, or rename the classes with "
             "class_mapping={old: new}"
         )
-    _warn_of_likenesses(names)
+    warn_of_alike(names, "give class_mapping=")
     return rename, unmatched(new, [*content.classes, *(value for value, _ in content.values)])
-
-
-def _warn_of_likenesses(names: Iterable[str]) -> None:
-    """Warn of classes that people take for one: they differ in capitals, blanks or Unicode form alone."""
-    alike: dict[str, list[str]] = defaultdict(list)
-    for name in sorted(names):
-        words = unicodedata.normalize("NFKC", name).casefold().replace("_", " ").replace("-", " ").split()
-        alike[" ".join(words)].append(name)
-    for first, *others in (group for group in alike.values() if len(group) > 1):
-        told = " and ".join(map(repr, (first, *others)))
-        mapping = dict.fromkeys(others, first)
-        warnings.warn(f"{told} count as several classes; if they are one, give class_mapping={mapping}", stacklevel=5)
 
 
 class _Parts(NamedTuple):

@@ -23,6 +23,8 @@ from geodetect.raster.opening import block_bytes
 
 _LARGEST_BLOCK_BYTES = 500_000_000  # whatever the window, GDAL decodes whole blocks
 _COLOURS = ("red", "green", "blue")  # of a palette
+_ENDLESS = 1e30  # a scale times a 16-bit integer is still a float32
+_FLOAT32 = np.finfo(np.float32)
 _NO_COLOURS = ("undefined", "gray", "palette")  # GDAL's default for the first band is grey, whatever it holds
 
 
@@ -214,7 +216,9 @@ class Layers:
         """Which pixels hold a number that does not stand for no data."""
         valid = np.ones(pixels.shape[1:], bool)
         if pixels.dtype.kind == "f":
-            valid &= np.isfinite(pixels).all(axis=0)
+            # Networks see float32: a double beyond it, such as the lowest, which often means no data, is no value.
+            is_double = pixels.dtype.itemsize > _FLOAT32.bits // 8
+            valid &= ((np.abs(pixels) <= _FLOAT32.max) if is_double else np.isfinite(pixels)).all(axis=0)
         if self.nodata:
             held = dataset.read_masks(stored, window=where) > 0
             valid &= held.any(axis=0) if self.is_colour(*dataset.nodatavals) else held.all(axis=0)
@@ -272,11 +276,11 @@ def _check_readable(dataset: Any, name: str) -> None:
 def _scaled(dataset: Any) -> tuple[np.ndarray | None, str]:
     """Scale and offset of each band, None when values are what they stand for; and what of them was of no use.
 
-    A scale of 0 would make all pixels of a band one number, and what is not finite would make them none.
+    A scale of 0, or next to it, would make all pixels of a band one number, and an endless one would make them none.
     """
     given = np.array([dataset.scales, dataset.offsets]).T
-    usable = np.isfinite(given)
-    usable[:, 0] &= given[:, 0] != 0
+    usable = np.abs(given) < _ENDLESS
+    usable[:, 0] &= np.abs(given[:, 0]) > 1 / _ENDLESS
     wrong = [f"{scale:g} and {offset:g} in band {band}" for band, (scale, offset) in enumerate(given, 1)]
     scaled = np.where(usable, given, (1.0, 0.0))
     unusable = ", ".join(told for told, fine in zip(wrong, usable.all(axis=1), strict=True) if not fine)

@@ -6,8 +6,10 @@ import math
 
 import numpy as np
 import shapely
+from jaxtyping import Bool, Int
 
 _HALF, _WHOLE = 180.0, 360.0
+_AT_180 = 1e-6  # degrees, 0.1 m, by which a part may end before the line that it was cut at
 _FAR = 1000.0  # degrees of latitude, beyond whatever may come
 
 
@@ -44,3 +46,55 @@ def _cut(polygon: shapely.Geometry) -> shapely.Geometry:
         parts += shapely.get_parts(shapely.transform(half, lambda xy, east=east: xy - [east, 0.0])).tolist()
     areal = [part for part in parts if part.area > 0]
     return areal[0] if len(areal) == 1 else shapely.multipolygons(areal)
+
+
+def parts_of_cut(parts: np.ndarray, rows: Int[np.ndarray, "P"]) -> tuple[np.ndarray, Bool[np.ndarray, "P"]]:
+    """Put together what was cut in two at 180 degrees, as GeoJSON and KML ask for.
+
+    Args:
+        parts: polygons and others, with finite longitudes and latitudes.
+        rows: the feature that each is part of.
+
+    Returns:
+        the parts, the eastern half of an object now a multipolygon of both, and which of them to keep.
+    """
+    joined, kept = parts.copy(), np.ones(len(parts), bool)
+    x1, _, x2, _ = shapely.bounds(parts).reshape(-1, 4).T
+    narrow = (x2 - x1 < _HALF) & (shapely.get_type_id(parts) == shapely.GeometryType.POLYGON)
+    ends = np.flatnonzero(narrow & (np.abs(x2 - _HALF) < _AT_180))
+    begins = np.flatnonzero(narrow & (np.abs(x1 + _HALF) < _AT_180))
+    for west in begins[np.isin(rows[begins], rows[ends])]:
+        beyond = _turned(parts[west], _HALF)
+        mates = ends[rows[ends] == rows[west]]
+        mates = mates[shapely.dwithin(parts[mates], beyond, 2 * _AT_180)]
+        if len(mates):
+            joined[mates[0]] = shapely.multipolygons([*shapely.get_parts(joined[mates[0]]), parts[west]])
+            kept[west] = False
+    return joined, kept
+
+
+def near(geometry: np.ndarray, longitude: float) -> np.ndarray:
+    """Geometries (N,) with longitudes counted so that each lies in one place, within half a turn of `longitude`.
+
+    What is beyond two turns is no longitude, and stays as it is.
+    """
+    x1, _, x2, _ = shapely.bounds(geometry).reshape(-1, 4).T
+    turned = geometry.copy()
+    elsewhere = (np.abs((x1 + x2) / 2 - longitude) > _HALF) | (x2 - x1 > _HALF)
+    for i in np.flatnonzero(elsewhere & (np.maximum(-x1, x2) <= 2 * _WHOLE)):
+        parts = shapely.get_parts(geometry[i])
+        if len(parts) > 1:
+            first = _middle(parts[0])
+            turned[i] = type(geometry[i])([_turned(part, first) for part in parts])
+        turned[i] = _turned(turned[i], longitude)
+    return turned
+
+
+def _middle(geometry: shapely.Geometry) -> float:
+    x1, _, x2, _ = geometry.bounds
+    return float(x1 + x2) / 2
+
+
+def _turned(geometry: shapely.Geometry, longitude: float) -> shapely.Geometry:
+    east = _WHOLE * round((longitude - _middle(geometry)) / _WHOLE)
+    return shapely.transform(geometry, lambda xy: xy + np.array([east, 0]))

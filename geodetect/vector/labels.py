@@ -17,9 +17,10 @@ from pyproj import CRS
 
 from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced, is_number, warn
 from geodetect.grid import Grid
-from geodetect.vector.classes import class_names, renaming, unmatched
+from geodetect.vector.classes import class_names, renaming, unmatched, warn_of_alike
 from geodetect.vector.datum import warn_of_shift
 from geodetect.vector.objects import (
+    AREAL,
     BEYOND,
     FLAT,
     NO_AREAS,
@@ -36,9 +37,9 @@ from geodetect.vector.objects import (
     points_need_radius,
 )
 from geodetect.vector.opening import Area, Features, Vectors, open_area, open_features
-from geodetect.vector.placing import Placed, called, common_crs, nowhere, placed
+from geodetect.vector.placing import Placed, called, common_crs, longitude_of, nowhere, placed
 
-_POINT, _POLYGON = shapely.GeometryType.POINT, shapely.GeometryType.POLYGON
+_POINT = shapely.GeometryType.POINT
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +136,7 @@ def read_labels_on(
     features = open_features(labels, layer=layer)
     values, new = class_names(features, label_field), renaming(class_mapping)
     objects = objects_of(features, np.array([new.get(value, value) for value in values], object))
+    warn_of_alike({name for name in objects.names if name is not None}, "give class_mapping=")
     _leave_out_useless(objects, point_radius_m)
     search = _Search(objects, point_radius_m)
     found = [search.on(grid) for grid in grids]
@@ -174,7 +176,7 @@ def _leave_out_useless(objects: Objects, radius_m: float | None) -> None:
     """
     kinds = shapely.get_type_id(objects.geometry)
     objects.leave_out(np.array([name is None for name in objects.names], bool), NO_CLASS)
-    objects.leave_out(~np.isin(kinds, (_POINT, _POLYGON)), NO_AREAS)
+    objects.leave_out(~np.isin(kinds, (_POINT, *AREAL)), NO_AREAS)
     if radius_m is None and (kinds[objects.used] == _POINT).any():
         raise points_need_radius(objects.features.name)
 
@@ -212,7 +214,7 @@ class _Search:
     def _mapped(self, crs: CRS | None, grid: Grid) -> tuple[Placed, shapely.STRtree]:
         """The objects as polygons in a CRS, with a tree to find them by."""
         try:
-            there = placed(self._objects, crs, grid.name)
+            there = placed(self._objects, crs, grid.name, longitude_of(grid))
         except LabelsError as error:
             self._problem = self._problem or error
             there = Placed(self._objects.geometry[:0], np.zeros(0, int))
@@ -294,7 +296,7 @@ def read_area_on(aoi: Area, grids: Sequence[Grid]) -> list[shapely.Geometry]:
         crs = common_crs(features, grid)
         if crs not in maps:
             try:
-                maps[crs] = area_in(features, crs, grid.name)
+                maps[crs] = area_in(features, crs, grid.name, longitude_of(grid))
                 _check_datum(features, grid)
             except LabelsError as error:
                 maps[crs], problem = np.zeros(0, object), problem or error
@@ -305,13 +307,14 @@ def read_area_on(aoi: Area, grids: Sequence[Grid]) -> list[shapely.Geometry]:
     return areas
 
 
-def area_in(features: Features, crs: CRS | None, there: str) -> np.ndarray:
+def area_in(features: Features, crs: CRS | None, there: str, longitude: float | None) -> np.ndarray:
     """The polygons of an area of interest in a CRS.
 
     Args:
         features: as `open_area` reads them.
         crs: where to; None where all lie in one plane.
         there: what messages call what is in this CRS.
+        longitude: as in `placed`.
 
     Raises:
         LabelsError: if there are no polygons with an area, or no way leads to this CRS.
@@ -319,10 +322,10 @@ def area_in(features: Features, crs: CRS | None, there: str) -> np.ndarray:
     objects = objects_of(features)
     kinds = shapely.get_type_id(objects.geometry)
     objects.leave_out(kinds == _POINT, "points")
-    objects.leave_out(kinds != _POLYGON, NO_AREAS)
+    objects.leave_out(~np.isin(kinds, AREAL), NO_AREAS)
     if objects.lost.keys() - {NO_GEOMETRY} and len(objects.used):
         warn(f"{features.name}: left out {listed(objects.lost)}; only polygons with finite coordinates make an aoi")
-    reached = placed(objects, crs, there)
+    reached = placed(objects, crs, there, longitude)
     solid = reached.solid(crs, None)
     if not len(solid.numbers):
         for numbers, reason in ((reached.numbers, BEYOND), (solid.numbers, FLAT)):

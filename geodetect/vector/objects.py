@@ -6,7 +6,7 @@ Shapes: N features as they are read, O objects of them, P polygons.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from pyproj import CRS
 
 from geodetect.errors import LabelsError
 from geodetect.grid import Grid
+from geodetect.vector.degrees import parts_of_cut
 from geodetect.vector.opening import Features
 
 # Why an object is left out, in the order in which reports tell it.
@@ -31,7 +32,7 @@ REPEATED = "duplicates"
 OUTSIDE = "outside the raster"  # alone of the reasons, one that nobody minds
 _ORDER = (NO_CLASS, NO_GEOMETRY, NOT_FINITE, NO_AREAS, BEYOND, FLAT, REPEATED, OUTSIDE)
 
-_POINT, _POLYGON = shapely.GeometryType.POINT, shapely.GeometryType.POLYGON
+AREAL = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)  # one of two parts is cut at 180 degrees
 _MULTI = shapely.GeometryType.MULTIPOINT  # from here on types are made of others
 _CIRCLE_CORNERS = 32
 _STEP_DEG, _POLE_DEG = 1e-3, 90.0  # over how much the length of a degree is measured, and how far north at most
@@ -111,7 +112,7 @@ def objects_of(features: Features, names: np.ndarray | None = None, *, apart: bo
     flat = shapely.force_2d(np.concatenate([np.asarray(each.frame.geometry.array, dtype=object) for each in files]))
     bare = shapely.is_missing(flat) | shapely.is_empty(flat)
     full = np.flatnonzero(~bare)
-    parts, rows = single(flat[full], full) if apart else (flat[full], full)
+    parts, rows = _apart(flat[full], full, files) if apart else (flat[full], full)
     rows = np.concatenate([rows, np.flatnonzero(bare)])
     order = np.argsort(rows, kind="stable")
     geometry, rows = np.concatenate([parts, flat[bare]])[order], rows[order]
@@ -120,6 +121,19 @@ def objects_of(features: Features, names: np.ndarray | None = None, *, apart: bo
     objects.leave_out(bare[rows], NO_GEOMETRY)
     objects.leave_out(~is_finite(geometry), NOT_FINITE)
     return objects
+
+
+def _apart(
+    geometry: np.ndarray, source: Int[np.ndarray, "N"], files: Sequence[Features]
+) -> tuple[np.ndarray, Int[np.ndarray, "O"]]:
+    """As `single`, but what was cut at 180 degrees stays together."""
+    parts, rows = single(geometry, source)
+    ends = np.cumsum([len(each.frame) for each in files])
+    in_degrees = np.array([each.frame.crs is not None and each.frame.crs.is_geographic for each in files])
+    cut = np.flatnonzero(in_degrees[np.searchsorted(ends, rows, side="right")] & is_finite(parts))
+    kept = np.ones(len(parts), bool)
+    parts[cut], kept[cut] = parts_of_cut(parts[cut], rows[cut])
+    return parts[kept], rows[kept]
 
 
 def single(geometry: np.ndarray, source: Int[np.ndarray, "N"]) -> tuple[np.ndarray, Int[np.ndarray, "O"]]:

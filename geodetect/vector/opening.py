@@ -20,7 +20,7 @@ from pyproj import CRS
 from pyproj.exceptions import ProjError
 
 from geodetect.addresses import is_url, matches, name_of
-from geodetect.errors import ArgumentError, LabelsError, first_line, harmless, is_number
+from geodetect.errors import ArgumentError, LabelsError, first_line, harmless, is_number, warn
 from geodetect.vector.layers import VectorFile, layer_number, vector_file
 from geodetect.vector.literal import literal_source
 
@@ -36,6 +36,7 @@ _CSV_OPTIONS = {
     "KEEP_GEOM_COLUMNS": "NO",
     "AUTODETECT_TYPE": "YES",
 }
+_TOLD = 3  # features that a warning names
 _CORNERS = 4  # numbers that make a rectangle: x1, y1, x2, y2
 
 
@@ -185,6 +186,8 @@ def _opened(file: VectorFile) -> Features:
             warnings.filterwarnings("ignore", category=RuntimeWarning, module="pyogrio")
             warnings.filterwarnings("ignore", category=UserWarning, module="pyogrio")
             frame, note = _read(file, path)
+    except UnicodeDecodeError as error:
+        raise LabelsError(f"{path.name} is not in UTF-8 ({error}); save it anew as UTF-8") from harmless(error)
     except _UNREADABLE as error:
         # GDAL's advice is on drivers, which nobody chose here.
         reason = first_line(error).split("; It might help")[0].rstrip(".")
@@ -200,10 +203,34 @@ def _read(file: VectorFile, path: Path) -> tuple[GeoDataFrame, str]:
         if file.layer is not None or file.where is not None:
             raise LabelsError(f"{path.name} has no layers, as no Parquet file has; leave the layer out")
         return gpd.read_parquet(os.path.abspath(file.path) if os.path.exists(file.path) else file.path), ""
-    options = _CSV_OPTIONS if suffix == ".csv" else {}
+    options: dict[str, Any] = dict(_CSV_OPTIONS) if suffix == ".csv" else {}
     number, note = layer_number(file, path.name)
+    options |= {"engine": "pyogrio", "layer": number, "where": file.where}
     source = literal_source(file.path)
-    return gpd.read_file(source, engine="pyogrio", layer=number, where=file.where, **options), note
+    try:
+        frame = gpd.read_file(source, **options)
+        if suffix == ".shp" and not Path(file.path).with_suffix(".cpg").exists() and _is_misread(frame):
+            frame = gpd.read_file(source, encoding="UTF-8", **options)
+        return frame, note
+    except shapely.errors.GEOSException as error:
+        frame = gpd.read_file(source, on_invalid="ignore", **options)
+        gone = np.flatnonzero(frame.geometry.isna()) + 1
+        numbers = f"{', '.join(map(str, gone[:_TOLD]))}{', ...' if len(gone) > _TOLD else ''}"
+        warn(
+            f"{path.name}: left out {len(gone):,} of {len(frame):,} features without a geometry that can be read "
+            f"({first_line(error)}), counting from 1: {numbers}; repair or delete them"
+        )
+        return frame, note
+
+
+def _is_misread(frame: GeoDataFrame) -> bool:
+    """Whether texts are in UTF-8 and were taken for Latin-1, as those of a shapefile are that has lost its .cpg."""
+    texts = {text for column in frame.select_dtypes(["object", "string"]) for text in frame[column].dropna().unique()}
+    foreign = [text for text in texts if isinstance(text, str) and not text.isascii()]
+    try:
+        return bool([text.encode("latin-1").decode() for text in foreign])
+    except UnicodeError:
+        return False
 
 
 def _in_zip(path: str) -> str:

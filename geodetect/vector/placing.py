@@ -16,6 +16,7 @@ from pyproj.exceptions import ProjError
 
 from geodetect.errors import LabelsError, NotGeoreferenced
 from geodetect.grid import Grid
+from geodetect.vector.degrees import near
 from geodetect.vector.objects import Objects, circles, is_finite, mended, objects_of
 from geodetect.vector.opening import Features
 
@@ -51,13 +52,14 @@ class Placed:
         return Placed(polygons[kept], self.numbers[kept])
 
 
-def placed(objects: Objects, crs: CRS | None, there: str) -> Placed:
+def placed(objects: Objects, crs: CRS | None, there: str, longitude: float | None) -> Placed:
     """Bring the objects that are used into a CRS; those that it does not reach are missing from the result.
 
     Args:
         objects: of features that are in a CRS, unless `crs` is None.
         crs: where to; None where all lie in one plane.
         there: what messages call what is in this CRS.
+        longitude: where it lies, if the CRS has longitudes, which count from there then; None where nobody knows.
 
     Raises:
         LabelsError: if no way leads from one CRS to the other.
@@ -72,7 +74,15 @@ def placed(objects: Objects, crs: CRS | None, there: str) -> Placed:
             own = file == number
             geometry[own] = moved(geometry[own], each.frame.crs, crs, name=each.name, there=there)
     reached = is_finite(geometry)
-    return Placed(geometry[reached], used[reached])
+    geometry = geometry[reached]
+    return Placed(geometry if longitude is None else near(geometry, longitude), used[reached])
+
+
+def longitude_of(grid: Grid) -> float | None:
+    """That of a raster's centre; None where it has none."""
+    if grid.crs is None or not grid.crs.is_geographic or grid.transform is None:
+        return None
+    return float(grid.to_map(np.array([grid.shape[::-1]]) / 2)[0, 0])
 
 
 def moved(geometry: np.ndarray, crs: CRS | None, to: CRS | None, *, name: str, there: str) -> np.ndarray:
@@ -116,7 +126,7 @@ def pixel_parts(features: Features, grid: Grid, *, apart: bool = True) -> tuple[
         NotGeoreferenced: if only one of them and the raster has a CRS.
     """
     objects = objects_of(features, apart=apart)
-    here = placed(objects, common_crs(features, grid), grid.name)
+    here = placed(objects, common_crs(features, grid), grid.name, longitude_of(grid))
     if len(objects.used) and not len(here.numbers):
         raise nowhere(features, grid)
     return shapely.transform(here.geometry, grid.in_plane().to_pixel), objects.rows[here.numbers]

@@ -13,7 +13,7 @@ import pandas as pd
 from geopandas import GeoDataFrame
 
 from geodetect.accuracy import compute_accuracy
-from geodetect.accuracy.sides import area_of_interest, detected
+from geodetect.accuracy.sides import area_of_interest, detected, longitude_of
 from geodetect.drawing import picture
 from geodetect.vector.opening import Area, Features, Vectors, open_features
 from geodetect.viewer.boxes import LABEL, RIGHT, UNJUDGED, WRONG, described
@@ -81,7 +81,8 @@ def view(
 def _unjudged(features: Features, aoi: Area | None) -> GeoDataFrame:
     """Return the detections in an area, with a class for those that have none."""
     crs = features.frame.crs
-    found = detected(features, crs, None if aoi is None else area_of_interest(aoi, crs, features))
+    inside = None if aoi is None else area_of_interest(aoi, crs, features)
+    found = detected(features, crs, inside, longitude_of(features, crs))
     nameless = "no class" if found["label"].notna().any() else "object"
     return found.assign(label=found["label"].fillna(nameless), kind=UNJUDGED)
 

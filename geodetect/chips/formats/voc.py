@@ -34,7 +34,7 @@ def recognises(listing: Listing) -> bool:
 
 
 def _looks_right(path: Path) -> bool:
-    content = content_of(path)
+    content = content_of(path).lower()
     # LabelMe's are called annotations too, and hold outlines alone; CVAT's hold all pictures in one.
     boxed = b"<bndbox" in content or b"<polygon" not in content
     return boxed and b"<annotation" in content and b"<annotations" not in content
@@ -76,12 +76,14 @@ def _named(root: ElementTree.Element, path: Path, listing: Listing, lost: Counte
 
 
 def parse(path: Path) -> ElementTree.Element:
-    """The root of an XML file, in any encoding that it declares; it may begin with a byte-order mark or blanks.
+    """The root of an XML file, its tags in small letters and without namespaces.
+
+    It may be in any encoding that it declares, and begin with a byte-order mark or blanks.
 
     Raises:
         LabelsError: if it is not well-formed, or declares a document type: entities are not expanded.
     """
-    parser = ElementTree.XMLParser(target=_NoDoctype())
+    parser = ElementTree.XMLParser(target=_PlainTree())
     try:
         parser.feed(_decoded(content_of(path).lstrip()))
         root: ElementTree.Element = parser.close()
@@ -115,12 +117,24 @@ class _Doctype(ValueError):
     """A file declares a document type."""
 
 
-class _NoDoctype(ElementTree.TreeBuilder):
-    """Builds a tree of what has no document type: without one there are no entities to expand."""
+class _PlainTree(ElementTree.TreeBuilder):
+    """Builds a tree whose tags are bare words, of what has no document type and so no entities to expand."""
+
+    def start(self, tag: str, attrs: dict[str, str], /) -> ElementTree.Element:
+        """Open an element; `{http://...}Object` is an object too."""
+        return super().start(_word(tag), attrs)
+
+    def end(self, tag: str, /) -> ElementTree.Element:
+        """Close it."""
+        return super().end(_word(tag))
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
         """Stop where one is declared."""
         raise _Doctype(name)
+
+
+def _word(tag: str) -> str:
+    return tag.rpartition("}")[2].lower()
 
 
 def picture(root: ElementTree.Element, label: Path, path: Path, lost: Counter[str]) -> Picture:
@@ -131,7 +145,7 @@ def picture(root: ElementTree.Element, label: Path, path: Path, lost: Counter[st
     """
     names: list[str] = []
     boxes: list[list[float]] = []
-    for thing in root.findall("object"):
+    for thing in root.iter("object"):  # some tools put them into a list
         box = thing.find("bndbox")
         if box is None:
             lost["objects without a bndbox"] += 1
