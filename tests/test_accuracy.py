@@ -584,3 +584,12 @@ def test_features_elsewhere_or_of_other_classes_are_told():
         compute_accuracy(FOUND, TRUTH.set_geometry(TRUTH.translate(90_000, 0)))
     with pytest.warns(UserWarning, match=r"no class of the detections \(A\) is one of the labels' \(a, b\)"):
         compute_accuracy(FOUND.assign(label="A"), TRUTH)
+
+
+def test_classes_and_scores_in_other_columns_are_told():
+    with pytest.warns(UserWarning, match="'A' and 'a' count as several classes; .* the same name on both sides"):
+        compute_accuracy(FOUND.assign(label=["A", *FOUND["label"][1:]]), TRUTH)
+    with pytest.warns(UserWarning, match="has no column 'score', .* rename the column 'Confidence'"):
+        compute_accuracy(FOUND.rename(columns={"score": "Confidence"}), TRUTH)
+    with pytest.warns(UserWarning, match="frame of labels has no column 'label'; label_field= .* another: class"):
+        compute_accuracy(FOUND, TRUTH.rename(columns={"label": "class"}))

@@ -12,7 +12,7 @@ from pyproj import CRS
 
 from geodetect.boxes import area
 from geodetect.errors import LabelsError, NotGeoreferenced, warn
-from geodetect.vector.classes import class_names
+from geodetect.vector.classes import class_names, unread_columns, warn_of_likenesses
 from geodetect.vector.datum import warn_of_shift
 from geodetect.vector.labels import area_in
 from geodetect.vector.objects import (
@@ -31,6 +31,7 @@ from geodetect.vector.placing import Placed, moved, no_degrees, placed
 
 ALL = "all"  # the row of all classes together
 _TOLD = 3  # classes that a warning names
+_SCORE_COLUMNS = ("score", "scores", "confidence", "conf", "probability", "prob")  # as programs call it
 _ONE_CLASS = "object"  # the name of a row where classes do not count and there is not just one
 _UPRIGHT = 0.95  # share of its envelope that an upright rectangle fills; one turned by 1.5 degrees fills less
 _POINT = shapely.GeometryType.POINT
@@ -78,10 +79,16 @@ def detected(features: Features, crs: CRS | None, inside: shapely.Geometry | Non
     Raises:
         LabelsError: if a score is missing or not a finite number, or there are other geometries than polygons.
     """
+    unread_columns(features, None, "rename the one that holds the class to it")
     objects = objects_of(features, _names(features), apart=False)
     _refuse_but(_AREAL, objects)
     frame = _framed(objects, _placed(objects, crs, inside, features.name), crs, inside)
     if "score" not in features.frame.columns:
+        if other := [name for name in features.frame.columns if str(name).lower() in _SCORE_COLUMNS]:
+            warn(
+                f"{features.name} has no column 'score', so that every detection scores 1 and ap and the curve say "
+                f"nothing; rename the column {other[0]!r} if it holds the scores"
+            )
         return frame.assign(score=1.0)
     scores = pd.to_numeric(features.frame["score"], errors="coerce").to_numpy(float)
     unknown = ~np.isfinite(scores)
@@ -108,6 +115,7 @@ def true_objects(
     Raises:
         LabelsError: if there are lines, or points and no radius.
     """
+    unread_columns(features, label_field)
     objects = objects_of(features, _names(features, label_field))
     if point_radius_m is None and (shapely.get_type_id(objects.geometry[objects.used]) == _POINT).any():
         raise points_need_radius(features.name)
@@ -263,6 +271,8 @@ def one_naming(
                 UserWarning,
                 stacklevel=3,
             )
+        else:
+            warn_of_likenesses(names, "them the same name on both sides")
     else:
         names = names if len(names) == 1 else [_ONE_CLASS]
         found, truth = (f.assign(group=names[0], label=f["label"].fillna(names[0])) for f in (found, truth))

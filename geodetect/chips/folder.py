@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import unicodedata
-import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +17,9 @@ from geodetect.chips.formats.picture import TEST, TRAIN, UNLISTED, VALID, counte
 from geodetect.chips.pictures import PictureCutter
 from geodetect.chips.sources import Source
 from geodetect.errors import LabelsError
-from geodetect.vector.classes import renaming, unmatched
+from geodetect.vector.classes import renaming, unmatched, warn_of_identifiers, warn_of_likenesses
+
+_OF_FOLDERS = (".csv", ".json", ".yaml", ".yml", ".xml", ".txt", ".emd")  # files of folders of chips
 
 
 def from_folder(
@@ -64,6 +64,7 @@ def from_folder(
             f"{report and f' ({report})'}"
         )
     source = cutter.source(train, f"{len(parts.train):,} pictures of {folder.name}")
+    warn_of_identifiers(len(source.classes), sum(len(plan.boxes) for plan in source.plans), str(folder))
     number = np.array([source.classes.index(name) if name in source.classes else -1 for name in cutter.classes])
     return replace(
         source,
@@ -86,6 +87,8 @@ def _checked(folder: str | Path | Sequence[str | Path], argument: str) -> Path:
         raise LabelsError(f"{expected}; got {got}")
     folder = Path(expanded(folder))
     if not folder.is_dir():
+        if folder.suffix.lower() in _OF_FOLDERS and folder.is_file():
+            raise LabelsError(f"{expected}; got the file {folder}; give the folder of labels and pictures")
         raise LabelsError(f"{expected}; got {folder}, which is {f'a file{hint}' if folder.exists() else 'not there'}")
     return folder
 
@@ -110,20 +113,8 @@ def _renamed(content: Folder, class_mapping: Mapping[Any, str | None] | None) ->
             f"{', '.join(map(repr, odd))}; save its labels as UTF-8, or rename the classes with "
             "class_mapping={old: new}"
         )
-    _warn_of_likenesses(names)
+    warn_of_likenesses(names)
     return rename, unmatched(new, [*content.classes, *(value for value, _ in content.values)])
-
-
-def _warn_of_likenesses(names: Iterable[str]) -> None:
-    """Warn of classes that people take for one: they differ in capitals, blanks or Unicode form alone."""
-    alike: dict[str, list[str]] = defaultdict(list)
-    for name in sorted(names):
-        words = unicodedata.normalize("NFKC", name).casefold().replace("_", " ").replace("-", " ").split()
-        alike[" ".join(words)].append(name)
-    for first, *others in (group for group in alike.values() if len(group) > 1):
-        told = " and ".join(map(repr, (first, *others)))
-        mapping = dict.fromkeys(others, first)
-        warnings.warn(f"{told} count as several classes; if they are one, give class_mapping={mapping}", stacklevel=5)
 
 
 class _Parts(NamedTuple):

@@ -12,6 +12,7 @@ import shapely
 from geodetect.chips.chip import ChipPlan
 from geodetect.chips.cut import MIN_SIDE, Cutting, Fate, in_no_chip, plan_chips, reasons, with_negatives
 from geodetect.chips.formats.picture import sentence
+from geodetect.chips.placed import on_map
 from geodetect.errors import LabelsError, NotGeoreferenced, RasterError
 from geodetect.raster import Held, RasterReader, Rasters, Reader, scenes_of
 from geodetect.vector.labels import Labels, read_area_on, read_labels_on
@@ -73,7 +74,7 @@ def from_raster(
     check_alike(readers, "rasters")
     side = cutting.side([reader.grid.shape for reader in readers])
     found = read_labels_on(
-        labels,
+        on_map(labels, raster),
         [reader.grid for reader in readers],
         label_field=label_field,
         layer=layer,
