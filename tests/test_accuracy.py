@@ -593,3 +593,14 @@ def test_classes_and_scores_in_other_columns_are_told():
         compute_accuracy(FOUND.rename(columns={"score": "Confidence"}), TRUTH)
     with pytest.warns(UserWarning, match="frame of labels has no column 'label'; label_field= .* another: class"):
         compute_accuracy(FOUND, TRUTH.rename(columns={"label": "class"}))
+
+
+def test_outcomes_are_no_detections():
+    with pytest.raises(LabelsError, match=r'holds outcomes, and 3 of them .* leave out those whose outcome is "FN"'):
+        compute_accuracy(compute_accuracy(FOUND, TRUTH).features, TRUTH)
+
+
+def test_warnings_point_to_the_line_that_called():
+    with pytest.warns(UserWarning, match="lie apart") as told:
+        compute_accuracy(FOUND, TRUTH.set_geometry(TRUTH.translate(90_000, 0)))
+    assert told[0].filename == __file__

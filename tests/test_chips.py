@@ -951,3 +951,9 @@ def test_a_second_folder_has_to_be_of_one_kind_with_the_first(upright: PaintedSc
         gd.prepare_data(cars, valid_path=5)  # type: ignore[arg-type]
     with pytest.raises(LabelsError, match=r"^valid_path must be .* got .*gone, which is not there"):
         gd.prepare_data(cars, valid_path=tmp_path / "gone")
+
+
+def test_a_chip_is_shown_in_a_line(upright: PaintedScene) -> None:
+    chip = gd.prepare_data(upright.path, labels=upright.truth, chip_size=64).train[0]
+    assert repr(chip).startswith("Chip(3 x 64 x 64 uint16, Boxes(")
+    assert "\n" not in repr(chip)

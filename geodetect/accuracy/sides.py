@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pandas as pd
 import shapely
@@ -92,6 +90,11 @@ def detected(features: Features, crs: CRS | None, inside: shapely.Geometry | Non
         return frame.assign(score=1.0)
     scores = pd.to_numeric(features.frame["score"], errors="coerce").to_numpy(float)
     unknown = ~np.isfinite(scores)
+    if unknown.any() and "outcome" in features.frame.columns:  # what compute_accuracy gives and saves
+        raise LabelsError(
+            f"{features.name} holds outcomes, and {unknown.sum():,} of them are objects without a score that were "
+            'missed; leave out those whose outcome is "FN"'
+        )
     if unknown.any():
         raise LabelsError(
             f"{features.name} has {unknown.sum():,} detections whose score is missing or not a number; "
@@ -224,11 +227,7 @@ def warn_of_apart(found: GeoDataFrame, truth: GeoDataFrame) -> None:
         ours, theirs = found.total_bounds, truth.total_bounds
         if (ours[:2] > theirs[2:]).any() or (theirs[:2] > ours[2:]).any():
             ours, theirs = (", ".join(f"{edge:.6g}" for edge in edges) for edges in (ours, theirs))
-            warnings.warn(
-                f"detections and labels lie apart, at {ours} and {theirs} (x1, y1, x2, y2), so none can match",
-                UserWarning,
-                stacklevel=3,
-            )
+            warn(f"detections and labels lie apart, at {ours} and {theirs} (x1, y1, x2, y2), so none can match")
 
 
 def warn_of_rotated(found: GeoDataFrame) -> None:
@@ -237,10 +236,9 @@ def warn_of_rotated(found: GeoDataFrame) -> None:
     envelopes = area(shapely.bounds(found.geometry.to_numpy()))
     solid = envelopes > 0
     if solid.any() and np.median(areas[solid] / envelopes[solid]) < _UPRIGHT:
-        warnings.warn(
+        warn(
             "the detections are not upright rectangles, so their envelopes overlap more than they do; "
-            'shape="polygon" is fairer',
-            stacklevel=3,
+            'shape="polygon" is fairer'
         )
 
 
@@ -265,11 +263,9 @@ def one_naming(
         found, truth = found.assign(group=found["label"]), truth.assign(group=truth["label"])
         ours, theirs = (sorted(frame["group"].unique()) for frame in (found, truth))
         if ours and theirs and not set(ours) & set(theirs):
-            warnings.warn(
+            warn(
                 f"no class of the detections ({', '.join(ours[:_TOLD])}) is one of the labels' "
-                f"({', '.join(theirs[:_TOLD])}), so none can match; by_class=False takes all as one",
-                UserWarning,
-                stacklevel=3,
+                f"({', '.join(theirs[:_TOLD])}), so none can match; by_class=False takes all as one"
             )
         else:
             warn_of_likenesses(names, "them the same name on both sides")

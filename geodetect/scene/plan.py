@@ -9,7 +9,6 @@ Shapes: K classes.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +29,7 @@ from geodetect.errors import (
     OutputError,
     is_share,
     is_whole,
+    warn,
 )
 from geodetect.grid import Grid, Window
 from geodetect.raster import RasterReader, Rasters, Reader, opened_as
@@ -217,11 +217,7 @@ def check_place(grid: Grid, outputs: Sequence[Path]) -> None:
                 f"write {output.stem}.gpkg instead"
             )
     where = "pixels, x right and y down" if grid.transform is None else "the plane of its transform"
-    warnings.warn(
-        f"{grid.name} has no coordinate reference system: the result is in {where}, and has none either",
-        UserWarning,
-        stacklevel=3,
-    )
+    warn(f"{grid.name} has no coordinate reference system: the result is in {where}, and has none either")
 
 
 def _check_shift(grid: Grid, crs: CRS, names: Sequence[str]) -> None:
