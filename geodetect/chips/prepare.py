@@ -18,7 +18,7 @@ from geodetect.chips.folder import from_folder
 from geodetect.chips.formats.picture import counted, sentence
 from geodetect.chips.pictures import PictureReader
 from geodetect.chips.sources import Source, from_raster
-from geodetect.chips.split import parted
+from geodetect.chips.split import Parts, parted
 from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced, is_whole
 from geodetect.facts import listed
 from geodetect.raster import Rasters
@@ -135,11 +135,11 @@ def prepare_data(
             argument="valid_path",
         )
     if held is not None:
-        parts, report = [found.plans, _renumbered(held, found), spared], sentence(report, _beside(held, found))
+        parts = Parts(found.plans, _renumbered(held, found), [], _beside(held, found))
     else:
         parts = parted(found.plans, val_split_pct, split, seed)
-        parts[-1] += spared
-    train, valid, left_out = (Chips(part) for part in parts)
+    report = sentence(report, parts.report)
+    train, valid, left_out = Chips(parts.train), Chips(parts.valid), Chips(parts.left_out + spared)
     seen = {label for plan in train.plans for label in plan.boxes.labels}
     unseen = listed(name for label, name in enumerate(found.classes) if label not in seen)
     report = sentence(report, f"no chip to train on holds a box of {unseen}" if unseen else "")
