@@ -253,7 +253,7 @@ class Detector:
         if pixels.ndim != 4 or 0 in pixels.shape[2:]:  # noqa: PLR2004
             raise ArgumentError(f"pixels must be (B, C, H, W) with H and W above 0; got shape {tuple(pixels.shape)}")
         if pixels.shape[1] != len(self.bands):
-            remedy = "choose as many with `bands` (the same band may be named more than once)"
+            remedy = "give as many, for example those of an array (C, H, W) by pixels[[0, 1, 2]]"
             if pixels.shape[3] < min(pixels.shape[1:3]):
                 remedy = "the bands seem to come last, and np.moveaxis(pixels, -1, -3) puts them first, as (C, H, W)"
             raise ModelError(
