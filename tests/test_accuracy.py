@@ -581,7 +581,7 @@ def test_real_footprints_are_found_in_degrees(real_data):
 
 def test_classes_that_look_alike_are_told():
     truth = TRUTH.assign(label=["A", *TRUTH["label"][1:]])
-    with pytest.warns(UserWarning, match=r"'A' and 'a' count as several classes; .* \{'a': 'A'\}"):
+    with pytest.warns(UserWarning, match="'A' and 'a' count as several classes; .* same name"):
         compute_accuracy(FOUND, truth)
 
 
@@ -590,3 +590,23 @@ def test_features_elsewhere_or_of_other_classes_are_told():
         compute_accuracy(FOUND, TRUTH.set_geometry(TRUTH.translate(90_000, 0)))
     with pytest.warns(UserWarning, match=r"no class of the detections \(A\) is one of the labels' \(a, b\)"):
         compute_accuracy(FOUND.assign(label="A"), TRUTH)
+
+
+def test_classes_and_scores_in_other_columns_are_told():
+    with pytest.warns(UserWarning, match="'A' and 'a' count as several classes; .* the same name on both sides"):
+        compute_accuracy(FOUND.assign(label=["A", *FOUND["label"][1:]]), TRUTH)
+    with pytest.warns(UserWarning, match="has no column 'score', .* rename the column 'Confidence'"):
+        compute_accuracy(FOUND.rename(columns={"score": "Confidence"}), TRUTH)
+    with pytest.warns(UserWarning, match="frame of labels has no column 'label'; label_field= .* another: class"):
+        compute_accuracy(FOUND, TRUTH.rename(columns={"label": "class"}))
+
+
+def test_outcomes_are_no_detections():
+    with pytest.raises(LabelsError, match=r'holds outcomes, and 3 of them .* leave out those whose outcome is "FN"'):
+        compute_accuracy(compute_accuracy(FOUND, TRUTH).features, TRUTH)
+
+
+def test_warnings_point_to_the_line_that_called():
+    with pytest.warns(UserWarning, match="lie apart") as told:
+        compute_accuracy(FOUND, TRUTH.set_geometry(TRUTH.translate(90_000, 0)))
+    assert told[0].filename == __file__

@@ -248,7 +248,7 @@ def test_a_picture_of_the_batch(upright: PaintedScene) -> None:
         ({"sampler": "rare"}, 'sampler must be "balanced" or None'),
         ({"min_visible": 2}, "min_visible must lie between 0 and 1"),
         ({"pixel_size_m": 30}, "no chip of upright.tif holds a label"),
-        ({"class_mapping": {"red": None, "blue": None}}, "without a class"),
+        ({"class_mapping": {"red": None, "blue": None}}, "dropped by class_mapping"),
         ({"chip_size": 1024}, 'split="random"'),
         ({"bands": (1, 9)}, "9"),
         ({"label_field": "kind"}, "kind"),
@@ -423,7 +423,7 @@ def _filled(folder: Path, value: float = -9999) -> Path:
 def test_undeclared_no_data_is_told_of_and_kept_out_of_the_stretch(upright: PaintedScene, tmp_path: Path) -> None:
     options = {"labels": _labels(upright), "chip_size": 64, "split": "random", "negatives": 9}
     with pytest.warns(
-        UserWarning, match=r"pixels to train on hold -9999, far from .* nodata=-9999 .*without it"
+        UserWarning, match=r"pixels to train on hold -9999, far from .* nodata=-9999.*without it"
     ) as told:
         data = gd.prepare_data(_filled(tmp_path), **options)
     assert len(told) == 1
@@ -794,6 +794,7 @@ def test_classes_that_a_format_would_lose_are_refused_before_the_work(
     assert not (tmp_path / "chips").exists()
 
 
+@pytest.mark.filterwarnings("ignore:no block of ground parts")  # four chips of 128 px overlap on 224 x 160
 @pytest.mark.parametrize("metadata_format", FORMATS)
 def test_boxes_of_two_pixels_are_read_back(upright: PaintedScene, tmp_path: Path, metadata_format: str) -> None:
     # Corners at all kinds of fractions, which are written in hundredths of a pixel.
@@ -839,6 +840,25 @@ def test_yolo_lists_the_chips_of_both_parts(upright: PaintedScene, tmp_path: Pat
     assert [len(lines) for lines in listed.values()] == [len(ours.train), len(ours.valid)]
     for part in ("train", "valid"):
         assert _content_of(getattr(read, part)) == _content_of(getattr(ours, part))
+
+
+@pytest.mark.parametrize(
+    ("options", "told", "lists"),
+    [
+        ({"chip_size": 128, "overlap": 96}, r"the \d+ chips.*at random.*ground that is trained on.*overlap smaller", 2),
+        ({"chip_size": 256}, r"1 chip\(s\) cannot be split.*chip_size smaller", 0),
+    ],
+)
+def test_yolo_says_where_blocks_cannot_part_the_chips(
+    upright: PaintedScene, tmp_path: Path, options: dict[str, int], told: str, lists: int
+) -> None:
+    with pytest.warns(UserWarning, match=told):
+        out = gd.export_training_data(
+            upright.path, _labels(upright), tmp_path / "chips", metadata_format="yolo", progress=False, **options
+        )
+    assert len(list(out.glob("*.txt"))) == lists
+    (tmp_path / "coco").mkdir()  # which has no parts
+    gd.export_training_data(upright.path, _labels(upright), tmp_path / "coco", progress=False, **options)
 
 
 def test_coco_of_other_tools(upright: PaintedScene, tmp_path: Path) -> None:
@@ -951,3 +971,9 @@ def test_a_second_folder_has_to_be_of_one_kind_with_the_first(upright: PaintedSc
         gd.prepare_data(cars, valid_path=5)  # type: ignore[arg-type]
     with pytest.raises(LabelsError, match=r"^valid_path must be .* got .*gone, which is not there"):
         gd.prepare_data(cars, valid_path=tmp_path / "gone")
+
+
+def test_a_chip_is_shown_in_a_line(upright: PaintedScene) -> None:
+    chip = gd.prepare_data(upright.path, labels=upright.truth, chip_size=64).train[0]
+    assert repr(chip).startswith("Chip(3 x 64 x 64 uint16, Boxes(")
+    assert "\n" not in repr(chip)

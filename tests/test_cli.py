@@ -154,7 +154,8 @@ def test_values(command: str, options: str, name: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ("nothing", "No such command 'nothing'"),
+        ("nothing", "no command 'nothing'; see geodetect --help"),
+        ("detct scene.tif", "no command 'detct'; is detect meant?"),
         ("detect a.tif", "Missing argument 'MODEL'"),
         ("info --colour x", "No such option"),
         ("detect a b c --bands red,", "by number from 1 or by name, such as 1,2,3 or red,nir; got 'red,'"),

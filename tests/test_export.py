@@ -268,6 +268,23 @@ def test_geodeep_finds_what_the_detector_finds(suburb: tuple[Detector, np.ndarra
 
 
 @needs_onnx
+def test_ultralytics_finds_what_the_detector_finds(suburb: tuple[Detector, np.ndarray], suburb_onnx: Path) -> None:
+    ultralytics = pytest.importorskip("ultralytics", exc_type=ImportError)  # OpenCV needs libraries of the system
+    detector, pixels = suburb
+    floor = floor_of(detector, pixels)
+    # All candidates, as its suppression works on coordinates that are moved apart by class, which rounds them.
+    options = {"imgsz": 128, "conf": floor, "iou": 1.0, "max_det": 10_000, "device": "cpu", "verbose": False}
+    program = ultralytics.YOLO(suburb_onnx)  # which knows its task from the file
+    for chip in pixels:
+        (found,) = program.predict(np.ascontiguousarray(chip[::-1].transpose(1, 2, 0)), **options)  # BGR
+        assert [found.names[k] for k in range(len(CLASSES))] == CLASSES
+        boxes = found.boxes
+        got = Boxes(boxes.xyxy.numpy(), boxes.cls.numpy().astype(int), boxes.conf.numpy())
+        (due,) = detector.detect(chip[None], min_score=floor, nms_iou=1.0)
+        assert_same(best_of_each(got), best_of_each(due))
+
+
+@needs_onnx
 def test_every_picture_of_a_batch_reads_as_deepness_reads_it(
     suburb: tuple[Detector, np.ndarray], suburb_onnx: Path
 ) -> None:

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shapely
 from PIL import Image
 
 import geodetect as gd
 from geodetect.chips.formats import read_folder
 from geodetect.chips.formats.text import number
+from geodetect.chips.placed import on_map
 from geodetect.errors import LabelsError
-from tests.fakes import write_raster
+from tests.fakes import PaintedScene, write_raster
 from tests.test_formats import boxes_of, text, thing, voc
 
 SIDE = 64
@@ -642,6 +644,37 @@ def test_a_csv_as_deepforest_has_it(tmp_path: Path, content: str) -> None:
     assert found.pop("c.png", []) == []
     assert found == {"a.png": [("Tree", [1, 2, 30, 40])], "b.png": [("Dead", [5.5, 6, 20, 21])]}
     assert gd.prepare_data(tmp_path).classes == ["Dead", "Tree"]
+
+
+def test_a_csv_labels_the_raster_that_it_names(scenes: dict[str, PaintedScene], tmp_path: Path) -> None:
+    scene = scenes["rotated"]
+    rows = [f"x/{scene.path.stem}.PNG,{','.join(map(str, box))},Tree" for box in scene.boxes.xyxy]
+    path = text(
+        tmp_path / "trees.csv", "\n".join(["image_path,xmin,ymin,xmax,ymax,label", *rows, "b.png,1,2,3,4,Tree"])
+    )
+    for raster in (scene.path, [scene.path]):
+        with pytest.warns(UserWarning, match=r"trees\.csv lists boxes of b\.png too"):
+            labels = on_map(path, raster)
+        assert np.allclose(shapely.area(labels.geometry), shapely.area(scene.truth.geometry), rtol=1e-9)
+        assert np.allclose(labels.geometry.centroid.get_coordinates(), scene.truth.geometry.centroid.get_coordinates())
+    with pytest.warns(UserWarning, match=r"trees\.csv lists boxes of b\.png too"):
+        assert gd.prepare_data(scene.path, path, chip_size=64).classes == ["Tree"]
+    with pytest.raises(LabelsError, match=r"lists boxes of b\.png; got .*\.tif"):
+        on_map(text(path, "image_path,xmin,ymin,xmax,ymax,label\nb.png,1,2,3,4,Tree\n"), scene.path)
+    with pytest.raises(LabelsError, match="its boxes are in pixels"):
+        gd.compute_accuracy(path, path)
+
+
+def test_a_csv_labels_a_picture_without_a_place(tmp_path: Path) -> None:
+    pictures(tmp_path / "a.png")
+    path = text(tmp_path / "a.csv", "image_path,xmin,ymin,xmax,ymax,label,width,height\na.png,2,4,20,24,Tree,128,128\n")
+    assert on_map(path, tmp_path / "a.png").total_bounds.tolist() == [1, 2, 10, 12]  # half as wide as it was
+
+
+@pytest.mark.parametrize("name", ["a.csv", "data.yaml", "instances.json"])
+def test_a_file_of_labels_is_no_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(LabelsError, match=f"got the file .*{name}; give the folder of labels and pictures"):
+        gd.prepare_data(text(tmp_path / name, "a"))
 
 
 def test_a_csv_whose_corners_are_no_numbers(tmp_path: Path) -> None:

@@ -289,6 +289,9 @@ def test_notebooks_tell_and_do_not_define(path: Path) -> None:
     names = [each.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for each in node.names]
     assert not any(name.startswith("_") for name in names)
     assert not any(isinstance(node, Function | ast.ClassDef) for node in ast.walk(tree))
+    assert not any(
+        keyword.arg == "progress" for node in ast.walk(tree) if isinstance(node, ast.Call) for keyword in node.keywords
+    )
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

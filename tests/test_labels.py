@@ -161,7 +161,7 @@ def test_mapping_renames_drops_and_leaves_the_rest() -> None:
     frame = _frame(outlines([*BOXES, [70, 70, 80, 80], [90, 90, 99, 99]]), label=[1.0, 2.0, 3.0, 4.0])
     labels = read_labels(frame, GRID, class_mapping={1: "car", "2": "boat", 3: None})
     assert labels.names.tolist() == ["car", "boat", "4"]
-    assert "left out 1 without a class" in labels.report
+    assert "left out 1 dropped by class_mapping" in labels.report
 
 
 def test_features_without_a_class_are_left_out() -> None:
@@ -169,7 +169,7 @@ def test_features_without_a_class_are_left_out() -> None:
     labels = read_labels(frame, GRID)
     assert labels.names.tolist() == ["a"]
     assert labels.report == "1 object of 1 class from the frame of labels; left out 2 without a class"
-    with pytest.raises(LabelsError, match="3 without a class"):
+    with pytest.raises(LabelsError, match="2 without a class, 1 dropped by class_mapping"):
         read_labels(frame, GRID, class_mapping={"a": None})
 
 
@@ -194,6 +194,45 @@ def test_a_mapping_gives_text_and_says_what_it_does_not_find() -> None:
     ):
         with pytest.raises(ArgumentError, match=told):
             read_labels(frame, GRID, class_mapping=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("mapping", "told"),
+    [
+        ({"pools": "water", "car": "van"}, "nothing is called pools, .* use pool for pools"),
+        ({"Pool": "water"}, "nothing is called Pool, .* use pool for Pool"),
+        ({"roof": None}, "nothing is called roof, .* the classes are called car, pool"),
+    ],
+)
+def test_a_mapping_that_looks_like_a_mistake_is_a_warning(mapping: dict[str, str | None], told: str) -> None:
+    with pytest.warns(UserWarning, match=told) as warnings:
+        labels = read_labels(_frame(outlines(BOXES), label=["car", "pool"]), GRID, class_mapping=mapping)
+    assert warnings[0].filename == __file__
+    assert "nothing is called" in labels.report
+
+
+def test_classes_that_look_alike_are_a_warning() -> None:
+    with pytest.warns(UserWarning, match=r"'Car' and 'car' count as several classes; .* class_mapping={'car': 'Car'}"):
+        assert set(read_labels(_frame(outlines(BOXES), label=["car", "Car"]), GRID).names) == {"car", "Car"}
+
+
+def test_a_column_of_identifiers_is_a_warning() -> None:
+    boxes = [[x, y, x + 3, y + 3] for x in range(0, 60, 6) for y in range(0, 42, 6)]
+    frame = _frame(outlines(boxes), id=range(len(boxes)), kind=["car", "pool"] * 35)
+    with pytest.warns(UserWarning, match="70 classes for 70 objects, .* the column of the class with label_field="):
+        read_labels(frame, GRID, label_field="id")
+    assert set(read_labels(frame, GRID, label_field="kind").names) == {"car", "pool"}
+
+
+def test_columns_that_may_hold_the_class_are_told(tmp_path: Path) -> None:
+    columns = {"Class": ["car", "pool"] * 2, "kind": list("aabb"), "id": range(4), "area": [1.0, 1.0, 2.0, 2.0]}
+    frame = _frame(outlines([*BOXES, [70, 70, 80, 80], [90, 90, 99, 99]]), **columns)
+    with pytest.warns(UserWarning, match="labels has no column 'label'; label_field= .* another: Class, kind$"):
+        assert set(read_labels(frame, GRID).names) == {"object"}
+    frame.drop(columns="Class").to_file(tmp_path / "roofs.gpkg", engine="pyogrio")
+    labels = read_labels(tmp_path / "roofs.gpkg", GRID)
+    assert set(labels.names) == {"roofs"}
+    assert labels.report.endswith("from another: kind")
 
 
 def test_a_missing_column_is_named_with_those_there_are() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from geopandas.testing import assert_geodataframe_equal
 
 import geodetect as gd
 from geodetect.boxes import iou
@@ -149,6 +150,17 @@ def test_predictions_of_an_array_and_of_a_file_have_the_same_floors(
     model = gd.RetinaNet.from_model(trained.save(tmp_path / "squares.safetensors"))
     model.detector.min_score = {"blue": 1.0, "red": 1.0}
     assert set(model.predict(data.valid[0].pixels, min_score={"red": 0.05})["label"]) <= {"red"}
+
+
+def test_predict_says_where_bands_belong_and_leaves_masked_pixels_out(
+    trained: gd.RetinaNet, data: gd.DetectionData
+) -> None:
+    pixels = data.valid[0].pixels
+    with pytest.raises(ModelError, match=r"bands seem to come last, and np\.moveaxis\(pixels, -1, -3\) puts"):
+        trained.predict(np.moveaxis(pixels, 0, -1))
+    masked = np.ma.masked_array(pixels, np.broadcast_to(np.arange(pixels.shape[1])[:, None] < 20, pixels.shape))
+    empty = np.where(masked.mask, np.nan, pixels.astype(np.float32))
+    assert_geodataframe_equal(trained.predict(masked, min_score=0.05), trained.predict(empty, min_score=0.05))
 
 
 def test_scores_and_pictures(trained: gd.RetinaNet) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import geopandas as gpd
 import numpy as np
 import pytest
+import shapely
 from PIL import Image, ImageOps
 
+import geodetect as gd
 from geodetect.chips.pictures import PictureReader
 from geodetect.grid import Grid, Window
 from geodetect.raster import RasterReader, TurnedReader
@@ -109,3 +112,25 @@ def test_scenes_are_read_as_they_are_stored(tmp_path: Path) -> None:
     with RasterReader(picture(tmp_path / "a.png", 6)) as reader:
         assert reader.grid.shape == SHAPE
         assert reader.orientation == 6
+
+
+class Nothing:
+    """A detector that finds nothing."""
+
+    classes, bands, chip_size, overlap, pixel_size_m, min_score = ["car"], (1, 2, 3), 16, 0, None, 0.5
+
+    def detect(self, pixels: np.ndarray) -> list[gd.Boxes]:
+        return [gd.Boxes(np.zeros((0, 4)), np.zeros(0, int), np.zeros(0)) for _ in pixels]
+
+
+def test_a_scene_that_viewers_turn_says_so(tmp_path: Path) -> None:
+    stored, upright = picture(tmp_path / "a.jpg", 6), picture(tmp_path / "b.jpg", 1)
+    with pytest.warns(
+        UserWarning, match=r"result is in pixels.*as they are stored.*Exif orientation 6.*exif_transpose"
+    ):
+        gd.detect_objects(stored, Nothing(), progress=False)
+    with pytest.warns(UserWarning, match="none either$"):
+        gd.detect_objects(upright, Nothing(), progress=False)
+    labels = gpd.GeoDataFrame({"label": ["car"] * 4}, geometry=[shapely.box(0, y, 6, y + 6) for y in (1, 9, 17, 25)])
+    with pytest.warns(UserWarning, match=r"labels are taken to be in the pixels of c\.jpg.*Exif orientation 6"):
+        gd.prepare_data(picture(tmp_path / "c.jpg", 6), labels, chip_size=8)

@@ -66,7 +66,7 @@ def test_pycocotools_and_torchvision_read_boxes_and_masks(exports: dict[str, Pat
 
 @pytest.mark.usefixtures("elsewhere")
 def test_ultralytics_reads_both_parts(exports: dict[str, Path]) -> None:
-    utils = pytest.importorskip("ultralytics.data.utils")
+    utils = pytest.importorskip("ultralytics.data.utils", exc_type=ImportError)
     from ultralytics.data.dataset import YOLODataset
 
     content = utils.check_det_dataset(exports["yolo"] / "data.yaml", autodownload=False)
@@ -87,7 +87,7 @@ def test_ultralytics_reads_both_parts(exports: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize("kind", ["coco", "voc", "yolo"])
 def test_supervision_reads_all(exports: dict[str, Path], kind: str) -> None:
-    data = pytest.importorskip("supervision").DetectionDataset
+    data = pytest.importorskip("supervision", exc_type=ImportError).DetectionDataset
     root = exports[kind]
     found = {
         "coco": lambda: data.from_coco(root / "images", root / "labels.json"),

@@ -158,12 +158,14 @@ def test_pictures_in_two_zones_lie_in_one_plane() -> None:
 def test_pictures_that_lie_nowhere_are_split_whole(odd: Grid) -> None:
     plans = _plans([*_row(UPRIGHT, UTM), odd])
     assert footprints_of(plans) is None
-    train, valid, left_out = parted(plans, 0.2, "blocks", 0)
+    train, valid, left_out, report = parted(plans, 0.2, "blocks", 0)
     assert (len(train), len(valid), len(left_out)) == (5, 2, 0)
+    assert "split at random" in report
+    assert "" == parted(plans, 0.2, "random", 0).report == parted(plans[:-1], 0.2, "blocks", 0).report
 
 
 def test_neighbouring_pictures_that_overlap_are_left_out() -> None:
-    train, valid, left_out = parted(_plans(_row(UPRIGHT, UTM, n=30, stride=16)), 0.2, "blocks", 0)
+    train, valid, left_out, _ = parted(_plans(_row(UPRIGHT, UTM, n=30, stride=16)), 0.2, "blocks", 0)
     x = [sorted(plan.grid.bounds[0] for plan in part) for part in (train, valid)]
     assert all(abs(a - b) >= 16 for a in x[0] for b in x[1])  # m: chips are 16 m wide
     assert left_out
@@ -173,14 +175,14 @@ def test_a_part_without_boxes_is_refused_only_when_it_is_the_training_part() -> 
     with pytest.raises(LabelsError, match="no training chip holds a box"):
         parted(_plans(_row(UPRIGHT, UTM), boxes=0), 0.2, "blocks", 0)
     plans = _plans(_row(UPRIGHT, None, n=1)) + _plans([Grid((32, 32))], boxes=0)
-    train, valid, _ = parted(plans, 0.2, "blocks", 0)
+    train, valid, *_ = parted(plans, 0.2, "blocks", 0)
     assert (len(train[0].boxes), len(valid[0].boxes)) == (1, 0)
 
 
 def test_every_world_file_is_rounded_a_little(tmp_path: Path) -> None:
     grids = _row(UPRIGHT @ Affine.translation(0.01, 0), UTM)
     near = [Grid((32, 32), grid.transform @ Affine.translation(0.1 * (i % 2), 0), UTM) for i, grid in enumerate(grids)]
-    _, _, left_out = parted(_plans(near), 0.2, "blocks", 0)
+    _, _, left_out, _ = parted(_plans(near), 0.2, "blocks", 0)
     assert left_out == []
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pandas as pd
 import shapely
@@ -12,7 +10,7 @@ from pyproj import CRS
 
 from geodetect.boxes import area
 from geodetect.errors import LabelsError, NotGeoreferenced, warn
-from geodetect.vector.classes import class_names, warn_of_alike
+from geodetect.vector.classes import class_names, unread_columns, warn_of_likenesses
 from geodetect.vector.datum import warn_of_shift
 from geodetect.vector.degrees import near
 from geodetect.vector.labels import area_in
@@ -33,6 +31,7 @@ from geodetect.vector.placing import Placed, moved, no_degrees, placed
 
 ALL = "all"  # the row of all classes together
 _TOLD = 3  # classes that a warning names
+_SCORE_COLUMNS = ("score", "scores", "confidence", "conf", "probability", "prob")  # as programs call it
 _ONE_CLASS = "object"  # the name of a row where classes do not count and there is not just one
 _UPRIGHT = 0.95  # share of its envelope that an upright rectangle fills; one turned by 1.5 degrees fills less
 _POINT = shapely.GeometryType.POINT
@@ -88,13 +87,24 @@ def detected(
     Raises:
         LabelsError: if a score is missing or not a finite number, or there are other geometries than polygons.
     """
+    unread_columns(features, None, "rename the one that holds the class to it")
     objects = objects_of(features, _names(features), apart=False)
     _refuse_but(AREAL, objects)
     frame = _framed(objects, _placed(objects, crs, inside, features.name, longitude), crs, inside)
     if "score" not in features.frame.columns:
+        if other := [name for name in features.frame.columns if str(name).lower() in _SCORE_COLUMNS]:
+            warn(
+                f"{features.name} has no column 'score', so that every detection scores 1 and ap and the curve say "
+                f"nothing; rename the column {other[0]!r} if it holds the scores"
+            )
         return frame.assign(score=1.0)
     scores = pd.to_numeric(features.frame["score"], errors="coerce").to_numpy(float)
     unknown = ~np.isfinite(scores)
+    if unknown.any() and "outcome" in features.frame.columns:  # what compute_accuracy gives and saves
+        raise LabelsError(
+            f"{features.name} holds outcomes, and {unknown.sum():,} of them are objects without a score that were "
+            'missed; leave out those whose outcome is "FN"'
+        )
     if unknown.any():
         raise LabelsError(
             f"{features.name} has {unknown.sum():,} detections whose score is missing or not a number; "
@@ -119,6 +129,7 @@ def true_objects(
     Raises:
         LabelsError: if there are lines, or points and no radius.
     """
+    unread_columns(features, label_field)
     objects = objects_of(features, _names(features, label_field))
     if point_radius_m is None and (shapely.get_type_id(objects.geometry[objects.used]) == _POINT).any():
         raise points_need_radius(features.name)
@@ -231,11 +242,7 @@ def warn_of_apart(found: GeoDataFrame, truth: GeoDataFrame) -> None:
         ours, theirs = found.total_bounds, truth.total_bounds
         if (ours[:2] > theirs[2:]).any() or (theirs[:2] > ours[2:]).any():
             ours, theirs = (", ".join(f"{edge:.6g}" for edge in edges) for edges in (ours, theirs))
-            warnings.warn(
-                f"detections and labels lie apart, at {ours} and {theirs} (x1, y1, x2, y2), so none can match",
-                UserWarning,
-                stacklevel=3,
-            )
+            warn(f"detections and labels lie apart, at {ours} and {theirs} (x1, y1, x2, y2), so none can match")
 
 
 def warn_of_rotated(found: GeoDataFrame) -> None:
@@ -244,10 +251,9 @@ def warn_of_rotated(found: GeoDataFrame) -> None:
     envelopes = area(shapely.bounds(found.geometry.to_numpy()))
     solid = envelopes > 0
     if solid.any() and np.median(areas[solid] / envelopes[solid]) < _UPRIGHT:
-        warnings.warn(
+        warn(
             "the detections are not upright rectangles, so their envelopes overlap more than they do; "
-            'shape="polygon" is fairer',
-            stacklevel=3,
+            'shape="polygon" is fairer'
         )
 
 
@@ -272,14 +278,12 @@ def one_naming(
         found, truth = found.assign(group=found["label"]), truth.assign(group=truth["label"])
         ours, theirs = (sorted(frame["group"].unique()) for frame in (found, truth))
         if ours and theirs and not set(ours) & set(theirs):
-            warnings.warn(
+            warn(
                 f"no class of the detections ({', '.join(ours[:_TOLD])}) is one of the labels' "
-                f"({', '.join(theirs[:_TOLD])}), so none can match; by_class=False takes all as one",
-                UserWarning,
-                stacklevel=3,
+                f"({', '.join(theirs[:_TOLD])}), so none can match; by_class=False takes all as one"
             )
         else:
-            warn_of_alike(names, "rename by ")
+            warn_of_likenesses(names, "them the same name on both sides")
     else:
         names = names if len(names) == 1 else [_ONE_CLASS]
         found, truth = (f.assign(group=names[0], label=f["label"].fillna(names[0])) for f in (found, truth))

@@ -13,7 +13,7 @@ from geodetect.grid import Grid, Window
 from geodetect.raster import Reader
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Chip:
     """The pixels of one window of a raster.
 
@@ -26,6 +26,9 @@ class Chip:
     pixels: np.ndarray
     boxes: Boxes
     grid: Grid
+
+    def __repr__(self) -> str:
+        return f"Chip({' x '.join(map(str, self.pixels.shape))} {self.pixels.dtype}, {self.boxes!r}, {self.grid!r})"
 
 
 @dataclass(frozen=True, eq=False)

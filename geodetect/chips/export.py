@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -27,7 +26,7 @@ from geodetect.chips.formats.picture import TRAIN, UNLISTED, VALID, is_plain, se
 from geodetect.chips.outdir import check_spared, checked, is_complete, started
 from geodetect.chips.sources import Source, from_raster
 from geodetect.chips.split import parted
-from geodetect.errors import ArgumentError, LabelsError
+from geodetect.errors import ArgumentError, LabelsError, warn
 from geodetect.raster import CHIP_FORMATS, MaskedReader, Rasters, check_chip_format, files_of, write_chip
 from geodetect.vector.opening import Area, Vectors
 from geodetect.vector.writers import write_features
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
 _MAP = "chips"
 _WGS84 = CRS.from_epsg(4326)
 _VALID_SHARE = 0.2  # of chips in the part to validate on, where a format has parts; `prepare_data`'s own
+_WITH_PARTS = ("yolo",)  # formats that tell which part a chip is in
 _ON_MAP = 1000  # chips whose outlines are held at once
 
 
@@ -76,8 +76,8 @@ def export_training_data(
         labels: a vector file, several in a list, a folder or a pattern, or a GeoDataFrame, in any CRS.
         out_dir: a folder that is empty or not there yet.
         metadata_format: layout of the labels: "coco"; "voc"; "yolo", with lists of the chips to train and to validate
-            on, split as in `prepare_data`; "kitti"; "esri", which is ArcGIS' own with boxes as Pascal VOC; or
-            "deepforest", a CSV.
+            on, split as in `prepare_data`, or at random, with a warning, where blocks of ground cannot part them;
+            "kitti"; "esri", which is ArcGIS' own with boxes as Pascal VOC; or "deepforest", a CSV.
         chip_size: side of a chip in pixels.
         overlap: how much neighbouring chips share, in pixels; None is 0.
         chip_format: "tif" for GeoTIFFs; "png" (1 or 3 bands of 8 or 16 bits) and "jpg" (of 8 bits) say where they lie
@@ -126,14 +126,15 @@ def export_training_data(
     plan = _plan(source, files_of(raster)[0], [cutting, metadata_format, chip_format])
     paths = [out_dir / IMAGES / f"{number:09d}.{chip_format}" for number in range(len(source.plans))]
     if not overwrite and is_complete(out_dir, plan, paths):
-        warnings.warn(f"{out_dir} is complete already; overwrite=True cuts it anew", stacklevel=2)
+        warn(f"{out_dir} is complete already; overwrite=True cuts it anew")
         return out_dir
     place = _map_place(source)
     if not source.complete or place is None:
-        warnings.warn(sentence(source.report, "" if place else "no map, as no CRS holds all chips"), stacklevel=2)
+        warn(sentence(source.report, "" if place else "no map, as no CRS holds all chips"))
+    parts = _parts(source.plans, seed) if metadata_format in _WITH_PARTS else [None] * len(paths)
     with started(out_dir, plan, overwrite=overwrite) as workplace:
         pictures = _write_chips(source, paths, progress=progress)
-        _write_labels(out_dir, workplace, metadata_format, _described(source, pictures, seed))
+        _write_labels(out_dir, workplace, metadata_format, _described(source, pictures, parts))
         if place is not None:
             name, crs = place
             write_features(_map(source, pictures, crs), out_dir / name, workplace=workplace)
@@ -199,28 +200,36 @@ def _picture(path: Path, plan: ChipPlan, classes: Sequence[str]) -> Picture:
     return Picture(path, plan.boxes.xyxy, names, (plan.window.height, plan.window.width))
 
 
-def _described(source: Source, pictures: list[Picture], seed: int) -> Folder:
+def _described(source: Source, pictures: list[Picture], parts: Sequence[str | None]) -> Folder:
     """All that labels can say of the chips."""
     grid = source.plans[0].grid
     cell = None
     if grid.transform is not None:
         transform = grid.transform
         cell = float(np.hypot(transform.a, transform.d)), float(np.hypot(transform.b, transform.e))
-    parts = _parts(source.plans, seed)
     pictures = [replace(picture, part=part) for picture, part in zip(pictures, parts, strict=True)]
     return Folder(pictures, source.classes, crs=grid.crs, cell=cell, n_bands=len(source.bands))
 
 
 def _parts(plans: Sequence[ChipPlan], seed: int) -> list[str | None]:
-    """Which part each chip is in, as `prepare_data` would split them; all in none where they cannot be split."""
-    part_of = dict.fromkeys(map(id, plans), UNLISTED)
+    """Which part each chip is in, as `prepare_data` would split them, with a warning where blocks cannot part them."""
+    part_of: dict[int, str | None] = dict.fromkeys(map(id, plans), UNLISTED)
     for split in ("blocks", "random"):
         try:
-            train, valid, _ = parted(plans, _VALID_SHARE, split, seed)
+            train, valid, *_ = parted(plans, _VALID_SHARE, split, seed)
         except (ArgumentError, LabelsError):
             continue
+        if split == "random":
+            warn(
+                f"no block of ground parts the {len(plans)} chips, so that those to validate on are drawn at random "
+                "and show ground that is trained on; make chip_size or overlap smaller, or give more ground"
+            )
         part_of |= dict.fromkeys(map(id, train), TRAIN) | dict.fromkeys(map(id, valid), VALID)
         return [part_of[id(plan)] for plan in plans]
+    warn(
+        f"{len(plans)} chip(s) cannot be split, so that data.yaml names the same for training and validation; make "
+        "chip_size smaller, or give more ground"
+    )
     return [None] * len(plans)
 
 

@@ -17,7 +17,9 @@ from geodetect.chips.formats.picture import TEST, TRAIN, UNLISTED, VALID, counte
 from geodetect.chips.pictures import PictureCutter
 from geodetect.chips.sources import Source
 from geodetect.errors import LabelsError
-from geodetect.vector.classes import renaming, unmatched, warn_of_alike
+from geodetect.vector.classes import renaming, unmatched, warn_of_identifiers, warn_of_likenesses
+
+_OF_FOLDERS = (".csv", ".json", ".yaml", ".yml", ".xml", ".txt", ".emd")  # files of folders of chips
 
 
 def from_folder(
@@ -62,6 +64,7 @@ def from_folder(
             f"{report and f' ({report})'}"
         )
     source = cutter.source(train, f"{len(parts.train):,} pictures of {folder.name}")
+    warn_of_identifiers(len(source.classes), sum(len(plan.boxes) for plan in source.plans), str(folder))
     number = np.array([source.classes.index(name) if name in source.classes else -1 for name in cutter.classes])
     return replace(
         source,
@@ -84,6 +87,8 @@ def _checked(folder: str | Path | Sequence[str | Path], argument: str) -> Path:
         raise LabelsError(f"{expected}; got {got}")
     folder = Path(expanded(folder))
     if not folder.is_dir():
+        if folder.suffix.lower() in _OF_FOLDERS and folder.is_file():
+            raise LabelsError(f"{expected}; got the file {folder}; give the folder of labels and pictures")
         raise LabelsError(f"{expected}; got {folder}, which is {f'a file{hint}' if folder.exists() else 'not there'}")
     return folder
 
@@ -108,7 +113,7 @@ def _renamed(content: Folder, class_mapping: Mapping[Any, str | None] | None) ->
             f"{', '.join(map(repr, odd))}; save its labels as UTF-8, or rename the classes with "
             "class_mapping={old: new}"
         )
-    warn_of_alike(names, "give class_mapping=")
+    warn_of_likenesses(names)
     return rename, unmatched(new, [*content.classes, *(value for value, _ in content.values)])
 
 

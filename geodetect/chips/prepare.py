@@ -18,8 +18,9 @@ from geodetect.chips.folder import from_folder
 from geodetect.chips.formats.picture import counted, sentence
 from geodetect.chips.pictures import PictureReader
 from geodetect.chips.sources import Source, from_raster
-from geodetect.chips.split import parted
+from geodetect.chips.split import Parts, parted
 from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced, is_whole
+from geodetect.facts import listed
 from geodetect.raster import Rasters
 from geodetect.stretch import Sample, Stretch
 from geodetect.vector.opening import Area, Vectors
@@ -134,13 +135,13 @@ def prepare_data(
             argument="valid_path",
         )
     if held is not None:
-        parts, report = [found.plans, _renumbered(held, found), spared], sentence(report, _beside(held, found))
+        parts = Parts(found.plans, _renumbered(held, found), [], _beside(held, found))
     else:
         parts = parted(found.plans, val_split_pct, split, seed)
-        parts[-1] += spared
-    train, valid, left_out = (Chips(part) for part in parts)
+    report = sentence(report, parts.report)
+    train, valid, left_out = Chips(parts.train), Chips(parts.valid), Chips(parts.left_out + spared)
     seen = {label for plan in train.plans for label in plan.boxes.labels}
-    unseen = ", ".join(name for label, name in enumerate(found.classes) if label not in seen)
+    unseen = listed(name for label, name in enumerate(found.classes) if label not in seen)
     report = sentence(report, f"no chip to train on holds a box of {unseen}" if unseen else "")
     if not any(len(plan.boxes) for plan in valid.plans):
         report = sentence(report, "no chip to validate on holds a box, so that scores say nothing")
@@ -203,8 +204,8 @@ def _renumbered(held: Source, found: Source) -> list[ChipPlan]:
         )
     if held.classes and not set(held.classes) & set(found.classes):
         raise LabelsError(
-            f"what validates must have a class in common with the chips to train on, {', '.join(found.classes)}; "
-            f"got {', '.join(held.classes)}; class_mapping renames classes"
+            f"what validates must have a class in common with the chips to train on, {listed(found.classes)}; "
+            f"got {listed(held.classes)}; class_mapping renames classes"
         )
     number = np.array([found.classes.index(name) if name in found.classes else -1 for name in held.classes])
     return [plan.relabelled(number) for plan in held.plans]
@@ -214,7 +215,7 @@ def _beside(held: Source, found: Source) -> str:
     """What was read for validation, and how much of it is trained on as well."""
     seen = {_place(plan) for plan in found.plans}
     both = sum(_place(plan) in seen for plan in held.plans)
-    strange = ", ".join(sorted(set(held.classes) - set(found.classes)))
+    strange = listed(sorted(set(held.classes) - set(found.classes)))
     return sentence(
         f"to validate: {held.report}",
         counted(both, "chips in both parts, so that validation flatters"),

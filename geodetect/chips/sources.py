@@ -12,8 +12,9 @@ import shapely
 from geodetect.chips.chip import ChipPlan
 from geodetect.chips.cut import MIN_SIDE, Cutting, Fate, in_no_chip, plan_chips, reasons, with_negatives
 from geodetect.chips.formats.picture import sentence
-from geodetect.errors import LabelsError, NotGeoreferenced, RasterError
-from geodetect.raster import Held, RasterReader, Rasters, Reader, scenes_of
+from geodetect.chips.placed import on_map
+from geodetect.errors import LabelsError, NotGeoreferenced, RasterError, warn
+from geodetect.raster import Held, RasterReader, Rasters, Reader, scenes_of, turned_by_viewers
 from geodetect.vector.labels import Labels, read_area_on, read_labels_on
 from geodetect.vector.objects import listed
 from geodetect.vector.opening import Area, Vectors
@@ -71,9 +72,12 @@ def from_raster(
         for scene in scenes_of(raster, cutting.bands, cutting.nodata)
     ]
     check_alike(readers, "rasters")
+    for reader in readers:
+        if reader.grid.crs is None and (turned := turned_by_viewers(reader.orientation)):
+            warn(f"labels are taken to be in the pixels of {reader.name}{turned}")
     side = cutting.side([reader.grid.shape for reader in readers])
     found = read_labels_on(
-        labels,
+        on_map(labels, raster),
         [reader.grid for reader in readers],
         label_field=label_field,
         layer=layer,

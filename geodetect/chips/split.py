@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import shapely
@@ -41,8 +42,17 @@ class Split:
         return cls(np.flatnonzero(train), np.flatnonzero(valid), np.flatnonzero(~train & ~valid))
 
 
-def parted(plans: Sequence[ChipPlan], share: float, split: str, seed: int) -> list[list[ChipPlan]]:
-    """The chips that train, that validate, and that are left out.
+class Parts(NamedTuple):
+    """The chips that train, that validate, and that are left out, with what a report has to say of the split."""
+
+    train: list[ChipPlan]
+    valid: list[ChipPlan]
+    left_out: list[ChipPlan]
+    report: str = ""
+
+
+def parted(plans: Sequence[ChipPlan], share: float, split: str, seed: int) -> Parts:
+    """Split chips into those that train, that validate, and that are left out.
 
     Args:
         plans: chips of one raster or of many pictures.
@@ -76,7 +86,13 @@ def parted(plans: Sequence[ChipPlan], share: float, split: str, seed: int) -> li
             "no training chip holds a box; all of them fell to validation: give more ground, "
             "a smaller val_split_pct or another seed"
         )
-    return [[plans[i] for i in part] for part in (parts.train, parts.valid, parts.left_out)]
+    report = (
+        "whole pictures are split at random, as they do not say where on the ground they lie"
+        if split == "blocks" and footprints is None
+        else ""
+    )
+    train, valid, left_out = ([plans[i] for i in part] for part in (parts.train, parts.valid, parts.left_out))
+    return Parts(train, valid, left_out, report)
 
 
 def _numbered(groups: Iterable[Hashable]) -> Int[np.ndarray, "N"]:

@@ -39,6 +39,10 @@ def demo(out_dir: Path, *, epochs: int, seed: int, device: str | None, progress:
     """
     scenes, out_dir = _scenes(), Path(expanded(out_dir))
     _make_folder(out_dir)
+    click.echo(
+        f"The demo trains on a drawn suburb for {epochs} epochs, of some 5 s each on two idle cores, "
+        f"maps another suburb, and writes to {out_dir}"
+    )
     model = _trained(scenes, epochs=epochs, seed=seed, device=device, progress=progress)
     click.echo(f"Saved {model.save(out_dir / 'suburb.safetensors')}")
     score = _mapped(model, scenes, out_dir, progress=progress)

@@ -6,7 +6,6 @@ Shapes: B chips, C bands, H W pixels, K classes.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy, deepcopy
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ from torch import Tensor
 from geodetect.addresses import expanded
 from geodetect.boxes import Boxes
 from geodetect.detector import file
-from geodetect.errors import ArgumentError, ModelError, is_name, is_number, is_share, is_whole
+from geodetect.errors import ArgumentError, ModelError, is_name, is_number, is_share, is_whole, warn
 from geodetect.facts import html_table, listed, text_of
 from geodetect.network import precision as precisions
 from geodetect.network.batching import fastest, most_on_cpu
@@ -156,11 +155,7 @@ class Detector:
     def warn_if_untrained(self) -> None:
         """Warn if no training has changed how the network scores, so that it gives about 0.01 everywhere."""
         if self.network.class_head.gives_prior:
-            warnings.warn(
-                "this model has learnt nothing yet, and what it finds is random; train it with fit() first",
-                UserWarning,
-                stacklevel=3,
-            )
+            warn("this model has learnt nothing yet, and what it finds is random; train it first")
 
     @property
     def device(self) -> torch.device:
@@ -258,9 +253,11 @@ class Detector:
         if pixels.ndim != 4 or 0 in pixels.shape[2:]:  # noqa: PLR2004
             raise ArgumentError(f"pixels must be (B, C, H, W) with H and W above 0; got shape {tuple(pixels.shape)}")
         if pixels.shape[1] != len(self.bands):
+            remedy = "give as many, for example those of an array (C, H, W) by pixels[[0, 1, 2]]"
+            if pixels.shape[3] < min(pixels.shape[1:3]):
+                remedy = "the bands seem to come last, and np.moveaxis(pixels, -1, -3) puts them first, as (C, H, W)"
             raise ModelError(
-                f"the model takes {len(self.bands)} bands {self.bands}; got pixels of {pixels.shape[1]}; "
-                "choose as many with `bands` (the same band may be named more than once)"
+                f"the model takes {len(self.bands)} bands {self.bands}; got pixels of {pixels.shape[1]}; {remedy}"
             )
         return pixels
 

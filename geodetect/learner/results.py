@@ -83,6 +83,8 @@ def predict(detector: Detector, image: np.ndarray, min_score: Any, nms_iou: floa
     if not isinstance(image, np.ndarray) or image.ndim != 3:  # noqa: PLR2004
         got = f"shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise ArgumentError(f"image must be the path of a raster, or an array (C, H, W); got {got}")
+    if isinstance(image, np.ma.MaskedArray):
+        image = np.where(np.ma.getmaskarray(image), np.nan, image.data)  # which counts as the mean
     detector.warn_if_untrained()
     lowest = dict(zip(detector.classes, lowest_scores(min_score, detector), strict=True))
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ from geodetect.addresses import expanded
 from geodetect.chips import DetectionData
 from geodetect.detector import Detector, load_detector
 from geodetect.detector.file import check_output
-from geodetect.errors import OutputError, TrainingError
+from geodetect.errors import OutputError, TrainingError, warn
 from geodetect.export import export
 from geodetect.facts import html_table
 from geodetect.learner import gallery, outcome, results, start, training, tuning
@@ -103,7 +102,7 @@ class RetinaNet:
         own = partial(loss, box_weight=box_weight, alpha=focal_alpha, gamma=focal_gamma, giou=giou)
         self._become(detector, data, seed=seed, own_loss=own)
         for sentence in fill(detector, saved, str(weights)) if saved is not None else ():
-            warnings.warn(sentence, UserWarning, stacklevel=2)
+            warn(sentence)
         if freeze:
             self.freeze()
 
@@ -139,7 +138,7 @@ class RetinaNet:
         model = cls.__new__(cls)
         detector = load_detector(path, device=device)
         for sentence in adapt(detector, data, str(path)) if data is not None else ():
-            warnings.warn(sentence, UserWarning, stacklevel=2)
+            warn(sentence)
         model._become(detector, data)
         return model
 
@@ -384,4 +383,4 @@ class RetinaNet:
             told = fill(self._detector, saved, str(path))
             self._learner = self._state = self._history = None
         for sentence in told:
-            warnings.warn(sentence, UserWarning, stacklevel=2)
+            warn(sentence)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 
 from geodetect.chips import DetectionData
-from geodetect.errors import ArgumentError, TrainingError, check_seed, is_number, is_share
+from geodetect.errors import ArgumentError, TrainingError, check_seed, is_number, is_share, warn
 from geodetect.facts import listed
 from geodetect.learner import results
 from geodetect.learner.weights import WORDS, read
@@ -56,11 +55,9 @@ def check_boxes(data: DetectionData) -> None:
     names = data.classes
     missing = set(range(len(names))) - {int(k) for plan in data.train.plans for k in plan.boxes.labels}
     if missing:
-        warnings.warn(
+        warn(
             f"no training chip holds {listed(names[k] for k in sorted(missing))}, which will not be learnt; give more "
-            "labels, another seed, or drop the class with class_mapping",
-            UserWarning,
-            stacklevel=3,
+            "labels, another seed, or drop the class with class_mapping"
         )
 
 
@@ -102,11 +99,9 @@ def anchors(
     share = results.unreached(data, spec)
     if share > _MANY_UNREACHED:
         finer = ", and levels=(2, 7) adds smaller ones" if spec.levels == AnchorSpec.levels else ""
-        warnings.warn(
+        warn(
             f"{share:.0%} of the objects overlap no anchor by 0.5 and will be hard to learn; "
-            f'scales="auto" fits the anchors to the data{finer}',
-            UserWarning,
-            stacklevel=3,
+            f'scales="auto" fits the anchors to the data{finer}'
         )
     return spec
 
@@ -156,7 +151,7 @@ def network(
     source = "torchvision's RetinaNet" if weights == _COCO else str(weights)
     state = published.coco() if weights == _COCO else state
     for sentence in published.fill(made, state, source) if state else ():
-        warnings.warn(sentence, UserWarning, stacklevel=3)
+        warn(sentence)
     return made
 
 

@@ -6,7 +6,7 @@
 from geodetect.raster.held import Held
 from geodetect.raster.mosaic import Mosaic, Scene, Single, opened_as, scenes_of
 from geodetect.raster.opening import Rasters, files_of
-from geodetect.raster.orientation import UPRIGHT, TurnedReader, shown_shape
+from geodetect.raster.orientation import UPRIGHT, TurnedReader, shown_shape, turned_by_viewers
 from geodetect.raster.reader import MaskedReader, RasterReader, Reader
 from geodetect.raster.validity import mostly_valid, mostly_valid_in
 from geodetect.raster.writer import CHIP_FORMATS, check_chip_format, write_chip
@@ -30,5 +30,6 @@ __all__ = [
     "opened_as",
     "scenes_of",
     "shown_shape",
+    "turned_by_viewers",
     "write_chip",
 ]

@@ -87,6 +87,16 @@ def shown_shape(shape: tuple[int, int], orientation: int) -> tuple[int, int]:
     return shape[::-1] if _TURNS[orientation].transposed else shape
 
 
+def turned_by_viewers(orientation: int) -> str:
+    """What to add to a sentence on the pixels of a picture that viewers turn; empty where they do not."""
+    if orientation == UPRIGHT:
+        return ""
+    return (
+        f"; these are the pixels as they are stored, which viewers turn (Exif orientation {orientation}): to have them "
+        "as they are shown, save the picture upright first, with PIL.ImageOps.exif_transpose"
+    )
+
+
 def orientation_of(dataset: Any) -> int:
     """The orientation of an open raster, 1 to 8; 1 where no tag says another.
 

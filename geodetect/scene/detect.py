@@ -134,7 +134,7 @@ def detect_objects(
     chosen = None if precision == "auto" else precision
     detector = made_ready(named, earlier.get("precision") if by_trial else chosen, None if loaded else device)
     with opened(raster, detector, bands, pixel_size_m, nodata=nodata, progress=progress) as reader:
-        check_place(reader.grid, outputs)
+        check_place(reader, outputs)
         check_measurable(reader.grid, measure=measure)
         plan = planned(
             reader,

@@ -6,7 +6,6 @@ Shapes: B batch, C channels, H W pixels, K classes.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from numbers import Real
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from geodetect.boxes import Boxes
-from geodetect.errors import ArgumentError, ModelError, is_number, is_share, is_whole
+from geodetect.errors import ArgumentError, ModelError, is_number, is_share, is_whole, warn
 
 _BATCH_SIZE = 8  # of a model that does not say what suits it
 _MIN_SCORE = 0.5  # where a model does not know which score serves it best
@@ -149,11 +148,7 @@ def made_ready(detector: Model, precision: str | None = None, device: str | None
     """
     if not callable(getattr(detector, "frozen", None)):
         if precision is not None or device is not None:
-            warnings.warn(
-                f"this {type(detector).__name__} computes where and as it does; precision and device are left aside",
-                UserWarning,
-                stacklevel=3,
-            )
+            warn(f"this {type(detector).__name__} computes where and as it does; precision and device are left aside")
         return detector
     choices = (precision,) if device is None else (precision, device)
     fast: Model = detector.frozen(*choices)  # type: ignore[attr-defined]

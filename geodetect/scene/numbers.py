@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from geodetect.errors import RasterError
+from geodetect.errors import RasterError, warn
 from geodetect.grid import Window
 from geodetect.raster import Reader
 from geodetect.scene.plan import Plan
@@ -44,15 +43,13 @@ def warn_of_numbers(sample: Sample, detector: Any, name: str) -> None:
         name: what a message calls the raster.
     """
     if undeclared := sample.undeclared(f"the pixels of {name}"):
-        warnings.warn(undeclared, UserWarning, stacklevel=4)
+        warn(undeclared)
     numbers = sample.numbers()
     trained: Numbers | None = getattr(getattr(detector, "stretch", None), "numbers", None)
     if numbers is not None and trained is not None and numbers.are_unlike(trained):
-        warnings.warn(
+        warn(
             f"{name} holds {numbers}, but the model was trained on {trained}, and finds little in other units; convert "
-            "the raster to those of the training data first (gdal_translate -ot -scale)",
-            UserWarning,
-            stacklevel=4,
+            "the raster to those of the training data first (gdal_translate -ot -scale)"
         )
 
 

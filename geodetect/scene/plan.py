@@ -9,7 +9,6 @@ Shapes: K classes.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,9 +29,10 @@ from geodetect.errors import (
     OutputError,
     is_share,
     is_whole,
+    warn,
 )
 from geodetect.grid import Grid, Window
-from geodetect.raster import RasterReader, Rasters, Reader, opened_as
+from geodetect.raster import RasterReader, Rasters, Reader, opened_as, turned_by_viewers
 from geodetect.scene.models import DetectsPixels, suited_batch_size
 from geodetect.vector.datum import warn_of_shift
 from geodetect.vector.writers import DEGREES, WGS84
@@ -205,8 +205,9 @@ def _whole_number(name: str, value: Any, at_least: int = 1) -> int:
     return int(value)
 
 
-def check_place(grid: Grid, outputs: Sequence[Path]) -> None:
+def check_place(reader: RasterReader, outputs: Sequence[Path]) -> None:
     """Says what a result is worth where the raster does not say where it lies, or a file shifts it."""
+    grid = reader.grid
     if grid.crs is not None:
         _check_shift(grid, grid.crs, [output.name for output in outputs if output.suffix.lower() in DEGREES])
         return
@@ -217,10 +218,9 @@ def check_place(grid: Grid, outputs: Sequence[Path]) -> None:
                 f"write {output.stem}.gpkg instead"
             )
     where = "pixels, x right and y down" if grid.transform is None else "the plane of its transform"
-    warnings.warn(
-        f"{grid.name} has no coordinate reference system: the result is in {where}, and has none either",
-        UserWarning,
-        stacklevel=3,
+    warn(
+        f"{grid.name} has no coordinate reference system: the result is in {where}, and has none either"
+        f"{turned_by_viewers(reader.orientation)}"
     )
 
 

@@ -17,11 +17,19 @@ from pyproj import CRS
 
 from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced, is_number, warn
 from geodetect.grid import Grid
-from geodetect.vector.classes import class_names, renaming, unmatched, warn_of_alike
+from geodetect.vector.classes import (
+    class_names,
+    renaming,
+    unmatched,
+    unread_columns,
+    warn_of_identifiers,
+    warn_of_likenesses,
+)
 from geodetect.vector.datum import warn_of_shift
 from geodetect.vector.objects import (
     AREAL,
     BEYOND,
+    DROPPED,
     FLAT,
     NO_AREAS,
     NO_CLASS,
@@ -66,7 +74,7 @@ class Labels:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing was left out but what lies outside the raster."""
+        """Whether nothing was left out but what lies outside the raster, or is not wanted."""
         return self.objects.complete
 
 
@@ -136,7 +144,8 @@ def read_labels_on(
     features = open_features(labels, layer=layer)
     values, new = class_names(features, label_field), renaming(class_mapping)
     objects = objects_of(features, np.array([new.get(value, value) for value in values], object))
-    warn_of_alike({name for name in objects.names if name is not None}, "give class_mapping=")
+    dropped = [value is not None and new.get(value, value) is None for value in values]
+    objects.leave_out(np.array(dropped, bool)[objects.rows], DROPPED)
     _leave_out_useless(objects, point_radius_m)
     search = _Search(objects, point_radius_m)
     found = [search.on(grid) for grid in grids]
@@ -145,7 +154,11 @@ def read_labels_on(
         raise search.failure(grids)
     for grid in {grid.crs: grid for grid, here in zip(grids, found, strict=True) if len(here.numbers)}.values():
         _check_datum(features, grid)
-    objects.notes = tuple(filter(None, [search.of_two_classes(), unmatched(new, values)]))
+    notes = [search.of_two_classes(), unmatched(new, values), unread_columns(features, label_field)]
+    objects.notes = tuple(filter(None, notes))
+    names = objects.names[objects.used]
+    warn_of_likenesses(names)
+    warn_of_identifiers(len(set(names)), len(names), features.name)
     return [Labels(here.geometry, objects.names[here.numbers], here.numbers, objects) for here in found]
 
 

@@ -23,14 +23,15 @@ from geodetect.vector.opening import Features
 
 # Why an object is left out, in the order in which reports tell it.
 NO_CLASS = "without a class"
+DROPPED = "dropped by class_mapping"
 NO_GEOMETRY = "without geometry"
 NOT_FINITE = "without finite coordinates"
 NO_AREAS = "lines"
 BEYOND = "beyond the raster's CRS"
 FLAT = "without area"
 REPEATED = "duplicates"
-OUTSIDE = "outside the raster"  # alone of the reasons, one that nobody minds
-_ORDER = (NO_CLASS, NO_GEOMETRY, NOT_FINITE, NO_AREAS, BEYOND, FLAT, REPEATED, OUTSIDE)
+OUTSIDE = "outside the raster"
+_ORDER = (NO_CLASS, DROPPED, NO_GEOMETRY, NOT_FINITE, NO_AREAS, BEYOND, FLAT, REPEATED, OUTSIDE)
 
 AREAL = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)  # one of two parts is cut at 180 degrees
 _MULTI = shapely.GeometryType.MULTIPOINT  # from here on types are made of others
@@ -83,8 +84,8 @@ class Objects:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing was left out but what lies outside the raster."""
-        return not set(self.lost) - {OUTSIDE}
+        """Whether nothing was left out but what lies outside the raster, or is not wanted."""
+        return not set(self.lost) - {OUTSIDE, DROPPED}
 
     @property
     def report(self) -> str:

@@ -37,6 +37,7 @@ _CSV_OPTIONS = {
     "AUTODETECT_TYPE": "YES",
 }
 _TOLD = 3  # features that a warning names
+_SIDES = {"xmin", "ymin", "xmax", "ymax"}  # columns of boxes in pixels, as DeepForest has them
 _CORNERS = 4  # numbers that make a rectangle: x1, y1, x2, y2
 
 
@@ -270,7 +271,9 @@ def _together(features: list[Features], name: str) -> Features:
 def _checked(frame: GeoDataFrame, name: str, stem: str | None = None, note: str = "") -> Features:
     """The features, if the frame has geometry and no two columns of one name."""
     if not isinstance(frame, GeoDataFrame) or frame.active_geometry_name is None:
-        raise LabelsError(f"{name} has no geometry; polygons or points are expected")
+        in_pixels = _SIDES <= {str(column).lower() for column in frame.columns}
+        boxes = "; its boxes are in pixels, which only prepare_data and export_training_data bring to the map"
+        raise LabelsError(f"{name} has no geometry; polygons or points are expected{boxes if in_pixels else ''}")
     again = frame.columns[frame.columns.duplicated()]
     if frame.columns.nlevels > 1 or len(again):
         which = f"two columns named {again[0]!r}" if len(again) else "columns in several levels"

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from geodetect.chips.formats.listing import Listing
+from geodetect.chips.formats.names import posix
 from geodetect.chips.formats.picture import Folder, Picture, counted, one_each, sentence
 from geodetect.chips.formats.text import lines, number, text_of
 from geodetect.errors import LabelsError
@@ -39,10 +40,11 @@ class _Row(NamedTuple):
 
 def recognises(listing: Listing) -> bool:
     """Whether some CSV of the folder has columns for a picture and four corners."""
-    return any(_looks_right(path) for path in listing.sample(".csv"))
+    return any(is_list_of_boxes(path) for path in listing.sample(".csv"))
 
 
-def _looks_right(path: Path) -> bool:
+def is_list_of_boxes(path: Path) -> bool:
+    """Whether a file has columns for a picture and four corners."""
     told = lines(path)[:1]
     columns = _columns(told[0][1]) if told else []
     return set(_SIDES) <= set(columns) and any(name in columns for name in _PICTURE)
@@ -62,7 +64,7 @@ def read(listing: Listing) -> Folder:
     Raises:
         LabelsError: if there is no such CSV, corners are no numbers, or two files differ about a picture.
     """
-    paths = [path for path in listing.ending(".csv") if _looks_right(path)]
+    paths = [path for path in listing.ending(".csv") if is_list_of_boxes(path)]
     if not paths:
         raise LabelsError(f"{listing.root} holds no CSV with columns image_path, {', '.join(_SIDES)} and label")
     found: list[Picture] = []
@@ -80,6 +82,15 @@ def read(listing: Listing) -> Folder:
         counted(unlisted, "pictures beside them that are not listed, left out"),
     )
     return Folder(list(pictures.values()), sorted({n for each in pictures.values() for n in each.names}), report)
+
+
+def pictures_of(path: Path) -> list[Picture]:
+    """The pictures that a CSV lists, by the names that it has for them, whether they are there or not.
+
+    Raises:
+        LabelsError: if a row is no box.
+    """
+    return [_picture(rows, Path(posix(name)), path) for name, rows in _rows(path).items()]
 
 
 def _rows(path: Path) -> dict[str, list[_Row]]:
