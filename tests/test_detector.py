@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from geodetect.anchors import AnchorSpec
 from geodetect.detector import Detector, file, load_detector
 from geodetect.errors import ArgumentError, ModelError, OutputError
-from geodetect.network.anchors import AnchorSpec
 from geodetect.network.coding import decode_batch
 from geodetect.network.retinanet import Network
 from geodetect.stretch import Numbers, Stretch

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from geodetect.anchors import AnchorSpec
 from geodetect.boxes import Boxes, iou, nms
 from geodetect.cli.main import main
 from geodetect.detector import Detector
@@ -22,7 +23,6 @@ from geodetect.errors import ArgumentError, GeodetectError, ModelError, OutputEr
 from geodetect.export import export, facts_in
 from geodetect.export.onnx_detector import OnnxDetector
 from geodetect.grid import Window
-from geodetect.network.anchors import AnchorSpec
 from geodetect.network.retinanet import Network
 from geodetect.raster import RasterReader
 from geodetect.scene import detect_objects

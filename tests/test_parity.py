@@ -15,9 +15,10 @@ from torchvision.models.detection import RetinaNet, retinanet_resnet50_fpn
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
+from geodetect.anchors import AnchorSpec
 from geodetect.boxes import iou
 from geodetect.detector import Detector
-from geodetect.network.anchors import AnchorSpec, anchors
+from geodetect.network.anchors import anchors
 from geodetect.network.losses import loss
 from geodetect.network.matching import match
 from geodetect.network.published import fill

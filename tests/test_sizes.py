@@ -15,10 +15,10 @@ import pytest
 
 import geodetect as gd
 from geodetect import memory
+from geodetect.anchors import AnchorSpec
 from geodetect.chips import DetectionData
 from geodetect.errors import ArgumentError, GeodetectError, ModelError, is_number
 from geodetect.grid import Grid
-from geodetect.network.anchors import AnchorSpec
 from tests.fakes import SHAPE, UPRIGHT, UTM, FakeReader, PaintDetector, PaintedScene, painted
 
 ENDLESS = 10**30

@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from geodetect.anchors import AnchorSpec
 from geodetect.boxes import Boxes
 from geodetect.detector import Detector, load_detector
 from geodetect.errors import ModelError
-from geodetect.network.anchors import AnchorSpec
 from geodetect.network.retinanet import Network
 from geodetect.stretch import Stretch
 

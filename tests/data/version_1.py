@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from geodetect.anchors import AnchorSpec
 from geodetect.detector import Detector
-from geodetect.network.anchors import AnchorSpec
 from geodetect.network.retinanet import Network
 from geodetect.stretch import Stretch
 
