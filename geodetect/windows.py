@@ -125,24 +125,29 @@ def tilings_over(
     whole = Tiling(shape, chip_size, overlap)
     if footprints is None:
         return [whole]
-    bounds = shapely.bounds(footprints)
-    low, high = np.floor(bounds[:, :2] + SLIVER), np.ceil(bounds[:, 2:] - SLIVER)
-    parts = np.clip(np.hstack([low, high]), 0, [*shape[::-1]] * 2).astype(int)
+    parts = np.clip(pixels_of(footprints), 0, [*shape[::-1]] * 2)
     parts = _apart(parts[(parts[:, 2:] > parts[:, :2]).all(axis=1)], chip_size)
     return [Tiling((y2 - y1, x2 - x1), chip_size, overlap, x1, y1) for x1, y1, x2, y2 in parts.tolist()] or [whole]
 
 
-def _apart(parts: Int[np.ndarray, "N 4"], gap: int) -> Int[np.ndarray, "N 4"]:
+def pixels_of(outlines: np.ndarray) -> Int[np.ndarray, "P 4"]:
+    """Bounds x1, y1, x2, y2 of the whole pixels that outlines share ground with."""
+    bounds = shapely.bounds(outlines)
+    return np.hstack([np.floor(bounds[:, :2] + SLIVER), np.ceil(bounds[:, 2:] - SLIVER)]).astype(int)
+
+
+def _apart(parts: Int[np.ndarray, "N 4"], gap: int) -> Int[np.ndarray, "_M 4"]:
     """Rectangles joined to their bounds until all that are left are further apart than `gap`."""
-    grown = shapely.box(*(parts + np.array([-gap, -gap, gap, gap]) / 2).T)
-    group = chained(len(parts), *shapely.STRtree(grown).query(grown))
-    n_groups = int(group.max(initial=-1)) + 1
-    if n_groups == len(parts):
-        return parts
-    joined = np.hstack([np.full((n_groups, 2), np.iinfo(int).max), np.full((n_groups, 2), np.iinfo(int).min)])
-    np.minimum.at(joined[:, :2], group, parts[:, :2])
-    np.maximum.at(joined[:, 2:], group, parts[:, 2:])
-    return _apart(joined, gap)
+    while True:
+        grown = shapely.box(*(parts + np.array([-gap, -gap, gap, gap]) / 2).T)
+        group = chained(len(parts), *shapely.STRtree(grown).query(grown))
+        n_groups = int(group.max(initial=-1)) + 1
+        if n_groups == len(parts):
+            return parts
+        joined = np.repeat([[np.iinfo(int).max] * 2 + [np.iinfo(int).min] * 2], n_groups, axis=0)
+        np.minimum.at(joined[:, :2], group, parts[:, :2])
+        np.maximum.at(joined[:, 2:], group, parts[:, 2:])
+        parts = joined
 
 
 @dataclass(frozen=True, eq=False)

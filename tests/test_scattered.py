@@ -25,18 +25,20 @@ from geodetect.boxes import Boxes
 from geodetect.errors import LabelsError, RasterError
 from geodetect.grid import Grid, Window
 from geodetect.raster import Held, RasterReader
-from tests.fakes import CLASSES, SHAPE, TRUTH, UPRIGHT, UTM, PaintDetector, painted, write_raster
+from tests.fakes import CLASSES, SHAPE, TRANSFORMS, TRUTH, UPRIGHT, UTM, PaintDetector, painted, write_raster
 from tests.strategies import windows
 
 FAR = 1_000_000  # px
 ANY_SCENE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
 
 
-def _placed(folder: Path, places: Sequence[tuple[int, int]], shape: tuple[int, int] = SHAPE) -> list[Path]:
+def _placed(
+    folder: Path, places: Sequence[tuple[float, float]], shape: tuple[int, int] = SHAPE, grid: Affine = UPRIGHT
+) -> list[Path]:
     """Painted files whose upper left corners lie at these pixels of one grid."""
     folder.mkdir(exist_ok=True)
     return [
-        write_raster(folder / f"{i:05d}.tif", painted(shape), Grid(shape, UPRIGHT @ Affine.translation(*place), UTM))
+        write_raster(folder / f"{i:05d}.tif", painted(shape), Grid(shape, grid @ Affine.translation(*place), UTM))
         for i, place in enumerate(places)
     ]
 
@@ -100,6 +102,23 @@ def test_what_is_found_is_what_is_found_in_the_files_alone(scattered: Path, tmp_
     assert together.attrs["n_windows"] == together.attrs["n_windows_run"] == expected
     output = gd.detect_objects(scattered, model, tmp_path / "found.gpkg", progress=False)
     assert_geodataframe_equal(_sorted(gpd.read_file(output, layer="found")), _sorted(together), check_less_precise=True)
+
+
+@pytest.mark.parametrize("name", list(TRANSFORMS))
+def test_grids_may_be_turned(tmp_path: Path, name: str) -> None:
+    places = [(0, 0), (70_000, 9), (31, 50_000)]
+    files = _placed(tmp_path / name, places, grid=TRANSFORMS[name])
+    alone = pd.concat([gd.detect_objects(file, PaintDetector(), progress=False) for file in files])
+    together = gd.detect_objects(tmp_path / name, PaintDetector(), progress=False)
+    assert together.attrs["n_windows"] == 3 * 20  # of 64 px that share 24, in 224 x 160
+    assert_geodataframe_equal(_sorted(together), _sorted(alone), check_less_precise=True)
+
+
+def test_files_between_the_pixels_of_others_are_whole(tmp_path: Path) -> None:
+    files = _placed(tmp_path / "off", [(0, 0), (70_000.5, 9.25), (31.125, 50_000)])
+    found = gd.detect_objects(files, PaintDetector(tolerance=20_000), progress=False)
+    assert len(found) == 3 * len(TRUTH)
+    assert found.attrs["n_windows"] < 3 * 30
 
 
 @pytest.mark.parametrize("nodata", ["", "<NoDataValue>65535</NoDataValue>"])

@@ -71,8 +71,8 @@ def export_training_data(
     to WGS 84 it is `chips.gpkg`. A warning counts the labels that lie on the raster and are in no chip.
 
     Args:
-        raster: the raster to cut: a path, a URL, a list of them, a folder of GeoTIFFs or a pattern (one scene), or a
-            STAC item.
+        raster: the raster to cut: a path, a URL, a list of them, a folder of GeoTIFFs or a pattern, or a STAC item.
+            Files that touch are one scene; where they overlap, the later one counts.
         labels: a vector file, several in a list, a folder or a pattern, or a GeoDataFrame, in any CRS.
         out_dir: a folder that is empty or not there yet.
         metadata_format: layout of the labels: "coco"; "voc"; "yolo", with lists of the chips to train and to validate

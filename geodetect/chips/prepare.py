@@ -60,9 +60,9 @@ def prepare_data(
 
     Args:
         source: a raster: a path, a URL, a list of them, a folder of GeoTIFFs or a pattern, where files that touch are
-            one scene, or a STAC item; without `labels`, a folder of chips in the layout of COCO, Pascal VOC, YOLO,
-            KITTI, DeepForest or an export of ArcGIS; where its labels lie beside the pictures, as Ultralytics has
-            them, the folder of the pictures (`images/train`) will do.
+            one scene (the later file counts where they overlap), or a STAC item; without `labels`, a folder of chips
+            in the layout of COCO, Pascal VOC, YOLO, KITTI, DeepForest or an export of ArcGIS; where its labels lie
+            beside the pictures, as Ultralytics has them, the folder of the pictures (`images/train`) will do.
         labels: when `source` is a raster: a vector file, several in a list, a folder or a pattern, or a GeoDataFrame,
             in any CRS.
         class_mapping: `{value: name}` renames classes; a value mapped to None is dropped. In a folder the value is a

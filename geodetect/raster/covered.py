@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import shapely
 
-from geodetect.grid import SLIVER, Window
+from geodetect.grid import Window
+from geodetect.windows import pixels_of
 
 
 class Covered:
@@ -16,8 +17,7 @@ class Covered:
     """
 
     def __init__(self, footprints: np.ndarray) -> None:
-        bounds = shapely.bounds(footprints)
-        self._bounds = np.hstack([np.floor(bounds[:, :2] + SLIVER), np.ceil(bounds[:, 2:] - SLIVER)])
+        self._bounds = pixels_of(footprints)
         self._areas, self._tree = shapely.area(footprints), shapely.STRtree(shapely.box(*self._bounds.T))
 
     def within(self, window: Window, least: float = 0.0) -> Window | None:
@@ -26,8 +26,8 @@ class Covered:
         hit = self._tree.query(shapely.box(*inside))
         if self._areas[hit].sum() <= least:
             return None
-        x1, y1 = np.maximum(self._bounds[hit, :2].min(axis=0), inside[:2]).astype(int).tolist()
-        x2, y2 = np.minimum(self._bounds[hit, 2:].max(axis=0), inside[2:]).astype(int).tolist()
+        x1, y1 = np.maximum(self._bounds[hit, :2].min(axis=0), inside[:2]).tolist()
+        x2, y2 = np.minimum(self._bounds[hit, 2:].max(axis=0), inside[2:]).tolist()
         return Window(x1, y1, x2 - x1, y2 - y1) if x1 < x2 and y1 < y2 else None
 
 

@@ -72,8 +72,9 @@ def detect_objects(
     than the overlap are put together from their parts.
 
     Args:
-        raster: a path, a URL, a list of them, a folder of GeoTIFFs or a pattern such as "tiles/*.tif" (one scene); or
-            a STAC item, by path or URL.
+        raster: a path, a URL, a list of them, a folder of GeoTIFFs or a pattern such as "tiles/*.tif"; or a STAC
+            item, by path or URL. Several files are one scene, however far apart they lie; where they overlap, the
+            later one counts.
         model: a learner, a detector, a file that a learner saved, or any object as in `DetectsPixels`.
         output: a file to write, its format named by its suffix, or several of them; without one the result is
             returned. What is found goes to a folder `.journal` beside the first meanwhile, and memory is bounded.
@@ -91,7 +92,8 @@ def detect_objects(
         batch_size: windows the model sees at once; None: as many as serve best on its device. Where memory
             does not suffice for them, half as many.
         aoi: where to look, a vector file or frame in any CRS, or a geometry or (x1, y1, x2, y2) in the raster's;
-            windows that do not meet it are not read, boxes whose centre lies outside are dropped.
+            windows that do not meet it are not read, boxes whose centre lies outside are dropped. It may be of
+            several polygons, however far apart.
         device: where the model runs; None: where it is, or for a file a GPU if there is one.
         precision: "float32", "bf16", or "auto": the model's own, or else the faster of them, which a short trial at
             the start finds out.
