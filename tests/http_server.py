@@ -5,12 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import Connection
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
+from typing import Any
 
 
 class Served:
@@ -37,6 +38,10 @@ class _Handler(SimpleHTTPRequestHandler):
 
     def log_message(self, *about: object) -> None:
         pass
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        with suppress(ConnectionError):  # GDAL hangs up when it knows enough
+            super().copyfile(source, outputfile)
 
     def do_GET(self) -> None:
         path, asked = Path(self.translate_path(self.path)), self.headers.get("Range")
