@@ -96,7 +96,7 @@ def test_a_file_of_a_similar_name_is_left_alone(scene: Path) -> None:
     assert len(open_features(own).frame) == 2
 
 
-@pytest.mark.filterwarnings("ignore:.*show the same ground")  # as two names of one file do
+@pytest.mark.filterwarnings("ignore:(?s).*show the same ground")  # as two names of one file do
 @pytest.mark.parametrize("name", ODD)
 def test_every_name_is_read_literally(scene: Path, name: str) -> None:
     Path(f"{name}.tif").write_bytes(scene.read_bytes())

@@ -15,6 +15,7 @@ from dataclasses import replace
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.error import HTTPError
 from urllib.parse import urljoin, urlsplit
 
 import numpy as np
@@ -149,8 +150,12 @@ def _read(path: str) -> Any:
 
 
 def _fetched(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:
-        return bytes(answer.read(_LARGEST_BYTES))
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:
+            return bytes(answer.read(_LARGEST_BYTES))
+    except HTTPError as error:
+        error.close()  # an error that a server answers holds the connection open
+        raise
 
 
 def _inside(address: str) -> str:
