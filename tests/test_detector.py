@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from geodetect.anchors import AnchorSpec
 from geodetect.detector import Detector, file, load_detector
 from geodetect.errors import ArgumentError, ModelError, OutputError
+from geodetect.metadata import Metadata
 from geodetect.network.coding import decode_batch
 from geodetect.network.retinanet import Network
 from geodetect.stretch import Numbers, Stretch
@@ -258,7 +259,7 @@ def test_impossible_thresholds_are_refused(detector, thresholds, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"bands": (1, 2, 3)}, "the network must have a class for each name and take all bands; got .* and 4 bands, "),
+        ({"bands": (1, 2, 3)}, "the stretch and the bands must agree in number; got 4 and 3"),
         ({"classes": ("hut",)}, "2 classes, names"),
         ({"classes": ("hut", "hut")}, "its own name"),
         ({"classes": "ab"}, "classes must be a list; got 'ab'"),
