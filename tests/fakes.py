@@ -21,8 +21,11 @@ from pyproj import CRS
 from rasterio.errors import NotGeoreferencedWarning
 
 from geodetect.boxes import Boxes
+from geodetect.detector import Detector
 from geodetect.errors import RasterError
 from geodetect.grid import Grid, Window
+from geodetect.metadata import Metadata
+from geodetect.network.retinanet import Network
 
 COLOURS = {"red": (60_000, 1_000, 1_000), "blue": (1_000, 1_000, 60_000)}
 CLASSES = tuple(COLOURS)
@@ -120,6 +123,12 @@ class PaintDetector:
     classes: tuple[str, ...] = CLASSES
     bands: tuple[int, ...] = (1, 2, 3)
 
+    @property
+    def metadata(self) -> Metadata:
+        """What it is made for."""
+        names = ("classes", "bands", "chip_size", "overlap", "pixel_size_m", "min_score")
+        return Metadata(**{name: getattr(self, name) for name in names})
+
     def detect(self, pixels: np.ndarray) -> list[Boxes]:
         """The painted squares of each chip of (B, C, H, W), in chip pixels."""
         return [Boxes.concat([self._of(chip, label) for label in range(len(self.classes))]) for chip in pixels]
@@ -173,3 +182,10 @@ def write_raster(path: Path, pixels: np.ndarray, grid: Grid | None = None, **pro
 def outlines(boxes: Sequence[Sequence[float]]) -> np.ndarray:
     """Polygons of boxes x1, y1, x2, y2."""
     return shapely.box(*np.array(boxes, float).reshape(-1, 4).T)
+
+
+def make_detector(
+    network: Network, classes: Sequence[str], *, device: str | None = None, precision: str = "auto", **facts: Any
+) -> Detector:
+    """A detector of these classes; `facts` are those of its metadata."""
+    return Detector(network, Metadata(classes=classes, **facts), device=device, precision=precision)

@@ -5,8 +5,9 @@ import torch
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
+from geodetect.anchors import AnchorSpec
 from geodetect.errors import ArgumentError
-from geodetect.network.anchors import AnchorSpec, anchors, level_sizes
+from geodetect.network.anchors import anchors, level_sizes
 
 SPECS = [
     AnchorSpec(),

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.models.detection._utils import BoxCoder
 
+from geodetect.anchors import AnchorSpec
 from geodetect.boxes import Boxes, nms
-from geodetect.network.anchors import AnchorSpec, anchors, level_sizes
+from geodetect.network.anchors import anchors, level_sizes
 from geodetect.network.coding import decode, decode_batch, encode
 
 SHAPE = (128, 160)

@@ -27,7 +27,19 @@ from geodetect.scene.numbers import check_numbers
 from geodetect.scene.plan import planned
 from geodetect.stretch import Sample, Stretch
 from geodetect.vector.writers import write_features
-from tests.fakes import CLASSES, SHAPE, TRUTH, UPRIGHT, UTM, FakeReader, PaintDetector, painted, trained, write_raster
+from tests.fakes import (
+    CLASSES,
+    SHAPE,
+    TRUTH,
+    UPRIGHT,
+    UTM,
+    FakeReader,
+    PaintDetector,
+    make_detector,
+    painted,
+    trained,
+    write_raster,
+)
 
 FIRST_WINDOW = shapely.transform(shapely.box(0, 0, 30, 30), Grid(SHAPE, UPRIGHT).to_map)
 OUTPUTS = [".gpkg", ".geojson", ".shp", ".fgb", ".parquet", ".kml", ".csv"]
@@ -732,13 +744,12 @@ def test_a_chip_size_that_is_not_the_models_comes_with_a_quarter_of_overlap(plai
 def test_a_detector_of_ours_gives_the_same_from_its_file(upright, tmp_path):
     import torch
 
-    from geodetect.detector import Detector
     from geodetect.network.retinanet import Network
 
     torch.manual_seed(3)
     network = trained(Network("resnet18", n_classes=2, weights=None))
     options = {"bands": (1, 2, 3), "stretch": Stretch((1e4,) * 3, (2e4,) * 3), "chip_size": 64, "overlap": 16}
-    model = Detector(network, CLASSES, **options)
+    model = make_detector(network, CLASSES, **options)
     path = model.save(tmp_path / "model.safetensors")
     # Untrained, it gives nearly everything its prior of 0.01: with the default of 0.05 nothing would come out.
     area = shapely.transform(shapely.box(20, 20, 40, 40), upright.grid.to_map)

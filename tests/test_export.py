@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from geodetect.anchors import AnchorSpec
 from geodetect.boxes import Boxes, iou, nms
 from geodetect.cli.main import main
 from geodetect.detector import Detector
@@ -22,12 +23,11 @@ from geodetect.errors import ArgumentError, GeodetectError, ModelError, OutputEr
 from geodetect.export import export, facts_in
 from geodetect.export.onnx_detector import OnnxDetector
 from geodetect.grid import Window
-from geodetect.network.anchors import AnchorSpec
 from geodetect.network.retinanet import Network
 from geodetect.raster import RasterReader
 from geodetect.scene import detect_objects
 from geodetect.stretch import Stretch
-from tests.fakes import trained, write_raster
+from tests.fakes import make_detector, trained, write_raster
 
 SUBURB = Path(__file__).resolve().parents[1] / "sample_data" / "suburb_test.tif"
 SIDE = 100  # no multiple of 32: the graphs have to pad as the detector does
@@ -64,7 +64,7 @@ def _settle(network: Network, pictures: torch.Tensor) -> None:
 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
-    detector = Detector(
+    detector = make_detector(
         _network(),
         CLASSES,
         bands=BANDS,
@@ -235,8 +235,8 @@ def suburb() -> tuple[Detector, np.ndarray]:
     stretch = Stretch.fit((chip, np.ones(chip.shape[1:], bool)) for chip in pixels)
     network = _network()
     _settle(network, torch.from_numpy(stretch.apply(pixels)))
-    detector = Detector(network, CLASSES, bands=(1, 2, 3), stretch=stretch, chip_size=128, overlap=32, min_score=0.5,
-                        precision="float32")  # fmt: skip
+    facts = {"bands": (1, 2, 3), "stretch": stretch, "chip_size": 128, "overlap": 32, "min_score": 0.5}
+    detector = make_detector(network, CLASSES, precision="float32", **facts)
     return detector, pixels
 
 
@@ -355,7 +355,9 @@ def test_other_backbones_give_the_same_in_every_format(backbone: str, n_bands: i
     bands = tuple(range(1, n_bands + 1))
     network = _network(backbone, n_bands)
     _settle(network, torch.from_numpy(stretch.apply(pixels)))
-    detector = Detector(network, CLASSES, bands=bands, stretch=stretch, chip_size=128, overlap=16, precision="float32")
+    detector = make_detector(
+        network, CLASSES, bands=bands, stretch=stretch, chip_size=128, overlap=16, precision="float32"
+    )
     floor = floor_of(detector, pixels)
     twin = OnnxDetector(export(detector, tmp_path / "model.onnx"), "cpu")
     expected = detector.detect(pixels, min_score=floor)
@@ -605,7 +607,7 @@ def test_names_of_classes_survive_both_spellings() -> None:
     names = ["it's", 'a "b"', "船", "\N{OCTOPUS}", "back\\slash"]
     with torch.random.fork_rng(devices=[]):
         network = Network("resnet18", n_classes=len(names), n_bands=1, spec=SPEC, weights=None)
-    made = Detector(network, names, bands=(1,), stretch=Stretch((0.0,), (1.0,)), chip_size=101, overlap=16)
+    made = make_detector(network, names, bands=(1,), stretch=Stretch((0.0,), (1.0,)), chip_size=101, overlap=16)
     told = _metadata(made, [1], "YOLO_v9") | _ultralytics(made)
     assert list(json.loads(told["class_names"]).values()) == names
     assert list(ast.literal_eval(told["names"]).values()) == names
@@ -616,7 +618,7 @@ def test_names_of_classes_survive_both_spellings() -> None:
 def test_a_program_that_gives_no_numbers_is_not_kept(tmp_path: Path) -> None:
     network = trained(Network("resnet18", n_classes=1, n_bands=1, spec=SPEC, weights=None))
     torch.nn.init.constant_(next(network.class_head.parameters()), float("nan"))
-    sick = Detector(network, ["pool"], bands=(1,), stretch=Stretch((0.0,), (1.0,)), chip_size=64, overlap=16)
+    sick = make_detector(network, ["pool"], bands=(1,), stretch=Stretch((0.0,), (1.0,)), chip_size=64, overlap=16)
     for name in ["model.dlpk", "model.json"]:
         with pytest.raises(OutputError, match="differs from the network by nan"):
             export(sick, tmp_path / name)

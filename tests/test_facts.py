@@ -15,7 +15,7 @@ from geodetect.facts import html_rows, html_table, listed, text_of
 from geodetect.grid import Grid
 from geodetect.network.retinanet import Network
 from geodetect.stretch import Stretch
-from tests.fakes import SHAPE, UPRIGHT, UTM, PaintedScene, trained
+from tests.fakes import SHAPE, UPRIGHT, UTM, PaintedScene, make_detector, trained
 
 EVIL = '<script>alert("1")</script> & Söhne'
 BOXES = Boxes([[0, 0, 9.5, 9], [5, 5, 20, 30], [40, 5, 60, 9]], [1, 0, 1], [0.875, 0.5, 0.25])
@@ -58,7 +58,7 @@ def make(**changes: object) -> Detector:
     told = {"epochs": 20, "valid_loss": 0.25, "AP50": 0.8125}
     scores = {"car": 0.4, "pool": 0.55}
     options |= {"pixel_size_m": 0.3, "min_score": scores, "summary": told}
-    return Detector(network, changes.pop("classes", ("car", "pool")), **(options | changes))
+    return make_detector(network, changes.pop("classes", ("car", "pool")), **(options | changes))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_detectors() -> None:
     assert repr(make(pixel_size_m=None, summary=None)) == "Detector(car, pool: resnet18, 256 px, bands 1, 2, 3)"
     many = [f"class {k}" for k in range(90)]
     network = Network("resnet18", n_classes=90, weights=None)
-    untrained = Detector(
+    untrained = make_detector(
         network, many, bands=(1, 2, 3), stretch=Stretch((1.0,) * 3, (2.0,) * 3), chip_size=256, overlap=64
     )
     assert "class 11, ... (90 in all): resnet18" in repr(untrained)

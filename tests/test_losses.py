@@ -5,7 +5,8 @@ import torch
 from torch.nn.functional import smooth_l1_loss
 from torchvision.ops import sigmoid_focal_loss
 
-from geodetect.network.anchors import AnchorSpec, anchors
+from geodetect.anchors import AnchorSpec
+from geodetect.network.anchors import anchors
 from geodetect.network.coding import encode
 from geodetect.network.losses import loss
 from geodetect.network.matching import IGNORED, match

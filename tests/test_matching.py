@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
-from geodetect.network.anchors import AnchorSpec, anchors
+from geodetect.anchors import AnchorSpec
+from geodetect.network.anchors import anchors
 from geodetect.network.matching import BACKGROUND, IGNORED, match
 
 SIDE = 256

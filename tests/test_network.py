@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
+from geodetect.anchors import AnchorSpec
 from geodetect.errors import ArgumentError
-from geodetect.network.anchors import AnchorSpec
 from geodetect.network.coding import decode_batch
 from geodetect.network.losses import loss
 from geodetect.network.precision import autocast, resolve

@@ -15,14 +15,15 @@ from torchvision.models.detection import RetinaNet, retinanet_resnet50_fpn
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
+from geodetect.anchors import AnchorSpec
 from geodetect.boxes import iou
-from geodetect.detector import Detector
-from geodetect.network.anchors import AnchorSpec, anchors
+from geodetect.network.anchors import anchors
 from geodetect.network.losses import loss
 from geodetect.network.matching import match
 from geodetect.network.published import fill
 from geodetect.network.retinanet import Network
 from geodetect.stretch import IMAGENET
+from tests.fakes import make_detector
 
 N_CLASSES, SHAPE = 3, (128, 256)
 
@@ -77,7 +78,9 @@ def test_logits_and_deltas(theirs: RetinaNet, ours: Network, shape: tuple[int, i
 def test_boxes_and_scores(theirs: RetinaNet, ours: Network) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, *SHAPE)).astype(np.uint8)
     names = ["one", "two", "three"]
-    detector = Detector(ours, names, bands=(1, 2, 3), stretch=IMAGENET, chip_size=128, overlap=0, precision="float32")
+    detector = make_detector(
+        ours, names, bands=(1, 2, 3), stretch=IMAGENET, chip_size=128, overlap=0, precision="float32"
+    )
     with torch.inference_mode():
         expected = theirs(list(torch.from_numpy(pixels) / 255))
     for found, said in zip(detector.detect(pixels), expected, strict=True):

@@ -11,8 +11,8 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
+from geodetect.anchors import AnchorSpec
 from geodetect.errors import ModelError
-from geodetect.network.anchors import AnchorSpec
 from geodetect.network.published import coco, fill
 from geodetect.network.retinanet import Network
 

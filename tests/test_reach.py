@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.ops import box_iou
 
+from geodetect.anchors import AnchorSpec
 from geodetect.chips.reach import best_iou, suggest
-from geodetect.network.anchors import AnchorSpec, anchors
+from geodetect.network.anchors import anchors
 from tests import strategies
 
 
@@ -22,9 +23,7 @@ def test_the_best_overlap_is_that_of_all_anchors(boxes, shape, levels, anchor_si
     spec = AnchorSpec(scales=(1.0, 1.3), ratios=(0.5, 1.0, 3.0), anchor_size=anchor_size, levels=levels)
     real = boxes.xyxy[(boxes.sizes > 0).all(axis=1)]
     every = box_iou(torch.from_numpy(real), anchors(spec, shape).double())
-    found = best_iou(
-        real, shape, scales=spec.scales, ratios=spec.ratios, anchor_size=spec.anchor_size, levels=spec.levels
-    )
+    found = best_iou(real, shape, spec)
     np.testing.assert_allclose(found, every.amax(dim=1), atol=1e-9)
 
 
@@ -37,8 +36,8 @@ def squares(side: float, n: int = 400) -> list[np.ndarray]:
 def test_a_suggestion_is_no_worse_than_the_default_and_says_by_how_much(side):
     found = suggest(squares(side), (256, 256))
     default, fitted = (
-        (best_iou(squares(side)[0], (256, 256), **shapes) >= 0.5).mean()
-        for shapes in ({}, {"ratios": found.ratios, "scales": found.scales, "anchor_size": found.anchor_size})
+        (best_iou(squares(side)[0], (256, 256), spec) >= 0.5).mean()
+        for spec in (None, AnchorSpec(found.scales, found.ratios, found.anchor_size))
     )
     assert (found.recall_before, found.recall_after) == (default, fitted)
     assert fitted >= default

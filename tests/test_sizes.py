@@ -15,11 +15,11 @@ import pytest
 
 import geodetect as gd
 from geodetect import memory
+from geodetect.anchors import AnchorSpec
 from geodetect.chips import DetectionData
 from geodetect.errors import ArgumentError, GeodetectError, ModelError, is_number
 from geodetect.grid import Grid
-from geodetect.network.anchors import AnchorSpec
-from tests.fakes import SHAPE, UPRIGHT, UTM, FakeReader, PaintDetector, PaintedScene, painted
+from tests.fakes import SHAPE, UPRIGHT, UTM, FakeReader, PaintDetector, PaintedScene, make_detector, painted
 
 ENDLESS = 10**30
 BEYOND_FLOATS = 10**400
@@ -91,7 +91,6 @@ def test_a_detector_that_suits_itself_gets_what_fits(upright: PaintedScene) -> N
 
 @pytest.mark.filterwarnings("ignore:this model has learnt nothing yet")
 def test_a_file_of_a_detector_that_wants_them(upright: PaintedScene, tmp_path: Path) -> None:
-    from geodetect.detector import Detector
     from geodetect.network.retinanet import Network
     from geodetect.stretch import Stretch
 
@@ -102,7 +101,7 @@ def test_a_file_of_a_detector_that_wants_them(upright: PaintedScene, tmp_path: P
         ({"chip_size": ENDLESS}, "make chip_size smaller"),
         ({"pixel_size_m": 1e-9}, "pixel_size_m=1e-09 makes"),
     ):
-        file = Detector(network, ("red", "blue"), **facts | change).save(tmp_path / "model.safetensors")
+        file = make_detector(network, ("red", "blue"), **facts | change).save(tmp_path / "model.safetensors")
         refused(lambda file=file: gd.detect_objects(upright.path, file, device="cpu"), message)
 
 

@@ -14,12 +14,9 @@ from itertools import product
 
 import numpy as np
 
+from geodetect.anchors import LEVELS, AnchorSpec
 from geodetect.boxes import iou_of_pairs
 
-SCALES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
-RATIOS = (0.5, 1.0, 2.0)
-LEVELS = (3, 7)
-PYRAMIDS = (LEVELS, (2, 7))
 _BASES = (4.0, 3.0, 2.0, 1.5, 1.0)
 _ELONGATIONS = (2.0, 1.5, 2.5, 3.0, 4.0)
 _WORTH_IT = 0.01  # of the objects; a smaller gain does not pay for leaving the paper's anchors
@@ -39,8 +36,8 @@ class AnchorSuggestion:
         recall_after: the same share with these anchors.
     """
 
-    scales: tuple[float, ...]
-    ratios: tuple[float, ...]
+    scales: Sequence[float]
+    ratios: Sequence[float]
     anchor_size: float
     recall_before: float
     recall_after: float
@@ -49,38 +46,25 @@ class AnchorSuggestion:
 def best_iou(
     xyxy: np.ndarray,
     shape: tuple[int, int],
-    *,
-    scales: Sequence[float] = SCALES,
-    ratios: Sequence[float] = RATIOS,
-    anchor_size: float = 4,
-    levels: Sequence[int] = LEVELS,
+    spec: AnchorSpec | None = None,
 ) -> np.ndarray:
     """The highest IoU of each box with any anchor of a chip, (N,), 0 to 1.
 
     Args:
         xyxy: (N, 4) corners in chip pixels.
         shape: (height, width) of the chip in pixels.
-        scales: sides of a cell's anchors over the base side.
-        ratios: height over width of a cell's anchors.
-        anchor_size: base side as a multiple of the level's stride.
-        levels: first and last level of the pyramid; level l has stride 2**l pixels.
+        spec: shapes of the anchors; None for the paper's.
     """
+    spec = spec or AnchorSpec()
     centres = (xyxy[:, :2] + xyxy[:, 2:]) / 2
     best = np.zeros(len(xyxy))
-    for stride in (2**level for level in range(levels[0], levels[1] + 1)):
+    for stride in spec.strides:
         last = np.ceil(np.array(shape[::-1]) / stride) - 1
         nearest = np.clip(np.round(centres / stride), 0, last) * stride
-        half = half_sides(anchor_size * stride, scales, ratios)
+        half = spec.half_sides(stride)
         anchors = np.concatenate([nearest[:, None] - half, nearest[:, None] + half], axis=-1)
         best = np.maximum(best, iou_of_pairs(anchors, xyxy[:, None]).max(axis=1, initial=0))
     return best
-
-
-def half_sides(base: float, scales: Sequence[float], ratios: Sequence[float]) -> np.ndarray:
-    """Half width and half height (S, 2) of a cell's anchors, in whole pixels as torchvision rounds them."""
-    sides = np.array([int(base * scale) for scale in scales], float)
-    tall = np.sqrt(np.array(ratios, float))[:, None]
-    return np.round(np.stack([sides / tall, sides * tall], axis=-1).reshape(-1, 2) / 2)
 
 
 def suggest(boxes: Sequence[np.ndarray], shape: tuple[int, int], levels: Sequence[int] = LEVELS) -> AnchorSuggestion:
@@ -96,15 +80,16 @@ def suggest(boxes: Sequence[np.ndarray], shape: tuple[int, int], levels: Sequenc
     xyxy = np.concatenate([np.zeros((0, 4)), *boxes])
     xyxy = xyxy[np.random.default_rng(0).permutation(len(xyxy))[:_SAMPLE]]
 
-    def quality(anchor_size: float, ratios: Sequence[float]) -> tuple[float, float]:
-        best = best_iou(xyxy, shape, ratios=ratios, anchor_size=anchor_size, levels=levels)
+    def quality(spec: AnchorSpec) -> tuple[float, float]:
+        best = best_iou(xyxy, shape, spec)
         return (float((best >= REACHED).mean()), float(best.mean())) if len(best) else (1.0, 1.0)
 
-    before = quality(_BASES[0], RATIOS)[0]
-    chosen, found = (_BASES[0], RATIOS), quality(_BASES[0], RATIOS)
+    chosen = AnchorSpec(levels=levels)
+    found = quality(chosen)
+    before = found[0]
     for base, elongation in product(_BASES, _ELONGATIONS):
-        ratios = (1 / elongation, 1.0, elongation)
-        tried = quality(base, ratios)
+        spec = AnchorSpec(ratios=(1 / elongation, 1.0, elongation), anchor_size=base, levels=levels)
+        tried = quality(spec)
         if tried[0] > found[0] + _WORTH_IT:
-            chosen, found = (base, ratios), tried
-    return AnchorSuggestion(SCALES, chosen[1], chosen[0], before, found[0])
+            chosen, found = spec, tried
+    return AnchorSuggestion(chosen.scales, chosen.ratios, chosen.anchor_size, before, found[0])

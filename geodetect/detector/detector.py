@@ -5,25 +5,22 @@ Shapes: B chips, C bands, H W pixels, K classes.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
 from copy import copy, deepcopy
-from dataclasses import asdict, dataclass
-from difflib import get_close_matches
-from numbers import Real
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Num
+from jaxtyping import Num
 from torch import Tensor
 
 from geodetect.addresses import expanded
 from geodetect.boxes import Boxes
 from geodetect.detector import file
-from geodetect.errors import ArgumentError, ModelError, is_name, is_number, is_share, is_whole, warn
+from geodetect.errors import ArgumentError, ModelError, is_share, warn
 from geodetect.facts import html_table, listed, text_of
+from geodetect.metadata import LOWEST_SCORE, NMS_IOU, HasMetadata, Metadata, Scores
 from geodetect.network import precision as precisions
 from geodetect.network.batching import fastest, most_on_cpu
 from geodetect.network.coding import candidates, suppressed
@@ -31,11 +28,6 @@ from geodetect.network.inference import evaluating, frozen, standardised
 from geodetect.network.retinanet import Network
 from geodetect.network.transfer import Fetched, sent
 from geodetect.stretch import Stretch
-
-_UNKNOWN_SCORE = 0.5  # where nobody knows which score serves best
-_LOWEST_SCORE = 0.05  # a candidate's; what is kept of them is for whoever writes the result to say
-
-Scores = float | Mapping[str, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,99 +43,64 @@ class Launched:
     nms_iou: float
 
 
-class Detector:
-    """A trained network with the names, bands, stretch and pixel size that it was trained with.
+class Detector(HasMetadata):
+    """A trained network with the description of what it is made for.
 
     Args:
         network: gives logits and deltas.
-        classes: names, in the order of the network's classes.
-        bands: numbers from 1 of the raster's bands that it takes, in order.
-        stretch: from the raster's numbers to the network's.
-        chip_size: side of the chips it was trained on, in pixels.
-        overlap: of windows in inference, in pixels.
-        pixel_size_m: of the chips; None where that is unknown.
-        min_score: the score that gave the best F1 in validation, for all classes or by name.
-        summary: how it was trained and how well it did; anything that JSON holds.
+        metadata: its architecture is replaced by the network's.
         device: where to run; None leaves the network where it is.
         precision: "auto" (bf16 where it is native and, in `frozen`, faster), "float32" or "bf16".
 
     Raises:
-        ArgumentError: if the parts do not fit each other.
+        ArgumentError: if the two do not fit each other, or there is no such device or precision.
     """
 
     def __init__(
         self,
         network: Network,
-        classes: Sequence[str],
+        metadata: Metadata,
         *,
-        bands: Sequence[int],
-        stretch: Stretch,
-        chip_size: int,
-        overlap: int,
-        pixel_size_m: float | None = None,
-        min_score: Scores = 0.5,
-        summary: Mapping[str, Any] | None = None,
         device: str | torch.device | None = None,
         precision: str = "auto",
     ) -> None:
-        for name, values in {"classes": classes, "bands": bands}.items():
-            if isinstance(values, str | bytes) or not isinstance(values, Iterable):
-                raise ArgumentError(f"{name} must be a list; got {values!r:.80}")
-        self.classes, self.bands, self.stretch = list(classes), tuple(bands), stretch
-        self.chip_size, self.overlap, self.pixel_size_m = chip_size, overlap, pixel_size_m
-        self.min_score, self.summary, self.precision = min_score, dict(summary or {}), precision
         self.network = self.running = network.to(memory_format=torch.channels_last)
+        self.metadata, self.precision = metadata, precision
+        if (network.n_classes, network.n_bands) != (len(metadata.classes), len(metadata.bands)):
+            raise ArgumentError(
+                f"the network must have a class for each name and take all bands; got {network.n_classes} classes, "
+                f"names {list(metadata.classes)}, and {network.n_bands} bands, {metadata.bands}"
+            )
         if device is not None:
             self.network.to(known_device(device))
-        self._check()
+        precisions.resolve(precision, self.device)
 
-    def _check(self) -> None:
-        counts = {"network": self.network.n_bands, "stretch": self.stretch.n_bands, "bands": len(self.bands)}
-        if len(set(counts.values())) > 1:
-            raise ArgumentError(f"network, stretch and bands must agree in the number of bands; got {counts}")
-        if len(self.classes) != self.network.n_classes or len(set(self.classes)) != len(self.classes):
-            raise ArgumentError(
-                f"every class of the network needs its own name; got {self.network.n_classes} classes, "
-                f"names {self.classes}"
-            )
-        size_m = self.pixel_size_m
-        for name, possible, expected in (
-            ("classes", all(map(is_name, self.classes)), "names of one line without control characters"),
-            ("bands", all(is_whole(band) and band > 0 for band in self.bands), "whole numbers, counted from 1"),
-            ("chip_size", is_whole(self.chip_size), "a whole number of pixels"),
-            ("overlap", is_whole(self.overlap), "a whole number of pixels"),
-            ("pixel_size_m", size_m is None or (is_number(size_m) and size_m > 0), "metres above 0, or None"),
-        ):
-            if not possible:
-                raise ArgumentError(f"{name} must be {expected}; got {getattr(self, name)!r:.80}")
-        if not 0 <= self.overlap < self.chip_size:
-            raise ArgumentError(
-                f"overlap must be at least 0 and smaller than chip_size; "
-                f"got overlap={self.overlap}, chip_size={self.chip_size}"
-            )
-        self._floors(_known(self.min_score))
-        precisions.resolve(self.precision, self.device)
+    @property
+    def metadata(self) -> Metadata:
+        """What the detector is made for; replace it to change a part."""
+        return replace(self._metadata, architecture=self.network.architecture)
+
+    @metadata.setter
+    def metadata(self, metadata: Metadata) -> None:
+        if metadata.stretch is None:
+            raise ArgumentError("a detector needs the mean and deviation of its bands; got metadata without a stretch")
+        self._metadata = metadata
+
+    @property
+    def stretch(self) -> Stretch:
+        """From the raster's numbers to the network's."""
+        assert self._metadata.stretch is not None
+        return self._metadata.stretch
 
     @property
     def facts(self) -> dict[str, Any]:
         """What there is to know about the detector, for people: names, with numbers and texts."""
-        spec = self.network.spec
-        return {
-            "classes": listed(self.classes),
-            "bands": listed(self.bands),
-            "pixel size": None if self.pixel_size_m is None else f"{self.pixel_size_m:g} m",
-            "chip size": f"{self.chip_size} px, overlap {self.overlap} px",
-            "backbone": self.network.backbone_name,
-            "anchors": f"base {spec.anchor_size:g} strides, scales {listed(spec.scales)}, ratios {listed(spec.ratios)}",
-            "levels": f"P{spec.levels[0]} to P{spec.levels[1]}",
-            "heads": "group norm" if self.network.head_norm else "no norm",
-            "best score": self.min_score,
-            **({"epochs": "none yet"} if self.network.class_head.gives_prior else self.summary),
-        }
+        untrained = {"epochs": "none yet"} if self.network.class_head.gives_prior else {}
+        return self.metadata.facts | untrained
 
     def __repr__(self) -> str:
         at = "" if self.pixel_size_m is None else f" of {self.pixel_size_m:g} m"
-        told = "untrained" if self.network.class_head.gives_prior else text_of(self.summary)
+        told = "untrained" if self.network.class_head.gives_prior else text_of(self.metadata.summary)
         return (
             f"Detector({listed(self.classes)}: {self.network.backbone_name}, {self.chip_size} px{at}, "
             f"bands {listed(self.bands)}{'; ' if told else ''}{told})"
@@ -163,7 +120,7 @@ class Detector:
         return self.network.device
 
     def detect(
-        self, pixels: np.ndarray | Tensor, *, min_score: Scores = _LOWEST_SCORE, nms_iou: float = 0.5
+        self, pixels: np.ndarray | Tensor, *, min_score: Scores = LOWEST_SCORE, nms_iou: float = NMS_IOU
     ) -> list[Boxes]:
         """What is on each chip, best first, in the chip's pixels; never reaching over its edge.
 
@@ -182,15 +139,16 @@ class Detector:
         return self.collect(self.launch(pixels, min_score=min_score, nms_iou=nms_iou))
 
     def launch(
-        self, pixels: np.ndarray | Tensor, *, min_score: Scores = _LOWEST_SCORE, nms_iou: float = 0.5
+        self, pixels: np.ndarray | Tensor, *, min_score: Scores = LOWEST_SCORE, nms_iou: float = NMS_IOU
     ) -> Launched:
         """What `collect` takes to give what `detect` does; a GPU works on it while the next batch is launched.
 
         Arguments and errors are those of `detect`.
         """
         pixels = self._tensor(pixels)
-        floors = sent(self._floors(min_score), self.device)
-        _between_0_and_1("nms_iou", nms_iou)
+        floors = sent(torch.from_numpy(self.metadata.scores(min_score)).float(), self.device)
+        if not is_share(nms_iou):
+            raise ArgumentError(f"nms_iou must lie between 0 and 1; got {nms_iou!r}")
         if not len(pixels):
             return Launched(Fetched(torch.zeros(0, 0, 6)), nms_iou)
         with torch.inference_mode(), evaluating(self.running):
@@ -261,18 +219,6 @@ class Detector:
             )
         return pixels
 
-    def _floors(self, min_score: Scores) -> Float[Tensor, " K"]:
-        """The lowest score of each class."""
-        by_class = min_score if isinstance(min_score, Mapping) else dict.fromkeys(self.classes, min_score)
-        for name, score in by_class.items():
-            if name not in self.classes:
-                near = get_close_matches(name, self.classes, n=1) or self.classes[:5]
-                raise ArgumentError(
-                    f"min_score names the class {name!r}, which the model does not know; it knows {', '.join(near)}"
-                )
-            _between_0_and_1("min_score", score)
-        return torch.tensor([by_class.get(name, _LOWEST_SCORE) for name in self.classes])
-
     def save(self, path: str | Path) -> Path:
         """The path of the one file that now holds all that inference needs.
 
@@ -280,29 +226,10 @@ class Detector:
 
         Raises:
             OutputError: if the suffix is not `.safetensors` or the file cannot be written there.
-            ArgumentError: if something was set to what cannot be loaded again.
         """
-        self._check()
         self.warn_if_untrained()
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
-        return file.write(Path(expanded(path)), weights, self._facts())
-
-    def _facts(self) -> dict[str, Any]:
-        """All but the weights, as JSON takes it."""
-        return {
-            "backbone": self.network.backbone_name,
-            "anchors": asdict(self.network.spec),
-            "norm_eps": self.network.norm_eps,
-            "head_norm": self.network.head_norm,
-            "classes": self.classes,
-            "bands": self.bands,
-            "stretch": asdict(self.stretch),
-            "chip_size": self.chip_size,
-            "overlap": self.overlap,
-            "pixel_size_m": self.pixel_size_m,
-            "min_score": _known(self.min_score),
-            "summary": self.summary,
-        }
+        return file.write(Path(expanded(path)), weights, self.metadata)
 
 
 def known_device(device: str | torch.device) -> torch.device:
@@ -322,17 +249,3 @@ def known_device(device: str | torch.device) -> torch.device:
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message, or its name."""
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _between_0_and_1(name: str, value: float) -> None:
-    if not is_share(value):
-        raise ArgumentError(f"{name} must lie between 0 and 1; got {value!r}")
-
-
-def _known(scores: Any) -> Any:
-    """Scores as numbers of Python, for all classes or by name; 0.5 for None and NaN."""
-    if isinstance(scores, Mapping):
-        return {name: _known(score) for name, score in scores.items()}
-    if scores is None or (isinstance(scores, Real) and math.isnan(scores)):
-        return _UNKNOWN_SCORE
-    return float(scores) if isinstance(scores, Real) else scores

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,33 +21,31 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from geodetect.errors import ModelError, OutputError
+from geodetect.metadata import Metadata
 
 _FORMAT_VERSION = 3
 _OLDER = ("1", "2")
 _SUFFIX = ".safetensors"
-_FACTS = {
-    *("backbone", "anchors", "norm_eps", "head_norm", "classes", "bands", "stretch", "chip_size"),
-    *("overlap", "pixel_size_m", "min_score", "summary", "checksum", "format_version"),
-}
 _ABANDONED_S = 3600  # an unfinished file that nobody has written to for so long is what a killed process left
 
 
-def write(path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
-    """Write the weights and facts to one file, and return its path.
+def write(path: Path, weights: Mapping[str, Tensor], metadata: Metadata) -> Path:
+    """Write the weights and what they are for to one file, and return its path.
 
     Args:
         path: with suffix `.safetensors`.
         weights: on the CPU, contiguous.
-        facts: as JSON takes them.
+        metadata: with an architecture.
 
     Raises:
         OutputError: if the suffix is another or the file cannot be written there.
     """
     check_output(path)
-    metadata = {key: json.dumps(value) for key, value in facts.items()} | {"format_version": str(_FORMAT_VERSION)}
-    metadata["checksum"] = checksum(metadata, weights)
+    stored = {key: json.dumps(value) for key, value in metadata.to_json().items()}
+    stored["format_version"] = str(_FORMAT_VERSION)
+    stored["checksum"] = checksum(stored, weights)
     with appearing(path) as part:
-        part.write_bytes(serialise(dict(weights), metadata))  # `save_file` would make it readable for its owner alone
+        part.write_bytes(serialise(dict(weights), stored))  # `save_file` would make it readable for its owner alone
     return path
 
 
@@ -95,42 +92,39 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the weights and facts that `write` was given, by this version or an earlier one.
+def read(path: Path) -> tuple[dict[str, Tensor], Metadata]:
+    """Return the weights and metadata that `write` was given, by this version or an earlier one.
 
     Raises:
         ModelError: if the file is missing, damaged, newer than this version, or not of a detector.
     """
-    weights, metadata = read_safetensors(path)
-    version = metadata.get("format_version", "")
-    if not is_detector(metadata):
+    weights, stored = read_safetensors(path)
+    version = stored.get("format_version", "")
+    if not is_detector(stored):
         raise ModelError(
-            f"{path} is not a detector that geodetect saved: its metadata lack {', '.join(sorted(_FACTS)[:3])}; "
+            f"{path} is not a detector that geodetect saved: its metadata lack format_version; "
             "give such weights to RetinaNet(weights=...) instead"
         )
-    due = _checksum_of_weights(weights) if version in _OLDER else checksum(metadata, weights)
-    if metadata.get("checksum") != due:  # first of all; newer versions keep this checksum
+    due = _checksum_of_weights(weights) if version in _OLDER else checksum(stored, weights)
+    if stored.get("checksum") != due:  # first of all; newer versions keep this checksum
         raise ModelError(f"{path} is damaged: its content does not have the checksum in it; copy or save it again")
     if version.isdecimal() and int(version) > _FORMAT_VERSION:
         raise ModelError(
             f"{path} has format version {version}, this geodetect reads up to {_FORMAT_VERSION}; update geodetect"
         )
-    absent = sorted(_FACTS - metadata.keys() - ({"head_norm"} if version == "1" else set()))  # new in version 2
-    if absent:
-        raise ModelError(f"the metadata of {path} lack {', '.join(absent[:3])}; save the detector again")
-    return weights, _parsed(path, metadata)
-
-
-def is_detector(metadata: Mapping[str, str]) -> bool:
-    """Whether a safetensors file with these metadata is one that `write` wrote, or was before it was damaged."""
-    return not metadata.keys().isdisjoint({"format_version", "checksum"})
-
-
-def _parsed(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
-        return {key: json.loads(metadata[key]) for key in _FACTS - {"checksum"} if key in metadata}
-    except ValueError as error:
-        raise ModelError(f"the metadata of {path} are damaged: {error}; save the detector again") from error
+        facts = {key: json.loads(text) for key, text in stored.items() if key not in ("checksum", "format_version")}
+        return weights, Metadata.from_json(facts)
+    except KeyError as error:
+        raise ModelError(f"the metadata of {path} lack {error.args[0]}; save the detector again") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"the metadata of {path} are damaged: {reason}; save the detector again") from error
+
+
+def is_detector(stored: Mapping[str, str]) -> bool:
+    """Return whether a safetensors file with these metadata is one that `write` wrote, or was before it was damaged."""
+    return not stored.keys().isdisjoint({"format_version", "checksum"})
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

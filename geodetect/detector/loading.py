@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,13 +12,11 @@ from geodetect.detector import file
 from geodetect.detector.detector import Detector, first_line, known_device
 from geodetect.errors import ModelError
 from geodetect.network import precision as precisions
-from geodetect.network.anchors import AnchorSpec
 from geodetect.network.retinanet import Network
-from geodetect.stretch import Stretch
 
 
 def load_detector(path: str | Path, *, device: str | torch.device | None = None, precision: str = "auto") -> Detector:
-    """The detector that `Detector.save` wrote; no code in the file is ever run.
+    """Load a detector that `Detector.save` wrote; no code in the file is ever run.
 
     Args:
         path: a `.safetensors` file.
@@ -34,39 +31,26 @@ def load_detector(path: str | Path, *, device: str | torch.device | None = None,
     where = known_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     precisions.resolve(precision, where)
     path = Path(expanded(path))
-    weights, facts = file.read(path)
+    weights, metadata = file.read(path)
+    architecture = metadata.architecture
+    if architecture is None:
+        raise ModelError(f"the metadata of {path} lack anchors; save the detector again")
     try:
-        detector = _build(facts)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        network = Network(
+            architecture.backbone,
+            n_classes=len(metadata.classes),
+            n_bands=len(metadata.bands),
+            spec=architecture.anchors,
+            weights=None,
+            head_norm=architecture.head_norm,
+        )
+        network.set_norm_eps(architecture.norm_eps)
+        detector = Detector(network.eval(), metadata, precision=precision)
+    except (ValueError, TypeError) as error:
         raise ModelError(f"the metadata of {path} are damaged: {first_line(error)}; save the detector again") from error
-    _fill(detector.network, weights, path)
-    detector.network.to(where)
-    detector.precision = precision
+    _fill(network, weights, path)
+    network.to(where)
     return detector
-
-
-def _build(facts: dict[str, Any]) -> Detector:
-    """The detector that the facts describe, its weights still random."""
-    network = Network(
-        facts["backbone"],
-        n_classes=len(facts["classes"]),
-        n_bands=len(facts["bands"]),
-        spec=AnchorSpec(**facts["anchors"]),
-        weights=None,
-        head_norm=facts.get("head_norm", False),  # heads had none in version 1
-    )
-    network.set_norm_eps(facts["norm_eps"])
-    return Detector(
-        network.eval(),
-        facts["classes"],
-        bands=facts["bands"],
-        stretch=Stretch(**facts["stretch"]),
-        chip_size=facts["chip_size"],
-        overlap=facts["overlap"],
-        pixel_size_m=facts["pixel_size_m"],
-        min_score=facts["min_score"],
-        summary=facts["summary"],
-    )
 
 
 def _fill(network: Network, weights: dict[str, Tensor], path: Path) -> None:

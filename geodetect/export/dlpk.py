@@ -26,8 +26,6 @@ from geodetect.errors import OutputError
 from geodetect.export.likeness import refuse_unlike, rows
 from geodetect.export.program import (
     Detections,
-    facts,
-    lowest_score,
     traced,
 )
 from geodetect.export.raster_function import GeodetectDetector, Program
@@ -72,14 +70,14 @@ def _definition(detector: Detector, name: str) -> dict[str, Any]:
         "ExtractBands": [band - 1 for band in detector.bands],  # counted from 0 there
         "ImageSpaceUsed": "MAP_SPACE",
         "Padding": detector.overlap // 2,
-        "Threshold": lowest_score(detector),
+        "Threshold": detector.metadata.lowest_score,
         "BatchSize": _BATCH_SIZE,
         "Classes": [
             {"Value": k + 1, "Name": each, "Color": list(bytes.fromhex(colours[each][1:]))}
             for k, each in enumerate(detector.classes)
         ],
         **_cell_sizes(detector.pixel_size_m),
-        "Geodetect": facts(detector),
+        "Geodetect": detector.metadata.to_json(),
     }
 
 

@@ -24,17 +24,15 @@ from geodetect.export.likeness import centres_and_sides, refuse_unlike
 from geodetect.export.onnx_detector import IN_COLUMNS, LAYOUTS, METADATA, session
 from geodetect.export.program import (
     Detections,
-    facts,
-    lowest_score,
     traced,
 )
+from geodetect.metadata import NMS_IOU
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 _EXPORTED = 18  # the lowest that PyTorch has operators for
 _OPSET, _IR = 15, 8  # of onnxruntime 1.10, the oldest that GeoDeep takes (its pyproject.toml); Deepness asks for 1.12
-_NMS_IOU = 0.5  # as in `Detector.detect`
 _STRIDE = 32  # Ultralytics' own
 
 
@@ -152,15 +150,15 @@ def _metadata(detector: Detector, groups: list[int], det_type: str) -> dict[str,
     told: dict[str, Any] = {
         "model_type": "Detector",
         "det_type": det_type,
-        "det_conf": lowest_score(detector),
-        "det_iou_thresh": _NMS_IOU,
+        "det_conf": detector.metadata.lowest_score,
+        "det_iou_thresh": NMS_IOU,
         "class_names": {str(k): name for k, name in enumerate(detector.classes)},
         "tile_size": detector.chip_size,  # as Deepness' code has it,
         "tiles_size": detector.chip_size,  # and as its manual has it
         "tiles_overlap": math.ceil(100 * detector.overlap / detector.chip_size),  # percent
         "standardization_mean": [0.0] * len(detector.bands),
         "standardization_std": [1.0] * len(detector.bands),
-        METADATA: facts(detector) | {"groups": groups},
+        METADATA: detector.metadata.to_json() | {"groups": groups},
     }
     if detector.pixel_size_m is not None:
         told["resolution"] = round(100 * detector.pixel_size_m, 6)  # centimetres

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from geodetect.boxes import Boxes, nms
 from geodetect.errors import ArgumentError, ModelError, missing
+from geodetect.metadata import LOWEST_SCORE, NMS_IOU, HasMetadata, Metadata
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -32,10 +32,9 @@ LAYOUTS: dict[str | None, str] = {
 IN_COLUMNS = ("YOLO_v9", "YOLO_Ultralytics")  # (4 + K, N); the other one has rows, (N, 5 + K)
 _BYTE = np.float32(255)
 _MAX_PER_LEVEL = 1000  # pairs of a box and a class, as in the detector
-_LOWEST_SCORE = 0.05
 
 
-class OnnxDetector:
+class OnnxDetector(HasMetadata):
     """A detector that runs in onnxruntime and finds what the exported one finds, in float32.
 
     Args:
@@ -53,16 +52,11 @@ class OnnxDetector:
         facts = facts_of(self._session, path)
         self.name = Path(path).name
         self.checksum = f"{zlib.crc32(Path(path).read_bytes()):08x}"
-        self.classes: list[str] = facts["classes"]
-        self.bands: tuple[int, ...] = tuple(facts["bands"])
-        self.chip_size: int = facts["chip_size"]
-        self.overlap: int = facts["overlap"]
-        self.pixel_size_m: float | None = facts["pixel_size_m"]
-        self.min_score: float | Mapping[str, float] = facts["min_score"]
+        self.metadata = Metadata.from_json(facts)
         self._groups: list[int] = facts["groups"]
         self._in_columns: bool = facts["det_type"] in IN_COLUMNS
 
-    def detect(self, pixels: np.ndarray, *, min_score: float = _LOWEST_SCORE, nms_iou: float = 0.5) -> list[Boxes]:
+    def detect(self, pixels: np.ndarray, *, min_score: float = LOWEST_SCORE, nms_iou: float = NMS_IOU) -> list[Boxes]:
         """What is on each chip, best first, in the chip's pixels; never reaching over its edge.
 
         Args:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from dataclasses import asdict
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -118,26 +116,6 @@ def clouds(detector: Detector, n_pictures: int) -> Tensor:
     shape = n_pictures, len(detector.bands), side // _BLOTCH + 2, side // _BLOTCH + 2
     blotches = torch.randn(*shape, generator=torch.Generator().manual_seed(n_pictures))
     return nn.functional.interpolate(blotches, size=(side, side), mode="bilinear", align_corners=False)
-
-
-def facts(detector: Detector) -> dict[str, Any]:
-    """What it takes to feed the network and to understand its answers, as JSON takes it."""
-    return {
-        "classes": detector.classes,
-        "bands": detector.bands,
-        "stretch": {"mean": detector.stretch.mean, "std": detector.stretch.std},
-        "backbone": detector.network.backbone_name,
-        "anchors": asdict(detector.network.spec),
-        "chip_size": detector.chip_size,
-        "overlap": detector.overlap,
-        "pixel_size_m": detector.pixel_size_m,
-        "min_score": detector.min_score if isinstance(detector.min_score, float | int) else dict(detector.min_score),
-    }
-
-
-def lowest_score(detector: Detector) -> float:
-    """The one threshold for programs that know no classes: the lowest of the classes' own."""
-    return min(detector.min_score.values()) if not isinstance(detector.min_score, float | int) else detector.min_score
 
 
 def difference(got: Iterable[Tensor], due: Iterable[Tensor]) -> float:

@@ -13,7 +13,7 @@ from torch import nn
 
 from geodetect.detector import Detector
 from geodetect.detector.file import appearing
-from geodetect.export.program import BYTE, clouds, difference, facts, plain, refuse_difference, traced
+from geodetect.export.program import BYTE, clouds, difference, plain, refuse_difference, traced
 
 _METADATA = "geodetect.json"  # beside the program in the archive, under extra/
 _TOLERANCE = 1e-4  # of logits and deltas; one in a hundred thousand of a score
@@ -45,7 +45,7 @@ def _metadata(detector: Detector) -> str:
         "standardization_mean": [mean / BYTE for mean in detector.stretch.mean],
         "standardization_std": [std / BYTE for std in detector.stretch.std],
     }
-    return json.dumps(facts(detector) | standardisation)
+    return json.dumps(detector.metadata.to_json() | standardisation)
 
 
 @torch.inference_mode()

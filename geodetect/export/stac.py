@@ -158,7 +158,7 @@ def _hyperparameters(detector: Detector) -> dict[str, Any]:
         "anchor_size": spec.anchor_size,
         "levels": list(spec.levels),
         "overlap": detector.overlap,
-        "min_score": detector.min_score if isinstance(detector.min_score, float | int) else dict(detector.min_score),
+        "min_score": detector.min_score,
     }
 
 

@@ -18,11 +18,11 @@ from geodetect.chips.chip import ChipPlan
 from geodetect.errors import TrainingError
 from geodetect.learner import distributed
 from geodetect.learner.interrupts import held_back
+from geodetect.metadata import UNKNOWN_SCORE
 from geodetect.metrics import average_precision, best_score, match
 
 Decode = Callable[[Tensor, Tensor], list[Boxes]]
 
-UNKNOWN_SCORE = 0.5  # the operating point of a class that validation says nothing about
 _MAX_NAMED = 3  # chips that a message names
 
 

@@ -13,7 +13,8 @@ import shapely
 
 from geodetect.boxes import Boxes
 from geodetect.chips.chip import ChipPlan, Chips
-from geodetect.learner.results import LOWEST_SCORE, DetectsChips, detect_chips
+from geodetect.learner.results import DetectsChips, detect_chips
+from geodetect.metadata import LOWEST_SCORE
 from geodetect.raster import MaskedReader
 from geodetect.scene.detect import boxes_within
 

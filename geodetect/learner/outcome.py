@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from geodetect.learner.loop import DetectionLearner
 
 def epochs_of(detector: Detector) -> int:
     """Return how many epochs the detector says that it was trained for."""
-    told: Any = detector.summary.get("epochs")
+    told: Any = detector.metadata.summary.get("epochs")
     return int(told) if is_whole(told) and told > 0 else 0
 
 
@@ -31,8 +32,11 @@ def take_over(detector: Detector, course: Checkpoint, learner: DetectionLearner)
     if not best.n_done:
         return None
     history = training.history(learner)
-    detector.min_score = dict(zip(detector.classes, best.min_scores, strict=True))
-    detector.summary = results.summary(history, learner.seeded_epochs.earlier + best.n_done, best.kept_epoch)
+    detector.metadata = replace(
+        detector.metadata,
+        min_score=dict(zip(detector.classes, best.min_scores, strict=True)),
+        summary=results.summary(history, learner.seeded_epochs.earlier + best.n_done, best.kept_epoch),
+    )
     return history
 
 

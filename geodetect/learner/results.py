@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from geodetect import memory, plots
+from geodetect.anchors import AnchorSpec
 from geodetect.boxes import Boxes
 from geodetect.chips.chip import Chips
 from geodetect.chips.data import DetectionData
@@ -17,8 +18,8 @@ from geodetect.detector import Detector
 from geodetect.errors import ArgumentError, ModelError
 from geodetect.grid import Grid
 from geodetect.learner.callbacks import chip_ap
+from geodetect.metadata import LOWEST_SCORE, Metadata
 from geodetect.metrics import coco_scores
-from geodetect.network.anchors import AnchorSpec
 from geodetect.scene import DetectsPixels
 from geodetect.scene.features import features_of
 from geodetect.scene.models import lowest_scores
@@ -29,12 +30,13 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
     from matplotlib.figure import Figure
 
-LOWEST_SCORE = 0.05
 _BATCH = 8  # chips looked at together
 
 
 class DetectsChips(DetectsPixels, Protocol):
-    """A detector that is told from which score on, and up to which overlap, boxes count."""
+    """A detector that is told from which score on, and up to which overlap, boxes count, and says what it is for."""
+
+    metadata: Metadata
 
     def detect(self, pixels: Any, /, *, min_score: float = ..., nms_iou: float = ...) -> list[Boxes]:
         """The boxes found in each chip of (B, C, H, W), in pixels of the chip."""
@@ -103,17 +105,7 @@ def predict(detector: Detector, image: np.ndarray, min_score: Any, nms_iou: floa
 
 def unreached(data: DetectionData, spec: AnchorSpec) -> float:
     """Share of the training objects that no anchor overlaps by 0.5, 0 to 1."""
-    best = [
-        best_iou(
-            plan.boxes.xyxy,
-            (plan.window.height, plan.window.width),
-            scales=spec.scales,
-            ratios=spec.ratios,
-            anchor_size=spec.anchor_size,
-            levels=spec.levels,
-        )
-        for plan in data.train.plans
-    ]
+    best = [best_iou(plan.boxes.xyxy, (plan.window.height, plan.window.width), spec) for plan in data.train.plans]
     return float((np.concatenate(best) < REACHED).mean())
 
 

@@ -22,6 +22,7 @@ from geodetect.learner import gallery, outcome, results, start, training, tuning
 from geodetect.learner.checkpoints import State
 from geodetect.learner.interrupts import held_back
 from geodetect.learner.weights import adapt, fill, is_saved_detector, refuse_others
+from geodetect.metadata import NMS_IOU, Metadata
 from geodetect.network import backbones
 from geodetect.network.losses import loss
 from geodetect.raster import Rasters
@@ -89,14 +90,17 @@ class RetinaNet:
             head_norm = saved.network.head_norm
         start_from = weights if saved is None else None
         network = start.network(data, backbone, start_from, spec=spec, head_norm=head_norm, seed=seed)
-        detector = Detector(
-            network,
-            data.classes,
+        metadata = Metadata(
+            classes=data.classes,
             bands=data.bands,
-            stretch=start.stretch(data, network),
             chip_size=data.chip_size,
             overlap=data.chip_size // 4,
             pixel_size_m=data.pixel_size_m,
+            stretch=start.stretch(data, network),
+        )
+        detector = Detector(
+            network,
+            metadata,
             device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
         )
         own = partial(loss, box_weight=box_weight, alpha=focal_alpha, gamma=focal_gamma, giou=giou)
@@ -318,7 +322,7 @@ class RetinaNet:
         and scores to `detect_objects`. Columns are `f1` (each class, and `all`) and `min_score` (each class).
         """
         table = tuning.tune(self.detector, self._needed("tune").valid)
-        self._detector.min_score = table["min_score"].loc[tuning.NMS_IOU].to_dict()
+        self._detector.min_score = table["min_score"].loc[NMS_IOU].to_dict()
         return table
 
     def detect(

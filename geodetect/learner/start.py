@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
+from geodetect.anchors import AnchorSpec
 from geodetect.chips import DetectionData
 from geodetect.errors import ArgumentError, TrainingError, check_seed, is_number, is_share, warn
 from geodetect.facts import listed
 from geodetect.learner import results
 from geodetect.learner.weights import WORDS, read
 from geodetect.network import published
-from geodetect.network.anchors import AnchorSpec
 from geodetect.network.retinanet import Network
 from geodetect.stretch import IMAGENET, Stretch
 

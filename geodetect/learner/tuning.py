@@ -11,17 +11,17 @@ from torchvision.ops import batched_nms
 
 from geodetect.boxes import Boxes
 from geodetect.chips.chip import Chips
-from geodetect.learner.callbacks import UNKNOWN_SCORE, hits_of
+from geodetect.learner.callbacks import hits_of
 from geodetect.learner.ground import detect_ground
 from geodetect.learner.results import DetectsChips
+from geodetect.metadata import LOWEST_SCORE, NMS_IOU, UNKNOWN_SCORE, HasMetadata
 from geodetect.metrics import precision_recall
 from geodetect.scene.models import made_ready
 
-NMS_IOU = 0.5  # of inference, unless it is told another
 _NMS_IOUS = [0.3, 0.35, 0.4, 0.45, NMS_IOU, 0.55, 0.6, 0.65, 0.7]
 
 
-class _Remembered:
+class _Remembered(HasMetadata):
     """A detector whose boxes before suppression are kept, and suppressed anew when it is asked for them again.
 
     Args:
@@ -29,8 +29,7 @@ class _Remembered:
     """
 
     def __init__(self, detector: DetectsChips) -> None:
-        self.classes, self.bands, self.chip_size = detector.classes, detector.bands, detector.chip_size
-        self.overlap, self.pixel_size_m, self.min_score = detector.overlap, detector.pixel_size_m, detector.min_score
+        self.metadata = detector.metadata
         self._detector = detector
         self._raw: list[Boxes] = []
         self._n_asked = 0
@@ -39,7 +38,9 @@ class _Remembered:
         """The first chip comes again."""
         self._n_asked = 0
 
-    def detect(self, pixels: np.ndarray, /, *, min_score: float = 0.05, nms_iou: float = NMS_IOU) -> list[Boxes]:
+    def detect(
+        self, pixels: np.ndarray, /, *, min_score: float = LOWEST_SCORE, nms_iou: float = NMS_IOU
+    ) -> list[Boxes]:
         """The boxes of each chip of the batch."""
         first, last = self._n_asked, self._n_asked + len(pixels)
         if last > len(self._raw):

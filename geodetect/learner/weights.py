@@ -103,9 +103,11 @@ def fill(detector: Detector, saved: Detector, source: str) -> list[str]:
         anew = {_CLASS_OUT: f"{told}; the last layer of the class head starts anew"}
     _copy(detector, saved, source, tuple(anew))
     detector.network.set_norm_eps(saved.network.norm_eps)
-    detector.stretch = replace(saved.stretch, numbers=detector.stretch.numbers)
+    stretch = replace(saved.stretch, numbers=detector.stretch.numbers)
+    detector.metadata = replace(detector.metadata, stretch=stretch)
     if not anew:
-        detector.min_score, detector.summary = saved.min_score, saved.summary
+        known = saved.metadata
+        detector.metadata = replace(detector.metadata, min_score=known.min_score, summary=known.summary)
     return [*dict.fromkeys(anew.values()), *_other_ground(saved, detector, source)]
 
 
@@ -158,9 +160,14 @@ def adapt(detector: Detector, data: DetectionData, source: str) -> list[str]:
     if len(detector.bands) != len(data.bands):
         raise ModelError(f"{source} takes {len(detector.bands)} bands; the data has {len(data.bands)}")
     before = copy(detector)
-    detector.bands, detector.pixel_size_m = tuple(data.bands), data.pixel_size_m
-    detector.chip_size, detector.overlap = data.chip_size, data.chip_size // 4
-    detector.stretch = replace(detector.stretch, numbers=data.stretch.numbers)
+    detector.metadata = replace(
+        detector.metadata,
+        bands=data.bands,
+        pixel_size_m=data.pixel_size_m,
+        chip_size=data.chip_size,
+        overlap=data.chip_size // 4,
+        stretch=replace(detector.stretch, numbers=data.stretch.numbers),
+    )
     return _other_ground(before, detector, source)
 
 

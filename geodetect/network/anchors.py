@@ -6,88 +6,18 @@ Shapes: A anchors of a picture, S shapes at one cell. Level l has stride 2**l pi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from geodetect.errors import ArgumentError
-
-_MOST_PER_CELL = 100  # the paper has 9; the heads' last layers grow with it
-_LARGEST = 1_000  # of a factor: an anchor of a thousand strides is larger than any chip
-_PYRAMIDS = ((3, 7), (2, 7))
-
-
-@dataclass(frozen=True)
-class AnchorSpec:
-    """Shapes of the anchors, the same at every level but for the level's stride.
-
-    "At each pyramid level we use anchors at three aspect ratios {1:2, 1:1, 2:1} [and] add anchors
-    of sizes {2^0, 2^(1/3), 2^(2/3)}" (https://arxiv.org/abs/1708.02002, section 4).
-
-    Args:
-        scales: factors on the base side.
-        ratios: height / width.
-        anchor_size: base side as a multiple of the level's stride.
-        levels: first and last level of the pyramid: (3, 7), or (2, 7) for objects under 16 px.
-
-    Raises:
-        ArgumentError: if a value is not positive, an anchor would round to nothing, or there is no such pyramid.
-    """
-
-    scales: Sequence[float] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
-    ratios: Sequence[float] = (0.5, 1.0, 2.0)
-    anchor_size: float = 4.0
-    levels: Sequence[int] = (3, 7)
-
-    def __post_init__(self) -> None:
-        for name in ("scales", "ratios", "levels"):  # lists come from JSON
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        values = (*self.scales, *self.ratios, self.anchor_size)
-        if not (0 < self.per_cell <= _MOST_PER_CELL):
-            raise ArgumentError(
-                f"anchors need at least one scale and one ratio, all above 0, and at most {_MOST_PER_CELL} for a cell; "
-                f"got {len(self.scales):,} scales and {len(self.ratios):,} ratios"
-            )
-        if not all(0 < value <= _LARGEST for value in values):
-            raise ArgumentError(
-                f"scales, ratios and anchor_size must be above 0 and at most {_LARGEST:,}; "
-                f"got scales={self.scales}, ratios={self.ratios}, anchor_size={self.anchor_size}"
-            )
-        if self.levels not in _PYRAMIDS:
-            raise ArgumentError(f"levels must be (3, 7), or (2, 7) for objects under 16 px; got {self.levels}")
-        smallest = _shapes(self, 2 ** self.levels[0])
-        if (smallest[:, 2:] <= smallest[:, :2]).any():
-            raise ArgumentError(
-                f"an anchor of the finest level would be less than a pixel wide or high; make anchor_size larger: "
-                f"got anchor_size={self.anchor_size}, scales={self.scales}, ratios={self.ratios}"
-            )
-
-    @property
-    def per_cell(self) -> int:
-        """Number of anchors at one cell of one level."""
-        return len(self.scales) * len(self.ratios)
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """Pixels from one cell to the next at each level, finest first."""
-        first, last = self.levels
-        return tuple(2**level for level in range(first, last + 1))
+from geodetect.anchors import AnchorSpec
 
 
 def _shapes(spec: AnchorSpec, stride: int) -> Float[Tensor, "S 4"]:
-    """Anchors round (0, 0) at a level with this stride: ratios outer, scales inner.
-
-    Sides are `int(base * scale)` before the ratio and half sides are rounded, as in torchvision's
-    `AnchorGenerator` and `_default_anchorgen`, so that its trained heads fit.
-    """
-    sides = torch.tensor([int(spec.anchor_size * stride * scale) for scale in spec.scales], dtype=torch.float32)
-    height_factors = torch.tensor(spec.ratios, dtype=torch.float32).sqrt()
-    widths = ((1 / height_factors)[:, None] * sides).flatten()
-    heights = (height_factors[:, None] * sides).flatten()
-    return (torch.stack([-widths, -heights, widths, heights], dim=1) / 2).round()
+    """Anchors round (0, 0) at a level with this stride."""
+    half = torch.from_numpy(spec.half_sides(stride))
+    return torch.cat([-half, half], dim=1)
 
 
 def level_sizes(spec: AnchorSpec, shape: tuple[int, int]) -> list[int]:

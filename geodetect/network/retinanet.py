@@ -9,9 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from geodetect.anchors import AnchorSpec
 from geodetect.errors import ArgumentError
+from geodetect.metadata import Architecture
 from geodetect.network import backbones
-from geodetect.network.anchors import AnchorSpec, anchors, level_sizes
+from geodetect.network.anchors import anchors, level_sizes
 from geodetect.network.heads import box_head, class_head
 from geodetect.network.pyramid import CHANNELS, Pyramid
 
@@ -65,6 +67,11 @@ class Network(nn.Module):
         """
         levels = self.pyramid(self.backbone(pictures))
         return self.class_head(levels), self.box_head(levels)
+
+    @property
+    def architecture(self) -> Architecture:
+        """What the network is built of."""
+        return Architecture(self.backbone_name, self.spec, self.norm_eps, self.head_norm)
 
     @property
     def device(self) -> torch.device:

@@ -15,9 +15,9 @@ import numpy as np
 
 from geodetect.boxes import Boxes
 from geodetect.errors import ArgumentError, ModelError, is_number, is_share, is_whole, warn
+from geodetect.metadata import UNKNOWN_SCORE
 
 _BATCH_SIZE = 8  # of a model that does not say what suits it
-_MIN_SCORE = 0.5  # where a model does not know which score serves it best
 _NEEDED = ("detect", "classes", "bands", "chip_size", "overlap", "pixel_size_m", "min_score")
 
 
@@ -176,7 +176,7 @@ def lowest_scores(min_score: Any, detector: DetectsPixels) -> np.ndarray:
     own = detector.min_score
     if isinstance(own, Mapping):
         own = {name: score for name, score in own.items() if not _is_unknown(score)}
-    lowest = _by_class(_MIN_SCORE if _is_unknown(own) else own, dict.fromkeys(detector.classes, _MIN_SCORE))
+    lowest = _by_class(UNKNOWN_SCORE if _is_unknown(own) else own, dict.fromkeys(detector.classes, UNKNOWN_SCORE))
     if min_score is not None:
         lowest = _by_class(min_score, lowest)
     return np.array([lowest[name] for name in detector.classes], float)

@@ -20,10 +20,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from geodetect.anchors import AnchorSpec
 from geodetect.boxes import Boxes
 from geodetect.detector import Detector, load_detector
 from geodetect.errors import ModelError
-from geodetect.network.anchors import AnchorSpec
+from geodetect.metadata import Metadata
 from geodetect.network.retinanet import Network
 from geodetect.stretch import Stretch
 
@@ -39,7 +40,8 @@ def detector() -> Detector:
     network.class_head.out.bias.data.add_(0.1)
     options = {"bands": (1, 2, 3), "stretch": Stretch((127.0,) * 3, (73.0,) * 3), "chip_size": 96, "overlap": 24}
     summary = {"epochs": 20, "valid_loss": 0.25, "AP50": 0.8}
-    return Detector(network, ("house", "höhle"), pixel_size_m=0.3, min_score=0.01, summary=summary, **options)
+    metadata = Metadata(classes=("house", "höhle"), pixel_size_m=0.3, min_score=0.01, summary=summary, **options)
+    return Detector(network, metadata)
 
 
 def answers(path: Path) -> tuple[Boxes, dict[str, object]]:

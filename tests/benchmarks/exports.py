@@ -34,6 +34,7 @@ from geodetect.detector import Detector
 from geodetect.export import export
 from geodetect.export.onnx_detector import OnnxDetector, session
 from geodetect.grid import Window
+from geodetect.metadata import Metadata
 from geodetect.network.coding import decode_batch
 from geodetect.network.retinanet import Network
 from geodetect.raster import RasterReader
@@ -135,9 +136,8 @@ def random_detector(backbone: str, pixels: np.ndarray) -> Detector:
     stretch = Stretch.fit((chip, np.ones(chip.shape[1:], bool)) for chip in pixels)
     _settle(network, torch.from_numpy(stretch.apply(pixels[:BATCH])))
     bands = tuple(range(1, pixels.shape[1] + 1))
-    return Detector(
-        network, ["a", "b"], bands=bands, stretch=stretch, chip_size=SIDE, overlap=64, precision="float32", device="cpu"
-    )
+    metadata = Metadata(classes=["a", "b"], bands=bands, stretch=stretch, chip_size=SIDE, overlap=64)
+    return Detector(network, metadata, precision="float32", device="cpu")
 
 
 @torch.no_grad()

@@ -32,6 +32,7 @@ import geodetect as gd
 from geodetect import memory
 from geodetect.detector import Detector
 from geodetect.grid import Tiling
+from geodetect.metadata import Metadata
 from geodetect.network import precision as precisions
 from geodetect.network.inference import standardised
 from geodetect.network.retinanet import Network
@@ -129,16 +130,15 @@ class Scene:
             for key in saved["state"]
         }
         network.load_state_dict({names[key]: value for key, value in saved["state"].items()})
-        return Detector(
-            network.eval(),
-            CLASSES,
+        metadata = Metadata(
+            classes=CLASSES,
             bands=(1, 2, 3),
             stretch=IMAGENET,
             chip_size=self.chip_size,
             overlap=self.overlap,
             min_score=saved["lowest"],
-            precision=precision,
         )
+        return Detector(network.eval(), metadata, precision=precision)
 
 
 def plain(scene: Scene) -> Features:

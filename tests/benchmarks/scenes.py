@@ -97,6 +97,7 @@ def network() -> object:
     import torch
 
     from geodetect.detector import Detector
+    from geodetect.metadata import Metadata
     from geodetect.network.retinanet import Network
     from geodetect.stretch import Stretch
 
@@ -104,7 +105,8 @@ def network() -> object:
     options = {"bands": (1, 2, 3), "stretch": Stretch((127.0,) * 3, (73.0,) * 3)}
     made = Network("resnet18", n_classes=2, weights=None)
     made.class_head.out.bias.data[0] += 1e-6  # it counts as trained, which spares a warning
-    return Detector(made, ("house", "car"), chip_size=CHIP_SIZE, overlap=OVERLAP, min_score=MIN_SCORE, **options)
+    options |= {"chip_size": CHIP_SIZE, "overlap": OVERLAP, "min_score": MIN_SCORE}
+    return Detector(made, Metadata(classes=("house", "car"), **options))
 
 
 def measured(scene: str, output: str, n_boxes: int) -> None:

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from geodetect.anchors import AnchorSpec
 from geodetect.detector import Detector
-from geodetect.network.anchors import AnchorSpec
+from geodetect.metadata import Metadata
 from geodetect.network.retinanet import Network
 from geodetect.stretch import Stretch
 
@@ -49,9 +50,8 @@ def detector() -> Detector:
     rng = np.random.default_rng(0)
     network.load_state_dict({name: patterned(name, old, rng) for name, old in network.state_dict().items()})
     network.set_norm_eps(1e-4)
-    return Detector(
-        network,
-        ["hut", "tent"],
+    metadata = Metadata(
+        classes=["hut", "tent"],
         bands=(4, 1, 2, 3),
         stretch=Stretch((900.0, 1000.0, 1100.0, 1200.0), (300.0, 310.0, 320.0, 330.0)),
         chip_size=64,
@@ -59,8 +59,8 @@ def detector() -> Detector:
         pixel_size_m=0.3,
         min_score={"hut": 0.4, "tent": 0.6},
         summary={"epochs": 3, "valid_loss": 0.5, "AP50": 0.75},
-        precision="float32",
     )
+    return Detector(network, metadata, precision="float32")
 
 
 def main(folder: Path) -> None:

@@ -1,0 +1,243 @@
+"""What a detector is made for: one description, which every kind of detector carries and every file holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from difflib import get_close_matches
+from numbers import Real
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+
+from geodetect.anchors import AnchorSpec
+from geodetect.errors import ArgumentError, is_name, is_number, is_share, is_whole
+from geodetect.facts import listed
+from geodetect.stretch import Stretch
+
+UNKNOWN_SCORE = 0.5  # to cut a map at, where no validation says which score is best
+LOWEST_SCORE = 0.05  # of a candidate; which of them are kept is decided by whoever writes the result
+NMS_IOU = 0.5  # of inference, unless another is asked for
+
+Scores: TypeAlias = float | Mapping[str, float]
+"""A score for all classes, or scores by class."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a network is built of; its weights are another matter.
+
+    Args:
+        backbone: a name that `network.backbones.build` knows.
+        anchors: their shapes.
+        norm_eps: what all batch norms add to variances; None for what each has by itself.
+        head_norm: whether the heads have group norm.
+    """
+
+    backbone: str
+    anchors: AnchorSpec = field(default_factory=AnchorSpec)
+    norm_eps: float | None = None
+    head_norm: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the values that JSON holds; `from_json` undoes it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> Self:
+        """Return the architecture that the facts describe, also those of an earlier version."""
+        return cls(
+            facts["backbone"],
+            AnchorSpec(**facts["anchors"]),
+            facts.get("norm_eps"),
+            facts.get("head_norm", False),  # heads had none in version 1
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metadata:
+    """What a detector is made for.
+
+    Args:
+        classes: names that the labels of its boxes index.
+        bands: numbers from 1 of the raster's bands that it takes, in order.
+        chip_size: side of the squares that it sees, in pixels.
+        overlap: of windows in inference, in pixels.
+        pixel_size_m: side of a pixel on the ground that it wants to see; None for the scene's own.
+        min_score: the score that is best to cut a map at, for all classes or by class; None and NaN mean 0.5.
+        stretch: from the raster's numbers to the network's.
+        architecture: of its network; None if that is not one of ours.
+        summary: how it was trained and how well it did; anything that JSON holds.
+
+    Raises:
+        ArgumentError: if a value is not possible, or two do not fit each other.
+    """
+
+    classes: Sequence[str]
+    bands: Sequence[int]
+    chip_size: int
+    overlap: int
+    pixel_size_m: float | None = None
+    min_score: Scores = UNKNOWN_SCORE
+    stretch: Stretch | None = None
+    architecture: Architecture | None = None
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("classes", "bands"):
+            values = getattr(self, name)
+            if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+                raise ArgumentError(f"{name} must be a list; got {values!r:.80}")
+            object.__setattr__(self, name, tuple(values))
+        object.__setattr__(self, "min_score", _known(self.min_score))
+        object.__setattr__(self, "summary", dict(self.summary or {}))
+        self._check()
+        self.scores(self.min_score)
+
+    def _check(self) -> None:
+        size_m = self.pixel_size_m
+        for name, possible, expected in (
+            ("classes", all(map(is_name, self.classes)), "names of one line without control characters"),
+            ("bands", all(is_whole(band) and band > 0 for band in self.bands), "whole numbers, counted from 1"),
+            ("chip_size", is_whole(self.chip_size), "a whole number of pixels"),
+            ("overlap", is_whole(self.overlap), "a whole number of pixels"),
+            ("pixel_size_m", size_m is None or (is_number(size_m) and size_m > 0), "metres above 0, or None"),
+        ):
+            if not possible:
+                raise ArgumentError(f"{name} must be {expected}; got {getattr(self, name)!r:.80}")
+        if not self.classes or len(set(self.classes)) < len(self.classes):
+            raise ArgumentError(f"every class needs its own name; got names {list(self.classes)}")
+        if not 0 <= self.overlap < self.chip_size:
+            raise ArgumentError(
+                f"overlap must be at least 0 and smaller than chip_size; "
+                f"got overlap={self.overlap}, chip_size={self.chip_size}"
+            )
+        if self.stretch is not None and self.stretch.n_bands != len(self.bands):
+            raise ArgumentError(
+                f"the stretch and the bands must agree in number; got {self.stretch.n_bands} and {len(self.bands)}"
+            )
+
+    def scores(self, min_score: Scores) -> Float[np.ndarray, "K"]:
+        """Return the lowest score of each class; a mapping leaves the classes that it does not name at 0.05.
+
+        Raises:
+            ArgumentError: if a score is not between 0 and 1, or a class is unknown.
+        """
+        by_class = min_score if isinstance(min_score, Mapping) else dict.fromkeys(self.classes, min_score)
+        for name, score in by_class.items():
+            if name not in self.classes:
+                near = get_close_matches(name, self.classes, n=1) or self.classes[:5]
+                raise ArgumentError(
+                    f"min_score names the class {name!r}, which the model does not know; it knows {', '.join(near)}"
+                )
+            if not is_share(score):
+                raise ArgumentError(f"min_score must lie between 0 and 1; got {score!r}")
+        return np.array([by_class.get(name, LOWEST_SCORE) for name in self.classes])
+
+    @property
+    def lowest_score(self) -> float:
+        """The one threshold for programs that have a single one: the lowest of the classes' own."""
+        return min(self.min_score.values()) if isinstance(self.min_score, Mapping) else self.min_score
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the values that JSON holds, those of the architecture among them; `from_json` undoes it."""
+        own = {name: value for name, value in vars(self).items() if name not in ("stretch", "architecture")}
+        stretch = {} if self.stretch is None else {"stretch": asdict(self.stretch)}
+        return own | stretch | ({} if self.architecture is None else self.architecture.to_json())
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> Self:
+        """Return what `to_json` gave, or what earlier versions wrote.
+
+        Raises:
+            ArgumentError: if a value is not possible.
+            KeyError: if one is missing.
+            TypeError: if one is of another kind.
+        """
+        return cls(
+            classes=facts["classes"],
+            bands=facts["bands"],
+            chip_size=facts["chip_size"],
+            overlap=facts["overlap"],
+            pixel_size_m=facts["pixel_size_m"],
+            min_score=facts["min_score"],
+            stretch=Stretch(**facts["stretch"]) if "stretch" in facts else None,
+            architecture=Architecture.from_json(facts) if "anchors" in facts else None,
+            summary=facts.get("summary", {}),
+        )
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What there is to know, for people: names, with numbers and texts."""
+        told = {
+            "classes": listed(self.classes),
+            "bands": listed(self.bands),
+            "pixel size": None if self.pixel_size_m is None else f"{self.pixel_size_m:g} m",
+            "chip size": f"{self.chip_size} px, overlap {self.overlap} px",
+        }
+        if self.architecture is not None:
+            anchors = self.architecture.anchors
+            told |= {
+                "backbone": self.architecture.backbone,
+                "anchors": f"base {anchors.anchor_size:g} strides, scales {listed(anchors.scales)}, "
+                f"ratios {listed(anchors.ratios)}",
+                "levels": f"P{anchors.levels[0]} to P{anchors.levels[1]}",
+                "heads": "group norm" if self.architecture.head_norm else "no norm",
+            }
+        return told | {"best score": self.min_score, **self.summary}
+
+
+class HasMetadata:
+    """A detector whose attributes are those of its `metadata`."""
+
+    metadata: Metadata
+
+    @property
+    def classes(self) -> list[str]:
+        """Names that the labels of boxes index, from 0."""
+        return list(self.metadata.classes)
+
+    @property
+    def bands(self) -> tuple[int, ...]:
+        """The raster's bands that it takes, counted from 1."""
+        return tuple(self.metadata.bands)
+
+    @property
+    def chip_size(self) -> int:
+        """Side of the squares that it sees, in pixels."""
+        return self.metadata.chip_size
+
+    @property
+    def overlap(self) -> int:
+        """How much windows share, in pixels."""
+        return self.metadata.overlap
+
+    @property
+    def pixel_size_m(self) -> float | None:
+        """Side of a pixel on the ground that it wants to see, in metres; None for the scene's own."""
+        return self.metadata.pixel_size_m
+
+    @property
+    def min_score(self) -> Scores:
+        """The score that is best to cut a map at, for all classes or by class; may be set."""
+        return self.metadata.min_score
+
+    @min_score.setter
+    def min_score(self, scores: Scores) -> None:
+        self.metadata = replace(self.metadata, min_score=scores)
+
+    @property
+    def summary(self) -> Mapping[str, Any]:
+        """How it was trained and how well it did."""
+        return self.metadata.summary
+
+
+def _known(scores: Any) -> Any:
+    """Return scores as numbers of Python, for all classes or by name; 0.5 for None and NaN."""
+    if isinstance(scores, Mapping):
+        return {name: _known(score) for name, score in scores.items()}
+    if scores is None or (isinstance(scores, Real) and math.isnan(scores)):
+        return UNKNOWN_SCORE
+    return float(scores) if isinstance(scores, Real) else scores
