@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # what editors and type checkers know of the names below
     from geodetect.scene import detect_objects as detect_objects
     from geodetect.viewer import view as view
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _HOMES = {
     "Boxes": "boxes",

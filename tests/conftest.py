@@ -10,12 +10,11 @@ from hypothesis import settings
 
 from geodetect.grid import Grid
 from tests.fakes import SHAPE, TRANSFORMS, TRUTH, UTM, PaintedScene, painted, write_raster
+from tests.real_data import REAL_DATA
 
 # Time limits on examples say how busy the machine is, not whether a law holds.
 settings.register_profile("geodetect", deadline=None)
 settings.load_profile("geodetect")
-
-REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +44,7 @@ def upright(scenes: dict[str, PaintedScene]) -> PaintedScene:
 def real_data() -> Path:
     """The folder of real data; skips where it is not there."""
     if not REAL_DATA.is_dir():
-        pytest.skip(f"no real data at {REAL_DATA}")
+        pytest.skip(f"no real data at {REAL_DATA}; GEODETECT_DATA names another folder")
     return REAL_DATA
 
 

@@ -164,7 +164,7 @@ def test_what_many_machines_have_done_one_goes_on_with(client, tall, undisturbed
 def test_a_block_that_cannot_be_read_is_told_with_its_place(client, tall, tmp_path):
     broken = tmp_path / "tall.tif"
     broken.write_bytes(tall.read_bytes()[:-200_000])
-    with pytest.raises(RasterError, match=r"tall\.tif cannot be read at pixels x \d+ to \d+, y 12\d+"):
+    with pytest.raises(RasterError, match=r"tall\.tif cannot be read at pixels x \d+ to \d+, y 1[2-9]\d\d"):
         detect_objects(broken, PaintDetector(), tmp_path / "found.gpkg", client=client, batch_size=2, progress=False)
     assert not (tmp_path / "found.gpkg").exists()
 

@@ -168,6 +168,19 @@ def test_public_functions_take_at_most_four_positional_parameters() -> None:
     assert {name for name, n in public.items() if n > 4} - set(POSITIONAL) == set()
 
 
+def test_the_newest_entry_of_the_change_log_is_this_version() -> None:
+    heading = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert heading is not None
+    assert heading[1] == geodetect.__version__
+
+
+def test_the_rooms_of_the_contributors_map_are_those_of_the_package() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    told = set(re.findall(r"`(\w+)(?:/|\.py)`", text[text.index("## The rooms") : text.index("Where to change")]))
+    there = {path.stem for path in (ROOT / "geodetect").iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert told == there - {"__init__", "__main__"}
+
+
 def test_no_file_of_leftovers() -> None:
     assert [path for path in MODULES if path.stem in FORBIDDEN_FILES] == []
 

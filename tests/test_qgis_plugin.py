@@ -274,4 +274,4 @@ def test_qgis_process_runs_the_plugin(
     ended = subprocess.run(command, env=environment(profile), capture_output=True, text=True, check=False, timeout=900)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "Wrote" in ended.stdout
-    assert pyogrio.list_layers(output)[:, 0].tolist() == ["found", "layer_styles"]
+    assert pyogrio.list_layers(output)[:, 0].tolist() == ["found", "searched", "layer_styles"]

@@ -19,6 +19,7 @@ from geodetect.grid import Window
 from geodetect.raster import RasterReader
 from geodetect.stretch import Numbers, Sample
 from geodetect.vector.labels import read_area, read_labels
+from tests.real_data import REAL_DATA
 
 
 def _whole(path: Path, **options: object) -> tuple[np.ndarray, np.ndarray]:
@@ -76,7 +77,7 @@ def test_near_infrared_tagged_as_alpha_is_a_band(real_data: Path) -> None:
 
 
 def _encodings() -> list[str]:
-    folder = Path(__file__).resolve().parents[2] / "shared/data/torture_raster/one_scene_many_encodings"
+    folder = REAL_DATA / "torture_raster/one_scene_many_encodings"
     return sorted(path.name for path in folder.glob("*.*") if path.suffix in (".tif", ".png"))
 
 
@@ -205,7 +206,7 @@ def test_folders_of_other_tools_open(real_data: Path, folder: str, classes: list
 
 
 def _folders() -> list[str]:
-    root = Path(__file__).resolve().parents[2] / "shared/data/formats/datumaro_assets"
+    root = REAL_DATA / "formats/datumaro_assets"
     return sorted(path.relative_to(root).as_posix() for path in [*root.glob("*"), *root.glob("*/*")] if path.is_dir())
 
 

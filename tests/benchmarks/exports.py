@@ -39,8 +39,8 @@ from geodetect.network.coding import decode_batch
 from geodetect.network.retinanet import Network
 from geodetect.raster import RasterReader
 from geodetect.stretch import Stretch
+from places import REAL_DATA
 
-REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 SUBURB = Path(__file__).resolve().parents[2] / "sample_data" / "suburb_test.tif"
 BACKBONES = ("resnet18", "efficientnet_b0", "vgg16_bn")
 SIDE, N_CHIPS, BATCH = 256, 100, 10

@@ -7,6 +7,7 @@ chips that are scored at the end. Real imagery is looked for beside the reposito
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from geodetect.chips.split import parted
 from geodetect.raster import RasterReader
 from geodetect.stretch import Stretch
 
-REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+REAL_DATA = Path(os.environ.get("GEODETECT_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 SUBURB = Path(__file__).resolve().parents[2] / "sample_data"
 WEST = 2 / 3  # of Banepa's width, and of the picture of a wood
 
