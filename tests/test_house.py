@@ -177,7 +177,8 @@ def test_the_newest_entry_of_the_change_log_is_this_version() -> None:
 def test_the_rooms_of_the_contributors_map_are_those_of_the_package() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     told = set(re.findall(r"`(\w+)(?:/|\.py)`", text[text.index("## The rooms") : text.index("Where to change")]))
-    there = {path.stem for path in (ROOT / "geodetect").iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    paths = (ROOT / "geodetect").iterdir()
+    there = {path.stem for path in paths if path.suffix == ".py" or (path / "__init__.py").is_file()}
     assert told == there - {"__init__", "__main__"}
 
 

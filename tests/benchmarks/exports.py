@@ -27,6 +27,7 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 import torch
+from places import REAL_DATA
 
 import geodetect as gd
 from geodetect.boxes import Boxes, iou, nms
@@ -39,7 +40,6 @@ from geodetect.network.coding import decode_batch
 from geodetect.network.retinanet import Network
 from geodetect.raster import RasterReader
 from geodetect.stretch import Stretch
-from places import REAL_DATA
 
 SUBURB = Path(__file__).resolve().parents[2] / "sample_data" / "suburb_test.tif"
 BACKBONES = ("resnet18", "efficientnet_b0", "vgg16_bn")
