@@ -10,6 +10,7 @@ import sys
 import unicodedata
 import warnings
 from numbers import Integral, Real
+from typing import Any
 
 from geodetect.addresses import unsigned
 
@@ -108,15 +109,25 @@ def is_whole(value: object) -> bool:
     return not isinstance(value, bool) and isinstance(value, Integral)
 
 
+def check_whole(name: str, value: Any, at_least: int = 1, at_most: int | None = None) -> int:
+    """Return a parameter that must be a whole number as an int of Python.
+
+    Raises:
+        ArgumentError: if it is not one within these bounds.
+    """
+    if is_whole(value) and at_least <= value and (at_most is None or value <= at_most):
+        return int(value)
+    bound = "" if at_most is None else f" and at most {at_most:,}"
+    raise ArgumentError(f"{name} must be a whole number of at least {at_least}{bound}; got {value!r}")
+
+
 def check_seed(seed: object) -> None:
     """Refuse what torch and numpy do not both take as a seed.
 
     Raises:
         ArgumentError: if it is none.
     """
-    if not (is_whole(seed) and seed >= 0):  # type: ignore[operator]
-        raise ArgumentError(f"seed must be a whole number of at least 0; got {seed!r}")
-    if seed >= 2**64:  # type: ignore[operator]
+    if check_whole("seed", seed, 0) >= 2**64:
         raise ArgumentError(f"seed must be less than {2**64:,}; got {seed!r}")
 
 

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import geopandas as gpd
 import numpy as np
@@ -21,11 +21,13 @@ from pyproj import CRS
 from rasterio.errors import NotGeoreferencedWarning
 
 from geodetect.boxes import Boxes
-from geodetect.detector import Detector
 from geodetect.errors import RasterError
 from geodetect.grid import Grid, Window
 from geodetect.metadata import Metadata
-from geodetect.network.retinanet import Network
+
+if TYPE_CHECKING:
+    from geodetect.detector import Detector
+    from geodetect.network.retinanet import Network
 
 COLOURS = {"red": (60_000, 1_000, 1_000), "blue": (1_000, 1_000, 60_000)}
 CLASSES = tuple(COLOURS)
@@ -188,4 +190,6 @@ def make_detector(
     network: Network, classes: Sequence[str], *, device: str | None = None, precision: str = "auto", **facts: Any
 ) -> Detector:
     """A detector of these classes; `facts` are those of its metadata."""
+    from geodetect.detector import Detector  # loads torch, which some tests must not
+
     return Detector(network, Metadata(classes=classes, **facts), device=device, precision=precision)

@@ -142,7 +142,7 @@ def test_the_program_file_tells_how_to_feed_it(folder: Path) -> None:
     told = json.loads(files["geodetect.json"])
     assert told["classes"] == CLASSES
     assert told["bands"] == list(BANDS)
-    assert told["stretch"] == {"mean": list(STRETCH.mean), "std": list(STRETCH.std)}
+    assert Stretch(**told["stretch"]) == STRETCH
     assert told["standardization_mean"] == pytest.approx(np.array(STRETCH.mean) / 255)
     assert told["standardization_std"] == pytest.approx(np.array(STRETCH.std) / 255)
     assert told["anchors"] == {"scales": [1, 1.5], "ratios": [1], "anchor_size": 4, "levels": [3, 7]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +12,7 @@ from geodetect.chips.chip import ChipPlan, Chips
 from geodetect.grid import Window
 from geodetect.learner.gallery import errors_of, show_errors
 from geodetect.learner.tuning import suppressed, tune
+from geodetect.metadata import HasMetadata, Metadata
 from tests.fakes import FakeReader
 
 # Two roofs, each found twice: the second box overlaps the first by 8 of 12 rows, 0.667.
@@ -21,17 +21,15 @@ TWICE = Boxes([[0, 0, 10, 10], [0, 2, 10, 12], [30, 30, 40, 40], [30, 32, 40, 42
 
 
 @dataclass
-class Told:
+class Told(HasMetadata):
     """A detector that finds what it is told to, chip by chip."""
 
     found: list[Boxes]
-    classes: tuple[str, ...] = ("roof", "car")
-    bands: tuple[int, ...] = (1, 2, 3)
-    chip_size: int = 64
-    overlap: int | None = None
-    pixel_size_m: float | None = None
-    min_score: float | Mapping[str, float] = 0.5
+    metadata: Metadata = field(init=False)
     seen: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self.metadata = Metadata(classes=("roof", "car"), bands=(1, 2, 3), chip_size=64, overlap=16)
 
     def detect(self, pixels: np.ndarray, *, min_score: float, nms_iou: float) -> list[Boxes]:
         first, self.seen = self.seen, self.seen + len(pixels)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,8 @@ from geodetect import plots
 from geodetect.accuracy.page import page_of
 from geodetect.errors import OutputError
 from geodetect.facts import html_rows, text_of
-from geodetect.vector.outputs import check_place, through_links
+from geodetect.files import appearing
+from geodetect.vector.outputs import check_place
 from geodetect.vector.writers import write_features
 
 
@@ -79,13 +79,11 @@ class Accuracy:
 
 
 def write_text(text: str, path: Path) -> Path:
-    """A file that holds all of the text; where it cannot, none, and an older one as it was."""
-    target = through_links(path)
-    try:
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as folder:
-            part = Path(folder) / "part"
-            part.write_text(text, encoding="utf-8")
-            part.replace(target)
-            return path
-    except (OSError, UnicodeError) as error:
-        raise OutputError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+    """Write a file that holds all of the text, and return its path.
+
+    Raises:
+        OutputError: if it cannot be written; an older file is then unchanged.
+    """
+    with appearing(path) as part:
+        part.write_text(text, encoding="utf-8")
+    return path

@@ -19,7 +19,7 @@ from geodetect.chips.formats.picture import counted, sentence
 from geodetect.chips.pictures import PictureReader
 from geodetect.chips.sources import Source, from_raster
 from geodetect.chips.split import Parts, parted
-from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced, is_whole
+from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced, check_whole
 from geodetect.facts import listed
 from geodetect.raster import Rasters
 from geodetect.stretch import Sample, Stretch
@@ -167,11 +167,10 @@ def prepare_data(
 def _check(split: str, batch_size: int, num_workers: int | None, sampler: str | None) -> None:
     if split not in ("blocks", "random"):
         raise ArgumentError(f'split must be "blocks" or "random"; got {split!r}')
-    if not (is_whole(batch_size) and batch_size >= 1):
-        raise ArgumentError(f"batch_size must be at least 1 (a whole number); got {batch_size!r}")
+    check_whole("batch_size", batch_size)
     _check_batch(batch_size, 1, 1)  # before any work; more is known later
-    if num_workers is not None and not (is_whole(num_workers) and num_workers >= 0):
-        raise ArgumentError(f"num_workers must be at least 0 (a whole number), or None; got {num_workers!r}")
+    if num_workers is not None:
+        check_whole("num_workers", num_workers, 0)
     memory.check_fits(_WORKER_BYTES * (num_workers or 0), f"num_workers={num_workers}", "make num_workers smaller")
     if sampler not in ("balanced", None):
         raise ArgumentError(f'sampler must be "balanced" or None; got {sampler!r}')

@@ -12,6 +12,7 @@ import click
 
 from geodetect import __version__
 from geodetect.errors import OutputError
+from geodetect.files import appearing
 
 _FOLDER = "geodetect_qgis"  # what QGIS calls the plugin's package
 _SUFFIXES = (".py", ".svg", ".txt")
@@ -29,7 +30,8 @@ def qgis(plugin: Path) -> None:
         raise OutputError(f"OUT.zip must be a .zip file; got {plugin}")
     if not plugin.parent.is_dir():
         raise OutputError(f"the folder {plugin.parent} does not exist; make it first, or choose another")
-    plugin.write_bytes(_packed())
+    with appearing(plugin) as part:
+        part.write_bytes(_packed())
     click.echo(f"Wrote {plugin}; in QGIS choose it under Plugins > Manage and Install Plugins > Install from ZIP")
 
 

@@ -8,11 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from glob import escape
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -21,12 +18,12 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from geodetect.errors import ModelError, OutputError
+from geodetect.files import appearing
 from geodetect.metadata import Metadata
 
 _FORMAT_VERSION = 3
 _OLDER = ("1", "2")
 _SUFFIX = ".safetensors"
-_ABANDONED_S = 3600  # an unfinished file that nobody has written to for so long is what a killed process left
 
 
 def write(path: Path, weights: Mapping[str, Tensor], metadata: Metadata) -> Path:
@@ -47,49 +44,6 @@ def write(path: Path, weights: Mapping[str, Tensor], metadata: Metadata) -> Path
     with appearing(path) as part:
         part.write_bytes(serialise(dict(weights), stored))  # `save_file` would make it readable for its owner alone
     return path
-
-
-@contextmanager
-def appearing(path: Path) -> Iterator[Path]:
-    """Give a path to write to; what is written there takes the name `path` once it is complete and on the disk.
-
-    Raises:
-        OutputError: for an OSError inside. Whatever goes wrong, a file that had the name before stays as it was.
-    """
-    # Short, for names near the file system's limit; with a number, for several processes that write to one name; and
-    # with the suffix, which PyTorch asks for.
-    beginning = f".{path.stem[:40]}."
-    part = path.with_name(f"{beginning}{os.getpid()}.part{path.suffix}")
-    try:
-        _remove_abandoned(path.parent, f"{escape(beginning)}*.part{escape(path.suffix)}")
-        yield part
-        _flush(part)
-        os.replace(part, path)
-    except OSError as error:
-        before = f"; the file that was at {path.name} before is unchanged" if path.is_file() else ""
-        raise OutputError(
-            f"{path} cannot be written: {str(error).splitlines()[0]}{before}; choose another place"
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
-    with suppress(OSError):  # the new name, too, is to survive a power failure; Windows opens no folders
-        _flush(path.parent)
-
-
-def _remove_abandoned(folder: Path, pattern: str) -> None:
-    for part in folder.glob(pattern):
-        with suppress(OSError):  # it may be another process' that has just finished it
-            if time.time() - part.stat().st_mtime > _ABANDONED_S:
-                part.unlink()
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file, or the list of names in a folder, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows flushes what it may write to
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], Metadata]:

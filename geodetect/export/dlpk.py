@@ -21,7 +21,6 @@ from torch import Tensor, fx
 
 from geodetect.colours import class_colours
 from geodetect.detector import Detector
-from geodetect.detector.file import appearing
 from geodetect.errors import OutputError
 from geodetect.export.likeness import refuse_unlike, rows
 from geodetect.export.program import (
@@ -29,6 +28,7 @@ from geodetect.export.program import (
     traced,
 )
 from geodetect.export.raster_function import GeodetectDetector, Program
+from geodetect.files import appearing
 
 _CLASS = GeodetectDetector.__name__  # of the function, and so of its file
 _WEIGHTS = "network.safetensors"

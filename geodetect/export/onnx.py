@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from geodetect.detector import Detector
-from geodetect.detector.file import appearing
 from geodetect.errors import missing
 from geodetect.export.likeness import centres_and_sides, refuse_unlike
 from geodetect.export.onnx_detector import IN_COLUMNS, LAYOUTS, METADATA, session
@@ -26,6 +25,7 @@ from geodetect.export.program import (
     Detections,
     traced,
 )
+from geodetect.files import appearing
 from geodetect.metadata import NMS_IOU
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from geodetect.detector import Detector
-from geodetect.detector.file import appearing
 from geodetect.export.program import BYTE, clouds, difference, plain, refuse_difference, traced
+from geodetect.files import appearing
 
 _METADATA = "geodetect.json"  # beside the program in the archive, under extra/
 _TOLERANCE = 1e-4  # of logits and deltas; one in a hundred thousand of a score

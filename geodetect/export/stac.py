@@ -16,8 +16,8 @@ import torch
 
 from geodetect.colours import class_colours
 from geodetect.detector import Detector
-from geodetect.detector.file import appearing
 from geodetect.export import pt2
+from geodetect.files import appearing
 
 _EXTENSIONS = (
     "https://stac-extensions.github.io/mlm/v1.4.0/schema.json",  # the newest that pystac's extension reads

@@ -20,8 +20,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from geodetect.detector import Detector
-from geodetect.detector.file import appearing, checksum
+from geodetect.detector.file import checksum
 from geodetect.errors import OutputError, TrainingError
+from geodetect.files import appearing
 from geodetect.learner import distributed
 from geodetect.learner.callbacks import BestEpoch, copied
 from geodetect.learner.interrupts import held_back

@@ -27,7 +27,7 @@ from geodetect.boxes import Boxes
 from geodetect.chips import DetectionData
 from geodetect.chips.loaders import loaders
 from geodetect.detector import Detector
-from geodetect.errors import ArgumentError, TrainingError, is_number, is_whole
+from geodetect.errors import ArgumentError, TrainingError, check_whole, is_number
 from geodetect.learner import checkpoints, distributed
 from geodetect.learner.callbacks import BestEpoch, ChipAP, MeanLoss, SeededEpochs, StopOnNan
 from geodetect.learner.checkpoints import Checkpoint, State
@@ -163,8 +163,7 @@ def check(epochs: Any, callbacks: Sequence[Callback]) -> None:
     Raises:
         ArgumentError: if there is no epoch to train, or a callback wants to draw what it cannot.
     """
-    if not (is_whole(epochs) and 1 <= epochs <= _MOST_EPOCHS):
-        raise ArgumentError(f"epochs must be a whole number of at least 1 and at most {_MOST_EPOCHS:,}; got {epochs!r}")
+    check_whole("epochs", epochs, at_most=_MOST_EPOCHS)
     for callback in callbacks if isinstance(callbacks, Iterable) else [None]:
         if not isinstance(callback, Callback):
             raise ArgumentError(f"callbacks must be a list of fastai's Callback objects; got {callbacks!r}")

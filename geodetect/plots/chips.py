@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from geodetect.colours import class_colours
-from geodetect.errors import ArgumentError, is_whole
+from geodetect.errors import check_whole
 from geodetect.plots.pictures import (
     add_legend,
     as_rgb,
@@ -45,8 +45,7 @@ def check_rows(rows: object) -> None:
     Raises:
         ArgumentError: if it is not from 1 to 100.
     """
-    if not (is_whole(rows) and 1 <= rows <= _MOST_ROWS):  # type: ignore[operator]
-        raise ArgumentError(f"rows must be at least 1 and at most {_MOST_ROWS} (a whole number); got {rows!r}")
+    check_whole("rows", rows, at_most=_MOST_ROWS)
 
 
 def chip_figure(

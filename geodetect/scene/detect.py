@@ -21,6 +21,7 @@ import shapely
 from geodetect.addresses import expanded
 from geodetect.boxes import Boxes
 from geodetect.errors import ArgumentError, GeodetectError, OutputError, warn
+from geodetect.files import through_links
 from geodetect.locks import held
 from geodetect.raster import RasterReader, Rasters, Reader, files_of
 from geodetect.scene.asking import Asked, asked_of
@@ -39,7 +40,7 @@ from geodetect.scene.settings import settings_of, state_of
 from geodetect.scene.tally import Tally
 from geodetect.vector.labels import read_area
 from geodetect.vector.opening import Area, vector_paths
-from geodetect.vector.outputs import SEARCHED, check_output, check_parts, through_links
+from geodetect.vector.outputs import SEARCHED, check_output, check_parts
 from geodetect.vector.writers import check_texts, write_features
 
 _FRAME_SIZE = 1 << 16  # features that are made, and handed to the writer, at once

@@ -24,9 +24,9 @@ from jaxtyping import Bool, UInt8
 
 from geodetect.boxes import Boxes
 from geodetect.errors import ArgumentError, OutputError
+from geodetect.files import through_links
 from geodetect.scene.edges import Parts
 from geodetect.scene.scan import Strip
-from geodetect.vector.outputs import through_links
 
 _VERSION = 2  # of the files; 2 knows the ground that was searched
 _SETTINGS = "settings.json"

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import shapely
@@ -27,8 +26,8 @@ from geodetect.errors import (
     ModelError,
     NotGeoreferenced,
     OutputError,
+    check_whole,
     is_share,
-    is_whole,
     warn,
 )
 from geodetect.grid import Grid, Window
@@ -122,7 +121,7 @@ def planned(
     n_bytes = _IN_MEMORY * _window_bytes(reader, windows.chip_size)
     if batch_size is None:
         batch_size = max(1, min(suited_batch_size(detector, windows.chip_size), memory.available() // n_bytes))
-    batch_size = _whole_number("batch_size", batch_size)
+    batch_size = check_whole("batch_size", batch_size)
     what = f"batch_size={batch_size:,} with windows of {windows.chip_size:,} px"
     memory.check_fits(batch_size * n_bytes, what, f"make {'batch_size' if batch_size > 1 else 'chip_size'} smaller")
     return Plan(windows, lowest, float(nms_iou), batch_size, area, tta)
@@ -181,8 +180,8 @@ def _windows(
     """
     if overlap is None and chip_size in (None, detector.chip_size):
         overlap = detector.overlap
-    chip_size = _whole_number("chip_size", detector.chip_size if chip_size is None else chip_size)
-    overlap = _whole_number("overlap", chip_size // 4 if overlap is None else overlap, at_least=0)
+    chip_size = check_whole("chip_size", detector.chip_size if chip_size is None else chip_size)
+    overlap = check_whole("overlap", chip_size // 4 if overlap is None else overlap, at_least=0)
     memory.check_fits(
         _window_bytes(reader, chip_size), f"a window of {chip_size:,} x {chip_size:,} px", "make chip_size smaller"
     )
@@ -197,12 +196,6 @@ def _windows(
 def _window_bytes(reader: Reader, chip_size: int) -> int:
     """Size of the pixels of a window; whatever a model makes of them comes on top."""
     return chip_size**2 * reader.n_bands * reader.dtype.itemsize
-
-
-def _whole_number(name: str, value: Any, at_least: int = 1) -> int:
-    if not (is_whole(value) and value >= at_least):
-        raise ArgumentError(f"{name} must be a whole number of at least {at_least}; got {value!r}")
-    return int(value)
 
 
 def check_place(reader: RasterReader, outputs: Sequence[Path]) -> None:

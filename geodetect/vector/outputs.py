@@ -14,6 +14,7 @@ from pathlib import Path
 
 from geodetect.addresses import expanded, is_url
 from geodetect.errors import ArgumentError, OutputError
+from geodetect.files import through_links
 from geodetect.vector.literal import literal_folder
 
 SUFFIXES = (".gpkg", ".geojson", ".shp", ".fgb", ".kml", ".parquet", ".csv")
@@ -82,11 +83,6 @@ def check_place(path: str | Path) -> Path:
     if target.exists() and not (target.is_file() and os.access(target, os.W_OK)):
         raise OutputError(f"{path} is write-protected or no regular file; choose another name")
     return path
-
-
-def through_links(path: Path) -> Path:
-    """The file that a symbolic link leads to, whether it is there or not; any other path is itself."""
-    return path.resolve() if path.is_symlink() else path
 
 
 def _check_geopackage(path: Path) -> None:
