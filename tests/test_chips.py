@@ -234,7 +234,7 @@ def test_a_picture_of_the_batch(upright: PaintedScene) -> None:
         4, sum(len(plan.boxes) > 0 for plan in data.train.plans)
     )
     for rows in (0, 2.5):
-        with pytest.raises(ArgumentError, match="rows must be at least 1"):
+        with pytest.raises(ArgumentError, match="rows must be a whole number of at least 1"):
             data.show_batch(rows=rows)  # type: ignore[arg-type]
 
 
@@ -243,7 +243,7 @@ def test_a_picture_of_the_batch(upright: PaintedScene) -> None:
     [
         ({"chip_size": 64, "overlap": 64}, "overlap must be smaller than chip_size"),
         ({"split": "columns"}, 'split must be "blocks" or "random"'),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),
         ({"val_split_pct": 1.0}, "val_split_pct must lie between 0 and 1"),
         ({"sampler": "rare"}, 'sampler must be "balanced" or None'),
         ({"min_visible": 2}, "min_visible must lie between 0 and 1"),
@@ -261,9 +261,9 @@ def test_a_picture_of_the_batch(upright: PaintedScene) -> None:
         ({"negatives": -1}, "negatives must be a number of at least 0; got -1"),
         ({"seed": -1}, "seed must be a whole number of at least 0; got -1"),
         ({"val_split_pct": "a"}, "val_split_pct must lie between 0 and 1"),
-        ({"batch_size": "8"}, "batch_size must be at least 1"),
-        ({"batch_size": 2.5}, "batch_size must be at least 1"),
-        ({"num_workers": -3}, "num_workers must be at least 0"),
+        ({"batch_size": "8"}, "batch_size must be a whole number of at least 1"),
+        ({"batch_size": 2.5}, "batch_size must be a whole number of at least 1"),
+        ({"num_workers": -3}, "num_workers must be a whole number of at least 0"),
         ({"class_mapping": ["a"]}, "class_mapping must be a dict"),
         ({"dataset_type": "coco"}, "dataset_type cannot be applied to a raster with labels"),
     ],

@@ -188,7 +188,7 @@ def test_tuning_sees_what_inference_gives(trained: gd.RetinaNet) -> None:
 
 def test_errors_are_shown(trained: gd.RetinaNet) -> None:
     assert len(trained.show_errors(rows=1).subfigs) == 2
-    with pytest.raises(ArgumentError, match="rows must be at least 1"):
+    with pytest.raises(ArgumentError, match="rows must be a whole number of at least 1"):
         trained.show_errors(rows=0)
 
 
