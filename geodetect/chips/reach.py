@@ -14,7 +14,7 @@ from itertools import product
 
 import numpy as np
 
-from geodetect.boxes import iou_of_pairs
+from geodetect.boxes import iou_of_upright
 
 SCALES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
 RATIOS = (0.5, 1.0, 2.0)
@@ -71,7 +71,7 @@ def best_iou(
         nearest = np.clip(np.round(centres / stride), 0, last) * stride
         half = half_sides(anchor_size * stride, scales, ratios)
         anchors = np.concatenate([nearest[:, None] - half, nearest[:, None] + half], axis=-1)
-        best = np.maximum(best, iou_of_pairs(anchors, xyxy[:, None]).max(axis=1, initial=0))
+        best = np.maximum(best, iou_of_upright(anchors, xyxy[:, None]).max(axis=1, initial=0))
     return best
 
 
