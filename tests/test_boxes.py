@@ -177,7 +177,7 @@ def test_an_index_picks_boxes_not_rows():
     ("xyxy", "labels", "scores", "message"),
     [
         (np.zeros((2, 5)), [0, 0], None, r"array \(N, 4\).*got shape \(2, 5\)"),
-        (np.zeros((2, 4)), [0], None, "got 2 boxes, 1 labels, 1 scores"),
+        (np.zeros((2, 4)), [0], None, "got 2 boxes, 1 labels"),
         (np.zeros((2, 4)), [0, 0], [0.5], "got 2 boxes, 2 labels, 1 scores"),
     ],
 )
@@ -208,7 +208,7 @@ def test_what_is_not_four_corners_in_a_row_is_refused(xyxy):
     ("labels", "scores"), [(["a"], None), ([np.nan], None), ([0], ["high"]), ([[0], [1, 2]], None)]
 )
 def test_labels_and_scores_are_numbers(labels, scores):
-    with pytest.raises(ArgumentError, match="labels must be numbers of classes and scores numbers"):
+    with pytest.raises(ArgumentError, match=r"labels must be .* numbers"):
         Boxes([[0, 0, 1, 1]], labels, scores)
 
 

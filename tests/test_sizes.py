@@ -189,12 +189,8 @@ def test_training_without_end(data: DetectionData) -> None:
     for epochs in (10**9, ENDLESS, BEYOND_FLOATS):
         refused(lambda epochs=epochs: model.fit(epochs), "epochs must be .* at most 100,000")
     for rows in (10**6, 0):
-        refused(
-            lambda rows=rows: model.show_results(rows=rows), "rows must be .* at least 1 and at most 100"
-        )
-        refused(
-            lambda rows=rows: model.show_errors(rows=rows), "rows must be .* at least 1 and at most 100"
-        )
+        refused(lambda rows=rows: model.show_results(rows=rows), "rows must be .* at least 1 and at most 100")
+        refused(lambda rows=rows: model.show_errors(rows=rows), "rows must be .* at least 1 and at most 100")
     refused(lambda: gd.RetinaNet(data, **options, seed=ENDLESS), "seed must be less than")
 
 

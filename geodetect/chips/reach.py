@@ -15,7 +15,7 @@ from itertools import product
 import numpy as np
 
 from geodetect.anchors import LEVELS, AnchorSpec
-from geodetect.boxes import iou_of_pairs
+from geodetect.boxes import iou_of_upright
 
 _BASES = (4.0, 3.0, 2.0, 1.5, 1.0)
 _ELONGATIONS = (2.0, 1.5, 2.5, 3.0, 4.0)
@@ -63,7 +63,7 @@ def best_iou(
         nearest = np.clip(np.round(centres / stride), 0, last) * stride
         half = spec.half_sides(stride)
         anchors = np.concatenate([nearest[:, None] - half, nearest[:, None] + half], axis=-1)
-        best = np.maximum(best, iou_of_pairs(anchors, xyxy[:, None]).max(axis=1, initial=0))
+        best = np.maximum(best, iou_of_upright(anchors, xyxy[:, None]).max(axis=1, initial=0))
     return best
 
 

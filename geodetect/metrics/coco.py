@@ -145,7 +145,7 @@ def _pairs(
     n_found = n_true = 0
     for ours, theirs in zip(found, truth, strict=True):
         if len(ours) and len(theirs):
-            i, j, iou = overlapping(ours.xyxy, theirs.xyxy, _LOWEST)
+            i, j, iou = overlapping(ours, theirs, _LOWEST)
             parts.append((i + n_found, j + n_true, iou))
         n_found, n_true = n_found + len(ours), n_true + len(theirs)
     nothing = np.zeros(0, int), np.zeros(0, int), np.zeros(0)

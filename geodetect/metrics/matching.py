@@ -42,7 +42,7 @@ def match(
     Raises:
         ArgumentError: if `match_iou` is out of range, or the detections have no scores.
     """
-    i, j, iou = overlapping(detections.xyxy, truth.xyxy)
+    i, j, iou = overlapping(detections, truth)
     if by_class:
         same = detections.labels[i] == truth.labels[j]
         i, j, iou = i[same], j[same], iou[same]

@@ -18,7 +18,7 @@ import numpy as np
 import shapely
 from jaxtyping import Bool, Float, Int
 
-from geodetect.boxes import Boxes, area, chained, nms
+from geodetect.boxes import Boxes, area, chained, enclosing, nms, shared_area
 from geodetect.grid import Tiling, Window
 
 # A detector places the side of a box to within a pixel or two: one that ends this close
@@ -73,8 +73,8 @@ def split(found: Boxes, window: Window, tiling: Tiling, nms_iou: float) -> tuple
         tiling: the plan that the window is one of.
         nms_iou: overlap above which the worse of two parts from this one window goes.
     """
-    cut = _interior(window, tiling) & ((found.xyxy - window.xyxy) * _INWARD < _TOUCH)
-    clear_of_neighbour = (_neighbours(window, tiling) - found.xyxy[:, _OPPOSITE]) * _INWARD >= _CLEAR
+    cut = _interior(window, tiling) & ((found.bounds - window.xyxy) * _INWARD < _TOUCH)
+    clear_of_neighbour = (_neighbours(window, tiling) - found.bounds[:, _OPPOSITE]) * _INWARD >= _CLEAR
     touches, dropped = cut.any(axis=1), (cut & clear_of_neighbour).any(axis=1)
     parts = Parts(found, cut)[touches & ~dropped]
     return found[~touches], parts[nms(parts.boxes, nms_iou)]
@@ -109,7 +109,7 @@ def join(parts: Parts, whole: Iterable[Boxes], nms_iou: float) -> Boxes:
         nms_iou: overlap above which two boxes show one object.
     """
     parts = parts[~_covered(parts.boxes, whole, nms_iou)]
-    joined = _bounds(parts.boxes, chained(len(parts), *_meeting(parts)))
+    joined = _around(parts.boxes, chained(len(parts), *_meeting(parts)))
     joined = joined[~_covered(joined, whole, nms_iou)]
     joined = joined[np.argsort(-area(joined.xyxy), kind="stable")]
     return joined[~_gives_way(joined, joined, nms_iou, only_earlier=True)]
@@ -136,7 +136,7 @@ def _gives_way(boxes: Boxes, others: Boxes, nms_iou: float, *, only_earlier: boo
     i, j = _close(boxes, others)
     if only_earlier:
         i, j = i[j < i], j[j < i]
-    shared = _shared(boxes.xyxy[i], others.xyxy[j])
+    shared = shared_area(boxes[i], others[j])
     own, others_own = area(boxes.xyxy[i]), area(others.xyxy[j])
     goes = np.zeros(len(boxes), bool)
     goes[i[(shared > _MOST * own) | (shared > nms_iou * (own + others_own - shared))]] = True
@@ -145,43 +145,58 @@ def _gives_way(boxes: Boxes, others: Boxes, nms_iou: float, *, only_earlier: boo
 
 def _close(a: Boxes, b: Boxes) -> tuple[Int[np.ndarray, "P"], Int[np.ndarray, "P"]]:
     """Pairs of one box of `a` and one of `b`, of one class, that overlap or nearly touch."""
-    grown = shapely.box(*(a.xyxy - _TOUCH * _INWARD).T)
-    i, j = shapely.STRtree(shapely.box(*b.xyxy.T)).query(grown)
+    grown = shapely.box(*(a.bounds - _TOUCH * _INWARD).T)
+    i, j = shapely.STRtree(shapely.box(*b.bounds.T)).query(grown)
     same = a.labels[i] == b.labels[j]
     return i[same], j[same]
 
 
-def _shared(a: Float[np.ndarray, "P 4"], b: Float[np.ndarray, "P 4"]) -> Float[np.ndarray, "P"]:
-    """Area that the boxes of each pair have in common."""
-    return area(np.concatenate([np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, 2:], b[:, 2:])], axis=1))
-
-
 def _meeting(parts: Parts) -> tuple[Int[np.ndarray, "P"], Int[np.ndarray, "P"]]:
-    """Pairs of parts that go on in one another, across a side on which both are cut."""
+    """Return pairs of parts that go on in one another, across a side on which both are cut."""
     first, second = _close(parts.boxes, parts.boxes)
-    a, b = parts.boxes.xyxy[first], parts.boxes.xyxy[second]
+    a, b = parts.boxes.bounds[first], parts.boxes.bounds[second]
+    in_line = _in_line(parts.boxes[first], parts.boxes[second]) if parts.boxes.oriented else None
     meet = np.zeros(len(first), bool)
     for low, high in ((0, 2), (1, 3)):  # side by side, then one above the other
         facing = parts.cut[first, high] & parts.cut[second, low]
         # Without this, neighbours that end to end touch with their uncut ends would be joined as well.
         in_order = (a[:, low] <= b[:, low] + _CLEAR) & (a[:, high] <= b[:, high] + _CLEAR)
-        meet |= facing & in_order & (_agreement(a[:, 1 - low :: 2], b[:, 1 - low :: 2]) >= _AGREE)
+        agree = _agreement(a[:, 1 - low :: 2], b[:, 1 - low :: 2]) >= _AGREE if in_line is None else in_line
+        meet |= facing & in_order & agree
     return first[meet], second[meet]
 
 
+def _in_line(a: Boxes, b: Boxes) -> Bool[np.ndarray, "P"]:
+    """Return whether oriented parts are seen across the same stretch, looking along the longer of both."""
+    longer = a.sizes[:, 0] >= b.sizes[:, 0]
+    assert a.angles is not None
+    assert b.angles is not None
+    along = np.where(longer, a.angles, b.angles)
+    across = np.stack([-np.sin(along), np.cos(along)], axis=1)[:, None]
+    spans = [(each.corners * across).sum(axis=2) for each in (a, b)]
+    low_a, low_b = (np.stack([span.min(axis=1), span.max(axis=1)], axis=1) for span in spans)
+    return _agreement(low_a, low_b) >= _AGREE
+
+
 def _agreement(a: Float[np.ndarray, "P 2"], b: Float[np.ndarray, "P 2"]) -> Float[np.ndarray, "P"]:
-    """Intersection over union of the intervals (low, high) of each pair."""
+    """Return the intersection over union of the intervals (low, high) of each pair."""
     shared = np.minimum(a[:, 1], b[:, 1]) - np.maximum(a[:, 0], b[:, 0])
     covered = np.maximum(a[:, 1], b[:, 1]) - np.minimum(a[:, 0], b[:, 0])
     return np.asarray(shared / covered)
 
 
-def _bounds(boxes: Boxes, group: Int[np.ndarray, "N"]) -> Boxes:
-    """For each group the smallest box round its boxes, with their label and their best score."""
+def _around(boxes: Boxes, group: Int[np.ndarray, "N"]) -> Boxes:
+    """Return for each group the smallest box round its boxes, with their label and their best score."""
     _, first = np.unique(group, return_index=True)
     assert boxes.scores is not None
-    xyxy, scores = boxes.xyxy[first], boxes.scores[first]
+    scores = boxes.scores[first]
+    np.maximum.at(scores, group, boxes.scores)
+    if boxes.oriented and len(first):
+        order = np.argsort(group, kind="stable")
+        corners = shapely.multipoints(boxes.corners[order].reshape(-1, 2), indices=np.repeat(group[order], 4))
+        around = enclosing(corners, boxes.labels[first])
+        return Boxes(around.xyxy, around.labels, scores, around.angles)
+    xyxy = boxes.xyxy[first]
     np.minimum.at(xyxy[:, :2], group, boxes.xyxy[:, :2])
     np.maximum.at(xyxy[:, 2:], group, boxes.xyxy[:, 2:])
-    np.maximum.at(scores, group, boxes.scores)
-    return Boxes(xyxy, boxes.labels[first], scores)
+    return Boxes(xyxy, boxes.labels[first], scores, None if boxes.angles is None else boxes.angles[first])

@@ -47,11 +47,6 @@ class Seam:
         """
         return self._held
 
-    @property
-    def n_held(self) -> int:
-        """How many boxes wait."""
-        return len(self._held)
-
     def feed(self, boxes: Boxes, row_end: float = -np.inf) -> Boxes:
         """The boxes that are settled now, best first; each is returned once.
 
@@ -65,16 +60,16 @@ class Seam:
         self._check(boxes)
         self.row_end = max(self.row_end, row_end)
         boxes = Boxes.concat([self._held, boxes])
-        y1, y2 = boxes.xyxy[:, 1], boxes.xyxy[:, 3]
-        kept, held = settle(boxes, self.nms_iou, (y1 < self.row_start) | (y2 > self.row_end))
-        self._held = boxes[held]
-        return boxes[kept]
+        y1, y2 = boxes.bounds[:, 1], boxes.bounds[:, 3]
+        settled = settle(boxes, self.nms_iou, (y1 < self.row_start) | (y2 > self.row_end))
+        self._held = boxes[settled.unsure]
+        return boxes[settled.kept]
 
     def _check(self, boxes: Boxes) -> None:
         if boxes.scores is None:
             raise ArgumentError("a seam takes detections, which have scores; these boxes have none")
         # Such a box might overlap one that was returned already, and nobody could take that back.
-        highest = boxes.xyxy[:, 1].min(initial=np.inf)
+        highest = boxes.bounds[:, 1].min(initial=np.inf)
         if highest < self.row_end:
             raise ArgumentError(
                 f"no box may start above row_end={self.row_end:g}, as an earlier call promised; "

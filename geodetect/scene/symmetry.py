@@ -52,5 +52,8 @@ def _back(found: list[Boxes], side: int, transposed: bool, mirrored_x: bool, mir
         if mirrored_y:
             y1, y2 = side - y2, side - y1
         xyxy = (y1, x1, y2, x2) if transposed else (x1, y1, x2, y2)
-        back.append(Boxes(np.stack(xyxy, axis=1), boxes.labels, boxes.scores))
+        # Each mirror, and each swap of x and y, turns angles the other way; a swap also puts the longer side along y.
+        odd = (transposed + mirrored_x + mirrored_y) % 2
+        angles = None if boxes.angles is None else (-boxes.angles if odd else boxes.angles)
+        back.append(Boxes(np.stack(xyxy, axis=1), boxes.labels, boxes.scores, angles))
     return back

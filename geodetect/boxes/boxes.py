@@ -1,0 +1,297 @@
+"""`Boxes`: rectangles in pixels with class indices, scores and, for oriented boxes, angles.
+
+Shapes: N boxes. A box is (x1, y1, x2, y2), x to the right, y down, (0, 0) the outer corner of the first pixel; its
+width is x2 - x1. Other layouts enter and leave through `from_xywh` and `to_xywh`.
+
+An oriented box is the rectangle (x1, y1, x2, y2), its longer side along x, turned about its centre by an angle in
+[-pi/2, pi/2) from +x towards +y. Every turned rectangle has exactly one such form, but for squares, which
+have two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import shapely
+from jaxtyping import Float, Int
+
+from geodetect.errors import ArgumentError
+from geodetect.facts import html_rows
+
+_SHOWN = 10  # boxes in a notebook
+_NO_NUMBERS = (TypeError, ValueError, OverflowError, RuntimeError)  # the last: a tensor of torch that has gradients
+
+if TYPE_CHECKING:
+    _Array: TypeAlias = np.ndarray
+else:
+    _Array = Any  # also lists, and wrong input: checked here, not by the run-time check of types
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """N boxes with their class indices and, for detections, scores.
+
+    Args:
+        xyxy: corners in pixels of one frame (a scene or a chip), float64, (N, 4); of an oriented box before it is
+            turned about its centre.
+        labels: class indices from 0, (N,).
+        scores: 0 to 1, (N,); None for true boxes.
+        angles: of oriented boxes, radians from +x towards +y (down), (N,); None for upright boxes. Any
+            angle and any longer side is taken and brought into the form described above.
+
+    Raises:
+        ArgumentError: if the lengths disagree, the corners are not (N, 4), or a value is not a number.
+    """
+
+    xyxy: _Array
+    labels: _Array
+    scores: _Array | None = None
+    angles: _Array | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "xyxy", as_corners(self.xyxy))
+        try:
+            object.__setattr__(self, "labels", _whole(self.labels))
+            for name in ("scores", "angles"):
+                values = getattr(self, name)
+                if values is not None:
+                    object.__setattr__(self, name, np.asarray(values, dtype=np.float64).reshape(-1))
+        except _NO_NUMBERS as error:
+            raise ArgumentError(
+                f"labels must be class indices, scores and angles numbers; got something else: {error}"
+            ) from error
+        lengths = {name: len(values) for name, values in vars(self).items() if values is not None}
+        if len(set(lengths.values())) > 1:
+            told = ", ".join(f"{n} {'boxes' if name == 'xyxy' else name}" for name, n in lengths.items())
+            raise ArgumentError(f"every box needs one label, one score and one angle; got {told}")
+        if self.angles is not None:
+            self._normalize()
+
+    def _normalize(self) -> None:
+        """Turn boxes whose longer side lies along y by a right angle, and bring angles into [-pi/2, pi/2)."""
+        assert self.angles is not None
+        width, height = self.sizes.T
+        # Sides that differ by rounding alone are equal: moving a square does not turn it.
+        tall = height - width > 4 * np.spacing(np.abs(self.xyxy).max(axis=1, initial=0))
+        angles = self.angles
+        if tall.any():
+            centres, half = self.centres[tall], self.sizes[tall][:, ::-1] / 2
+            xyxy = self.xyxy.copy()
+            xyxy[tall] = np.concatenate([centres - half, centres + half], axis=1)
+            object.__setattr__(self, "xyxy", xyxy)
+            angles = angles + np.where(tall, np.pi / 2, 0.0)
+        if ((angles < -np.pi / 2) | (angles >= np.pi / 2)).any():
+            angles = (angles + np.pi / 2) % np.pi - np.pi / 2
+            angles[angles >= np.pi / 2] = -np.pi / 2  # the remainder may be rounded up to pi
+        object.__setattr__(self, "angles", angles)
+
+    @classmethod
+    def empty(cls, *, scored: bool = False, oriented: bool = False) -> Boxes:
+        """Return no boxes, with scores as a detector gives them and with angles if asked for."""
+        return cls(
+            np.zeros((0, 4)), np.zeros(0, int), np.zeros(0) if scored else None, np.zeros(0) if oriented else None
+        )
+
+    @classmethod
+    def concat(cls, parts: Iterable[Boxes], *, scored: bool = False) -> Boxes:
+        """Return all boxes of `parts` in order, oriented if any part is.
+
+        Args:
+            parts: collections in one frame; the result has scores if all of them have.
+            scored: whether the result has scores when there are no parts.
+        """
+        parts = list(parts)
+        if not parts:
+            return cls.empty(scored=scored)
+        scores = [part.scores for part in parts if part.scores is not None]
+        oriented = any(part.angles is not None for part in parts)
+        return cls(
+            np.concatenate([part.xyxy for part in parts]),
+            np.concatenate([part.labels for part in parts]),
+            np.concatenate(scores) if len(scores) == len(parts) else None,
+            np.concatenate([np.zeros(len(p)) if p.angles is None else p.angles for p in parts]) if oriented else None,
+        )
+
+    def __len__(self) -> int:
+        return len(self.xyxy)
+
+    def __getitem__(self, indices: Any) -> Boxes:
+        """Return the boxes that a slice, a mask or an index array picks; never a single row."""
+        scores, angles = (None if values is None else values[indices] for values in (self.scores, self.angles))
+        return Boxes(self.xyxy[indices], self.labels[indices], scores, angles)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(
+            f"{n:,} of class {k}" for k, n in zip(*np.unique(self.labels, return_counts=True), strict=True)
+        )
+        told = self.scores is not None and len(self)
+        scores = f"; scores {self.scores.min():.3f} to {self.scores.max():.3f}" if told else ""  # type: ignore[union-attr]
+        kind = "Boxes" if self.angles is None else "Oriented boxes"
+        return f"{kind}({len(self):,}{': ' if counts else ''}{counts}{scores})"
+
+    def _repr_html_(self) -> str:
+        some = self[:_SHOWN]
+        columns = {"score": some.scores, "angle": some.angles}
+        more = {name: values for name, values in columns.items() if values is not None}
+        rows = zip(
+            *some.xyxy.T.tolist(), some.labels.tolist(), *(values.tolist() for values in more.values()), strict=True
+        )
+        title = f"{len(self):,} boxes{f', the first {_SHOWN}' if len(self) > _SHOWN else ''}"
+        return html_rows(title, ["x1", "y1", "x2", "y2", "label", *more], [list(row) for row in rows])
+
+    @property
+    def oriented(self) -> bool:
+        """Whether the boxes have angles."""
+        return self.angles is not None
+
+    @property
+    def sizes(self) -> Float[np.ndarray, "N 2"]:
+        """Width and height in pixels, the longer side first if oriented; negative where corners are swapped."""
+        sizes: np.ndarray = self.xyxy[:, 2:] - self.xyxy[:, :2]
+        return sizes
+
+    @property
+    def centres(self) -> Float[np.ndarray, "N 2"]:
+        """Centre (x, y) of each box in pixels."""
+        centres: np.ndarray = (self.xyxy[:, 2:] + self.xyxy[:, :2]) / 2
+        return centres
+
+    @property
+    def corners(self) -> Float[np.ndarray, "N 4 2"]:
+        """The four corners (x, y) of each box, in order round it.
+
+        They begin at (x1, y1) and go on along the box's own x; of an oriented box all are turned by its angle.
+        """
+        corners: np.ndarray = self.xyxy[:, [[0, 1], [2, 1], [2, 3], [0, 3]]]
+        return corners if self.angles is None else _turn(corners, self.centres, self.angles)
+
+    @cached_property
+    def bounds(self) -> Float[np.ndarray, "N 4"]:
+        """Smallest upright rectangle round each box, (x1, y1, x2, y2)."""
+        if self.angles is None:
+            return self.xyxy
+        corners = self.corners
+        return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+
+    def shift(self, dx: float, dy: float) -> Boxes:
+        """Return the boxes in a frame whose origin lies at (-dx, -dy) of this one."""
+        return replace(self, xyxy=self.xyxy + np.array([dx, dy, dx, dy], float))
+
+    def clip(self, width: float, height: float) -> Boxes:
+        """Return the parts inside (0, 0, width, height); boxes outside become empty ones on its edge.
+
+        Oriented boxes are returned as they are: the part of a turned rectangle inside an upright one is no rectangle.
+        """
+        if self.oriented:
+            return self
+        limit = np.array([width, height, width, height], float)
+        return replace(self, xyxy=np.clip(self.xyxy, 0, limit))
+
+    def ranked(self) -> Int[np.ndarray, "N"]:
+        """Return indices by descending score; ties are ordered by y1, x1, y2, x2, label, angle, never by position.
+
+        Raises:
+            ArgumentError: if the boxes have no scores.
+        """
+        if self.scores is None:
+            raise ArgumentError("ranking boxes needs scores; these boxes have none")
+        order: np.ndarray = np.argsort(-self.scores, kind="stable")
+        equal = self.scores[order][1:] == self.scores[order][:-1]
+        if equal.any():  # only these are sorted by more than their score, which takes ten times as long
+            tied = np.flatnonzero(np.append(False, equal) | np.append(equal, False))
+            boxes = self[order[tied]]
+            x1, y1, x2, y2 = boxes.xyxy.T
+            angles = () if boxes.angles is None else (boxes.angles,)
+            order[tied] = order[tied][np.lexsort((*angles, boxes.labels, x2, y2, x1, y1, -self.scores[order[tied]]))]
+        return order
+
+
+def enclosing(polygons: np.ndarray, labels: _Array) -> Boxes:
+    """Return the smallest rotated rectangle round each polygon, as oriented boxes without scores.
+
+    Args:
+        polygons: (N,) shapely geometries with an area, in pixels.
+        labels: (N,) class indices.
+    """
+    rings = shapely.get_coordinates(shapely.oriented_envelope(polygons)).reshape(-1, 5, 2)
+    along, across = rings[:, 1] - rings[:, 0], rings[:, 2] - rings[:, 1]
+    half = np.stack([np.hypot(*along.T), np.hypot(*across.T)], axis=1) / 2
+    centres = (rings[:, 0] + rings[:, 2]) / 2
+    return Boxes(np.concatenate([centres - half, centres + half], axis=1), labels, angles=np.arctan2(*along.T[::-1]))
+
+
+def _turn(
+    points: Float[np.ndarray, "N P 2"], centres: Float[np.ndarray, "N 2"], angles: Float[np.ndarray, "N"]
+) -> Float[np.ndarray, "N P 2"]:
+    """Return points turned about a centre each, from +x towards +y."""
+    cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
+    x, y = np.moveaxis(points - centres[:, None], -1, 0)
+    turned: np.ndarray = np.stack([cos * x - sin * y, sin * x + cos * y], axis=-1) + centres[:, None]
+    return turned
+
+
+def _whole(labels: _Array) -> Int[np.ndarray, "N"]:
+    """Return labels as integers.
+
+    Raises:
+        ValueError: if one is no whole number.
+    """
+    values = np.asarray(labels).reshape(-1)
+    if values.dtype.kind == "f" and not (whole := np.isfinite(values) & (np.rint(values) == values)).all():
+        raise ValueError(f"{values[~whole][0]} is not a whole number")
+    return np.asarray(values, dtype=np.int64)
+
+
+def as_corners(xyxy: _Array) -> Float[np.ndarray, "N 4"]:
+    """Return corners as float64; (0, 4) for nothing, whatever its shape.
+
+    Raises:
+        ArgumentError: if they are not numbers, or not four in each row.
+    """
+    try:
+        corners = np.asarray(xyxy, dtype=np.float64)
+    except _NO_NUMBERS as error:
+        raise ArgumentError(f"boxes must be an array (N, 4) of x1, y1, x2, y2; got something else: {error}") from error
+    corners = corners.reshape(0, 4) if corners.size == 0 else corners
+    if corners.ndim != 2 or corners.shape[1] != 4:  # noqa: PLR2004
+        raise ArgumentError(f"boxes must be an array (N, 4) of x1, y1, x2, y2; got shape {corners.shape}")
+    return corners
+
+
+def from_xywh(xywh: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, "N 4"]:
+    """Return the corners of boxes given as upper-left corner, width and height; `to_xywh` undoes it."""
+    xywh = np.asarray(xywh, float).reshape(-1, 4)
+    return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+
+
+def to_xywh(xyxy: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, "N 4"]:
+    """Return upper-left corner, width and height of boxes given by corners; `from_xywh` undoes it."""
+    xyxy = np.asarray(xyxy, float).reshape(-1, 4)
+    return np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], axis=1)
+
+
+def area(xyxy: Float[np.ndarray, "*N 4"]) -> Float[np.ndarray, "*N"]:
+    """Return the area of each box in square pixels; 0 where corners are swapped."""
+    areas: np.ndarray = np.prod(np.maximum(xyxy[..., 2:] - xyxy[..., :2], 0), axis=-1)
+    return areas
+
+
+def chained(n: int, i: Int[np.ndarray, "P"], j: Int[np.ndarray, "P"]) -> Int[np.ndarray, "N"]:
+    """Return the group that the pairs (i, j) chain each of `n` things to, counted from 0 by their first members.
+
+    Everything takes the lowest number among its partners, then that one's own, until none changes;
+    the second step doubles the distance covered each time, so long chains take few rounds.
+    """
+    group = np.arange(n)
+    while True:
+        lowest = group.copy()
+        np.minimum.at(lowest, i, group[j])
+        np.minimum.at(lowest, j, group[i])
+        lowest = lowest[lowest]
+        if np.array_equal(lowest, group):
+            return np.asarray(np.unique(group, return_inverse=True)[1])
+        group = lowest
