@@ -21,7 +21,7 @@ def appearing(path: Path) -> Iterator[Path]:
     A symbolic link is followed: the file that it leads to is replaced, not the link.
 
     Raises:
-        OutputError: for an OSError inside. A file that was at `path` before is then unchanged.
+        OutputError: for an OSError or UnicodeError inside. A file that was at `path` before is then unchanged.
     """
     target = through_links(path)
     # Short, for names near the file system's limit; with a number, for several processes that write to one name; and
@@ -33,7 +33,7 @@ def appearing(path: Path) -> Iterator[Path]:
         yield part
         _flush(part)
         os.replace(part, target)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # a text may hold what UTF-8 cannot
         before = f"; the file that was at {path.name} before is unchanged" if path.is_file() else ""
         raise OutputError(
             f"{path} cannot be written: {str(error).splitlines()[0]}{before}; choose another place"

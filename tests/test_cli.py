@@ -118,6 +118,7 @@ def test_help_loads_the_command_line_alone(arguments: list[str]) -> None:
         "geodetect.addresses",
         "geodetect.errors",
         "geodetect.facts",
+        "geodetect.files",
     }  # texts, of the standard library
     assert {name for name in ours if not name.startswith("geodetect.cli")} <= light
     assert set(installed) - {"click", "colorama", "_distutils_hack"} == set()
