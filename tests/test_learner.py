@@ -14,7 +14,7 @@ from geopandas.testing import assert_geodataframe_equal
 import geodetect as gd
 from geodetect.boxes import iou
 from geodetect.errors import ArgumentError, GeodetectError, ModelError, OutputError, TrainingError
-from geodetect.learner.tuning import suppressed
+from geodetect.learner.thresholds import suppressed
 from tests.fakes import PaintedScene
 
 SMALL = {"backbone": "resnet18", "weights": None, "scales": "auto"}

@@ -14,8 +14,8 @@ import shapely
 from geopandas import GeoDataFrame
 from jaxtyping import Bool, Float, Int
 
+from geodetect.accuracy.inputs import ALL
 from geodetect.accuracy.result import Accuracy
-from geodetect.accuracy.sides import ALL
 from geodetect.boxes import Boxes, area, overlapping
 from geodetect.metrics import average_precision, best_score, match_pairs, precision_recall
 from geodetect.vector.objects import mended

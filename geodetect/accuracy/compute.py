@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from geodetect.accuracy import sides
+from geodetect.accuracy import inputs
 from geodetect.accuracy.comparison import compared
 from geodetect.accuracy.result import Accuracy
 from geodetect.errors import ArgumentError, is_number, warn
@@ -54,21 +54,21 @@ def compute_accuracy(
     """
     _check(match_iou, shape, point_radius_m)
     ours, theirs = open_features(detections, "detections"), open_features(labels, "labels", layer)
-    crs = sides.common_crs(ours, theirs)
-    inside = None if aoi is None else sides.area_of_interest(aoi, crs, ours)
-    longitude = sides.longitude_of(ours, crs)
-    found = sides.detected(ours, crs, inside, longitude)
-    truth = sides.true_objects(theirs, crs, inside, longitude, label_field=label_field, point_radius_m=point_radius_m)
+    crs = inputs.common_crs(ours, theirs)
+    inside = None if aoi is None else inputs.area_of_interest(aoi, crs, ours)
+    longitude = inputs.longitude_of(ours, crs)
+    found = inputs.detected(ours, crs, inside, longitude)
+    truth = inputs.true_objects(theirs, crs, inside, longitude, label_field=label_field, point_radius_m=point_radius_m)
     if aoi is None and (ground := searched_ground(detections)) is not None:
-        truth = sides.on_searched(truth, ground, ours.name)
+        truth = inputs.on_searched(truth, ground, ours.name)
     if inside is not None and len(found) == len(truth) == 0 < len(ours.frame) + len(theirs.frame):
         warn("neither detections nor labels lie inside the aoi")
-    sides.warn_of_apart(found, truth)
-    sides.warn_of_datum(theirs, crs, ours)
+    inputs.warn_of_apart(found, truth)
+    inputs.warn_of_datum(theirs, crs, ours)
     if shape == "box":
-        sides.warn_of_rotated(found)
-    found, truth, classes = sides.one_naming(found, truth, by_class)
-    truth = sides.once(truth, theirs.name)
+        inputs.warn_of_rotated(found)
+    found, truth, classes = inputs.one_naming(found, truth, by_class)
+    truth = inputs.once(truth, theirs.name)
     return compared(found, truth, classes, match_iou=match_iou, polygons=shape == "polygon")
 
 

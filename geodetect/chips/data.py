@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from geodetect.anchors import LEVELS, PYRAMIDS
+from geodetect.chips.anchor_fit import REACHED, AnchorSuggestion, best_iou, suggest
 from geodetect.chips.chip import ChipPlan, Chips
-from geodetect.chips.reach import REACHED, AnchorSuggestion, best_iou, suggest
 from geodetect.errors import ArgumentError
 from geodetect.facts import html_table, listed
 from geodetect.plots import check_rows, chip_figure

@@ -18,7 +18,6 @@ from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
 
 from geodetect.addresses import identity
-from geodetect.bar import Bar
 from geodetect.chips.chip import ChipPlan
 from geodetect.chips.cut import Cutting
 from geodetect.chips.formats import FORMATS, IMAGES, Folder, Picture
@@ -27,6 +26,7 @@ from geodetect.chips.outdir import check_spared, checked, is_complete, started
 from geodetect.chips.sources import Source, from_raster
 from geodetect.chips.split import parted
 from geodetect.errors import ArgumentError, LabelsError, warn
+from geodetect.progress import Bar
 from geodetect.raster import CHIP_FORMATS, MaskedReader, Rasters, check_chip_format, files_of, write_chip
 from geodetect.vector.opening import Area, Vectors
 from geodetect.vector.writers import write_features

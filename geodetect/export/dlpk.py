@@ -22,12 +22,12 @@ from torch import Tensor, fx
 from geodetect.colours import class_colours
 from geodetect.detector import Detector
 from geodetect.errors import OutputError
-from geodetect.export.likeness import refuse_unlike, rows
 from geodetect.export.program import (
     Detections,
     traced,
 )
 from geodetect.export.raster_function import GeodetectDetector, Program
+from geodetect.export.verify import refuse_unlike, rows
 from geodetect.files import appearing
 
 _CLASS = GeodetectDetector.__name__  # of the function, and so of its file

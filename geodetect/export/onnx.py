@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from geodetect.detector import Detector
 from geodetect.errors import missing
-from geodetect.export.likeness import centres_and_sides, refuse_unlike
 from geodetect.export.onnx_detector import IN_COLUMNS, LAYOUTS, METADATA, session
 from geodetect.export.program import (
     Detections,
     traced,
 )
+from geodetect.export.verify import centres_and_sides, refuse_unlike
 from geodetect.files import appearing
 from geodetect.metadata import NMS_IOU
 

@@ -11,7 +11,7 @@ from typing import Any
 from geodetect.chips.chip import Chips
 from geodetect.detector import Detector
 from geodetect.errors import GeodetectError, OutputError, is_whole
-from geodetect.learner import distributed, results, training, tuning
+from geodetect.learner import distributed, results, thresholds, training
 from geodetect.learner.checkpoints import Checkpoint
 from geodetect.learner.loop import DetectionLearner
 
@@ -48,7 +48,7 @@ def cut_as_maps_do(detector: Detector, chips: Chips) -> None:
     scores, problem = detector.min_score, ""
     if distributed.rank() == 0:
         try:
-            scores = tuning.operating_point(detector, chips)
+            scores = thresholds.operating_point(detector, chips)
         except (GeodetectError, OSError, MemoryError, RuntimeError) as error:  # the last: also torch's lack of memory
             problem = str(error) or type(error).__name__
     scores, problem = distributed.gathered([(scores, problem)])[0]

@@ -11,9 +11,9 @@ import pandas as pd
 from geodetect import memory, plots
 from geodetect.anchors import AnchorSpec
 from geodetect.boxes import Boxes
+from geodetect.chips.anchor_fit import REACHED, best_iou
 from geodetect.chips.chip import Chips
 from geodetect.chips.data import DetectionData
-from geodetect.chips.reach import REACHED, best_iou
 from geodetect.detector import Detector
 from geodetect.errors import ArgumentError, ModelError
 from geodetect.grid import Grid

@@ -18,7 +18,7 @@ from geodetect.detector.file import check_output
 from geodetect.errors import OutputError, TrainingError, warn
 from geodetect.export import export
 from geodetect.facts import html_table
-from geodetect.learner import gallery, outcome, results, start, training, tuning
+from geodetect.learner import build, mistakes, outcome, results, thresholds, training
 from geodetect.learner.checkpoints import State
 from geodetect.learner.interrupts import held_back
 from geodetect.learner.weights import adapt, fill, is_saved_detector, refuse_others
@@ -81,22 +81,22 @@ class RetinaNet:
         seed: int = 42,
         device: str | torch.device | None = None,
     ) -> None:
-        start.check_numbers(box_weight=box_weight, focal_alpha=focal_alpha, focal_gamma=focal_gamma, seed=seed)
-        start.check_boxes(data)
-        spec = start.anchors(data, scales=scales, ratios=ratios, anchor_size=anchor_size, levels=levels)
+        build.check_numbers(box_weight=box_weight, focal_alpha=focal_alpha, focal_gamma=focal_gamma, seed=seed)
+        build.check_boxes(data)
+        spec = build.anchors(data, scales=scales, ratios=ratios, anchor_size=anchor_size, levels=levels)
         weights = expanded(weights) if isinstance(weights, str | Path) else weights
         saved = load_detector(str(weights), device="cpu") if is_saved_detector(weights) else None
         if saved is not None and head_norm is None:
             head_norm = saved.network.head_norm
         start_from = weights if saved is None else None
-        network = start.network(data, backbone, start_from, spec=spec, head_norm=head_norm, seed=seed)
+        network = build.network(data, backbone, start_from, spec=spec, head_norm=head_norm, seed=seed)
         metadata = Metadata(
             classes=data.classes,
             bands=data.bands,
             chip_size=data.chip_size,
             overlap=data.chip_size // 4,
             pixel_size_m=data.pixel_size_m,
-            stretch=start.stretch(data, network),
+            stretch=build.stretch(data, network),
         )
         detector = Detector(
             network,
@@ -292,7 +292,7 @@ class RetinaNet:
 
     def show_errors(self, rows: int = 4) -> Figure:
         """A figure of the worst false detections and missed objects on the validation chips, two of each in a row."""
-        return gallery.show_errors(self.detector, self._needed("show_errors").valid, rows)
+        return mistakes.show_errors(self.detector, self._needed("show_errors").valid, rows)
 
     def average_precision_score(self, *, match_iou: float = 0.5, mean: bool = False) -> dict[str, float] | float:
         """Average precision of each class on the validation chips, 0 to 1; NaN for a class without an object.
@@ -321,7 +321,7 @@ class RetinaNet:
         Those for the default 0.5 become the detector's `min_score`; where another row is better, give its `nms_iou`
         and scores to `detect_objects`. Columns are `f1` (each class, and `all`) and `min_score` (each class).
         """
-        table = tuning.tune(self.detector, self._needed("tune").valid)
+        table = thresholds.tune(self.detector, self._needed("tune").valid)
         self._detector.min_score = table["min_score"].loc[NMS_IOU].to_dict()
         return table
 

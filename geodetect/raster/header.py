@@ -11,9 +11,9 @@ from functools import partial
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 
-from geodetect.bar import Bar
 from geodetect.errors import RasterError
 from geodetect.grid import Grid
+from geodetect.progress import Bar
 from geodetect.raster.layers import Layers, warn_of_scales
 from geodetect.raster.masks import Least, alpha_tag, least_opaque
 from geodetect.raster.opening import gdal_name, grid_of, overviews, understood

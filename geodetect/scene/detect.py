@@ -24,7 +24,6 @@ from geodetect.errors import ArgumentError, GeodetectError, OutputError, warn
 from geodetect.files import through_links
 from geodetect.locks import held
 from geodetect.raster import RasterReader, Rasters, Reader, files_of
-from geodetect.scene.asking import Asked, asked_of
 from geodetect.scene.edges import Parts, join
 from geodetect.scene.features import check_measurable, features_of
 from geodetect.scene.ground import joined
@@ -32,12 +31,13 @@ from geodetect.scene.journal import Journal, journal_of, recorded
 from geodetect.scene.models import DetectsPixels, HoldsDetector, detector_of, lowest_scores, made_ready
 from geodetect.scene.numbers import check_numbers
 from geodetect.scene.plan import Plan, check_place, opened, planned
+from geodetect.scene.progress import Tally
+from geodetect.scene.provenance import settings_of, state_of
 from geodetect.scene.ranking import Ranking
 from geodetect.scene.remote import Work, scanned_by
+from geodetect.scene.runner import Asked, asked_of
 from geodetect.scene.scan import Strip, on_ground, scanned
 from geodetect.scene.seam import Seam
-from geodetect.scene.settings import settings_of, state_of
-from geodetect.scene.tally import Tally
 from geodetect.vector.labels import read_area
 from geodetect.vector.opening import Area, vector_paths
 from geodetect.vector.outputs import SEARCHED, check_output, check_parts

@@ -12,9 +12,9 @@ from typing import Any
 
 from geodetect import cluster
 from geodetect.raster import RasterReader
-from geodetect.scene.asking import Asked, asked_of
 from geodetect.scene.models import DetectsPixels, detector_of, made_ready
 from geodetect.scene.plan import Plan
+from geodetect.scene.runner import Asked, asked_of
 from geodetect.scene.scan import Strip, scanned
 
 _PER_WORKER = 8  # tasks at least, so that none waits long for the last

@@ -18,11 +18,11 @@ from geodetect import memory
 from geodetect.boxes import Boxes
 from geodetect.grid import Window
 from geodetect.raster import Reader, mostly_valid, mostly_valid_in
-from geodetect.scene.asking import Asked, answered
 from geodetect.scene.edges import Parts, split
 from geodetect.scene.ground import ground_of, joined
 from geodetect.scene.plan import Plan
 from geodetect.scene.prefetch import Batch, batches
+from geodetect.scene.runner import Asked, answered
 from geodetect.scene.seam import Seam
 
 Passed = Callable[[int, int], None]

@@ -13,7 +13,7 @@ import pandas as pd
 from geopandas import GeoDataFrame
 
 from geodetect.accuracy import compute_accuracy
-from geodetect.accuracy.sides import area_of_interest, detected, longitude_of
+from geodetect.accuracy.inputs import area_of_interest, detected, longitude_of
 from geodetect.drawing import picture
 from geodetect.vector.opening import Area, Features, Vectors, open_features
 from geodetect.viewer.boxes import LABEL, RIGHT, UNJUDGED, WRONG, described

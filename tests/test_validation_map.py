@@ -15,10 +15,9 @@ from geodetect.boxes import Boxes
 from geodetect.chips import DetectionData
 from geodetect.chips.chip import ChipPlan, Chips
 from geodetect.grid import Grid, Window
-from geodetect.learner import ground
-from geodetect.learner.ground import detect_ground
 from geodetect.learner.results import detect_chips
-from geodetect.learner.tuning import operating_point, tune
+from geodetect.learner.thresholds import operating_point, tune
+from geodetect.learner.validation_map import detect_ground
 from tests.fakes import (
     CLASSES,
     SHAPE,

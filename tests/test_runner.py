@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from geodetect.boxes import Boxes
 from geodetect.errors import ModelError
 from geodetect.grid import Tiling, Window
-from geodetect.scene.asking import Asked, answered
 from geodetect.scene.plan import Plan
 from geodetect.scene.prefetch import Batch
+from geodetect.scene.runner import Asked, answered
 from geodetect.windows import Windows
 from tests.fakes import PaintDetector
 

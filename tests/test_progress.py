@@ -16,7 +16,7 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).resolve().parents[1]
 COUNT = """
 import time
-from geodetect.bar import Bar
+from geodetect.progress import Bar
 with Bar("windows", 400, 100, shown={shown}) as bar:
     for k in range(300):
         bar.advance(what="windows (50% without data)" if k > 150 else None)

@@ -12,8 +12,8 @@ from torchvision.ops import batched_nms
 from geodetect.boxes import Boxes
 from geodetect.chips.chip import Chips
 from geodetect.learner.callbacks import hits_of
-from geodetect.learner.ground import detect_ground
 from geodetect.learner.results import DetectsChips
+from geodetect.learner.validation_map import detect_ground
 from geodetect.metadata import LOWEST_SCORE, NMS_IOU, UNKNOWN_SCORE, HasMetadata
 from geodetect.metrics import precision_recall
 from geodetect.scene.models import made_ready

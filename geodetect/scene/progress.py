@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from geodetect.bar import Bar
+from geodetect.progress import Bar
 
 
 class Tally(Bar):

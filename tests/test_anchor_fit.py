@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torchvision.ops import box_iou
 
 from geodetect.anchors import AnchorSpec
-from geodetect.chips.reach import best_iou, suggest
+from geodetect.chips.anchor_fit import best_iou, suggest
 from geodetect.network.anchors import anchors
 from tests import strategies
 

@@ -10,8 +10,8 @@ import pytest
 from geodetect.boxes import Boxes
 from geodetect.chips.chip import ChipPlan, Chips
 from geodetect.grid import Window
-from geodetect.learner.gallery import errors_of, show_errors
-from geodetect.learner.tuning import suppressed, tune
+from geodetect.learner.mistakes import errors_of, show_errors
+from geodetect.learner.thresholds import suppressed, tune
 from geodetect.metadata import HasMetadata, Metadata
 from tests.fakes import FakeReader
 
