@@ -13,7 +13,7 @@ from geodetect.errors import ModelError
 from geodetect.grid import Tiling, Window
 from geodetect.scene.plan import Plan
 from geodetect.scene.prefetch import Batch
-from geodetect.scene.runner import Asked, answered
+from geodetect.scene.runner import Runner, run_batches
 from geodetect.windows import Windows
 from tests.fakes import PaintDetector
 
@@ -74,7 +74,7 @@ def batch(*numbers):
 @given(st.integers(1, 20), st.integers(1, 9), st.integers(1, 30))
 def test_too_little_memory_halves_the_batch_and_changes_no_answer(room, batch_size, n_windows):
     model = Small(room)
-    asked = Asked(model, plan(batch_size))
+    asked = Runner(model, plan(batch_size))
     for _ in range(2):
         assert numbers_of(asked.collect(asked.launch(numbered(*range(n_windows))))) == list(range(n_windows))
     assert asked.batch_size <= batch_size
@@ -92,7 +92,7 @@ def without_room(told):
 @pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError, without_room])
 def test_eight_windows_are_four_and_four_where_there_is_room_for_five(error):
     model = Small(5, error)
-    asked = Asked(model, plan())
+    asked = Runner(model, plan())
     assert numbers_of(asked.collect(asked.launch(numbered(*range(8))))) == list(range(8))
     assert model.shown == [4, 4]
     assert asked.batch_size == 4
@@ -100,18 +100,18 @@ def test_eight_windows_are_four_and_four_where_there_is_room_for_five(error):
 
 def test_a_window_that_does_not_fit_is_refused():
     with pytest.raises(ModelError, match="not enough memory to show the model one window of 4 px; make chip_size"):
-        Asked(Small(0), plan()).launch(numbered(1, 2))
+        Runner(Small(0), plan()).launch(numbered(1, 2))
 
 
 def test_other_errors_of_a_model_are_not_taken_for_lack_of_memory():
     with pytest.raises(RuntimeError, match="no room"):
-        Asked(Small(0, RuntimeError), plan()).launch(numbered(1, 2))
+        Runner(Small(0, RuntimeError), plan()).launch(numbered(1, 2))
 
 
 def test_the_next_batches_are_launched_before_one_is_collected():
     model = InTwo()
-    asked = Asked(model, plan())
-    found = [(numbers_of(boxes), one.pixels[0, 0, 0, 0]) for one, boxes in answered(map(batch, range(4)), asked)]
+    asked = Runner(model, plan())
+    found = [(numbers_of(boxes), one.pixels[0, 0, 0, 0]) for one, boxes in run_batches(map(batch, range(4)), asked)]
     assert found == [([i], i) for i in range(4)]
     done = [entry[:2] for entry in model.log]
     assert done.index(("launch", 2)) < done.index(("collect", 0)) < done.index(("launch", 3))
@@ -119,12 +119,12 @@ def test_the_next_batches_are_launched_before_one_is_collected():
 
 def test_a_model_in_two_is_told_its_thresholds():
     model = InTwo()
-    Asked(model, plan()).launch(numbered(7))
+    Runner(model, plan()).launch(numbered(7))
     assert model.log == [("launch", 7, 0.3, 0.4)]
 
 
 def test_no_batches_give_no_answers():
-    assert list(answered([], Asked(InTwo(), plan()))) == []
+    assert list(run_batches([], Runner(InTwo(), plan()))) == []
 
 
 def asked(answer):
@@ -135,7 +135,7 @@ def asked(answer):
             return [answer() for _ in pixels]
 
     batch = Batch([Window(0, 0, 64, 64)], np.zeros((1, 3, 64, 64)), [np.ones((64, 64), bool)], 0, 1)
-    return next(iter(answered([batch], Asked(Gives(), plan()), "town.tif")))[1][0]
+    return next(iter(run_batches([batch], Runner(Gives(), plan()), "town.tif")))[1][0]
 
 
 def test_a_stop_iteration_says_where_the_model_was():

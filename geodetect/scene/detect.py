@@ -31,11 +31,11 @@ from geodetect.scene.journal import Journal, journal_of, recorded
 from geodetect.scene.models import DetectsPixels, HoldsDetector, detector_of, lowest_scores, made_ready
 from geodetect.scene.numbers import check_numbers
 from geodetect.scene.plan import Plan, check_place, opened, planned
-from geodetect.scene.progress import Tally
+from geodetect.scene.progress import WindowProgress
 from geodetect.scene.provenance import settings_of, state_of
 from geodetect.scene.ranking import Ranking
 from geodetect.scene.remote import Work, scanned_by
-from geodetect.scene.runner import Asked, asked_of
+from geodetect.scene.runner import Runner, runner_for
 from geodetect.scene.scan import Strip, on_ground, scanned
 from geodetect.scene.seam import Seam
 from geodetect.vector.labels import read_area
@@ -153,8 +153,8 @@ def detect_objects(
         if client is not None:
             travelling = Path(model) if isinstance(model, str | Path) else named
             work = Work(reader, travelling, plan, device=device, precision=getattr(detector, "precision", None))
-        asked = asked_of(detector, plan)
-        scene = _Scene(reader, detector, plan, asked, measure=measure, progress=progress, client=client, work=work)
+        runner = runner_for(detector, plan)
+        scene = _Scene(reader, detector, plan, runner, measure=measure, progress=progress, client=client, work=work)
         if not outputs:
             return scene.features()
         with held(journal_of(outputs[0]).with_suffix("")):
@@ -191,7 +191,7 @@ class _Scene:
         reader: its pixels.
         detector: what finds objects in them.
         plan: how it is cut up.
-        asked: the detector, as the plan asks it.
+        runner: the detector, as the plan asks it.
         measure: whether sizes on the ground are told.
         progress: whether a bar is shown.
         client: of the cluster that scans it; None: it is scanned here.
@@ -201,7 +201,7 @@ class _Scene:
     reader: RasterReader
     detector: DetectsPixels
     plan: Plan
-    asked: Asked
+    runner: Runner
     measure: bool
     progress: bool
     client: Any
@@ -277,9 +277,9 @@ class _Scene:
     def _done(self, numbers: Sequence[int]) -> Iterator[Strip]:
         """The strips with these numbers as they are done."""
         n_all, n_todo = (self.plan.n_windows(some) for some in (range(self.plan.n_strips), numbers))
-        with Tally(n_all, n_all - n_todo, shown=self.progress) as tally:
+        with WindowProgress(n_all, n_all - n_todo, shown=self.progress) as tally:
             if self.work is None:
-                with closing(scanned(self.reader, self.asked, self.plan, numbers, passed=tally.add)) as strips:
+                with closing(scanned(self.reader, self.runner, self.plan, numbers, passed=tally.add)) as strips:
                     yield from strips  # its threads end here, also after an error
                 return
             with closing(scanned_by(self.client, self.work, numbers)) as done:
@@ -297,7 +297,7 @@ class _Scene:
     def _about(self, ran: _Ran) -> dict[str, Any]:
         """How the objects were found: the settings, and how many windows the model saw."""
         settings = settings_of(self.reader, self.detector, self.plan)
-        settings["batch_size"] = self.asked.batch_size  # fewer than planned where memory asked for it
+        settings["batch_size"] = self.runner.batch_size  # fewer than planned where memory asked for it
         return {**settings, "n_windows": len(self.plan.windows), "n_windows_run": ran.n_windows}
 
     def _searched(self, ran: _Ran) -> shapely.Geometry:
@@ -322,7 +322,7 @@ def boxes_within(
     lowest = np.full(len(detector.classes), min_score)
     plan = planned(reader, detector, lowest, nms_iou=nms_iou, area=area)
     found = Ranking()
-    with closing(scanned(reader, asked_of(detector, plan), plan, range(plan.n_strips))) as strips:
+    with closing(scanned(reader, runner_for(detector, plan), plan, range(plan.n_strips))) as strips:
         _sewn(strips, reader, plan, found)
     return Boxes.concat(found.ranked(), scored=True)
 

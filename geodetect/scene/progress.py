@@ -5,7 +5,7 @@ from __future__ import annotations
 from geodetect.progress import Bar
 
 
-class Tally(Bar):
+class WindowProgress(Bar):
     """Windows passed, and how many of them the model saw, as a bar while it is entered.
 
     Args:

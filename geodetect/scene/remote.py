@@ -14,7 +14,7 @@ from geodetect import cluster
 from geodetect.raster import RasterReader
 from geodetect.scene.models import DetectsPixels, detector_of, made_ready
 from geodetect.scene.plan import Plan
-from geodetect.scene.runner import Asked, asked_of
+from geodetect.scene.runner import Runner, runner_for
 from geodetect.scene.scan import Strip, scanned
 
 _PER_WORKER = 8  # tasks at least, so that none waits long for the last
@@ -57,7 +57,7 @@ class Work:
         self._reader, self._plan = reader, plan
         self._model = _File(model.name, model.read_bytes()) if isinstance(model, Path) else model
         self._device, self._precision = device, precision
-        self._asked: Asked | None = None
+        self._runner: Runner | None = None
         self._turn = threading.Lock()  # one network on one device gains nothing from threads
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -66,9 +66,9 @@ class Work:
     def __call__(self, strips: Sequence[int]) -> list[Strip]:
         """What is seen in the strips with these numbers."""
         with self._turn:
-            if self._asked is None:
-                self._asked = asked_of(self._ready(), self._plan)
-            with closing(scanned(self._reader, self._asked, self._plan, strips)) as seen:
+            if self._runner is None:
+                self._runner = runner_for(self._ready(), self._plan)
+            with closing(scanned(self._reader, self._runner, self._plan, strips)) as seen:
                 return list(seen)
 
     def _ready(self) -> DetectsPixels:

@@ -28,7 +28,7 @@ _ROUNDING = 1e-6  # by which a sigmoid or softmax in float32 may lie above 1
 _IN_FLIGHT = 2  # batches that a GPU may have before it, so that it never waits for the boxes of the last
 
 
-class Asked:
+class Runner:
     """A model and what it is asked: the boxes of batches, launched first and collected later.
 
     A model with `launch` and `collect` works on a batch while the next is launched; any other does all its work in
@@ -123,7 +123,7 @@ class Asked:
         return boxes[possible]
 
 
-class AskedInAllSymmetries(Asked):
+class SymmetricRunner(Runner):
     """A model that is asked about each window in all eight symmetries of a square; the answer is there at launch."""
 
     def __init__(self, detector: DetectsPixels, plan: Plan) -> None:
@@ -142,9 +142,9 @@ class AskedInAllSymmetries(Asked):
         return list(launched)
 
 
-def asked_of(detector: DetectsPixels, plan: Plan) -> Asked:
+def runner_for(detector: DetectsPixels, plan: Plan) -> Runner:
     """The detector as the plan asks it."""
-    return AskedInAllSymmetries(detector, plan) if plan.tta else Asked(detector, plan)
+    return SymmetricRunner(detector, plan) if plan.tta else Runner(detector, plan)
 
 
 def _parameters(ask: Callable[..., Any]) -> Iterable[str]:
@@ -166,7 +166,9 @@ def _is_answer(found: Any, n_windows: int) -> bool:
     return all(isinstance(boxes, Boxes) and boxes.scores is not None for boxes in found)
 
 
-def answered(coming: Iterable[Batch], model: Asked, raster: str = "the scene") -> Iterator[tuple[Batch, list[Boxes]]]:
+def run_batches(
+    coming: Iterable[Batch], model: Runner, raster: str = "the scene"
+) -> Iterator[tuple[Batch, list[Boxes]]]:
     """Each batch with the boxes of its windows, in window pixels; the next are launched before one is collected.
 
     An error of the model comes through as it is, with a note of the windows that it was shown.

@@ -22,7 +22,7 @@ from geodetect.scene.edges import Parts, split
 from geodetect.scene.ground import ground_of, joined
 from geodetect.scene.plan import Plan
 from geodetect.scene.prefetch import Batch, batches
-from geodetect.scene.runner import Asked, answered
+from geodetect.scene.runner import Runner, run_batches
 from geodetect.scene.seam import Seam
 
 Passed = Callable[[int, int], None]
@@ -63,7 +63,7 @@ class _Seen(NamedTuple):
 
 
 def scanned(
-    reader: Reader, model: Asked, plan: Plan, strips: Sequence[int], *, passed: Passed = _nobody
+    reader: Reader, model: Runner, plan: Plan, strips: Sequence[int], *, passed: Passed = _nobody
 ) -> Generator[Strip, None, None]:
     """The strips with these numbers, in this order.
 
@@ -78,7 +78,7 @@ def scanned(
     coming = batches(reader, groups, chip_size=plan.windows.chip_size, batch_size=plan.batch_size)
     following = 0
     with memory.kept(), closing(coming):  # its threads end here, also after an error
-        found = answered(coming, model, reader.grid.name)
+        found = run_batches(coming, model, reader.grid.name)
         for group, of_group in groupby(_told_of(found, passed), key=lambda answer: answer[0].group):
             yield from map(_empty, strips[following:group])
             seen = [each for batch, boxes in of_group for each in _seen_in(batch, boxes, plan)]
