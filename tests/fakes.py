@@ -24,6 +24,7 @@ from geodetect.boxes import Boxes
 from geodetect.errors import RasterError
 from geodetect.grid import Grid, Window
 from geodetect.metadata import Metadata
+from geodetect.vector.labels import Labels, read_labels
 
 if TYPE_CHECKING:
     from geodetect.detector import Detector
@@ -184,6 +185,11 @@ def write_raster(path: Path, pixels: np.ndarray, grid: Grid | None = None, **pro
 def outlines(boxes: Sequence[Sequence[float]]) -> np.ndarray:
     """Polygons of boxes x1, y1, x2, y2."""
     return shapely.box(*np.array(boxes, float).reshape(-1, 4).T)
+
+
+def labels_on(labels: Any, grid: Grid, **options: Any) -> Labels:
+    """The labels that meet one raster."""
+    return read_labels(labels, [grid], **options)[0]
 
 
 def make_detector(

@@ -17,8 +17,8 @@ from geodetect.accuracy import compute_accuracy
 from geodetect.grid import Grid
 from geodetect.scene import detect_objects
 from geodetect.vector.datum import warn_of_shift
-from geodetect.vector.labels import read_area, read_labels, read_labels_on
-from tests.fakes import PaintDetector, painted, write_raster
+from geodetect.vector.labels import read_area, read_labels
+from tests.fakes import PaintDetector, labels_on, painted, write_raster
 
 NEVADA, LONDON, WELLINGTON, TOKYO, BERN, BONN, CANBERRA = (
     (-117, 39),
@@ -125,7 +125,7 @@ def test_labels_truth_and_areas_are_told_of_alike(nevada: Grid) -> None:
     with pytest.warns(
         UserWarning, match=r"the frame of labels: .* NAD27 to WGS 84 has an accuracy of 7 m, and a pixel"
     ):
-        assert len(read_labels(old, nevada).polygons) == 2
+        assert len(labels_on(old, nevada).polygons) == 2
     with pytest.warns(UserWarning, match=r"the frame of the aoi: .* NAD27 to WGS 84 has an accuracy of 7 m"):
         read_area(old, nevada)
     with pytest.warns(UserWarning, match=r"the frame of labels: .* of 7 m, and a tenth of a detection's side is 1 m"):
@@ -149,7 +149,7 @@ def test_results_in_wgs84_are_told_of_too(tmp_path: Path) -> None:
 def test_it_is_said_once_for_many_rasters(nevada: Grid) -> None:
     beside = Grid(nevada.shape, nevada.transform @ Affine.translation(60, 0), nevada.crs, "beside.tif")
     with pytest.warns(UserWarning, match="NAD27 to WGS 84") as caught:
-        read_labels_on(squares(nevada, 4267), [nevada, beside])
+        read_labels(squares(nevada, 4267), [nevada, beside])
     assert len(caught) == 1
     assert caught[0].filename == __file__
 
@@ -158,5 +158,5 @@ def test_each_of_several_files_is_shifted_from_its_own_datum(nevada: Grid, tmp_p
     squares(nevada, 4326).iloc[:1].to_file(tmp_path / "new.gpkg")
     squares(nevada, 4267).iloc[1:].to_file(tmp_path / "old.gpkg")
     with pytest.warns(UserWarning, match=r"new\.gpkg and 1 more: .* NAD27 to WGS 84"):
-        labels = read_labels([tmp_path / "new.gpkg", tmp_path / "old.gpkg"], nevada)
+        labels = labels_on([tmp_path / "new.gpkg", tmp_path / "old.gpkg"], nevada)
     assert np.allclose(shapely.bounds(labels.polygons), [[50, 50, 70, 70], [100, 100, 120, 120]], atol=1e-2)

@@ -16,10 +16,9 @@ import geodetect as gd
 from geodetect.boxes import Boxes
 from geodetect.grid import Grid
 from geodetect.vector.degrees import cut_at_180, parts_of_cut
-from geodetect.vector.labels import read_labels
 from geodetect.vector.opening import open_features
 from geodetect.vector.writers import write_features
-from tests.fakes import PaintDetector, painted, write_raster
+from tests.fakes import PaintDetector, labels_on, painted, write_raster
 
 
 @pytest.mark.parametrize(
@@ -92,7 +91,7 @@ def test_labels_that_were_cut_are_one_object(tmp_path: Path, west: float, suffix
     scene = write_raster(tmp_path / "scene.tif", painted((100, 200)), grid)
     on_line = gpd.GeoDataFrame({"label": ["a"]}, geometry=[shapely.box(179.99, 0, 180.01, 0.02)], crs=4326)
     path = write_features(on_line, tmp_path / f"cut{suffix}")
-    labels = read_labels(path, grid)
+    labels = labels_on(path, grid)
     assert shapely.bounds(labels.polygons).round(3).tolist() == [[90, 30, 110, 50]]
     assert labels.report == "1 object of 1 class from " + path.name
     found = gd.detect_objects(scene, PaintDetector(), aoi=path, progress=False)

@@ -17,10 +17,10 @@ from pyproj import CRS
 
 from geodetect.errors import ArgumentError, GeodetectError, LabelsError, NotGeoreferenced
 from geodetect.grid import Grid
-from geodetect.vector.labels import read_area, read_area_on, read_labels, read_labels_on
+from geodetect.vector.labels import read_area, read_area_on, read_labels
 from geodetect.vector.opening import open_features
 from geodetect.vector.writers import write_features
-from tests.fakes import SHAPE, UPRIGHT, UTM, PaintedScene, outlines
+from tests.fakes import SHAPE, UPRIGHT, UTM, PaintedScene, labels_on, outlines
 from tests.strategies import grids
 
 GRID = Grid(SHAPE, UPRIGHT, UTM, "scene.tif")
@@ -36,14 +36,14 @@ def _frame(geometry: object, crs: object = UTM, **columns: object) -> gpd.GeoDat
 
 
 def test_labels_land_on_the_squares(scene: PaintedScene) -> None:
-    labels = read_labels(scene.truth, scene.grid)
+    labels = labels_on(scene.truth, scene.grid)
     assert np.allclose(shapely.bounds(labels.polygons), scene.boxes.xyxy, atol=1e-6)
     assert labels.names.tolist() == scene.truth["label"].tolist()
 
 
 @pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:3857", "EPSG:32644"])
 def test_labels_may_be_in_any_crs(scene: PaintedScene, crs: str) -> None:
-    labels = read_labels(scene.truth.to_crs(crs), scene.grid)
+    labels = labels_on(scene.truth.to_crs(crs), scene.grid)
     assert np.allclose(shapely.bounds(labels.polygons), scene.boxes.xyxy, atol=1e-2)
 
 
@@ -55,7 +55,7 @@ def test_labels_may_be_in_any_file(upright: PaintedScene, tmp_path: Path, suffix
         truth.to_parquet(path)
     else:
         truth.to_file(path, engine="pyogrio")
-    labels = read_labels(path, upright.grid)
+    labels = labels_on(path, upright.grid)
     assert len(labels.polygons) == len(upright.boxes)
     assert set(labels.names) == {"red", "blue"}
     assert labels.report == f"9 objects of 2 classes from squares{suffix}"
@@ -67,12 +67,12 @@ def test_what_lies_on_the_grid_comes_back_in_its_pixels(grid: Grid, seed: int) -
     corner = np.random.default_rng(seed).random((5, 2)) * [width, height]
     boxes = shapely.box(*corner.T, *(corner + 3).T)
     frame = gpd.GeoDataFrame(geometry=shapely.transform(boxes, grid.to_map), crs=grid.crs)
-    got = read_labels(frame, grid).polygons
+    got = labels_on(frame, grid).polygons
     assert np.allclose(shapely.bounds(got), shapely.bounds(boxes), atol=1e-4)
 
 
 def test_labels_outside_the_raster_are_left_out_and_counted() -> None:
-    labels = read_labels(_frame(outlines([*BOXES, [500, 500, 510, 510]])), GRID)
+    labels = labels_on(_frame(outlines([*BOXES, [500, 500, 510, 510]])), GRID)
     assert len(labels.polygons) == 2
     assert labels.report == "2 objects of 1 class from the frame of labels; left out 1 outside the raster"
 
@@ -85,52 +85,52 @@ def test_labels_elsewhere_are_refused_with_both_extents() -> None:
         r"the raster x 353000\.0 to 353112\.0, y 3056920\.0 to 3057000\.0, in EPSG:32645"
     )
     with pytest.raises(LabelsError, match=message):
-        read_labels(away, GRID)
+        labels_on(away, GRID)
     with pytest.raises(LabelsError, match=message):
-        read_labels(away.to_crs(3857), GRID)
+        labels_on(away.to_crs(3857), GRID)
 
 
 def test_labels_without_a_crs_are_refused() -> None:
     with pytest.raises(NotGeoreferenced, match=r"the frame of labels has no coordinate reference system.*scene\.tif"):
-        read_labels(_frame(outlines(BOXES), crs=None), GRID)
+        labels_on(_frame(outlines(BOXES), crs=None), GRID)
 
 
 def test_a_raster_without_a_crs_is_refused_for_labels_with_one() -> None:
     with pytest.raises(NotGeoreferenced, match=r"plane\.tif has no coordinate .* in EPSG:32645 cannot be placed"):
-        read_labels(_frame(outlines(BOXES)), Grid(SHAPE, UPRIGHT, None, "plane.tif"))
+        labels_on(_frame(outlines(BOXES)), Grid(SHAPE, UPRIGHT, None, "plane.tif"))
 
 
 def test_a_raster_without_a_transform_is_told_that_it_has_none(tmp_path: Path) -> None:
     with pytest.raises(
         NotGeoreferenced, match=r"bare\.tif has no transform, so the frame .* \(gdal_edit\.py .* -a_ullr"
     ):
-        read_labels(_frame(outlines(BOXES)), Grid(SHAPE, name="bare.tif"))
+        labels_on(_frame(outlines(BOXES)), Grid(SHAPE, name="bare.tif"))
     # Small numbers of pixels might be degrees, and GeoJSON says that they are.
     write_features(gpd.GeoDataFrame(geometry=outlines(BOXES)), tmp_path / "pixels.geojson")
     with pytest.raises(NotGeoreferenced, match=r"GeoJSON is in WGS 84 by its standard: .* a \.gpkg or a frame"):
-        read_labels(tmp_path / "pixels.geojson", Grid(SHAPE, name="bare.tif"))
+        labels_on(tmp_path / "pixels.geojson", Grid(SHAPE, name="bare.tif"))
 
 
 def test_without_any_crs_both_lie_in_one_plane() -> None:
     plane = Grid(SHAPE, UPRIGHT, None, "plane.tif")
-    assert shapely.bounds(read_labels(_frame(outlines(BOXES), crs=None), plane).polygons).tolist() == BOXES
+    assert shapely.bounds(labels_on(_frame(outlines(BOXES), crs=None), plane).polygons).tolist() == BOXES
     pixels = gpd.GeoDataFrame(geometry=outlines(BOXES))
-    assert shapely.bounds(read_labels(pixels, Grid(SHAPE)).polygons).tolist() == BOXES
+    assert shapely.bounds(labels_on(pixels, Grid(SHAPE)).polygons).tolist() == BOXES
 
 
 def test_pixels_in_a_geojson_are_no_degrees(tmp_path: Path) -> None:
     # GeoJSON cannot say that it has no CRS; coordinates beyond 360 can be no degrees.
     path = tmp_path / "pixels.geojson"
     write_features(gpd.GeoDataFrame(geometry=outlines([*BOXES, [380, 20, 390, 30]])), path)
-    assert len(read_labels(path, Grid((200, 400))).polygons) == 3
+    assert len(labels_on(path, Grid((200, 400))).polygons) == 3
 
 
 def test_labels_that_the_raster_crs_cannot_hold_are_counted() -> None:
     degrees = gpd.GeoDataFrame(geometry=shapely.box([85, 85], [27, 1000], [86, 86], [28, 1001]), crs=4326)
-    labels = read_labels(degrees, GRID)
+    labels = labels_on(degrees, GRID)
     assert labels.report.endswith("left out 1 beyond the raster's CRS")
     with pytest.raises(LabelsError, match="is EPSG:4326 really its own"):
-        read_labels(degrees.iloc[1:], GRID)
+        labels_on(degrees.iloc[1:], GRID)
 
 
 # Classes
@@ -138,8 +138,8 @@ def test_labels_that_the_raster_crs_cannot_hold_are_counted() -> None:
 
 def test_one_class_is_named_after_the_file(tmp_path: Path) -> None:
     _frame(outlines(BOXES)).to_file(tmp_path / "boats.gpkg", engine="pyogrio")
-    assert read_labels(tmp_path / "boats.gpkg", GRID).names.tolist() == ["boats", "boats"]
-    assert read_labels(_frame(outlines(BOXES)), GRID).names.tolist() == ["object", "object"]
+    assert labels_on(tmp_path / "boats.gpkg", GRID).names.tolist() == ["boats", "boats"]
+    assert labels_on(_frame(outlines(BOXES)), GRID).names.tolist() == ["object", "object"]
 
 
 @pytest.mark.parametrize(
@@ -153,39 +153,39 @@ def test_one_class_is_named_after_the_file(tmp_path: Path) -> None:
 )
 def test_classes_are_text(values: list[object], names: list[str]) -> None:
     frame = _frame(outlines(BOXES), kind=values)
-    assert read_labels(frame, GRID, label_field="kind").names.tolist() == names
-    assert read_labels(frame.rename(columns={"kind": "label"}), GRID).names.tolist() == names
+    assert labels_on(frame, GRID, label_field="kind").names.tolist() == names
+    assert labels_on(frame.rename(columns={"kind": "label"}), GRID).names.tolist() == names
 
 
 def test_mapping_renames_drops_and_leaves_the_rest() -> None:
     frame = _frame(outlines([*BOXES, [70, 70, 80, 80], [90, 90, 99, 99]]), label=[1.0, 2.0, 3.0, 4.0])
-    labels = read_labels(frame, GRID, class_mapping={1: "car", "2": "boat", 3: None})
+    labels = labels_on(frame, GRID, class_mapping={1: "car", "2": "boat", 3: None})
     assert labels.names.tolist() == ["car", "boat", "4"]
     assert "left out 1 dropped by class_mapping" in labels.report
 
 
 def test_features_without_a_class_are_left_out() -> None:
     frame = _frame(outlines([*BOXES, [70, 70, 80, 80]]), label=["a", None, "  "])
-    labels = read_labels(frame, GRID)
+    labels = labels_on(frame, GRID)
     assert labels.names.tolist() == ["a"]
     assert labels.report == "1 object of 1 class from the frame of labels; left out 2 without a class"
     with pytest.raises(LabelsError, match="2 without a class, 1 dropped by class_mapping"):
-        read_labels(frame, GRID, class_mapping={"a": None})
+        labels_on(frame, GRID, class_mapping={"a": None})
 
 
 def test_each_of_several_files_gives_its_own_classes(tmp_path: Path) -> None:
     _frame(outlines(BOXES[:1]), label=["oak"]).to_file(tmp_path / "trees.gpkg", engine="pyogrio")
     _frame(outlines(BOXES[1:]), kind=["van"]).to_file(tmp_path / "cars.gpkg", engine="pyogrio")
     both = [tmp_path / "trees.gpkg", tmp_path / "cars.gpkg"]
-    assert read_labels(both, GRID).names.tolist() == ["oak", "cars"]
-    assert read_labels(both[::-1], GRID).names.tolist() == ["cars", "oak"]
+    assert labels_on(both, GRID).names.tolist() == ["oak", "cars"]
+    assert labels_on(both[::-1], GRID).names.tolist() == ["cars", "oak"]
     with pytest.raises(LabelsError, match=r"trees\.gpkg has no column 'kind' for label_field; it has label"):
-        read_labels(both, GRID, label_field="kind")
+        labels_on(both, GRID, label_field="kind")
 
 
 def test_a_mapping_gives_text_and_says_what_it_does_not_find() -> None:
     frame = _frame(outlines(BOXES), label=["a", "b"])
-    labels = read_labels(frame, GRID, class_mapping={"a": 5, "c": "d", 7: None})
+    labels = labels_on(frame, GRID, class_mapping={"a": 5, "c": "d", 7: None})
     assert labels.names.tolist() == ["5", "b"]
     assert labels.report.endswith("nothing is called c, 7, which class_mapping renames")
     for wrong, told in (
@@ -193,7 +193,7 @@ def test_a_mapping_gives_text_and_says_what_it_does_not_find() -> None:
         ({"a": " "}, "give 'a' a name, or None to drop it"),
     ):
         with pytest.raises(ArgumentError, match=told):
-            read_labels(frame, GRID, class_mapping=wrong)  # type: ignore[arg-type]
+            labels_on(frame, GRID, class_mapping=wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -206,31 +206,31 @@ def test_a_mapping_gives_text_and_says_what_it_does_not_find() -> None:
 )
 def test_a_mapping_that_looks_like_a_mistake_is_a_warning(mapping: dict[str, str | None], told: str) -> None:
     with pytest.warns(UserWarning, match=told) as warnings:
-        labels = read_labels(_frame(outlines(BOXES), label=["car", "pool"]), GRID, class_mapping=mapping)
+        labels = read_labels(_frame(outlines(BOXES), label=["car", "pool"]), [GRID], class_mapping=mapping)[0]
     assert warnings[0].filename == __file__
     assert "nothing is called" in labels.report
 
 
 def test_classes_that_look_alike_are_a_warning() -> None:
     with pytest.warns(UserWarning, match=r"'Car' and 'car' count as several classes; .* class_mapping={'car': 'Car'}"):
-        assert set(read_labels(_frame(outlines(BOXES), label=["car", "Car"]), GRID).names) == {"car", "Car"}
+        assert set(labels_on(_frame(outlines(BOXES), label=["car", "Car"]), GRID).names) == {"car", "Car"}
 
 
 def test_a_column_of_identifiers_is_a_warning() -> None:
     boxes = [[x, y, x + 3, y + 3] for x in range(0, 60, 6) for y in range(0, 42, 6)]
     frame = _frame(outlines(boxes), id=range(len(boxes)), kind=["car", "pool"] * 35)
     with pytest.warns(UserWarning, match="70 classes for 70 objects, .* the column of the class with label_field="):
-        read_labels(frame, GRID, label_field="id")
-    assert set(read_labels(frame, GRID, label_field="kind").names) == {"car", "pool"}
+        labels_on(frame, GRID, label_field="id")
+    assert set(labels_on(frame, GRID, label_field="kind").names) == {"car", "pool"}
 
 
 def test_columns_that_may_hold_the_class_are_told(tmp_path: Path) -> None:
     columns = {"Class": ["car", "pool"] * 2, "kind": list("aabb"), "id": range(4), "area": [1.0, 1.0, 2.0, 2.0]}
     frame = _frame(outlines([*BOXES, [70, 70, 80, 80], [90, 90, 99, 99]]), **columns)
     with pytest.warns(UserWarning, match="labels has no column 'label'; label_field= .* another: Class, kind$"):
-        assert set(read_labels(frame, GRID).names) == {"object"}
+        assert set(labels_on(frame, GRID).names) == {"object"}
     frame.drop(columns="Class").to_file(tmp_path / "roofs.gpkg", engine="pyogrio")
-    labels = read_labels(tmp_path / "roofs.gpkg", GRID)
+    labels = labels_on(tmp_path / "roofs.gpkg", GRID)
     assert set(labels.names) == {"roofs"}
     assert labels.report.endswith("from another: kind")
 
@@ -238,7 +238,7 @@ def test_columns_that_may_hold_the_class_are_told(tmp_path: Path) -> None:
 def test_a_missing_column_is_named_with_those_there_are() -> None:
     for column in ("kind", ["label"]):
         with pytest.raises(LabelsError, match=r"has no column .* for label_field; it has label, height"):
-            read_labels(_frame(outlines(BOXES), label=["a", "b"], height=[1, 2]), GRID, label_field=column)  # type: ignore[arg-type]
+            labels_on(_frame(outlines(BOXES), label=["a", "b"], height=[1, 2]), GRID, label_field=column)  # type: ignore[arg-type]
 
 
 # Geometry
@@ -247,7 +247,7 @@ def test_a_missing_column_is_named_with_those_there_are() -> None:
 def test_multiparts_and_collections_are_taken_apart() -> None:
     two, box = shapely.multipolygons(outlines(BOXES)), outlines([[70, 70, 80, 80]])[0]
     nested = shapely.geometrycollections([shapely.geometrycollections([two]), box])
-    labels = read_labels(_frame([nested, box], label=["a", "b"]), GRID)
+    labels = labels_on(_frame([nested, box], label=["a", "b"]), GRID)
     assert labels.names.tolist() == ["a", "a", "a", "b"]
     assert shapely.bounds(labels.polygons).tolist() == [*BOXES, [70, 70, 80, 80], [70, 70, 80, 80]]
 
@@ -264,7 +264,7 @@ def test_multiparts_and_collections_are_taken_apart() -> None:
 def test_a_ring_that_crosses_itself_is_one_object(
     ring: list[tuple[float, float]], n_parts: int, area: float | None
 ) -> None:
-    labels = read_labels(_frame([shapely.Polygon(ring)]), GRID)
+    labels = labels_on(_frame([shapely.Polygon(ring)]), GRID)
     assert len(labels.polygons) == 1
     assert shapely.is_valid(labels.polygons).all()
     assert shapely.get_num_geometries(labels.polygons).tolist() == [n_parts]
@@ -276,7 +276,7 @@ def test_a_ring_that_crosses_itself_is_one_object(
 def test_every_part_of_a_multipolygon_counts_and_its_broken_ones_once() -> None:
     tie = shapely.Polygon([(10, 10), (30, 30), (30, 10), (10, 30)])
     features = [shapely.multipolygons([tie, outlines([[50, 50, 60, 60]])[0]]), outlines([[70, 70, 80, 80]])[0], None]
-    labels = read_labels(_frame(features, label=["a", "b", "b"]), GRID)
+    labels = labels_on(_frame(features, label=["a", "b", "b"]), GRID)
     assert shapely.bounds(labels.polygons).tolist() == [[10, 10, 30, 30], [50, 50, 60, 60], [70, 70, 80, 80]]
     assert labels.names.tolist() == ["a", "a", "b"]
     assert labels.report == (
@@ -287,7 +287,7 @@ def test_every_part_of_a_multipolygon_counts_and_its_broken_ones_once() -> None:
 def test_what_has_no_area_is_left_out_and_counted() -> None:
     flat = shapely.Polygon([(10, 10), (30, 10), (10, 10)])
     line = shapely.LineString([(0, 0), (5, 5)])
-    labels = read_labels(_frame([*outlines(BOXES), flat, line, shapely.Polygon(), None]), GRID)
+    labels = labels_on(_frame([*outlines(BOXES), flat, line, shapely.Polygon(), None]), GRID)
     assert len(labels.polygons) == 2
     assert "left out 2 without geometry, 1 line, 1 without area" in labels.report
 
@@ -313,17 +313,17 @@ def test_what_has_no_finite_coordinates_is_left_out_and_counted(name: str, crs: 
     there = _frame(outlines(BOXES)).to_crs(crs)
     with np.errstate(all="ignore"):  # in bounds that geopandas looks at
         frame = gpd.GeoDataFrame(geometry=[*there.geometry, NOWHERE[name]], crs=crs)
-    labels = read_labels(frame, GRID)
+    labels = labels_on(frame, GRID)
     assert np.allclose(shapely.bounds(labels.polygons), BOXES, atol=1e-2)
     assert labels.report.endswith("left out 1 without finite coordinates")
     assert not labels.complete
     with pytest.raises(LabelsError, match=r"no label of use \(1 without finite coordinates\)"):
-        read_labels(frame.iloc[2:], GRID)
+        labels_on(frame.iloc[2:], GRID)
 
 
 def test_of_a_feature_only_the_parts_without_finite_coordinates_are_left_out() -> None:
     mixed = shapely.geometrycollections([outlines(BOXES)[0], NOWHERE["nan"], shapely.Polygon()])
-    labels = read_labels(_frame([mixed, outlines(BOXES)[1]]), GRID)
+    labels = labels_on(_frame([mixed, outlines(BOXES)[1]]), GRID)
     assert shapely.bounds(labels.polygons).tolist() == BOXES
     assert labels.report == (
         "2 objects of 1 class from the frame of labels (2 features with 3 parts); left out 1 without finite coordinates"
@@ -333,7 +333,7 @@ def test_of_a_feature_only_the_parts_without_finite_coordinates_are_left_out() -
 def test_heights_that_are_no_numbers_do_no_harm() -> None:
     with np.errstate(invalid="ignore"):
         box = shapely.from_wkt("POLYGON Z ((10 20 nan, 30 20 nan, 30 40 nan, 10 40 inf, 10 20 nan))")
-    assert read_labels(gpd.GeoDataFrame(geometry=[box]), Grid(SHAPE)).polygons[0].bounds == (10, 20, 30, 40)
+    assert labels_on(gpd.GeoDataFrame(geometry=[box]), Grid(SHAPE)).polygons[0].bounds == (10, 20, 30, 40)
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".fgb", ".parquet"])  # GDAL refuses to write others
@@ -342,7 +342,7 @@ def test_files_may_hold_what_has_no_finite_coordinates(tmp_path: Path, suffix: s
     frame = gpd.GeoDataFrame(geometry=[*_frame(outlines(BOXES)).geometry, NOWHERE["nan"]], crs=UTM)
     with np.errstate(all="ignore"):
         frame.to_parquet(path) if suffix == ".parquet" else frame.to_file(path, engine="pyogrio")
-    labels = read_labels(path, GRID)
+    labels = labels_on(path, GRID)
     assert sorted(shapely.bounds(labels.polygons).tolist()) == BOXES  # FlatGeobuf has an order of its own
     assert labels.objects.lost == {"without finite coordinates": 1}
 
@@ -353,12 +353,12 @@ def test_files_may_hold_what_has_no_finite_coordinates(tmp_path: Path, suffix: s
 def test_copies_count_once() -> None:
     box, other = outlines(BOXES)
     turned = shapely.Polygon(list(reversed(box.exterior.coords[1:])))  # begins elsewhere, and runs the other way round
-    labels = read_labels(_frame([box, other, box, turned, box]), GRID)
+    labels = labels_on(_frame([box, other, box, turned, box]), GRID)
     assert shapely.bounds(labels.polygons).tolist() == BOXES
     assert labels.report == "2 objects of 1 class from the frame of labels; left out 3 duplicates"
     assert not labels.complete
     points = _frame([shapely.Point(20, 20), shapely.Point(20, 20)])
-    assert read_labels(points, GRID, point_radius_m=2).report.endswith("left out 1 duplicate")
+    assert labels_on(points, GRID, point_radius_m=2).report.endswith("left out 1 duplicate")
 
 
 def test_copies_may_differ_by_rounding_and_no_more() -> None:
@@ -366,19 +366,19 @@ def test_copies_may_differ_by_rounding_and_no_more() -> None:
     for outline, shift, n in ((box, 0.05, 1), (box, 0.2, 2), (box, 1, 2), (fence, 0.004, 1), (fence, 0.05, 2)):
         for by in ((shift, 0), (0, -shift)):
             moved = shapely.transform(outline, lambda xy, by=by: xy + np.array(by))
-            assert len(read_labels(_frame([outline, moved]), GRID).polygons) == n
+            assert len(labels_on(_frame([outline, moved]), GRID).polygons) == n
     # A car of 2 by 4 m, which GeoJSON of 7 decimals places within a centimetre.
     car = _frame(outlines([[10, 20, 14, 28]])).to_crs(4326).geometry
     rounded = shapely.transform(car.to_numpy(), lambda xy: xy.round(7))
     frame = gpd.GeoDataFrame(geometry=[*car, *rounded], crs=4326)
-    assert len(read_labels(frame, GRID).polygons) == 1
+    assert len(labels_on(frame, GRID).polygons) == 1
 
 
 def test_copies_of_another_class_or_shape_are_kept_and_told() -> None:
     box, half = outlines([[10, 20, 30, 40]])[0], shapely.Polygon([(10, 20), (30, 20), (30, 40)])
     hollow = shapely.Polygon(box.exterior.coords, [[(15, 25), (25, 25), (25, 35)]])
     frame = _frame([box, box, box, half, hollow], label=["roof", "pool", "roof", "roof", "roof"])
-    labels = read_labels(frame, GRID)
+    labels = labels_on(frame, GRID)
     assert labels.names.tolist() == ["roof", "pool", "roof", "roof"]
     assert labels.report.endswith(
         "left out 1 duplicate; kept 2 objects that share their outline with one of another class"
@@ -387,36 +387,36 @@ def test_copies_of_another_class_or_shape_are_kept_and_told() -> None:
 
 def test_copies_are_found_among_many_in_no_time() -> None:
     boxes = outlines(np.tile(np.array([10.0, 20, 30, 40]), (3000, 1)))  # pairs of which would be millions
-    assert len(read_labels(_frame(boxes), GRID).polygons) == 1
+    assert len(labels_on(_frame(boxes), GRID).polygons) == 1
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 30)] * 2, *[st.integers(1, 9)] * 2), min_size=1, max_size=30))
 def test_what_is_kept_is_each_once(rows: list[tuple[int, int, int, int]]) -> None:
     boxes = [(x, y, x + width, y + height) for x, y, width, height in rows]
-    labels = read_labels(gpd.GeoDataFrame(geometry=outlines(boxes)), Grid((60, 60)))
+    labels = labels_on(gpd.GeoDataFrame(geometry=outlines(boxes)), Grid((60, 60)))
     assert shapely.bounds(labels.polygons).tolist() == [list(box) for box in dict.fromkeys(boxes)]
 
 
 def test_heights_are_left_out() -> None:
-    labels = read_labels(_frame(shapely.force_3d(outlines(BOXES), 5.0)), GRID)
+    labels = labels_on(_frame(shapely.force_3d(outlines(BOXES), 5.0)), GRID)
     assert not shapely.has_z(labels.polygons).any()
 
 
 def test_lines_alone_are_refused() -> None:
     with pytest.raises(LabelsError, match=r"no label of use \(1 line\); polygons or points are expected"):
-        read_labels(_frame([shapely.LineString([(0, 0), (5, 5)])]), GRID)
+        labels_on(_frame([shapely.LineString([(0, 0), (5, 5)])]), GRID)
 
 
 def test_an_empty_file_is_refused() -> None:
     with pytest.raises(LabelsError, match="holds no label of use"):
-        read_labels(_frame(outlines([])), GRID)
+        labels_on(_frame(outlines([])), GRID)
 
 
 def test_points_become_circles_on_the_ground() -> None:
     # Pixels of 0.5 m across and 0.25 m down: a radius of 2 m is 4 px and 8 px.
     grid = Grid((400, 400), Affine(0.5, 0, 353_000, 0, -0.25, 3_057_000), UTM)
     frame = gpd.GeoDataFrame(geometry=[shapely.Point(353_050, 3_056_975)], crs=UTM)
-    labels = read_labels(frame, grid, point_radius_m=2)
+    labels = labels_on(frame, grid, point_radius_m=2)
     assert np.allclose(shapely.bounds(labels.polygons), [[96, 92, 104, 108]])
 
 
@@ -424,7 +424,7 @@ def test_points_in_degrees_become_circles_on_the_ground() -> None:
     # At 60 N a degree is 55.8 km from west to east and 111.4 km from south to north.
     grid = Grid((100, 100), Affine(1e-5, 0, 10, 0, -1e-5, 60), CRS.from_epsg(4326))
     frame = gpd.GeoDataFrame(geometry=[shapely.Point(10.0005, 59.9995)], crs=4326)
-    x1, y1, x2, y2 = shapely.bounds(read_labels(frame, grid, point_radius_m=10).polygons)[0]
+    x1, y1, x2, y2 = shapely.bounds(labels_on(frame, grid, point_radius_m=10).polygons)[0]
     assert x2 - x1 == pytest.approx(20 / 0.558, rel=1e-3)
     assert y2 - y1 == pytest.approx(20 / 1.114, rel=1e-3)
 
@@ -433,29 +433,29 @@ def test_points_far_from_the_centre_are_circles_where_they_lie() -> None:
     # A degree from west to east is 111.3 km times the cosine of the latitude, nearly: 200 km are 3.6 degrees at 60 N.
     grid = Grid((700, 400), Affine(0.1, 0, 0, 0, -0.1, 70), CRS.from_epsg(4326))
     frame = gpd.GeoDataFrame(geometry=[shapely.Point(20, 60), shapely.Point(20, 10)], crs=4326)
-    bounds = shapely.bounds(read_labels(frame, grid, point_radius_m=100_000).polygons)
+    bounds = shapely.bounds(labels_on(frame, grid, point_radius_m=100_000).polygons)
     assert bounds[:, 2] - bounds[:, 0] == pytest.approx([36, 18.2], rel=0.01)
 
 
 def test_points_need_a_radius() -> None:
     points = _frame([shapely.MultiPoint([(10, 10), (20, 20)])])
     with pytest.raises(LabelsError, match="holds points; give point_radius_m"):
-        read_labels(points, GRID)
-    assert len(read_labels(points, GRID, point_radius_m=1).polygons) == 2
+        labels_on(points, GRID)
+    assert len(labels_on(points, GRID, point_radius_m=1).polygons) == 2
     for radius in (0, "3", float("nan")):
         with pytest.raises(ArgumentError, match="point_radius_m must be above 0"):
-            read_labels(points, GRID, point_radius_m=radius)  # type: ignore[arg-type]
+            labels_on(points, GRID, point_radius_m=radius)  # type: ignore[arg-type]
 
 
 def test_points_and_polygons_keep_their_order() -> None:
     frame = _frame([outlines(BOXES)[0], shapely.Point(80, 80), outlines(BOXES)[1]], label=["a", "b", "c"])
-    assert read_labels(frame, GRID, point_radius_m=1).names.tolist() == ["a", "b", "c"]
+    assert labels_on(frame, GRID, point_radius_m=1).names.tolist() == ["a", "b", "c"]
 
 
 def test_the_frame_is_not_changed() -> None:
     frame = _frame([shapely.Polygon([(10, 10), (30, 30), (30, 10), (10, 30)])], label=[1.0])
     before = frame.copy()
-    read_labels(frame, GRID, class_mapping={1: "x"})
+    labels_on(frame, GRID, class_mapping={1: "x"})
     assert frame.equals(before)
 
 
@@ -491,10 +491,10 @@ def test_of_many_layers_the_first_with_geometry_is_read_and_told(tmp_path: Path)
     for layer in ("houses", "boats"):
         _frame(outlines(BOXES), label=[layer] * 2).to_file(path, layer=layer, engine="pyogrio")
     with pytest.warns(UserWarning, match="several layers: houses, boats; houses is read"):
-        labels = read_labels(path, GRID)
+        labels = labels_on(path, GRID)
     assert set(labels.names) == {"houses"}
     assert labels.report.endswith("read layer houses of houses, boats")
-    assert set(read_labels(path, GRID, layer="boats").names) == {"boats"}
+    assert set(labels_on(path, GRID, layer="boats").names) == {"boats"}
 
 
 def test_a_geometry_that_cannot_be_read_costs_no_other(tmp_path: Path) -> None:
@@ -504,7 +504,7 @@ def test_a_geometry_that_cannot_be_read_costs_no_other(tmp_path: Path) -> None:
     del content["features"][1]["geometry"]["coordinates"][0][-1]  # the ring is not closed
     path.write_text(json.dumps(content))
     with pytest.warns(UserWarning, match=r"open\.geojson: left out 1 of 3 features .*closed.*: 2; repair"):
-        labels = read_labels(path, GRID)
+        labels = labels_on(path, GRID)
     assert labels.numbers.tolist() == [0, 2]
     assert labels.report == "2 objects of 1 class from open.geojson; left out 1 without geometry"
 
@@ -533,26 +533,26 @@ def test_a_shapefile_that_has_lost_its_cpg(tmp_path: Path, name: str, encoding: 
     pyogrio.write_dataframe(frame, tmp_path / "a.shp", encoding=encoding)
     if not has_cpg:
         (tmp_path / "a.cpg").unlink()
-    assert read_labels(tmp_path / "a.shp", GRID).names.tolist() == [name, "car"]
+    assert labels_on(tmp_path / "a.shp", GRID).names.tolist() == [name, "car"]
 
 
 @pytest.mark.parametrize(("one", "other"), [("roof", "Roof"), ("a b", "a_b"), ("roof", "ro\u200bof"), ("x-1", "x 1")])
 def test_classes_that_look_alike_are_told(one: str, other: str) -> None:
     frame = _frame(outlines(BOXES), label=[one, other])
     with pytest.warns(UserWarning, match="count as several classes; if they are one, give class_mapping="):
-        assert set(read_labels(frame, GRID).names) == {one, other}
-    assert set(read_labels(frame, GRID, class_mapping={one: "x", other: "x"}).names) == {"x"}
+        assert set(labels_on(frame, GRID).names) == {one, other}
+    assert set(labels_on(frame, GRID, class_mapping={one: "x", other: "x"}).names) == {"x"}
 
 
 @pytest.mark.parametrize(("one", "other"), [(-1, 1), ("1", "01"), ("roof", "roofs")])
 def test_classes_that_do_not_are_not(one: object, other: object) -> None:
-    assert len(set(read_labels(_frame(outlines(BOXES), label=[one, other]), GRID).names)) == 2
+    assert len(set(labels_on(_frame(outlines(BOXES), label=[one, other]), GRID).names)) == 2
 
 
 def test_classes_that_are_no_texts() -> None:
-    assert set(read_labels(_frame(outlines(BOXES), label=[b"roof", "roof"]), GRID).names) == {"roof"}
+    assert set(labels_on(_frame(outlines(BOXES), label=[b"roof", "roof"]), GRID).names) == {"roof"}
     with pytest.raises(LabelsError, match=r"\['a'\].*'label'"):
-        read_labels(_frame(outlines(BOXES), label=[["a"], ["b"]]), GRID)
+        labels_on(_frame(outlines(BOXES), label=[["a"], ["b"]]), GRID)
 
 
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
@@ -565,7 +565,7 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
         (tmp_path / "two.csv", r"two\.csv has two columns named 'label'"),
     ):
         with pytest.raises(LabelsError, match=told):
-            read_labels(source, GRID, point_radius_m=1)
+            labels_on(source, GRID, point_radius_m=1)
 
 
 @pytest.mark.parametrize(
@@ -586,35 +586,35 @@ def test_several_files_are_read_together(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("none of them")
     files = [tmp_path / "north.gpkg", tmp_path / "south.geojson"]
     for source in (files, [str(file) for file in files], tmp_path, str(tmp_path / "*th.g*")):
-        labels = read_labels(source, GRID)
+        labels = labels_on(source, GRID)
         assert np.allclose(shapely.bounds(labels.polygons), BOXES, atol=1e-2)
         assert labels.names.tolist() == (["north", "south"] if isinstance(source, list) else ["object", "object"])
-    assert read_labels(files, GRID).report == "2 objects of 2 classes from north.gpkg and 1 more"
+    assert labels_on(files, GRID).report == "2 objects of 2 classes from north.gpkg and 1 more"
     with pytest.warns(UserWarning, match="'crs' was not provided"):
         _frame(outlines([BOXES[0]]), crs=None).to_file(tmp_path / "nowhere.fgb", engine="pyogrio")
     with pytest.raises(LabelsError, match=r"north\.gpkg and nowhere\.fgb are to be read together, and only one"):
-        read_labels(tmp_path, GRID)
+        labels_on(tmp_path, GRID)
     with pytest.raises(LabelsError, match=r"There is no file .*gone\.gpkg"):
-        read_labels([*files, tmp_path / "gone.gpkg"], GRID)
+        labels_on([*files, tmp_path / "gone.gpkg"], GRID)
 
 
 def test_labels_on_several_rasters_are_counted_once() -> None:
     far = Grid(SHAPE, UPRIGHT @ Affine.translation(1000, 0), UTM, "far.tif")
     nowhere = Grid(SHAPE, UPRIGHT @ Affine.translation(9000, 0), UTM, "nowhere.tif")
     frame = _frame(outlines([*BOXES, [1010, 20, 1020, 30], [500, 500, 510, 510]]), label=["a", "a", "b", "b"])
-    here, there, empty = read_labels_on(frame, [GRID, far, nowhere])
+    here, there, empty = read_labels(frame, [GRID, far, nowhere])
     assert [each.names.tolist() for each in (here, there, empty)] == [["a", "a"], ["b"], []]
     assert shapely.bounds(there.polygons).round(6).tolist() == [[10, 20, 20, 30]]
     assert here.report == "3 objects of 2 classes from the frame of labels; left out 1 outside the raster"
     assert [each.numbers.tolist() for each in (here, there, empty)] == [[0, 1], [2], []]
     with pytest.raises(LabelsError, match=r"does not meet nowhere\.tif"):
-        read_labels_on(frame, [nowhere])
+        read_labels(frame, [nowhere])
     near, nowhere = (
         frame.iloc[2:3],
         [Grid(SHAPE, UPRIGHT @ Affine.translation(x, 0), UTM, f"{x}.tif") for x in (0, 3000)],
     )
     with pytest.raises(LabelsError, match=r"does not meet 0\.tif.*; it is the nearest of 2 rasters"):
-        read_labels_on(near, nowhere)
+        read_labels(near, nowhere)
 
 
 def test_a_raster_whose_crs_does_not_reach_the_labels_just_holds_none() -> None:
@@ -622,11 +622,11 @@ def test_a_raster_whose_crs_does_not_reach_the_labels_just_holds_none() -> None:
     other = Grid(SHAPE, Affine(0.5, 0, 0, 0, -0.5, 0), globe, "other.tif")
     frame = _frame(outlines(BOXES)).to_crs(4326)
     for rasters in ([GRID, other], [other, GRID]):
-        met = read_labels_on(frame, rasters)
+        met = read_labels(frame, rasters)
         assert [len(each.polygons) for each in met] == [2 * (grid is GRID) for grid in rasters]
         assert met[0].report == "2 objects of 1 class from the frame of labels"
     with pytest.raises(LabelsError, match=r"has coordinates in the CRS of other\.tif; is EPSG:4326 really its own"):
-        read_labels_on(frame, [other])
+        read_labels(frame, [other])
 
 
 # Areas
@@ -697,11 +697,11 @@ def test_what_of_an_area_is_no_polygon_is_told(tmp_path: Path) -> None:
 def test_points_that_are_no_degrees_are_elsewhere() -> None:
     grid = Grid((100, 100), Affine(1e-5, 0, 10, 0, -1e-5, 60), CRS.from_epsg(4326), "town.tif")
     metres, inside = shapely.Point(500_000, 4_000_000), shapely.Point(10.0005, 59.9995)
-    labels = read_labels(gpd.GeoDataFrame(geometry=[metres, inside, metres], crs=4326), grid, point_radius_m=10)
+    labels = labels_on(gpd.GeoDataFrame(geometry=[metres, inside, metres], crs=4326), grid, point_radius_m=10)
     x1, _, x2, _ = shapely.bounds(labels.polygons)[0]
     assert x2 - x1 == pytest.approx(20 / 0.558, rel=1e-3)
     with pytest.raises(LabelsError, match=r"does not meet town\.tif: it spans x 499"):
-        read_labels(gpd.GeoDataFrame(geometry=[metres], crs=4326), grid, point_radius_m=10)
+        labels_on(gpd.GeoDataFrame(geometry=[metres], crs=4326), grid, point_radius_m=10)
 
 
 def test_an_area_is_opened_once_for_many_rasters() -> None:

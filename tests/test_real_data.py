@@ -18,7 +18,8 @@ from geodetect.errors import GeodetectError, NotGeoreferenced
 from geodetect.grid import Window
 from geodetect.raster import RasterReader
 from geodetect.stretch import Numbers, Sample
-from geodetect.vector.labels import read_area, read_labels
+from geodetect.vector.labels import read_area
+from tests.fakes import labels_on
 from tests.real_data import REAL_DATA
 
 
@@ -45,7 +46,7 @@ def test_an_orthophoto_has_a_mask_and_reads_at_another_size(real_data: Path) -> 
 def test_footprints_in_degrees_land_on_the_orthophoto(real_data: Path) -> None:
     folder = real_data / "scenes/banepa"
     reader = RasterReader(folder / "banepa_utm45n_15cm.tif")
-    labels = read_labels(folder / "buildings_4326.geojson", reader.grid)
+    labels = labels_on(folder / "buildings_4326.geojson", reader.grid)
     assert len(labels.polygons) == 1466
     assert set(labels.names) == {"buildings_4326"}
     x, y = shapely.get_coordinates(shapely.centroid(labels.polygons)).astype(int).T
@@ -106,7 +107,7 @@ def test_every_encoding_gives_the_same_boxes(real_data: Path, name: str) -> None
     # round the same building, so there it is what touches the building on four sides.
     grid, frame = plan.grid, base.grid
     move = Transformer.from_crs(frame.crs, grid.crs, always_xy=True)
-    buildings = read_labels(labels, frame).polygons
+    buildings = labels_on(labels, frame).polygons
     placed = shapely.transform(
         buildings, lambda xy: grid.to_pixel(np.column_stack(move.transform(*frame.to_map(xy).T)))
     )

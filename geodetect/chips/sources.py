@@ -15,7 +15,7 @@ from geodetect.chips.formats.picture import sentence
 from geodetect.chips.placed import on_map
 from geodetect.errors import LabelsError, NotGeoreferenced, RasterError, warn
 from geodetect.raster import Held, RasterReader, Rasters, Reader, scenes_of, turned_by_viewers
-from geodetect.vector.labels import Labels, read_area_on, read_labels_on
+from geodetect.vector.labels import Labels, read_area_on, read_labels
 from geodetect.vector.objects import listed
 from geodetect.vector.opening import Area, Vectors
 
@@ -76,7 +76,7 @@ def from_raster(
         if reader.grid.crs is None and (turned := turned_by_viewers(reader.orientation)):
             warn(f"labels are taken to be in the pixels of {reader.name}{turned}")
     side = cutting.side([reader.grid.shape for reader in readers])
-    found = read_labels_on(
+    found = read_labels(
         on_map(labels, raster),
         [reader.grid for reader in readers],
         label_field=label_field,

@@ -80,40 +80,6 @@ class Labels:
 
 def read_labels(
     labels: Vectors,
-    grid: Grid,
-    *,
-    label_field: str | None = None,
-    layer: str | int | None = None,
-    point_radius_m: float | None = None,
-    class_mapping: Mapping[Any, str | None] | None = None,
-) -> Labels:
-    """Read the labels of a file or frame that meet a raster, as polygons in its pixels.
-
-    Args:
-        labels: any vector file, a frame, or several files in a list, a folder or a pattern, in any CRS.
-        grid: the raster's.
-        label_field: column of the class; None takes `label` where there is one, else one class, named after the file.
-        layer: which layer of the file, by name or number from 0.
-        point_radius_m: points become circles of this radius on the ground.
-        class_mapping: new names of values; a value mapped to None is left out, values not listed keep their own name.
-
-    Raises:
-        LabelsError: if the file cannot be read, holds no polygons or points of use, or lies elsewhere.
-        NotGeoreferenced: if only one of labels and raster has a CRS.
-        ArgumentError: if `point_radius_m` is not above 0, or `layer` impossible.
-    """
-    return read_labels_on(
-        labels,
-        [grid],
-        label_field=label_field,
-        layer=layer,
-        point_radius_m=point_radius_m,
-        class_mapping=class_mapping,
-    )[0]
-
-
-def read_labels_on(
-    labels: Vectors,
     grids: Sequence[Grid],
     *,
     label_field: str | None = None,
@@ -121,21 +87,23 @@ def read_labels_on(
     point_radius_m: float | None = None,
     class_mapping: Mapping[Any, str | None] | None = None,
 ) -> list[Labels]:
-    """Read the labels that meet each of several rasters, at least one of them; none on some is fine.
+    """Read the labels that meet each of several rasters, as polygons in its pixels; none on some of them is fine.
 
     Args:
-        labels: as in `read_labels`.
-        grids: the rasters'.
-        label_field: as in `read_labels`.
-        layer: as in `read_labels`.
-        point_radius_m: as in `read_labels`.
-        class_mapping: as in `read_labels`.
+        labels: any vector file, a frame, or several files in a list, a folder or a pattern, in any CRS.
+        grids: those of the rasters.
+        label_field: column of the class; None takes `label` where there is one, else one class, named after the file.
+        layer: which layer of the file, by name or number from 0.
+        point_radius_m: points become circles of this radius on the ground.
+        class_mapping: new names of values; a value mapped to None is left out, values not listed keep their own name.
 
     Returns:
-        as many as `grids`; all have the objects, and the report, of the whole.
+        One for each grid; all have the objects, and the report, of the whole.
 
     Raises:
-        GeodetectError: as `read_labels`.
+        LabelsError: if the file cannot be read, holds no polygons or points of use, or none of them meets a raster.
+        NotGeoreferenced: if only one of labels and raster has a CRS.
+        ArgumentError: if `point_radius_m` is not above 0, or `layer` impossible.
     """
     if point_radius_m is not None and not (is_number(point_radius_m) and point_radius_m > 0):
         raise ArgumentError(f"point_radius_m must be above 0 (metres on the ground); got {point_radius_m!r}")
