@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 
 from geodetect.accuracy.inputs import ALL
 from geodetect.accuracy.result import Accuracy
-from geodetect.boxes import Boxes, area, overlapping
+from geodetect.boxes import Boxes, Pairs, area, overlapping
 from geodetect.metrics import average_precision, best_score, match_pairs, precision_recall
 from geodetect.vector.objects import mended
 
@@ -50,16 +50,14 @@ def _ranked(features: GeoDataFrame, classes: Sequence[str]) -> GeoDataFrame:
     return features.iloc[boxes.ranked()].reset_index(drop=True)
 
 
-def _overlaps(
-    found: GeoDataFrame, truth: GeoDataFrame, match_iou: float, polygons: bool
-) -> tuple[Int[np.ndarray, "P"], Int[np.ndarray, "P"], Float[np.ndarray, "P"]]:
+def _overlaps(found: GeoDataFrame, truth: GeoDataFrame, match_iou: float, polygons: bool) -> Pairs:
     """Pairs of one class that may match, and how much they overlap, without a matrix of all pairs."""
     a, b = (frame.geometry.to_numpy() for frame in (found, truth))
     boxes, true_boxes = shapely.bounds(a), shapely.bounds(b)
     i, j, iou = overlapping(boxes, true_boxes)
     able = found["group"].to_numpy()[i] == truth["group"].to_numpy()[j]
     if not polygons:
-        return i[able], j[able], iou[able]
+        return Pairs(i[able], j[able], iou[able])
     a = mended(a)
     areas = np.nan_to_num(shapely.area(a))[i] + shapely.area(b)[j]
     # Polygons share no more than their envelopes do; most pairs are too far apart by that alone.
@@ -67,7 +65,7 @@ def _overlaps(
     able &= shared >= match_iou / (1 + match_iou) * areas * _ROUNDED
     i, j, areas = i[able], j[able], areas[able]
     shared = np.nan_to_num(shapely.area(shapely.intersection(a[i], b[j])))
-    return i, j, shared / (areas - shared)
+    return Pairs(i, j, shared / (areas - shared))
 
 
 def _table(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
 import shapely
@@ -257,10 +259,16 @@ def warn_of_rotated(found: GeoDataFrame) -> None:
         )
 
 
-def one_naming(
-    found: GeoDataFrame, truth: GeoDataFrame, by_class: bool
-) -> tuple[GeoDataFrame, GeoDataFrame, list[str]]:
-    """Both sides with a column `group`, the class that counts, and the names of all groups.
+class Grouped(NamedTuple):
+    """Both sides with a column `group`, the class that counts, and the names of all groups."""
+
+    found: GeoDataFrame
+    truth: GeoDataFrame
+    names: list[str]
+
+
+def one_naming(found: GeoDataFrame, truth: GeoDataFrame, by_class: bool) -> Grouped:
+    """Return both sides with their features grouped by class, or all in one group.
 
     Raises:
         LabelsError: if only some detections have a class, or a group is named like the row of all.
@@ -292,4 +300,4 @@ def one_naming(
             f"a class is named {ALL!r}, which is the row of all classes together; rename it on both sides, "
             f'for example with frame.replace({{"label": {{"{ALL}": "any"}}}})'
         )
-    return found, truth, names
+    return Grouped(found, truth, names)

@@ -1,11 +1,12 @@
 """Boxes as arrays, upright or oriented: overlap, suppression, moving between frames."""
 
 from geodetect.boxes.boxes import Boxes, area, chained, enclosing, from_xywh, to_xywh
-from geodetect.boxes.overlap import iou, iou_of_pairs, iou_of_upright, overlapping, shared_area
+from geodetect.boxes.overlap import Pairs, iou, iou_of_pairs, iou_of_upright, overlapping, shared_area
 from geodetect.boxes.suppression import Settled, nms, settle
 
 __all__ = [
     "Boxes",
+    "Pairs",
     "Settled",
     "area",
     "chained",

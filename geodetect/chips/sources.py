@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import shapely
@@ -167,10 +167,16 @@ def sizes_apart(readers: Sequence[Reader], cutting: Cutting) -> str:
     )
 
 
-def used_classes(
-    plans: list[ChipPlan], classes: list[str], why: Mapping[str, str] | None = None
-) -> tuple[list[ChipPlan], list[str], str]:
-    """The plans with labels that index only the classes that have a box, those classes, and what was left out.
+class Used(NamedTuple):
+    """Plans whose labels index the classes that have a box, those classes, and a note of the others."""
+
+    plans: list[ChipPlan]
+    classes: list[str]
+    note: str
+
+
+def used_classes(plans: list[ChipPlan], classes: list[str], why: Mapping[str, str] | None = None) -> Used:
+    """Return the plans without the classes that have no box.
 
     Args:
         plans: chips whose labels index `classes`.
@@ -184,4 +190,5 @@ def used_classes(
     absent = [name for i, name in enumerate(classes) if i not in used]
     told = [f"{name} ({why[name]})" if why and why.get(name) else name for name in absent[:_TOLD]]
     more = f" and {len(absent) - _TOLD:,} more classes" if len(absent) > _TOLD else ""
-    return moved, [classes[i] for i in used], f"no box of {', '.join(told)}{more}, left out" if absent else ""
+    note = f"no box of {', '.join(told)}{more}, left out" if absent else ""
+    return Used(moved, [classes[i] for i in used], note)

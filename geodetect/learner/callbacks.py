@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -216,12 +216,18 @@ def operating_point(found: list[Boxes], truth: list[Boxes], n_classes: int) -> l
     return [score if np.isfinite(score) else UNKNOWN_SCORE for score in best]
 
 
-def hits_of(
-    found: list[Boxes], truth: list[Boxes], match_iou: float = 0.5
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores, labels, and whether each detection matches a true box of its chip, over all chips, (N,) each."""
+class Hits(NamedTuple):
+    """Detections of all chips, (N,) each: their scores, labels, and whether each matches a true box of its chip."""
+
+    scores: np.ndarray
+    labels: np.ndarray
+    hits: np.ndarray
+
+
+def hits_of(found: list[Boxes], truth: list[Boxes], match_iou: float = 0.5) -> Hits:
+    """Return which detections match a true box of their chip."""
     partners = [match(a, b, match_iou)[0] for a, b in zip(found, truth, strict=True)]
     every = Boxes.concat(found, scored=True)
     hits = np.concatenate([np.zeros(0, int), *partners]) >= 0
     assert every.scores is not None
-    return every.scores, every.labels, hits
+    return Hits(every.scores, every.labels, hits)

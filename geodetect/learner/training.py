@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -242,8 +242,16 @@ def run(
     learner.stop_on_nan.check()
 
 
-def find_rate(learner: DetectionLearner) -> tuple[float, list[float], list[float]]:
-    """A learning rate, with the rates that were tried and their losses; the weights stay as they were."""
+class RateTest(NamedTuple):
+    """A learning rate, and the rates that were tried with their losses."""
+
+    rate: float
+    rates: list[float]
+    losses: list[float]
+
+
+def find_rate(learner: DetectionLearner) -> RateTest:
+    """Return a learning rate; the weights stay as they were."""
     if distributed.n_processes() > 1:
         raise TrainingError("lr_find() runs in one process alone; find the rate without torchrun, and give it as lr")
     state = {name: value.clone() for name, value in learner.model.state_dict().items()}
@@ -256,7 +264,7 @@ def find_rate(learner: DetectionLearner) -> tuple[float, list[float], list[float
             learner.model.load_state_dict(state)
             learner.opt = None
     losses = [float(value) for value in learner.recorder.losses]
-    return float(found.valley), [float(rate) for rate in learner.recorder.lrs], losses
+    return RateTest(float(found.valley), [float(rate) for rate in learner.recorder.lrs], losses)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from geodetect.boxes import Boxes, area, overlapping
+from geodetect.boxes import Boxes, Pairs, area, overlapping
 from geodetect.errors import ArgumentError
 from geodetect.metrics.matching import ALMOST_ONE, best_pairs
 from geodetect.metrics.precision import ranked_precision
@@ -139,19 +139,19 @@ def _contest(found: Sequence[Boxes], truth: Sequence[Boxes], max_boxes: int | No
 
 def _pairs(
     found: Sequence[Boxes], truth: Sequence[Boxes], labels: Int[np.ndarray, "N"], true_labels: Int[np.ndarray, "M"]
-) -> tuple[Int[np.ndarray, "P"], Int[np.ndarray, "P"], Float[np.ndarray, "P"]]:
+) -> Pairs:
     """Pairs of one chip and class that overlap enough to match at all, counted through all chips."""
-    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    parts: list[Pairs] = []
     n_found = n_true = 0
     for ours, theirs in zip(found, truth, strict=True):
         if len(ours) and len(theirs):
             i, j, iou = overlapping(ours, theirs, _LOWEST)
-            parts.append((i + n_found, j + n_true, iou))
+            parts.append(Pairs(i + n_found, j + n_true, iou))
         n_found, n_true = n_found + len(ours), n_true + len(theirs)
     nothing = np.zeros(0, int), np.zeros(0, int), np.zeros(0)
     i, j, iou = (np.concatenate(part) for part in zip(nothing, *parts, strict=True))
     same = labels[i] == true_labels[j]
-    return i[same], j[same], iou[same]
+    return Pairs(i[same], j[same], iou[same])
 
 
 def _first(chip: Int[np.ndarray, "N"], label: Int[np.ndarray, "N"], n: int) -> Bool[np.ndarray, "N"]:

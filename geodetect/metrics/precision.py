@@ -6,6 +6,8 @@ https://github.com/cocodataset/cocoapi/blob/master/PythonAPI/pycocotools/cocoeva
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -37,24 +39,28 @@ def ranked_precision(hit: Bool[np.ndarray, "N"], n_truth: int) -> float:
     return float(np.append(envelope, 0.0)[reached].mean())
 
 
-def precision_recall(
-    scores: Float[np.ndarray, "N"], hit: Bool[np.ndarray, "N"], n_truth: int
-) -> tuple[Float[np.ndarray, "S"], Float[np.ndarray, "S"], Float[np.ndarray, "S"], Float[np.ndarray, "S"]]:
-    """Precision, recall and F1 of the detections from each score upwards.
+class Curve(NamedTuple):
+    """Precision, recall and F1 of the detections from each score upwards; (S,) each, the highest score first."""
+
+    scores: Float[np.ndarray, "S"]
+    precision: Float[np.ndarray, "S"]
+    recall: Float[np.ndarray, "S"]
+    f1: Float[np.ndarray, "S"]
+
+
+def precision_recall(scores: Float[np.ndarray, "N"], hit: Bool[np.ndarray, "N"], n_truth: int) -> Curve:
+    """Return precision, recall and F1 at each distinct score; recall is NaN without truth.
 
     Args:
         scores: of the detections, in any order.
         hit: whether each found a true box.
         n_truth: number of true boxes, found or not.
-
-    Returns:
-        the distinct scores, best first, and precision, recall and F1 there; recall is NaN without truth.
     """
     distinct, group = np.unique(-scores, return_inverse=True)
     n_detections = np.cumsum(np.bincount(group, minlength=len(distinct)))
     found = np.cumsum(np.bincount(group, weights=hit, minlength=len(distinct)))
     recall = found / n_truth if n_truth else np.full(len(distinct), np.nan)
-    return -distinct, found / n_detections, recall, 2 * found / (n_detections + n_truth)
+    return Curve(-distinct, found / n_detections, recall, 2 * found / (n_detections + n_truth))
 
 
 def best_score(scores: Float[np.ndarray, "N"], hit: Bool[np.ndarray, "N"], n_truth: int) -> float:
