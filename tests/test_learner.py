@@ -33,6 +33,7 @@ def trained(data: gd.DetectionData) -> gd.RetinaNet:
     return model
 
 
+@pytest.mark.slow  # one chip alone takes half a minute; test_network has the same of a smaller network
 def test_it_learns_a_single_chip_by_heart(scenes: dict[str, PaintedScene]) -> None:
     scene = scenes["upright"]
     data = gd.prepare_data(
