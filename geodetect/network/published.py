@@ -14,7 +14,7 @@ from torchvision.models.detection import RetinaNet_ResNet50_FPN_Weights
 
 from geodetect.errors import ModelError
 from geodetect.network import download
-from geodetect.network.backbones import widen
+from geodetect.network.backbones import TimmBackbone, widen
 from geodetect.network.retinanet import Network
 
 _THEIRS = {
@@ -25,6 +25,7 @@ _THEIRS = {
     "box_head.out.": "head.regression_head.bbox_reg.",
 }
 _CLASS_OUT, _BOX_OUT = _THEIRS["class_head.out."], _THEIRS["box_head.out."]
+_HEADS = ("head.classification_head.", "head.regression_head.")  # classifiers of timm have a "head." too
 _FPN_BLOCK = re.compile(r"(?<=_blocks\.)\d+")
 _FINEST = 3  # level of their first map
 _RGB = 3
@@ -43,7 +44,7 @@ def coco() -> dict[str, Tensor] | None:
 
 def has_heads(state: Mapping[str, Tensor]) -> bool:
     """Whether a state dict is of a whole RetinaNet, not of a classifier."""
-    return any(_present(key).startswith("head.") for key in state)
+    return any(_present(key).startswith(_HEADS) for key in state)
 
 
 def fill(network: Network, state: Mapping[str, Tensor], source: str) -> list[str]:
@@ -54,8 +55,8 @@ def fill(network: Network, state: Mapping[str, Tensor], source: str) -> list[str
     for three bands is widened to the network's. Norms that were frozen on COCO add nothing to variances.
 
     Args:
-        network: with one of torchvision's backbones.
-        state: of torchvision's RetinaNet or, for the backbone alone, of its classifier.
+        network: what is filled.
+        state: of torchvision's RetinaNet or, for the backbone alone, of torchvision's or timm's classifier.
         source: what messages call the weights.
 
     Raises:
@@ -67,9 +68,7 @@ def fill(network: Network, state: Mapping[str, Tensor], source: str) -> list[str
         names = {_in_detector(name, network): name for name in network.state_dict()}
         _copy(network, _without_background(network, given), names, tuple(anew), source)
     else:
-        # EfficientNet's last layer, which our backbone leaves out, is numbered as our backbone's length.
-        classifying = ("fc.", "classifier.", f"features.{len(list(network.backbone.body.children()))}.")
-        names = {_in_classifier(name, network): name for name in network.state_dict() if name.startswith("backbone.")}
+        names, classifying = _in_classifier(network)
         _copy(network, given, names, classifying, source)
     if _slots(network, given)[1] == _COCO_SLOTS and not any(key.endswith(_COUNTER) for key in given):
         network.set_norm_eps(_COCO_EPS)
@@ -89,10 +88,16 @@ def _in_detector(name: str, network: Network) -> str:
     return next((theirs + moved.removeprefix(ours) for ours, theirs in _THEIRS.items() if name.startswith(ours)), name)
 
 
-def _in_classifier(name: str, network: Network) -> str:
-    """The key in torchvision's classifier for a tensor of our backbone."""
+def _in_classifier(network: Network) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The backbone's tensors by their keys in its classifier, and beginnings of the keys that only classify."""
+    backbone, kept = network.backbone, "backbone.body."
+    if isinstance(backbone, TimmBackbone):
+        keys = backbone.classifier_keys()
+        return {key: kept + own for key, own in keys.items() if own}, tuple(key for key, own in keys.items() if not own)
     folder = "" if network.backbone_name.startswith("resnet") else "features."
-    return folder + name.removeprefix("backbone.body.")
+    names = {folder + name.removeprefix(kept): name for name in network.state_dict() if name.startswith(kept)}
+    # EfficientNet's last layer, which our backbone leaves out, is numbered as our backbone's length.
+    return names, ("fc.", "classifier.", f"features.{len(list(backbone.body.children()))}.")
 
 
 def _slots(network: Network, state: Mapping[str, Tensor]) -> tuple[int, int]:
@@ -161,5 +166,5 @@ def _check(given: Mapping[str, Size], wanted: Mapping[str, Size], network: Netwo
     if told:
         raise ModelError(
             f"{source} does not fit {network.backbone_name}: of its tensors {', '.join(told)}; expected a state dict "
-            f"of torchvision's RetinaNet over that backbone, or of its classifier {network.backbone_name}"
+            f"of torchvision's RetinaNet over that backbone, or of the classifier {network.backbone_name}"
         )
