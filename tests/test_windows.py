@@ -42,7 +42,7 @@ def tilings() -> st.SearchStrategy[Tiling]:
 
 
 def shared(windows: list[Window], polygons: np.ndarray) -> np.ndarray:
-    """The largest area that each window shares with one of the polygons, looked at one by one; -1 where none is near."""
+    """The largest area that each window shares with one of the polygons, -1 where none is near."""
     frames = shapely.box(*np.array([window.xyxy for window in windows]).reshape(-1, 4).T)[:, None]
     areas = shapely.area(shapely.intersection(frames, polygons))
     return np.where(shapely.dwithin(frames, polygons, 1e-9), areas, -1).max(axis=1)
