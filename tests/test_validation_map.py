@@ -15,6 +15,7 @@ from geodetect.boxes import Boxes
 from geodetect.chips import DetectionData
 from geodetect.chips.chip import ChipPlan, Chips
 from geodetect.grid import Grid, Window
+from geodetect.learner import validation_map
 from geodetect.learner.results import detect_chips
 from geodetect.learner.thresholds import operating_point, tune
 from geodetect.learner.validation_map import detect_ground
@@ -146,7 +147,7 @@ def test_pictures_are_looked_at_as_they_are() -> None:
 
 
 def test_of_many_chips_some_are_taken(upright: PaintedScene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ground, "_MOST_CHIPS", 2)
+    monkeypatch.setattr(validation_map, "_MOST_CHIPS", 2)
     chips = _data(upright, 24).valid
     assert len(chips) > 2
     (_,), (truth,) = detect_ground(PaintDetector(classes=NAMES), chips)

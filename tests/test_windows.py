@@ -41,19 +41,27 @@ def tilings() -> st.SearchStrategy[Tiling]:
     return made
 
 
-def meeting(windows: list[Window], polygons: np.ndarray) -> list[Window]:
-    """The windows that share some area with a polygon, looked at one by one."""
-    frames = shapely.box(*np.array([window.xyxy for window in windows]).reshape(-1, 4).T)
-    shared = shapely.area(shapely.intersection(frames[:, None], polygons)) > 1e-3
-    return [windows[i] for i in np.flatnonzero(shared.any(axis=1))]
+def shared(windows: list[Window], polygons: np.ndarray) -> np.ndarray:
+    """The largest area that each window shares with one of the polygons, -1 where none is near."""
+    frames = shapely.box(*np.array([window.xyxy for window in windows]).reshape(-1, 4).T)[:, None]
+    areas = shapely.area(shapely.intersection(frames, polygons))
+    return np.where(shapely.dwithin(frames, polygons, 1e-9), areas, -1).max(axis=1)
+
+
+def check_windows(found: list[Window], every: list[Window], areas: np.ndarray) -> None:
+    """Those that share ground are there in their order, and no others; a corner that is barely met may be either."""
+    barely = {window for window, area in zip(every, areas, strict=True) if 0 <= area <= 1e-3}
+    meeting = [window for window, area in zip(every, areas, strict=True) if area > 1e-3]
+    assert [window for window in found if window not in barely] == meeting
 
 
 @given(tilings(), grounds(), grounds())
 def test_windows_are_those_of_the_whole_list_that_meet_each_ground(tiling: Tiling, one: np.ndarray, other: np.ndarray):
     every = list(tiling)
     assert list(Windows.of([tiling])) == every
-    assert list(Windows.of([tiling], one)) == meeting(every, one)
-    assert list(Windows.of([tiling], one, None, other)) == meeting(meeting(every, one), other)
+    check_windows(list(Windows.of([tiling], one)), every, shared(every, one))
+    both = np.minimum(shared(every, one), shared(every, other))
+    check_windows(list(Windows.of([tiling], one, None, other)), every, both)
 
 
 @given(grounds(), st.integers(8, 90))
