@@ -1,4 +1,4 @@
-"""Detection over whole scenes: window by window, sewn together without seams."""
+"""Detection over whole scenes: overlapping windows, merged without visible seams."""
 
 from geodetect.scene.detect import detect_objects
 from geodetect.scene.models import DetectsPixels

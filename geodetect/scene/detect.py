@@ -1,7 +1,8 @@
-"""`detect_objects`: a raster and a model in, boxes on the map out.
+"""`detect_objects`: from a raster and a model to boxes on the map.
 
-The arguments become a `plan`; strips of the scene are scanned (`scan`): windows are read (`prefetch`), shown to the
-detector, and freed of what their edges cut (`edges`); the strips are sewn together (`seam`) and become `features`.
+The arguments become a `plan`. Strips of the scene are scanned (`scan`): windows are read (`prefetch`) and passed to
+the detector (`runner`), and boxes cut by window edges are set aside (`edges`). The strips are merged (`seam`) and
+become `features`.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from geodetect.vector.opening import Area, vector_paths
 from geodetect.vector.outputs import SEARCHED, check_output, check_parts
 from geodetect.vector.writers import check_texts, write_features
 
-_FRAME_SIZE = 1 << 16  # features that are made, and handed to the writer, at once
+_FRAME_SIZE = 1 << 16  # features created and passed to the writer at once
 
 
 def detect_objects(
@@ -68,57 +69,56 @@ def detect_objects(
     nodata: float | None = None,
     progress: bool = True,
 ) -> gpd.GeoDataFrame | Path | list[Path]:
-    """The objects that a model finds in a raster: columns `label`, `score` and `geometry`, best score first.
+    """Detect objects in a raster; the result has columns `label`, `score` and `geometry`, highest score first.
 
-    Objects that a window's edge cuts are taken from the window that sees them whole; objects longer
-    than the overlap are put together from their parts.
+    Objects cut by a window's edge are taken from the window that contains them whole; objects longer than the
+    overlap are joined from their parts.
 
     Args:
         raster: a path, a URL, a list of them, a folder of GeoTIFFs or a pattern such as "tiles/*.tif"; or a STAC
-            item, by path or URL. Several files are one scene, however far apart they lie; where they overlap, the
-            later one counts.
-        model: a learner, a detector, a file that a learner saved, or any object as in `DetectsPixels`.
-        output: a file to write, its format named by its suffix, or several of them; without one the result is
-            returned. What is found goes to a folder `.journal` beside the first meanwhile, and memory is bounded.
+            item, by path or URL. Several files form one scene, however far apart they are; where they overlap, the
+            last one wins.
+        model: a learner, a detector, the path of a saved one, or any object that implements `DetectsPixels`.
+        output: a file to write, with the format given by its suffix, or several of them; None returns the result.
+            With an output, memory is bounded: a folder `.journal` beside the first file holds intermediate results.
         min_score: score below which boxes are dropped, for all classes or by class (classes not named
-            keep the model's own); None: the score that served best in validation, 0.5 when unknown.
-        nms_iou: overlap above which the worse of two boxes of one class is dropped.
-        chip_size: side of a window in pixels; None: the model's. Heads with group norm see a window as a whole: up to
-            twice the size that they were trained on served as well, four times did not.
-        overlap: how much windows share at least, in pixels; None: the model's, or a quarter of a
-            `chip_size` that is not the model's.
-        pixel_size_m: resample the raster to pixels of this size; "model": the size the model was
-            trained at, where the raster's pixels have one; None: as they are.
-        bands: the bands to show the model, counted from 1 or by name; None: all, or the choice that it was trained on
-            unless that is the first ones in their order. A raster with more bands than the model takes wants a choice.
-        batch_size: windows the model sees at once; None: as many as serve best on its device. Where memory
-            does not suffice for them, half as many.
-        aoi: where to look, a vector file or frame in any CRS, or a geometry or (x1, y1, x2, y2) in the raster's;
-            windows that do not meet it are not read, boxes whose centre lies outside are dropped. It may be of
-            several polygons, however far apart.
-        device: where the model runs; None: where it is, or for a file a GPU if there is one.
-        precision: "float32", "bf16", or "auto": the model's own, or else the faster of them, which a short trial at
-            the start finds out.
-        tta: show the model each window in all eight symmetries of a square, which takes eight times as long,
-            and keep what it finds in any of them (test-time augmentation).
+            keep the model's own); None: the best score in validation, 0.5 if unknown.
+        nms_iou: overlap above which the lower-scored of two boxes of one class is dropped.
+        chip_size: side of a window in pixels; None: the model's. Heads with group norm compute statistics over the
+            whole window: up to twice the training size worked as well, four times did not.
+        overlap: minimum overlap of adjacent windows in pixels; None: the model's, or a quarter of `chip_size` if
+            that differs from the model's.
+        pixel_size_m: resample the raster to this pixel size; "model": the size the model was trained at, if the
+            raster is georeferenced; None: no resampling.
+        bands: the bands to pass to the model, counted from 1 or by name; None: all, or the bands it was trained on
+            unless these are the first ones in order. Required if the raster has more bands than the model takes.
+        batch_size: windows per batch; None: chosen for the model's device. Halved if memory runs out.
+        aoi: area of interest, a vector file or frame in any CRS, or a geometry or (x1, y1, x2, y2) in the raster's;
+            windows that do not intersect it are not read, boxes whose centre is outside are dropped. It may consist
+            of several polygons, however far apart.
+        device: where the model runs; None: where it is, or for a file a GPU if available.
+        precision: "float32", "bf16", or "auto": the model's own, or else the faster one in a short benchmark at
+            the start.
+        tta: test-time augmentation: run each window in all eight symmetries of a square and keep the detections of
+            all, which takes eight times as long.
         measure: add the columns `area_m2`, `width_m` and `height_m`, along the raster's rows and columns on the ground.
-        client: a `dask.distributed.Client`: the windows are run by its workers, which find the raster under the
-            same name and, for a model given as a file and without `device`, choose their own; None: all is done here.
-        resume: go on with what a run that was stopped left beside the output, if anything; the result is
-            that of an undisturbed run. Otherwise such remains are replaced.
-        nodata: value that stands for no data, besides those that the raster declares itself, which stay so.
+        client: a `dask.distributed.Client` whose workers run the windows. They need the raster under the same name
+            and, for a model given as a file and without `device`, choose their own device; None: run locally.
+        resume: continue an interrupted run from the journal beside the output, if there is one; the result equals
+            that of an uninterrupted run. Otherwise such a journal is replaced.
+        nodata: no-data value, in addition to those that the raster declares.
         progress: show a progress bar.
 
     Returns:
-        boxes as polygons in the raster's CRS, rotated where its grid is; in pixels, y down, with a
-        warning, when it has no georeference; `attrs` hold the settings of the run and the ground that was `searched`
-        (WKT in the raster's CRS). With `output` the path of the file instead, or a list of paths where several were
-        asked for; files hold the same where their format can.
+        Boxes as polygons in the raster's CRS, rotated if its grid is; without a georeference in pixels, y down, with
+        a warning. `attrs` hold the settings of the run and the area `searched` (WKT in the raster's CRS). With
+        `output` the path of the file instead, or a list of paths if several were given; files hold the same as far
+        as their format allows.
 
     Raises:
-        GeodetectError: before any work, if an argument, the raster, the model or the output is not possible, or if
-            `resume` meets the remains of a run with other settings; later for a block of the raster that cannot be
-            read, a full disk, or a cluster that does not answer. No file is left under the output's name then.
+        GeodetectError: before any work, if an argument, the raster, the model or the output is invalid, or if
+            `resume` finds the journal of a run with other settings; later for an unreadable block of the raster, a
+            full disk, or a cluster that does not respond. No file is left under the output's name then.
     """
     if isinstance(model, str | Path):
         model = expanded(model)
@@ -129,9 +129,9 @@ def detect_objects(
     named = detector_of(model, device, precision)
     for path in outputs or (None,):
         check_texts(named.classes, path)
-    loaded = isinstance(model, str | Path)  # as precision and device say
+    loaded = isinstance(model, str | Path)  # with this precision and device
     precision = "auto" if loaded else precision
-    by_trial = precision == getattr(named, "precision", None) == "auto"  # and might come out otherwise this time
+    by_trial = precision == getattr(named, "precision", None) == "auto"  # and might turn out differently this time
     chosen = None if precision == "auto" else precision
     detector = made_ready(named, earlier.get("precision") if by_trial else chosen, None if loaded else device)
     with opened(raster, detector, bands, pixel_size_m, nodata=nodata, progress=progress) as reader:
@@ -163,10 +163,10 @@ def detect_objects(
 
 
 def _outputs(output: Any, raster: Rasters, aoi: Any) -> list[Path]:
-    """The files to write, which can be; none for None.
+    """Return the files to write, checked; an empty list for None.
 
     Raises:
-        GeodetectError: if one cannot be written, two are the same, or one is what is to be read.
+        GeodetectError: if one cannot be written, two are the same, or one is also an input.
     """
     if output is None:
         return []
@@ -185,17 +185,17 @@ def _outputs(output: Any, raster: Rasters, aoi: Any) -> list[Path]:
 
 @dataclass(frozen=True, eq=False)
 class _Scene:
-    """One scene, and all that is to be done with it.
+    """One scene and how to process it.
 
     Args:
         reader: its pixels.
-        detector: what finds objects in them.
-        plan: how it is cut up.
-        runner: the detector, as the plan asks it.
-        measure: whether sizes on the ground are told.
-        progress: whether a bar is shown.
-        client: of the cluster that scans it; None: it is scanned here.
-        work: what the cluster is given to do.
+        detector: the model.
+        plan: the windows and thresholds.
+        runner: runs the detector according to the plan.
+        measure: whether to add sizes on the ground.
+        progress: whether to show a progress bar.
+        client: of the cluster that scans it; None: scan locally.
+        work: the task for the cluster's workers; None without a client.
     """
 
     reader: RasterReader
@@ -208,7 +208,7 @@ class _Scene:
     work: Work | None
 
     def features(self) -> gpd.GeoDataFrame:
-        """All objects, best score first; how they were found is in its `attrs`."""
+        """Return all objects, highest score first, with the settings of the run in `attrs`."""
         with closing(self._scanned(range(self.plan.n_strips))) as coming:
             strips = sorted(coming, key=lambda strip: strip.number)
         found = Ranking()
@@ -219,9 +219,9 @@ class _Scene:
         return features
 
     def write(self, outputs: Sequence[Path], *, resume: bool) -> None:
-        """Write files that hold all objects, best score first; each complete, or not there.
+        """Write all objects to files, highest score first; each file appears atomically.
 
-        Strips go to the journal as they are done. When all are there, they are sewn together from it.
+        Finished strips go to the journal. Once all are there, they are merged from it.
         """
         settings = settings_of(self.reader, self.detector, self.plan)
         journal = Journal(journal_of(outputs[0]), settings, resume=resume)
@@ -241,7 +241,7 @@ class _Scene:
         journal.discard()
 
     def _write_each(self, outputs: Sequence[Path], folder: Path, found: Ranking, ran: _Ran) -> None:
-        """Write the same objects into each file; one that fails does not keep the others from being written.
+        """Write the same objects to each file; if one fails, the others are still written.
 
         Raises:
             OutputError: if any failed; the message says which, and which are complete.
@@ -250,7 +250,7 @@ class _Scene:
         written: list[str] = []
         searched = self._searched(ran)
         for path in outputs:
-            # What is not complete lies in the journal, unless that is on another disk.
+            # Incomplete files are kept in the journal, unless that is on another disk.
             here = folder if through_links(path).parent.stat().st_dev == folder.stat().st_dev else None
             try:
                 write_features(self._frames(found), path, workplace=here, about=self._about(ran), searched=searched)
@@ -262,9 +262,9 @@ class _Scene:
             raise OutputError("; ".join(map(str, failures)) + complete) from failures[0]
 
     def _scanned(self, numbers: Sequence[int]) -> Generator[Strip, None, None]:
-        """The strips with these numbers as they are done, here or by the cluster.
+        """Yield the strips with these numbers as they are finished, locally or by the cluster.
 
-        Warns at the end if a file of the raster was changed meanwhile.
+        Warns at the end if a file of the raster was changed in the meantime.
         """
         before = state_of(self.reader)
         yield from self._done(numbers)
@@ -275,7 +275,7 @@ class _Scene:
             )
 
     def _done(self, numbers: Sequence[int]) -> Iterator[Strip]:
-        """The strips with these numbers as they are done."""
+        """Yield the strips with these numbers as they are finished."""
         n_all, n_todo = (self.plan.n_windows(some) for some in (range(self.plan.n_strips), numbers))
         with WindowProgress(n_all, n_all - n_todo, shown=self.progress) as tally:
             if self.work is None:
@@ -288,36 +288,36 @@ class _Scene:
                     yield from seen
 
     def _frames(self, found: Ranking) -> Iterator[gpd.GeoDataFrame]:
-        """The objects as features, some at a time; at first none, which says what columns there are."""
+        """Yield the objects as features in chunks; the first chunk is empty and defines the columns."""
         for boxes in chain([Boxes.empty(scored=True)], found.ranked()):
             for start in range(0, max(len(boxes), 1), _FRAME_SIZE):
                 some = boxes[start : start + _FRAME_SIZE]
                 yield features_of(some, self.reader.grid, self.detector.classes, measure=self.measure)
 
     def _about(self, ran: _Ran) -> dict[str, Any]:
-        """How the objects were found: the settings, and how many windows the model saw."""
+        """Return the settings of the run and how many windows were run."""
         settings = settings_of(self.reader, self.detector, self.plan)
-        settings["batch_size"] = self.runner.batch_size  # fewer than planned where memory asked for it
+        settings["batch_size"] = self.runner.batch_size  # smaller than planned if memory ran out
         return {**settings, "n_windows": len(self.plan.windows), "n_windows_run": ran.n_windows}
 
     def _searched(self, ran: _Ran) -> shapely.Geometry:
-        """The ground that was searched, in map coordinates."""
+        """Return the area that was searched, in map coordinates."""
         ground = ran.ground if self.plan.area is None else shapely.intersection(ran.ground, self.plan.area)
-        areal = [part for part in shapely.get_parts(ground) if part.area > 0]  # not where it only touches the area
+        areal = [part for part in shapely.get_parts(ground) if part.area > 0]  # no points and lines
         return shapely.transform(joined(areal), self.reader.grid.in_plane().to_map)
 
 
 def boxes_within(
     reader: Reader, detector: DetectsPixels, area: shapely.Geometry, *, min_score: float, nms_iou: float
 ) -> Boxes:
-    """What `detect_objects` finds in a part of an open raster, best score first, in its pixels.
+    """Return what `detect_objects` finds in a part of an open raster, highest score first, in its pixels.
 
     Args:
-        reader: the raster, its bands and pixels as the detector wants them.
-        detector: made ready.
-        area: where to look, in the reader's pixels; windows beside it are looked at as far as they meet it.
+        reader: the raster, with the bands and pixel size that the detector expects.
+        detector: as `made_ready` returns it.
+        area: area of interest in the reader's pixels; all windows that intersect it are run.
         min_score: score below which boxes are dropped.
-        nms_iou: overlap above which the worse of two boxes of one class is dropped.
+        nms_iou: overlap above which the lower-scored of two boxes of one class is dropped.
     """
     lowest = np.full(len(detector.classes), min_score)
     plan = planned(reader, detector, lowest, nms_iou=nms_iou, area=area)
@@ -328,16 +328,16 @@ def boxes_within(
 
 
 class _Ran(NamedTuple):
-    """How much the model saw: a number of windows, and what they hold of the scene, in its pixels."""
+    """Number of windows run and the ground they cover, in scene pixels."""
 
     n_windows: int
     ground: shapely.Geometry
 
 
 def _sewn(strips: Iterable[Strip], reader: Reader, plan: Plan, found: Ranking) -> _Ran:
-    """What was run, once `found` holds all objects of the strips, which come from top to bottom.
+    """Merge the strips, which come from top to bottom, into `found`, and return how much was run.
 
-    Parts are few, and are joined when all are known; only then is it known whether they lie on data.
+    Parts are few, so they are joined once all are known; only then can they be checked for lying on data.
     """
     seam, parts, n_run, grounds = Seam(plan.nms_iou), [], 0, []
     for strip in strips:

@@ -1,12 +1,12 @@
-"""Boxes that a window's edge cuts: which to drop, which to keep aside, which to join.
+"""Boxes cut by a window's edge: drop them, keep them as parts, join the parts.
 
-An edge of a window is interior where the scene goes on beyond it. A box that touches one may
-be the stump of a longer object. Where the window on the other side sees all of that stump, it sees
-the object better, and the stump is dropped. Where it does not (the object is longer than
-the overlap), the stump is a part: kept aside, and when the whole scene is
-known, parts give way to a box that was seen whole, or are joined to one.
+An edge of a window is interior if the scene continues beyond it. A box that touches an interior edge
+may be a fragment of a longer object. If the neighbouring window contains the whole fragment, it sees
+the object better, and the fragment is dropped. If it does not (the object is longer than the
+overlap), the fragment is kept as a part. Once the whole scene is scanned, parts covered by a whole
+box are removed and the others are joined.
 
-Sides are numbered as corners are stored: 0 left, 1 top, 2 right, 3 bottom.
+Sides are numbered in the order of the corners: 0 left, 1 top, 2 right, 3 bottom.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from jaxtyping import Bool, Float, Int
 from geodetect.boxes import Boxes, area, chained, enclosing, nms, shared_area
 from geodetect.grid import Tiling, Window
 
-# A detector places the side of a box to within a pixel or two: one that ends this close
-# to an edge may well go on beyond it.
+# A detector locates the side of a box to within a pixel or two: an object that ends this close
+# to an edge may continue beyond it.
 _TOUCH = 2.0
-# Twice as far, so that a box dropped here does not touch the neighbour's own edge over there, even if
-# the neighbour puts its side a little differently.
+# Twice as far, so that a box dropped here does not touch the edge of the neighbouring window, even if
+# its side is located a little differently there.
 _CLEAR = 2 * _TOUCH
-_MOST = 0.7  # a part that another box covers by more than this is part of what that box shows
-_AGREE = 0.5  # parts of one object have nearly the same extent across the direction in which they meet
+_MOST = 0.7  # a part covered by another box by more than this share belongs to the same object
+_AGREE = 0.5  # IoU of the extents of two parts across the direction in which they meet
 
 _INWARD = np.array([1.0, 1.0, -1.0, -1.0])  # from a side into the box
 _OPPOSITE = [2, 3, 0, 1]
@@ -36,11 +36,11 @@ _OPPOSITE = [2, 3, 0, 1]
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """N pieces of objects that no window saw whole.
+    """N parts of objects that no window contains whole.
 
     Args:
-        boxes: what the windows saw, in scene pixels.
-        cut: for each box, on which sides an interior edge cuts it: left, top, right, bottom.
+        boxes: in scene pixels.
+        cut: for each box, the sides cut by an interior edge: left, top, right, bottom.
     """
 
     boxes: Boxes
@@ -48,7 +48,7 @@ class Parts:
 
     @classmethod
     def concat(cls, parts: Iterable[Parts]) -> Parts:
-        """All pieces of `parts` in their order."""
+        """Concatenate `parts` in their order."""
         parts = list(parts)
         cuts = [np.zeros((0, 4), bool), *(part.cut for part in parts)]
         return cls(Boxes.concat([part.boxes for part in parts], scored=True), np.concatenate(cuts))
@@ -57,21 +57,21 @@ class Parts:
         return len(self.boxes)
 
     def __getitem__(self, indices: Bool[np.ndarray, "N"] | Int[np.ndarray, "N"]) -> Parts:
-        """The pieces that a mask or an index array picks."""
+        """Select parts by a mask or an index array."""
         return Parts(self.boxes[indices], self.cut[indices])
 
 
 def split(found: Boxes, window: Window, tiling: Tiling, nms_iou: float) -> tuple[Boxes, Parts]:
-    """The boxes a window saw whole, and parts of objects longer than its overlap; other cut boxes are dropped.
+    """Split detections into whole boxes and parts of objects longer than the overlap; other cut boxes are dropped.
 
-    Nothing is lost by dropping: each window that drops a box leaves it to the next in one direction, which
-    sees all of it with room to spare, and never hands it back.
+    Dropping loses nothing: a window drops a box only if the next window in some direction contains all of it with
+    room to spare, and that window never drops it in favour of this one.
 
     Args:
-        found: the window's detections, in scene pixels, none reaching over its edges.
-        window: where they were seen.
-        tiling: the plan that the window is one of.
-        nms_iou: overlap above which the worse of two parts from this one window goes.
+        found: the window's detections, in scene pixels, clipped to the window.
+        window: where they were found.
+        tiling: the tiling that the window belongs to.
+        nms_iou: overlap above which the lower-scored of two parts of this window is dropped.
     """
     cut = _interior(window, tiling) & ((found.bounds - window.xyxy) * _INWARD < _TOUCH)
     clear_of_neighbour = (_neighbours(window, tiling) - found.bounds[:, _OPPOSITE]) * _INWARD >= _CLEAR
@@ -81,12 +81,12 @@ def split(found: Boxes, window: Window, tiling: Tiling, nms_iou: float) -> tuple
 
 
 def _interior(window: Window, tiling: Tiling) -> Bool[np.ndarray, "4"]:
-    """On which sides of the window the ground of the tiling goes on."""
+    """Return on which sides of the window the tiling continues."""
     return np.asarray((np.array(window.xyxy) - tiling.ground.xyxy) * _INWARD > 0)
 
 
 def _neighbours(window: Window, tiling: Tiling) -> Float[np.ndarray, "4"]:
-    """How far the window beyond each side reaches into this one; read it for interior sides only.
+    """Return how far the neighbour on each side reaches into this window; valid for interior sides only.
 
     The last windows of a row or column are moved back, so this is not always `overlap` from the edge.
     """
@@ -98,14 +98,14 @@ def _neighbours(window: Window, tiling: Tiling) -> Float[np.ndarray, "4"]:
 
 
 def join(parts: Parts, whole: Iterable[Boxes], nms_iou: float) -> Boxes:
-    """One box for each object that no window saw whole: the bounds of its parts, with the best score.
+    """Return one box per object that no window contains whole: the bounds of its parts, with their highest score.
 
-    Parts that a whole box covers add nothing and are left out; so is a joined box that a
-    whole one, or a larger joined one, covers or overlaps by more than `nms_iou`.
+    Parts covered by a whole box are dropped; so is a joined box that a whole one, or a larger joined one,
+    covers or overlaps by more than `nms_iou`.
 
     Args:
         parts: all parts of the scene.
-        whole: all boxes of the scene that were seen whole and stand, in portions, which are gone through twice.
+        whole: all whole boxes of the scene after suppression, in chunks; iterated twice.
         nms_iou: overlap above which two boxes show one object.
     """
     parts = parts[~_covered(parts.boxes, whole, nms_iou)]
@@ -116,7 +116,7 @@ def join(parts: Parts, whole: Iterable[Boxes], nms_iou: float) -> Boxes:
 
 
 def _covered(boxes: Boxes, portions: Iterable[Boxes], nms_iou: float) -> Bool[np.ndarray, "N"]:
-    """Which boxes give way to any box of the portions."""
+    """Return which boxes are redundant to any box of the chunks."""
     goes = np.zeros(len(boxes), bool)
     if len(boxes):
         for portion in portions:
@@ -125,13 +125,13 @@ def _covered(boxes: Boxes, portions: Iterable[Boxes], nms_iou: float) -> Bool[np
 
 
 def _gives_way(boxes: Boxes, others: Boxes, nms_iou: float, *, only_earlier: bool = False) -> Bool[np.ndarray, "N"]:
-    """Which boxes show no more than a part of, or the same as, one of the others of their class.
+    """Return which boxes show the same object as, or a part of, one of the others of their class.
 
     Args:
-        boxes: those that may go.
-        others: those that stand.
-        nms_iou: overlap above which two boxes are the same.
-        only_earlier: for a list against itself: count only others that come earlier.
+        boxes: the boxes that may be dropped.
+        others: the boxes to compare with.
+        nms_iou: overlap above which two boxes show one object.
+        only_earlier: compare with earlier boxes only, for a list against itself.
     """
     i, j = _close(boxes, others)
     if only_earlier:
@@ -144,7 +144,7 @@ def _gives_way(boxes: Boxes, others: Boxes, nms_iou: float, *, only_earlier: boo
 
 
 def _close(a: Boxes, b: Boxes) -> tuple[Int[np.ndarray, "P"], Int[np.ndarray, "P"]]:
-    """Pairs of one box of `a` and one of `b`, of one class, that overlap or nearly touch."""
+    """Return index pairs of boxes of `a` and `b`, of the same class, that overlap or nearly touch."""
     grown = shapely.box(*(a.bounds - _TOUCH * _INWARD).T)
     i, j = shapely.STRtree(shapely.box(*b.bounds.T)).query(grown)
     same = a.labels[i] == b.labels[j]
@@ -152,14 +152,14 @@ def _close(a: Boxes, b: Boxes) -> tuple[Int[np.ndarray, "P"], Int[np.ndarray, "P
 
 
 def _meeting(parts: Parts) -> tuple[Int[np.ndarray, "P"], Int[np.ndarray, "P"]]:
-    """Return pairs of parts that go on in one another, across a side on which both are cut."""
+    """Return pairs of parts that continue each other across a side on which both are cut."""
     first, second = _close(parts.boxes, parts.boxes)
     a, b = parts.boxes.bounds[first], parts.boxes.bounds[second]
     in_line = _in_line(parts.boxes[first], parts.boxes[second]) if parts.boxes.oriented else None
     meet = np.zeros(len(first), bool)
     for low, high in ((0, 2), (1, 3)):  # side by side, then one above the other
         facing = parts.cut[first, high] & parts.cut[second, low]
-        # Without this, neighbours that end to end touch with their uncut ends would be joined as well.
+        # Otherwise parts that touch end to end with their uncut ends would be joined as well.
         in_order = (a[:, low] <= b[:, low] + _CLEAR) & (a[:, high] <= b[:, high] + _CLEAR)
         agree = _agreement(a[:, 1 - low :: 2], b[:, 1 - low :: 2]) >= _AGREE if in_line is None else in_line
         meet |= facing & in_order & agree
@@ -167,7 +167,7 @@ def _meeting(parts: Parts) -> tuple[Int[np.ndarray, "P"], Int[np.ndarray, "P"]]:
 
 
 def _in_line(a: Boxes, b: Boxes) -> Bool[np.ndarray, "P"]:
-    """Return whether oriented parts are seen across the same stretch, looking along the longer of both."""
+    """Return whether oriented parts have nearly the same extent across the direction of the longer one."""
     longer = a.sizes[:, 0] >= b.sizes[:, 0]
     assert a.angles is not None
     assert b.angles is not None
@@ -186,7 +186,7 @@ def _agreement(a: Float[np.ndarray, "P 2"], b: Float[np.ndarray, "P 2"]) -> Floa
 
 
 def _around(boxes: Boxes, group: Int[np.ndarray, "N"]) -> Boxes:
-    """Return for each group the smallest box round its boxes, with their label and their best score."""
+    """Return the smallest enclosing box of each group, with its label and highest score."""
     _, first = np.unique(group, return_index=True)
     assert boxes.scores is not None
     scores = boxes.scores[first]

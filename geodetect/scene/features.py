@@ -1,4 +1,4 @@
-"""Boxes in scene pixels as features on the map."""
+"""Conversion of boxes in scene pixels to map features."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from geodetect.grid import Grid
 
 
 def features_of(boxes: Boxes, grid: Grid, classes: Sequence[str], *, measure: bool = False) -> gpd.GeoDataFrame:
-    """Detections as features with `label` and `score`, best score first; in pixels where the grid lies nowhere.
+    """Return detections as features with `label` and `score`, highest score first.
+
+    Coordinates are pixels if the grid is not georeferenced.
 
     Args:
         boxes: in the grid's pixels.
-        grid: where they lie.
+        grid: of the scene.
         classes: names that the boxes' labels index.
         measure: add `area_m2`, and `width_m` and `height_m` along the grid's rows and columns, on the ground.
     """
@@ -30,7 +32,7 @@ def features_of(boxes: Boxes, grid: Grid, classes: Sequence[str], *, measure: bo
 
 
 def check_measurable(grid: Grid, *, measure: bool) -> None:
-    """Passes where nothing is to be measured, or can be.
+    """Raise if sizes on the ground are requested and cannot be computed.
 
     Raises:
         NotGeoreferenced: if pixels of the grid have no size in metres.
@@ -40,7 +42,7 @@ def check_measurable(grid: Grid, *, measure: bool) -> None:
 
 
 def _polygons(boxes: Boxes, grid: Grid) -> np.ndarray:
-    """The boxes as polygons in map coordinates, their corners counter-clockwise, (N,)."""
+    """Return the boxes as polygons in map coordinates with counter-clockwise corners, (N,)."""
     round_down_first = [[0, 1], [0, 3], [2, 3], [2, 1]]  # counter-clockwise where y points up on the map
     mirrored = grid.transform is not None and grid.transform.determinant > 0
     corners = boxes.xyxy[:, round_down_first[::-1] if mirrored else round_down_first]

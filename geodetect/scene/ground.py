@@ -1,4 +1,4 @@
-"""The ground that was searched: what the model saw of a scene, where the scene says something.
+"""The ground that was searched: the windows that were run, without areas of no data.
 
 Shapes: H W pixels of a window.
 """
@@ -11,18 +11,18 @@ from jaxtyping import Bool
 
 from geodetect.grid import Window
 
-_CELL = 16  # px; holes without data are left out where they hold whole squares of this size
+_CELL = 16  # px; holes are excluded in whole squares of this size
 
 
 def ground_of(window: Window, valid: Bool[np.ndarray, "H W"]) -> shapely.Geometry:
-    """The part of a window that holds data, in scene pixels.
+    """Return the part of a window that holds data, in scene pixels.
 
-    It reaches to the outermost valid pixels. Inside, squares of 16 px without any are left out; single pixels, such as
-    shadows that have the value for no data, are not.
+    It extends to the outermost valid pixels. Inside, squares of 16 px without any valid pixel are excluded; single
+    pixels, such as shadows that have the no-data value, are not.
 
     Args:
-        window: where the mask lies.
-        valid: which of its pixels say something, at least one.
+        window: position of the mask.
+        valid: mask of the valid pixels, at least one.
     """
     if valid.all():
         return shapely.box(*window.xyxy)
@@ -31,7 +31,7 @@ def ground_of(window: Window, valid: Bool[np.ndarray, "H W"]) -> shapely.Geometr
     padded = np.zeros((-(-height // _CELL) * _CELL, -(-width // _CELL) * _CELL), bool)
     padded[:height, :width] = valid
     cells = np.asarray(padded.reshape(-1, _CELL, padded.shape[1] // _CELL, _CELL).any(axis=(1, 3)))
-    # Rows that are alike become one, and runs of cells along it begin and end where the next cell differs.
+    # Equal adjacent rows are merged; runs of cells along them begin and end where the next cell differs.
     first = np.flatnonzero(np.append(True, (cells[1:] != cells[:-1]).any(axis=1)))
     edges = np.diff(np.pad(cells[first], ((0, 0), (1, 1))).astype(np.int8), axis=1)
     (row, x1), (_, x2) = np.nonzero(edges == 1), np.nonzero(edges == -1)
@@ -42,7 +42,7 @@ def ground_of(window: Window, valid: Bool[np.ndarray, "H W"]) -> shapely.Geometr
 
 
 def joined(parts: list[shapely.Geometry]) -> shapely.Geometry:
-    """Parts of the ground as one geometry, without corners along straight edges."""
+    """Return the union of the parts, without vertices along straight edges."""
     if len(parts) == 1:
         return parts[0]
     return shapely.simplify(shapely.union_all(parts), 0) if parts else shapely.Polygon()

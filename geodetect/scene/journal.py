@@ -1,8 +1,8 @@
-"""What was found so far, on disk, so that a run that was stopped goes on where it was.
+"""Intermediate results on disk, so that an interrupted run can be resumed.
 
-A journal is a folder beside the output: the settings of the run, and for each strip one Arrow table, in a file with
-its checksum in its name. Files are only ever added, in any order, each under its name when it is whole. So
-a stop at any moment leaves whole strips, and what is not whole counts as not done.
+A journal is a folder beside the output. It holds the settings of the run and one Arrow table per strip, in a file
+with its checksum in its name. Files are only ever added, in any order and atomically. So an interruption at any
+moment leaves whole strips, and an incomplete one counts as not done.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ from geodetect.files import through_links
 from geodetect.scene.edges import Parts
 from geodetect.scene.scan import Strip
 
-_VERSION = 2  # of the files; 2 knows the ground that was searched
+_VERSION = 2  # of the files; 2 added the ground that was searched
 _SETTINGS = "settings.json"
-_UNFINISHED = "unfinished"  # folder inside for what is being made of the strips
+_UNFINISHED = "unfinished"  # folder inside for outputs in progress
 _STRIP = re.compile(r"strip-(\d+)-([0-9a-f]{8})\.arrow")
 _OURS = re.compile(rf"(?:{_STRIP.pattern}|{re.escape(_SETTINGS)})(?:\.part)?|{_UNFINISHED}")
-_SYSTEMS = re.compile(r"\..*|desktop\.ini|Thumbs\.db", re.IGNORECASE)  # what macOS, Windows and NFS put into any folder
+_SYSTEMS = re.compile(r"\..*|desktop\.ini|Thumbs\.db", re.IGNORECASE)  # created by macOS, Windows and NFS
 _SETTLED, _HELD, _PART = range(3)
 _SHOWN = 60  # characters of a setting in a message
 
 
 def journal_of(output: Path) -> Path:
-    """The folder beside an output that holds its journal; the same for every format, so one may be had of another's.
+    """Return the journal folder of an output; it does not depend on the format, so one may resume from another's.
 
-    It lies on the disk of the output, so beside the file that a link leads to.
+    It is on the same disk as the output, so for a link beside its target.
     """
     return through_links(output).with_suffix(".journal")
 
 
 def recorded(folder: Path) -> dict[str, Any]:
-    """The settings of the run whose journal lies there; none where there is none.
+    """Return the settings of the run whose journal is in the folder; empty if there is no journal.
 
     Raises:
-        OutputError: if they are not those that were written: strips of others would be taken for this run's.
+        OutputError: on a checksum mismatch: strips of another run would be taken for this run's.
     """
     try:
         settings = dict(json.loads((folder / _SETTINGS).read_bytes()))
@@ -67,16 +67,16 @@ def _checksum(settings: Mapping[str, Any]) -> str:
 
 
 class Journal:
-    """The strips of one run, kept on disk; nothing is written before the first.
+    """The strips of one run on disk; nothing is written before the first.
 
     Args:
         folder: where to keep them.
-        settings: all that strips depend on, by name, as JSON holds it.
-        resume: take up what a run with the same settings left there; otherwise it is replaced.
+        settings: everything that strips depend on, JSON-serialisable.
+        resume: continue the journal of a run with the same settings; otherwise it is replaced.
 
     Raises:
-        ArgumentError: if what is to be taken up was made with other settings.
-        OutputError: if the folder is there and is no journal.
+        ArgumentError: if the journal to resume has other settings.
+        OutputError: if the folder exists and is not a journal.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], *, resume: bool = False) -> None:
@@ -89,7 +89,7 @@ class Journal:
             self._files = {int(found[1]): file for file in sorted(folder.iterdir()) if (found := _whole(file))}
 
     def _is_ours(self) -> bool:
-        """Whether the folder holds strips made with these settings."""
+        """Return whether the folder holds a journal with these settings; raise if its settings differ."""
         then = recorded(self.folder)
         if not then:
             return False
@@ -106,11 +106,11 @@ class Journal:
 
     @property
     def done(self) -> set[int]:
-        """The numbers of the strips that are kept."""
+        """Numbers of the strips in the journal."""
         return set(self._files)
 
     def add(self, strip: Strip) -> None:
-        """Keeps a strip; it is on the disk when this returns.
+        """Store a strip; it is on disk when this returns.
 
         Raises:
             OutputError: if it cannot be written.
@@ -135,7 +135,7 @@ class Journal:
             self._begun = True
 
     def _write(self, name: str, content: bytes | memoryview) -> Path:
-        """The file of this name, in the folder when it is whole."""
+        """Write a file into the folder atomically and return its path."""
         part = self.folder / f"{name}.part"
         with part.open("wb") as file:
             file.write(content)
@@ -144,7 +144,7 @@ class Journal:
         return part.rename(self.folder / name)
 
     def strips(self) -> Iterator[Strip]:
-        """All strips that are kept, from top to bottom of the scene, one at a time in memory.
+        """Yield all stored strips from top to bottom of the scene, one at a time in memory.
 
         Raises:
             OutputError: if one can no longer be read.
@@ -157,7 +157,7 @@ class Journal:
 
     @contextmanager
     def unfinished(self) -> Iterator[Path]:
-        """An empty folder for what is being made of the strips, on the disk of the output; it goes with its content."""
+        """Provide an empty folder for outputs in progress, on the disk of the output; removed at the end."""
         folder = self.folder / _UNFINISHED
         try:
             self._begin()
@@ -171,15 +171,15 @@ class Journal:
             shutil.rmtree(folder, ignore_errors=True)
 
     def discard(self) -> None:
-        """Removes the folder; the settings last, so that a stop in between leaves a journal of what is still there."""
+        """Remove the folder; the settings last, so that an interruption leaves a valid journal of the rest."""
         shutil.rmtree(self.folder / _UNFINISHED, ignore_errors=True)
         for file in sorted(self.folder.iterdir(), key=lambda file: file.name == _SETTINGS):
-            file.unlink(missing_ok=True)  # a `._` file of macOS goes with its own
+            file.unlink(missing_ok=True)  # macOS removes a `._` file together with its owner
         shutil.rmtree(self.folder)
 
 
 def _check_folder(folder: Path) -> None:
-    """Passes where there is nothing but, at most, a journal: what is there may have to go.
+    """Raise unless the folder is missing, empty or a journal, since it may be removed.
 
     Raises:
         OutputError: if something else has this name.
@@ -202,13 +202,13 @@ def _short(value: Any) -> str:
 
 
 def _whole(file: Path) -> re.Match[str] | None:
-    """The parts of the name of a strip's file, if its content is what was written."""
+    """Return the match of a strip's file name, or None if it is not one or its checksum does not match."""
     found = _STRIP.fullmatch(file.name)
     return found if found and zlib.crc32(file.read_bytes()) == int(found[2], 16) else None
 
 
 def _packed(strip: Strip) -> memoryview:
-    """A strip as an Arrow stream."""
+    """Serialise a strip as an Arrow stream."""
     kinds = [strip.settled, strip.held, strip.parts.boxes]
     boxes = Boxes.concat(kinds, scored=True)
     cut = np.zeros(len(boxes), np.uint8)
@@ -229,7 +229,7 @@ def _packed(strip: Strip) -> memoryview:
 
 
 def _unpacked(number: int, content: bytes) -> Strip:
-    """The strip that `_packed` packed."""
+    """Deserialise a strip that `_packed` serialised."""
     table = pa.ipc.open_stream(content).read_all()
     column = {name: table[name].to_numpy() for name in table.column_names}
     xyxy = np.column_stack([column[name] for name in ("x1", "y1", "x2", "y2")])
@@ -240,10 +240,10 @@ def _unpacked(number: int, content: bytes) -> Strip:
 
 
 def _as_bits(cut: Bool[np.ndarray, "N 4"]) -> UInt8[np.ndarray, "N"]:
-    """Which sides are cut, as the bits of one number: 1 left, 2 top, 4 right, 8 bottom."""
+    """Pack the cut sides of each box into the bits of one number: 1 left, 2 top, 4 right, 8 bottom."""
     return np.packbits(cut, axis=1, bitorder="little").reshape(-1)
 
 
 def _from_bits(bits: UInt8[np.ndarray, "N"]) -> Bool[np.ndarray, "N 4"]:
-    """What `_as_bits` packed."""
+    """Unpack what `_as_bits` packed."""
     return np.unpackbits(bits[:, None], axis=1, count=4, bitorder="little").astype(bool)

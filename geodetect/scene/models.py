@@ -1,4 +1,4 @@
-"""What `detect_objects` asks of a model, and how it asks.
+"""The interface that `detect_objects` requires of a model, and checks of it.
 
 Shapes: B batch, C channels, H W pixels, K classes.
 """
@@ -17,71 +17,71 @@ from geodetect.boxes import Boxes
 from geodetect.errors import ArgumentError, ModelError, is_number, is_share, is_whole, warn
 from geodetect.metadata import UNKNOWN_SCORE
 
-_BATCH_SIZE = 8  # of a model that does not say what suits it
+_BATCH_SIZE = 8  # for a model without `suited_batch_size`
 _NEEDED = ("detect", "classes", "bands", "chip_size", "overlap", "pixel_size_m", "min_score")
 
 
 class DetectsPixels(Protocol):
-    """What `detect_objects` asks of a detector; any object that has these will do.
+    """The interface that `detect_objects` requires of a detector.
 
-    A `detect` that also takes the keywords `min_score` or `nms_iou` is told them, which
-    spares it boxes that would be dropped afterwards. What it may have besides: `launch(pixels)` and
-    `collect(launched)`, which together do what `detect` does, so that a GPU need not wait; `frozen(precision)`, or
-    `frozen(precision, device)`, a copy made for many windows; `suited_batch_size(chip_size)`; `checksum`, any text that
-    tells it from other states of itself, so that `resume` does not go on with what another found. Networks of torch
-    among its attributes tell as much.
+    If `detect` also takes the keywords `min_score` or `nms_iou`, they are passed, so that it can skip boxes that would
+    be dropped afterwards. Optional members: `launch(pixels)` and `collect(launched)`, which together do what `detect`
+    does, so that a GPU need not wait; `frozen(precision)` or `frozen(precision, device)`, which returns a copy
+    optimised for many windows; `suited_batch_size(chip_size)`; `checksum`, any text that identifies its weights, so
+    that `resume` does not continue the run of another model. Without `checksum`, torch modules among its attributes
+    serve the same purpose.
     """
 
     @property
     def classes(self) -> Sequence[str]:
-        """Names that the labels of boxes index, from 0."""
+        """Class names, indexed by the labels of boxes from 0."""
 
     @property
     def bands(self) -> Sequence[int]:
-        """The bands it was trained on, counted from 1."""
+        """Bands that it was trained on, counted from 1."""
 
     @property
     def chip_size(self) -> int:
-        """Side of the squares it wants to see, in pixels."""
+        """Side of the square windows that it expects, in pixels."""
 
     @property
     def overlap(self) -> int | None:
-        """How much windows share, in pixels: the size of the largest object; None: a quarter of `chip_size`."""
+        """Overlap of windows in pixels, the size of the largest object; None: a quarter of `chip_size`."""
 
     @property
     def pixel_size_m(self) -> float | None:
-        """Side of a pixel on the ground that it wants to see, in metres; None: the scene's own."""
+        """Pixel size on the ground that it expects, in metres; None: the scene's own."""
 
     @property
     def min_score(self) -> float | Mapping[str, float] | None:
-        """The score that serves best, for all classes or for each; None where unknown."""
+        """Best score threshold, for all classes or for each; None if unknown."""
 
     def detect(self, pixels: Any, /) -> list[Boxes]:
-        """The boxes found in each square of (B, C, H, W), as read from the raster, in pixels of the square."""
+        """Return the boxes found in each window of (B, C, H, W) raster values, in pixels of the window."""
 
 
 Model = TypeVar("Model", bound=DetectsPixels)
 
 
 class HoldsDetector(Protocol):
-    """A learner: what it has trained so far is its `detector`."""
+    """A learner, with its current detector as `detector`."""
 
     @property
     def detector(self) -> DetectsPixels:
-        """The detector that inference uses."""
+        """Detector to run."""
 
 
 def detector_of(model: Any, device: str | None, precision: str) -> DetectsPixels:
-    """The detector that was handed over, or is part of, or lies in the file that was."""
+    """Return the detector given as itself, as a learner or as a file."""
     if isinstance(model, (str, Path)):
         if Path(model).suffix.lower() == ".onnx":
             return _onnx_detector(model, device, precision)
-        from geodetect.detector import load_detector  # here, so that torch loads only where it is wanted
+        from geodetect.detector import load_detector  # here, so that torch is imported only if needed
 
         model = load_detector(model, device=device, precision=precision)
     if isinstance(model, type):
         raise ModelError(f"model must be an object that detects; got the class {model.__name__}, make one of it first")
-    whole = all(hasattr(model, name) for name in _NEEDED)  # whatever such a model keeps in an attribute `detector`
+    whole = all(hasattr(model, name) for name in _NEEDED)  # then an attribute `detector` of the model is ignored
     detector: DetectsPixels = model if whole else getattr(model, "detector", model)
     lacking = [name for name in _NEEDED if not hasattr(detector, name)]
     if lacking:
@@ -96,10 +96,10 @@ def detector_of(model: Any, device: str | None, precision: str) -> DetectsPixels
 
 
 def _check(detector: DetectsPixels) -> None:
-    """Refuse what some attribute of a detector holds, before it is taken for what it should be.
+    """Check the attributes of a detector.
 
     Raises:
-        ModelError: if one is not possible.
+        ModelError: if one has an invalid value.
     """
     for name, (is_possible, expected) in _ATTRIBUTES.items():
         value = getattr(detector, name)
@@ -130,7 +130,7 @@ _ATTRIBUTES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def _onnx_detector(path: str | Path, device: str | None, precision: str) -> DetectsPixels:
-    """The detector in an `.onnx` file, which computes in float32 wherever it runs."""
+    """Return the detector in an `.onnx` file, which always computes in float32."""
     from geodetect.export.onnx_detector import OnnxDetector
 
     if precision not in ("auto", "float32"):
@@ -139,12 +139,12 @@ def _onnx_detector(path: str | Path, device: str | None, precision: str) -> Dete
 
 
 def made_ready(detector: Model, precision: str | None = None, device: str | None = None) -> Model:
-    """The detector as it is best run over many windows: its `frozen(precision)`, if it has that, or itself.
+    """Return the detector optimised for many windows: its `frozen(precision)` if it has that, or itself.
 
     Args:
         detector: any.
-        precision: what was asked for, or what an earlier run, or another machine, settled on; None: what serves best.
-        device: where it is to run; None: where it is.
+        precision: as requested, or as chosen by an earlier run or another machine; None: chosen by the detector.
+        device: where to run it; None: where it is.
     """
     if not callable(getattr(detector, "frozen", None)):
         if precision is not None or device is not None:
@@ -156,10 +156,10 @@ def made_ready(detector: Model, precision: str | None = None, device: str | None
 
 
 def suited_batch_size(detector: DetectsPixels, chip_size: int) -> int:
-    """How many windows of `chip_size` pixels to show at once: what the detector says, or 8.
+    """Return how many windows of `chip_size` pixels to run at once: the detector's choice, or 8.
 
     Raises:
-        ModelError: if the detector says what is no number of windows.
+        ModelError: if the detector returns anything but a whole number above 0.
     """
     if not hasattr(detector, "suited_batch_size"):
         return _BATCH_SIZE
@@ -172,7 +172,7 @@ def suited_batch_size(detector: DetectsPixels, chip_size: int) -> int:
 
 
 def lowest_scores(min_score: Any, detector: DetectsPixels) -> np.ndarray:
-    """For each class the score below which its boxes are dropped, (K,)."""
+    """Return the minimum score of each class, (K,)."""
     own = detector.min_score
     if isinstance(own, Mapping):
         own = {name: score for name, score in own.items() if not _is_unknown(score)}
@@ -187,7 +187,7 @@ def _is_unknown(score: Any) -> bool:
 
 
 def _by_class(min_score: Any, otherwise: Mapping[str, float]) -> dict[str, float]:
-    """A score for each class; those that a mapping does not name keep what they have."""
+    """Return a score for each class; classes that a mapping does not name keep their score in `otherwise`."""
     given = min_score if isinstance(min_score, Mapping) else dict.fromkeys(otherwise, min_score)
     unknown = [str(name) for name in given if name not in otherwise]
     if unknown:

@@ -1,4 +1,4 @@
-"""Whether a scene's numbers are those that a model was trained on, from a few small parts of it."""
+"""Check, on a small sample, that a scene's pixel values match those of the training data."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from geodetect.raster import Reader
 from geodetect.scene.plan import Plan
 from geodetect.stretch import Numbers, Sample
 
-_N_PLACES = 16  # of a scene
-_N_ROWS = 4  # that they lie in
-_N_PIXELS = 4096  # of each place
+_N_PLACES = 16  # sampled in a scene
+_N_ROWS = 4  # of windows that they are in
+_N_PIXELS = 4096  # in each place
 _N_THREADS = 4
 
 
 def check_numbers(reader: Reader, detector: Any, plan: Plan) -> None:
-    """Warn of a scene whose numbers are unlike those of training, or seem to hold undeclared no data.
+    """Warn if a scene's values differ from those of the training data, or seem to include undeclared no-data.
 
-    A place that cannot be read is left to the run itself, which says where it lies.
+    Read errors are ignored here: the run itself raises them and says where.
     """
     name, places = reader.grid.name, _places(plan)
     try:
@@ -35,12 +35,12 @@ def check_numbers(reader: Reader, detector: Any, plan: Plan) -> None:
 
 
 def warn_of_numbers(sample: Sample, detector: Any, name: str) -> None:
-    """Warn of numbers in other units than those that a model was trained on, and of undeclared no data.
+    """Warn of values in other units than those of the training data, and of undeclared no-data.
 
     Args:
-        sample: of the pixels that the model is shown.
-        detector: any; the units are known of one whose `stretch` keeps the numbers it was trained on.
-        name: what a message calls the raster.
+        sample: of the pixels that are passed to the model.
+        detector: any; units can be compared only if its `stretch` holds the values it was trained on.
+        name: of the raster, for messages.
     """
     if undeclared := sample.undeclared(f"the pixels of {name}"):
         warn(undeclared)
@@ -54,9 +54,9 @@ def warn_of_numbers(sample: Sample, detector: Any, name: str) -> None:
 
 
 def _places(plan: Plan) -> list[Window]:
-    """Narrow strips across windows of a plan, which are spread over all of it, and down them in turn.
+    """Return narrow strips of windows spread over the whole plan, alternately horizontal and vertical.
 
-    No margin that runs along an edge of the scene lies between them, as it might between squares.
+    Unlike squares, they cannot all miss a margin along an edge of the scene.
     """
     numbers = np.unique(np.linspace(0, plan.n_strips - 1, _N_ROWS).astype(int))
     chosen: list[Window] = []
@@ -66,14 +66,14 @@ def _places(plan: Plan) -> list[Window]:
         chosen += [windows[i] for i in some]
     n_each = _N_PLACES // max(len(chosen), 1)
     return [
-        _strip(window, (j + 0.5) / n_each, across=(i + i // _N_ROWS + j) % 2 == 0)  # also those below each other differ
+        _strip(window, (j + 0.5) / n_each, across=(i + i // _N_ROWS + j) % 2 == 0)  # alternates down columns too
         for i, window in enumerate(chosen)
         for j in range(n_each)
     ]
 
 
 def _strip(window: Window, share: float, *, across: bool) -> Window:
-    """A strip of a window, across or down it, at a share of its other side."""
+    """Return a horizontal (`across`) or vertical strip of a window, at a share from 0 to 1 of its other side."""
     if across:
         height = min(window.height, math.ceil(_N_PIXELS / window.width))
         return Window(window.x, window.y + int(share * (window.height - height)), window.width, height)

@@ -1,7 +1,7 @@
-"""What is to be done with one scene: the raster as the model wants to see it, and the arguments, checked.
+"""The plan of a run over one scene: the raster with the model's bands and pixel size, and the checked arguments.
 
-A scene is worked through in strips of rows of windows. A strip depends on nothing but the raster, the model and the
-plan, whoever runs it and when: that is what a restart, and a run on many machines, rest on.
+A scene is processed in strips of rows of windows. The result of a strip depends only on the raster, the model and the
+plan, not on where or when it is run: resuming and distributed runs rely on this.
 
 Shapes: K classes.
 """
@@ -37,21 +37,21 @@ from geodetect.vector.datum import warn_of_shift
 from geodetect.vector.writers import DEGREES, WGS84
 from geodetect.windows import Windows, check_stride, tilings_over
 
-_IN_MEMORY = 3  # batches at once: two are read ahead of the one that the model is shown
-_FULL_BATCHES = 4  # of a strip at least, so that the last one, which may be smaller, costs little
+_IN_MEMORY = 3  # batches at once: the current one and two that are read ahead
+_FULL_BATCHES = 4  # per strip at least, so that the last one, which may be smaller, costs little
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What is to be done with one scene, checked.
+    """The checked plan of a run over one scene.
 
     Args:
-        windows: those that meet the scene's ground, and the area.
+        windows: windows that intersect the scene's footprints and the area.
         lowest: (K,) score below which boxes of a class are dropped.
-        nms_iou: overlap above which the worse of two boxes of one class goes.
-        batch_size: windows at once.
-        area: where to look, in scene pixels; None: everywhere.
-        tta: whether windows are seen in all symmetries.
+        nms_iou: overlap above which the lower-scored of two boxes of one class is dropped.
+        batch_size: windows per batch.
+        area: area of interest in scene pixels; None: everywhere.
+        tta: whether windows are run in all eight symmetries.
     """
 
     windows: Windows
@@ -68,7 +68,7 @@ class Plan:
 
     @cached_property
     def _starts(self) -> np.ndarray:
-        """The first run of windows of each strip, and the number of runs; a strip ends where a row of windows does."""
+        """First run of windows of each strip, and at the end the number of runs; strips hold whole rows."""
         ends, n_runs = self.windows.ends, len(self.windows.runs)
         of_rows = np.append(np.flatnonzero(np.diff(self.windows.bounds[:, 1], prepend=-1)), n_runs)
         starts = [0]
@@ -78,7 +78,7 @@ class Plan:
         return np.array(starts)
 
     def lines(self, strip: int) -> tuple[float, float]:
-        """Where the strips above end and where those below begin, in scene pixels; infinite where none is."""
+        """Return where the strips above end and those below begin, in scene pixels; infinite if there are none."""
         first, last = self._starts[strip : strip + 2]
         above = self._reached[first - 1] if first else -math.inf
         below = self.windows.bounds[last, 1] if last < len(self._reached) else math.inf
@@ -86,15 +86,15 @@ class Plan:
 
     @cached_property
     def _reached(self) -> np.ndarray:
-        """How far down the windows of each run, and of those before it, reach, in scene pixels."""
+        """Lowest row that the windows of each run and those before it reach, in scene pixels."""
         return np.maximum.accumulate(self.windows.bounds[:, 3])
 
     def of_strip(self, strip: int) -> list[Window]:
-        """The windows of a strip, row by row."""
+        """Return the windows of a strip, row by row."""
         return self.windows.of_runs(*self._starts[strip : strip + 2])
 
     def n_windows(self, strips: Sequence[int]) -> int:
-        """How many windows these strips have."""
+        """Return the number of windows in these strips."""
         return int(np.diff(self.windows.ends[self._starts])[list(strips)].sum())
 
 
@@ -110,10 +110,10 @@ def planned(
     area: shapely.Geometry | None = None,
     tta: bool = False,
 ) -> Plan:
-    """The plan for these arguments, those that are None as they suit the model.
+    """Return the plan for these arguments; those that are None are chosen for the model.
 
     Raises:
-        ArgumentError: if a number is not possible.
+        ArgumentError: if a number is out of range.
     """
     if not is_share(nms_iou):
         raise ArgumentError(f"nms_iou must lie between 0 and 1 (intersection over union); got {nms_iou!r}")
@@ -136,10 +136,10 @@ def opened(
     nodata: float | None = None,
     progress: bool = False,
 ) -> RasterReader:
-    """The raster as the model wants to see it: its bands, its pixel size."""
+    """Open the raster with the bands and pixel size of the model."""
     n_bands = len(detector.bands)
     if bands is None and tuple(detector.bands) != tuple(range(1, n_bands + 1)):
-        bands = detector.bands  # a choice of bands was made in training, and holds here
+        bands = detector.bands  # the bands chosen in training apply here too
     with RasterReader(opened_as(raster, bands, nodata, progress=progress), bands=bands) as native:
         size = _pixel_size(native.grid, detector, pixel_size_m)
     reader = RasterReader(native.source, bands=bands, pixel_size_m=size)
@@ -154,7 +154,7 @@ def opened(
 
 
 def _pixel_size(native: Grid, detector: DetectsPixels, pixel_size_m: float | str | None) -> float | None:
-    """The size to resample to; None where the pixels stay as they are."""
+    """Return the pixel size in metres to resample to; None for no resampling."""
     if pixel_size_m != "model":
         if isinstance(pixel_size_m, str):
             raise ArgumentError(f'pixel_size_m must be a number of metres, None or "model"; got {pixel_size_m!r}')
@@ -172,11 +172,11 @@ def _windows(
     overlap: int | None,
     area: shapely.Geometry | None,
 ) -> Windows:
-    """The windows asked for, or else those that suit the model, as far as they meet the scene's ground and the area.
+    """Return the windows that intersect the scene's footprints and the area; sizes default to the model's.
 
     Raises:
-        ArgumentError: if a number is not possible.
-        LabelsError: if the area lies where the scene holds nothing.
+        ArgumentError: if a number is out of range.
+        LabelsError: if the area does not intersect the scene.
     """
     if overlap is None and chip_size in (None, detector.chip_size):
         overlap = detector.overlap
@@ -194,12 +194,12 @@ def _windows(
 
 
 def _window_bytes(reader: Reader, chip_size: int) -> int:
-    """Size of the pixels of a window; whatever a model makes of them comes on top."""
+    """Return the size in bytes of the pixels of a window; the model's own memory comes on top."""
     return chip_size**2 * reader.n_bands * reader.dtype.itemsize
 
 
 def check_place(reader: RasterReader, outputs: Sequence[Path]) -> None:
-    """Says what a result is worth where the raster does not say where it lies, or a file shifts it."""
+    """Warn if the raster has no CRS or an output in WGS 84 shifts the result; raise for KML without a CRS."""
     grid = reader.grid
     if grid.crs is not None:
         _check_shift(grid, grid.crs, [output.name for output in outputs if output.suffix.lower() in DEGREES])
@@ -218,7 +218,7 @@ def check_place(reader: RasterReader, outputs: Sequence[Path]) -> None:
 
 
 def _check_shift(grid: Grid, crs: CRS, names: Sequence[str]) -> None:
-    """Warns where files in WGS 84 shift a result to that datum less accurately than by a pixel."""
+    """Warn if the datum shift to WGS 84 in these files is less accurate than a pixel."""
     middle = grid.in_plane().to_map(np.array([grid.shape[::-1]]) / 2)
     try:
         limit_m, lonlat = grid.pixel_size_m, Transformer.from_crs(crs, WGS84, always_xy=True).transform(*middle[0])

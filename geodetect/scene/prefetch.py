@@ -1,4 +1,4 @@
-"""Windows read ahead of the detector, in a few threads, and handed over in batches.
+"""Windows read ahead of the detector by a few threads, in batches.
 
 Shapes: B batch, C channels, H W pixels of a window.
 """
@@ -17,7 +17,7 @@ import numpy as np
 from geodetect.grid import Window
 from geodetect.raster import Reader
 
-_N_THREADS = 4  # decompression keeps a core or two busy, a network the rest; more only queue at the disk
+_N_THREADS = 4  # decompression takes a core or two, the network the rest; more threads only queue for the disk
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,11 +25,11 @@ class Batch:
     """B windows of equal size in memory.
 
     Args:
-        windows: where they lie in the scene.
-        pixels: (B, C, chip_size, chip_size), 0 where invalid and, right and below, where a window is smaller.
-        valid: for each window its (H, W) mask, True where the raster says something.
-        group: number of the group that all of them belong to, counted from 0.
-        n_passed: windows dealt with so far in all, those without a valid pixel among them.
+        windows: their positions in the scene.
+        pixels: (B, C, chip_size, chip_size), 0 where invalid and in the padding right of and below smaller windows.
+        valid: (H, W) mask of the valid pixels of each window.
+        group: index of the group that all of them belong to.
+        n_passed: total number of windows processed so far, including those without a valid pixel.
     """
 
     windows: list[Window]
@@ -42,19 +42,18 @@ class Batch:
 def batches(
     reader: Reader, groups: Iterable[Sequence[Window]], *, chip_size: int, batch_size: int, n_threads: int = _N_THREADS
 ) -> Generator[Batch, None, None]:
-    """The windows that hold a valid pixel, in their order, `batch_size` at a time; the last of a group may be fewer.
+    """Yield the windows that hold a valid pixel in order, in batches; the last batch of a group may be smaller.
 
     No batch holds windows of two groups, so what is computed together depends on the group alone, not on where a
-    run began. At most two batches are read ahead, also beyond a group's end. What goes wrong in a
-    thread is raised here as it is, when its window's turn has come. Closing the iterator, or an error, leaves
-    no thread behind.
+    run began. At most two batches are read ahead, also across groups. An error in a thread is raised here unchanged
+    when its window is due. Threads end when the iterator is closed or raises.
 
     Args:
-        reader: where the pixels come from; read by several threads at once.
-        groups: what to read; asked for only as far as is read ahead.
+        reader: source of the pixels; must be thread-safe.
+        groups: windows to read; consumed lazily.
         chip_size: side of the squares in a batch, in pixels; no window may be larger.
-        batch_size: how many windows a batch holds.
-        n_threads: how many windows are read at once.
+        batch_size: windows per batch.
+        n_threads: number of windows read concurrently.
     """
     windows = ((number, window) for number, group in enumerate(groups) for window in group)
     ready: list[_Read] = []
@@ -74,13 +73,13 @@ def batches(
         yield _stacked(ready, chip_size, group, n_passed)
 
 
-_Read = tuple[Window, np.ndarray, np.ndarray]  # with its pixels and its mask
+_Read = tuple[Window, np.ndarray, np.ndarray]  # window, pixels, mask
 
 
 def _read_ahead(
     reader: Reader, windows: Iterable[tuple[int, Window]], *, n_threads: int, n_ahead: int
 ) -> Generator[tuple[int, _Read], None, None]:
-    """Each window as it was read, with its group, in order; `n_ahead` are being read, or wait, at any time."""
+    """Yield each window with its group in order; up to `n_ahead` are being read or waiting at any time."""
     coming = iter(windows)
     pool = ThreadPoolExecutor(n_threads, thread_name_prefix="geodetect-read")
     waiting: deque[tuple[int, Window, Future[tuple[np.ndarray, np.ndarray]]]] = deque()
@@ -96,7 +95,7 @@ def _read_ahead(
 
 
 def _stacked(ready: list[_Read], chip_size: int, group: int, n_passed: int) -> Batch:
-    """One array of all windows, each in the upper left corner of its square."""
+    """Stack all windows into one batch, each in the upper left corner of its square."""
     n_bands, dtype = ready[0][1].shape[0], ready[0][1].dtype
     stack = np.zeros((len(ready), n_bands, chip_size, chip_size), dtype)
     for square, (_, pixels, _) in zip(stack, ready, strict=True):

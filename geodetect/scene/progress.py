@@ -1,4 +1,4 @@
-"""How far a run is: windows done, windows skipped, time left."""
+"""Progress of a run: windows done, windows without data, time left."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from geodetect.progress import Bar
 
 
 class WindowProgress(Bar):
-    """Windows passed, and how many of them the model saw, as a bar while it is entered.
+    """A progress bar of windows, used as a context manager.
 
     Args:
-        n_windows: how many there are to pass.
-        n_done: how many of them an earlier run has passed.
-        shown: whether there is a bar.
+        n_windows: total number of windows.
+        n_done: number of them done by an earlier run.
+        shown: whether to show the bar.
     """
 
     def __init__(self, n_windows: int, n_done: int = 0, *, shown: bool = False) -> None:
@@ -19,7 +19,7 @@ class WindowProgress(Bar):
         self._n_passed = self._n_run = 0
 
     def add(self, n_passed: int, n_run: int) -> None:
-        """Count windows that are done; those that are not run hold no valid pixel."""
+        """Count windows that are done; those that were not run hold no valid pixel."""
         self._n_passed += n_passed
         self._n_run += n_run
         n_empty = self._n_passed - self._n_run

@@ -1,4 +1,4 @@
-"""All that the boxes of a scene depend on, by name: a journal is gone on with if it agrees, and a file tells it."""
+"""Settings that the boxes of a scene depend on: compared before a journal is resumed, and stored in the output."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from geodetect.raster import RasterReader
 from geodetect.scene.models import DetectsPixels
 from geodetect.scene.plan import Plan
 
-_SAME_PLACE = 2  # decimals of a pixel to which files lie where they lay
+_SAME_PLACE = 2  # decimals of a pixel to which the positions of files are compared
 
 
 def settings_of(reader: RasterReader, detector: DetectsPixels, plan: Plan) -> dict[str, Any]:
-    """What one run over one scene is made of, as JSON holds it; runs with equal settings give equal boxes."""
+    """Return the settings of a run over a scene, JSON-serialisable; runs with equal settings give equal boxes."""
     grid = reader.grid
     return {
         "geodetect": __version__,
@@ -45,27 +45,27 @@ def settings_of(reader: RasterReader, detector: DetectsPixels, plan: Plan) -> di
 
 
 def _text(value: Any) -> str | None:
-    """How another model may tell of itself, as JSON holds it."""
+    """Return an attribute of a custom model as JSON-serialisable text."""
     return None if value is None else str(value)
 
 
 def _weights(detector: DetectsPixels) -> str | None:
-    """A checksum of a model: its own, or that of the networks of torch that it holds; None where it has neither."""
+    """Return the model's own checksum, or one of the torch modules that it holds; None if it has neither."""
     if hasattr(detector, "checksum"):
         return str(detector.checksum)
     held = vars(detector) if hasattr(detector, "__dict__") else {}
     networks = [held[name] for name in sorted(held) if hasattr(held[name], "state_dict")]
-    if "network" in held and hasattr(held["network"], "state_dict"):  # of ours, beside which lies what runs fast
+    if "network" in held and hasattr(held["network"], "state_dict"):  # ours, which may hold a frozen copy too
         networks = [held["network"]]
     crc = 0
     for tensor in (tensor for network in networks for tensor in network.state_dict().values()):
-        values = tensor.detach().cpu().float()  # numpy knows no bfloat16
+        values = tensor.detach().cpu().float()  # numpy has no bfloat16
         crc = zlib.crc32(values.contiguous().numpy().reshape(-1).view(np.uint8), crc)
     return f"{crc:08x}" if networks else None
 
 
 def _parts(reader: RasterReader) -> str | None:
-    """Tells files put together from others, and from the same in other places; None for a file by itself."""
+    """Return a checksum of the files of a mosaic and their positions; None for a single file."""
     if reader.source.told is None:
         return None
     places = np.zeros(0) if reader.footprints is None else shapely.bounds(reader.footprints).round(_SAME_PLACE)
@@ -73,9 +73,9 @@ def _parts(reader: RasterReader) -> str | None:
 
 
 def state_of(reader: RasterReader) -> str:
-    """Tells the files of a scene, as they are now, from what they may become: by their sizes and times of last change.
+    """Return a checksum of the sizes and modification times of a scene's files.
 
-    Files on a network, and statistics that programs write beside a raster as they show it, do not count.
+    Remote files and `.aux.xml` files, which viewers write beside a raster, are ignored.
     """
     crc = 0
     for path in reader.files:

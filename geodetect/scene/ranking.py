@@ -1,4 +1,4 @@
-"""Boxes in any number, best first, in bounded memory: sorted runs on disk, merged.
+"""External sort of any number of boxes by score in bounded memory: sorted runs on disk, merged.
 
 Shapes: N boxes, each a row x1, y1, x2, y2, label, score of float64.
 """
@@ -14,18 +14,18 @@ from jaxtyping import Float
 
 from geodetect.boxes import Boxes
 
-_RUN_SIZE = 1 << 19  # boxes that are sorted in memory at once
-_CHUNK_SIZE = 1 << 14  # boxes of each run that are in memory while runs are merged
+_RUN_SIZE = 1 << 19  # boxes sorted in memory at once
+_CHUNK_SIZE = 1 << 14  # boxes of each run in memory while runs are merged
 _N_COLUMNS = 6
 
 
 class Ranking:
-    """A collection of detections that gives them back best first, as `Boxes.ranked` has it.
+    """A collection of detections, sorted in the order of `Boxes.ranked`.
 
     Args:
-        folder: where to keep what exceeds `run_size`; None: all stays in memory.
-        run_size: how many boxes are held in memory before they go to disk.
-        chunk_size: how many of each run are held while they are merged.
+        folder: where to store boxes beyond `run_size`; None: keep all in memory.
+        run_size: number of boxes in memory before they go to disk.
+        chunk_size: number of boxes of each run in memory during the merge.
     """
 
     def __init__(self, folder: Path | None = None, *, run_size: int = _RUN_SIZE, chunk_size: int = _CHUNK_SIZE) -> None:
@@ -35,7 +35,7 @@ class Ranking:
         self._runs: list[_Run] = []
 
     def add(self, boxes: Boxes) -> None:
-        """Takes boxes with scores."""
+        """Add boxes with scores."""
         self._newest.append(boxes)
         self._n_newest += len(boxes)
         if self._folder is not None and self._n_newest >= self._run_size:
@@ -43,22 +43,22 @@ class Ranking:
             self._newest, self._n_newest = [], 0
 
     def _in_memory(self) -> Boxes:
-        """The boxes that are on no disk, best first."""
+        """Return the boxes that are not on disk, highest score first."""
         boxes = Boxes.concat(self._newest, scored=True)
         return boxes[boxes.ranked()]
 
     def __iter__(self) -> Iterator[Boxes]:
-        """All boxes, in no particular order, in chunks; may be asked for again."""
+        """Yield all boxes in chunks, in no particular order; may be iterated repeatedly."""
         for run in self._runs:
             for start in range(0, run.n_boxes, self._run_size):
                 yield _boxes(run.read(start, self._run_size))
         yield from self._newest
 
     def ranked(self) -> Iterator[Boxes]:
-        """All boxes, best first, in chunks.
+        """Yield all boxes in chunks, highest score first.
 
-        Of every run the best that are left lie in memory. What ranks above the last of these of
-        each run that goes on, nothing unread can outrank, and is handed over.
+        The next chunk of every run is in memory. Boxes that rank above the last loaded box of every
+        unfinished run cannot be outranked by unread ones, and are yielded.
         """
         pool = [np.zeros((0, _N_COLUMNS)) for _ in self._runs] + [_rows(self._in_memory())]
         n_read = [0] * len(self._runs)
@@ -82,10 +82,10 @@ class Ranking:
 
 @dataclass(frozen=True)
 class _Run:
-    """Sorted boxes in a file, read bit by bit: mapped into memory, they would count as used.
+    """Sorted boxes in a file, read in chunks: a memory map would count as used memory.
 
     Args:
-        path: rows of float64, one after the other.
+        path: file of consecutive float64 rows.
         n_boxes: number of rows.
     """
 
@@ -98,7 +98,7 @@ class _Run:
         return cls(path, len(boxes))
 
     def read(self, start: int, n_boxes: int) -> Float[np.ndarray, "N 6"]:
-        """So many rows from `start` on, fewer at the end."""
+        """Return `n_boxes` rows from `start` on, fewer at the end."""
         row_bytes = _N_COLUMNS * np.dtype(float).itemsize
         return np.fromfile(self.path, float, n_boxes * _N_COLUMNS, offset=start * row_bytes).reshape(-1, _N_COLUMNS)
 

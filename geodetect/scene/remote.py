@@ -1,4 +1,4 @@
-"""Strips scanned by the workers of a cluster; what a strip gives is the same wherever it is scanned."""
+"""Strips scanned by the workers of a cluster; the result of a strip does not depend on the worker."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from geodetect.scene.plan import Plan
 from geodetect.scene.runner import Runner, runner_for
 from geodetect.scene.scan import Strip, scanned
 
-_PER_WORKER = 8  # tasks at least, so that none waits long for the last
-_LARGEST = 16  # strips in one task: what a worker that dies takes with it
+_PER_WORKER = 8  # minimum number of tasks, so that no worker idles long at the end
+_LARGEST = 16  # strips per task: the work lost when a worker dies
 
 
 @dataclass(frozen=True, eq=False)
 class _File:
-    """A file that travels.
+    """A file sent to the workers.
 
     Args:
         name: without its folder.
-        content: all of it.
+        content: all bytes.
     """
 
     name: str
@@ -35,14 +35,14 @@ class _File:
 
 
 class Work:
-    """The scan of a scene as it travels: each process unpacks the model once, whatever it scans.
+    """A picklable scan of a scene; each process loads the model once, however many strips it scans.
 
     Args:
-        reader: the scene, of a file that every worker finds under the same name.
-        model: a file that a learner saved, which travels as it is; or any detector.
-        plan: what is to be done.
-        device: where it runs; None: where it is, or for a file a GPU where a worker has one.
-        precision: what it computes with, the same on every worker; None: what it is made for.
+        reader: the scene, of files that every worker can open under the same name.
+        model: a saved model file, which is sent unchanged, or any detector.
+        plan: of the run.
+        device: where it runs; None: where it is, or for a file a GPU if the worker has one.
+        precision: the same on every worker; None: the model's own.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Work:
         return _arrived, (self._reader, self._model, self._plan, self._device, self._precision)
 
     def __call__(self, strips: Sequence[int]) -> list[Strip]:
-        """What is seen in the strips with these numbers."""
+        """Scan the strips with these numbers."""
         with self._turn:
             if self._runner is None:
                 self._runner = runner_for(self._ready(), self._plan)
@@ -87,11 +87,11 @@ def _arrived(reader: RasterReader, model: Any, plan: Plan, device: str | None, p
 def scanned_by(
     client: Any, work: Work, strips: Sequence[int]
 ) -> Generator[tuple[Sequence[int], list[Strip]], None, None]:
-    """What `scanned` gives of these strips, a few at a time with the numbers that were asked for, in any order.
+    """Scan strips on a cluster; yield the numbers of each task with its strips, in any order.
 
     Args:
         client: of the cluster.
-        work: what its workers are to do.
+        work: the scan.
         strips: in ascending order.
     """
     size = max(1, min(_LARGEST, len(strips) // (_PER_WORKER * cluster.n_workers(client))))

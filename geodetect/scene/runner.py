@@ -1,4 +1,4 @@
-"""A model asked about one batch of windows after the other: told its thresholds, its answers checked, never idle.
+"""Inference batch by batch: thresholds are passed to the model, its results checked, and the device kept busy.
 
 Shapes: B batch, C channels, H W pixels.
 """
@@ -24,19 +24,19 @@ from geodetect.scene.plan import Plan
 from geodetect.scene.prefetch import Batch
 from geodetect.scene.symmetry import in_all_symmetries
 
-_ROUNDING = 1e-6  # by which a sigmoid or softmax in float32 may lie above 1
-_IN_FLIGHT = 2  # batches that a GPU may have before it, so that it never waits for the boxes of the last
+_ROUNDING = 1e-6  # by which a sigmoid or softmax in float32 may exceed 1
+_IN_FLIGHT = 2  # batches queued on a GPU, so that it never waits for the boxes of the last one
 
 
 class Runner:
-    """A model and what it is asked: the boxes of batches, launched first and collected later.
+    """Runs a model on batches of windows, which are launched first and collected later.
 
     A model with `launch` and `collect` works on a batch while the next is launched; any other does all its work in
     `launch`.
 
     Args:
         detector: any model.
-        plan: its `lowest`, `nms_iou` and `batch_size` are those to be used.
+        plan: provides `lowest`, `nms_iou`, `batch_size` and the windows' chip size.
     """
 
     def __init__(self, detector: DetectsPixels, plan: Plan) -> None:
@@ -51,12 +51,12 @@ class Runner:
         self.batch_size = plan.batch_size
 
     def launch(self, pixels: np.ndarray) -> list[Any]:
-        """What `collect` takes to give the boxes of these windows (B, C, H, W).
+        """Start inference on these windows (B, C, H, W) and return the handles that `collect` takes.
 
-        Where memory does not suffice, half as many windows are shown at once from then on: `batch_size` says how many.
+        If memory runs out, `batch_size` is halved from then on.
 
         Raises:
-            ModelError: if memory does not suffice for a single window.
+            ModelError: if there is not enough memory for a single window.
         """
         launched: list[tuple[int, Any]] = []
         start = 0
@@ -80,10 +80,10 @@ class Runner:
         self.batch_size = n_windows // 2
 
     def collect(self, launched: Sequence[Any]) -> list[Boxes]:
-        """The boxes of each window of a batch that was launched.
+        """Return the boxes of each window of a launched batch.
 
         Raises:
-            ModelError: if the model gave something else.
+            ModelError: if the model returned anything but valid boxes.
         """
         return [boxes for n_windows, part in launched for boxes in self._checked(self._collect(part), n_windows)]
 
@@ -106,7 +106,7 @@ class Runner:
         return [self._possible(boxes) for boxes in found]
 
     def _possible(self, boxes: Boxes) -> Boxes:
-        """The boxes that are some, in the window that was shown; a warning tells once of others."""
+        """Return the boxes that are finite, ordered and within reach of the window; warn once of others."""
         corners = boxes.xyxy
         possible = np.isfinite(corners).all(axis=1) & (corners[:, :2] <= corners[:, 2:]).all(axis=1)
         possible &= ((corners[:, :2] <= self._side) & (corners[:, 2:] >= 0)).all(axis=1)
@@ -124,7 +124,7 @@ class Runner:
 
 
 class SymmetricRunner(Runner):
-    """A model that is asked about each window in all eight symmetries of a square; the answer is there at launch."""
+    """Runs a model on each window in all eight symmetries of a square; all work is done in `launch`."""
 
     def __init__(self, detector: DetectsPixels, plan: Plan) -> None:
         super().__init__(detector, plan)
@@ -134,21 +134,21 @@ class SymmetricRunner(Runner):
         return super().collect(super().launch(pixels))
 
     def launch(self, pixels: np.ndarray) -> list[Any]:
-        """The boxes of these windows, (B, C, H, W)."""
+        """Return the boxes of these windows, (B, C, H, W)."""
         return self._in_all(pixels)
 
     def collect(self, launched: Sequence[Any]) -> list[Boxes]:
-        """What was launched."""
+        """Return the launched boxes."""
         return list(launched)
 
 
 def runner_for(detector: DetectsPixels, plan: Plan) -> Runner:
-    """The detector as the plan asks it."""
+    """Return the runner of a detector for a plan."""
     return SymmetricRunner(detector, plan) if plan.tta else Runner(detector, plan)
 
 
 def _parameters(ask: Callable[..., Any]) -> Iterable[str]:
-    """The names of what can be told; none where nobody can see them, as of functions written in C."""
+    """Return the parameter names; none if they cannot be inspected, as for functions written in C."""
     try:
         return inspect.signature(ask).parameters
     except (TypeError, ValueError):
@@ -160,7 +160,7 @@ def _as_it_is(found: Any) -> Any:
 
 
 def _is_answer(found: Any, n_windows: int) -> bool:
-    """Whether a detector gave scored boxes for each window."""
+    """Return whether a detector's result holds scored boxes for each window."""
     if not isinstance(found, Sequence) or len(found) != n_windows:
         return False
     return all(isinstance(boxes, Boxes) and boxes.scores is not None for boxes in found)
@@ -169,14 +169,14 @@ def _is_answer(found: Any, n_windows: int) -> bool:
 def run_batches(
     coming: Iterable[Batch], model: Runner, raster: str = "the scene"
 ) -> Iterator[tuple[Batch, list[Boxes]]]:
-    """Each batch with the boxes of its windows, in window pixels; the next are launched before one is collected.
+    """Yield each batch with the boxes of its windows, in window pixels; later batches are launched before collecting.
 
-    An error of the model comes through as it is, with a note of the windows that it was shown.
+    An error of the model is raised unchanged, with a note that names the windows.
 
     Args:
         coming: the batches.
-        model: asked about each.
-        raster: what the note calls the scene.
+        model: run on each batch.
+        raster: name of the scene in the note.
     """
 
     def collected(batch: Batch, launched: list[Any]) -> tuple[Batch, list[Boxes]]:
@@ -195,7 +195,7 @@ def run_batches(
 
 @contextmanager
 def _noting(batch: Batch, raster: str) -> Iterator[None]:
-    """Note on an error which windows the model was shown."""
+    """Add a note to an error that names the windows of the batch; StopIteration becomes a ModelError."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
@@ -204,7 +204,7 @@ def _noting(batch: Batch, raster: str) -> Iterator[None]:
         x1, y1, x2, y2 = batch.windows[0].xyxy
         more = f" and {len(batch.windows) - 1} more" if len(batch.windows) > 1 else ""
         place = f"the window x {x1} to {x2}, y {y1} to {y2}{more} of {raster}"
-        if isinstance(error, StopIteration):  # which Python does not let through a generator
+        if isinstance(error, StopIteration):  # which cannot propagate through a generator
             raise ModelError(f"the model raised StopIteration while it was shown {place}; mend its detect") from error
         error.add_note(f"while the model was shown {place}")
         raise

@@ -1,4 +1,4 @@
-"""Strips of a scene, scanned: each window shown to the detector, and freed of what its edges cut.
+"""Scan of the strips of a scene: run the detector on each window and set aside boxes cut by its edges.
 
 Shapes: N boxes.
 """
@@ -30,20 +30,20 @@ _Answer = tuple[Batch, list[Boxes]]
 
 
 def _nobody(n_passed: int, n_run: int) -> None:
-    """Keeps what it is told to itself."""
+    """Ignore progress."""
 
 
 @dataclass(frozen=True, eq=False)
 class Strip:
-    """What was seen in a strip of the scene, in scene pixels.
+    """Detections in a strip of the scene, in scene pixels.
 
     Args:
-        number: which strip of the plan.
-        settled: boxes seen whole that stand, whatever lies beside the strip.
-        held: boxes seen whole whose fate hangs on the strips above and below.
-        parts: pieces of objects that no window saw whole.
-        n_run: windows that the model saw; the others hold no valid pixel, or lie outside the area.
-        ground: what they hold of the scene, beyond the area too where they reach over it.
+        number: of the strip in the plan.
+        settled: whole boxes that are final, whatever the adjacent strips hold.
+        held: whole boxes that still depend on the strips above and below.
+        parts: parts of objects that no window contains whole.
+        n_run: number of windows run; the others hold no valid pixel, or are outside the area.
+        ground: their ground with data; may extend beyond the area.
     """
 
     number: int
@@ -55,7 +55,7 @@ class Strip:
 
 
 class _Seen(NamedTuple):
-    """What of one window is of use: boxes that it saw whole, parts of others, and its ground, in scene pixels."""
+    """Result of one window: whole boxes, parts of larger objects, and its ground, in scene pixels."""
 
     whole: Boxes
     parts: Parts
@@ -65,14 +65,14 @@ class _Seen(NamedTuple):
 def scanned(
     reader: Reader, model: Runner, plan: Plan, strips: Sequence[int], *, passed: Passed = _nobody
 ) -> Generator[Strip, None, None]:
-    """The strips with these numbers, in this order.
+    """Scan the strips with these numbers and yield them in this order.
 
     Args:
         reader: the scene.
-        model: asked for the boxes of each window.
-        plan: what is to be done.
+        model: run on each window.
+        plan: of the run.
         strips: in ascending order.
-        passed: is told of windows that are done, and how many of them were run.
+        passed: callback that takes the number of windows done since the last call and how many of them were run.
     """
     groups = (plan.of_strip(strip) for strip in strips)
     coming = batches(reader, groups, chip_size=plan.windows.chip_size, batch_size=plan.batch_size)
@@ -88,19 +88,19 @@ def scanned(
 
 
 def _empty(number: int) -> Strip:
-    """A strip in which no window is run."""
+    """Return a strip in which no window was run."""
     nothing = Boxes.empty(scored=True)
     return Strip(number, nothing, nothing, Parts.concat([]), 0)
 
 
 def _seen_in(batch: Batch, boxes: Sequence[Boxes], plan: Plan) -> Iterator[_Seen]:
-    """What of each window is of use."""
+    """Yield the result of each window of a batch."""
     for window, valid, found in zip(batch.windows, batch.valid, boxes, strict=True):
         yield _seen(found, window, valid, plan)
 
 
 def _told_of(answers: Iterable[_Answer], passed: Passed) -> Iterator[_Answer]:
-    """Batches with their boxes, each told of when it is dealt with."""
+    """Yield batches with their boxes, and report each as done afterwards."""
     n_passed = 0
     for batch, boxes in answers:
         yield batch, boxes
@@ -109,7 +109,7 @@ def _told_of(answers: Iterable[_Answer], passed: Passed) -> Iterator[_Answer]:
 
 
 def _settled(number: int, seen: list[_Seen], plan: Plan) -> Strip:
-    """A strip whose windows have seen this."""
+    """Merge the results of the windows of a strip."""
     row_start, row_end = plan.lines(number)
     seam = Seam(plan.nms_iou, row_start)
     settled = seam.feed(Boxes.concat([each.whole for each in seen]), row_end)
@@ -118,7 +118,7 @@ def _settled(number: int, seen: list[_Seen], plan: Plan) -> Strip:
 
 
 def _seen(found: Boxes, window: Window, valid: np.ndarray, plan: Plan) -> _Seen:
-    """What of a window and its detections, in window pixels, is of use."""
+    """Filter a window's detections, given in window pixels, and split them into whole boxes and parts."""
     found = found.clip(window.width, window.height)
     assert found.scores is not None
     enough = found.scores >= plan.lowest[found.labels]
@@ -129,9 +129,9 @@ def _seen(found: Boxes, window: Window, valid: np.ndarray, plan: Plan) -> _Seen:
 
 
 def on_ground(boxes: Boxes, reader: Reader, plan: Plan) -> np.ndarray:
-    """Which boxes lie on data, with their centre in the area, (N,).
+    """Return which boxes lie on data and have their centre in the area, (N,).
 
-    For boxes that no window saw whole; those of windows are judged when they are seen.
+    For joined boxes; whole boxes of windows are checked when they are scanned.
     """
     good = _inside(boxes, plan.area)
     good[good] = mostly_valid_in(reader, boxes[good])
@@ -139,5 +139,5 @@ def on_ground(boxes: Boxes, reader: Reader, plan: Plan) -> np.ndarray:
 
 
 def _inside(boxes: Boxes, area: shapely.Geometry | None) -> np.ndarray:
-    """Which boxes have their centre in the area, (N,)."""
+    """Return which boxes have their centre in the area, (N,)."""
     return np.ones(len(boxes), bool) if area is None else np.asarray(shapely.intersects_xy(area, *boxes.centres.T))

@@ -1,10 +1,10 @@
-"""Suppression across windows: exactly what `nms` of all boxes gives, without ever holding all boxes.
+"""Non-maximum suppression across windows: equal to `nms` of all boxes, without holding all boxes in memory.
 
-A scene is worked through from top to bottom, whole or in strips that lie one below the
-other. Two promises carry everything: boxes still to come do not start above `row_end`, and
-the boxes of the strip above do not reach below `row_start`. A box between the two lines
-overlaps nothing unseen (boxes that only touch have an IoU of 0), so its fate is known as soon as that
-of the better boxes it overlaps is. Only the others are held.
+A scene is processed from top to bottom, whole or in strips one below the other. Two guarantees are
+required: later boxes do not start above `row_end`, and boxes of the strip above do not reach below
+`row_start`. A box between the two lines overlaps no box that is still unknown (boxes that only touch
+have an IoU of 0), so it is settled as soon as the higher-scored boxes that it overlaps are. Only the
+others are held.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from geodetect.errors import ArgumentError, is_share
 
 
 class Seam:
-    """Non-maximum suppression that takes the boxes of a scene, or of a strip of it, bit by bit.
+    """Incremental non-maximum suppression of the boxes of a scene or a strip of it.
 
-    All that `feed` and `flush` return together is exactly what `nms` of all boxes gives, in any
-    order of arrival that keeps the promises, and however strips were merged.
+    The boxes returned by `feed` and `flush` together equal `nms` of all boxes, for any order of arrival
+    that keeps the guarantees, and however strips were merged.
 
     Args:
-        nms_iou: overlap above which the worse of two boxes of one class goes, 0 to 1.
+        nms_iou: overlap above which the lower-scored of two boxes of one class is dropped, 0 to 1.
         row_start: where the strip above ends, in scene pixels: its boxes do not reach below this
-            line. Boxes that start above it, and whatever depends on them, stay unsettled until
-            they are merged with the strip above. -inf: nothing lies above.
+            line. Boxes that start above it, and boxes that depend on them, stay unsettled until
+            they are merged with the strip above. -inf: there is no strip above.
 
     Raises:
         ArgumentError: if `nms_iou` is not between 0 and 1.
@@ -41,21 +41,21 @@ class Seam:
 
     @property
     def held(self) -> Boxes:
-        """The boxes that wait: those that reach past a line, and those that hang on them.
+        """Unsettled boxes: those that extend past a line, and those that depend on them.
 
-        Fed to the seam of a larger part of the scene they stand for all that this one was fed and did not return.
+        Fed to the seam of a larger part of the scene, they replace all boxes that this one has not returned.
         """
         return self._held
 
     def feed(self, boxes: Boxes, row_end: float = -np.inf) -> Boxes:
-        """The boxes that are settled now, best first; each is returned once.
+        """Add boxes and return those that are settled now, highest score first; each is returned once.
 
         Args:
-            boxes: detections in scene pixels, of any windows below the lines promised so far.
-            row_end: no later box starts above this line; a promise once given stands.
+            boxes: detections in scene pixels, none starting above the `row_end` of earlier calls.
+            row_end: no later box starts above this line; it never moves back up.
 
         Raises:
-            ArgumentError: if a box starts above a line that an earlier call promised, or has no score.
+            ArgumentError: if a box starts above the `row_end` of an earlier call, or has no score.
         """
         self._check(boxes)
         self.row_end = max(self.row_end, row_end)
@@ -68,7 +68,7 @@ class Seam:
     def _check(self, boxes: Boxes) -> None:
         if boxes.scores is None:
             raise ArgumentError("a seam takes detections, which have scores; these boxes have none")
-        # Such a box might overlap one that was returned already, and nobody could take that back.
+        # Such a box might overlap one that was returned already.
         highest = boxes.bounds[:, 1].min(initial=np.inf)
         if highest < self.row_end:
             raise ArgumentError(
@@ -77,21 +77,21 @@ class Seam:
             )
 
     def flush(self) -> Boxes:
-        """The rest, best first: nothing more will come from below.
+        """Return the remaining boxes, highest score first; no more boxes follow.
 
-        In a strip with another above it, what hangs on that one stays held for `merge`.
+        In a strip with another above it, boxes that depend on that one stay held for `merge`.
         """
         return self.feed(Boxes.empty(scored=True), row_end=np.inf)
 
     def merge(self, other: Seam) -> Seam:
-        """This seam, grown by the part of the scene below; the next `feed` or `flush` returns what that settled.
+        """Merge the part of the scene below into this seam; the next `feed` or `flush` returns what that settled.
 
         Args:
             other: the part below; its boxes start at or below this one's `row_end`, and this
-                one's end at or above its `row_start`. It is used up.
+                one's end at or above its `row_start`. It must not be used afterwards.
 
         Raises:
-            ArgumentError: if the two suppress at different `nms_iou`, or a box of `other` breaks a promise.
+            ArgumentError: if the two have a different `nms_iou`, or a box of `other` starts above `row_end`.
         """
         if other.nms_iou != self.nms_iou:
             raise ArgumentError(f"parts of one scene share one nms_iou; got {self.nms_iou} and {other.nms_iou}")

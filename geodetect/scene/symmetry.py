@@ -1,4 +1,4 @@
-"""Windows seen in all eight symmetries of a square: test-time augmentation.
+"""Test-time augmentation: windows in all eight symmetries of a square.
 
 Shapes: B windows, C channels, H W pixels, N boxes.
 """
@@ -17,14 +17,14 @@ _SYMMETRIES = tuple(product((False, True), repeat=3))  # transposed, then mirror
 
 
 def in_all_symmetries(detect: Detect, nms_iou: float) -> Detect:
-    """What finds in square windows (B, C, H, W) whatever `detect` finds in any of their eight symmetries.
+    """Return a function that runs `detect` on all eight symmetries of square windows (B, C, H, W).
 
-    The ground has no up: a picture from above, turned or mirrored, is as likely as itself. Where several
-    views give the same object the best box stays, as between windows.
+    Aerial images have no preferred orientation: rotated or mirrored, they are just as likely. If several
+    views show the same object, the box with the highest score is kept, as between windows.
 
     Args:
-        detect: gives the boxes of each window, with scores.
-        nms_iou: overlap above which the worse of two boxes of one class is dropped.
+        detect: returns the boxes of each window, with scores.
+        nms_iou: overlap above which the lower-scored of two boxes of one class is dropped.
     """
 
     def detect_in_all(pixels: np.ndarray) -> list[Boxes]:
@@ -36,14 +36,14 @@ def in_all_symmetries(detect: Detect, nms_iou: float) -> Detect:
 
 
 def _viewed(pixels: np.ndarray, transposed: bool, mirrored_x: bool, mirrored_y: bool) -> np.ndarray:
-    """The windows transposed, and then mirrored."""
+    """Return the windows transposed, then mirrored."""
     if transposed:
         pixels = pixels.swapaxes(-2, -1)
-    return pixels[..., :: -1 if mirrored_y else 1, :: -1 if mirrored_x else 1].copy()  # a model may change its own
+    return pixels[..., :: -1 if mirrored_y else 1, :: -1 if mirrored_x else 1].copy()  # a model may modify its input
 
 
 def _back(found: list[Boxes], side: int, transposed: bool, mirrored_x: bool, mirrored_y: bool) -> list[Boxes]:
-    """The boxes of such a view in the windows' own pixels."""
+    """Transform the boxes of a view back to window pixels."""
     back = []
     for boxes in found:
         x1, y1, x2, y2 = boxes.xyxy.T
@@ -52,7 +52,7 @@ def _back(found: list[Boxes], side: int, transposed: bool, mirrored_x: bool, mir
         if mirrored_y:
             y1, y2 = side - y2, side - y1
         xyxy = (y1, x1, y2, x2) if transposed else (x1, y1, x2, y2)
-        # Each mirror, and each swap of x and y, turns angles the other way; a swap also puts the longer side along y.
+        # Each mirroring, and each swap of x and y, reverses angles; a swap also puts the longer side along y.
         odd = (transposed + mirrored_x + mirrored_y) % 2
         angles = None if boxes.angles is None else (-boxes.angles if odd else boxes.angles)
         back.append(Boxes(np.stack(xyxy, axis=1), boxes.labels, boxes.scores, angles))
