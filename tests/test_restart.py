@@ -282,3 +282,15 @@ def test_of_two_runs_at_once_one_is_refused_and_the_other_undisturbed(tall, undi
     assert content(tmp_path / "found.gpkg") == undisturbed
     assert os.listdir(tmp_path) == ["found.gpkg"]
     run(tall, tmp_path / other)  # and the lock is gone
+
+
+def test_a_system_that_removes_no_open_file_loses_no_result(tall, undisturbed, tmp_path, monkeypatch):
+    def unlink(path, missing_ok=False):  # as Windows does it, while the run holds its lock
+        if path.name.endswith(".lock"):
+            raise PermissionError(13, "The process cannot access the file because it is being used")
+        os.unlink(path)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    run(tall, tmp_path / "found.gpkg", min_score=0.1)
+    assert content(tmp_path / "found.gpkg") == undisturbed
+    run(tall, tmp_path / "found.gpkg", min_score=0.1)  # and the next is let in

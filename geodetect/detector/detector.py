@@ -78,7 +78,10 @@ class Detector(HasMetadata):
     @property
     def metadata(self) -> Metadata:
         """What the detector is made for; replace it to change a part."""
-        return replace(self._metadata, architecture=self.network.architecture)
+        architecture = self.network.architecture  # its norms may have been changed
+        if self._metadata.architecture != architecture:
+            self._metadata = replace(self._metadata, architecture=architecture)
+        return self._metadata
 
     @metadata.setter
     def metadata(self, metadata: Metadata) -> None:
