@@ -19,6 +19,7 @@ from affine import Affine
 from geopandas.testing import assert_geodataframe_equal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyproj import CRS
 from rasterio.enums import Resampling
 
 from geodetect import detect_objects, export_training_data, prepare_data
@@ -474,3 +475,36 @@ def test_one_warning_tells_of_scales_in_all_files_that_cannot_be(tmp_path: Path)
         pixels, _ = _read(files)
     assert len(warned) == 1
     assert pixels.dtype == np.uint16
+
+
+@pytest.mark.parametrize(
+    ("crs", "origin", "size_map", "side", "step"),
+    [
+        ("EPSG:32645", (200_000, 3_400_000), 0.3, 512, 512),
+        ("EPSG:32645", (200_000, 3_400_000), 0.3, 512, 448),  # with a margin of 64 px
+        ("EPSG:32645", (500_000.05, 4_000_000.05), 0.1, 384, 384),
+        ("EPSG:3857", (20_037_508.1, 9_000_000.3), 0.01, 512, 512),
+        ("EPSG:2226", (200_000, 3_400_000), 0.5 * 1200 / 3937, 512, 512),
+        ("EPSG:4326", (-179.1, -16.7), 2.5e-6, 512, 512),
+        ("EPSG:2056", (2_600_000, 1_200_000), 0.1, 1024, 1024),
+    ],
+)
+def test_files_side_by_side_hold_every_pixel(
+    tmp_path: Path, crs: str, origin: tuple[float, float], size_map: float, side: int, step: int
+) -> None:
+    """No pixel size here is a binary fraction, so that the borders of neighbours differ by rounding."""
+    rng = np.random.default_rng(0)
+    whole = np.zeros((1, 2 * step + side, 2 * step + side), np.uint8)
+    for row, column in np.ndindex(3, 3):
+        pixels = rng.integers(1, 255, (1, side, side), dtype=np.uint8)
+        place = Affine(size_map, 0, origin[0], 0, -size_map, origin[1]) @ Affine.translation(step * column, step * row)
+        profile = {"tiled": True, "blockxsize": 128, "blockysize": 128, "compress": None}
+        write_raster(tmp_path / f"{row}{column}.tif", pixels, Grid((side, side), place, CRS(crs)), **profile)
+        whole[:, step * row :, step * column :][:, :side, :side] = pixels
+    with RasterReader(tmp_path) as reader:
+        assert reader.grid.shape == whole.shape[1:]
+        for window in (Window(0, 0, *whole.shape[:0:-1]), Window(side, step, 256, 256), Window(step - 7, 9, 300, 500)):
+            pixels, valid = reader.read(window)
+            x1, y1, x2, y2 = window.xyxy
+            assert valid.all()
+            assert (pixels == whole[:, y1:y2, x1:x2]).all()

@@ -24,6 +24,8 @@ from geodetect.raster.header import TYPES, File
 from geodetect.raster.layers import BandName
 from geodetect.raster.masks import ANY
 
+_HAIR = 1e-3  # px; coordinates are rounded by less
+
 
 def index(files: Sequence[File], grid: Grid, outlines: np.ndarray, *, upright: bool) -> bytes:
     """A GeoPackage with a feature for each file: how GDAL opens it, and where it lies.
@@ -34,6 +36,9 @@ def index(files: Sequence[File], grid: Grid, outlines: np.ndarray, *, upright: b
         outlines: (N,) polygons of the files in pixels of `grid`.
         upright: whether north is up. GDAL's index knows no other files; those are laid out in pixels, y up.
     """
+    # Of files side by side the roundings of coordinates overlap by a billionth of a pixel, and of a block that meets
+    # two files by no more GDAL's index gives neither.
+    outlines = shapely.buffer(outlines, -_HAIR, join_style="mitre")
     if upright:
         outlines = shapely.transform(outlines, grid.to_map)
     else:
@@ -160,7 +165,8 @@ def _extent(placed: Grid | None, shape: tuple[int, int]) -> dict[str, str]:
     x, y, step_x, step_y = 0.0, 0.0, 1.0, 1.0
     if placed is not None and placed.transform is not None:
         x, y, step_x, step_y = placed.transform.c, placed.transform.f, placed.transform.a, -placed.transform.e
-    low_y, high_x = y - height * step_y, x + width * step_x
+    # GDAL counts every pixel that is begun, by however little.
+    low_y, high_x = y - (height - _HAIR) * step_y, x + (width - _HAIR) * step_x
     numbers = {"ResX": step_x, "ResY": step_y, "MinX": x, "MinY": low_y, "MaxX": high_x, "MaxY": y}
     return {name: repr(float(value)) for name, value in numbers.items()}
 
