@@ -92,7 +92,7 @@ class Trial:
             "found.shx",
             "found.cpg",
             "found.prj",
-            *([] if ended else ["found.journal"]),
+            *([] if ended else ["found.journal", ".found.lock"]),
         }
         assert {file.name for file in self.folder.iterdir()} <= allowed
 
