@@ -76,7 +76,7 @@ def test_a_script_is_checked_against_the_signatures(tmp_path: Path) -> None:
         "geodetect.learner.retinanet.RetinaNet",
         "int",
         "float",
-        "geodetect.boxes.Boxes",
+        "geodetect.boxes.boxes.Boxes",
     ]
     found = dict(re.findall(r"^script.py:(\d+): error: (.*?)  \[", told, re.MULTILINE))
     faults = ["chipsize", "epoch", "min_scores", "chip_sizes", "prepare_date"]

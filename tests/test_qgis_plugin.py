@@ -77,8 +77,12 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def environment(profile: Path) -> dict[str, str]:
-    """Where QGIS looks for settings, and that there is no screen."""
-    ours = {"QGIS_CUSTOM_CONFIG_PATH": str(profile), "QT_QPA_PLATFORM": "offscreen"}
+    """What QGIS is started with: its settings, no screen, and its own Python before those of any environment.
+
+    QGIS starts the Python beside the first `python3` of PATH, and dies if it is that of a virtual environment.
+    """
+    path = os.pathsep.join((str(Path(DEBIANS_PYTHON).parent), os.environ["PATH"]))
+    ours = {"QGIS_CUSTOM_CONFIG_PATH": str(profile), "QT_QPA_PLATFORM": "offscreen", "PATH": path}
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | ours
 
 

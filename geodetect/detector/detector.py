@@ -56,6 +56,8 @@ class Detector(HasMetadata):
         ArgumentError: if the two do not fit each other, or there is no such device or precision.
     """
 
+    _metadata: Metadata
+
     def __init__(
         self,
         network: Network,
