@@ -48,8 +48,11 @@ class RetinaNet:
         levels: first and last level of the pyramid: (3, 7), or (2, 7) for objects under 16 px.
         weights: "imagenet"; "coco", torchvision's published RetinaNet (resnet50 only); None for random ones; or a
             file: a saved detector, or a state dict of torchvision's RetinaNet or, for the backbone alone, classifier.
-        head_norm: whether group norm follows the convolutions of the heads; None: unless the weights are of heads
-            without. The paper's heads (False) have none, and take longer to learn.
+        size: "small" for a pyramid of 96 channels and heads of two convolutions, which a processor trains and runs
+            several times faster; None for what the weights have, else the paper's 256 channels and four convolutions.
+        head_norm: what follows the convolutions of the heads: "batch" norm by level, whose statistics are fixed for
+            the second half of training, "group" norm, or False for nothing, as in the paper, which takes longer to
+            learn. None: what the weights have, and "batch" where they have no heads.
         freeze: whether the backbone stays as it is; None is False.
         box_weight: weight of the box loss beside the focal loss.
         focal_alpha: weight of positives in the focal loss, 0 to 1.
@@ -72,7 +75,8 @@ class RetinaNet:
         anchor_size: float = 4,
         levels: Sequence[int] = (3, 7),
         weights: str | Path | None = "imagenet",
-        head_norm: bool | None = None,
+        size: str | None = None,
+        head_norm: str | bool | None = None,
         freeze: bool | None = None,
         box_weight: float = 1.0,
         focal_alpha: float = 0.25,
@@ -86,10 +90,16 @@ class RetinaNet:
         spec = start.anchors(data, scales=scales, ratios=ratios, anchor_size=anchor_size, levels=levels)
         weights = expanded(weights) if isinstance(weights, str | Path) else weights
         saved = load_detector(str(weights), device="cpu") if is_saved_detector(weights) else None
-        if saved is not None and head_norm is None:
-            head_norm = saved.network.head_norm
-        start_from = weights if saved is None else None
-        network = start.network(data, backbone, start_from, spec=spec, head_norm=head_norm, seed=seed)
+        network = start.network(
+            data,
+            backbone,
+            weights if saved is None else None,
+            spec=spec,
+            size=size,
+            head_norm=head_norm,
+            seed=seed,
+            like=None if saved is None else saved.network,
+        )
         metadata = Metadata(
             classes=data.classes,
             bands=data.bands,

@@ -29,7 +29,7 @@ from geodetect.chips.loaders import loaders
 from geodetect.detector import Detector
 from geodetect.errors import ArgumentError, TrainingError, check_whole, is_number
 from geodetect.learner import checkpoints, distributed
-from geodetect.learner.callbacks import BestEpoch, ChipAP, MeanLoss, SeededEpochs, StopOnNan
+from geodetect.learner.callbacks import BestEpoch, ChipAP, FixHeadNorms, MeanLoss, SeededEpochs, StopOnNan
 from geodetect.learner.checkpoints import Checkpoint, State
 from geodetect.learner.interrupts import held_back
 from geodetect.learner.loop import DetectionLearner
@@ -236,7 +236,7 @@ def run(
     fit = learner.fit_one_cycle if one_cycle else learner.fit
     try:
         with memory.kept(), distributed.spread(learner.model) as learner.spread:
-            fit(epochs, course.rates, cbs=[course.best, course, *callbacks])
+            fit(epochs, course.rates, cbs=[course.best, course, FixHeadNorms(), *callbacks])
     finally:
         learner.spread, learner.first_epoch = None, 0
     learner.stop_on_nan.check()
