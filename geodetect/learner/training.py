@@ -234,9 +234,10 @@ def run(
     """Train up to `epochs`; the network is left with the weights of the last step."""
     learner.opt, learner.first_epoch = None, course.first_epoch
     fit = learner.fit_one_cycle if one_cycle else learner.fit
+    halfway = [FixHeadNorms()] if one_cycle else []  # at a constant rate more epochs may follow the last
     try:
         with memory.kept(), distributed.spread(learner.model) as learner.spread:
-            fit(epochs, course.rates, cbs=[course.best, course, FixHeadNorms(), *callbacks])
+            fit(epochs, course.rates, cbs=[course.best, course, *halfway, *callbacks])
     finally:
         learner.spread, learner.first_epoch = None, 0
     learner.stop_on_nan.check()
