@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from geodetect.anchors import AnchorSpec
-from geodetect.errors import ArgumentError, is_name, is_number, is_share, is_whole
+from geodetect.errors import ArgumentError, check_whole, is_name, is_number, is_share, is_whole
 from geodetect.facts import listed
 from geodetect.stretch import Stretch
 
@@ -32,14 +32,32 @@ class Architecture:
     Args:
         backbone: a name that `network.backbones.build` knows.
         anchors: their shapes.
-        norm_eps: what all batch norms add to variances; None for what each has by itself.
-        head_norm: whether the heads have group norm.
+        norm_eps: what the backbone's batch norms add to variances; None for what each has by itself.
+        head_norm: "batch" norm by level or "group" norm in the heads, or None.
+        width: channels of the pyramid and of the heads.
+        depth: convolutions of a head before its last.
+
+    Raises:
+        ArgumentError: if a value of the heads is not possible.
     """
 
     backbone: str
     anchors: AnchorSpec = field(default_factory=AnchorSpec)
     norm_eps: float | None = None
-    head_norm: bool = False
+    head_norm: str | None = None
+    width: int = 256  # "all pyramid levels have C = 256 channels" (https://arxiv.org/abs/1708.02002, section 4)
+    depth: int = 4  # "applies four 3x3 conv layers" (likewise)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "head_norm", known_norm(self.head_norm))
+        check_whole("width", self.width)
+        check_whole("depth", self.depth)
+
+    @property
+    def heads(self) -> str:
+        """What the heads are built of, for people."""
+        norm = {"batch": "batch norm by level", "group": "group norm", None: "no norm"}[self.head_norm]
+        return f"{self.depth} convolutions of {self.width} channels, {norm}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the values that JSON holds; `from_json` undoes it."""
@@ -52,7 +70,9 @@ class Architecture:
             facts["backbone"],
             AnchorSpec(**facts["anchors"]),
             facts.get("norm_eps"),
-            facts.get("head_norm", False),  # heads had none in version 1
+            facts.get("head_norm"),  # heads had none in version 1, and group norm if any up to version 3
+            facts.get("width", cls.width),
+            facts.get("depth", cls.depth),
         )
 
 
@@ -184,7 +204,7 @@ class Metadata:
                 "anchors": f"base {anchors.anchor_size:g} strides, scales {listed(anchors.scales)}, "
                 f"ratios {listed(anchors.ratios)}",
                 "levels": f"P{anchors.levels[0]} to P{anchors.levels[1]}",
-                "heads": "group norm" if self.architecture.head_norm else "no norm",
+                "heads": self.architecture.heads,
             }
         return told | {"best score": self.min_score, **self.summary}
 
@@ -232,6 +252,19 @@ class HasMetadata:
     def summary(self) -> Mapping[str, Any]:
         """How it was trained and how well it did."""
         return self.metadata.summary
+
+
+def known_norm(head_norm: Any) -> str | None:
+    """Return the name of a norm in the heads: "batch", "group", or None; True is "group", and False None.
+
+    Raises:
+        ArgumentError: if there is no such norm.
+    """
+    if head_norm is None or isinstance(head_norm, bool):
+        return "group" if head_norm else None
+    if head_norm not in ("batch", "group"):
+        raise ArgumentError(f'head_norm must be "batch", "group", True (group norm) or False; got {head_norm!r}')
+    return str(head_norm)
 
 
 def _known(scores: Any) -> Any:

@@ -306,7 +306,7 @@ def test_batch_norms_are_loaded_as_they_were_trained(detector, tmp_path):
 
 def test_the_file_can_be_read_without_us(detector, saved):
     assert json.loads(metadata(saved)["classes"]) == detector.classes
-    assert metadata(saved)["format_version"] == "3"
+    assert metadata(saved)["format_version"] == "4"
     assert set(load_file(saved)) == set(detector.network.state_dict())
 
 
@@ -381,7 +381,9 @@ FACTS = {
     "backbone": "resnet18",
     "anchors": {"scales": [1.0], "ratios": [0.5], "anchor_size": 4.0, "levels": [3, 7]},
     "norm_eps": None,
-    "head_norm": True,
+    "head_norm": "batch",
+    "width": 96,
+    "depth": 2,
     "classes": ["hut", "höhle"],
     "bands": [1, 2],
     "stretch": {"mean": [127.5, 3e-5], "std": [33.0, 1.0]},
@@ -434,6 +436,23 @@ def test_files_of_version_2_are_read(detector, saved):
     assert_same(loaded.detect(chips(), min_score=ANY), detector.detect(chips(), min_score=ANY))
     save_file(weights, saved, metadata(saved) | {"checksum": f"{crc ^ 1:08x}"})
     refused(saved, "is damaged")
+
+
+@pytest.mark.parametrize(("then", "now"), [("true", "group"), ("false", None)])
+def test_files_of_version_3_say_whether_heads_have_group_norm(detector, tmp_path, then, now):
+    network = trained(Network("resnet18", n_classes=2, n_bands=len(detector.bands), weights=None, head_norm=now))
+    older = Detector(network.eval(), detector.metadata, precision="float32")
+    path = older.save(tmp_path / "huts.safetensors")
+    rewrite(path, lacking=["width", "depth"], head_norm=then, format_version="3")
+    loaded = load_detector(path, device="cpu", precision="float32")
+    assert (loaded.network.head_norm, loaded.network.width, loaded.network.depth) == (now, 256, 4)
+    assert_same(loaded.detect(chips(), min_score=ANY), older.detect(chips(), min_score=ANY))
+
+
+@pytest.mark.parametrize(("name", "value"), [("head_norm", '"layer"'), ("width", '"96"'), ("depth", "0")])
+def test_heads_that_cannot_be_are_refused(saved, name, value):
+    rewrite(saved, **{name: value})
+    refused(saved, f"metadata of .* are damaged: {name} must be")
 
 
 def test_facts_that_are_not_there_are_named(saved):
@@ -498,8 +517,8 @@ def test_files_of_version_1_are_read(tmp_path):
 
 
 def test_a_newer_format_is_refused(saved):
-    rewrite(saved, format_version="4")
-    refused(saved, "format version 4, this geodetect reads up to 3; update geodetect")
+    rewrite(saved, format_version="5")
+    refused(saved, "format version 5, this geodetect reads up to 4; update geodetect")
 
 
 @pytest.mark.parametrize(

@@ -40,11 +40,11 @@ needs_onnx = pytest.mark.skipif(not WITH_ONNX, reason="the extra onnx is not ins
 
 
 @torch.no_grad()
-def _network(backbone: str = "resnet18", n_bands: int = 3) -> Network:
+def _network(backbone: str = "resnet18", n_bands: int = 3, **heads: Any) -> Network:
     """Random weights that are sure of something somewhere."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        network = Network(backbone, n_classes=2, n_bands=n_bands, spec=SPEC, weights=None)
+        network = Network(backbone, n_classes=2, n_bands=n_bands, spec=SPEC, weights=None, **heads)
         torch.nn.init.normal_(network.class_head.out.weight, std=0.1)
         torch.nn.init.normal_(network.box_head.out.weight, std=0.05)
         return trained(network)
@@ -350,10 +350,20 @@ def test_files_of_earlier_versions_are_read(detector: Detector, tmp_path: Path, 
 @pytest.mark.parametrize("n_bands", [3, 4])
 @pytest.mark.parametrize("backbone", ["efficientnet_b0", "vgg16_bn"])
 def test_other_backbones_give_the_same_in_every_format(backbone: str, n_bands: int, tmp_path: Path) -> None:
+    check_every_format(_network(backbone, n_bands), tmp_path)
+
+
+@needs_onnx
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_heads_of_other_sizes_and_norms_give_the_same_in_every_format(norm: str, tmp_path: Path) -> None:
+    check_every_format(_network(head_norm=norm, width=96, depth=2), tmp_path)
+
+
+def check_every_format(network: Network, tmp_path: Path) -> None:
+    n_bands = network.n_bands
     pixels = chips(2, 128, n_bands)
     stretch = Stretch(np.resize(STRETCH.mean, n_bands), np.resize(STRETCH.std, n_bands))
     bands = tuple(range(1, n_bands + 1))
-    network = _network(backbone, n_bands)
     _settle(network, torch.from_numpy(stretch.apply(pixels)))
     detector = make_detector(
         network, CLASSES, bands=bands, stretch=stretch, chip_size=128, overlap=16, precision="float32"

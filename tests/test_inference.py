@@ -11,7 +11,7 @@ FAMILIES = ["resnet18", "resnet50", "vgg11_bn", "efficientnet_b0"]
 def learnt(backbone: str) -> Network:
     """A network whose batch norms have seen something, so that folding them has something to do."""
     torch.manual_seed(0)
-    network = Network(backbone, n_classes=2, weights=None)
+    network = Network(backbone, n_classes=2, weights=None, head_norm="batch", width=64)
     noise = torch.Generator().manual_seed(1)
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):

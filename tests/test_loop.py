@@ -63,7 +63,8 @@ def recorded(model: gd.RetinaNet, name: str) -> np.ndarray:
 
 
 def test_parts_of_a_batch_give_the_steps_of_the_whole(data: DetectionData) -> None:
-    whole, small = (gd.RetinaNet(data, **MODEL, freeze=True) for _ in range(2))
+    without_batch_norm = {"freeze": True, "head_norm": "group"}
+    whole, small = (gd.RetinaNet(data, **MODEL, **without_batch_norm) for _ in range(2))
     whole.learner.dtype = small.learner.dtype = torch.float32
     whole.fit(1, lr=1e-3, progress=False)
     memory = SmallMemory(small.learner.model, most=2)
@@ -90,6 +91,30 @@ def rates_of(model: gd.RetinaNet, lr: float | slice) -> list[float]:
     """The rates of backbone, pyramid and heads after an epoch at constant rates."""
     model.fit(1, lr=lr, one_cycle=False, progress=False)
     return [group["lr"] for group in model.learner.opt.hypers]
+
+
+class NormModes(Callback):  # type: ignore[misc]
+    """Whether the heads' norms were training at each step, and their statistics afterwards."""
+
+    def __init__(self) -> None:
+        self.training_at: list[bool] = []
+        self.means: list[np.ndarray] = []
+
+    def after_step(self) -> None:
+        norm = self.model.box_head.norms[0][0]
+        self.training_at.append(norm.training)
+        self.means.append(norm.running_mean.numpy().copy())
+
+
+def test_statistics_of_the_heads_are_fixed_from_half_of_all_steps_on(data: DetectionData) -> None:
+    model, seen = gd.RetinaNet(data, **MODEL), NormModes()
+    model.fit(3, callbacks=[seen], progress=False)  # 8 chips in batches of 4: 2 steps an epoch
+    assert seen.training_at == [True] * 3 + [False] * 3
+    assert not np.array_equal(seen.means[1], seen.means[2])
+    assert all(np.array_equal(mean, seen.means[2]) for mean in seen.means[3:])
+    constant = NormModes()
+    model.fit(1, one_cycle=False, callbacks=[constant], progress=False)
+    assert constant.training_at == [True] * 2
 
 
 def test_rates_are_alike_unless_the_backbone_knows_pictures_or_a_slice_says_so(data: DetectionData) -> None:

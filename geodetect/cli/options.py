@@ -86,6 +86,7 @@ BANDS = Text("bands", _bands, "bands with commas between, by number from 1 or by
 SCORES = Text("scores", _scores, "a number, or one for each class, such as pool=0.4,car=0.3")
 CHECKPOINT = Text("folder or word", str, "a folder, yes or no", {"yes": True, "no": False})
 PATH_OR_NONE = Text("path or word", str, "a path", {"none": None})
+NORM = Text("word", str, "batch, group or none", {"none": False})
 LEVELS = Text("numbers", numbers(int), "first and last level with a comma between, such as 2,7")
 RATIOS = Text("numbers", numbers(float), "numbers with commas between, such as 0.5,1,2")
 SCALES = Text("numbers", numbers(float), "numbers with commas between, such as 1,1.26,1.59, or auto", {"auto": "auto"})

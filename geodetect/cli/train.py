@@ -89,10 +89,17 @@ _SUFFIX = ".safetensors"
     help="Start from imagenet, coco, none, or a file: a saved model or torchvision's weights.",
 )
 @click.option(
-    "--head-norm/--no-head-norm",
+    "--size",
+    type=click.Choice(["small"]),
+    show_default="that of the weights, else the paper's",
+    help="Width of pyramid and heads; a small one is several times faster on a processor.",
+)
+@click.option(
+    "--head-norm",
+    type=options.NORM,
     default=None,
-    show_default="head-norm, unless the weights have none",
-    help="Group norm in the heads; the paper's have none.",
+    show_default="that of the weights, else batch",
+    help="Norm in the heads: batch, group, or none as in the paper.",
 )
 @click.option("--freeze/--no-freeze", default=None, show_default="no-freeze", help="Leave the backbone as it is.")
 @click.option("--box-weight", type=float, default=1.0, help="Weight of the box loss, a factor.")

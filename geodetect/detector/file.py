@@ -21,7 +21,7 @@ from geodetect.errors import ModelError, OutputError
 from geodetect.files import appearing
 from geodetect.metadata import Metadata
 
-_FORMAT_VERSION = 3
+_FORMAT_VERSION = 4  # heads have batch norm, a width and a depth, which version 3 does not know
 _OLDER = ("1", "2")
 _SUFFIX = ".safetensors"
 

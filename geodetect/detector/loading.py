@@ -43,6 +43,8 @@ def load_detector(path: str | Path, *, device: str | torch.device | None = None,
             spec=architecture.anchors,
             weights=None,
             head_norm=architecture.head_norm,
+            width=architecture.width,
+            depth=architecture.depth,
         )
         network.set_norm_eps(architecture.norm_eps)
         detector = Detector(network.eval(), metadata, precision=precision)

@@ -93,11 +93,13 @@ def _picked(values: Tensor, places: Tensor) -> Tensor:
 
 
 def plain(network: Network) -> Network:
-    """A copy of the network as any program takes it: on the CPU, float32, in evaluation mode.
+    """A copy of the network as any program takes it: on the CPU, float32, in evaluation mode, norms of heads folded.
 
     Weights that are channels last, as the detector has them, are views, which archives do not know.
     """
     copied = copy.deepcopy(network).to("cpu", torch.float32).to(memory_format=torch.contiguous_format)
+    for head in (copied.class_head, copied.box_head):
+        head.fold_norms()
     return copied.eval()
 
 

@@ -157,6 +157,7 @@ def _hyperparameters(detector: Detector) -> dict[str, Any]:
         "anchor_ratios": list(spec.ratios),
         "anchor_size": spec.anchor_size,
         "levels": list(spec.levels),
+        "heads": detector.network.architecture.heads,
         "overlap": detector.overlap,
         "min_score": detector.min_score,
     }

@@ -15,12 +15,14 @@ from geodetect.errors import ArgumentError, TrainingError, check_seed, is_number
 from geodetect.facts import listed
 from geodetect.learner import results
 from geodetect.learner.weights import WORDS, read
+from geodetect.metadata import Architecture
 from geodetect.network import published
 from geodetect.network.retinanet import Network
 from geodetect.stretch import Stretch
 
 _IMAGENET, _COCO = "imagenet", "coco"
 _COCO_BACKBONE = "resnet50"
+_SIZES = {"small": (96, 2)}  # width of pyramid and heads, and convolutions of a head before its last
 _MANY_UNREACHED = 0.1  # share of objects that no anchor reaches, above which a warning is due
 
 
@@ -111,8 +113,10 @@ def network(
     weights: str | Path | None,
     *,
     spec: AnchorSpec,
-    head_norm: bool | None,
+    size: str | None,
+    head_norm: str | bool | None,
     seed: int,
+    like: Network | None = None,
 ) -> Network:
     """A network for the data that holds these weights; what they do not give is random, which a warning tells.
 
@@ -121,8 +125,10 @@ def network(
         backbone: one that `backbones.build` knows.
         weights: "imagenet", "coco", None, or a file of torchvision's weights.
         spec: shapes of the anchors.
-        head_norm: whether the heads have group norm; None: unless the weights are of heads without.
+        size: "small"; None is the paper's.
+        head_norm: "batch", "group" or False; None is "batch", or False if the weights are of heads without.
         seed: of the random weights.
+        like: a network that gives what `size` and `head_norm` leave open.
 
     Raises:
         GeodetectError: if the weights are unknown, unreadable, or of another network.
@@ -135,8 +141,16 @@ def network(
         )
     state = None if weights in WORDS else read(Path(str(weights)))
     plain = weights == _COCO or (state is not None and published.has_heads(state))
+    if size not in (None, *_SIZES):
+        raise ArgumentError(f'size must be None, for the paper\'s, or "small"; got {size!r}')
+    if plain and size:
+        raise ArgumentError(f"the heads of {weights} are of the paper's size; leave size out, or take other weights")
     if plain and head_norm:
         raise ArgumentError(f"the heads of {weights} have no norms; leave head_norm out, or take other weights")
+    if head_norm is None:
+        head_norm = like.head_norm if like is not None else None if plain else "batch"
+    paper = (Architecture.width, Architecture.depth) if like is None else (like.width, like.depth)
+    width, depth = _SIZES[size] if size else paper
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made = Network(
@@ -145,7 +159,9 @@ def network(
             n_bands=len(data.bands),
             spec=spec,
             weights=weights if weights == _IMAGENET else None,
-            head_norm=not plain if head_norm is None else head_norm,
+            head_norm=head_norm,
+            width=width,
+            depth=depth,
         )
     source = "torchvision's RetinaNet" if weights == _COCO else str(weights)
     state = published.coco() if weights == _COCO else state

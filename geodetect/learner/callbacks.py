@@ -43,6 +43,22 @@ class SeededEpochs(Callback):  # type: ignore[misc]
         set_seed(layers + distributed.rank())
 
 
+class FixHeadNorms(Callback):  # type: ignore[misc]
+    """Keeps the statistics of the heads' batch norms as they are from half of all steps on.
+
+    The heads then learn with what they will be run with, in windows of any size. The moment follows from the number
+    of the step and of all steps, so that it is the same in a training that was resumed.
+    """
+
+    order = 2  # after the network is set to train
+
+    def before_batch(self) -> None:
+        """Fix them, as every epoch sets them to train anew."""
+        n_steps = len(self.dls.train)
+        if self.training and 2 * (self.epoch * n_steps + self.iter) >= self.n_epoch * n_steps:
+            self.model.fix_head_norms()
+
+
 class StopOnNan(Callback):  # type: ignore[misc]
     """Ends training when the loss is no longer a number; `check` says so, with the chips that it came from.
 

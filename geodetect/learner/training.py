@@ -29,7 +29,7 @@ from geodetect.chips.loaders import loaders
 from geodetect.detector import Detector
 from geodetect.errors import ArgumentError, TrainingError, check_whole, is_number
 from geodetect.learner import checkpoints, distributed
-from geodetect.learner.callbacks import BestEpoch, ChipAP, MeanLoss, SeededEpochs, StopOnNan
+from geodetect.learner.callbacks import BestEpoch, ChipAP, FixHeadNorms, MeanLoss, SeededEpochs, StopOnNan
 from geodetect.learner.checkpoints import Checkpoint, State
 from geodetect.learner.interrupts import held_back
 from geodetect.learner.loop import DetectionLearner
@@ -234,9 +234,10 @@ def run(
     """Train up to `epochs`; the network is left with the weights of the last step."""
     learner.opt, learner.first_epoch = None, course.first_epoch
     fit = learner.fit_one_cycle if one_cycle else learner.fit
+    halfway = [FixHeadNorms()] if one_cycle else []  # at a constant rate more epochs may follow the last
     try:
         with memory.kept(), distributed.spread(learner.model) as learner.spread:
-            fit(epochs, course.rates, cbs=[course.best, course, *callbacks])
+            fit(epochs, course.rates, cbs=[course.best, course, *halfway, *callbacks])
     finally:
         learner.spread, learner.first_epoch = None, 0
     learner.stop_on_nan.check()

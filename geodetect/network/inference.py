@@ -59,6 +59,8 @@ def frozen(network: Network, dtype: torch.dtype) -> Network:
     fast = deepcopy(network, {id(weight): weight for weight in weights})  # shared at first: most are replaced anyway
     for block in list(fast.backbone.modules()):
         _fold_norms(block)
+    for head in (fast.class_head, fast.box_head):
+        head.fold_norms()
     for layer in fast.modules():
         _take_weights(layer, dtype if isinstance(layer, nn.Conv2d | nn.Linear) else None)
     fast = fast.eval().to(memory_format=torch.channels_last)

@@ -13,23 +13,24 @@ from torch.nn.functional import pad, relu
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-CHANNELS = 256  # "all pyramid levels have C = 256 channels" (https://arxiv.org/abs/1708.02002, section 4)
+from geodetect.metadata import Architecture
 
 
 class Pyramid(nn.Module):
-    """Maps of 256 channels at the backbone's strides and at 64 and 128.
+    """Maps of `width` channels at the backbone's strides and at 64 and 128.
 
     P6 comes from P5, where the paper takes C5: torchvision's published weights were trained so.
 
     Args:
         channels: of the backbone's maps, the last at stride 32.
+        width: channels of all levels.
     """
 
-    def __init__(self, channels: Sequence[int]) -> None:
+    def __init__(self, channels: Sequence[int], width: int = Architecture.width) -> None:
         super().__init__()
-        self.fpn = FeaturePyramidNetwork(list(channels), CHANNELS, extra_blocks=_Coarse(CHANNELS, CHANNELS))
+        self.fpn = FeaturePyramidNetwork(list(channels), width, extra_blocks=_Coarse(width, width))
 
-    def forward(self, maps: Sequence[Float[Tensor, "B _c _h _w"]]) -> list[Float[Tensor, "B 256 _h _w"]]:
+    def forward(self, maps: Sequence[Float[Tensor, "B _c _h _w"]]) -> list[Float[Tensor, "B _C _h _w"]]:
         """The levels up to P7 of the backbone's maps, finest first."""
         return list(self.fpn({f"c{i}": x for i, x in enumerate(maps)}).values())
 

@@ -10,12 +10,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from geodetect.anchors import AnchorSpec
-from geodetect.errors import ArgumentError
-from geodetect.metadata import Architecture
+from geodetect.errors import ArgumentError, check_whole
+from geodetect.metadata import Architecture, known_norm
 from geodetect.network import backbones
 from geodetect.network.anchors import anchors, level_sizes
 from geodetect.network.heads import box_head, class_head
-from geodetect.network.pyramid import CHANNELS, Pyramid
+from geodetect.network.pyramid import Pyramid
 
 _COARSEST = 32  # pixels; stride of a backbone's last map
 
@@ -29,7 +29,9 @@ class Network(nn.Module):
         n_bands: bands of the pictures.
         spec: shapes of the anchors.
         weights: "imagenet" for the backbone, or None.
-        head_norm: whether the heads have group norm, which the paper's have not.
+        head_norm: "batch" or "group" norm in the heads, or None, as in the paper.
+        width: channels of the pyramid and of the heads.
+        depth: convolutions of a head before its last.
 
     Raises:
         ArgumentError: if a value is not possible.
@@ -43,7 +45,9 @@ class Network(nn.Module):
         n_bands: int = 3,
         spec: AnchorSpec | None = None,
         weights: str | None = "imagenet",
-        head_norm: bool = False,
+        head_norm: str | bool | None = None,
+        width: int = Architecture.width,
+        depth: int = Architecture.depth,
     ) -> None:
         super().__init__()
         self.spec = spec or AnchorSpec()
@@ -51,12 +55,16 @@ class Network(nn.Module):
             raise ArgumentError(f"a network needs at least 1 class; got n_classes={n_classes}")
         self.backbone_name, self.n_classes, self.n_bands = backbone, n_classes, n_bands
         self.norm_eps: float | None = None
-        self.head_norm = head_norm
+        self.head_norm = known_norm(head_norm)
+        self.width, self.depth = check_whole("width", width), check_whole("depth", depth)
         strides = [stride for stride in self.spec.strides if stride <= _COARSEST]
         self.backbone = backbones.build(backbone, n_bands, weights, strides=strides)
-        self.pyramid = Pyramid(self.backbone.channels)
-        self.class_head = class_head(CHANNELS, self.spec.per_cell, n_classes, norm=head_norm)
-        self.box_head = box_head(CHANNELS, self.spec.per_cell, norm=head_norm)
+        self.pyramid = Pyramid(self.backbone.channels, width)
+        n_levels = self.spec.levels[1] - self.spec.levels[0] + 1
+        self.class_head = class_head(
+            width, self.spec.per_cell, n_classes, n_levels=n_levels, depth=depth, norm=self.head_norm
+        )
+        self.box_head = box_head(width, self.spec.per_cell, n_levels=n_levels, depth=depth, norm=self.head_norm)
         self._anchors: dict[tuple[tuple[int, int], torch.device], Tensor] = {}
 
     def forward(self, pictures: Float[Tensor, "B C H W"]) -> tuple[Float[Tensor, "B A K"], Float[Tensor, "B A 4"]]:
@@ -71,7 +79,9 @@ class Network(nn.Module):
     @property
     def architecture(self) -> Architecture:
         """What the network is built of."""
-        return Architecture(self.backbone_name, self.spec, self.norm_eps, self.head_norm)
+        return Architecture(
+            self.backbone_name, self.spec, self.norm_eps, self.head_norm, width=self.width, depth=self.depth
+        )
 
     @property
     def device(self) -> torch.device:
@@ -91,7 +101,7 @@ class Network(nn.Module):
         return level_sizes(self.spec, shape)
 
     def set_norm_eps(self, eps: float | None) -> None:
-        """Make every batch norm add `eps` to variances; None leaves them as they are.
+        """Make every batch norm of the backbone add `eps` to variances; None leaves them as they are.
 
         Weights fit the value they were trained with: torchvision's published RetinaNet used 0. Norms that add
         nothing are frozen, as they were there: a map that is the same all over a batch has no variance to divide by.
@@ -110,5 +120,10 @@ class Network(nn.Module):
         for norm in self._norms():
             norm.requires_grad_(norm.eps > 0 and not frozen)
 
+    def fix_head_norms(self) -> None:
+        """Keep the statistics of the heads' batch norms as they are, until the network is next set to train."""
+        for head in (self.class_head, self.box_head):
+            head.norms.eval()
+
     def _norms(self) -> list[nn.BatchNorm2d]:
-        return [layer for layer in self.modules() if isinstance(layer, nn.BatchNorm2d)]
+        return [layer for layer in self.backbone.modules() if isinstance(layer, nn.BatchNorm2d)]

@@ -4,7 +4,10 @@ Torchvision steps as it comes: float32, a list of chips, its matching and its lo
 with freed memory kept, as in `fit`. All are given the same pixels and boxes, start from the same weights, train all of
 them and end with the same optimizer. Each takes a few steps in a row, of which the first does not count.
 
+With --heads ours alone are timed, in float32, with pyramids and heads of these widths and depths, and batch norm.
+
 python tests/benchmarks/step.py [--backbone resnet50] [--side 512] [--batch-size 4] [--boxes 200] [--device cpu]
+python tests/benchmarks/step.py --heads 256x4 128x2 96x2 64x2 --side 256
 """
 
 from __future__ import annotations
@@ -93,6 +96,18 @@ def batch_of(size: int, side: int, n_boxes: int, device: str) -> Batch:
     return pixels.to(device), boxes.to(device), torch.randint(0, N_CLASSES, (size, n_boxes)).to(device)
 
 
+def of_sizes(backbone: str, heads: list[str], device: str) -> dict[str, Callable[[Batch], dict[str, float]]]:
+    """Steps of ours in float32, with heads of several widths and depths."""
+    steps: dict[str, Callable[[Batch], dict[str, float]]] = {}
+    for size in heads:
+        width, depth = map(int, size.split("x"))
+        network = Network(backbone, n_classes=N_CLASSES, weights=None, head_norm="batch", width=width, depth=depth).to(
+            device, memory_format=torch.channels_last
+        )
+        steps[size] = partial(step_ours, network.train(), optimizer(network), torch.float32)
+    return steps
+
+
 def contestants(backbone: str, side: int, device: str) -> dict[str, Callable[[Batch], dict[str, float]]]:
     """What is timed, each with a network and an optimizer of its own."""
     torchvisions = theirs(backbone, side).to(device).train()
@@ -122,23 +137,30 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4, help="of each in a round")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--heads", nargs="+", help="sizes of heads to compare instead, such as 256x4 96x2")
     choices = parser.parse_args(argv)
     torch.manual_seed(0)
     batch = batch_of(choices.batch_size, choices.side, choices.boxes, choices.device)
-    steps = contestants(choices.backbone, choices.side, choices.device)
+    if choices.heads:
+        steps = of_sizes(choices.backbone, choices.heads, choices.device)
+    else:
+        steps = contestants(choices.backbone, choices.side, choices.device)
+    first = next(iter(steps))
     taken: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
     for _ in range(choices.rounds):
         for name, step in steps.items():
             with nullcontext() if name == REFERENCE else memory.kept():
                 taken[name] += [step(batch) for _ in range(choices.steps)][1:]
     medians = {name: statistics.median(t["step"] for t in times) for name, times in taken.items()}
-    reference = medians[REFERENCE]
+    reference = medians[first]
     sys.stdout.write(f"{choices}, {torch.get_num_threads()} threads\n")
     for name, times in taken.items():
         shares = [t["loss"] / t["step"] for t in times if "loss" in t]
         told = f", matching and losses {statistics.median(shares):.1%}" if shares else ""
         seconds = medians[name] / choices.batch_size
-        sys.stdout.write(f"{name}: {seconds:.3f} s an image, {reference / medians[name]:.2f} x torchvision{told}\n")
+        sys.stdout.write(
+            f"{name}: {seconds:.3f} s an image, {reference / medians[name]:.2f} x as fast as {first}{told}\n"
+        )
 
 
 if __name__ == "__main__":
