@@ -1,10 +1,11 @@
 """Figures of the package's own structure: lines, modules, helpers, parameters, and how far one call reaches.
 
-    python tests/benchmarks/house.py [--package FOLDER]
+    python tests/benchmarks/house.py [--package FOLDER] [--room NAME]
 
 Everything is read from the source as text; nothing is imported. `reach` follows names: a call of a function or class of
 the package, a method of `self`, and a method whose name only one class of the package has. It is a lower
-bound of what runs, and the same bound before and after a change.
+bound of what runs, and the same bound before and after a change. `--room` lists what there is to look at in one room:
+private functions that are used once, long bodies, and functions with many parameters.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ FRONT = {
     "fit": "learner.retinanet.RetinaNet.fit",
     "prepare_data": "chips.prepare.prepare_data",
 }
-MOST_PARAMETERS, LARGEST_TUPLE = 6, 2
+MOST_PARAMETERS, LARGEST_TUPLE, LONG_BODY = 6, 2, 30
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -162,6 +163,24 @@ def returns_tuple(function: Function) -> bool:
     return len(values) > LARGEST_TUPLE and not open_ended and not numbers  # bounds (x1, y1, x2, y2) have a usual order
 
 
+def used_once(module: Module, name: str) -> bool:
+    """Return whether the name of a private function stands in one more place than its definition."""
+    return len(re.findall(rf"\b{name}\b", module.text)) == 2
+
+
+def room(package: Path, name: str) -> Iterator[str]:
+    """Yield a line for each function of a room that somebody should look at."""
+    for module in modules_of(package).values():
+        if module.name != name and not module.name.startswith(f"{name}."):
+            continue
+        for function, node in module.functions.items():
+            lines, parameters = body_lines(node), n_parameters(node)
+            single = re.fullmatch(r"_[a-z]\w*", function) and used_once(module, function)
+            if single or lines > LONG_BODY or parameters > MOST_PARAMETERS or returns_tuple(node):
+                once = "used once, " if single else ""
+                yield f"{module.name}.{function}: {once}{lines} lines, {parameters} parameters"
+
+
 def figures(package: Path) -> dict[str, object]:
     """Return the figures by name."""
     modules = modules_of(package)
@@ -169,7 +188,7 @@ def figures(package: Path) -> dict[str, object]:
     private = [
         (module, name) for module in modules.values() for name in module.functions if re.fullmatch(r"_[a-z]\w*", name)
     ]
-    once = [name for module, name in private if len(re.findall(rf"\b{name}\b", module.text)) == 2]
+    once = [name for module, name in private if used_once(module, name)]
     passed_on = sum(
         1
         for module in modules.values()
@@ -205,7 +224,12 @@ def main(argv: list[str]) -> None:
     """Write one figure a line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--package", type=Path, default=PACKAGE, help="folder of the package")
-    for name, value in figures(parser.parse_args(argv).package).items():
+    parser.add_argument("--room", help="list what to look at in this room, for instance raster")
+    arguments = parser.parse_args(argv)
+    if arguments.room is not None:
+        sys.stdout.writelines(f"{line}\n" for line in room(arguments.package, arguments.room))
+        return
+    for name, value in figures(arguments.package).items():
         sys.stdout.write(f"{name:44} {value}\n")
 
 
