@@ -28,6 +28,7 @@ from geodetect.chips.cut import MIN_SIDE, Cutting, Fate, cut, in_no_chip, plan_c
 from geodetect.chips.formats import FORMATS, read_folder
 from geodetect.chips.loaders import loaders
 from geodetect.chips.pictures import PictureReader
+from geodetect.chips.prepare import choose_batch_size
 from geodetect.errors import ArgumentError, GeodetectError, LabelsError, OutputError, RasterError
 from geodetect.grid import Grid, Tiling, Window
 from tests.fakes import (
@@ -225,6 +226,18 @@ def test_an_area_keeps_chips_inside_and_blanks_the_rest(upright: PaintedScene) -
     west = shapely.box(*upright.grid.to_map(np.array([[0.0, 0.0], [120.0, 160.0]])).ravel())
     data = gd.prepare_data(upright.path, labels=_labels(upright), chip_size=40, aoi=west)
     assert all(plan.window.x + plan.window.width <= 120 for plan in data.plans)
+
+
+@pytest.mark.parametrize(("n_chips", "size"), [(1, 2), (40, 2), (59, 2), (60, 3), (159, 7), (160, 8), (9_999, 8)])
+def test_a_batch_is_as_large_as_leaves_twenty_in_an_epoch(n_chips: int, size: int) -> None:
+    assert choose_batch_size(n_chips) == size
+
+
+def test_the_batch_is_chosen_by_the_chips_to_train_on(upright: PaintedScene) -> None:
+    options = {"labels": _labels(upright), "chip_size": 40, "overlap": 20, "negatives": 9}
+    data = gd.prepare_data(upright.path, **options)
+    assert data.batch_size == choose_batch_size(len(data.train))
+    assert gd.prepare_data(upright.path, **options, batch_size=5).batch_size == 5
 
 
 def test_a_picture_of_the_batch(upright: PaintedScene) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fastai.callback.core import Callback, CancelFitException
 from geopandas.testing import assert_geodataframe_equal
 
 import geodetect as gd
 from geodetect.boxes import iou
 from geodetect.errors import ArgumentError, GeodetectError, ModelError, OutputError, TrainingError
 from geodetect.learner.thresholds import suppressed
+from geodetect.learner.training import choose_epochs
 from tests.fakes import PaintedScene
 
 SMALL = {"backbone": "resnet18", "weights": None, "scales": "auto"}
@@ -57,6 +60,37 @@ def test_training_keeps_the_best_epoch_and_sets_the_operating_point(trained: gd.
     assert float(trained.learner.validate()[0]) == pytest.approx(best, rel=1e-3)
     assert set(trained.detector.min_score) == {"blue", "red"}
     assert trained.detector.summary["epochs"] == 8
+
+
+class OneEpoch(Callback):  # type: ignore[misc]
+    """Ends training after its first epoch."""
+
+    def before_epoch(self) -> None:
+        if self.epoch:
+            raise CancelFitException
+
+
+def test_few_chips_get_steps_enough_unless_the_epochs_are_given(
+    data: gd.DetectionData, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = gd.RetinaNet(data, **SMALL)
+    model.fit(callbacks=[OneEpoch()])
+    told = capsys.readouterr().out
+    n_batches = len(data.train) // data.batch_size
+    epochs = -(-500 // n_batches)
+    assert f"{epochs} epochs of {n_batches} batches of {data.batch_size} chips: {epochs * n_batches} steps" in told
+    assert re.search(r"about [1-9]\d* min to go", told)
+    model.fit(2, callbacks=[OneEpoch()])
+    assert "steps" not in capsys.readouterr().out
+    model.fit(callbacks=[OneEpoch()], progress=False)
+    assert capsys.readouterr().out == ""
+
+
+def test_many_chips_get_ten_epochs(data: gd.DetectionData) -> None:
+    many = replace(data, train=gd.chips.Chips(data.train.plans * 100))
+    learner = gd.RetinaNet(many, **SMALL).learner
+    assert len(learner.dls.train) > 50
+    assert choose_epochs(learner) == 10
 
 
 def test_the_same_seed_gives_the_same_losses(data: gd.DetectionData) -> None:

@@ -26,6 +26,8 @@ from geodetect.stretch import Sample, Stretch
 from geodetect.vector.opening import Area, Vectors
 
 _WORKER_BYTES = 200_000_000  # of a process with torch and what it has read
+_SMALLEST_BATCH, _LARGEST_BATCH = 2, 8
+_FEWEST_BATCHES = 20  # an epoch
 _SAMPLE = 64  # chips that the stretch is measured on
 
 
@@ -48,7 +50,7 @@ def prepare_data(
     valid_path: str | Path | None = None,
     val_split_pct: float = 0.2,
     split: str = "blocks",
-    batch_size: int = 8,
+    batch_size: int | None = None,
     transforms: bool = True,
     num_workers: int | None = None,
     sampler: str | None = None,
@@ -90,7 +92,8 @@ def prepare_data(
             part to train on is trained on, and what is to test with is in `left_out`.
         val_split_pct: share of the chips that validates, above 0 and below 1.
         split: "blocks" holds out blocks of ground, "random" single chips, whatever ground they share.
-        batch_size: chips in a batch.
+        batch_size: chips in a batch; None is 8, or fewer (at least 2) where an epoch would have fewer than
+            20 batches.
         transforms: change training batches at random (symmetries, zoom, light).
         num_workers: processes that read chips; None chooses. Where they are started anew (Windows, macOS, Python 3.14)
             a script needs `if __name__ == "__main__":`.
@@ -122,7 +125,7 @@ def prepare_data(
         _refuse(of_labels, "a folder of labelled chips, only to labels=")
         found = from_folder(source, cutting, dataset_type=dataset_type, class_mapping=class_mapping)
     held, spared, report = found.held, list(found.left_out), found.report
-    _check_batch(batch_size, found.chip_size, len(found.bands))
+    _check_batch(batch_size or 1, found.chip_size, len(found.bands))
     if valid_path is not None:
         if held is not None:
             spared += _renumbered(held, found)
@@ -155,7 +158,7 @@ def prepare_data(
         bands=found.bands,
         stretch=_measured(train, seed),
         dtype=found.dtype,
-        batch_size=batch_size,
+        batch_size=batch_size or choose_batch_size(len(train)),
         transforms=transforms,
         num_workers=num_workers,
         seed=seed,
@@ -164,11 +167,17 @@ def prepare_data(
     )
 
 
-def _check(split: str, batch_size: int, num_workers: int | None, sampler: str | None) -> None:
+def choose_batch_size(n_chips: int) -> int:
+    """Return the largest batch of 2 to 8 chips with which an epoch has at least 20 batches, if any has."""
+    return max(_SMALLEST_BATCH, min(_LARGEST_BATCH, n_chips // _FEWEST_BATCHES))
+
+
+def _check(split: str, batch_size: int | None, num_workers: int | None, sampler: str | None) -> None:
     if split not in ("blocks", "random"):
         raise ArgumentError(f'split must be "blocks" or "random"; got {split!r}')
-    check_whole("batch_size", batch_size)
-    _check_batch(batch_size, 1, 1)  # before any work; more is known later
+    if batch_size is not None:
+        check_whole("batch_size", batch_size)
+        _check_batch(batch_size, 1, 1)  # before any work; more is known later
     if num_workers is not None:
         check_whole("num_workers", num_workers, 0)
     memory.check_fits(_WORKER_BYTES * (num_workers or 0), f"num_workers={num_workers}", "make num_workers smaller")

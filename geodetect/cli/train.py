@@ -51,7 +51,7 @@ _SUFFIX = ".safetensors"
     default="blocks",
     help="Hold out blocks of ground, or single chips.",
 )
-@click.option("--batch-size", type=int, default=8, help="Chips in a batch (a count).")
+@click.option("--batch-size", type=int, show_default="8, fewer for few chips", help="Chips in a batch (a count).")
 @click.option("--transforms/--no-transforms", default=True, help="Change training chips at random.")
 @click.option("--num-workers", type=int, show_default="chosen", help="Processes that read chips (a count).")
 @click.option("--sampler", type=click.Choice(["balanced"]), help="Show chips with rare classes more often.")
@@ -107,7 +107,12 @@ _SUFFIX = ".safetensors"
 @click.option("--focal-gamma", type=float, default=2.0, help="Discount of easy anchors in the focal loss, an exponent.")
 @click.option("--giou/--no-giou", default=False, help="Generalised IoU as box loss; the paper has smooth L1.")
 @options.device
-@click.option("--epochs", type=int, default=10, help="How often every training chip is seen (a count).")
+@click.option(
+    "--epochs",
+    type=int,
+    show_default="10, more for few chips",
+    help="How often every training chip is seen (a count).",
+)
 @click.option(
     "--lr", type=float, show_default="0.0005", help="Peak learning rate, above 0; a tenth for an ImageNet backbone."
 )

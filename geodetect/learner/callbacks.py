@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -57,6 +58,29 @@ class FixHeadNorms(Callback):  # type: ignore[misc]
         n_steps = len(self.dls.train)
         if self.training and 2 * (self.epoch * n_steps + self.iter) >= self.n_epoch * n_steps:
             self.model.fix_head_norms()
+
+
+class ChosenLength(Callback):  # type: ignore[misc]
+    """Says how long a training will be whose length was chosen, and, after its first epoch, in minutes.
+
+    Args:
+        write: takes a line of text.
+    """
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self.write = write
+
+    def before_fit(self) -> None:
+        """Name the numbers that were chosen."""
+        n_steps, epochs = len(self.dls.train), self.n_epoch
+        self.write(f"{epochs} epochs of {n_steps} batches of {self.dls.train.bs} chips: {epochs * n_steps:,} steps")
+        self._start, self._first = time.perf_counter(), self.learn.first_epoch
+
+    def after_epoch(self) -> None:
+        """Tell the time that the other epochs will take, from that of the first."""
+        if self.epoch == self._first:
+            minutes = (time.perf_counter() - self._start) * (self.n_epoch - self.epoch - 1) / 60
+            self.write(f"about {max(1, round(minutes))} min to go")
 
 
 class StopOnNan(Callback):  # type: ignore[misc]

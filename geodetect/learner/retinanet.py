@@ -19,6 +19,7 @@ from geodetect.errors import OutputError, TrainingError, warn
 from geodetect.export import export
 from geodetect.facts import html_table
 from geodetect.learner import build, mistakes, outcome, results, thresholds, training
+from geodetect.learner.callbacks import ChosenLength
 from geodetect.learner.checkpoints import State
 from geodetect.learner.interrupts import held_back
 from geodetect.learner.weights import adapt, fill, is_saved_detector, refuse_others
@@ -205,7 +206,7 @@ class RetinaNet:
 
     def fit(
         self,
-        epochs: int = 10,
+        epochs: int | None = None,
         lr: float | slice | None = None,
         *,
         one_cycle: bool = True,
@@ -225,7 +226,8 @@ class RetinaNet:
         group that `torch.distributed` set up, all processes train one network.
 
         Args:
-            epochs: how often every training chip is seen, those of a resumed training included; at least 1.
+            epochs: how often every training chip is seen, those of a resumed training included; at least 1. None is 10,
+                or as many as make 500 steps where chips are few; the number is shown, and the time after the first.
             lr: peak learning rate; None is what `lr_find` gave, else 5e-4. A backbone with ImageNet weights takes
                 a tenth of it; slice(low, high) is low for the backbone and high for the heads.
             one_cycle: let the rate rise and fall once, and fix the statistics of the heads' batch norms halfway; else
@@ -264,7 +266,9 @@ class RetinaNet:
         )
         try:
             try:
-                with training.shown(learner, progress=progress):
+                with training.shown(learner, progress=progress) as write:
+                    if epochs is None:
+                        epochs, callbacks = training.choose_epochs(learner), [*callbacks, ChosenLength(write)]
                     training.run(learner, epochs, course, one_cycle=one_cycle, callbacks=callbacks)
             finally:
                 with held_back():

@@ -42,6 +42,8 @@ USUAL_RATE = 5e-4  # AdamW's peak; at 1e-3 some detectors from random weights di
 _MOST_EPOCHS = 100_000
 _WEIGHT_DECAY = 0.05
 _LARGEST_GRADIENT = 1.0  # norm; steadies the early steps, whose few positives give huge ones; see the benchmarks
+_ENOUGH_STEPS = 500  # from which more teach little; see the benchmarks
+_FEWEST_EPOCHS = 10
 _PATIENCE = 5  # epochs without a better value before early stopping
 # A backbone that has learnt from millions of pictures needs smaller steps than layers that begin at random:
 # DETR's ratio, "We train with AdamW setting the initial learning rate to 1e-4 and the backbone's to 1e-5"
@@ -163,7 +165,8 @@ def check(epochs: Any, callbacks: Sequence[Callback]) -> None:
     Raises:
         ArgumentError: if there is no epoch to train, or a callback wants to draw what it cannot.
     """
-    check_whole("epochs", epochs, at_most=_MOST_EPOCHS)
+    if epochs is not None:
+        check_whole("epochs", epochs, at_most=_MOST_EPOCHS)
     for callback in callbacks if isinstance(callbacks, Iterable) else [None]:
         if not isinstance(callback, Callback):
             raise ArgumentError(f"callbacks must be a list of fastai's Callback objects; got {callbacks!r}")
@@ -228,6 +231,11 @@ def begin(
     )
 
 
+def choose_epochs(learner: DetectionLearner) -> int:
+    """Return as many epochs as small data need for enough steps, at least 10."""
+    return max(_FEWEST_EPOCHS, -(-_ENOUGH_STEPS // max(1, len(learner.dls.train))))
+
+
 def run(
     learner: DetectionLearner, epochs: int, course: Checkpoint, *, one_cycle: bool, callbacks: Sequence[Callback]
 ) -> None:
@@ -269,21 +277,22 @@ def find_rate(learner: DetectionLearner) -> RateTest:
 
 
 @contextmanager
-def shown(learner: DetectionLearner, *, progress: bool) -> Iterator[None]:
-    """The learner with a bar and a table of epochs; in a file or a pipe, lines; without `progress`, nothing.
+def shown(learner: DetectionLearner, *, progress: bool) -> Iterator[Callable[[str], object]]:
+    """Show a bar and a table of epochs; in a file or a pipe, lines; without `progress`, nothing.
 
-    Of several processes only the first shows anything.
+    Of several processes only the first shows anything. Yields a function that writes a line of text, if any are shown.
     """
     progress = progress and distributed.rank() == 0
+    write = _write_text if progress else noop
     try:
         if progress and (IN_NOTEBOOK or sys.stdout.isatty()):
-            yield
+            yield write
             return
         with learner.no_bar():
             learner.logger = _write_line if progress else noop
             if progress:
                 _write_line(["epoch", "train_loss", "valid_loss", *(metric.name for metric in learner.metrics), "time"])
-            yield
+            yield write
     finally:
         learner.logger = print
 
@@ -291,7 +300,11 @@ def shown(learner: DetectionLearner, *, progress: bool) -> Iterator[None]:
 def _write_line(values: Iterable[Any]) -> None:
     """One epoch, in columns."""
     row = [f"{value:.4f}" if isinstance(value, float) else str(value) for value in values]
-    sys.stdout.write("".join(f"{text:>12}" for text in row) + "\n")
+    _write_text("".join(f"{text:>12}" for text in row))
+
+
+def _write_text(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 
