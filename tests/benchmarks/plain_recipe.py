@@ -1,12 +1,14 @@
 """Our default recipe against a plain torchvision one, at equal time, on every place that `places.py` knows.
 
-    python tests/benchmarks/plain_recipe.py [--places banepa trees ...] [--seconds 240] [--seeds 42 43 44]
+    python tests/benchmarks/plain_recipe.py [--places banepa ...] [--seconds 240] [--seeds 42 43 44]
+        [--backbone resnet18] [--weights imagenet] [--recipes ours small plain]
 
-Both train a RetinaNet-ResNet18 from random weights on the same training chips for the same time. Ours is
-`RetinaNet(data, backbone="resnet18", weights=None, scales="auto").fit(epochs)` and nothing else, with as many epochs as
-fit into the time. The plain one has torchvision's own matching, loss and float32; AdamW, one cycle to 1e-3 over as many
-steps as fit into the time, batches of 8, flips and transposes, and anchors from 16 px. Pixels are standardised alike.
-Average precision at IoU 0.5 is that of the chips that neither has seen, by the same code.
+All train a RetinaNet from the same weights, random ones unless --weights says imagenet, on the same training chips for
+the same time. Ours is `RetinaNet(data, backbone=..., weights=..., scales="auto").fit(epochs)` and nothing else, with as
+many epochs as fit into the time; the small one has `size="small"`, and its backbone is that of ours. The plain one has
+torchvision's own matching, loss and float32; AdamW, one cycle to 1e-3 over as many steps as fit into the time, batches
+of 8, flips and transposes, and anchors from 16 px. Pixels are standardised alike. Average precision at IoU 0.5 is that
+of the chips that neither has seen, by the same code.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +27,7 @@ from places import PLACES, Place
 from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 import geodetect as gd
@@ -32,17 +36,24 @@ from geodetect.chips.augment import random_symmetry
 from geodetect.chips.loaders import RememberedChips, collate
 from geodetect.learner.callbacks import chip_ap
 from geodetect.learner.results import detect_chips
+from geodetect.network import backbones
 
-BACKBONE = "resnet18"
 BATCH, RATE, SMALLEST = 8, 1e-3, 16  # of the plain recipe
 TRIAL = 4  # steps that tell how many fit into the time
 
 Example = tuple[Tensor, list[dict[str, Tensor]]]
 
 
-def ours(place: Place, seconds: float, seed: int) -> list[Boxes]:
+class Start(NamedTuple):
+    """What a training starts from, in the words of `RetinaNet`."""
+
+    backbone: str
+    weights: str | None
+
+
+def ours(place: Place, seconds: float, seed: int, start_from: Start, size: str | None = None) -> list[Boxes]:
     """What our default recipe finds on the chips that are scored."""
-    options = {"backbone": BACKBONE, "weights": None, "scales": "auto", "seed": seed}
+    options = {**start_from._asdict(), "scales": "auto", "size": size, "seed": seed}
     trial = gd.RetinaNet(place.data, **options)
     trial.fit(1, progress=False)  # reads the chips, and gets everything ready
     start = time.perf_counter()
@@ -53,29 +64,36 @@ def ours(place: Place, seconds: float, seed: int) -> list[Boxes]:
     return detect_chips(model.detector, place.test)[0]
 
 
-def plain(place: Place, seconds: float, seed: int) -> list[Boxes]:
+def plain(place: Place, seconds: float, seed: int, start_from: Start) -> list[Boxes]:
     """What the plain recipe finds on them."""
     torch.manual_seed(seed)
-    coming, model = examples(place, seed), network(place)
+    coming, model = examples(place, seed), network(place, start_from)
     steps = trained(model, coming, TRIAL, TRIAL)
     torch.manual_seed(seed)
-    model = network(place)
+    model = network(place, start_from)
     trained(model, coming, max(1, int(seconds / min(steps[1:]))), None)
-    return found(model.eval(), place)
+    return detect(model.eval(), place)
 
 
-def network(place: Place) -> RetinaNet:
+class WithPyramid(nn.Module):
+    """A backbone with torchvision's feature pyramid, as torchvision's RetinaNet takes it."""
+
+    out_channels = 256
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.fpn = FeaturePyramidNetwork(backbone.channels, self.out_channels, LastLevelP6P7(256, 256))
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """P3 to P7 of the images."""
+        return self.fpn({str(number): x for number, x in enumerate(self.backbone(images))})
+
+
+def network(place: Place, start_from: Start) -> RetinaNet:
     """Torchvision's RetinaNet for the place's classes and bands, with nine anchors a cell from 16 px on."""
-    body = resnet_fpn_backbone(
-        backbone_name=BACKBONE,
-        weights=None,
-        norm_layer=nn.BatchNorm2d,
-        trainable_layers=5,
-        returned_layers=[2, 3, 4],
-        extra_blocks=LastLevelP6P7(256, 256),
-    )
     n_bands, side = len(place.data.bands), place.data.chip_size
-    body.body.conv1 = nn.Conv2d(n_bands, 64, 7, stride=2, padding=3, bias=False)
+    body = WithPyramid(backbones.build(start_from.backbone, n_bands, start_from.weights))
     sizes = tuple(tuple(int(SMALLEST * 2**level * 2 ** (k / 3)) for k in range(3)) for level in range(5))
     return RetinaNet(
         body,
@@ -127,7 +145,7 @@ def trained(model: RetinaNet, coming: Iterator[Example], n_steps: int, most: int
 
 
 @torch.inference_mode()
-def found(model: RetinaNet, place: Place) -> list[Boxes]:
+def detect(model: RetinaNet, place: Place) -> list[Boxes]:
     """Detections on each chip that is scored."""
     boxes = []
     for chip in place.test:
@@ -137,21 +155,29 @@ def found(model: RetinaNet, place: Place) -> list[Boxes]:
     return boxes
 
 
+RECIPES = {"ours": ours, "small": partial(ours, size="small"), "plain": plain}
+
+
 def main(argv: list[str]) -> None:
     """Train both for each place and seed, and write a line for each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--places", nargs="+", choices=list(PLACES), default=list(PLACES))
     parser.add_argument("--seconds", type=float, default=240)
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
+    parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--weights", choices=["imagenet"], help="of the backbone; random ones by default")
+    parser.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=["ours", "plain"])
     choices = parser.parse_args(argv)
+    start_from = Start(choices.backbone, choices.weights)
     for name in choices.places:
         for seed in choices.seeds:
             place = PLACES[name](seed)
             truth, told = [chip.boxes for chip in place.test], []
-            for recipe in (ours, plain):
+            for recipe in choices.recipes:
                 start = time.perf_counter()
-                scores = chip_ap(recipe(place, choices.seconds, seed), truth, len(place.data.classes))
-                told.append(f"{recipe.__name__} {np.nanmean(scores):.3f} ({time.perf_counter() - start:.0f} s)")
+                found = RECIPES[recipe](place, choices.seconds, seed, start_from)
+                scores = chip_ap(found, truth, len(place.data.classes))
+                told.append(f"{recipe} {np.nanmean(scores):.3f} ({time.perf_counter() - start:.0f} s)")
             n_objects = sum(len(boxes) for boxes in truth)
             sys.stdout.write(f"{name}, seed {seed}, {n_objects} objects: AP50 {', '.join(told)}\n")
             sys.stdout.flush()
