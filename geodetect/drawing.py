@@ -22,10 +22,9 @@ from geodetect import memory, plots
 from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced, is_whole
 from geodetect.grid import Grid, Tiling, Window
 from geodetect.raster import RasterReader
-from geodetect.vector.classes import class_names
-from geodetect.vector.labels import read_area
-from geodetect.vector.opening import Area, Features, Vectors, open_features
-from geodetect.vector.placing import pixel_parts
+from geodetect.vector.areas import read_area
+from geodetect.vector.features import Features
+from geodetect.vector.opening import Area, Vectors, open_features
 from geodetect.windows import Windows
 
 _LONGER_SIDE = 1_600  # pixels of the picture; more is not seen on a screen
@@ -241,7 +240,7 @@ def _marks(features: Features, own: Grid, grid: Grid, label_field: str | None, c
     Raises:
         LabelsError: if they are neither polygons nor points, or none lies on the raster.
     """
-    parts, source = pixel_parts(features, grid)
+    parts, source = features.to_pixels(grid)
     kinds = shapely.get_type_id(parts)
     points = kinds == shapely.GeometryType.POINT
     if not (points | (kinds == shapely.GeometryType.POLYGON)).all():
@@ -260,7 +259,7 @@ def _marks(features: Features, own: Grid, grid: Grid, label_field: str | None, c
         names = frame["outcome"].map(_OUTCOMES).to_numpy(object)
         colours = {_OUTCOMES[key]: colour for key, colour in plots.OUTCOMES.items()}
     else:
-        names = np.array([name or _NO_CLASS for name in class_names(features, label_field)], object)
+        names = np.array([name or _NO_CLASS for name in features.class_names(label_field)], object)
         colours = plots.class_colours([*(classes or ()), *sorted(set(names))])
     scores = pd.to_numeric(frame["score"], errors="coerce") if "score" in frame.columns else np.full(len(frame), np.nan)
     return _Marks(

@@ -18,7 +18,7 @@ from geodetect.accuracy.inputs import ALL
 from geodetect.accuracy.result import Accuracy
 from geodetect.boxes import Boxes, Pairs, area, overlapping
 from geodetect.metrics import average_precision, best_score, match_pairs, precision_recall
-from geodetect.vector.objects import mended
+from geodetect.vector.geometry import mend
 
 _ROUNDED = 1 - 1e-9  # equal areas, computed in two ways
 _NO_OBJECT, _NO_DETECTION = "no object", "no detection"  # where false detections and missed objects are counted
@@ -58,7 +58,7 @@ def _overlaps(found: GeoDataFrame, truth: GeoDataFrame, match_iou: float, polygo
     able = found["group"].to_numpy()[i] == truth["group"].to_numpy()[j]
     if not polygons:
         return Pairs(i[able], j[able], iou[able])
-    a = mended(a)
+    a = mend(a)
     areas = np.nan_to_num(shapely.area(a))[i] + shapely.area(b)[j]
     # Polygons share no more than their envelopes do; most pairs are too far apart by that alone.
     shared = iou / (1 + iou) * (area(boxes)[i] + area(true_boxes)[j])

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from geodetect.accuracy import inputs
 from geodetect.accuracy.comparison import compared
+from geodetect.accuracy.inputs import (
+    drop_duplicates,
+    find_target,
+    frame_detections,
+    frame_labels,
+    group_by_class,
+    keep_searched,
+    read_inside,
+    warn_of_apart,
+    warn_of_rotated,
+)
 from geodetect.accuracy.result import Accuracy
-from geodetect.errors import ArgumentError, is_number, warn
+from geodetect.errors import ArgumentError, warn
 from geodetect.metrics import check_match_iou
+from geodetect.vector.datum import warn_of_datum
+from geodetect.vector.labels import Labels
 from geodetect.vector.opening import Area, Vectors, open_features
 from geodetect.vector.searched import searched_ground
 
@@ -52,29 +64,22 @@ def compute_accuracy(
             is named `all`, like the row of all classes.
         NotGeoreferenced: if only one of the two has a CRS.
     """
-    _check(match_iou, shape, point_radius_m)
-    ours, theirs = open_features(detections, "detections"), open_features(labels, "labels", layer)
-    crs = inputs.common_crs(ours, theirs)
-    inside = None if aoi is None else inputs.area_of_interest(aoi, crs, ours)
-    longitude = inputs.longitude_of(ours, crs)
-    found = inputs.detected(ours, crs, inside, longitude)
-    truth = inputs.true_objects(theirs, crs, inside, longitude, label_field=label_field, point_radius_m=point_radius_m)
-    if aoi is None and (ground := searched_ground(detections)) is not None:
-        truth = inputs.on_searched(truth, ground, ours.name)
-    if inside is not None and len(found) == len(truth) == 0 < len(ours.frame) + len(theirs.frame):
-        warn("neither detections nor labels lie inside the aoi")
-    inputs.warn_of_apart(found, truth)
-    inputs.warn_of_datum(theirs, crs, ours)
-    if shape == "box":
-        inputs.warn_of_rotated(found)
-    found, truth, classes = inputs.one_naming(found, truth, by_class)
-    truth = inputs.once(truth, theirs.name)
-    return compared(found, truth, classes, match_iou=match_iou, polygons=shape == "polygon")
-
-
-def _check(match_iou: float, shape: str, point_radius_m: float | None) -> None:
     check_match_iou(match_iou)
     if shape not in ("box", "polygon"):
         raise ArgumentError(f"shape must be 'box' or 'polygon'; got {shape!r}")
-    if point_radius_m is not None and not (is_number(point_radius_m) and point_radius_m > 0):
-        raise ArgumentError(f"point_radius_m must be above 0 (metres on the ground); got {point_radius_m!r}")
+    given = Labels(labels, label_field, layer, point_radius_m)
+    features = open_features(detections, "detections")
+    target = find_target(features, given.features)
+    inside = None if aoi is None else read_inside(aoi, target)
+    found, truth = frame_detections(features, target, inside), frame_labels(given, target, inside)
+    if aoi is None and (ground := searched_ground(detections)) is not None:
+        truth = keep_searched(truth, ground, features.name)
+    if inside is not None and len(found) == len(truth) == 0 < len(features.frame) + len(given.features.frame):
+        warn("neither detections nor labels lie inside the aoi")
+    warn_of_apart(found, truth)
+    warn_of_datum(given.features, target)
+    if shape == "box":
+        warn_of_rotated(found)
+    found, truth, classes = group_by_class(found, truth, by_class)
+    truth = drop_duplicates(truth, given.features.name)
+    return compared(found, truth, classes, match_iou=match_iou, polygons=shape == "polygon")

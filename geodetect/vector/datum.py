@@ -1,6 +1,6 @@
-"""How far PROJ's way from one datum to another may be off, and what would bring it closer.
+"""Accuracy of PROJ's transformations between datums, and what would improve it.
 
-PROJ comes without the grids that the best datum shifts need, and takes the next best one without a word:
+PROJ comes without the grids that the best datum shifts need, and uses the next best one without a warning:
 https://proj.org/en/stable/resource_files.html
 """
 
@@ -18,6 +18,7 @@ from pyproj.exceptions import ProjError
 from pyproj.transformer import AreaOfInterest, TransformerGroup
 
 from geodetect.errors import warn
+from geodetect.vector.features import Features, Target
 
 _MODERN_AXIS_M = 6_378_137  # of GRS 80 and WGS 84, on which datums since the 1980s are built
 # "ENSEMBLEACCURACY[2.0]" in the definition of WGS 84 (https://epsg.io/4326.wkt2): its own realisations, and datums
@@ -40,6 +41,14 @@ class _Shift:
 
     accuracy_m: float
     better: Any
+
+
+def warn_of_datum(features: Features, target: Target) -> None:
+    """Warn where features are shifted to the datum of a target with an error above its tolerance."""
+    if target.centre is None or target.tolerance_m is None:
+        return
+    for crs in dict.fromkeys(each.frame.crs for each in features.by_file):
+        warn_of_shift(features.name, crs, target.crs, target.centre, limit_m=target.tolerance_m, limit=target.tolerance)
 
 
 def warn_of_shift(

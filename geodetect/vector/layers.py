@@ -1,4 +1,4 @@
-"""Which layer of a vector file is read."""
+"""Choice of the layer of a vector file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class VectorFile:
     where: str | None = None
 
 
-def vector_file(source: str | Path, layer: str | int | None = None) -> VectorFile:
+def parse_path(source: str | Path, layer: str | int | None = None) -> VectorFile:
     """Parse a path, or a path with a layer as QGIS writes it: `file.gpkg|layername=roofs|subset="floors" > 1`.
 
     Args:
@@ -65,7 +65,7 @@ def vector_file(source: str | Path, layer: str | int | None = None) -> VectorFil
     return file if layer is None else replace(file, layer=layer)
 
 
-def layer_number(file: VectorFile, name: str) -> tuple[int, str]:
+def find_layer(file: VectorFile, name: str) -> tuple[int, str]:
     """Find the layer to read: the one chosen, else the first that holds features, with a warning if there are more.
 
     Args:
@@ -86,7 +86,7 @@ def layer_number(file: VectorFile, name: str) -> tuple[int, str]:
     names = [str(layer) for layer, _ in layers]
     spatial = [number for number, (_, kind) in enumerate(layers) if kind is not None]
     if file.layer is not None:
-        return _chosen(file.layer, names, spatial, name), ""
+        return _choose(file.layer, names, spatial, name), ""
     # The ground that was searched lies beside what was found there. CSV is said to be without geometry until it is
     # opened with the options that find it.
     usable = [number for number in spatial if names[number] != SEARCHED] or spatial or [0]
@@ -95,7 +95,7 @@ def layer_number(file: VectorFile, name: str) -> tuple[int, str]:
     first, *others = usable
     if not others:
         return first, ""
-    told = _listed([names[number] for number in usable])
+    told = _list_names([names[number] for number in usable])
     warn(
         f"{name} has several layers: {told}; {names[first]} is read, choose one by its name as in "
         f"{name}|layername={names[others[0]]}"
@@ -103,8 +103,8 @@ def layer_number(file: VectorFile, name: str) -> tuple[int, str]:
     return first, f"read layer {names[first]} of {told}"
 
 
-def _chosen(layer: str | int, names: Sequence[str], spatial: Sequence[int], name: str) -> int:
-    """The number of a layer that was asked for by name or number; a name that is a number counts as a name first."""
+def _choose(layer: str | int, names: Sequence[str], spatial: Sequence[int], name: str) -> int:
+    """Return the number of a layer given by name or number; a name that is a number counts as a name first."""
     number = names.index(str(layer)) if isinstance(layer, str) and layer in names else None
     if number is None and str(layer).isdigit():
         if int(layer) < len(names):
@@ -112,24 +112,24 @@ def _chosen(layer: str | int, names: Sequence[str], spatial: Sequence[int], name
         elif str(layer) in names:  # layers may be called 2019 and 2024
             number = names.index(str(layer))
     if number is None:
-        raise LabelsError(f"{name} has no layer {layer!r}; it has {_listed(names)}")
+        raise LabelsError(f"{name} has no layer {layer!r}; it has {_list_names(names)}")
     if spatial and number not in spatial:
         raise LabelsError(
             f"layer {names[number]!r} of {name} has no geometry; choose one that has: "
-            f"{_listed([names[each] for each in spatial])}"
+            f"{_list_names([names[each] for each in spatial])}"
         )
     return number
 
 
 def _holds_features(path: str, number: int) -> bool:
-    """Whether there is a feature in a layer, or may be; drivers may take long to count all of them."""
+    """Return whether a layer may hold a feature; to count them would take some drivers long."""
     try:
         _, ids, _, _ = pyogrio.raw.read(path, layer=number, max_features=1, read_geometry=False, return_fids=True)
-    except RuntimeError:  # of a layer that cannot be read nobody knows
+    except RuntimeError:  # of a layer that cannot be read, this is not known
         return True
     return len(ids) > 0
 
 
-def _listed(names: Sequence[str]) -> str:
+def _list_names(names: Sequence[str]) -> str:
     more = f" and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
     return ", ".join(names[:_TOLD]) + more

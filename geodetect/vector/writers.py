@@ -29,7 +29,7 @@ from pyproj.exceptions import ProjError
 
 from geodetect.errors import OutputError, first_line
 from geodetect.files import through_links
-from geodetect.vector.degrees import cut_at_180
+from geodetect.vector.geometry import cut_at_180
 from geodetect.vector.literal import literal_folder
 from geodetect.vector.outputs import SEARCHED, check_output, layer_name, publish
 from geodetect.vector.qgis import add_style

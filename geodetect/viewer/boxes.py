@@ -11,8 +11,7 @@ from geopandas import GeoDataFrame
 from geodetect.colours import class_colours
 from geodetect.errors import LabelsError
 from geodetect.grid import Grid
-from geodetect.vector.opening import Features
-from geodetect.vector.placing import pixel_parts
+from geodetect.vector.features import Features
 
 # What a box is; places.js has the same numbers. A label is drawn as long as no detection shown has found it.
 UNJUDGED, RIGHT, WRONG, LABEL = range(4)
@@ -37,7 +36,7 @@ def described(rows: GeoDataFrame, name: str, grid: Grid) -> dict[str, Any]:
         LabelsError: if none of the rows lies on the scene.
         NotGeoreferenced: if only one of them and the scene has a CRS.
     """
-    placed, reached = pixel_parts(Features(rows, name), grid, apart=False)
+    placed, reached = Features(rows, name).to_pixels(grid, apart=False)
     rows = rows.iloc[reached]
     if len(placed) and not shapely.intersects(placed, shapely.box(0, 0, *grid.shape[::-1])).any():
         raise LabelsError(

@@ -13,9 +13,10 @@ import pandas as pd
 from geopandas import GeoDataFrame
 
 from geodetect.accuracy import compute_accuracy
-from geodetect.accuracy.inputs import area_of_interest, detected, longitude_of
+from geodetect.accuracy.inputs import find_target, frame_detections, read_inside
 from geodetect.drawing import picture
-from geodetect.vector.opening import Area, Features, Vectors, open_features
+from geodetect.vector.features import Features
+from geodetect.vector.opening import Area, Vectors, open_features
 from geodetect.viewer.boxes import LABEL, RIGHT, UNJUDGED, WRONG, described
 from geodetect.viewer.ground import located
 from geodetect.viewer.page import Page, filled
@@ -80,9 +81,8 @@ def view(
 
 def _unjudged(features: Features, aoi: Area | None) -> GeoDataFrame:
     """Return the detections in an area, with a class for those that have none."""
-    crs = features.frame.crs
-    inside = None if aoi is None else area_of_interest(aoi, crs, features)
-    found = detected(features, crs, inside, longitude_of(features, crs))
+    target = find_target(features, features)
+    found = frame_detections(features, target, None if aoi is None else read_inside(aoi, target))
     nameless = "no class" if found["label"].notna().any() else "object"
     return found.assign(label=found["label"].fillna(nameless), kind=UNJUDGED)
 

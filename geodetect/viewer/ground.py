@@ -8,7 +8,7 @@ import numpy as np
 
 from geodetect.errors import NotGeoreferenced
 from geodetect.grid import Grid
-from geodetect.vector.placing import called
+from geodetect.vector.features import name_crs
 
 # Places a side at which the page knows longitude, latitude and the size of a pixel; it interpolates between them. On
 # a scene of 100 km that is 6 km from place to place, over which the earth curves by less than a metre.
@@ -30,7 +30,7 @@ def located(grid: Grid) -> dict[str, Any]:
         "width": width,
         "height": height,
         "transform": None if grid.transform is None else list(grid.transform[:6]),
-        "crs": None if grid.crs is None else called(grid.crs),
+        "crs": None if grid.crs is None else name_crs(grid.crs),
         "sides_m": None,
         "north": None,
         "places": None,
