@@ -26,7 +26,7 @@ from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced, Outpu
 from geodetect.grid import Grid
 from geodetect.vector.writers import write_features
 from geodetect.viewer import Page
-from geodetect.viewer.ground import located
+from geodetect.viewer.content import describe_scene
 from tests.browser import CHROMIUM, Browser, Tab
 
 CRS = "EPSG:32645"
@@ -598,8 +598,10 @@ def test_a_saved_page_is_whole_or_the_old_one_stays(tmp_path: Path) -> None:
 
 
 def test_what_nobody_knows_of_a_place_is_none() -> None:
-    plain = located(Grid((10, 20), None, None, "plain"))
+    plain = describe_scene(Grid((10, 20), None, None, "plain"))
     assert [plain[name] for name in ("transform", "crs", "sides_m", "north", "places")] == [None] * 5
-    moon = located(Grid((10, 20), Affine(10, 0, 0, 0, -10, 0), ProjCRS.from_user_input("IAU_2015:30110"), "moon"))
+    moon = describe_scene(
+        Grid((10, 20), Affine(10, 0, 0, 0, -10, 0), ProjCRS.from_user_input("IAU_2015:30110"), "moon")
+    )
     assert moon["sides_m"] == pytest.approx([10, 10], rel=0.01)
     assert {row[0] for row in moon["places"]} == {None}

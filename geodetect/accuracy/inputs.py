@@ -1,4 +1,4 @@
-"""What is compared, brought to one frame: detections and true objects as polygons in the detections' CRS."""
+"""Preparation of what is compared: detections and labels as frames of polygons in the detections' CRS."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from geodetect.vector.opening import Area
 
 ALL = "all"  # the row of all classes together
 _TOLD = 3  # classes that a warning names
-_SCORE_COLUMNS = ("score", "scores", "confidence", "conf", "probability", "prob")  # as programs call it
+_SCORE_COLUMNS = ("score", "scores", "confidence", "conf", "probability", "prob")  # in other programs
 _ONE_CLASS = "object"  # the name of a row where classes do not count and there is not just one
 _UPRIGHT = 0.95  # share of its envelope that an upright rectangle fills; one turned by 1.5 degrees fills less
 
@@ -116,14 +116,20 @@ def frame_detections(features: Features, target: Target, inside: shapely.Geometr
     return frame.assign(score=scores[frame["id"]])
 
 
-def frame_labels(labels: Labels, target: Target, inside: shapely.Geometry | None) -> GeoDataFrame:
+def frame_labels(features: Features, labels: Labels, target: Target, inside: shapely.Geometry | None) -> GeoDataFrame:
     """Return the labels in an area as valid polygons with label and id, circles for points; without those of no area.
+
+    Args:
+        features: as `labels` reads them.
+        labels: column of the class and radius of points.
+        target: to bring them into.
+        inside: the area, in the CRS of the target; None for everywhere.
 
     Raises:
         LabelsError: if there are lines, or points and no radius.
     """
-    note_unread_columns(labels.features, labels.label_field)
-    objects = Objects.of(labels.features, _class_names(labels.features, labels.label_field))
+    note_unread_columns(features, labels.label_field)
+    objects = Objects.of(features, _class_names(features, labels.label_field))
     objects.require_radius(labels.point_radius_m)
     placement = _place(objects, target, inside, (*AREAL, POINT))
     return _frame(objects, placement.to_polygons(labels.point_radius_m), inside).assign(score=np.nan)
@@ -227,7 +233,7 @@ def warn_of_rotated(found: GeoDataFrame) -> None:
 
 
 class Grouped(NamedTuple):
-    """Both sides with a column `group`, the class that counts, and the names of all groups."""
+    """Detections and labels with a column `group`, the class that counts, and the names of all groups."""
 
     found: GeoDataFrame
     truth: GeoDataFrame
@@ -235,14 +241,14 @@ class Grouped(NamedTuple):
 
 
 def group_by_class(found: GeoDataFrame, truth: GeoDataFrame, by_class: bool) -> Grouped:
-    """Return both sides with their features grouped by class, or all in one group.
+    """Group detections and labels by class, or all in one group.
 
     Raises:
-        LabelsError: if only some detections have a class, or a group is named like the row of all.
+        LabelsError: if only some detections have a class, or a class is named like the row of all.
     """
     named = [frame["label"].notna() for frame in (found, truth)]
     names = sorted({name for frame in (found, truth) for name in frame["label"].dropna()})
-    # A side with nothing on it has no say in this.
+    # An empty side does not count here.
     if by_class and names and all(some.any() for some in named if len(some)):
         if not named[0].all():
             raise LabelsError(

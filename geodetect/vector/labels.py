@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -73,9 +72,8 @@ class Labels:
         if self.point_radius_m is not None and not (is_number(self.point_radius_m) and self.point_radius_m > 0):
             raise ArgumentError(f"point_radius_m must be above 0 (metres on the ground); got {self.point_radius_m!r}")
 
-    @cached_property
-    def features(self) -> Features:
-        """The features of the source, read once.
+    def read(self) -> Features:
+        """Read the features of the source.
 
         Raises:
             LabelsError: if there is no such file or layer, or no geometry in it.
@@ -92,7 +90,7 @@ class Labels:
             ArgumentError: if a parameter is impossible.
         """
         _check_radius(self.point_radius_m, grids)
-        features, new = self.features, parse_mapping(self.class_mapping)
+        features, new = self.read(), parse_mapping(self.class_mapping)
         values = features.class_names(self.label_field)
         objects = Objects.of(features, np.array([new.get(value, value) for value in values], object))
         dropped = [value is not None and new.get(value, value) is None for value in values]
