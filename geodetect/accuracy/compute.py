@@ -28,7 +28,7 @@ from geodetect.accuracy.inputs import (
     warn_of_rotated,
 )
 from geodetect.accuracy.result import Accuracy
-from geodetect.boxes import Boxes, Pairs, area, overlapping
+from geodetect.boxes import Boxes, Pairs, area, find_overlaps
 from geodetect.errors import ArgumentError, warn
 from geodetect.metrics import average_precision, best_score, check_match_iou, match_pairs, precision_recall
 from geodetect.vector.datum import warn_of_datum
@@ -138,7 +138,7 @@ class _Comparison:
         for frame in (found, truth.assign(score=1.0)):
             groups = pd.Categorical(frame["group"], classes).codes
             boxes = Boxes(shapely.bounds(frame.geometry.to_numpy()), groups, frame["score"].to_numpy())
-            sides.append(frame.iloc[boxes.ranked()].reset_index(drop=True))
+            sides.append(frame.iloc[boxes.rank()].reset_index(drop=True))
         found, truth = sides
         i, j, iou = _find_overlaps(found, truth, match_iou, polygons)
         partner, iou = match_pairs(np.arange(len(found)), i, j, iou, n_truth=len(truth), match_iou=match_iou)
@@ -193,7 +193,7 @@ def _find_overlaps(found: GeoDataFrame, truth: GeoDataFrame, match_iou: float, p
     """Return pairs of one class that may match, and their IoU, without a matrix of all pairs."""
     a, b = (frame.geometry.to_numpy() for frame in (found, truth))
     boxes, true_boxes = shapely.bounds(a), shapely.bounds(b)
-    i, j, iou = overlapping(boxes, true_boxes)
+    i, j, iou = find_overlaps(boxes, true_boxes)
     able = found["group"].to_numpy()[i] == truth["group"].to_numpy()[j]
     if not polygons:
         return Pairs(i[able], j[able], iou[able])

@@ -210,7 +210,7 @@ class Boxes:
         return order
 
 
-def enclosing(polygons: np.ndarray, labels: _Array) -> Boxes:
+def oriented_envelope(polygons: np.ndarray, labels: _Array) -> Boxes:
     """Return the smallest rotated rectangle round each polygon, as oriented boxes without scores.
 
     Args:
@@ -280,7 +280,7 @@ def area(xyxy: Float[np.ndarray, "*N 4"]) -> Float[np.ndarray, "*N"]:
     return areas
 
 
-def chained(n: int, i: Int[np.ndarray, "P"], j: Int[np.ndarray, "P"]) -> Int[np.ndarray, "N"]:
+def connected_components(n: int, i: Int[np.ndarray, "P"], j: Int[np.ndarray, "P"]) -> Int[np.ndarray, "N"]:
     """Return the group that the pairs (i, j) chain each of `n` things to, counted from 0 by their first members.
 
     Everything takes the lowest number among its partners, then that one's own, until none changes;

@@ -117,7 +117,7 @@ def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.asarray(np.clip(share, 0, 1))
 
 
-def overlapping(a: Any, b: Any, min_iou: float = 0.0) -> Pairs:
+def find_overlaps(a: Any, b: Any, min_iou: float = 0.0) -> Pairs:
     """Return the pairs of `iou(a, b)` above `min_iou`, without the matrix, in no particular order.
 
     Args:

@@ -31,7 +31,7 @@ def nms(boxes: Boxes, iou: float, *, by_class: bool = True) -> Int[np.ndarray, "
     """Return the indices that greedy non-maximum suppression keeps, by descending score.
 
     A box is dropped when a better one that is kept overlaps it by more than `iou`.
-    The order of the input never matters: ties are settled as in `Boxes.ranked`.
+    The order of the input never matters: ties are settled as in `Boxes.rank`.
 
     Args:
         boxes: detections with scores.
@@ -55,7 +55,7 @@ def nms(boxes: Boxes, iou: float, *, by_class: bool = True) -> Int[np.ndarray, "
         kept.append(seen[settled.kept])
         held, start = seen[settled.unsure], stop
     found = np.sort(np.concatenate(kept))
-    return np.asarray(found[boxes[found].ranked()])
+    return np.asarray(found[boxes[found].rank()])
 
 
 def settle(boxes: Boxes, iou: float, unsure: Bool[np.ndarray, "N"], *, by_class: bool = True) -> Settled:
@@ -70,7 +70,7 @@ def settle(boxes: Boxes, iou: float, unsure: Bool[np.ndarray, "N"], *, by_class:
         unsure: True for boxes that an unseen better box may yet suppress.
         by_class: only boxes with the same label compete.
     """
-    order = boxes.ranked()
+    order = boxes.rank()
     ranked = boxes[order]
     if not by_class:
         ranked = Boxes(ranked.xyxy, np.zeros(len(order)), angles=ranked.angles)

@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from geodetect.boxes import Boxes, Pairs, area, overlapping
+from geodetect.boxes import Boxes, Pairs, area, find_overlaps
 from geodetect.errors import ArgumentError
 from geodetect.metrics.matching import ALMOST_ONE, best_pairs
 from geodetect.metrics.precision import ranked_precision
 
 _IOUS = np.linspace(0.5, 0.95, 10)  # "iouThrs - [.5:.05:.95] T=10 IoU thresholds for evaluation"
 _AP50, _AP75 = 0, 5
-_LOWEST = np.nextafter(_IOUS[0], 0)  # `overlapping` gives what lies above
+_LOWEST = np.nextafter(_IOUS[0], 0)  # `find_overlaps` returns what lies above
 # "areaRng", in square pixels, both ends included.
 _AREAS = {"": (0.0, np.inf), "s": (0.0, 32.0**2), "m": (32.0**2, 96.0**2), "l": (96.0**2, np.inf)}
 
@@ -145,7 +145,7 @@ def _pairs(
     n_found = n_true = 0
     for ours, theirs in zip(found, truth, strict=True):
         if len(ours) and len(theirs):
-            i, j, iou = overlapping(ours, theirs, _LOWEST)
+            i, j, iou = find_overlaps(ours, theirs, _LOWEST)
             parts.append(Pairs(i + n_found, j + n_true, iou))
         n_found, n_true = n_found + len(ours), n_true + len(theirs)
     nothing = np.zeros(0, int), np.zeros(0, int), np.zeros(0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 
-from geodetect.boxes import Boxes, overlapping
+from geodetect.boxes import Boxes, find_overlaps
 from geodetect.errors import ArgumentError, is_share
 
 ALMOST_ONE = 1 - 1e-10  # COCO's ceiling on the threshold: equal boxes match in spite of rounding
@@ -31,7 +31,7 @@ def match(
     """The true box that each detection finds, no true box twice.
 
     Args:
-        detections: boxes with scores; better ones choose first, ties as in `Boxes.ranked`.
+        detections: boxes with scores; better ones choose first, ties as in `Boxes.rank`.
         truth: boxes of the same scene or chip, in the same pixels.
         match_iou: overlap from which a detection counts as right, above 0 and at most 1.
         by_class: only boxes with the same label match.
@@ -42,11 +42,11 @@ def match(
     Raises:
         ArgumentError: if `match_iou` is out of range, or the detections have no scores.
     """
-    i, j, iou = overlapping(detections, truth)
+    i, j, iou = find_overlaps(detections, truth)
     if by_class:
         same = detections.labels[i] == truth.labels[j]
         i, j, iou = i[same], j[same], iou[same]
-    return match_pairs(detections.ranked(), i, j, iou, n_truth=len(truth), match_iou=match_iou)
+    return match_pairs(detections.rank(), i, j, iou, n_truth=len(truth), match_iou=match_iou)
 
 
 def match_pairs(
