@@ -468,7 +468,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         open_features(tmp_path / "gone.gpkg")
 
 
-def test_what_is_no_parse_path_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_vector_file_is_refused(tmp_path: Path) -> None:
     for name in ("text.geojson", "text.shp", "text.parquet", "text.dat"):
         path = tmp_path / name
         path.write_text("nothing of the kind")

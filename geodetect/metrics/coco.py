@@ -100,10 +100,20 @@ class _Contest:
 
     @classmethod
     def of(cls, found: Sequence[Boxes], truth: Sequence[Boxes], max_boxes: int | None) -> _Contest:
-        """Find the pairs of all chips, over all sizes."""
+        """Find the pairs of one chip and class that overlap enough to match at all, over all sizes."""
         detections, true = Boxes.concat(found, scored=True), Boxes.concat(truth)
         assert detections.scores is not None
-        i, j, iou = _find_pairs(found, truth, detections.labels, true.labels)
+        parts: list[Pairs] = []
+        n_found = n_true = 0
+        for ours, theirs in zip(found, truth, strict=True):  # numbered through all chips
+            if len(ours) and len(theirs):
+                i, j, iou = find_overlaps(ours, theirs, _LOWEST)
+                parts.append(Pairs(i + n_found, j + n_true, iou))
+            n_found, n_true = n_found + len(ours), n_true + len(theirs)
+        nothing = np.zeros(0, int), np.zeros(0, int), np.zeros(0)
+        i, j, iou = (np.concatenate(part) for part in zip(nothing, *parts, strict=True))
+        same = detections.labels[i] == true.labels[j]
+        i, j, iou = i[same], j[same], iou[same]
         order = np.lexsort((-detections.scores, detections.labels))
         if max_boxes is not None:
             chip = np.repeat(np.arange(len(found)), [len(boxes) for boxes in found])
@@ -151,23 +161,6 @@ class _Contest:
                 precision[k, t] = average_precision_of_ranked(hits, int(n_truth[k]))
                 recall[k, t] = hits.sum() / n_truth[k]
         return precision, recall
-
-
-def _find_pairs(
-    found: Sequence[Boxes], truth: Sequence[Boxes], labels: Int[np.ndarray, "N"], true_labels: Int[np.ndarray, "M"]
-) -> Pairs:
-    """Return pairs of one chip and class that overlap enough to match at all, numbered through all chips."""
-    parts: list[Pairs] = []
-    n_found = n_true = 0
-    for ours, theirs in zip(found, truth, strict=True):
-        if len(ours) and len(theirs):
-            i, j, iou = find_overlaps(ours, theirs, _LOWEST)
-            parts.append(Pairs(i + n_found, j + n_true, iou))
-        n_found, n_true = n_found + len(ours), n_true + len(theirs)
-    nothing = np.zeros(0, int), np.zeros(0, int), np.zeros(0)
-    i, j, iou = (np.concatenate(part) for part in zip(nothing, *parts, strict=True))
-    same = labels[i] == true_labels[j]
-    return Pairs(i[same], j[same], iou[same])
 
 
 def _are_first(chip: Int[np.ndarray, "N"], label: Int[np.ndarray, "N"], n: int) -> Bool[np.ndarray, "N"]:

@@ -87,11 +87,18 @@ def open_area(aoi: Area, crs: CRS | None) -> Features:
         crs: of bare geometries and numbers.
 
     Raises:
+        ArgumentError: if numbers are not two corners of a rectangle.
         GeodetectError: as `open_features`, and if it is none of these.
     """
-    several = list(aoi) if isinstance(aoi, Sequence | np.ndarray) and not isinstance(aoi, str) else [aoi]
+    several: list[Any] = list(aoi) if isinstance(aoi, Sequence | np.ndarray) and not isinstance(aoi, str) else [aoi]
     if several and all(isinstance(each, Real) for each in several):
-        several = [_make_rectangle(several)]
+        told = f"an aoi of numbers must be (x1, y1, x2, y2), two corners; got ({', '.join(map(str, several))})"
+        if len(several) != _CORNERS or not all(map(is_number, several)):
+            raise ArgumentError(f"{told}, which are not four finite numbers")
+        (x1, x2), (y1, y2) = sorted(map(float, several[::2])), sorted(map(float, several[1::2]))
+        if x1 == x2 or y1 == y2:
+            raise ArgumentError(f"{told}, which has no area")
+        several = [shapely.box(x1, y1, x2, y2)]
     if several and all(isinstance(each, shapely.Geometry) for each in several):
         return Features(GeoDataFrame(geometry=several, crs=crs), "the aoi")
     is_frame = isinstance(aoi, GeoDataFrame | GeoSeries)
@@ -105,21 +112,6 @@ def open_area(aoi: Area, crs: CRS | None) -> Features:
     except LabelsError as error:
         raise LabelsError(f"aoi: {error}") from error
     return features if is_frame else replace(features, name=f"the aoi {features.name}")
-
-
-def _make_rectangle(corners: list[Any]) -> shapely.Polygon:
-    """Make the rectangle between two corners.
-
-    Raises:
-        ArgumentError: if it has no area, or there are other than four finite numbers.
-    """
-    told = f"an aoi of numbers must be (x1, y1, x2, y2), two corners; got ({', '.join(map(str, corners))})"
-    if len(corners) != _CORNERS or not all(map(is_number, corners)):
-        raise ArgumentError(f"{told}, which are not four finite numbers")
-    (x1, x2), (y1, y2) = sorted(map(float, corners[::2])), sorted(map(float, corners[1::2]))
-    if x1 == x2 or y1 == y2:
-        raise ArgumentError(f"{told}, which has no area")
-    return shapely.box(x1, y1, x2, y2)
 
 
 def place_area(features: Features, target: Target) -> Placement:

@@ -89,7 +89,7 @@ class Labels:
             NotGeoreferenced: if only one of labels and raster has a CRS.
             ArgumentError: if a parameter is impossible.
         """
-        _check_radius(self.point_radius_m, grids)
+        self._check_radius(grids)
         features, new = self.read(), parse_mapping(self.class_mapping)
         values = features.class_names(self.label_field)
         objects = Objects.of(features, np.array([new.get(value, value) for value in values], object))
@@ -114,6 +114,26 @@ class Labels:
         warn_of_identifiers(len(set(names)), len(names), features.name)
         return labels
 
+    def _check_radius(self, grids: Sequence[Grid]) -> None:
+        """Refuse circles that are larger than every raster, as far as the size of these is known.
+
+        Raises:
+            ArgumentError: if they are.
+        """
+        if self.point_radius_m is None:
+            return
+        across = {
+            grid.name: math.hypot(*np.array(grid.shape[::-1]) * grid.pixel_sides_m)
+            for grid in grids
+            if grid.transform is not None and grid.crs is not None
+        }
+        if across and 2 * self.point_radius_m > max(across.values()):
+            name, length = max(across.items(), key=lambda item: item[1])
+            raise ArgumentError(
+                f"point_radius_m={self.point_radius_m:g} makes objects larger than the whole of {name}, which measures "
+                f"{length:,.4g} m from corner to corner; give metres on the ground"
+            )
+
 
 @dataclass(frozen=True, eq=False)
 class GridLabels:
@@ -134,25 +154,6 @@ class GridLabels:
     def names(self) -> np.ndarray:
         """The class of each polygon, (P,)."""
         return np.asarray(self.objects.names[self.numbers])
-
-
-def _check_radius(radius_m: float | None, grids: Sequence[Grid]) -> None:
-    """Refuse circles that are larger than every raster, as far as it is known how large these are.
-
-    Raises:
-        ArgumentError: if they are.
-    """
-    across = {
-        grid.name: math.hypot(*np.array(grid.shape[::-1]) * grid.pixel_sides_m)
-        for grid in (grids if radius_m else ())
-        if grid.transform is not None and grid.crs is not None
-    }
-    if radius_m and across and 2 * radius_m > max(across.values()):
-        name, length = max(across.items(), key=lambda item: item[1])
-        raise ArgumentError(
-            f"point_radius_m={radius_m:g} makes objects larger than the whole of {name}, which measures "
-            f"{length:,.4g} m from corner to corner; give metres on the ground"
-        )
 
 
 class _Search:

@@ -20,7 +20,7 @@ from pyproj.exceptions import ProjError
 from geodetect.addresses import is_url, matches, name_of
 from geodetect.errors import ArgumentError, LabelsError, first_line, harmless, warn
 from geodetect.vector.features import Features
-from geodetect.vector.layers import VectorFile, find_layer, parse_path
+from geodetect.vector.layers import VectorFile
 from geodetect.vector.literal import literal_source
 
 _PARQUET = {".parquet", ".geoparquet", ".pq"}
@@ -96,7 +96,7 @@ def _list_files(source: Any, what: str = "labels", layer: str | int | None = Non
     if isinstance(source, str | Path):
         if str(source) == "":
             raise LabelsError(f"{what} must be a vector file; got an empty name")
-        named = parse_path(source, layer)
+        named = VectorFile.parse(source, layer)
         path = Path(named.path)
         # A folder may also be a file geodatabase, or anything else that GDAL takes for one source.
         inside = path.iterdir() if path.is_dir() and path.suffix.lower() not in _FOLDERS else []
@@ -107,7 +107,7 @@ def _list_files(source: Any, what: str = "labels", layer: str | int | None = Non
         raise LabelsError(
             f"{what} must be a vector file, several in a list, or a GeoDataFrame; got {type(source).__name__}"
         )
-    return [parse_path(file, layer) for file in source]
+    return [VectorFile.parse(file, layer) for file in source]
 
 
 def _open(file: VectorFile) -> Features:
@@ -139,7 +139,7 @@ def _read(file: VectorFile, path: Path) -> tuple[GeoDataFrame, str]:
             raise LabelsError(f"{path.name} has no layers, as no Parquet file has; leave the layer out")
         return gpd.read_parquet(os.path.abspath(file.path) if os.path.exists(file.path) else file.path), ""
     options: dict[str, Any] = dict(_CSV_OPTIONS) if suffix == ".csv" else {}
-    number, note = find_layer(file, path.name)
+    number, note = file.find_layer()
     options |= {"engine": "pyogrio", "layer": number, "where": file.where}
     source = literal_source(file.path)
     try:

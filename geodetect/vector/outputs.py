@@ -46,8 +46,16 @@ def check_output(path: str | Path) -> Path:
         raise OutputError(f"GDAL does not write into {path.parent}, which has ! ; or ? in its name") from error
     if path.suffix.lower() == ".gpkg":
         _check_geopackage(through_links(path))
-    if _is_shapefile(path):
-        _check_shapefile(path)
+    if not _is_shapefile(path):
+        return path
+    if path.is_symlink():
+        raise OutputError(f"{path} is a link, and a shapefile consists of several files; name the file it leads to")
+    if not (path.suffix.islower() or path.suffix.isupper()):
+        raise OutputError(f"GDAL does not find {path.name}; write {path.stem}.shp instead")
+    for suffix in (".shp", *_WRITTEN):
+        own, other = path.with_suffix(_match_case(suffix, path)), path.with_suffix(_match_case(suffix, path).swapcase())
+        if other.exists() and not (own.exists() and own.samefile(other)):
+            raise OutputError(f"{other.name} lies beside {path.name}, and GDAL takes one for the other; rename one")
     return path
 
 
@@ -111,22 +119,6 @@ def _check_geopackage(path: Path) -> None:
         raise OutputError(
             f"{path.name} holds {len(own)} layers ({', '.join(own):.200}), which would be lost; choose another name"
         )
-
-
-def _check_shapefile(path: Path) -> None:
-    """Refuse a shapefile whose parts GDAL could mistake for those of another, or that would lie elsewhere.
-
-    Raises:
-        OutputError: if either is so.
-    """
-    if path.is_symlink():
-        raise OutputError(f"{path} is a link, and a shapefile consists of several files; name the file it leads to")
-    if not (path.suffix.islower() or path.suffix.isupper()):
-        raise OutputError(f"GDAL does not find {path.name}; write {path.stem}.shp instead")
-    for suffix in (".shp", *_WRITTEN):
-        own, other = path.with_suffix(_match_case(suffix, path)), path.with_suffix(_match_case(suffix, path).swapcase())
-        if other.exists() and not (own.exists() and own.samefile(other)):
-            raise OutputError(f"{other.name} lies beside {path.name}, and GDAL takes one for the other; rename one")
 
 
 def check_parts(paths: Iterable[Path]) -> None:

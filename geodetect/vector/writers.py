@@ -130,6 +130,78 @@ class _Layer:
         check_texts(filter(None, set(texts)), self.path)
         return pa.array(texts, kind)
 
+    def write(self, frames: Iterable[GeoDataFrame], part: Path) -> None:
+        """Write frames to a file, one after another."""
+        write = {".csv": self._write_csv, ".parquet": self._write_parquet}.get(part.suffix, self._write_gdal)
+        write(map(self.table, frames), part)
+
+    def _write_gdal(self, tables: Iterator[pa.Table], part: Path) -> None:
+        """Write one layer as a stream through GDAL."""
+        driver, options = _DRIVERS[part.suffix]
+        about = {"geodetect": json.dumps(self.about)} if self.about else None
+        if driver == "GeoJSON":
+            # Right-hand rings, and no `crs` member.
+            options = options | ({} if self.crs is None else {"RFC7946": "YES"})
+            if self.about:  # https://gdal.org/drivers/vector/geojson.html
+                members = json.dumps({"type": "FeatureCollection", "geodetect": self.about})
+                options |= {"NATIVE_DATA": members, "NATIVE_MEDIA_TYPE": "application/vnd.geo+json"}
+        raised: list[BaseException] = []  # GDAL says only that there was an error in a stream
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            try:
+                for table in tables:
+                    yield from table.to_batches()
+            except BaseException as error:
+                raised.append(error)
+                raise
+
+        with warnings.catch_warnings():
+            # "'crs' was not provided": the features have none, and neither has the file.
+            warnings.filterwarnings("ignore", message="'crs' was not provided", category=UserWarning)
+            # KML makes an identifier of the name.
+            warnings.filterwarnings("ignore", message="Layer name .* adjusted", category=RuntimeWarning)
+            try:
+                pyogrio.write_arrow(
+                    pa.RecordBatchReader.from_batches(self.schema, batches()),
+                    part,
+                    layer=name_layer(self.path),
+                    driver=driver,
+                    geometry_name="geometry",
+                    geometry_type=self.kind,
+                    crs=self.crs and self.crs.to_wkt(),
+                    layer_options=options,
+                    layer_metadata=about if driver in ("GPKG", "FlatGeobuf") else None,
+                )
+            except RuntimeError:
+                if raised:
+                    raise raised[0] from None
+                raise
+        if driver == "KML":  # alone of GDAL's drivers, it does not notice a full disk
+            with part.open("rb") as file:
+                file.seek(-min(64, part.stat().st_size), os.SEEK_END)
+                if b"</kml>" not in file.read():
+                    raise OSError("it broke off before its end; the disk may be full")
+
+    def _write_csv(self, tables: Iterator[pa.Table], part: Path) -> None:
+        """Write text with the geometry as WKT, in as many digits as it has, in the column where GDAL looks for it."""
+        with part.open("w", encoding="utf-8", newline="") as file:
+            for number, table in enumerate(tables):
+                frame = table.to_pandas()
+                frame["geometry"] = shapely.to_wkt(shapely.from_wkb(frame["geometry"]), rounding_precision=-1)
+                frame.rename(columns={"geometry": "WKT"}).to_csv(file, header=number == 0, index=False)
+
+    def _write_parquet(self, tables: Iterator[pa.Table], part: Path) -> None:
+        """Write GeoParquet 1.0: https://geoparquet.org/releases/v1.0.0/."""
+        column: dict[str, Any] = {"encoding": "WKB", "geometry_types": [] if self.kind == "Unknown" else [self.kind]}
+        # "If the field is not provided, the default value is OGC:CRS84"; null says that it is unknown.
+        column["crs"] = self.crs and self.crs.to_json_dict()
+        geo = {"version": "1.0.0", "primary_column": "geometry", "columns": {"geometry": column}}
+        about = {"geodetect": json.dumps(self.about)} if self.about else {}
+        schema = self.schema.with_metadata({**about, "geo": json.dumps(geo)})
+        with pq.ParquetWriter(part, schema) as writer:
+            for table in tables:
+                writer.write_table(table.cast(schema))
+
 
 def check_texts(texts: Iterable[str], path: Path | None) -> None:
     """Refuse texts that a file would not return as they are.
@@ -215,8 +287,7 @@ def write_features(
     try:
         with _workplace(workplace or target.parent) as folder, _naming_a_full_disk(folder):
             part = folder / f"part{suffix}"
-            tables = map(layer.table, chain([first], frames))
-            {".csv": _write_csv, ".parquet": _write_parquet}.get(suffix, _write_gdal)(layer, tables, part)
+            layer.write(chain([first], frames), part)
             if suffix == ".gpkg":
                 if searched is not None:
                     _add_searched(part, searched, first.crs)
@@ -247,76 +318,6 @@ def _naming_a_full_disk(folder: Path) -> Iterator[None]:
         if shutil.disk_usage(folder).free < _LITTLE_BYTES:
             raise OSError("the disk is full") from None
         raise
-
-
-def _write_gdal(layer: _Layer, tables: Iterator[pa.Table], part: Path) -> None:
-    """Write one layer as a stream through GDAL."""
-    driver, options = _DRIVERS[part.suffix]
-    about = {"geodetect": json.dumps(layer.about)} if layer.about else None
-    if driver == "GeoJSON":
-        # Right-hand rings, and no `crs` member.
-        options = options | ({} if layer.crs is None else {"RFC7946": "YES"})
-        if layer.about:  # https://gdal.org/drivers/vector/geojson.html
-            members = json.dumps({"type": "FeatureCollection", "geodetect": layer.about})
-            options |= {"NATIVE_DATA": members, "NATIVE_MEDIA_TYPE": "application/vnd.geo+json"}
-    raised: list[BaseException] = []  # GDAL says only that there was an error in a stream
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        try:
-            for table in tables:
-                yield from table.to_batches()
-        except BaseException as error:
-            raised.append(error)
-            raise
-
-    with warnings.catch_warnings():
-        # "'crs' was not provided": the features have none, and neither has the file.
-        warnings.filterwarnings("ignore", message="'crs' was not provided", category=UserWarning)
-        # KML makes an identifier of the name.
-        warnings.filterwarnings("ignore", message="Layer name .* adjusted", category=RuntimeWarning)
-        try:
-            pyogrio.write_arrow(
-                pa.RecordBatchReader.from_batches(layer.schema, batches()),
-                part,
-                layer=name_layer(layer.path),
-                driver=driver,
-                geometry_name="geometry",
-                geometry_type=layer.kind,
-                crs=layer.crs and layer.crs.to_wkt(),
-                layer_options=options,
-                layer_metadata=about if driver in ("GPKG", "FlatGeobuf") else None,
-            )
-        except RuntimeError:
-            if raised:
-                raise raised[0] from None
-            raise
-    if driver == "KML":  # alone of GDAL's drivers, it does not notice a full disk
-        with part.open("rb") as file:
-            file.seek(-min(64, part.stat().st_size), os.SEEK_END)
-            if b"</kml>" not in file.read():
-                raise OSError("it broke off before its end; the disk may be full")
-
-
-def _write_csv(layer: _Layer, tables: Iterator[pa.Table], part: Path) -> None:
-    """Write text with the geometry as WKT, in as many digits as it has, in the column where GDAL looks for it."""
-    with part.open("w", encoding="utf-8", newline="") as file:
-        for number, table in enumerate(tables):
-            frame = table.to_pandas()
-            frame["geometry"] = shapely.to_wkt(shapely.from_wkb(frame["geometry"]), rounding_precision=-1)
-            frame.rename(columns={"geometry": "WKT"}).to_csv(file, header=number == 0, index=False)
-
-
-def _write_parquet(layer: _Layer, tables: Iterator[pa.Table], part: Path) -> None:
-    """Write GeoParquet 1.0: https://geoparquet.org/releases/v1.0.0/."""
-    column: dict[str, Any] = {"encoding": "WKB", "geometry_types": [] if layer.kind == "Unknown" else [layer.kind]}
-    # "If the field is not provided, the default value is OGC:CRS84"; null says that it is unknown.
-    column["crs"] = layer.crs and layer.crs.to_json_dict()
-    geo = {"version": "1.0.0", "primary_column": "geometry", "columns": {"geometry": column}}
-    about = {"geodetect": json.dumps(layer.about)} if layer.about else {}
-    schema = layer.schema.with_metadata({**about, "geo": json.dumps(geo)})
-    with pq.ParquetWriter(part, schema) as writer:
-        for table in tables:
-            writer.write_table(table.cast(schema))
 
 
 def _add_searched(part: Path, searched: shapely.Geometry, crs: CRS | None) -> None:
