@@ -35,7 +35,7 @@ from geodetect.vector.datum import warn_of_datum
 from geodetect.vector.geometry import mend
 from geodetect.vector.labels import Labels
 from geodetect.vector.opening import Area, Vectors, open_features
-from geodetect.vector.searched import searched_ground
+from geodetect.vector.searched import read_searched_ground
 
 _ROUNDED = 1 - 1e-9  # equal areas, computed in two ways
 _NO_OBJECT, _NO_DETECTION = "no object", "no detection"  # where false detections and missed objects are counted
@@ -90,7 +90,7 @@ def compute_accuracy(
     target = find_target(ours, theirs)
     inside = None if aoi is None else read_inside(aoi, target)
     found, truth = frame_detections(ours, target, inside), frame_labels(theirs, given, target, inside)
-    if aoi is None and (ground := searched_ground(detections)) is not None:
+    if aoi is None and (ground := read_searched_ground(detections)) is not None:
         truth = keep_searched(truth, ground, ours.name)
     if inside is not None and len(found) == len(truth) == 0 < len(ours.frame) + len(theirs.frame):
         warn("neither detections nor labels lie inside the aoi")

@@ -119,13 +119,13 @@ def find_overlaps(a: Any, b: Any, min_iou: float = 0.0) -> Pairs:
         min_iou: 0 to 1.
     """
     a, b = _as_boxes(a), _as_boxes(b)
-    i, j = shapely.STRtree(cores(b, min_iou)).query(cores(a, min_iou))
+    i, j = shapely.STRtree(core_lines(b, min_iou)).query(core_lines(a, min_iou))
     shared = iou_of_pairs(a[i], b[j])
     above = shared > min_iou
     return Pairs(i[above], j[above], shared[above])
 
 
-def cores(boxes: Boxes, min_iou: float) -> np.ndarray:
+def core_lines(boxes: Boxes, min_iou: float) -> np.ndarray:
     """Return a line for each box; the bounds of two lines meet wherever the boxes overlap by more than `min_iou`.
 
     Boxes that overlap by more than t share more than a part t of the area of both. Of an upright box such a part is

@@ -12,7 +12,7 @@ import shapely
 from jaxtyping import Bool, Int
 
 from geodetect.boxes.boxes import Boxes
-from geodetect.boxes.overlap import cores, iou_of_pairs
+from geodetect.boxes.overlap import core_lines, iou_of_pairs
 from geodetect.errors import ArgumentError, is_share
 
 _FIRST_BLOCK = 16_384  # boxes settled at once to begin with; keeps the pairs of a crowded scene few
@@ -77,7 +77,7 @@ def settle(boxes: Boxes, iou: float, unsure: Bool[np.ndarray, "N"], *, by_class:
     # Each class is moved to where no other is, so that a tree need not find pairs of two classes.
     down = ranked.labels * (np.ptp(ranked.bounds[:, 1::2]) + 1 if len(ranked) else 0.0)
     apart = Boxes(ranked.xyxy + down[:, None] * [0, 1, 0, 1], ranked.labels, angles=ranked.angles)
-    lines = cores(apart, iou)
+    lines = core_lines(apart, iou)
     state = np.where(unsure[order], _UNSURE, _KEPT).astype(np.int8)
     start = 0
     while start < len(order):

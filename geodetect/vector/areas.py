@@ -65,14 +65,14 @@ def read_areas(aoi: Area, grids: Sequence[Grid]) -> list[shapely.Geometry]:
     by_crs: dict[CRS | None, Placement] = {}
     areas, problem = [], None
     for grid in grids:
-        target = Target.of_grid(grid, features)
-        if target.crs not in by_crs:
+        if grid.crs not in by_crs:
+            target = Target.of_grid(grid, features)
             try:
-                by_crs[target.crs] = place_area(features, target)
+                by_crs[grid.crs] = place_area(features, target)
             except LabelsError as error:
-                by_crs[target.crs] = Placement(np.zeros(0, object), np.zeros(0, int), target.crs)
+                by_crs[grid.crs] = Placement(np.zeros(0, object), np.zeros(0, int), target.crs)
                 problem = problem or error
-        polygons = mend(by_crs[target.crs].to_pixels(grid))
+        polygons = mend(by_crs[grid.crs].to_pixels(grid))
         areas.append(shapely.union_all(polygons[shapely.intersects(polygons, shapely.box(0, 0, *grid.shape[::-1]))]))
     if all(area.is_empty for area in areas):
         raise problem or no_overlap(by_crs[grids[0].crs].geometry, grids[0], features.name)

@@ -268,16 +268,16 @@ class Target:
                 "assign one (GeoDataFrame.set_crs, or ogr2ogr -a_srs)"
             )
         if grid.crs is None:
-            # A raster's CRS is of no use without a transform, so the transform is named first.
-            lacks, corners = (
-                ("transform", " -a_ullr ...") if grid.transform is None else ("coordinate reference system", "")
+            # A raster's CRS is of no use without a transform, so the transform is named first. A GeoJSON cannot lack a
+            # CRS: https://datatracker.ietf.org/doc/html/rfc7946.
+            bare, is_geojson = grid.transform is None, name.lower().endswith((".geojson", ".json"))
+            pixels = (
+                "; GeoJSON is in WGS 84 by its standard: write labels in pixels as a .gpkg, or give a frame without CRS"
             )
-            # https://datatracker.ietf.org/doc/html/rfc7946: a file that cannot say that it has no CRS.
-            pixels = "; GeoJSON is in WGS 84 by its standard: labels in pixels have to come as a .gpkg or a frame "
             raise NotGeoreferenced(
-                f"{grid.name} has no {lacks}, so {name} in {name_crs(geometry.crs)} cannot be placed on it; "
-                f"assign one to the raster (gdal_edit.py -a_srs EPSG:...{corners})"
-                + (f"{pixels}without a CRS" if name.lower().endswith((".geojson", ".json")) else "")
+                f"{grid.name} has no {'transform' if bare else 'coordinate reference system'}, so {name} in "
+                f"{name_crs(geometry.crs)} cannot be placed on it; assign one to the raster "
+                f"(gdal_edit.py -a_srs EPSG:...{' -a_ullr ...' if bare else ''}){pixels if is_geojson else ''}"
             )
         try:
             pixel_m = grid.pixel_size_m

@@ -28,7 +28,7 @@ _MEMBER, _FEATURES = '"geodetect":', '"features"'
 _UNREADABLE = (RuntimeError, ValueError, TypeError, OSError, pa.ArrowException, shapely.errors.ShapelyError, ProjError)
 
 
-def searched_ground(detections: Vectors) -> GeoSeries | None:
+def read_searched_ground(detections: Vectors) -> GeoSeries | None:
     """Return the ground that was searched for detections, as one geometry in its own CRS; None if it is not recorded.
 
     Args:
