@@ -240,19 +240,14 @@ def _marks(features: Features, own: Grid, grid: Grid, label_field: str | None, c
     Raises:
         LabelsError: if they are neither polygons nor points, or none lies on the raster.
     """
-    parts, source = features.to_pixels(grid)
+    parts, source = features.to_pixels(own)
+    parts = shapely.transform(parts, lambda xy: grid.to_pixel(own.in_plane().to_map(xy)))
     kinds = shapely.get_type_id(parts)
     points = kinds == shapely.GeometryType.POINT
     if not (points | (kinds == shapely.GeometryType.POLYGON)).all():
         raise LabelsError(f"{features.name} holds other geometries than polygons and points, which are not drawn")
     parts[points] = shapely.buffer(parts[points], _POINT_SHARE * max(grid.shape))
     seen = shapely.intersects(parts, shapely.box(0, 0, *grid.shape[::-1]))
-    low, high = grid.to_pixel(own.in_plane().to_map(np.array([[0, 0], own.shape[::-1]], float)))
-    if len(parts) and not shapely.intersects(parts, shapely.box(*low, *high)).any():
-        raise LabelsError(
-            f"none of {features.name} lies on {own.name}; check that both are of one place, and their coordinate "
-            "reference systems right"
-        )
     parts, source = parts[seen], source[seen]
     frame = features.frame
     if label_field is None and "outcome" in frame.columns and set(frame["outcome"]) <= set(_OUTCOMES):

@@ -556,7 +556,7 @@ def test_what_cannot_be_shown_is_said(scene: Path, plain: Path, tmp_path: Path) 
     for side in (0, 65_501, 2.5, "2048", None):
         with pytest.raises(ArgumentError, match=rf"1 to 65,500 pixels; got {side!r}"):
             gd.view(scene, FOUND, max_side=side)
-    with pytest.raises(LabelsError, match=r"none of the features lies on scene\.tif"):
+    with pytest.raises(LabelsError, match=r"none of .* lies on scene\.tif"):
         gd.view(scene, FOUND.set_geometry(FOUND.translate(500, 0)))
     with pytest.raises(LabelsError, match="type Point"):
         gd.view(scene, FOUND.set_geometry(FOUND.centroid))

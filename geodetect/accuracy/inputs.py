@@ -22,10 +22,9 @@ from geodetect.vector.features import (
     Objects,
     Placement,
     Target,
-    exceeds_degrees,
     pluralize,
 )
-from geodetect.vector.geometry import is_finite, mend, number_outlines, units_m
+from geodetect.vector.geometry import exceeds_degrees, is_finite, mend, number_outlines, units_m
 from geodetect.vector.labels import Labels
 from geodetect.vector.opening import Area
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import shapely
-from geopandas import GeoDataFrame, GeoSeries
+from geopandas import GeoDataFrame
 from jaxtyping import Bool, Float, Int
 from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
@@ -21,7 +21,7 @@ from pyproj.exceptions import ProjError
 from geodetect.errors import LabelsError, NotGeoreferenced
 from geodetect.grid import Grid
 from geodetect.vector.classes import as_text
-from geodetect.vector.geometry import circles, is_finite, join_cut, mend, shift_near, split_parts
+from geodetect.vector.geometry import circles, exceeds_degrees, is_finite, join_cut, mend, shift_near, split_parts
 
 # Why an object is left out, in the order of reports.
 NO_CLASS = "without a class"
@@ -98,14 +98,20 @@ class Features:
             apart: split multiparts; else each feature is one geometry.
 
         Raises:
-            LabelsError: if none has a place in the raster's CRS.
+            LabelsError: if none lies on the scene.
             NotGeoreferenced: if only one of them and the raster has a CRS.
         """
         objects, target = Objects.of(self, apart=apart), Target.of_grid(grid, self)
         placement = objects.place(target)
         if len(objects.used) and not len(placement.numbers):
             raise no_place(self, target)
-        return placement.to_pixels(grid), objects.rows[placement.numbers]
+        geometry = placement.to_pixels(grid)
+        if len(geometry) and not shapely.intersects(geometry, shapely.box(0, 0, *grid.shape[::-1])).any():
+            raise LabelsError(
+                f"none of {self.name} lies on {grid.name}; check that both are of one place, and their coordinate "
+                "reference systems right"
+            )
+        return geometry, objects.rows[placement.numbers]
 
 
 @dataclass(eq=False)
@@ -369,17 +375,6 @@ def no_overlap(polygons: np.ndarray, grid: Grid, name: str) -> LabelsError:
         f"{name} does not meet {grid.name}: it spans {theirs}, the raster {ours}, in "
         f"{name_crs(grid.crs) if grid.crs else 'the raster plane'}; check both CRSs"
     )
-
-
-def exceeds_degrees(geometry: GeoSeries) -> bool:
-    """Return whether coordinates said to be degrees cannot be any.
-
-    GeoJSON has no way to say that it has no CRS: all it holds is read as degrees, pixels too.
-    """
-    bounds = geometry.bounds.to_numpy()
-    low_x, low_y, high_x, high_y = bounds[np.isfinite(bounds).all(axis=1)].T
-    beyond = (low_x < -360) | (low_y < -360) | (high_x > 360) | (high_y > 90)  # noqa: PLR2004
-    return bool(geometry.crs.is_geographic and beyond.any())
 
 
 def name_crs(crs: CRS) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import shapely
 from affine import Affine
+from geopandas import GeoSeries
 from jaxtyping import Bool, Float, Int
 from pyproj import CRS
 
@@ -42,6 +43,17 @@ def is_finite(geometry: np.ndarray) -> Bool[np.ndarray, "P"]:
     finite = np.ones(len(geometry), bool)
     finite[which[~(np.abs(coordinates) < _ENDLESS).all(axis=1)]] = False
     return finite
+
+
+def exceeds_degrees(geometry: GeoSeries) -> bool:
+    """Return whether coordinates said to be degrees cannot be any.
+
+    GeoJSON has no way to say that it has no CRS: all it holds is read as degrees, pixels too.
+    """
+    bounds = geometry.bounds.to_numpy()
+    low_x, low_y, high_x, high_y = bounds[np.isfinite(bounds).all(axis=1)].T
+    beyond = (low_x < -360) | (low_y < -360) | (high_x > 360) | (high_y > 90)  # noqa: PLR2004
+    return bool(geometry.crs.is_geographic and beyond.any())
 
 
 def mend(polygons: np.ndarray) -> np.ndarray:

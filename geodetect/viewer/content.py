@@ -9,7 +9,7 @@ import shapely
 from geopandas import GeoDataFrame
 
 from geodetect.colours import class_colours
-from geodetect.errors import LabelsError, NotGeoreferenced
+from geodetect.errors import NotGeoreferenced
 from geodetect.grid import Grid
 from geodetect.vector.features import Features, name_crs
 
@@ -41,11 +41,6 @@ def describe_boxes(rows: GeoDataFrame, name: str, grid: Grid) -> dict[str, Any]:
     """
     polygons, source = Features(rows, name).to_pixels(grid, apart=False)
     rows = rows.iloc[source]
-    if len(polygons) and not shapely.intersects(polygons, shapely.box(0, 0, *grid.shape[::-1])).any():
-        raise LabelsError(
-            f"none of the features lies on {grid.name}; check that both are of one place, and their coordinate "
-            "reference systems right"
-        )
     envelopes = shapely.bounds(polygons)
     upright = shapely.area(polygons) >= _UPRIGHT * shapely.area(shapely.box(*envelopes.T))
     upright |= shapely.get_type_id(polygons) != shapely.GeometryType.POLYGON
