@@ -29,7 +29,7 @@ from geodetect.vector.labels import Labels
 from geodetect.vector.opening import Area
 
 ALL = "all"  # the row of all classes together
-_TOLD = 3  # classes that a warning names
+_NAMED = 3  # classes that a warning names
 _SCORE_COLUMNS = ("score", "scores", "confidence", "conf", "probability", "prob")  # in other programs
 _ONE_CLASS = "object"  # the name of a row where classes do not count and there is not just one
 _UPRIGHT = 0.95  # share of its envelope that an upright rectangle fills; one turned by 1.5 degrees fills less
@@ -259,8 +259,8 @@ def group_by_class(found: GeoDataFrame, truth: GeoDataFrame, by_class: bool) -> 
         ours, theirs = (sorted(frame["group"].unique()) for frame in (found, truth))
         if ours and theirs and not set(ours) & set(theirs):
             warn(
-                f"no class of the detections ({', '.join(ours[:_TOLD])}) is one of the labels' "
-                f"({', '.join(theirs[:_TOLD])}), so none can match; by_class=False takes all as one"
+                f"no class of the detections ({', '.join(ours[:_NAMED])}) is one of the labels' "
+                f"({', '.join(theirs[:_NAMED])}), so none can match; by_class=False takes all as one"
             )
         else:
             warn_of_similar_names(names, "them the same name on both sides")

@@ -60,9 +60,9 @@ class Accuracy:
 
     def __repr__(self) -> str:
         every = self.table.loc["all"]
-        told = {name: float(every[name]) for name in ("precision", "recall", "f1", "ap")}
+        measures = {name: float(every[name]) for name in ("precision", "recall", "f1", "ap")}
         counts = {name.upper(): int(every[name]) for name in ("tp", "fp", "fn")}
-        return f"Accuracy({text_of(told)}; {text_of(counts)}; best score {text_of(self.best_score)})"
+        return f"Accuracy({text_of(measures)}; {text_of(counts)}; best score {text_of(self.best_score)})"
 
     def _repr_html_(self) -> str:
         rows = [[name, *row] for name, row in zip(self.table.index, self.table.to_numpy(object), strict=True)]
@@ -114,8 +114,8 @@ class Accuracy:
             f'<img alt="Precision over recall, and both with F1 over the score" src="{figure}">',
         ]
         if len(self.confusion) > 2:  # noqa: PLR2004 more than one class
-            told = "Rows are the true classes of the objects, columns the detected ones."
-            parts += ["<h2>Classes</h2>", f"<p>{told}</p>", _to_html(self.confusion, "classes")]
+            legend = "Rows are the true classes of the objects, columns the detected ones."
+            parts += ["<h2>Classes</h2>", f"<p>{legend}</p>", _to_html(self.confusion, "classes")]
         head = f'<meta charset="utf-8"><title>Accuracy</title><style>{_STYLE}</style>'
         body = "\n".join(parts)
         return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'

@@ -69,8 +69,8 @@ class Boxes:
             ) from error
         lengths = {name: len(values) for name, values in vars(self).items() if values is not None}
         if len(set(lengths.values())) > 1:
-            told = ", ".join(f"{n} {'boxes' if name == 'xyxy' else name}" for name, n in lengths.items())
-            raise ArgumentError(f"every box needs one label, one score and one angle; got {told}")
+            counts = ", ".join(f"{n} {'boxes' if name == 'xyxy' else name}" for name, n in lengths.items())
+            raise ArgumentError(f"every box needs one label, one score and one angle; got {counts}")
         if self.angles is not None:
             self._normalize()
 

@@ -92,12 +92,12 @@ def open_area(aoi: Area, crs: CRS | None) -> Features:
     """
     several: list[Any] = list(aoi) if isinstance(aoi, Sequence | np.ndarray) and not isinstance(aoi, str) else [aoi]
     if several and all(isinstance(each, Real) for each in several):
-        told = f"an aoi of numbers must be (x1, y1, x2, y2), two corners; got ({', '.join(map(str, several))})"
+        expected = f"an aoi of numbers must be (x1, y1, x2, y2), two corners; got ({', '.join(map(str, several))})"
         if len(several) != _CORNERS or not all(map(is_number, several)):
-            raise ArgumentError(f"{told}, which are not four finite numbers")
+            raise ArgumentError(f"{expected}, which are not four finite numbers")
         (x1, x2), (y1, y2) = sorted(map(float, several[::2])), sorted(map(float, several[1::2]))
         if x1 == x2 or y1 == y2:
-            raise ArgumentError(f"{told}, which has no area")
+            raise ArgumentError(f"{expected}, which has no area")
         several = [shapely.box(x1, y1, x2, y2)]
     if several and all(isinstance(each, shapely.Geometry) for each in several):
         return Features(GeoDataFrame(geometry=several, crs=crs), "the aoi")
@@ -125,8 +125,8 @@ def place_area(features: Features, target: Target) -> Placement:
     objects.leave_out(kinds == POINT, "points")
     objects.leave_out(~np.isin(kinds, AREAL), NO_AREAS)
     if objects.lost.keys() - {NO_GEOMETRY} and len(objects.used):
-        told = describe_lost(objects.lost)
-        warn(f"{features.name}: left out {told}; only polygons with finite coordinates make an aoi")
+        left_out = describe_lost(objects.lost)
+        warn(f"{features.name}: left out {left_out}; only polygons with finite coordinates make an aoi")
     reached = objects.place(target)
     polygons = reached.to_polygons()
     if not len(polygons.numbers):

@@ -80,9 +80,9 @@ def warn_of_similar_names(names: Iterable[str], remedy: str = "class_mapping={}"
     for name in sorted(set(names)):
         alike[_fold(name)].append(name)
     for first, *others in (group for group in alike.values() if len(group) > 1):
-        told = " and ".join(map(repr, (first, *others)))
+        group_names = " and ".join(map(repr, (first, *others)))
         mapping = dict.fromkeys(others, first)
-        warn(f"{told} count as several classes; if they are one, give {remedy.format(mapping)}")
+        warn(f"{group_names} count as several classes; if they are one, give {remedy.format(mapping)}")
 
 
 def warn_of_identifiers(n_classes: int, n_objects: int, source: str) -> None:

@@ -70,7 +70,7 @@ def warn_of_shift(
         return
     accuracy = f"an accuracy of {shift.accuracy_m:.3g} m" if math.isfinite(shift.accuracy_m) else "an unknown accuracy"
     ours, theirs = (each.geodetic_crs.name if each.geodetic_crs else each.name for each in (crs, to))
-    told = f"{name}: the datum shift from {ours} to {theirs} has {accuracy}, and {limit} is {limit_m:.2g} m"
+    shifted = f"{name}: the datum shift from {ours} to {theirs} has {accuracy}, and {limit} is {limit_m:.2g} m"
     if shift.better is not None:
         grids = [grid for grid in shift.better.grids if not grid.available]
         if all(grid.url for grid in grids):
@@ -79,9 +79,9 @@ def warn_of_shift(
         else:
             names = " and ".join(grid.short_name for grid in grids)
             remedy = f"put {names} into the folder that pyproj.datadir.get_user_data_dir() names"
-        warn(f"{told}; with a grid that PROJ lacks it is {shift.better.accuracy:.2g} m: {remedy}")
+        warn(f"{shifted}; with a grid that PROJ lacks it is {shift.better.accuracy:.2g} m: {remedy}")
     elif shift.accuracy_m > _ENSEMBLE_M:
-        warn(f"{told}; check its CRS, or bring it into {to.name} with a program that knows a better transformation")
+        warn(f"{shifted}; check its CRS, or bring it into {to.name} with a program that knows a better transformation")
 
 
 def _evaluate_shift(crs: CRS, to: CRS, place: Float[np.ndarray, "2"], limit_m: float) -> _Shift | None:

@@ -224,15 +224,14 @@ class Objects:
     @property
     def report(self) -> str:
         """What was read and what was left out, in one line."""
-        used = self.used
-        classes = len(set(self.names[used]))
-        source = self.features.name
-        n_features, n_objects = len(self.features.frame), len(self.names)
-        if n_features != n_objects:
-            source += f" ({pluralize(n_features, 'feature')} with {pluralize(n_objects, 'part')})"
-        told = f"{pluralize(len(used), 'object')} of {classes:,} class{'' if classes == 1 else 'es'} from {source}"
-        left = f"left out {describe_lost(self.lost)}" if self.lost else ""
-        return "; ".join(filter(None, [told, left, self.features.note, *self.notes]))
+        names, source = self.names[self.used], self.features.name
+        n_classes, n_features = len(set(names)), len(self.features.frame)
+        if n_features != len(self.names):
+            source += f" ({pluralize(n_features, 'feature')} with {pluralize(len(self.names), 'part')})"
+        classes = f"{n_classes:,} class{'' if n_classes == 1 else 'es'}"
+        left_out = f"left out {describe_lost(self.lost)}" if self.lost else ""
+        read = f"{pluralize(len(names), 'object')} of {classes} from {source}"
+        return "; ".join(filter(None, [read, left_out, self.features.note, *self.notes]))
 
 
 def _file_of(rows: Int[np.ndarray, "O"], files: Sequence[Features]) -> Int[np.ndarray, "O"]:

@@ -98,12 +98,12 @@ class VectorFile:
         first, *rest = usable
         if not rest:
             return first, ""
-        told = listed(names[number] for number in usable)
+        found = listed(names[number] for number in usable)
         warn(
-            f"{self.name} has several layers: {told}; {names[first]} is read, choose one by its name as in "
+            f"{self.name} has several layers: {found}; {names[first]} is read, choose one by its name as in "
             f"{self.name}|layername={names[rest[0]]}"
         )
-        return first, f"read layer {names[first]} of {told}"
+        return first, f"read layer {names[first]} of {found}"
 
     def _number_of(self, layer: str | int, names: Sequence[str]) -> int:
         """Return the number of a layer given by name or number; a name that is a number counts as a name first."""

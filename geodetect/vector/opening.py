@@ -35,7 +35,7 @@ _CSV_OPTIONS = {
     "KEEP_GEOM_COLUMNS": "NO",
     "AUTODETECT_TYPE": "YES",
 }
-_TOLD = 3  # features that a warning names
+_NAMED = 3  # features that a warning names
 _SIDES = {"xmin", "ymin", "xmax", "ymax"}  # columns of boxes in pixels, as DeepForest has them
 
 
@@ -126,8 +126,8 @@ def _open(file: VectorFile) -> Features:
     except _UNREADABLE as error:
         # GDAL's advice is on drivers, which users do not choose here.
         reason = first_line(error).split("; It might help")[0].rstrip(".")
-        told = f"{path.name} cannot be read as a vector file: {reason}{_advise_zip(file.path)}"
-        raise LabelsError(told) from harmless(error)
+        message = f"{path.name} cannot be read as a vector file: {reason}{_advise_zip(file.path)}"
+        raise LabelsError(message) from harmless(error)
     return _check(Features(frame, path.name, path.stem, note))
 
 
@@ -150,7 +150,7 @@ def _read(file: VectorFile, path: Path) -> tuple[GeoDataFrame, str]:
     except shapely.errors.GEOSException as error:
         frame = gpd.read_file(source, on_invalid="ignore", **options)
         gone = np.flatnonzero(frame.geometry.isna()) + 1
-        numbers = f"{', '.join(map(str, gone[:_TOLD]))}{', ...' if len(gone) > _TOLD else ''}"
+        numbers = f"{', '.join(map(str, gone[:_NAMED]))}{', ...' if len(gone) > _NAMED else ''}"
         warn(
             f"{path.name}: left out {len(gone):,} of {len(frame):,} features without a geometry that can be read "
             f"({first_line(error)}), counting from 1: {numbers}; repair or delete them"

@@ -59,10 +59,10 @@ def _read_ground(path: str) -> GeoSeries | None:
             return GeoSeries([ground.union_all()], crs=ground.crs)
         if suffix == ".parquet":
             with open(path, "rb") as file:
-                told = (pq.read_schema(file).metadata or {}).get(b"geodetect")
+                text = (pq.read_schema(file).metadata or {}).get(b"geodetect")
         else:
-            told = (pyogrio.read_info(source).get("layer_metadata") or {}).get("geodetect")
-        return _parse_facts(json.loads(told) if told else {})
+            text = (pyogrio.read_info(source).get("layer_metadata") or {}).get("geodetect")
+        return _parse_facts(json.loads(text) if text else {})
     except _UNREADABLE:
         return None
 
@@ -73,11 +73,11 @@ def _read_member(path: str) -> Mapping[str, Any]:
     with open(path, encoding="utf-8") as file:
         while more := file.read(_HEAD):
             text += more
-            _, found, told = text.partition(_MEMBER)
+            _, found, rest = text.partition(_MEMBER)
             if not found and _FEATURES in text:
                 break
             with suppress(ValueError):  # it goes on beyond what was read
-                facts: Mapping[str, Any] = json.JSONDecoder().raw_decode(told.lstrip())[0]
+                facts: Mapping[str, Any] = json.JSONDecoder().raw_decode(rest.lstrip())[0]
                 return facts
     return {}
 
