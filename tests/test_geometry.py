@@ -1,4 +1,4 @@
-"""Boxes across 180 degrees, in the formats whose standards ask for degrees."""
+"""Geometries as arrays, and boxes across 180 degrees in the formats whose standards ask for degrees."""
 
 from __future__ import annotations
 
