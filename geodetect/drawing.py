@@ -22,10 +22,9 @@ from geodetect import memory, plots
 from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced, is_whole
 from geodetect.grid import Grid, Tiling, Window
 from geodetect.raster import RasterReader
-from geodetect.vector.classes import class_names
-from geodetect.vector.labels import read_area
-from geodetect.vector.opening import Area, Features, Vectors, open_features
-from geodetect.vector.placing import pixel_parts
+from geodetect.vector.areas import read_area
+from geodetect.vector.features import Features
+from geodetect.vector.opening import Area, Vectors, open_features
 from geodetect.windows import Windows
 
 _LONGER_SIDE = 1_600  # pixels of the picture; more is not seen on a screen
@@ -241,26 +240,21 @@ def _marks(features: Features, own: Grid, grid: Grid, label_field: str | None, c
     Raises:
         LabelsError: if they are neither polygons nor points, or none lies on the raster.
     """
-    parts, source = pixel_parts(features, grid)
+    parts, source = features.to_pixels(own)
+    parts = shapely.transform(parts, lambda xy: grid.to_pixel(own.in_plane().to_map(xy)))
     kinds = shapely.get_type_id(parts)
     points = kinds == shapely.GeometryType.POINT
     if not (points | (kinds == shapely.GeometryType.POLYGON)).all():
         raise LabelsError(f"{features.name} holds other geometries than polygons and points, which are not drawn")
     parts[points] = shapely.buffer(parts[points], _POINT_SHARE * max(grid.shape))
     seen = shapely.intersects(parts, shapely.box(0, 0, *grid.shape[::-1]))
-    low, high = grid.to_pixel(own.in_plane().to_map(np.array([[0, 0], own.shape[::-1]], float)))
-    if len(parts) and not shapely.intersects(parts, shapely.box(*low, *high)).any():
-        raise LabelsError(
-            f"none of {features.name} lies on {own.name}; check that both are of one place, and their coordinate "
-            "reference systems right"
-        )
     parts, source = parts[seen], source[seen]
     frame = features.frame
     if label_field is None and "outcome" in frame.columns and set(frame["outcome"]) <= set(_OUTCOMES):
         names = frame["outcome"].map(_OUTCOMES).to_numpy(object)
         colours = {_OUTCOMES[key]: colour for key, colour in plots.OUTCOMES.items()}
     else:
-        names = np.array([name or _NO_CLASS for name in class_names(features, label_field)], object)
+        names = np.array([name or _NO_CLASS for name in features.class_names(label_field)], object)
         colours = plots.class_colours([*(classes or ()), *sorted(set(names))])
     scores = pd.to_numeric(frame["score"], errors="coerce") if "score" in frame.columns else np.full(len(frame), np.nan)
     return _Marks(

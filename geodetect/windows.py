@@ -14,7 +14,7 @@ import numpy as np
 import shapely
 from jaxtyping import Int
 
-from geodetect.boxes import chained
+from geodetect.boxes import connected_components
 from geodetect.errors import ArgumentError
 from geodetect.grid import SLIVER, Tiling, Window
 
@@ -140,7 +140,7 @@ def _apart(parts: Int[np.ndarray, "N 4"], gap: int) -> Int[np.ndarray, "_M 4"]:
     """Rectangles joined to their bounds until all that are left are further apart than `gap`."""
     while True:
         grown = shapely.box(*(parts + np.array([-gap, -gap, gap, gap]) / 2).T)
-        group = chained(len(parts), *shapely.STRtree(grown).query(grown))
+        group = connected_components(len(parts), *shapely.STRtree(grown).query(grown))
         n_groups = int(group.max(initial=-1)) + 1
         if n_groups == len(parts):
             return parts

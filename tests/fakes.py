@@ -24,7 +24,7 @@ from geodetect.boxes import Boxes
 from geodetect.errors import RasterError
 from geodetect.grid import Grid, Window
 from geodetect.metadata import Metadata
-from geodetect.vector.labels import Labels, read_labels
+from geodetect.vector.labels import GridLabels, Labels
 
 if TYPE_CHECKING:
     from geodetect.detector import Detector
@@ -187,9 +187,9 @@ def outlines(boxes: Sequence[Sequence[float]]) -> np.ndarray:
     return shapely.box(*np.array(boxes, float).reshape(-1, 4).T)
 
 
-def labels_on(labels: Any, grid: Grid, **options: Any) -> Labels:
+def labels_on(labels: Any, grid: Grid, **options: Any) -> GridLabels:
     """The labels that meet one raster."""
-    return read_labels(labels, [grid], **options)[0]
+    return Labels(labels, **options).on([grid])[0]
 
 
 def make_detector(

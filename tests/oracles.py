@@ -21,7 +21,7 @@ def iou(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def ranked(boxes: Boxes) -> list[int]:
-    """Indices, best first, as `Boxes.ranked` promises."""
+    """Indices, best first, as `Boxes.rank` promises."""
 
     def key(k: int) -> tuple[float, ...]:
         x1, y1, x2, y2 = boxes.xyxy[k]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torchvision.ops import batched_nms
 
-from geodetect.boxes import Boxes, area, from_xywh, iou, nms, overlapping, settle, to_xywh
+from geodetect.boxes import Boxes, area, find_overlaps, from_xywh, iou, nms, settle, to_xywh
 from geodetect.errors import ArgumentError
 from tests import oracles
 from tests.strategies import boxes
@@ -54,7 +54,7 @@ def test_iou_worked_by_hand(other, expected):
 @given(boxes(), boxes(), thresholds)
 def test_overlapping_gives_the_pairs_of_the_matrix(a, b, min_iou):
     matrix = iou(a.xyxy, b.xyxy)
-    i, j, shared = overlapping(a.xyxy, b.xyxy, min_iou)
+    i, j, shared = find_overlaps(a.xyxy, b.xyxy, min_iou)
     assert set(zip(i, j, strict=True)) == set(zip(*np.nonzero(matrix > min_iou), strict=True))
     assert len(i) == (matrix > min_iou).sum()
     np.testing.assert_array_equal(shared, matrix[i, j])
@@ -109,7 +109,7 @@ def test_settle_names_each_box_at_most_once_best_first(found, max_iou, data):
     unsure = data.draw(arrays(bool, len(found)))
     kept, open_ = settle(found, max_iou, unsure)
     assert len({*kept, *open_}) == len(kept) + len(open_)
-    rank = np.argsort(found.ranked())
+    rank = np.argsort(found.rank())
     assert all((np.diff(rank[part]) > 0).all() for part in (kept, open_))
 
 
@@ -124,7 +124,7 @@ def test_settle_of_a_chain_worked_by_hand():
 
 @given(boxes())
 def test_ranking_ties_by_place(found):
-    order = found.ranked()
+    order = found.rank()
     alike = [(*found.xyxy[k], found.labels[k], found.scores[k]) for k in order]
     assert alike == [(*found.xyxy[k], found.labels[k], found.scores[k]) for k in oracles.ranked(found)]
 
@@ -190,7 +190,7 @@ def test_lengths_that_disagree_are_refused(xyxy, labels, scores, message):
 def test_ranking_needs_scores(truth):
     assume(len(truth))
     with pytest.raises(ArgumentError, match="needs scores"):
-        truth.ranked()
+        truth.rank()
 
 
 @pytest.mark.parametrize(

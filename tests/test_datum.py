@@ -16,8 +16,9 @@ from pyproj.transformer import TransformerGroup
 from geodetect.accuracy import compute_accuracy
 from geodetect.grid import Grid
 from geodetect.scene import detect_objects
+from geodetect.vector.areas import read_area
 from geodetect.vector.datum import warn_of_shift
-from geodetect.vector.labels import read_area, read_labels
+from geodetect.vector.labels import Labels
 from tests.fakes import PaintDetector, labels_on, painted, write_raster
 
 NEVADA, LONDON, WELLINGTON, TOKYO, BERN, BONN, CANBERRA = (
@@ -149,7 +150,7 @@ def test_results_in_wgs84_are_told_of_too(tmp_path: Path) -> None:
 def test_it_is_said_once_for_many_rasters(nevada: Grid) -> None:
     beside = Grid(nevada.shape, nevada.transform @ Affine.translation(60, 0), nevada.crs, "beside.tif")
     with pytest.warns(UserWarning, match="NAD27 to WGS 84") as caught:
-        read_labels(squares(nevada, 4267), [nevada, beside])
+        Labels(squares(nevada, 4267)).on([nevada, beside])
     assert len(caught) == 1
     assert caught[0].filename == __file__
 

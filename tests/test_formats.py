@@ -491,7 +491,7 @@ def test_classes_are_renamed_by_name_or_by_the_number_of_the_format(tmp_path: Pa
     data = gd.prepare_data(tmp_path, class_mapping={first: None, "pool": "water", "car": "van", 77: "x"})
     assert data.classes == ["water"]
     assert "boxes of classes that class_mapping drops: 2" in data.report
-    assert "nothing is called car, 77, which class_mapping renames" in data.report
+    assert "no class is called car, 77, which class_mapping renames" in data.report
     # A name counts for more than another class' number.
     assert gd.prepare_data(tmp_path, class_mapping={first: "x", "palm": "y"}).classes == ["y", "pool"]
 

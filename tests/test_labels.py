@@ -17,7 +17,8 @@ from pyproj import CRS
 
 from geodetect.errors import ArgumentError, GeodetectError, LabelsError, NotGeoreferenced
 from geodetect.grid import Grid
-from geodetect.vector.labels import read_area, read_area_on, read_labels
+from geodetect.vector.areas import read_area, read_areas
+from geodetect.vector.labels import Labels
 from geodetect.vector.opening import open_features
 from geodetect.vector.writers import write_features
 from tests.fakes import SHAPE, UPRIGHT, UTM, PaintedScene, labels_on, outlines
@@ -58,7 +59,7 @@ def test_labels_may_be_in_any_file(upright: PaintedScene, tmp_path: Path, suffix
     labels = labels_on(path, upright.grid)
     assert len(labels.polygons) == len(upright.boxes)
     assert set(labels.names) == {"red", "blue"}
-    assert labels.report == f"9 objects of 2 classes from squares{suffix}"
+    assert labels.objects.report == f"9 objects of 2 classes from squares{suffix}"
 
 
 @given(grids(), st.integers(0, 2**32 - 1))
@@ -74,7 +75,7 @@ def test_what_lies_on_the_grid_comes_back_in_its_pixels(grid: Grid, seed: int) -
 def test_labels_outside_the_raster_are_left_out_and_counted() -> None:
     labels = labels_on(_frame(outlines([*BOXES, [500, 500, 510, 510]])), GRID)
     assert len(labels.polygons) == 2
-    assert labels.report == "2 objects of 1 class from the frame of labels; left out 1 outside the raster"
+    assert labels.objects.report == "2 objects of 1 class from the frame of labels; left out 1 outside the raster"
 
 
 def test_labels_elsewhere_are_refused_with_both_extents() -> None:
@@ -107,7 +108,7 @@ def test_a_raster_without_a_transform_is_told_that_it_has_none(tmp_path: Path) -
         labels_on(_frame(outlines(BOXES)), Grid(SHAPE, name="bare.tif"))
     # Small numbers of pixels might be degrees, and GeoJSON says that they are.
     write_features(gpd.GeoDataFrame(geometry=outlines(BOXES)), tmp_path / "pixels.geojson")
-    with pytest.raises(NotGeoreferenced, match=r"GeoJSON is in WGS 84 by its standard: .* a \.gpkg or a frame"):
+    with pytest.raises(NotGeoreferenced, match=r"GeoJSON is in WGS 84 .* \.gpkg, .* frame without CRS"):
         labels_on(tmp_path / "pixels.geojson", Grid(SHAPE, name="bare.tif"))
 
 
@@ -128,7 +129,7 @@ def test_pixels_in_a_geojson_are_no_degrees(tmp_path: Path) -> None:
 def test_labels_that_the_raster_crs_cannot_hold_are_counted() -> None:
     degrees = gpd.GeoDataFrame(geometry=shapely.box([85, 85], [27, 1000], [86, 86], [28, 1001]), crs=4326)
     labels = labels_on(degrees, GRID)
-    assert labels.report.endswith("left out 1 beyond the raster's CRS")
+    assert labels.objects.report.endswith("left out 1 beyond the raster's CRS")
     with pytest.raises(LabelsError, match="is EPSG:4326 really its own"):
         labels_on(degrees.iloc[1:], GRID)
 
@@ -161,14 +162,14 @@ def test_mapping_renames_drops_and_leaves_the_rest() -> None:
     frame = _frame(outlines([*BOXES, [70, 70, 80, 80], [90, 90, 99, 99]]), label=[1.0, 2.0, 3.0, 4.0])
     labels = labels_on(frame, GRID, class_mapping={1: "car", "2": "boat", 3: None})
     assert labels.names.tolist() == ["car", "boat", "4"]
-    assert "left out 1 dropped by class_mapping" in labels.report
+    assert "left out 1 dropped by class_mapping" in labels.objects.report
 
 
 def test_features_without_a_class_are_left_out() -> None:
     frame = _frame(outlines([*BOXES, [70, 70, 80, 80]]), label=["a", None, "  "])
     labels = labels_on(frame, GRID)
     assert labels.names.tolist() == ["a"]
-    assert labels.report == "1 object of 1 class from the frame of labels; left out 2 without a class"
+    assert labels.objects.report == "1 object of 1 class from the frame of labels; left out 2 without a class"
     with pytest.raises(LabelsError, match="2 without a class, 1 dropped by class_mapping"):
         labels_on(frame, GRID, class_mapping={"a": None})
 
@@ -187,7 +188,7 @@ def test_a_mapping_gives_text_and_says_what_it_does_not_find() -> None:
     frame = _frame(outlines(BOXES), label=["a", "b"])
     labels = labels_on(frame, GRID, class_mapping={"a": 5, "c": "d", 7: None})
     assert labels.names.tolist() == ["5", "b"]
-    assert labels.report.endswith("nothing is called c, 7, which class_mapping renames")
+    assert labels.objects.report.endswith("no class is called c, 7, which class_mapping renames")
     for wrong, told in (
         (["a"], r"must be a dict \{value: name\}; got \['a'\]"),
         ({"a": " "}, "give 'a' a name, or None to drop it"),
@@ -199,16 +200,16 @@ def test_a_mapping_gives_text_and_says_what_it_does_not_find() -> None:
 @pytest.mark.parametrize(
     ("mapping", "told"),
     [
-        ({"pools": "water", "car": "van"}, "nothing is called pools, .* use pool for pools"),
-        ({"Pool": "water"}, "nothing is called Pool, .* use pool for Pool"),
-        ({"roof": None}, "nothing is called roof, .* the classes are called car, pool"),
+        ({"pools": "water", "car": "van"}, "no class is called pools, .* use pool for pools"),
+        ({"Pool": "water"}, "no class is called Pool, .* use pool for Pool"),
+        ({"roof": None}, "no class is called roof, .* the classes are called car, pool"),
     ],
 )
 def test_a_mapping_that_looks_like_a_mistake_is_a_warning(mapping: dict[str, str | None], told: str) -> None:
     with pytest.warns(UserWarning, match=told) as warnings:
-        labels = read_labels(_frame(outlines(BOXES), label=["car", "pool"]), [GRID], class_mapping=mapping)[0]
+        labels = Labels(_frame(outlines(BOXES), label=["car", "pool"]), class_mapping=mapping).on([GRID])[0]
     assert warnings[0].filename == __file__
-    assert "nothing is called" in labels.report
+    assert "no class is called" in labels.objects.report
 
 
 def test_classes_that_look_alike_are_a_warning() -> None:
@@ -232,7 +233,7 @@ def test_columns_that_may_hold_the_class_are_told(tmp_path: Path) -> None:
     frame.drop(columns="Class").to_file(tmp_path / "roofs.gpkg", engine="pyogrio")
     labels = labels_on(tmp_path / "roofs.gpkg", GRID)
     assert set(labels.names) == {"roofs"}
-    assert labels.report.endswith("from another: kind")
+    assert labels.objects.report.endswith("from another: kind")
 
 
 def test_a_missing_column_is_named_with_those_there_are() -> None:
@@ -270,7 +271,7 @@ def test_a_ring_that_crosses_itself_is_one_object(
     assert shapely.get_num_geometries(labels.polygons).tolist() == [n_parts]
     assert shapely.bounds(labels.polygons)[0, [0, 2, 3]].round(6).tolist() == [10, 30, 30]
     assert area is None or shapely.area(labels.polygons)[0] == pytest.approx(area)
-    assert labels.report == "1 object of 1 class from the frame of labels"
+    assert labels.objects.report == "1 object of 1 class from the frame of labels"
 
 
 def test_every_part_of_a_multipolygon_counts_and_its_broken_ones_once() -> None:
@@ -279,7 +280,7 @@ def test_every_part_of_a_multipolygon_counts_and_its_broken_ones_once() -> None:
     labels = labels_on(_frame(features, label=["a", "b", "b"]), GRID)
     assert shapely.bounds(labels.polygons).tolist() == [[10, 10, 30, 30], [50, 50, 60, 60], [70, 70, 80, 80]]
     assert labels.names.tolist() == ["a", "a", "b"]
-    assert labels.report == (
+    assert labels.objects.report == (
         "3 objects of 2 classes from the frame of labels (3 features with 4 parts); left out 1 without geometry"
     )
 
@@ -289,7 +290,7 @@ def test_what_has_no_area_is_left_out_and_counted() -> None:
     line = shapely.LineString([(0, 0), (5, 5)])
     labels = labels_on(_frame([*outlines(BOXES), flat, line, shapely.Polygon(), None]), GRID)
     assert len(labels.polygons) == 2
-    assert "left out 2 without geometry, 1 line, 1 without area" in labels.report
+    assert "left out 2 without geometry, 1 line, 1 without area" in labels.objects.report
 
 
 with np.errstate(invalid="ignore"):  # shapely's, that there is one
@@ -315,8 +316,8 @@ def test_what_has_no_finite_coordinates_is_left_out_and_counted(name: str, crs: 
         frame = gpd.GeoDataFrame(geometry=[*there.geometry, NOWHERE[name]], crs=crs)
     labels = labels_on(frame, GRID)
     assert np.allclose(shapely.bounds(labels.polygons), BOXES, atol=1e-2)
-    assert labels.report.endswith("left out 1 without finite coordinates")
-    assert not labels.complete
+    assert labels.objects.report.endswith("left out 1 without finite coordinates")
+    assert not labels.objects.complete
     with pytest.raises(LabelsError, match=r"no label of use \(1 without finite coordinates\)"):
         labels_on(frame.iloc[2:], GRID)
 
@@ -325,7 +326,7 @@ def test_of_a_feature_only_the_parts_without_finite_coordinates_are_left_out() -
     mixed = shapely.geometrycollections([outlines(BOXES)[0], NOWHERE["nan"], shapely.Polygon()])
     labels = labels_on(_frame([mixed, outlines(BOXES)[1]]), GRID)
     assert shapely.bounds(labels.polygons).tolist() == BOXES
-    assert labels.report == (
+    assert labels.objects.report == (
         "2 objects of 1 class from the frame of labels (2 features with 3 parts); left out 1 without finite coordinates"
     )
 
@@ -355,10 +356,10 @@ def test_copies_count_once() -> None:
     turned = shapely.Polygon(list(reversed(box.exterior.coords[1:])))  # begins elsewhere, and runs the other way round
     labels = labels_on(_frame([box, other, box, turned, box]), GRID)
     assert shapely.bounds(labels.polygons).tolist() == BOXES
-    assert labels.report == "2 objects of 1 class from the frame of labels; left out 3 duplicates"
-    assert not labels.complete
+    assert labels.objects.report == "2 objects of 1 class from the frame of labels; left out 3 duplicates"
+    assert not labels.objects.complete
     points = _frame([shapely.Point(20, 20), shapely.Point(20, 20)])
-    assert labels_on(points, GRID, point_radius_m=2).report.endswith("left out 1 duplicate")
+    assert labels_on(points, GRID, point_radius_m=2).objects.report.endswith("left out 1 duplicate")
 
 
 def test_copies_may_differ_by_rounding_and_no_more() -> None:
@@ -380,7 +381,7 @@ def test_copies_of_another_class_or_shape_are_kept_and_told() -> None:
     frame = _frame([box, box, box, half, hollow], label=["roof", "pool", "roof", "roof", "roof"])
     labels = labels_on(frame, GRID)
     assert labels.names.tolist() == ["roof", "pool", "roof", "roof"]
-    assert labels.report.endswith(
+    assert labels.objects.report.endswith(
         "left out 1 duplicate; kept 2 objects that share their outline with one of another class"
     )
 
@@ -493,7 +494,7 @@ def test_of_many_layers_the_first_with_geometry_is_read_and_told(tmp_path: Path)
     with pytest.warns(UserWarning, match="several layers: houses, boats; houses is read"):
         labels = labels_on(path, GRID)
     assert set(labels.names) == {"houses"}
-    assert labels.report.endswith("read layer houses of houses, boats")
+    assert labels.objects.report.endswith("read layer houses of houses, boats")
     assert set(labels_on(path, GRID, layer="boats").names) == {"boats"}
 
 
@@ -506,7 +507,7 @@ def test_a_geometry_that_cannot_be_read_costs_no_other(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"open\.geojson: left out 1 of 3 features .*closed.*: 2; repair"):
         labels = labels_on(path, GRID)
     assert labels.numbers.tolist() == [0, 2]
-    assert labels.report == "2 objects of 1 class from open.geojson; left out 1 without geometry"
+    assert labels.objects.report == "2 objects of 1 class from open.geojson; left out 1 without geometry"
 
 
 def test_a_table_in_another_encoding_is_refused_with_the_way_out(tmp_path: Path) -> None:
@@ -589,7 +590,7 @@ def test_several_files_are_read_together(tmp_path: Path) -> None:
         labels = labels_on(source, GRID)
         assert np.allclose(shapely.bounds(labels.polygons), BOXES, atol=1e-2)
         assert labels.names.tolist() == (["north", "south"] if isinstance(source, list) else ["object", "object"])
-    assert labels_on(files, GRID).report == "2 objects of 2 classes from north.gpkg and 1 more"
+    assert labels_on(files, GRID).objects.report == "2 objects of 2 classes from north.gpkg and 1 more"
     with pytest.warns(UserWarning, match="'crs' was not provided"):
         _frame(outlines([BOXES[0]]), crs=None).to_file(tmp_path / "nowhere.fgb", engine="pyogrio")
     with pytest.raises(LabelsError, match=r"north\.gpkg and nowhere\.fgb are to be read together, and only one"):
@@ -602,19 +603,19 @@ def test_labels_on_several_rasters_are_counted_once() -> None:
     far = Grid(SHAPE, UPRIGHT @ Affine.translation(1000, 0), UTM, "far.tif")
     nowhere = Grid(SHAPE, UPRIGHT @ Affine.translation(9000, 0), UTM, "nowhere.tif")
     frame = _frame(outlines([*BOXES, [1010, 20, 1020, 30], [500, 500, 510, 510]]), label=["a", "a", "b", "b"])
-    here, there, empty = read_labels(frame, [GRID, far, nowhere])
+    here, there, empty = Labels(frame).on([GRID, far, nowhere])
     assert [each.names.tolist() for each in (here, there, empty)] == [["a", "a"], ["b"], []]
     assert shapely.bounds(there.polygons).round(6).tolist() == [[10, 20, 20, 30]]
-    assert here.report == "3 objects of 2 classes from the frame of labels; left out 1 outside the raster"
+    assert here.objects.report == "3 objects of 2 classes from the frame of labels; left out 1 outside the raster"
     assert [each.numbers.tolist() for each in (here, there, empty)] == [[0, 1], [2], []]
     with pytest.raises(LabelsError, match=r"does not meet nowhere\.tif"):
-        read_labels(frame, [nowhere])
+        Labels(frame).on([nowhere])
     near, nowhere = (
         frame.iloc[2:3],
         [Grid(SHAPE, UPRIGHT @ Affine.translation(x, 0), UTM, f"{x}.tif") for x in (0, 3000)],
     )
     with pytest.raises(LabelsError, match=r"does not meet 0\.tif.*; it is the nearest of 2 rasters"):
-        read_labels(near, nowhere)
+        Labels(near).on(nowhere)
 
 
 def test_a_raster_whose_crs_does_not_reach_the_labels_just_holds_none() -> None:
@@ -622,11 +623,11 @@ def test_a_raster_whose_crs_does_not_reach_the_labels_just_holds_none() -> None:
     other = Grid(SHAPE, Affine(0.5, 0, 0, 0, -0.5, 0), globe, "other.tif")
     frame = _frame(outlines(BOXES)).to_crs(4326)
     for rasters in ([GRID, other], [other, GRID]):
-        met = read_labels(frame, rasters)
+        met = Labels(frame).on(rasters)
         assert [len(each.polygons) for each in met] == [2 * (grid is GRID) for grid in rasters]
-        assert met[0].report == "2 objects of 1 class from the frame of labels"
+        assert met[0].objects.report == "2 objects of 1 class from the frame of labels"
     with pytest.raises(LabelsError, match=r"has coordinates in the CRS of other\.tif; is EPSG:4326 really its own"):
-        read_labels(frame, [other])
+        Labels(frame).on([other])
 
 
 # Areas
@@ -706,13 +707,13 @@ def test_points_that_are_no_degrees_are_elsewhere() -> None:
 
 def test_an_area_is_opened_once_for_many_rasters() -> None:
     far = Grid(SHAPE, UPRIGHT @ Affine.translation(1000, 0), UTM, "far.tif")
-    here, there = read_area_on(_frame(outlines([[10, 20, 50, 40]])), [GRID, far])
+    here, there = read_areas(_frame(outlines([[10, 20, 50, 40]])), [GRID, far])
     assert here.bounds == (10, 20, 50, 40)
     assert there.is_empty
     globe = CRS.from_proj4("+proj=ortho +lat_0=-40 +lon_0=-100")  # the half of the earth that is seen from there
     beyond = Grid(SHAPE, Affine(0.5, 0, 0, 0, -0.5, 0), globe, "beyond.tif")
-    there, here = read_area_on(_frame(outlines([[10, 20, 50, 40]])), [beyond, GRID])
+    there, here = read_areas(_frame(outlines([[10, 20, 50, 40]])), [beyond, GRID])
     assert there.is_empty
     assert here.bounds == (10, 20, 50, 40)
     with pytest.raises(LabelsError, match=r"the frame of the aoi does not meet far\.tif"):
-        read_area_on(_frame(outlines([[10, 20, 50, 40]])), [far, far])
+        read_areas(_frame(outlines([[10, 20, 50, 40]])), [far, far])

@@ -13,8 +13,8 @@ import pytest
 import shapely
 
 from geodetect.errors import ArgumentError, LabelsError
-from geodetect.vector.labels import read_area
-from geodetect.vector.layers import VectorFile, vector_file
+from geodetect.vector.areas import read_area
+from geodetect.vector.layers import VectorFile
 from geodetect.vector.opening import open_features, vector_paths
 from geodetect.vector.writers import write_features
 from tests.fakes import UTM, PaintedScene
@@ -106,7 +106,7 @@ def test_a_layer_is_chosen_once_and_of_files_that_have_some(town: Path, tmp_path
 def test_a_name_with_a_bar_is_a_file_where_there_is_one(town: Path, tmp_path: Path) -> None:
     odd = tmp_path / "a|layername=b.geojson"
     write_features(roofs(3), odd.with_name("c.geojson")).rename(odd)
-    assert vector_file(odd) == VectorFile(str(odd))
+    assert VectorFile.parse(odd) == VectorFile(str(odd))
     assert len(open_features(odd).frame) == 3
 
 

@@ -73,7 +73,7 @@ def test_matches_are_those_of_pycocotools(match_iou):
 def test_matches_are_those_of_the_slow_loop(found, truth, match_iou, by_class):
     partner, shared = match(found, truth, match_iou, by_class=by_class)
     expected = oracles.match(found, truth, match_iou, by_class=by_class)
-    order = found.ranked()
+    order = found.rank()
     # Detections alike in everything may change places.
     np.testing.assert_array_equal(partner[order], np.array(expected, int)[oracles.ranked(found)])
     hit = partner >= 0

@@ -8,7 +8,7 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geodetect.boxes import Boxes, area, enclosing, iou, iou_of_pairs, nms, overlapping
+from geodetect.boxes import Boxes, area, find_overlaps, iou, iou_of_pairs, nms, oriented_envelope
 from geodetect.errors import ArgumentError
 from geodetect.grid import Tiling
 from geodetect.scene.edges import Parts, join, split
@@ -129,7 +129,7 @@ def test_overlap_is_that_of_the_polygons_for_a_hundred_thousand_pairs():
 
 @given(oriented(max_size=12), oriented(max_size=12), st.sampled_from([0.0, 0.1, 0.5, 0.9]))
 def test_pairs_are_those_of_the_matrix(a, b, min_iou):
-    found = overlapping(a, b, min_iou)
+    found = find_overlaps(a, b, min_iou)
     matrix = iou(a, b)
     assert set(zip(found.first.tolist(), found.second.tolist(), strict=True)) == set(
         zip(*(indices.tolist() for indices in np.nonzero(matrix > min_iou)), strict=True)
@@ -139,7 +139,7 @@ def test_pairs_are_those_of_the_matrix(a, b, min_iou):
 def greedy(boxes, max_iou, *, by_class=True):
     """Greedy suppression by a plain loop."""
     kept, matrix = [], iou(boxes, boxes)
-    for k in boxes.ranked():
+    for k in boxes.rank():
         rivals = [j for j in kept if not by_class or boxes.labels[j] == boxes.labels[k]]
         if all(matrix[k, j] <= max_iou for j in rivals):
             kept.append(int(k))
@@ -211,7 +211,7 @@ def test_what_is_found_turns_with_the_window(boxes):
 @given(st.floats(2, 60), st.floats(1, 20), angles)
 def test_the_smallest_rectangle_round_a_rectangle_is_itself(length, width, angle):
     box = Boxes([[50 - length / 2, 50 - width / 2, 50 + length / 2, 50 + width / 2]], [3], angles=[angle])
-    around = enclosing(polygons(box), [3])
+    around = oriented_envelope(polygons(box), [3])
     np.testing.assert_allclose(iou_of_pairs(around, box), 1, atol=1e-6)
     assert around.labels.tolist() == [3]
 
@@ -231,7 +231,7 @@ def test_objects_that_windows_cut_come_out_once_and_whole():
         frame = shapely.box(*window.xyxy)
         parts = shapely.intersection(polygons(truth), frame)
         shown = shapely.area(parts) > 8
-        around = enclosing(parts[shown], truth.labels[shown])
+        around = oriented_envelope(parts[shown], truth.labels[shown])
         return Boxes(around.xyxy, around.labels, truth.scores[shown], around.angles)
 
     whole, parts = zip(*(split(seen(window), window, plan, 0.5) for window in plan), strict=True)

@@ -18,7 +18,6 @@ import shapely
 import geodetect as gd
 from geodetect.colours import OUTCOMES, class_colours
 from geodetect.vector.opening import open_features
-from geodetect.vector.qgis import add_style
 from geodetect.vector.writers import write_features
 from tests.fakes import UTM
 
@@ -64,15 +63,6 @@ def test_readers_that_ask_for_no_layer_get_the_features(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="More than one layer"):
         assert gpd.read_file(path)["label"].tolist() == LABELS
     assert open_features(path).frame["label"].tolist() == LABELS
-
-
-def test_the_model_says_which_class_has_which_colour(tmp_path: Path) -> None:
-    path = tmp_path / "found.gpkg"
-    _features({"label": ["car", "pool", "car"]}).to_file(path)
-    add_style(path, ["pool", "tree", "car"])
-    style = ElementTree.fromstring(str(_row(path)["styleQML"]))
-    assert [each.get("value") for each in style.iter("category")] == ["pool", "tree", "car"]
-    assert style.find("labeling") is None  # no scores, nothing to write
 
 
 @pytest.mark.parametrize("columns", [{}, {"score": [0.5, 0.4, 0.3]}])

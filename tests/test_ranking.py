@@ -22,12 +22,12 @@ def test_runs_on_disk_give_what_sorting_everything_gives(tmp_path, portions, run
         on_disk.add(portion)
         in_memory.add(portion)
     everything = Boxes.concat(portions, scored=True)
-    expected = rows(everything[everything.ranked()])
+    expected = rows(everything[everything.rank()])
     for ranking in (on_disk, in_memory):
         assert np.array_equal(rows(Boxes.concat(ranking.ranked(), scored=True)), expected)
         for _ in range(2):  # gone through as often as is asked for
             gone_through = Boxes.concat(ranking, scored=True)
-            assert np.array_equal(rows(gone_through[gone_through.ranked()]), expected)
+            assert np.array_equal(rows(gone_through[gone_through.rank()]), expected)
 
 
 def test_what_exceeds_a_run_goes_to_disk(tmp_path):

@@ -18,7 +18,7 @@ from geodetect.errors import GeodetectError, NotGeoreferenced
 from geodetect.grid import Window
 from geodetect.raster import RasterReader
 from geodetect.stretch import Numbers, Sample
-from geodetect.vector.labels import read_area
+from geodetect.vector.areas import read_area
 from tests.fakes import labels_on
 from tests.real_data import REAL_DATA
 

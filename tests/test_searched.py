@@ -18,7 +18,7 @@ from geodetect.grid import Grid, Window
 from geodetect.scene.ground import ground_of, joined
 from geodetect.vector.opening import open_features
 from geodetect.vector.outputs import SUFFIXES
-from geodetect.vector.searched import searched_ground
+from geodetect.vector.searched import read_searched_ground
 from geodetect.vector.writers import write_features
 from tests.fakes import CLASSES, SHAPE, TRANSFORMS, TRUTH, UPRIGHT, UTM, PaintDetector, outlines, painted, write_raster
 
@@ -42,7 +42,7 @@ def _find(raster: Any, output: Any = None, **keywords: Any) -> Any:
 
 def _same(found: Any, expected: shapely.Geometry) -> bool:
     """Whether the ground of detections is this one, to a thousandth of a square metre."""
-    ground = searched_ground(found)
+    ground = read_searched_ground(found)
     assert ground is not None
     return bool(shapely.symmetric_difference(ground.iloc[0], expected).area < 1e-3)
 
@@ -62,7 +62,7 @@ def test_a_raster_without_holes_was_searched_all_over(tmp_path: Path, transform:
 def test_formats_without_a_place_for_it_hold_nothing_and_no_file_is_added(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "a.tif", painted(), GRID)
     for suffix in (".kml", ".csv"):
-        assert searched_ground(_find(path, tmp_path / f"found{suffix}")) is None
+        assert read_searched_ground(_find(path, tmp_path / f"found{suffix}")) is None
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.tif", "found.csv", "found.kml"]
 
 
@@ -70,7 +70,7 @@ def test_without_a_crs_it_lies_in_the_rasters_plane(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "a.tif", painted(), Grid(SHAPE))
     with pytest.warns(UserWarning, match="no coordinate reference system"):
         found = _find(path, tmp_path / "found.gpkg")
-    ground = searched_ground(found)
+    ground = read_searched_ground(found)
     assert ground is not None
     assert ground.crs is None
     assert _same(found, shapely.box(0, 0, WIDTH, HEIGHT))
@@ -147,7 +147,7 @@ def test_files_without_it_say_nothing(tmp_path: Path) -> None:
     _labels().to_parquet(tmp_path / "a.parquet")
     (tmp_path / "b.geojson").write_text('{"type": "FeatureCollection", "geodetect": [1, ')
     for name in ("a.geojson", "a.gpkg", "a.parquet", "b.geojson", "missing.gpkg"):
-        assert searched_ground(tmp_path / name) is None
+        assert read_searched_ground(tmp_path / name) is None
 
 
 def test_a_long_outline_is_read_from_geojson(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_several_files_have_the_ground_of_all(tmp_path: Path) -> None:
         paths.append(_find(raster, tmp_path / f"{x}.gpkg"))
     assert _same(paths, shapely.Polygon(GRID.corners))
     _labels().to_file(tmp_path / "more.gpkg")
-    assert searched_ground([*paths, tmp_path / "more.gpkg"]) is None
+    assert read_searched_ground([*paths, tmp_path / "more.gpkg"]) is None
     assert _same(f"{paths[0]}|layername=0", shapely.Polygon(GRID.window(Window(0, 0, 112, HEIGHT)).corners))
 
 

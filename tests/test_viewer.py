@@ -26,7 +26,7 @@ from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced, Outpu
 from geodetect.grid import Grid
 from geodetect.vector.writers import write_features
 from geodetect.viewer import Page
-from geodetect.viewer.ground import located
+from geodetect.viewer.content import describe_scene
 from tests.browser import CHROMIUM, Browser, Tab
 
 CRS = "EPSG:32645"
@@ -556,7 +556,7 @@ def test_what_cannot_be_shown_is_said(scene: Path, plain: Path, tmp_path: Path) 
     for side in (0, 65_501, 2.5, "2048", None):
         with pytest.raises(ArgumentError, match=rf"1 to 65,500 pixels; got {side!r}"):
             gd.view(scene, FOUND, max_side=side)
-    with pytest.raises(LabelsError, match=r"none of the features lies on scene\.tif"):
+    with pytest.raises(LabelsError, match=r"none of .* lies on scene\.tif"):
         gd.view(scene, FOUND.set_geometry(FOUND.translate(500, 0)))
     with pytest.raises(LabelsError, match="type Point"):
         gd.view(scene, FOUND.set_geometry(FOUND.centroid))
@@ -598,8 +598,10 @@ def test_a_saved_page_is_whole_or_the_old_one_stays(tmp_path: Path) -> None:
 
 
 def test_what_nobody_knows_of_a_place_is_none() -> None:
-    plain = located(Grid((10, 20), None, None, "plain"))
+    plain = describe_scene(Grid((10, 20), None, None, "plain"))
     assert [plain[name] for name in ("transform", "crs", "sides_m", "north", "places")] == [None] * 5
-    moon = located(Grid((10, 20), Affine(10, 0, 0, 0, -10, 0), ProjCRS.from_user_input("IAU_2015:30110"), "moon"))
+    moon = describe_scene(
+        Grid((10, 20), Affine(10, 0, 0, 0, -10, 0), ProjCRS.from_user_input("IAU_2015:30110"), "moon")
+    )
     assert moon["sides_m"] == pytest.approx([10, 10], rel=0.01)
     assert {row[0] for row in moon["places"]} == {None}

@@ -1,4 +1,4 @@
-"""How good detections are: features against features, on the map."""
+"""Accuracy of detections: features compared with features, on the map."""
 
 from geodetect.accuracy.compute import compute_accuracy
 from geodetect.accuracy.result import Accuracy

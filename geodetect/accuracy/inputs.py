@@ -1,4 +1,4 @@
-"""What is compared, brought to one frame: detections and true objects as polygons in the detections' CRS."""
+"""Preparation of what is compared: detections and labels as frames of polygons in the detections' CRS."""
 
 from __future__ import annotations
 
@@ -12,87 +12,87 @@ from pyproj import CRS
 
 from geodetect.boxes import area
 from geodetect.errors import LabelsError, NotGeoreferenced, warn
-from geodetect.vector.classes import class_names, unread_columns, warn_of_likenesses
-from geodetect.vector.datum import warn_of_shift
-from geodetect.vector.degrees import near
-from geodetect.vector.labels import area_in
-from geodetect.vector.objects import (
+from geodetect.vector.areas import open_area, place_area
+from geodetect.vector.classes import note_unread_columns, warn_of_similar_names
+from geodetect.vector.features import (
     AREAL,
     NOT_FINITE,
+    POINT,
+    Features,
     Objects,
-    counted,
-    is_finite,
-    mended,
-    objects_of,
-    outlines,
-    points_need_radius,
-    units_m,
+    Placement,
+    Target,
+    pluralize,
 )
-from geodetect.vector.opening import Area, Features, open_area
-from geodetect.vector.placing import Placed, moved, no_degrees, placed
+from geodetect.vector.geometry import exceeds_degrees, is_finite, mend, number_outlines, units_m
+from geodetect.vector.labels import Labels
+from geodetect.vector.opening import Area
 
 ALL = "all"  # the row of all classes together
-_TOLD = 3  # classes that a warning names
-_SCORE_COLUMNS = ("score", "scores", "confidence", "conf", "probability", "prob")  # as programs call it
+_NAMED = 3  # classes that a warning names
+_SCORE_COLUMNS = ("score", "scores", "confidence", "conf", "probability", "prob")  # in other programs
 _ONE_CLASS = "object"  # the name of a row where classes do not count and there is not just one
 _UPRIGHT = 0.95  # share of its envelope that an upright rectangle fills; one turned by 1.5 degrees fills less
-_POINT = shapely.GeometryType.POINT
 
 
-def common_crs(found: Features, truth: Features) -> CRS | None:
-    """The detections' CRS; that of the labels where there are no detections to have one.
+def find_target(found: Features, truth: Features) -> Target:
+    """Return the CRS to compare in: the detections'; that of the labels where there are no detections to have one.
 
     None where one side has none and the other is GeoJSON that holds pixels.
 
     Raises:
         NotGeoreferenced: if only one side has a CRS.
     """
+    crs: CRS | None = found.frame.crs or truth.frame.crs
     for side, other in ((found, truth), (truth, found)):
         if side.frame.crs is None and other.frame.crs is not None and len(side.frame):
-            if no_degrees(other.frame.geometry):
-                return None
-            raise NotGeoreferenced(
-                f"{side.name} has no coordinate reference system, but {other.name}, with which it is compared, is in "
-                f"{other.frame.crs.to_string()}; assign it its own (GeoDataFrame.set_crs, or ogr2ogr -a_srs)"
-            )
-    crs: CRS | None = found.frame.crs or truth.frame.crs
-    return crs
+            if not exceeds_degrees(other.frame.geometry):
+                raise NotGeoreferenced(
+                    f"{side.name} has no coordinate reference system, but {other.name}, with which it is compared, is "
+                    f"in {other.frame.crs.to_string()}; assign it its own (GeoDataFrame.set_crs, or ogr2ogr -a_srs)"
+                )
+            crs = None
+    geometry = np.asarray(found.frame.geometry.array, dtype=object)
+    geometry = geometry[is_finite(geometry) & ~shapely.is_missing(geometry) & ~shapely.is_empty(geometry)]
+    if crs is None or not len(geometry):
+        return Target(crs, "the detections")
+    bounds = shapely.bounds(geometry)
+    centres = (bounds[:, :2] + bounds[:, 2:]) / 2
+    # A corner of the detection in the middle: the middle of detections on both sides of 180 degrees is not one of them.
+    typical = np.abs(centres - np.median(centres, axis=0)).sum(axis=1).argmin()
+    centre = shapely.get_coordinates(geometry[typical])[0]
+    side_m = np.median((bounds[:, 2:] - bounds[:, :2]) * units_m(centre[None], crs))
+    return Target(crs, "the detections", centre, side_m / 10, "a tenth of a detection's side")
 
 
-def area_of_interest(aoi: Area, crs: CRS | None, found: Features) -> shapely.Geometry:
-    """Read the area of interest as one geometry in the detections' CRS."""
-    features = open_area(aoi, crs)
+def read_inside(aoi: Area, target: Target) -> shapely.Geometry:
+    """Read an area of interest as one geometry in the CRS of a target.
+
+    Raises:
+        GeodetectError: if it cannot be read, or holds no polygons.
+        NotGeoreferenced: if only one of it and the target has a CRS.
+    """
+    features = open_area(aoi, target.crs)
     own = features.frame.crs
-    if (own is None) != (crs is None):
+    if (own is None) != (target.crs is None):
         raise NotGeoreferenced(
-            f"{features.name} and the detections must either both have a coordinate reference system or neither; "
-            f"got {own or 'none'} and {crs or 'none'}"
+            f"{features.name} and {target.name} must either both have a coordinate reference system or neither; "
+            f"got {own or 'none'} and {target.crs or 'none'}"
         )
-    inside = shapely.union_all(area_in(features, crs, found.name, longitude_of(found, crs)))
-    warn_of_datum(features, crs, found)
+    inside = shapely.union_all(place_area(features, target).geometry)
     shapely.prepare(inside)
     return inside
 
 
-def longitude_of(found: Features, crs: CRS | None) -> float | None:
-    """The longitude of some detection, which those of all others count from; None where they are not in degrees."""
-    corners = shapely.get_coordinates(np.asarray(found.frame.geometry.array, dtype=object))[:, 0]
-    finite = corners[np.isfinite(corners)]
-    return float(finite[0]) if crs is not None and crs.is_geographic and len(finite) else None
-
-
-def detected(
-    features: Features, crs: CRS | None, inside: shapely.Geometry | None, longitude: float | None
-) -> GeoDataFrame:
-    """The detections with label, score (1 for all where they have none) and id, their row from 0; those in the area.
+def frame_detections(features: Features, target: Target, inside: shapely.Geometry | None) -> GeoDataFrame:
+    """Return the detections in an area with label, score (1 for all where they have none) and id, their row from 0.
 
     Raises:
         LabelsError: if a score is missing or not a finite number, or there are other geometries than polygons.
     """
-    unread_columns(features, None, "rename the one that holds the class to it")
-    objects = objects_of(features, _names(features), apart=False)
-    _refuse_but(AREAL, objects)
-    frame = _framed(objects, _placed(objects, crs, inside, features.name, longitude), crs, inside)
+    note_unread_columns(features, None, "rename the one that holds the class to it")
+    objects = Objects.of(features, _class_names(features), apart=False)
+    frame = _frame(objects, _place(objects, target, inside, AREAL), inside)
     if "score" not in features.frame.columns:
         if other := [name for name in features.frame.columns if str(name).lower() in _SCORE_COLUMNS]:
             warn(
@@ -102,7 +102,7 @@ def detected(
         return frame.assign(score=1.0)
     scores = pd.to_numeric(features.frame["score"], errors="coerce").to_numpy(float)
     unknown = ~np.isfinite(scores)
-    if unknown.any() and "outcome" in features.frame.columns:  # what compute_accuracy gives and saves
+    if unknown.any() and "outcome" in features.frame.columns:  # what compute_accuracy returns and saves
         raise LabelsError(
             f"{features.name} holds outcomes, and {unknown.sum():,} of them are objects without a score that were "
             'missed; leave out those whose outcome is "FN"'
@@ -115,83 +115,68 @@ def detected(
     return frame.assign(score=scores[frame["id"]])
 
 
-def true_objects(
-    features: Features,
-    crs: CRS | None,
-    inside: shapely.Geometry | None,
-    longitude: float | None,
-    *,
-    label_field: str | None,
-    point_radius_m: float | None,
-) -> GeoDataFrame:
-    """The labels as valid polygons with label and id, circles for points; those in the area.
+def frame_labels(features: Features, labels: Labels, target: Target, inside: shapely.Geometry | None) -> GeoDataFrame:
+    """Return the labels in an area as valid polygons with label and id, circles for points; without those of no area.
 
-    What has no area is left out, as nothing can find it.
+    Args:
+        features: as `labels` reads them.
+        labels: column of the class and radius of points.
+        target: to bring them into.
+        inside: the area, in the CRS of the target; None for everywhere.
 
     Raises:
         LabelsError: if there are lines, or points and no radius.
     """
-    unread_columns(features, label_field)
-    objects = objects_of(features, _names(features, label_field))
-    if point_radius_m is None and (shapely.get_type_id(objects.geometry[objects.used]) == _POINT).any():
-        raise points_need_radius(features.name)
-    _refuse_but((*AREAL, _POINT), objects)
-    solid = _placed(objects, crs, inside, features.name, longitude).solid(crs, point_radius_m)
-    return _framed(objects, solid, crs, inside).assign(score=np.nan)
+    note_unread_columns(features, labels.label_field)
+    objects = Objects.of(features, _class_names(features, labels.label_field))
+    objects.require_radius(labels.point_radius_m)
+    placement = _place(objects, target, inside, (*AREAL, POINT))
+    return _frame(objects, placement.to_polygons(labels.point_radius_m), inside).assign(score=np.nan)
 
 
-def _names(features: Features, label_field: str | None = None) -> np.ndarray | None:
-    """The class of each feature; None where they have none at all."""
+def _class_names(features: Features, label_field: str | None = None) -> np.ndarray | None:
+    """Return the class of each feature; None where they have none at all."""
     named = label_field is not None or "label" in features.frame.columns
-    return class_names(features, label_field) if named else None
+    return features.class_names(label_field) if named else None
 
 
-def _refuse_but(kinds: tuple[shapely.GeometryType, ...], objects: Objects) -> None:
-    """Refuse objects of other types.
+def _place(
+    objects: Objects, target: Target, inside: shapely.Geometry | None, kinds: tuple[shapely.GeometryType, ...]
+) -> Placement:
+    """Bring objects of these types into the CRS of a target.
 
     Raises:
-        LabelsError: if there are any; the message names their types.
+        LabelsError: if some are of other types, or, without an area, lie where the CRS does not reach.
     """
-    geometry = objects.geometry[objects.used]
+    name, geometry = objects.features.name, objects.geometry[objects.used]
     others = geometry[~np.isin(shapely.get_type_id(geometry), kinds)]
     if len(others):
         types = " and ".join(sorted({each.geom_type for each in others}))
-        raise LabelsError(
-            f"{objects.features.name} holds {len(others):,} features of type {types}; polygons are expected"
-        )
-
-
-def _placed(
-    objects: Objects, crs: CRS | None, inside: shapely.Geometry | None, name: str, longitude: float | None
-) -> Placed:
-    """The objects in `crs`, their longitudes counted from `longitude`.
-
-    Raises:
-        LabelsError: if there is no area, and an object lies where the CRS does not reach.
-    """
+        raise LabelsError(f"{name} holds {len(others):,} features of type {types}; polygons are expected")
     if n := objects.lost[NOT_FINITE]:
-        warn(f"{name}: left out {counted(n, 'object')} without finite coordinates; repair or delete them")
-    here = placed(objects, crs, "the detections", longitude)
-    if inside is None and len(here.numbers) < len(objects.used):
+        warn(f"{name}: left out {pluralize(n, 'object')} without finite coordinates; repair or delete them")
+    placement = objects.place(target)
+    n_beyond = len(objects.used) - len(placement.numbers)
+    if inside is None and n_beyond:
         raise LabelsError(
-            f"{name} has {len(objects.used) - len(here.numbers):,} features that lie where the detections' CRS does "
-            "not reach; correct its CRS, or give an aoi"
+            f"{name} has {n_beyond:,} features that lie where the detections' CRS does not reach; correct its CRS, or "
+            "give an aoi"
         )
-    return here
+    return placement
 
 
-def _framed(objects: Objects, here: Placed, crs: CRS | None, inside: shapely.Geometry | None) -> GeoDataFrame:
-    """The objects with their centroid in the area, as a frame with label and id."""
-    geometry, numbers = here.geometry, here.numbers
+def _frame(objects: Objects, placement: Placement, inside: shapely.Geometry | None) -> GeoDataFrame:
+    """Return the objects with their centroid in the area, as a frame with label and id."""
+    geometry, numbers = placement.geometry, placement.numbers
     if inside is not None:
         within = shapely.intersects(inside, shapely.centroid(geometry))
         geometry, numbers = geometry[within], numbers[within]
     columns = {"label": objects.names[numbers], "id": objects.rows[numbers]}
-    return GeoDataFrame(columns, geometry=geometry, crs=crs)
+    return GeoDataFrame(columns, geometry=geometry, crs=placement.crs)
 
 
-def on_searched(truth: GeoDataFrame, ground: GeoSeries, name: str) -> GeoDataFrame:
-    """The labels with their centroid on ground that was searched; a warning says how many are left out.
+def keep_searched(truth: GeoDataFrame, ground: GeoSeries, name: str) -> GeoDataFrame:
+    """Return the labels with their centroid on ground that was searched; warn of how many are left out.
 
     Labels are brought into the CRS of the ground, whose straight edges are not straight in any other.
 
@@ -202,10 +187,9 @@ def on_searched(truth: GeoDataFrame, ground: GeoSeries, name: str) -> GeoDataFra
     """
     if (truth.crs is None) != (ground.crs is None):  # one of them was changed since
         return truth
-    centroids = moved(shapely.centroid(truth.geometry.to_numpy()), truth.crs, ground.crs, name="the labels", there=name)
     area = ground.union_all()
-    if ground.crs is not None and ground.crs.is_geographic and not area.is_empty:
-        centroids = near(centroids, area.centroid.x)
+    target = Target(ground.crs, name, None if area.is_empty else shapely.get_coordinates(area.centroid)[0])
+    centroids = target.bring(shapely.centroid(truth.geometry.to_numpy()), truth.crs, "the labels")
     shapely.prepare(area)
     inside = shapely.intersects(area, centroids)
     if not inside.all():
@@ -216,30 +200,18 @@ def on_searched(truth: GeoDataFrame, ground: GeoSeries, name: str) -> GeoDataFra
     return truth[inside].reset_index(drop=True)
 
 
-def once(truth: GeoDataFrame, name: str) -> GeoDataFrame:
-    """The labels without those that repeat the outline of another one of their group, of which a warning tells."""
-    outline = pd.Series(outlines(truth.geometry.to_numpy()), truth.index)
+def drop_duplicates(truth: GeoDataFrame, name: str) -> GeoDataFrame:
+    """Return the labels without those that repeat the outline of another one of their group; warn of how many."""
+    outline = pd.Series(number_outlines(truth.geometry.to_numpy()), truth.index)
     again = pd.DataFrame({"outline": outline, "group": truth["group"]}).duplicated()
     if again.any():
-        n_left_out = counted(int(again.sum()), "duplicate")
+        n_left_out = pluralize(int(again.sum()), "duplicate")
         warn(f"{name}: left out {n_left_out} of {len(truth):,} objects, which repeat an outline; delete the copies")
     return truth[~again].reset_index(drop=True)
 
 
-def warn_of_datum(features: Features, crs: CRS | None, found: Features) -> None:
-    """Warn where what is brought to the detections may lie beside them by a tenth of their size and more."""
-    geometry = np.asarray(found.frame.geometry.array, dtype=object)
-    bounds = shapely.bounds(geometry[is_finite(geometry) & ~shapely.is_missing(geometry)])
-    if crs is None or not len(bounds):
-        return
-    middle = np.median((bounds[:, :2] + bounds[:, 2:]) / 2, axis=0)
-    side_m = np.median((bounds[:, 2:] - bounds[:, :2]) * units_m(middle[None], crs))
-    for own in {each.frame.crs: None for each in features.files or (features,)}:
-        warn_of_shift(features.name, own, crs, middle, limit_m=side_m / 10, limit="a tenth of a detection's side")
-
-
 def warn_of_apart(found: GeoDataFrame, truth: GeoDataFrame) -> None:
-    """Warns where the two lie in different places, so that nothing can match."""
+    """Warn where the two lie in different places, so that nothing can match."""
     if len(found) and len(truth):
         ours, theirs = found.total_bounds, truth.total_bounds
         if (ours[:2] > theirs[2:]).any() or (theirs[:2] > ours[2:]).any():
@@ -249,7 +221,7 @@ def warn_of_apart(found: GeoDataFrame, truth: GeoDataFrame) -> None:
 
 def warn_of_rotated(found: GeoDataFrame) -> None:
     """Warns where envelopes are much larger than the detections in them."""
-    areas = np.nan_to_num(shapely.area(mended(found.geometry.to_numpy())))
+    areas = np.nan_to_num(shapely.area(mend(found.geometry.to_numpy())))
     envelopes = area(shapely.bounds(found.geometry.to_numpy()))
     solid = envelopes > 0
     if solid.any() and np.median(areas[solid] / envelopes[solid]) < _UPRIGHT:
@@ -260,22 +232,22 @@ def warn_of_rotated(found: GeoDataFrame) -> None:
 
 
 class Grouped(NamedTuple):
-    """Both sides with a column `group`, the class that counts, and the names of all groups."""
+    """Detections and labels with a column `group`, the class that counts, and the names of all groups."""
 
     found: GeoDataFrame
     truth: GeoDataFrame
     names: list[str]
 
 
-def one_naming(found: GeoDataFrame, truth: GeoDataFrame, by_class: bool) -> Grouped:
-    """Return both sides with their features grouped by class, or all in one group.
+def group_by_class(found: GeoDataFrame, truth: GeoDataFrame, by_class: bool) -> Grouped:
+    """Group detections and labels by class, or all in one group.
 
     Raises:
-        LabelsError: if only some detections have a class, or a group is named like the row of all.
+        LabelsError: if only some detections have a class, or a class is named like the row of all.
     """
     named = [frame["label"].notna() for frame in (found, truth)]
     names = sorted({name for frame in (found, truth) for name in frame["label"].dropna()})
-    # A side with nothing on it has no say in this.
+    # An empty side does not count here.
     if by_class and names and all(some.any() for some in named if len(some)):
         if not named[0].all():
             raise LabelsError(
@@ -287,11 +259,11 @@ def one_naming(found: GeoDataFrame, truth: GeoDataFrame, by_class: bool) -> Grou
         ours, theirs = (sorted(frame["group"].unique()) for frame in (found, truth))
         if ours and theirs and not set(ours) & set(theirs):
             warn(
-                f"no class of the detections ({', '.join(ours[:_TOLD])}) is one of the labels' "
-                f"({', '.join(theirs[:_TOLD])}), so none can match; by_class=False takes all as one"
+                f"no class of the detections ({', '.join(ours[:_NAMED])}) is one of the labels' "
+                f"({', '.join(theirs[:_NAMED])}), so none can match; by_class=False takes all as one"
             )
         else:
-            warn_of_likenesses(names, "them the same name on both sides")
+            warn_of_similar_names(names, "them the same name on both sides")
     else:
         names = names if len(names) == 1 else [_ONE_CLASS]
         found, truth = (f.assign(group=names[0], label=f["label"].fillna(names[0])) for f in (found, truth))

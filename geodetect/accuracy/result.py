@@ -1,8 +1,11 @@
-"""What `compute_accuracy` gives: numbers, features, a figure, and files of them."""
+"""The result of `compute_accuracy`: numbers, features, a figure, and files of them."""
 
 from __future__ import annotations
 
+import math
+from base64 import b64encode
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import pandas as pd
@@ -10,17 +13,31 @@ from geopandas import GeoDataFrame
 from matplotlib.figure import Figure
 
 from geodetect import plots
-from geodetect.accuracy.page import page_of
 from geodetect.errors import OutputError
 from geodetect.facts import html_rows, text_of
 from geodetect.files import appearing
 from geodetect.vector.outputs import check_place
 from geodetect.vector.writers import write_features
 
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #333; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
+h1, h2 { font-weight: 600 }
+h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2rem }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { padding: .3rem .9rem; text-align: right; border-bottom: 1px solid #ddd }
+th:first-child { text-align: left } .table tbody tr:last-child { font-weight: 600 }
+img { max-width: 100%; height: auto }
+"""
+_WORDS = (
+    "Precision is the share of detections that are right, recall the share of objects that were found, F1 their "
+    "harmonic mean, AP the average precision over all recalls; all from 0 to 1. TP are right detections, FP wrong "
+    "ones, FN objects that none found."
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Accuracy:
-    """What came of comparing detections with true objects.
+    """Detections compared with true objects.
 
     Args:
         table: rows classes and `all`, columns precision, recall, f1, ap, tp, fp, fn.
@@ -28,7 +45,7 @@ class Accuracy:
             CRS, with label, score (NaN for FN), outcome, iou (0 but for TP), id (its row, from 0, among the
             detections; for FN among the labels) and partner (the id of the label that a TP found).
         best_score: the score from which on detections of all classes together have the best F1; NaN without any hit.
-        curve: columns score, precision, recall, f1 over all classes together, the best score first.
+        curve: columns score, precision, recall, f1 over all classes together, the highest score first.
         confusion: counts with a row for each true class and for no object, and a column for each detected
             class and for no detection; off the diagonal only where classes did not count (`by_class=False`).
         match_iou: overlap from which a detection counted as right.
@@ -43,9 +60,9 @@ class Accuracy:
 
     def __repr__(self) -> str:
         every = self.table.loc["all"]
-        told = {name: float(every[name]) for name in ("precision", "recall", "f1", "ap")}
+        measures = {name: float(every[name]) for name in ("precision", "recall", "f1", "ap")}
         counts = {name.upper(): int(every[name]) for name in ("tp", "fp", "fn")}
-        return f"Accuracy({text_of(told)}; {text_of(counts)}; best score {text_of(self.best_score)})"
+        return f"Accuracy({text_of(measures)}; {text_of(counts)}; best score {text_of(self.best_score)})"
 
     def _repr_html_(self) -> str:
         rows = [[name, *row] for name, row in zip(self.table.index, self.table.to_numpy(object), strict=True)]
@@ -53,16 +70,19 @@ class Accuracy:
         return html_rows(title, ["", *self.table.columns], rows)
 
     def plot(self) -> Figure:
-        """A figure of precision over recall, and of both and F1 over the score, with the best score marked."""
+        """Plot precision over recall, and both with F1 over the score, with the best score marked."""
         return plots.curve_figure(self.curve, self.best_score)
 
     def save(self, path: str | Path) -> Path:
-        """The file that now holds the features (`.gpkg`), a page to read (`.html`), or the table (`.csv`).
+        """Write the features (`.gpkg`), the table (`.csv`), or a page with table, figure and confusion (`.html`).
 
-        The page holds table, figure and confusion, and needs no other file and no network.
+        The page needs no other file and no network.
+
+        Returns:
+            `path`.
 
         Raises:
-            OutputError: if the suffix is another, or nothing can be written there.
+            OutputError: if the suffix is another, or the file cannot be written.
         """
         path = check_place(path)
         suffix = path.suffix.lower()
@@ -72,18 +92,37 @@ class Accuracy:
             )
         if suffix == ".gpkg":
             return Path(write_features(self.features, path))
-        if suffix == ".csv":
-            return write_text(self.table.to_csv(index_label="class"), path)
-        page = page_of(self.table, self.confusion, self.plot(), best_score=self.best_score, match_iou=self.match_iou)
-        return write_text(page, path)
+        text = self.table.to_csv(index_label="class") if suffix == ".csv" else self._page()
+        with appearing(path) as part:
+            part.write_text(text, encoding="utf-8")
+        return path
+
+    def _page(self) -> str:
+        """Return table and figure, and the confusion where there are several classes, as an HTML page."""
+        best = f"F1 is best with the detections that score {self.best_score:.3f} or more."
+        png = BytesIO()
+        self.plot().savefig(png, format="png", dpi=160)
+        figure = "data:image/png;base64," + b64encode(png.getvalue()).decode("ascii")
+        table = self.table.rename(columns={"f1": "F1", "ap": "AP", "tp": "TP", "fp": "FP", "fn": "FN"})
+        parts = [
+            "<h1>Accuracy</h1>",
+            "<p>A detection is right if it overlaps an object that no better one has taken by an IoU of "
+            f"{self.match_iou:g} or more. {'No detection is right.' if math.isnan(self.best_score) else best}</p>",
+            _to_html(table, "table"),
+            f"<p>{_WORDS}</p>",
+            "<h2>Which score to cut at</h2>",
+            f'<img alt="Precision over recall, and both with F1 over the score" src="{figure}">',
+        ]
+        if len(self.confusion) > 2:  # noqa: PLR2004 more than one class
+            legend = "Rows are the true classes of the objects, columns the detected ones."
+            parts += ["<h2>Classes</h2>", f"<p>{legend}</p>", _to_html(self.confusion, "classes")]
+        head = f'<meta charset="utf-8"><title>Accuracy</title><style>{_STYLE}</style>'
+        body = "\n".join(parts)
+        return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
 
 
-def write_text(text: str, path: Path) -> Path:
-    """Write a file that holds all of the text, and return its path.
-
-    Raises:
-        OutputError: if it cannot be written; an older file is then unchanged.
-    """
-    with appearing(path) as part:
-        part.write_text(text, encoding="utf-8")
-    return path
+def _to_html(frame: pd.DataFrame, kind: str) -> str:
+    """Return a frame as an HTML table, its names escaped, decimals to three places."""
+    frame = frame.rename_axis(None).rename_axis(None, axis="columns")
+    html: str = frame.to_html(border=0, classes=kind, float_format="%.3f", na_rep="-")
+    return html

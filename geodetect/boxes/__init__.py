@@ -1,7 +1,7 @@
 """Boxes as arrays, upright or oriented: overlap, suppression, moving between frames."""
 
-from geodetect.boxes.boxes import Boxes, area, chained, enclosing, from_xywh, to_xywh
-from geodetect.boxes.overlap import Pairs, iou, iou_of_pairs, iou_of_upright, overlapping, shared_area
+from geodetect.boxes.boxes import Boxes, area, connected_components, from_xywh, oriented_envelope, to_xywh
+from geodetect.boxes.overlap import Pairs, find_overlaps, iou, iou_of_pairs, iou_of_upright, shared_area
 from geodetect.boxes.suppression import Settled, nms, settle
 
 __all__ = [
@@ -9,14 +9,14 @@ __all__ = [
     "Pairs",
     "Settled",
     "area",
-    "chained",
-    "enclosing",
+    "connected_components",
+    "find_overlaps",
     "from_xywh",
     "iou",
     "iou_of_pairs",
     "iou_of_upright",
     "nms",
-    "overlapping",
+    "oriented_envelope",
     "settle",
     "shared_area",
     "to_xywh",

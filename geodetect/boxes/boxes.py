@@ -36,12 +36,12 @@ class Boxes:
     """N boxes with their class indices and, for detections, scores.
 
     Args:
-        xyxy: corners in pixels of one frame (a scene or a chip), float64, (N, 4); of an oriented box before it is
-            turned about its centre.
+        xyxy: corners in pixels of one frame (a scene or a chip), float64, (N, 4); of an oriented box before the
+            turn about its centre.
         labels: class indices from 0, (N,).
         scores: 0 to 1, (N,); None for true boxes.
         angles: of oriented boxes, radians from +x towards +y (down), (N,); None for upright boxes. Any
-            angle and any longer side is taken and brought into the form described above.
+            angle and any longer side is accepted and brought into the form described above.
 
     Raises:
         ArgumentError: if the lengths disagree, the corners are not (N, 4), or a value is not a number.
@@ -55,7 +55,10 @@ class Boxes:
     def __post_init__(self) -> None:
         object.__setattr__(self, "xyxy", as_corners(self.xyxy))
         try:
-            object.__setattr__(self, "labels", _whole(self.labels))
+            labels = np.asarray(self.labels).reshape(-1)
+            if labels.dtype.kind == "f" and not (whole := np.isfinite(labels) & (np.rint(labels) == labels)).all():
+                raise ValueError(f"{labels[~whole][0]} is not a whole number")
+            object.__setattr__(self, "labels", np.asarray(labels, dtype=np.int64))
             for name in ("scores", "angles"):
                 values = getattr(self, name)
                 if values is not None:
@@ -66,13 +69,13 @@ class Boxes:
             ) from error
         lengths = {name: len(values) for name, values in vars(self).items() if values is not None}
         if len(set(lengths.values())) > 1:
-            told = ", ".join(f"{n} {'boxes' if name == 'xyxy' else name}" for name, n in lengths.items())
-            raise ArgumentError(f"every box needs one label, one score and one angle; got {told}")
+            counts = ", ".join(f"{n} {'boxes' if name == 'xyxy' else name}" for name, n in lengths.items())
+            raise ArgumentError(f"every box needs one label, one score and one angle; got {counts}")
         if self.angles is not None:
             self._normalize()
 
     def _normalize(self) -> None:
-        """Turn boxes whose longer side lies along y by a right angle, and bring angles into [-pi/2, pi/2)."""
+        """Turn boxes whose longer side lies along y by a right angle; bring angles into [-pi/2, pi/2)."""
         assert self.angles is not None
         width, height = self.sizes.T
         # Sides that differ by rounding alone are equal: moving a square does not turn it.
@@ -91,7 +94,7 @@ class Boxes:
 
     @classmethod
     def empty(cls, *, scored: bool = False, oriented: bool = False) -> Boxes:
-        """Return no boxes, with scores as a detector gives them and with angles if asked for."""
+        """Return no boxes; with scores, as of detections, or with angles if asked for."""
         return cls(
             np.zeros((0, 4)), np.zeros(0, int), np.zeros(0) if scored else None, np.zeros(0) if oriented else None
         )
@@ -120,7 +123,7 @@ class Boxes:
         return len(self.xyxy)
 
     def __getitem__(self, indices: Any) -> Boxes:
-        """Return the boxes that a slice, a mask or an index array picks; never a single row."""
+        """Return the boxes that a slice, a mask or an index array selects; never a single row."""
         scores, angles = (None if values is None else values[indices] for values in (self.scores, self.angles))
         return Boxes(self.xyxy[indices], self.labels[indices], scores, angles)
 
@@ -128,9 +131,10 @@ class Boxes:
         counts = ", ".join(
             f"{n:,} of class {k}" for k, n in zip(*np.unique(self.labels, return_counts=True), strict=True)
         )
-        told = self.scores is not None and len(self)
-        scores = f"; scores {self.scores.min():.3f} to {self.scores.max():.3f}" if told else ""  # type: ignore[union-attr]
-        kind = "Boxes" if self.angles is None else "Oriented boxes"
+        scores = ""
+        if self.scores is not None and len(self):
+            scores = f"; scores {self.scores.min():.3f} to {self.scores.max():.3f}"
+        kind = "Oriented boxes" if self.oriented else "Boxes"
         return f"{kind}({len(self):,}{': ' if counts else ''}{counts}{scores})"
 
     def _repr_html_(self) -> str:
@@ -151,27 +155,25 @@ class Boxes:
     @property
     def sizes(self) -> Float[np.ndarray, "N 2"]:
         """Width and height in pixels, the longer side first if oriented; negative where corners are swapped."""
-        sizes: np.ndarray = self.xyxy[:, 2:] - self.xyxy[:, :2]
-        return sizes
+        return np.asarray(self.xyxy[:, 2:] - self.xyxy[:, :2])
 
     @property
     def centres(self) -> Float[np.ndarray, "N 2"]:
         """Centre (x, y) of each box in pixels."""
-        centres: np.ndarray = (self.xyxy[:, 2:] + self.xyxy[:, :2]) / 2
-        return centres
+        return np.asarray((self.xyxy[:, 2:] + self.xyxy[:, :2]) / 2)
 
     @property
     def corners(self) -> Float[np.ndarray, "N 4 2"]:
-        """The four corners (x, y) of each box, in order round it.
+        """The four corners (x, y) of each box, from (x1, y1) along the box's own x.
 
-        They begin at (x1, y1) and go on along the box's own x; of an oriented box all are turned by its angle.
+        Those of an oriented box are turned by its angle.
         """
         corners: np.ndarray = self.xyxy[:, [[0, 1], [2, 1], [2, 3], [0, 3]]]
-        return corners if self.angles is None else _turn(corners, self.centres, self.angles)
+        return corners if self.angles is None else turn(corners, self.centres, self.angles)
 
     @cached_property
     def bounds(self) -> Float[np.ndarray, "N 4"]:
-        """Smallest upright rectangle round each box, (x1, y1, x2, y2)."""
+        """Smallest upright rectangle around each box, (x1, y1, x2, y2)."""
         if self.angles is None:
             return self.xyxy
         corners = self.corners
@@ -191,7 +193,7 @@ class Boxes:
         limit = np.array([width, height, width, height], float)
         return replace(self, xyxy=np.clip(self.xyxy, 0, limit))
 
-    def ranked(self) -> Int[np.ndarray, "N"]:
+    def rank(self) -> Int[np.ndarray, "N"]:
         """Return indices by descending score; ties are ordered by y1, x1, y2, x2, label, angle, never by position.
 
         Raises:
@@ -210,8 +212,8 @@ class Boxes:
         return order
 
 
-def enclosing(polygons: np.ndarray, labels: _Array) -> Boxes:
-    """Return the smallest rotated rectangle round each polygon, as oriented boxes without scores.
+def oriented_envelope(polygons: np.ndarray, labels: _Array) -> Boxes:
+    """Return the smallest rotated rectangle around each polygon, as oriented boxes without scores.
 
     Args:
         polygons: (N,) shapely geometries with an area, in pixels.
@@ -224,30 +226,17 @@ def enclosing(polygons: np.ndarray, labels: _Array) -> Boxes:
     return Boxes(np.concatenate([centres - half, centres + half], axis=1), labels, angles=np.arctan2(*along.T[::-1]))
 
 
-def _turn(
+def turn(
     points: Float[np.ndarray, "N P 2"], centres: Float[np.ndarray, "N 2"], angles: Float[np.ndarray, "N"]
 ) -> Float[np.ndarray, "N P 2"]:
-    """Return points turned about a centre each, from +x towards +y."""
+    """Return the points of each row turned about a centre, from +x towards +y."""
     cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
     x, y = np.moveaxis(points - centres[:, None], -1, 0)
-    turned: np.ndarray = np.stack([cos * x - sin * y, sin * x + cos * y], axis=-1) + centres[:, None]
-    return turned
-
-
-def _whole(labels: _Array) -> Int[np.ndarray, "N"]:
-    """Return labels as integers.
-
-    Raises:
-        ValueError: if one is no whole number.
-    """
-    values = np.asarray(labels).reshape(-1)
-    if values.dtype.kind == "f" and not (whole := np.isfinite(values) & (np.rint(values) == values)).all():
-        raise ValueError(f"{values[~whole][0]} is not a whole number")
-    return np.asarray(values, dtype=np.int64)
+    return np.asarray(np.stack([cos * x - sin * y, sin * x + cos * y], axis=-1) + centres[:, None])
 
 
 def as_corners(xyxy: _Array) -> Float[np.ndarray, "N 4"]:
-    """Return corners as float64; (0, 4) for nothing, whatever its shape.
+    """Return corners as float64; (0, 4) for an empty array of any shape.
 
     Raises:
         ArgumentError: if they are not numbers, or not four in each row.
@@ -276,14 +265,13 @@ def to_xywh(xyxy: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, "N 4"]:
 
 def area(xyxy: Float[np.ndarray, "*N 4"]) -> Float[np.ndarray, "*N"]:
     """Return the area of each box in square pixels; 0 where corners are swapped."""
-    areas: np.ndarray = np.prod(np.maximum(xyxy[..., 2:] - xyxy[..., :2], 0), axis=-1)
-    return areas
+    return np.asarray(np.prod(np.maximum(xyxy[..., 2:] - xyxy[..., :2], 0), axis=-1))
 
 
-def chained(n: int, i: Int[np.ndarray, "P"], j: Int[np.ndarray, "P"]) -> Int[np.ndarray, "N"]:
-    """Return the group that the pairs (i, j) chain each of `n` things to, counted from 0 by their first members.
+def connected_components(n: int, i: Int[np.ndarray, "P"], j: Int[np.ndarray, "P"]) -> Int[np.ndarray, "N"]:
+    """Number the groups that the pairs (i, j) link `n` items into, from 0 by their first members.
 
-    Everything takes the lowest number among its partners, then that one's own, until none changes;
+    Each item takes the lowest number among its partners, then that one's own, until none changes;
     the second step doubles the distance covered each time, so long chains take few rounds.
     """
     group = np.arange(n)

@@ -11,7 +11,7 @@ import numpy as np
 import shapely
 from jaxtyping import Float, Int
 
-from geodetect.boxes.boxes import Boxes, area, as_corners
+from geodetect.boxes.boxes import Boxes, area, as_corners, turn
 
 _ROUNDING = 1e-6  # of a box's side: cores are shrunk by so much less than they could be
 _AT_ONCE = 1 << 18  # pairs of oriented boxes whose overlap is computed at once; keeps memory small
@@ -25,6 +25,10 @@ class Pairs(NamedTuple):
     iou: Float[np.ndarray, "P"]
 
 
+def _as_boxes(boxes: Any) -> Boxes:
+    return boxes if isinstance(boxes, Boxes) else Boxes(boxes, np.zeros(len(boxes)))
+
+
 def iou(a: Any, b: Any) -> Float[np.ndarray, "N M"]:
     """Return the IoU of every box of `a` (N, 4) with every box of `b` (M, 4), 0 to 1; 0 for empty boxes.
 
@@ -34,7 +38,7 @@ def iou(a: Any, b: Any) -> Float[np.ndarray, "N M"]:
         ArgumentError: if one of them is not four corners in each row.
     """
     if isinstance(a, Boxes) or isinstance(b, Boxes):
-        a, b = (each if isinstance(each, Boxes) else Boxes(each, np.zeros(len(each))) for each in (a, b))
+        a, b = _as_boxes(a), _as_boxes(b)
         i, j = np.indices((len(a), len(b))).reshape(2, -1)
         return iou_of_pairs(a[i], b[j]).reshape(len(a), len(b))
     a, b = as_corners(a), as_corners(b)
@@ -53,18 +57,16 @@ def iou_of_pairs(a: Boxes, b: Boxes) -> Float[np.ndarray, "P"]:
 
 def _over_union(shared: np.ndarray, area_a: np.ndarray, area_b: np.ndarray) -> np.ndarray:
     union = area_a + area_b - shared
-    overlap: np.ndarray = np.divide(shared, union, out=np.zeros_like(union), where=union > 0)
-    return overlap
+    return np.asarray(np.divide(shared, union, out=np.zeros_like(union), where=union > 0))
 
 
 def _shared_upright(a: Float[np.ndarray, "*#P 4"], b: Float[np.ndarray, "*#P 4"]) -> Float[np.ndarray, "*#P"]:
     sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    shared: np.ndarray = np.prod(np.maximum(sides, 0), axis=-1)
-    return shared
+    return np.asarray(np.prod(np.maximum(sides, 0), axis=-1))
 
 
 def shared_area(a: Boxes, b: Boxes) -> Float[np.ndarray, "P"]:
-    """Return the area that boxes at the same position of two collections have in common, in square pixels."""
+    """Return the common area of boxes at the same position of two collections, in square pixels."""
     if not (a.oriented or b.oriented):
         return _shared_upright(a.xyxy, b.xyxy)
     shared = _shared_upright(a.bounds, b.bounds)  # an upper bound; where it is 0, so is what they share
@@ -79,13 +81,14 @@ def _shared_oriented(a: Boxes, b: Boxes) -> Float[np.ndarray, "P"]:
     """Return the common area of oriented boxes.
 
     In the frame of `b`, in which it is [0, w] x [0, h], a horizontal line at y meets the convex `a` between x_left and
-    x_right and the common part in clamp(x_right, 0, w) - clamp(x_left, 0, w). So the area is the integral of
-    clamp(x, 0, w) dy round `a`, as far as y lies in [0, h]. On an edge x is linear in y: a clamped linear function
+    x_right, and the common part has the length clamp(x_right, 0, w) - clamp(x_left, 0, w). So the area is the integral
+    of clamp(x, 0, w) dy around `a`, as far as y lies in [0, h]. On an edge x is linear in y: a clamped linear function
     is integrated piece by piece between the points where it reaches 0 and w.
     """
     size = np.maximum(b.sizes, 0)
-    turned = _in_frame_of(b, a.corners) + size[:, None] / 2
-    start, end = turned, np.roll(turned, -1, axis=1)  # (P, E, 2)
+    angles = np.zeros(len(b)) if b.angles is None else b.angles
+    start = turn(a.corners - b.centres[:, None], np.zeros_like(b.centres), -angles) + size[:, None] / 2
+    end = np.roll(start, -1, axis=1)  # (P, E, 2)
     width, height = size[:, :1], size[:, 1:]
     y0, y1 = np.clip(start[..., 1], 0, height), np.clip(end[..., 1], 0, height)
     rise = end[..., 1] - start[..., 1]
@@ -101,23 +104,13 @@ def _shared_oriented(a: Boxes, b: Boxes) -> Float[np.ndarray, "P"]:
     return np.asarray(np.minimum(shared, np.minimum(area(a.xyxy), area(b.xyxy))))
 
 
-def _in_frame_of(b: Boxes, points: Float[np.ndarray, "P E 2"]) -> Float[np.ndarray, "P E 2"]:
-    """Return points with the centre of each box of `b` as origin and its sides as axes."""
-    points = np.asarray(points - b.centres[:, None])
-    if b.angles is None:
-        return points
-    cos, sin = np.cos(b.angles)[:, None], np.sin(b.angles)[:, None]
-    x, y = points[..., 0], points[..., 1]
-    return np.stack([cos * x + sin * y, cos * y - sin * x], axis=-1)
-
-
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """Return part / whole within 0 and 1; 0 where the whole is 0."""
     share = np.divide(part, whole, out=np.zeros_like(part), where=whole != 0)
     return np.asarray(np.clip(share, 0, 1))
 
 
-def overlapping(a: Any, b: Any, min_iou: float = 0.0) -> Pairs:
+def find_overlaps(a: Any, b: Any, min_iou: float = 0.0) -> Pairs:
     """Return the pairs of `iou(a, b)` above `min_iou`, without the matrix, in no particular order.
 
     Args:
@@ -125,21 +118,21 @@ def overlapping(a: Any, b: Any, min_iou: float = 0.0) -> Pairs:
         b: likewise, (M, 4).
         min_iou: 0 to 1.
     """
-    a, b = (each if isinstance(each, Boxes) else Boxes(each, np.zeros(len(each))) for each in (a, b))
-    i, j = shapely.STRtree(cores(b, min_iou)).query(cores(a, min_iou))
+    a, b = _as_boxes(a), _as_boxes(b)
+    i, j = shapely.STRtree(core_lines(b, min_iou)).query(core_lines(a, min_iou))
     shared = iou_of_pairs(a[i], b[j])
     above = shared > min_iou
     return Pairs(i[above], j[above], shared[above])
 
 
-def cores(boxes: Boxes, min_iou: float) -> np.ndarray:
+def core_lines(boxes: Boxes, min_iou: float) -> np.ndarray:
     """Return a line for each box; the bounds of two lines meet wherever the boxes overlap by more than `min_iou`.
 
-    Overlapping by more than t means to share more than a part t of the area of both. Of an upright box such a part is
+    Boxes that overlap by more than t share more than a part t of the area of both. Of an upright box such a part is
     more than t of its width wide. Of an oriented one it is more than 1 - sqrt(1 - t) of the width of the
     bounds: a square on its corner, cut in the middle, is the worst case. So bounds may be shrunk by half of that on
-    every side, which leaves a tree fewer pairs to find; and a line across a box is to an STRtree the same as the box,
-    made in half the time.
+    every side, which leaves fewer pairs for a tree to find; and a line across a box is the same to an STRtree as the
+    box, made in half the time.
     """
     share = 1 - np.sqrt(1 - min_iou) if boxes.oriented else min_iou
     xyxy = boxes.bounds

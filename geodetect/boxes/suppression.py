@@ -1,4 +1,4 @@
-"""Greedy non-maximum suppression: exact, near-linear, and for boxes that arrive in portions.
+"""Greedy non-maximum suppression: exact, near-linear, and incremental.
 
 Shapes: N boxes, K kept, U undecided, P pairs.
 """
@@ -12,11 +12,11 @@ import shapely
 from jaxtyping import Bool, Int
 
 from geodetect.boxes.boxes import Boxes
-from geodetect.boxes.overlap import cores, iou_of_pairs
+from geodetect.boxes.overlap import core_lines, iou_of_pairs
 from geodetect.errors import ArgumentError, is_share
 
 _FIRST_BLOCK = 16_384  # boxes settled at once to begin with; keeps the pairs of a crowded scene few
-_SWEEP = 1 << 18  # boxes that `nms` takes in at once on its way down; keeps memory small, and trees in the cache
+_SWEEP = 1 << 18  # boxes that `nms` adds at once on its way down; keeps memory small, and trees in the cache
 _OPEN, _KEPT, _DROPPED, _UNSURE = range(4)
 
 
@@ -31,7 +31,7 @@ def nms(boxes: Boxes, iou: float, *, by_class: bool = True) -> Int[np.ndarray, "
     """Return the indices that greedy non-maximum suppression keeps, by descending score.
 
     A box is dropped when a better one that is kept overlaps it by more than `iou`.
-    The order of the input never matters: ties are settled as in `Boxes.ranked`.
+    The order of the input never matters: ties are settled as in `Boxes.rank`.
 
     Args:
         boxes: detections with scores.
@@ -39,7 +39,7 @@ def nms(boxes: Boxes, iou: float, *, by_class: bool = True) -> Int[np.ndarray, "
         by_class: only boxes with the same label compete.
 
     Raises:
-        ArgumentError: if `iou` is not possible, or the boxes have no scores.
+        ArgumentError: if `iou` is impossible, or the boxes have no scores.
     """
     if not is_share(iou):
         raise ArgumentError(f"iou must lie between 0 and 1 (intersection over union); got {iou!r}")
@@ -55,11 +55,11 @@ def nms(boxes: Boxes, iou: float, *, by_class: bool = True) -> Int[np.ndarray, "
         kept.append(seen[settled.kept])
         held, start = seen[settled.unsure], stop
     found = np.sort(np.concatenate(kept))
-    return np.asarray(found[boxes[found].ranked()])
+    return np.asarray(found[boxes[found].rank()])
 
 
 def settle(boxes: Boxes, iou: float, unsure: Bool[np.ndarray, "N"], *, by_class: bool = True) -> Settled:
-    """Return what `nms` keeps for certain, and what depends on boxes that have not been seen.
+    """Return the boxes that `nms` keeps for certain, and those that depend on boxes not seen yet.
 
     Walks the boxes by descending score in growing blocks. Each block is first thinned by what better blocks kept, so
     that crowded scenes stay near-linear; what is left is settled in rounds of array operations (`_settle_block`).
@@ -70,37 +70,32 @@ def settle(boxes: Boxes, iou: float, unsure: Bool[np.ndarray, "N"], *, by_class:
         unsure: True for boxes that an unseen better box may yet suppress.
         by_class: only boxes with the same label compete.
     """
-    order = boxes.ranked()
+    order = boxes.rank()
     ranked = boxes[order]
     if not by_class:
         ranked = Boxes(ranked.xyxy, np.zeros(len(order)), angles=ranked.angles)
-    lines = cores(_apart(ranked), iou)
+    # Each class is moved to where no other is, so that a tree need not find pairs of two classes.
+    down = ranked.labels * (np.ptp(ranked.bounds[:, 1::2]) + 1 if len(ranked) else 0.0)
+    apart = Boxes(ranked.xyxy + down[:, None] * [0, 1, 0, 1], ranked.labels, angles=ranked.angles)
+    lines = core_lines(apart, iou)
     state = np.where(unsure[order], _UNSURE, _KEPT).astype(np.int8)
     start = 0
     while start < len(order):
         block = np.arange(start, min(max(2 * start, _FIRST_BLOCK), len(order)))
         better = np.flatnonzero(state[:start] != _DROPPED)
-        i, j = _rivals(ranked, lines, block, better, iou=iou)
+        i, j = _find_rivals(ranked, lines, block, better, iou=iou)
         state[i[state[j] == _UNSURE]] = _UNSURE
         state[i[state[j] == _KEPT]] = _DROPPED
         alive = block[state[block] != _DROPPED]
-        state[alive] = _settle_block(alive, state[alive], *_rivals(ranked, lines, alive, alive, iou=iou))
+        state[alive] = _settle_block(alive, state[alive], *_find_rivals(ranked, lines, alive, alive, iou=iou))
         start = block[-1] + 1
     return Settled(order[state == _KEPT], order[state == _UNSURE])
 
 
-def _apart(boxes: Boxes) -> Boxes:
-    """Return the boxes with each class moved to where no other is, so that a tree need not find their pairs."""
-    if not len(boxes):
-        return boxes
-    down = boxes.labels * (np.ptp(boxes.bounds[:, 1::2]) + 1)
-    return Boxes(boxes.xyxy + down[:, None] * [0, 1, 0, 1], boxes.labels, angles=boxes.angles)
-
-
-def _rivals(
+def _find_rivals(
     ranked: Boxes, lines: np.ndarray, worse: np.ndarray, better: np.ndarray, *, iou: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return pairs of a box of `worse` and a higher-ranked one of `better`, alike in label, that overlap by more.
+    """Return pairs of a box of `worse` and a higher-ranked one of `better`, of one class, that overlap by more.
 
     The cheap conditions come first: most pairs that a tree finds in one set of boxes are
     a box with itself, or the same pair the other way round.

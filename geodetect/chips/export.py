@@ -28,6 +28,8 @@ from geodetect.chips.split import parted
 from geodetect.errors import ArgumentError, LabelsError, warn
 from geodetect.progress import Bar
 from geodetect.raster import CHIP_FORMATS, MaskedReader, Rasters, check_chip_format, files_of, write_chip
+from geodetect.vector.features import Target
+from geodetect.vector.labels import Labels
 from geodetect.vector.opening import Area, Vectors
 from geodetect.vector.writers import write_features
 
@@ -112,15 +114,7 @@ def export_training_data(
     out_dir = checked(out_dir, overwrite=overwrite)
     if overwrite:
         check_spared(out_dir, raster, labels, aoi)
-    source = from_raster(
-        raster,
-        labels,
-        cutting,
-        label_field=label_field,
-        layer=layer,
-        point_radius_m=point_radius_m,
-        aoi=aoi,
-    )
+    source = from_raster(raster, Labels(labels, label_field, layer, point_radius_m), cutting, aoi)
     check_chip_format(chip_format, len(source.bands), source.dtype)
     _check_names(source.classes, metadata_format)
     plan = _plan(source, files_of(raster)[0], [cutting, metadata_format, chip_format])
@@ -285,6 +279,4 @@ def _placed(plan: ChipPlan, crs: CRS | None) -> np.ndarray:
     """The outline of a chip and those of its boxes, in coordinates of the map's CRS."""
     outlines = np.concatenate([[[0, 0, plan.window.width, plan.window.height]], plan.boxes.xyxy])
     placed = np.asarray(shapely.transform(shapely.box(*outlines.T), plan.grid.in_plane().to_map), dtype=object)
-    if crs is None or plan.grid.crs is None or plan.grid.crs == crs:
-        return placed
-    return np.asarray(gpd.GeoSeries(placed, crs=plan.grid.crs).to_crs(crs), dtype=object)
+    return Target(crs, _MAP).bring(placed, plan.grid.crs, plan.grid.name)

@@ -17,7 +17,7 @@ from geodetect.chips.formats.picture import TEST, TRAIN, UNLISTED, VALID, counte
 from geodetect.chips.pictures import PictureCutter
 from geodetect.chips.sources import Source
 from geodetect.errors import LabelsError
-from geodetect.vector.classes import renaming, unmatched, warn_of_identifiers, warn_of_likenesses
+from geodetect.vector.classes import note_unmatched, parse_mapping, warn_of_identifiers, warn_of_similar_names
 
 _OF_FOLDERS = (".csv", ".json", ".yaml", ".yml", ".xml", ".txt", ".emd")  # files of folders of chips
 
@@ -99,7 +99,7 @@ def _renamed(content: Folder, class_mapping: Mapping[Any, str | None] | None) ->
     Raises:
         LabelsError: if a class has no name, or one that files cannot hold.
     """
-    new = renaming(class_mapping)
+    new = parse_mapping(class_mapping)
     rename: dict[str, str | None] = {name: name for name in content.classes}
     # A name says more than a number, which may be another class' name.
     rename |= {name: new[value] for value, name in content.values if value in new}
@@ -113,8 +113,8 @@ def _renamed(content: Folder, class_mapping: Mapping[Any, str | None] | None) ->
             f"{', '.join(map(repr, odd))}; save its labels as UTF-8, or rename the classes with "
             "class_mapping={old: new}"
         )
-    warn_of_likenesses(names)
-    return rename, unmatched(new, [*content.classes, *(value for value, _ in content.values)])
+    warn_of_similar_names(names)
+    return rename, note_unmatched(new, [*content.classes, *(value for value, _ in content.values)])
 
 
 class _Parts(NamedTuple):

@@ -23,6 +23,7 @@ from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced, check
 from geodetect.facts import listed
 from geodetect.raster import Rasters
 from geodetect.stretch import Sample, Stretch
+from geodetect.vector.labels import Labels
 from geodetect.vector.opening import Area, Vectors
 
 _WORKER_BYTES = 200_000_000  # of a process with torch and what it has read
@@ -110,16 +111,8 @@ def prepare_data(
     if labels is not None:
         if valid_path is None:
             _refuse({"dataset_type": dataset_type}, "a raster with labels, which is no folder of chips")
-        found = from_raster(
-            source,
-            labels,
-            cutting,
-            label_field=label_field,
-            layer=layer,
-            point_radius_m=point_radius_m,
-            class_mapping=class_mapping,
-            aoi=aoi,
-        )
+        given = Labels(labels, label_field, layer, point_radius_m, class_mapping)
+        found = from_raster(source, given, cutting, aoi)
     else:
         of_labels = {"aoi": aoi, "label_field": label_field, "layer": layer, "point_radius_m": point_radius_m}
         _refuse(of_labels, "a folder of labelled chips, only to labels=")

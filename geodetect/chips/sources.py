@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import shapely
@@ -15,9 +15,10 @@ from geodetect.chips.formats.picture import sentence
 from geodetect.chips.placed import on_map
 from geodetect.errors import LabelsError, NotGeoreferenced, RasterError, warn
 from geodetect.raster import Held, RasterReader, Rasters, Reader, scenes_of, turned_by_viewers
-from geodetect.vector.labels import Labels, read_area_on, read_labels
-from geodetect.vector.objects import listed
-from geodetect.vector.opening import Area, Vectors
+from geodetect.vector.areas import read_areas
+from geodetect.vector.features import describe_lost
+from geodetect.vector.labels import GridLabels, Labels
+from geodetect.vector.opening import Area
 
 _MOST_HELD = 8  # scenes that stay open, each with up to 256 MB of decoded blocks
 _TOLD = 10  # classes that a report names
@@ -51,17 +52,7 @@ class Source:
     left_out: Sequence[ChipPlan] = ()
 
 
-def from_raster(
-    raster: Rasters,
-    labels: Vectors,
-    cutting: Cutting,
-    *,
-    label_field: str | None = None,
-    layer: str | int | None = None,
-    point_radius_m: float | None = None,
-    class_mapping: Mapping[Any, str | None] | None = None,
-    aoi: Area | None = None,
-) -> Source:
+def from_raster(raster: Rasters, labels: Labels, cutting: Cutting, aoi: Area | None = None) -> Source:
     """Chips of rasters, labelled from vector files in any CRS; parameters as in `prepare_data`.
 
     Files that touch each other are one scene, and an object across them one label; scenes apart have a grid each.
@@ -76,18 +67,12 @@ def from_raster(
         if reader.grid.crs is None and (turned := turned_by_viewers(reader.orientation)):
             warn(f"labels are taken to be in the pixels of {reader.name}{turned}")
     side = cutting.side([reader.grid.shape for reader in readers])
-    found = read_labels(
-        on_map(labels, raster),
-        [reader.grid for reader in readers],
-        label_field=label_field,
-        layer=layer,
-        point_radius_m=point_radius_m,
-        class_mapping=class_mapping,
-    )
+    grids = [reader.grid for reader in readers]
+    found = replace(labels, source=on_map(labels.source, raster)).on(grids)
     objects = found[0].objects
     report, complete = objects.report, objects.complete  # of the labels alone, before chips leave out some of them
     classes = sorted({name for name in objects.names if name is not None})
-    areas = [None] * len(readers) if aoi is None else read_area_on(aoi, [reader.grid for reader in readers])
+    areas = [None] * len(readers) if aoi is None else read_areas(aoi, grids)
     every, fates = _planned(readers, found, areas, classes, side, cutting)
     lost = in_no_chip(fates, cutting)
     for fate, reason in reasons(cutting).items():
@@ -99,7 +84,7 @@ def from_raster(
             "pixel size, or lie outside the aoi"
         )
     plans, used, dropped = used_classes(
-        with_negatives(every, cutting), classes, {name: listed(objects.lost_of(name)) for name in classes}
+        with_negatives(every, cutting), classes, {name: describe_lost(objects.lost_of(name)) for name in classes}
     )
     return Source(
         plans,
@@ -114,7 +99,7 @@ def from_raster(
 
 def _planned(
     readers: Sequence[RasterReader],
-    found: Sequence[Labels],
+    found: Sequence[GridLabels],
     areas: Sequence[shapely.Geometry | None],
     classes: Sequence[str],
     side: int,

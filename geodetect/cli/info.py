@@ -129,12 +129,11 @@ def _place(grid: Grid) -> dict[str, str]:
 
 
 def _vector(file: str, label_field: str | None, layer: str | None) -> dict[str, Any]:
-    from geodetect.vector.classes import class_names
     from geodetect.vector.opening import open_features
 
     features = open_features(file, layer=layer)
     frame = features.frame
-    counts = Counter(name or "without a class" for name in class_names(features, label_field))
+    counts = Counter(name or "without a class" for name in features.class_names(label_field))
     kinds = Counter(frame.geom_type.fillna("empty"))
     return {
         "file": f"{unsigned(file)}, a vector file",

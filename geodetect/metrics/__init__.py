@@ -1,4 +1,4 @@
-"""How good boxes are against true ones, by the rules of COCO without its cap of 100 boxes."""
+"""Matching and average precision of boxes, by the rules of COCO without its cap of 100 boxes."""
 
 from geodetect.metrics.coco import coco_scores
 from geodetect.metrics.matching import check_match_iou, match, match_pairs

@@ -9,14 +9,14 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 
-from geodetect.boxes import Boxes, overlapping
+from geodetect.boxes import Boxes, find_overlaps
 from geodetect.errors import ArgumentError, is_share
 
 ALMOST_ONE = 1 - 1e-10  # COCO's ceiling on the threshold: equal boxes match in spite of rounding
 
 
 def check_match_iou(match_iou: float) -> None:
-    """Refuses a threshold at which a match means nothing.
+    """Raise if a threshold is out of range.
 
     Raises:
         ArgumentError: if `match_iou` is not above 0 and at most 1.
@@ -28,10 +28,10 @@ def check_match_iou(match_iou: float) -> None:
 def match(
     detections: Boxes, truth: Boxes, match_iou: float, *, by_class: bool = True
 ) -> tuple[Int[np.ndarray, "N"], Float[np.ndarray, "N"]]:
-    """The true box that each detection finds, no true box twice.
+    """Find a true box for each detection, no true box twice.
 
     Args:
-        detections: boxes with scores; better ones choose first, ties as in `Boxes.ranked`.
+        detections: boxes with scores; those of higher score choose first, ties as in `Boxes.rank`.
         truth: boxes of the same scene or chip, in the same pixels.
         match_iou: overlap from which a detection counts as right, above 0 and at most 1.
         by_class: only boxes with the same label match.
@@ -42,11 +42,11 @@ def match(
     Raises:
         ArgumentError: if `match_iou` is out of range, or the detections have no scores.
     """
-    i, j, iou = overlapping(detections, truth)
+    i, j, iou = find_overlaps(detections, truth)
     if by_class:
         same = detections.labels[i] == truth.labels[j]
         i, j, iou = i[same], j[same], iou[same]
-    return match_pairs(detections.ranked(), i, j, iou, n_truth=len(truth), match_iou=match_iou)
+    return match_pairs(detections.rank(), i, j, iou, n_truth=len(truth), match_iou=match_iou)
 
 
 def match_pairs(
@@ -58,7 +58,7 @@ def match_pairs(
     n_truth: int,
     match_iou: float,
 ) -> tuple[Int[np.ndarray, "N"], Float[np.ndarray, "N"]]:
-    """What `match` gives, from pairs that overlap instead of boxes.
+    """Match as `match` does, from pairs that overlap instead of boxes.
 
     Each detection takes the free true box that it overlaps most; of equal overlaps the last one, as COCO.
 
@@ -74,7 +74,7 @@ def match_pairs(
     able = iou >= min(match_iou, ALMOST_ONE)
     rank, j, iou = np.argsort(order)[i[able]], j[able], iou[able]
     wish = np.lexsort((-j, -iou, rank))
-    pair = best_pairs(rank[wish], j[wish], len(order), n_truth)
+    pair = assign_pairs(rank[wish], j[wish], len(order), n_truth)
     found = order[pair >= 0]
     chosen = wish[pair[pair >= 0]]
     partner, matched = np.full(len(order), -1), np.zeros(len(order))
@@ -82,13 +82,12 @@ def match_pairs(
     return partner, matched
 
 
-def best_pairs(i: Int[np.ndarray, "P"], j: Int[np.ndarray, "P"], n_found: int, n_truth: int) -> Int[np.ndarray, "N"]:
-    """For each detection the pair that it gets when each in turn takes its first whose true box is free; -1 for none.
+def assign_pairs(i: Int[np.ndarray, "P"], j: Int[np.ndarray, "P"], n_found: int, n_truth: int) -> Int[np.ndarray, "N"]:
+    """Return for each detection the first of its pairs whose true box no detection before it has; -1 for none.
 
-    All are matched at once, as in a stable marriage: each detection asks the true boxes of its pairs, the first
-    first, and a true box keeps the foremost detection that asked. Since all true boxes prefer the same
-    detections, that is what going through the detections in turn gives
-    (https://en.wikipedia.org/wiki/Gale-Shapley_algorithm).
+    All are matched at once, as in a stable marriage: each detection asks the true boxes of its pairs in turn, and a
+    true box keeps the foremost detection that asked. Since all true boxes prefer the same detections, the result is
+    that of going through the detections one by one (https://en.wikipedia.org/wiki/Gale-Shapley_algorithm).
 
     Args:
         i: the detection of each pair, ascending: the foremost chooses first.

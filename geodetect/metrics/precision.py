@@ -1,4 +1,4 @@
-"""Average precision, the curve behind it, and the score that serves best.
+"""Average precision, the curve behind it, and the score of the best F1.
 
 Shapes: N detections, S distinct scores. The rules are those of
 https://github.com/cocodataset/cocoapi/blob/master/PythonAPI/pycocotools/cocoeval.py
@@ -15,7 +15,7 @@ _RECALLS = np.linspace(0, 1, 101)  # "recThrs - [0:.01:1] R=101 recall threshold
 
 
 def average_precision(scores: Float[np.ndarray, "N"], hit: Bool[np.ndarray, "N"], n_truth: int) -> float:
-    """Mean of the precision at the recalls 0, 0.01, ... 1, each the best at that recall or beyond; 0 to 1.
+    """Return the mean precision at the recalls 0, 0.01, ... 1, each the best at that recall or beyond; 0 to 1.
 
     Args:
         scores: of the detections of one class in all chips; equal ones count in the order given, as COCO.
@@ -27,11 +27,11 @@ def average_precision(scores: Float[np.ndarray, "N"], hit: Bool[np.ndarray, "N"]
     """
     if n_truth == 0:
         return float("nan")
-    return ranked_precision(hit[np.argsort(-scores, kind="stable")], n_truth)
+    return average_precision_of_ranked(hit[np.argsort(-scores, kind="stable")], n_truth)
 
 
-def ranked_precision(hit: Bool[np.ndarray, "N"], n_truth: int) -> float:
-    """What `average_precision` gives, of hits that stand best score first, with a true box at least."""
+def average_precision_of_ranked(hit: Bool[np.ndarray, "N"], n_truth: int) -> float:
+    """Return the average precision of hits sorted by descending score, with at least one true box."""
     found = np.cumsum(hit)
     precision = found / np.arange(1, len(found) + 1)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
@@ -64,7 +64,7 @@ def precision_recall(scores: Float[np.ndarray, "N"], hit: Bool[np.ndarray, "N"],
 
 
 def best_score(scores: Float[np.ndarray, "N"], hit: Bool[np.ndarray, "N"], n_truth: int) -> float:
-    """The score from which on detections have the best F1, the highest such score; NaN without any hit."""
+    """Return the score from which on detections have the best F1, the highest such score; NaN without any hit."""
     if not (n_truth and hit.any()):
         return float("nan")
     distinct, _, _, f1 = precision_recall(scores, hit, n_truth)

@@ -158,4 +158,4 @@ def suppressed(found: Float[Tensor, "B P 6"], nms_iou: float) -> list[Boxes]:
     everything = Boxes(boxes[kept].numpy(), label[kept].numpy(), scores[kept].numpy())
     ends = torch.bincount(picture[kept], minlength=len(found)).cumsum(0).tolist()
     parts = [everything[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-    return [part[part.ranked()] for part in parts]
+    return [part[part.rank()] for part in parts]

@@ -24,7 +24,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform
 
 from geodetect.addresses import identity, is_url
-from geodetect.boxes import chained
+from geodetect.boxes import connected_components
 from geodetect.errors import RasterError, harmless, warn
 from geodetect.grid import Grid
 from geodetect.raster.header import File, headers_of
@@ -194,7 +194,7 @@ def _touching(files: list[File]) -> list[list[int]]:
     outlines = np.array([_grown_a_little(file.grid) for file in files], object)
     a, b = shapely.STRtree(outlines).query(outlines, "intersects")
     alike = np.array([files[i].grid.crs == files[j].grid.crs for i, j in zip(a, b, strict=True)])
-    group = chained(len(files), a[alike], b[alike])
+    group = connected_components(len(files), a[alike], b[alike])
     groups = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
     return [group.tolist() for group in groups]
 

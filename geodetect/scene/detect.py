@@ -39,7 +39,7 @@ from geodetect.scene.remote import Work, scanned_by
 from geodetect.scene.runner import Runner, runner_for
 from geodetect.scene.scan import Strip, on_ground, scanned
 from geodetect.scene.seam import Seam
-from geodetect.vector.labels import read_area
+from geodetect.vector.areas import read_area
 from geodetect.vector.opening import Area, vector_paths
 from geodetect.vector.outputs import SEARCHED, check_output, check_parts
 from geodetect.vector.writers import check_texts, write_features

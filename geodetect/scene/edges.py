@@ -18,7 +18,7 @@ import numpy as np
 import shapely
 from jaxtyping import Bool, Float, Int
 
-from geodetect.boxes import Boxes, area, chained, enclosing, nms, shared_area
+from geodetect.boxes import Boxes, area, connected_components, nms, oriented_envelope, shared_area
 from geodetect.grid import Tiling, Window
 
 # A detector locates the side of a box to within a pixel or two: an object that ends this close
@@ -109,7 +109,7 @@ def join(parts: Parts, whole: Iterable[Boxes], nms_iou: float) -> Boxes:
         nms_iou: overlap above which two boxes show one object.
     """
     parts = parts[~_covered(parts.boxes, whole, nms_iou)]
-    joined = _around(parts.boxes, chained(len(parts), *_meeting(parts)))
+    joined = _around(parts.boxes, connected_components(len(parts), *_meeting(parts)))
     joined = joined[~_covered(joined, whole, nms_iou)]
     joined = joined[np.argsort(-area(joined.xyxy), kind="stable")]
     return joined[~_gives_way(joined, joined, nms_iou, only_earlier=True)]
@@ -194,7 +194,7 @@ def _around(boxes: Boxes, group: Int[np.ndarray, "N"]) -> Boxes:
     if boxes.oriented and len(first):
         order = np.argsort(group, kind="stable")
         corners = shapely.multipoints(boxes.corners[order].reshape(-1, 2), indices=np.repeat(group[order], 4))
-        around = enclosing(corners, boxes.labels[first])
+        around = oriented_envelope(corners, boxes.labels[first])
         return Boxes(around.xyxy, around.labels, scores, around.angles)
     xyxy = boxes.xyxy[first]
     np.minimum.at(xyxy[:, :2], group, boxes.xyxy[:, :2])

@@ -23,7 +23,7 @@ def features_of(boxes: Boxes, grid: Grid, classes: Sequence[str], *, measure: bo
         classes: names that the boxes' labels index.
         measure: add `area_m2`, and `width_m` and `height_m` along the grid's rows and columns, on the ground.
     """
-    boxes = boxes[boxes.ranked()]
+    boxes = boxes[boxes.rank()]
     frame = {"label": np.array(classes, dtype=object)[boxes.labels].astype(str), "score": boxes.scores}
     if measure:
         width, height = (boxes.sizes * grid.pixel_sides_m_at(boxes.centres)).T

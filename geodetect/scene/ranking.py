@@ -20,7 +20,7 @@ _N_COLUMNS = 6
 
 
 class Ranking:
-    """A collection of detections, sorted in the order of `Boxes.ranked`.
+    """A collection of detections, sorted in the order of `Boxes.rank`.
 
     Args:
         folder: where to store boxes beyond `run_size`; None: keep all in memory.
@@ -45,7 +45,7 @@ class Ranking:
     def _in_memory(self) -> Boxes:
         """Return the boxes that are not on disk, highest score first."""
         boxes = Boxes.concat(self._newest, scored=True)
-        return boxes[boxes.ranked()]
+        return boxes[boxes.rank()]
 
     def __iter__(self) -> Iterator[Boxes]:
         """Yield all boxes in chunks, in no particular order; may be iterated repeatedly."""
@@ -70,7 +70,7 @@ class Ranking:
             if not sum(map(len, pool)):
                 return
             rows, owner = np.concatenate(pool), np.repeat(np.arange(len(pool)), [len(part) for part in pool])
-            order = _boxes(rows).ranked()
+            order = _boxes(rows).rank()
             rank = np.argsort(order)
             goes_on = [k for k, run in enumerate(self._runs) if n_read[k] < run.n_boxes]
             ends = np.cumsum([len(part) for part in pool]) - 1

@@ -1,7 +1,7 @@
-"""Local files under names that pyogrio takes as they stand.
+"""Local files under names that pyogrio takes literally.
 
-It reads more into a path than the file system does: what stands before a `!` is an archive, what follows a `;` is left
-out, and line breaks are dropped, so that `!old/roofs.gpkg` would be `old/roofs.gpkg`.
+It parses paths: what comes before a `!` is an archive, what follows a `;` is ignored, and line breaks are dropped, so
+that `!old/roofs.gpkg` would be `old/roofs.gpkg`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _PARSED = set("!;?\r\n\t")
 
 
 def literal_source(path: str) -> str:
-    """How pyogrio opens the file of this path, and no other; a path where nothing is stays as it is."""
+    """Return the name under which pyogrio opens the file of a path, and no other; the path itself if there is none."""
     if not os.path.exists(path):
         return path
     absolute = _absolute(path)
@@ -29,7 +29,7 @@ def literal_source(path: str) -> str:
 
 @contextmanager
 def literal_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write into, by a link elsewhere where pyogrio would misread its own path."""
+    """Give a folder to write into, through a link elsewhere if pyogrio would misread its path."""
     absolute = _absolute(folder)
     if not _PARSED & set(absolute):
         yield Path(absolute)
@@ -41,5 +41,5 @@ def literal_folder(folder: Path) -> Iterator[Path]:
 
 
 def _absolute(path: str | Path) -> str:
-    """The path from the root on; of two slashes in front, which would begin the name of a server, one is left."""
+    """Return the path from the root on, with one slash in front: two would begin the name of a server."""
     return re.sub("^//+", "/", os.path.abspath(path))

@@ -1,12 +1,11 @@
-"""One way into every vector file: a frame with geometry, or one sentence that says why not."""
+"""Reading of vector files and frames, whatever their format."""
 
 from __future__ import annotations
 
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from numbers import Real
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 from zipfile import BadZipFile, ZipFile
@@ -16,12 +15,12 @@ import numpy as np
 import pandas as pd
 import shapely
 from geopandas import GeoDataFrame, GeoSeries
-from pyproj import CRS
 from pyproj.exceptions import ProjError
 
 from geodetect.addresses import is_url, matches, name_of
-from geodetect.errors import ArgumentError, LabelsError, first_line, harmless, is_number, warn
-from geodetect.vector.layers import VectorFile, layer_number, vector_file
+from geodetect.errors import ArgumentError, LabelsError, first_line, harmless, warn
+from geodetect.vector.features import Features
+from geodetect.vector.layers import VectorFile
 from geodetect.vector.literal import literal_source
 
 _PARQUET = {".parquet", ".geoparquet", ".pq"}
@@ -36,28 +35,8 @@ _CSV_OPTIONS = {
     "KEEP_GEOM_COLUMNS": "NO",
     "AUTODETECT_TYPE": "YES",
 }
-_TOLD = 3  # features that a warning names
+_NAMED = 3  # features that a warning names
 _SIDES = {"xmin", "ymin", "xmax", "ymax"}  # columns of boxes in pixels, as DeepForest has them
-_CORNERS = 4  # numbers that make a rectangle: x1, y1, x2, y2
-
-
-@dataclass(frozen=True, eq=False)
-class Features:
-    """Features as they were found.
-
-    Args:
-        frame: their geometry and columns, in whatever CRS.
-        name: what messages call them.
-        stem: the file's name without its suffix; None for a frame.
-        note: what of the file was not read; empty when all was.
-        files: where several files were read together, each of them, in the order of the frame's rows.
-    """
-
-    frame: GeoDataFrame
-    name: str
-    stem: str | None = None
-    note: str = ""
-    files: tuple[Features, ...] = ()
 
 
 Vectors: TypeAlias = str | Path | GeoDataFrame | GeoSeries | Sequence[str | Path]
@@ -87,67 +66,23 @@ def open_features(source: Vectors, what: str = "labels", layer: str | int | None
         if layer is not None:
             raise ArgumentError(f"layer={layer!r} cannot be applied to a frame of {what}; it is for files")
         frame = source if isinstance(source, GeoDataFrame) else GeoDataFrame(geometry=source)
-        return _checked(frame, f"the frame of {what}")
-    files = _files_of(source, what, layer)
-    if len(files) == 1:
-        return _opened(files[0])
-    found = [_opened(file) for file in files]
+        return _check(Features(frame, f"the frame of {what}"))
+    found = [_open(file) for file in _list_files(source, what, layer)]
+    if len(found) == 1:
+        return found[0]
     if isinstance(source, str | Path):  # a folder or a pattern: files of one kind, whose names say where, not what
-        return _together([replace(each, stem=None) for each in found], name_of(source))
-    return _together(found, f"{found[0].name} and {len(found) - 1} more")
-
-
-def open_area(aoi: Area, crs: CRS | None) -> Features:
-    """Read an area of interest; messages call it "the aoi".
-
-    Args:
-        aoi: features, one or several shapely geometries, or (x1, y1, x2, y2).
-        crs: of bare geometries and numbers.
-
-    Raises:
-        GeodetectError: as `open_features`, and if it is none of these.
-    """
-    several = list(aoi) if isinstance(aoi, Sequence | np.ndarray) and not isinstance(aoi, str) else [aoi]
-    if several and all(isinstance(each, Real) for each in several):
-        several = [_rectangle(several)]
-    if several and all(isinstance(each, shapely.Geometry) for each in several):
-        return Features(GeoDataFrame(geometry=several, crs=crs), "the aoi")
-    is_frame = isinstance(aoi, GeoDataFrame | GeoSeries)
-    if not (is_frame or (several and all(isinstance(each, str | Path) for each in several))):
-        raise LabelsError(
-            "an aoi must be a vector file, a GeoDataFrame, a shapely geometry, or (x1, y1, x2, y2); "
-            f"got {type(aoi).__name__}"
-        )
-    try:
-        features = open_features(aoi, "the aoi")
-    except LabelsError as error:
-        raise LabelsError(f"aoi: {error}") from error
-    return features if is_frame else replace(features, name=f"the aoi {features.name}")
-
-
-def _rectangle(corners: list[Any]) -> shapely.Polygon:
-    """The rectangle between two corners.
-
-    Raises:
-        ArgumentError: if it has no area, or there are other than four finite numbers.
-    """
-    told = f"an aoi of numbers must be (x1, y1, x2, y2), two corners; got ({', '.join(map(str, corners))})"
-    if len(corners) != _CORNERS or not all(map(is_number, corners)):
-        raise ArgumentError(f"{told}, which are not four finite numbers")
-    (x1, x2), (y1, y2) = sorted(map(float, corners[::2])), sorted(map(float, corners[1::2]))
-    if x1 == x2 or y1 == y2:
-        raise ArgumentError(f"{told}, which has no area")
-    return shapely.box(x1, y1, x2, y2)
+        return _join([replace(each, stem=None) for each in found], name_of(source))
+    return _join(found, f"{found[0].name} and {len(found) - 1} more")
 
 
 def vector_paths(source: Area | None) -> list[str]:
-    """The files that features are read from; none for frames, geometries and numbers."""
+    """Return the files that features are read from; none for frames, geometries and numbers."""
     several = source if isinstance(source, list | tuple) else [source]
-    return [file.path for each in several if isinstance(each, str | Path) for file in _files_of(each)]
+    return [file.path for each in several if isinstance(each, str | Path) for file in _list_files(each)]
 
 
-def _files_of(source: Any, what: str = "labels", layer: str | int | None = None) -> list[VectorFile]:
-    """The files named, those of a folder, or those that a pattern fits.
+def _list_files(source: Any, what: str = "labels", layer: str | int | None = None) -> list[VectorFile]:
+    """Return the files named, those of a folder, or those that match a pattern.
 
     Args:
         source: a vector file, a folder, a pattern, or several files.
@@ -161,7 +96,7 @@ def _files_of(source: Any, what: str = "labels", layer: str | int | None = None)
     if isinstance(source, str | Path):
         if str(source) == "":
             raise LabelsError(f"{what} must be a vector file; got an empty name")
-        named = vector_file(source, layer)
+        named = VectorFile.parse(source, layer)
         path = Path(named.path)
         # A folder may also be a file geodatabase, or anything else that GDAL takes for one source.
         inside = path.iterdir() if path.is_dir() and path.suffix.lower() not in _FOLDERS else []
@@ -172,16 +107,15 @@ def _files_of(source: Any, what: str = "labels", layer: str | int | None = None)
         raise LabelsError(
             f"{what} must be a vector file, several in a list, or a GeoDataFrame; got {type(source).__name__}"
         )
-    return [vector_file(file, layer) for file in source]
+    return [VectorFile.parse(file, layer) for file in source]
 
 
-def _opened(file: VectorFile) -> Features:
-    """The features of one file."""
+def _open(file: VectorFile) -> Features:
     path = Path(name_of(file.path))
     if not os.path.exists(file.path) and not is_url(file.path):
         raise LabelsError(f"There is no file {file.path}; check the name and the folder")
     try:
-        # Coordinates that are no numbers are counted later, without shapely's word on them.
+        # Coordinates that are no numbers are counted later, so shapely's warnings of them are not needed.
         with warnings.catch_warnings(), np.errstate(invalid="ignore"):
             # pyogrio warns of odd fields, rings and measures that it mends or leaves out; we count what is lost.
             warnings.filterwarnings("ignore", category=RuntimeWarning, module="pyogrio")
@@ -190,22 +124,22 @@ def _opened(file: VectorFile) -> Features:
     except UnicodeDecodeError as error:
         raise LabelsError(f"{path.name} is not in UTF-8 ({error}); save it anew as UTF-8") from harmless(error)
     except _UNREADABLE as error:
-        # GDAL's advice is on drivers, which nobody chose here.
+        # GDAL's advice is on drivers, which users do not choose here.
         reason = first_line(error).split("; It might help")[0].rstrip(".")
-        told = f"{path.name} cannot be read as a vector file: {reason}{_in_zip(file.path)}"
-        raise LabelsError(told) from harmless(error)
-    return _checked(frame, path.name, path.stem, note)
+        message = f"{path.name} cannot be read as a vector file: {reason}{_advise_zip(file.path)}"
+        raise LabelsError(message) from harmless(error)
+    return _check(Features(frame, path.name, path.stem, note))
 
 
 def _read(file: VectorFile, path: Path) -> tuple[GeoDataFrame, str]:
-    """The features of a file that messages call `path`, and a note of layers that were not read."""
+    """Read a file that messages call `path`; return its features and a note of layers that were not read."""
     suffix = path.suffix.lower()
     if suffix in _PARQUET:
         if file.layer is not None or file.where is not None:
             raise LabelsError(f"{path.name} has no layers, as no Parquet file has; leave the layer out")
         return gpd.read_parquet(os.path.abspath(file.path) if os.path.exists(file.path) else file.path), ""
     options: dict[str, Any] = dict(_CSV_OPTIONS) if suffix == ".csv" else {}
-    number, note = layer_number(file, path.name)
+    number, note = file.find_layer()
     options |= {"engine": "pyogrio", "layer": number, "where": file.where}
     source = literal_source(file.path)
     try:
@@ -216,7 +150,7 @@ def _read(file: VectorFile, path: Path) -> tuple[GeoDataFrame, str]:
     except shapely.errors.GEOSException as error:
         frame = gpd.read_file(source, on_invalid="ignore", **options)
         gone = np.flatnonzero(frame.geometry.isna()) + 1
-        numbers = f"{', '.join(map(str, gone[:_TOLD]))}{', ...' if len(gone) > _TOLD else ''}"
+        numbers = f"{', '.join(map(str, gone[:_NAMED]))}{', ...' if len(gone) > _NAMED else ''}"
         warn(
             f"{path.name}: left out {len(gone):,} of {len(frame):,} features without a geometry that can be read "
             f"({first_line(error)}), counting from 1: {numbers}; repair or delete them"
@@ -225,7 +159,7 @@ def _read(file: VectorFile, path: Path) -> tuple[GeoDataFrame, str]:
 
 
 def _is_misread(frame: GeoDataFrame) -> bool:
-    """Whether texts are in UTF-8 and were taken for Latin-1, as those of a shapefile are that has lost its .cpg."""
+    """Return whether texts in UTF-8 were taken for Latin-1, as happens to a shapefile that has lost its .cpg."""
     texts = {text for column in frame.select_dtypes(["object", "string"]) for text in frame[column].dropna().unique()}
     foreign = [text for text in texts if isinstance(text, str) and not text.isascii()]
     try:
@@ -234,8 +168,8 @@ def _is_misread(frame: GeoDataFrame) -> bool:
         return False
 
 
-def _in_zip(path: str) -> str:
-    """Where a zip archive that GDAL does not open as a whole holds its vector files; empty for all else."""
+def _advise_zip(path: str) -> str:
+    """Return how to read the vector files in a zip archive that GDAL does not open as a whole; else empty."""
     try:
         with ZipFile(path) as archive:
             inside = [name for name in archive.namelist() if Path(name).suffix.lower() in _VECTOR]
@@ -245,8 +179,8 @@ def _in_zip(path: str) -> str:
     return f"; give one of the files in it, such as /vsizip/{path}/{inside[0]}" if inside else ""
 
 
-def _together(features: list[Features], name: str) -> Features:
-    """The features of several files as one frame.
+def _join(features: list[Features], name: str) -> Features:
+    """Join the features of several files in one frame.
 
     Raises:
         LabelsError: if only some have a CRS.
@@ -268,8 +202,13 @@ def _together(features: list[Features], name: str) -> Features:
     return Features(pd.concat(frames, ignore_index=True), name, None, "; ".join(notes), tuple(features))
 
 
-def _checked(frame: GeoDataFrame, name: str, stem: str | None = None, note: str = "") -> Features:
-    """The features, if the frame has geometry and no two columns of one name."""
+def _check(features: Features) -> Features:
+    """Return features whose frame has geometry and no two columns of one name.
+
+    Raises:
+        LabelsError: if it has not.
+    """
+    frame, name = features.frame, features.name
     if not isinstance(frame, GeoDataFrame) or frame.active_geometry_name is None:
         in_pixels = _SIDES <= {str(column).lower() for column in frame.columns}
         boxes = "; its boxes are in pixels, which only prepare_data and export_training_data bring to the map"
@@ -278,4 +217,4 @@ def _checked(frame: GeoDataFrame, name: str, stem: str | None = None, note: str 
     if frame.columns.nlevels > 1 or len(again):
         which = f"two columns named {again[0]!r}" if len(again) else "columns in several levels"
         raise LabelsError(f"{name} has {which}; give every column a name of its own")
-    return Features(frame, name, stem, note)
+    return features

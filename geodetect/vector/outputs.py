@@ -1,6 +1,6 @@
-"""Files to be written: what may be asked for, what the layer in it is called, and how it appears when it is whole.
+"""Vector files to be written: checks before the work, the name of the layer, and the move to the final name.
 
-GDAL never sees the name that was asked for: it writes `part` with a suffix, which is then renamed.
+GDAL never sees the final name: it writes `part` with a suffix, which is then renamed.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ SUFFIXES = (".gpkg", ".geojson", ".shp", ".fgb", ".kml", ".parquet", ".csv")
 SEARCHED, STYLES = "searched", "layer_styles"  # tables of a GeoPackage beside the features
 _WRITTEN = (".dbf", ".shx", ".cpg", ".prj")  # beside the .shp
 _STALE = (".qix", ".sbn", ".sbx", ".fix", ".qpj", ".shp.xml")  # what others may have left beside an older one
-# SQLite would apply these to whatever has the name of the database: https://www.sqlite.org/howtocorrupt.html
+# SQLite would apply these to any file with the name of the database: https://www.sqlite.org/howtocorrupt.html
 _SQLITE = ("-wal", "-shm", "-journal")
 _UNFIT_LAYER = re.compile(r"[!-/:-@\[-^`{-~]|gpkg|sqlite_", re.IGNORECASE)  # beginnings that GDAL or SQLite refuse
 _CONTROL = re.compile(r"[\x00-\x1f]+")
 
 
 def check_output(path: str | Path) -> Path:
-    """The path, if features can be written there; meant to be asked before hours of work.
+    """Return the path if features can be written there; meant for a check before hours of work.
 
     Raises:
         ArgumentError: if it is no path.
@@ -46,17 +46,25 @@ def check_output(path: str | Path) -> Path:
         raise OutputError(f"GDAL does not write into {path.parent}, which has ! ; or ? in its name") from error
     if path.suffix.lower() == ".gpkg":
         _check_geopackage(through_links(path))
-    if _is_shapefile(path):
-        _check_shapefile(path)
+    if not _is_shapefile(path):
+        return path
+    if path.is_symlink():
+        raise OutputError(f"{path} is a link, and a shapefile consists of several files; name the file it leads to")
+    if not (path.suffix.islower() or path.suffix.isupper()):
+        raise OutputError(f"GDAL does not find {path.name}; write {path.stem}.shp instead")
+    for suffix in (".shp", *_WRITTEN):
+        own, other = path.with_suffix(_match_case(suffix, path)), path.with_suffix(_match_case(suffix, path).swapcase())
+        if other.exists() and not (own.exists() and own.samefile(other)):
+            raise OutputError(f"{other.name} lies beside {path.name}, and GDAL takes one for the other; rename one")
     return path
 
 
 def check_place(path: str | Path) -> Path:
-    """The path, `~` expanded, if a file of any format can be written there.
+    """Return the path, `~` expanded, if a file of any format can be written there.
 
     Raises:
         ArgumentError: if it is no path.
-        OutputError: if it is a folder or write-protected, or its own folder is missing or closed to us.
+        OutputError: if it is a folder or write-protected, or its folder is missing or cannot be written to.
     """
     if not isinstance(path, str | os.PathLike):
         raise ArgumentError(f"a file is written to a path; got {path!r}")
@@ -88,10 +96,10 @@ def check_place(path: str | Path) -> Path:
 def _check_geopackage(path: Path) -> None:
     """Refuse to replace a GeoPackage that another program has open, or that holds more than one layer.
 
-    Opening and closing it puts away what a program that crashed has left beside it.
+    Opening and closing it removes the files that a program that crashed has left beside it.
 
     Raises:
-        OutputError: if it is such a one.
+        OutputError: if either is so.
     """
     layers: list[str] = []
     if path.is_file():
@@ -113,24 +121,8 @@ def _check_geopackage(path: Path) -> None:
         )
 
 
-def _check_shapefile(path: Path) -> None:
-    """Refuse a shapefile whose parts could not be told from those of another, or would lie elsewhere.
-
-    Raises:
-        OutputError: if it is such a one.
-    """
-    if path.is_symlink():
-        raise OutputError(f"{path} is a link, and a shapefile consists of several files; name the file it leads to")
-    if not (path.suffix.islower() or path.suffix.isupper()):
-        raise OutputError(f"GDAL does not find {path.name}; write {path.stem}.shp instead")
-    for suffix in (".shp", *_WRITTEN):
-        own, other = path.with_suffix(_cased(suffix, path)), path.with_suffix(_cased(suffix, path).swapcase())
-        if other.exists() and not (own.exists() and own.samefile(other)):
-            raise OutputError(f"{other.name} lies beside {path.name}, and GDAL takes one for the other; rename one")
-
-
 def check_parts(paths: Iterable[Path]) -> None:
-    """Refuse shapefiles to be written side by side that GDAL takes for one another.
+    """Refuse to write shapefiles side by side that GDAL takes for one another.
 
     Raises:
         ArgumentError: if there are two.
@@ -146,22 +138,22 @@ def _is_shapefile(path: Path) -> bool:
     return path.suffix.lower() == ".shp"
 
 
-def _cased(suffix: str, path: Path) -> str:
-    """The suffix in capitals where the path's own is: GDAL looks for both."""
+def _match_case(suffix: str, path: Path) -> str:
+    """Return the suffix in capitals if the path's own is: GDAL looks for both."""
     return suffix.upper() if path.suffix.isupper() else suffix
 
 
-def layer_name(path: Path) -> str:
-    """What the layer in a file is called: as the file, with `_` before what a GeoPackage does not take."""
+def name_layer(path: Path) -> str:
+    """Return the name of the layer in a file: as the file, with `_` before names that a GeoPackage does not take."""
     name = _CONTROL.sub(" ", path.stem)
     reserved = name.casefold() in (SEARCHED, STYLES)
     return f"_{name}" if path.suffix.lower() == ".gpkg" and (reserved or _UNFIT_LAYER.match(name)) else name
 
 
 def publish(part: Path, path: Path) -> None:
-    """Move `part` to `path`, and what lies beside it under its name likewise, in place of an older file.
+    """Move `part` to `path`, and the files beside it under its name likewise, in place of older files.
 
-    The main file comes last, and an older one goes first where there are several: where it is, all of it is.
+    The main file is moved last, and an older one of a shapefile removed first: where it is, all of it is.
 
     Raises:
         OSError: if one cannot be moved.
@@ -173,9 +165,9 @@ def publish(part: Path, path: Path) -> None:
     if part.suffix == ".shp":
         path.unlink(missing_ok=True)
         for suffix in {*_WRITTEN, *_STALE} - set(suffixes):
-            stale = path.with_suffix(_cased(suffix, path))
+            stale = path.with_suffix(_match_case(suffix, path))
             if os.path.lexists(stale):
                 stale.unlink()
     for suffix in sorted(set(suffixes) - {part.suffix}):
-        os.replace(part.with_suffix(suffix), path.with_suffix(_cased(suffix, path)))
+        os.replace(part.with_suffix(suffix), path.with_suffix(_match_case(suffix, path)))
     os.replace(part, path)

@@ -1,8 +1,8 @@
-"""How QGIS shows detections: styles inside the GeoPackage, which it takes by itself when a layer is opened.
+"""Styles for QGIS inside a GeoPackage, which it applies when a layer is opened.
 
 QGIS looks for the default style of a layer in a table `layer_styles`, with the columns that it has in PostGIS and
-GeoPackage alike: https://docs.qgis.org/latest/en/docs/training_manual/databases/ (and what QGIS itself writes
-there with "Save Style > In Database").
+GeoPackage alike: https://docs.qgis.org/latest/en/docs/training_manual/databases/ (and QGIS itself writes there with
+"Save Style > In Database").
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _GREY = "#505050"
 
 @dataclass(frozen=True)
 class _Category:
-    """One of the kinds of features that are drawn alike.
+    """Features that are drawn alike.
 
     Args:
         value: of the column that tells kinds apart.
@@ -75,47 +75,36 @@ _OUTCOMES = [
 ]
 
 
-def add_style(path: Path, classes: Sequence[str] = ()) -> None:
+def add_style(path: Path) -> None:
     """Give the layers of a GeoPackage their styles: by `outcome`, or else by `label`, and the ground that was searched.
 
-    Args:
-        path: a GeoPackage; a layer without these columns has no style.
-        classes: all that the model knows, in the order that gives them their colours; others follow by name.
+    A layer without these columns has no style.
     """
     with closing(sqlite3.connect(path)) as database, database:
         layers = database.execute("SELECT table_name, column_name FROM gpkg_geometry_columns").fetchall()
-        styles = [
-            (table, column, *found)
-            for table, column in layers
-            if (found := _ground_style() if table == SEARCHED else _style_of(database, table, classes))
-        ]
+        styles = []
+        for table, column in layers:
+            quoted = '"' + table.replace('"', '""') + '"'
+            columns = {row[1] for row in database.execute(f"PRAGMA table_info({quoted})")}
+            if table == SEARCHED:
+                styles.append((table, column, "searched", style_ground(), "Where the model looked"))
+            elif "outcome" in columns:
+                xml = style_boxes("outcome", _OUTCOMES, scored="score" in columns)
+                styles.append((table, column, "outcomes", xml, "Right, wrong and missed; scores from 1:5,000 on"))
+            elif "label" in columns:
+                rows = database.execute(f"SELECT DISTINCT label FROM {quoted} WHERE label IS NOT NULL")
+                colours = class_colours(sorted({str(name) for (name,) in rows}))
+                by_class = [_Category(name, name, colour) for name, colour in colours.items()]
+                xml = style_boxes("label", by_class, scored="score" in columns)
+                styles.append((table, column, "detections", xml, "Boxes by label; scores from 1:5,000 on"))
         if styles:
             database.execute(_TABLE)
             database.execute(_LISTED)
             database.executemany(_STYLE, styles)
 
 
-def _style_of(database: sqlite3.Connection, table: str, classes: Sequence[str]) -> tuple[str, str, str] | None:
-    """Name, XML and description of the style of a layer; None where it has neither outcomes nor labels."""
-    columns = {row[1] for row in database.execute(f"PRAGMA table_info({_quoted(table)})")}
-    scored = "score" in columns
-    if "outcome" in columns:
-        return "outcomes", style("outcome", _OUTCOMES, scored=scored), "Right, wrong and missed; scores from 1:5,000 on"
-    if "label" not in columns:
-        return None
-    found = database.execute(f"SELECT DISTINCT label FROM {_quoted(table)} WHERE label IS NOT NULL")
-    names = [*classes, *sorted({str(name) for (name,) in found} - set(classes))]
-    by_class = [_Category(name, name, colour) for name, colour in class_colours(names).items()]
-    return "detections", style("label", by_class, scored=scored), "Boxes by label; scores from 1:5,000 on"
-
-
-def _quoted(name: str) -> str:
-    """A name as SQL takes it, whatever it holds."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def style(column: str, categories: Sequence[_Category], *, scored: bool) -> str:
-    """A style in QGIS' XML: outlines by category, on a dark casing, and scores beside them from a zoom level on.
+def style_boxes(column: str, categories: Sequence[_Category], *, scored: bool) -> str:
+    """Return a style in QGIS' XML: outlines by category, on a dark casing, and scores beside them from a zoom level on.
 
     Args:
         column: that tells the categories apart.
@@ -124,9 +113,9 @@ def style(column: str, categories: Sequence[_Category], *, scored: bool) -> str:
     """
     root = Element("qgis", version="3.22.0", styleCategories="Symbology|Labeling", labelsEnabled=str(int(scored)))
     renderer = SubElement(root, "renderer-v2", type="categorizedSymbol", attr=column, enableorderby="0")
-    listed, symbols = SubElement(renderer, "categories"), SubElement(renderer, "symbols")
+    legend, symbols = SubElement(renderer, "categories"), SubElement(renderer, "symbols")
     for k, each in enumerate(categories):
-        SubElement(listed, "category", value=each.value, label=each.name, symbol=str(k), render="true")
+        SubElement(legend, "category", value=each.value, label=each.name, symbol=str(k), render="true")
         symbol = SubElement(symbols, "symbol", name=str(k), type="fill", alpha="1")
         _add_line(symbol, "#000000", _CASING_MM, alpha=128)
         _add_line(symbol, each.colour, _WIDTH_MM, dashed=each.dashed)
@@ -135,19 +124,20 @@ def style(column: str, categories: Sequence[_Category], *, scored: bool) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def _ground_style() -> tuple[str, str, str]:
-    """Name, XML and description of the style of the ground that was searched: a dashed outline, and nothing inside."""
+def style_ground() -> str:
+    """Return the style of the ground that was searched: a dashed outline with nothing inside."""
     root = Element("qgis", version="3.22.0", styleCategories="Symbology")
     renderer = SubElement(root, "renderer-v2", type="singleSymbol", enableorderby="0")
     symbol = SubElement(SubElement(renderer, "symbols"), "symbol", name="0", type="fill", alpha="1")
     _add_line(symbol, _GREY, _WIDTH_MM, dashed=True)
-    return "searched", ElementTree.tostring(root, encoding="unicode"), "Where the model looked"
+    return ElementTree.tostring(root, encoding="unicode")
 
 
 def _add_line(symbol: Element, colour: str, width_mm: str, *, alpha: int = 255, dashed: bool = False) -> None:
-    """Draw the outline of a symbol once more, over what there is."""
+    """Add an outline to a symbol, on top of those that it has."""
     layer = SubElement(symbol, "layer", {"class": "SimpleLine", "enabled": "1", "pass": "0", "locked": "0"})
-    line = {"line_color": _rgba(colour, alpha), "line_width": width_mm, "line_width_unit": "MM", "joinstyle": "miter"}
+    rgba = ",".join(map(str, (*bytes.fromhex(colour[1:]), alpha)))
+    line = {"line_color": rgba, "line_width": width_mm, "line_width_unit": "MM", "joinstyle": "miter"}
     line |= {"line_style": "dash"} if dashed else {}
     options = SubElement(layer, "Option", type="Map")
     for name, value in line.items():
@@ -155,12 +145,8 @@ def _add_line(symbol: Element, colour: str, width_mm: str, *, alpha: int = 255, 
         SubElement(layer, "prop", k=name, v=value)  # where QGIS before 3.26 looks
 
 
-def _rgba(colour: str, alpha: int) -> str:
-    return ",".join(str(part) for part in (*bytes.fromhex(colour[1:]), alpha))
-
-
 def _add_labels(root: Element) -> None:
-    """Write the score beside each box, in two decimals, when the map is at least as large as 1:5,000."""
+    """Label each box with its score, in two decimals, where the map is at least as large as 1:5,000."""
     settings = SubElement(SubElement(root, "labeling", type="simple"), "settings", calloutType="simple")
     text = SubElement(
         settings,
@@ -174,7 +160,7 @@ def _add_labels(root: Element) -> None:
     SubElement(
         text, "text-buffer", bufferDraw="1", bufferSize="0.7", bufferSizeUnits="MM", bufferColor="255,255,255,255"
     )
-    # In QGIS' numbers; beside the box, so that small objects stay to be seen.
+    # QGIS' numbers; beside the box, so that small objects stay visible.
     outside_polygons, at_some_scales = "8", "1"
     SubElement(settings, "placement", placement=outside_polygons, dist="0.5", distUnits="MM")
     SubElement(
@@ -182,6 +168,6 @@ def _add_labels(root: Element) -> None:
         "rendering",
         scaleVisibility=at_some_scales,
         scaleMin="0",
-        scaleMax=str(_LABELS_FROM),  # of the number behind "1:", so the smallest map that has scores
+        scaleMax=str(_LABELS_FROM),  # the number after "1:", so that of the smallest map with scores
         obstacle="0",
     )

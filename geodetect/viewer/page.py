@@ -1,4 +1,4 @@
-"""The page as HTML: the template filled, saved, and shown in a notebook."""
+"""The page as HTML: made from its template, saved, and shown in a notebook."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.image import imsave
 
-from geodetect.accuracy.result import write_text
 from geodetect.errors import OutputError
+from geodetect.files import appearing
 from geodetect.vector.outputs import check_place
 
 _NOTEBOOK_HEIGHT = 720  # px of the page inside a notebook
@@ -35,6 +35,28 @@ class Page:
     """
 
     html: str
+
+    @classmethod
+    def of(cls, name: str, rgb: Float[np.ndarray, "H W 3"], content: Mapping[str, Any]) -> Page:
+        """Fill the template.
+
+        Args:
+            name: of the scene.
+            rgb: its picture, 0 to 1.
+            content: what the scripts draw, as JSON holds it.
+        """
+        part = {name: files(__package__).joinpath(name).read_text("utf-8") for name in (_TEMPLATE, _STYLE, *_SCRIPTS)}
+        jpeg = BytesIO()
+        imsave(jpeg, rgb, format="jpeg", pil_kwargs={"quality": _QUALITY})
+        page = Template(part[_TEMPLATE]).substitute(
+            name=html.escape(name.encode("utf-8", "replace").decode()),  # names of files may hold anything
+            style=part[_STYLE],
+            scripts="\n".join(part[name] for name in _SCRIPTS),
+            picture=b64encode(jpeg.getvalue()).decode(),
+            # A class may be called anything, so nothing in the text may end the element that holds it.
+            content=json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
+        )
+        return cls(page)
 
     def __repr__(self) -> str:
         return f"<Page of {len(self.html) / 1e6:.1f} MB: .save('map.html') writes it>"  # a notebook stores it, too
@@ -55,25 +77,6 @@ class Page:
         path = check_place(path)
         if path.suffix.lower() not in (".html", ".htm"):
             raise OutputError(f"the page is saved as .html; got {path.name}")
-        return write_text(self.html, path)
-
-
-def filled(name: str, rgb: Float[np.ndarray, "H W 3"], content: Mapping[str, Any]) -> str:
-    """The page of a scene.
-
-    Args:
-        name: of the scene.
-        rgb: its picture, 0 to 1.
-        content: what the scripts draw, as JSON holds it.
-    """
-    part = {name: files(__package__).joinpath(name).read_text("utf-8") for name in (_TEMPLATE, _STYLE, *_SCRIPTS)}
-    jpeg = BytesIO()
-    imsave(jpeg, rgb, format="jpeg", pil_kwargs={"quality": _QUALITY})
-    return Template(part[_TEMPLATE]).substitute(
-        name=html.escape(name.encode("utf-8", "replace").decode()),  # names of files may hold anything
-        style=part[_STYLE],
-        scripts="\n".join(part[name] for name in _SCRIPTS),
-        picture=b64encode(jpeg.getvalue()).decode(),
-        # A class may be called anything, so nothing in the text may end the element that holds it.
-        content=json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
-    )
+        with appearing(path) as part:
+            part.write_text(self.html, encoding="utf-8")
+        return path

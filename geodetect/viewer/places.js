@@ -6,7 +6,7 @@
 // is as wide and as high as on the ground, but for a factor, so that a metre is as long in every direction.
 
 const {scene, classes, boxes, judged, best_score: bestScore} = JSON.parse(document.getElementById("content").textContent)
-const [UNJUDGED, RIGHT, WRONG, LABEL] = [0, 1, 2, 3] // kinds of boxes, as in boxes.py
+const [UNJUDGED, RIGHT, WRONG, LABEL] = [0, 1, 2, 3] // kinds of boxes, as in content.py
 const count = boxes.kind.length
 const byId = id => document.getElementById(id)
 const canvas = byId("map"), picture = byId("picture")

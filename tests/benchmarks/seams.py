@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 import geodetect as gd
-from geodetect.boxes import overlapping
+from geodetect.boxes import find_overlaps
 from geodetect.grid import Tiling
 from geodetect.raster import RasterReader, write_chip
 
@@ -27,7 +27,7 @@ IOUS = (0.5, 0.75)
 
 def found_twice(a: object, b: object, iou: float) -> int:
     """How many features of `a` have one of the same label in `b` that overlaps by more than `iou`."""
-    i, j, _ = overlapping(a.bounds.to_numpy(), b.bounds.to_numpy(), iou)
+    i, j, _ = find_overlaps(a.bounds.to_numpy(), b.bounds.to_numpy(), iou)
     alike = a["label"].to_numpy()[i] == b["label"].to_numpy()[j]
     return len(np.unique(i[alike]))
 

@@ -26,7 +26,7 @@ from affine import Affine
 from geodetect.errors import GeodetectError
 from geodetect.grid import Grid, Window
 from geodetect.raster import RasterReader
-from geodetect.vector.labels import read_labels
+from geodetect.vector.labels import Labels
 from geodetect.vector.opening import open_features
 
 MEMORY_BYTES = 3 << 30
@@ -60,7 +60,7 @@ def read_vector(path: Path) -> str:
     size = side / 1000 if side > 0 else 1.0  # what is empty or a point gets some grid, and then a sentence
     place = Affine(size, 0, x1, 0, -size, y2) if math.isfinite(x1) else Affine.identity()
     grid = Grid((1000, 1000), place, frame.crs)
-    labels = read_labels(path, [grid], point_radius_m=5)[0]
+    labels = Labels(path, point_radius_m=5).on([grid])[0]
     assert len(labels.polygons) == len(labels.names) > 0
     return "read"
 

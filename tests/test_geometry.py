@@ -1,4 +1,4 @@
-"""Boxes across 180 degrees, in the formats whose standards ask for degrees."""
+"""Geometries as arrays, and boxes across 180 degrees in the formats whose standards ask for degrees."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pyproj import CRS, Transformer
 import geodetect as gd
 from geodetect.boxes import Boxes
 from geodetect.grid import Grid
-from geodetect.vector.degrees import cut_at_180, parts_of_cut
+from geodetect.vector.geometry import cut_at_180, join_cut
 from geodetect.vector.opening import open_features
 from geodetect.vector.writers import write_features
 from tests.fakes import PaintDetector, labels_on, painted, write_raster
@@ -93,7 +93,7 @@ def test_labels_that_were_cut_are_one_object(tmp_path: Path, west: float, suffix
     path = write_features(on_line, tmp_path / f"cut{suffix}")
     labels = labels_on(path, grid)
     assert shapely.bounds(labels.polygons).round(3).tolist() == [[90, 30, 110, 50]]
-    assert labels.report == "1 object of 1 class from " + path.name
+    assert labels.objects.report == "1 object of 1 class from " + path.name
     found = gd.detect_objects(scene, PaintDetector(), aoi=path, progress=False)
     assert found.attrs["searched"]
 
@@ -101,10 +101,10 @@ def test_labels_that_were_cut_are_one_object(tmp_path: Path, west: float, suffix
 def test_only_halves_of_one_object_are_put_together() -> None:
     boxes = [(179, 0, 180, 1), (-180, 5, -179, 6), (-180, 0, 180, 1), (-180, 0, -179, 1)]
     parts = shapely.box(*np.array(boxes, float).T)
-    joined, kept = parts_of_cut(parts, np.zeros(4, int))
+    joined, kept = join_cut(parts, np.zeros(4, int))
     assert kept.tolist() == [True, True, True, False]
     assert shapely.get_num_geometries(joined).tolist() == [2, 1, 1, 1]
-    _, kept = parts_of_cut(parts, np.arange(4))
+    _, kept = join_cut(parts, np.arange(4))
     assert kept.all()
 
 
