@@ -148,7 +148,7 @@ class CachedChips(Sequence[Chip]):
 
 
 def collate(chips: Sequence[Chip], chip_size: int) -> tuple[Tensor, ...]:
-    """Return raw pixels, boxes and labels of chips, padded to one size; a plain tuple, as fastai rebuilds it."""
+    """Return raw pixels, boxes and labels of chips, padded to one size; fastai cannot copy named tuples."""
     n_boxes = max(len(chip.boxes) for chip in chips)
     images = np.zeros((len(chips), len(chips[0].pixels), chip_size, chip_size), np.float32)
     boxes = np.zeros((len(chips), n_boxes, 4), np.float32)
@@ -171,12 +171,12 @@ class BatchTransform:
         self.stretch, self.transforms = stretch, transforms
         self.generator = torch.Generator().manual_seed(seed)
 
-    def __call__(self, batch: Sequence[Tensor]) -> Batch:
-        """Return the batch as the network takes it."""
+    def __call__(self, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return the batch as the network takes it, as a plain tuple, as in `collate`."""
         changed = Batch(*batch)
         if self.transforms:
             changed = random_symmetry(random_zoom(changed, self.generator), self.generator)
         images = standardize(changed.images, self.stretch.mean, self.stretch.std)
         if self.transforms:
             images = random_light(images, self.generator)
-        return changed._replace(images=images.contiguous(memory_format=torch.channels_last))
+        return images.contiguous(memory_format=torch.channels_last), changed.boxes, changed.labels
