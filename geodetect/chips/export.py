@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -137,13 +136,12 @@ def export_training_data(
         warn(join_notes(source.report, "" if place else "no map, as no CRS holds all chips"))
     parts = _split(source.plans, seed) if metadata_format in _WITH_PARTS else [None] * len(paths)
     with out.writing(plan):
-        images = _write_chips(source, paths, progress=progress)
-        images = [replace(image, part=part) for image, part in zip(images, parts, strict=True)]
-        for name, text in FORMATS[metadata_format].render(_collect(source, images)):
+        folder = _write_chips(source, paths, parts, progress=progress)
+        for name, text in FORMATS[metadata_format].render(folder):
             out.write(name, text)
         if place is not None:
             name, crs = place
-            write_features(_outline(source, images, crs), out.path / name, workplace=out.workplace)
+            write_features(_outline(source, folder.images, crs), out.path / name, workplace=out.workplace)
     return out.path
 
 
@@ -163,36 +161,29 @@ def _fingerprint(source: Source, files: Sequence[str], settings: Sequence[object
     return json.dumps({"plan": digest.hexdigest()})
 
 
-def _write_chips(source: Source, paths: Sequence[Path], *, progress: bool) -> list[Image]:
+def _write_chips(source: Source, paths: Sequence[Path], parts: Sequence[str | None], *, progress: bool) -> Folder:
     """Write the chips that an earlier run has not, with as many threads as there are cores."""
     classes = np.array(source.classes, dtype=object)
 
-    def write(path: Path, plan: ChipPlan) -> Image:
+    def write(path: Path, plan: ChipPlan, part: str | None) -> Image:
         if not path.exists():
             pixels, valid = plan.reader.read(plan.window)
             write_chip(path, pixels, plan.grid, valid)
-        return Image(path, plan.boxes.xyxy, classes[plan.boxes.labels], (plan.window.height, plan.window.width))
+        return Image(path, plan.boxes.xyxy, classes[plan.boxes.labels], plan.grid.shape, part=part)
 
+    grid = source.plans[0].grid
     # Without a transform all threads would take turns at one handle of the raster.
-    located = source.plans[0].grid.transform is not None
-    pool = ThreadPoolExecutor(os.cpu_count() if located else 1)
+    pool = ThreadPoolExecutor(1 if grid.transform is None else os.cpu_count())
     images = []
     try:
         with Bar("chips", len(paths), shown=progress) as bar:
-            for image in pool.map(write, paths, source.plans):
+            for image in pool.map(write, paths, source.plans, parts):
                 images.append(image)
                 bar.advance()
-        return images
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _collect(source: Source, images: list[Image]) -> Folder:
-    grid = source.plans[0].grid
-    cell = None
-    if grid.transform is not None:
-        transform = grid.transform
-        cell = float(np.hypot(transform.a, transform.d)), float(np.hypot(transform.b, transform.e))
+    to_map = grid.transform
+    cell = None if to_map is None else (float(np.hypot(to_map.a, to_map.d)), float(np.hypot(to_map.b, to_map.e)))
     return Folder(images, source.classes, crs=grid.crs, cell=cell, n_bands=len(source.bands))
 
 

@@ -24,7 +24,7 @@ from geodetect.chips.augment import Batch, random_light, random_symmetry, random
 from geodetect.chips.chip import Chip, Chips
 from geodetect.chips.data import DetectionData
 from geodetect.errors import ArgumentError
-from geodetect.network.inference import standardize
+from geodetect.network.inference import normalize
 from geodetect.stretch import Stretch
 
 _MOST_CACHED_BYTES = 2 << 30  # chips that are smaller than this together are read once and kept
@@ -176,7 +176,7 @@ class BatchTransform:
         changed = Batch(*batch)
         if self.transforms:
             changed = random_symmetry(random_zoom(changed, self.generator), self.generator)
-        images = standardize(changed.images, self.stretch.mean, self.stretch.std)
+        images = normalize(changed.images, self.stretch.mean, self.stretch.std)
         if self.transforms:
             images = random_light(images, self.generator)
         return images.contiguous(memory_format=torch.channels_last), changed.boxes, changed.labels

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
@@ -27,18 +28,34 @@ _EDGE = 0.25  # px; chips that overlap by less only touch: world files are round
 _OFF_SHARE, _NO_BOXES, _LOST = 10.0, 100.0, 3.0
 
 
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Indices of the chips to train on, to validate on, and left out on the border of both."""
+class Split(NamedTuple):
+    """Masks of the chips to train and to validate on; the others are left out."""
 
-    train: np.ndarray
-    valid: np.ndarray
-    left_out: np.ndarray
+    train: Bool[np.ndarray, "N"]
+    valid: Bool[np.ndarray, "N"]
 
-    @classmethod
-    def of(cls, train: Bool[np.ndarray, "N"], valid: Bool[np.ndarray, "N"]) -> Split:
-        """Make a split of two masks."""
-        return cls(np.flatnonzero(train), np.flatnonzero(valid), np.flatnonzero(~train & ~valid))
+    def cost(self, counts: Int[np.ndarray, "N K"], share: float, row: float) -> float:
+        """Return how much worse it is than a perfect split.
+
+        Args:
+            counts: boxes of each class in each chip.
+            share: of the chips to validate on.
+            row: number of chips by which the share may be missed.
+        """
+        n_kept = max(int(self.train.sum() + self.valid.sum()), 1)
+        miss = abs(self.valid.sum() - share * n_kept)
+        lost = 1 - n_kept / len(counts)
+        off = _OFF_SHARE if miss > row else 0.0
+        return float(_LOST * lost + miss / (share * n_kept) + off + self.imbalance(counts, share))
+
+    def imbalance(self, counts: Int[np.ndarray, "N K"], share: float) -> float:
+        """Return how far the share of each class is from that of the chips: 0 for equal, about 1 for not at all."""
+        in_train, in_valid = counts[self.train].sum(axis=0), counts[self.valid].sum(axis=0)
+        if not (in_train.any() and in_valid.any()):
+            return _NO_BOXES if in_train.any() else 2 * _NO_BOXES
+        of_class = in_valid / np.maximum(in_train + in_valid, 1)
+        # A class without a box in training is not learnt at all.
+        return float(np.mean(np.minimum(abs(of_class / share - 1), 1) + (in_train == 0)))
 
 
 class Parts(NamedTuple):
@@ -86,13 +103,11 @@ def split_chips(plans: Sequence[ChipPlan], share: float, split: str, seed: int) 
             "no training chip holds a box; all of them fell to validation: give more ground, "
             "a smaller val_split_pct or another seed"
         )
-    report = (
-        "whole images are split at random, as they are not georeferenced"
-        if split == "blocks" and footprints is None
-        else ""
-    )
-    train, valid, left_out = ([plans[i] for i in part] for part in (parts.train, parts.valid, parts.left_out))
-    return Parts(train, valid, left_out, report)
+    masks = (parts.train, parts.valid, ~parts.train & ~parts.valid)
+    train, valid, left_out = (list(compress(plans, mask)) for mask in masks)
+    is_random = split == "blocks" and footprints is None
+    note = "whole images are split at random, as they are not georeferenced" if is_random else ""
+    return Parts(train, valid, left_out, note)
 
 
 def find_footprints(plans: Sequence[ChipPlan]) -> Float[np.ndarray, "N 4"] | None:
@@ -138,14 +153,14 @@ def split_at_random(groups: Int[np.ndarray, "N"], counts: Int[np.ndarray, "N K"]
         )
     rng = np.random.default_rng(seed)
 
-    def draws() -> Iterator[Draw]:
+    def draws() -> Iterator[Split]:
         for _ in range(_TRIES):
             order = rng.permutation(len(names))
             wanted = int(np.searchsorted(np.cumsum(sizes[order]), share * len(groups))) + 1
             valid = np.isin(groups, names[order[: min(wanted, len(names) - 1)]])
-            yield Draw(~valid, valid)
+            yield Split(~valid, valid)
 
-    return Split.of(*min(draws(), key=lambda draw: draw.imbalance(counts, share)))
+    return min(draws(), key=lambda draw: draw.imbalance(counts, share))
 
 
 def split_by_blocks(
@@ -176,44 +191,13 @@ def split_by_blocks(
         touching = shapely.STRtree(shapely.box(*footprints[valid].T)).query(inner, predicate="intersects")[0]
         train = ~valid
         train[touching] = False
-        split = Split.of(train, valid)
-        if len(split.train) and len(split.valid):
-            return split
+        if train.any() and valid.any():
+            return Split(train, valid)
     raise ArgumentError(
         f"no block of ground can be held out that leaves chips on both sides; got {len(footprints)} chip(s) "
         'that overlap or are too few; give more ground, a smaller chip_size, or split="random", which lets '
         "validation see ground that was trained on"
     )
-
-
-class Draw(NamedTuple):
-    """Masks of the chips to train and to validate on."""
-
-    train: Bool[np.ndarray, "N"]
-    valid: Bool[np.ndarray, "N"]
-
-    def cost(self, counts: Int[np.ndarray, "N K"], share: float, row: float) -> float:
-        """Return how much worse a draw is than a perfect one.
-
-        Args:
-            counts: boxes of each class in each chip.
-            share: of the chips to validate on.
-            row: number of chips by which the share may be missed.
-        """
-        n_kept = max(int(self.train.sum() + self.valid.sum()), 1)
-        miss = abs(self.valid.sum() - share * n_kept)
-        lost = 1 - n_kept / len(counts)
-        off = _OFF_SHARE if miss > row else 0.0
-        return float(_LOST * lost + miss / (share * n_kept) + off + self.imbalance(counts, share))
-
-    def imbalance(self, counts: Int[np.ndarray, "N K"], share: float) -> float:
-        """Return how far the share of each class is from that of the chips: 0 for equal, about 1 for not at all."""
-        in_train, in_valid = counts[self.train].sum(axis=0), counts[self.valid].sum(axis=0)
-        if not (in_train.any() and in_valid.any()):
-            return _NO_BOXES if in_train.any() else 2 * _NO_BOXES
-        of_class = in_valid / np.maximum(in_train + in_valid, 1)
-        # A class without a box in training is not learnt at all.
-        return float(np.mean(np.minimum(abs(of_class / share - 1), 1) + (in_train == 0)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,7 +230,7 @@ class Blocks:
         home[chip] = block
         return cls(chip, block, np.where(n_met == 1, home, -1))
 
-    def draw(self, share: float, rng: np.random.Generator) -> Draw:
+    def draw(self, share: float, rng: np.random.Generator) -> Split:
         """Hold out blocks in random order, at least one, until they contain that share of the chips."""
         whole = self.home >= 0
         n_inside = np.bincount(self.home[whole], minlength=self.block.max() + 1)
@@ -256,4 +240,4 @@ class Blocks:
         held[order[:enough]] = True
         train = np.ones(len(self.home), bool)
         train[self.chip[held[self.block]]] = False
-        return Draw(train, whole & held[self.home])
+        return Split(train, whole & held[self.home])

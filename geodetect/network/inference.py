@@ -36,14 +36,12 @@ def standardised(
         device: where the network lies.
     """
     # To the device first: 8 and 16 bits travel faster than floats.
-    pictures = standardize(sent(pixels, device), mean, std)
+    pictures = normalize(sent(pixels, device), mean, std)
     right, below = (-side % MULTIPLE for side in (pixels.shape[3], pixels.shape[2]))
     return nn.functional.pad(pictures, (0, right, 0, below)).contiguous(memory_format=torch.channels_last)
 
 
-def standardize(
-    pixels: Num[Tensor, "B C H W"], mean: Sequence[float], std: Sequence[float]
-) -> Float[Tensor, "B C H W"]:
+def normalize(pixels: Num[Tensor, "B C H W"], mean: Sequence[float], std: Sequence[float]) -> Float[Tensor, "B C H W"]:
     """Return pixels less each band's mean, over its standard deviation; what is not finite becomes 0.
 
     Args:

@@ -92,9 +92,14 @@ def read_folder(folder: Path, dataset_type: str | None = None) -> Folder:
     if beside is not None and (found := _recognise(beside)):
         listing, kinds = beside, found
     if not (kinds or dataset_type):
-        _refuse_foreign(listing)
-        known = ", ".join(sorted(FORMATS))
-        raise LabelsError(f"{folder} holds no labels of a known format ({known}); {_describe(listing)}")
+        foreign = (
+            f"{path} holds labels of {each.name}, which are not read: {each.advice}, and use that folder"
+            for each in _FOREIGN
+            for path in listing.sample(each.suffix)
+            if all(mark in read_bytes(path) for mark in each.marks)
+        )
+        unknown = f"{folder} holds no labels of a known format ({', '.join(sorted(FORMATS))}); {_describe(listing)}"
+        raise LabelsError(next(foreign, unknown))
     kind = dataset_type or kinds[0]
     read = assign_parts(FORMATS[kind].read(listing), listing)
     if not read.images:
@@ -108,16 +113,6 @@ def read_folder(folder: Path, dataset_type: str | None = None) -> Folder:
 def _recognise(listing: Listing) -> list[str]:
     """Return the formats of the labels in a folder, the likeliest first."""
     return [name for name, each in FORMATS.items() if each.recognises(listing)]
-
-
-def _refuse_foreign(listing: Listing) -> None:
-    for each in _FOREIGN:
-        for path in listing.sample(each.suffix):
-            content = read_bytes(path)
-            if all(mark in content for mark in each.marks):
-                raise LabelsError(
-                    f"{path} holds labels of {each.name}, which are not read: {each.advice}, and use that folder"
-                )
 
 
 def _describe(listing: Listing) -> str:

@@ -87,11 +87,14 @@ def _read_content(content: dict[str, Any], path: Path, listing: Listing) -> Fold
     boxes: dict[str, list[Box]] = defaultdict(list)  # still x, y, width and height
     boxless = 0
     for annotation in content["annotations"]:
-        bbox = _bbox(annotation)
-        if bbox is None:
-            boxless += 1
+        bbox, outline = annotation.get("bbox"), annotation.get("segmentation")
+        if not bbox and outline and isinstance(outline, list):
+            xy = np.concatenate([np.array(ring, float).reshape(-1, 2) for ring in outline])
+            bbox = [*xy.min(axis=0), *np.ptp(xy, axis=0)]
+        if bbox:
+            boxes[str(annotation["image_id"])].append(Box(names[str(annotation["category_id"])], list(bbox)))
         else:
-            boxes[str(annotation["image_id"])].append(Box(names[str(annotation["category_id"])], bbox))
+            boxless += 1
     entries: dict[str, dict[str, Any]] = {}
     listed: dict[str, list[Box]] = defaultdict(list)  # of an image that is listed twice, all boxes
     for entry in content["images"]:
@@ -120,17 +123,6 @@ def _name(value: Any) -> str:
     if not isinstance(value, str | int | float):
         raise TypeError(f"a name is a text; got {value!r}")
     return str(value)
-
-
-def _bbox(annotation: dict[str, Any]) -> list[float] | None:
-    """x, y, width and height of an object, from its outline if it has no box; None without either."""
-    if annotation.get("bbox"):
-        return list(annotation["bbox"])
-    outline = annotation.get("segmentation")
-    if not isinstance(outline, list) or not outline:
-        return None
-    xy = np.concatenate([np.array(ring, float).reshape(-1, 2) for ring in outline])
-    return [*xy.min(axis=0), *np.ptp(xy, axis=0)]
 
 
 def render(folder: Folder) -> Iterator[tuple[str, str]]:

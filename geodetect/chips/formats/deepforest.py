@@ -1,4 +1,4 @@
-"""DeepForest's CSV: a row for each box with the image, its corners and its class, told by the names of columns.
+"""DeepForest's CSV: a row for each box with its image, corners and class, in columns of various names.
 
 The layout is described at https://deepforest.readthedocs.io/en/latest/user_guide/01_Reading_data.html; Roboflow
 ("Tensorflow Object Detection") and VoTT write the same under other names. An image without objects has a row of zeros
@@ -111,7 +111,7 @@ def on_map(labels: Vectors, raster: Rasters) -> Vectors:
     """Return the boxes of DeepForest's CSV as polygons on the map; any other labels as they are.
 
     Args:
-        labels: of the raster. A box belongs to the file of the same name, whatever its folder and suffix.
+        labels: of the raster. A box belongs to the file of the same name, in any folder and with any suffix.
         raster: its grid is that of the boxes' pixels.
 
     Raises:

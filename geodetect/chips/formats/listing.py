@@ -26,7 +26,7 @@ _MASKS = ("mask", "segmentation", "scribble", "panoptic")  # names of folders wh
 
 
 class Wanted(NamedTuple):
-    """An image that is searched: its name or stem, perhaps with folders, and the label file that names it."""
+    """An image to find: its name or stem, perhaps with folders, and the label file that names it."""
 
     name: str
     label: Path
@@ -177,7 +177,7 @@ class Listing:
 
         Args:
             images: in the order of the label files.
-            settled: which label files count, whatever later ones say.
+            settled: label files that take precedence over later ones.
 
         Raises:
             LabelsError: if two that count differ in their boxes.
@@ -202,7 +202,7 @@ class Listing:
         return list(found.values()), count(n_unlisted, "images beside them that are not listed, left out")
 
     def _match(self, wanted: Sequence[Wanted]) -> dict[Wanted, Path]:
-        """The image of each label, in the order of the labels; no image is given twice.
+        """Return the image of each label, in the order of the labels; each image is used once.
 
         Of several with the right name the one whose folders are most like those of the label is taken:
         `images/train/7.jpg` for `labels/train/7.txt`; of images beside each other the larger one. One in folders of

@@ -63,8 +63,8 @@ class _Names:
             parts_of = defaultdict(set)
             for each in found.values():
                 parts_of[each.rest].add(each.part)
-            told = {name: each.part for name, each in found.items() if not each.rest or len(parts_of[each.rest]) > 1}
-            self._parts[place] = told
+            parts = {name: each.part for name, each in found.items() if not each.rest or len(parts_of[each.rest]) > 1}
+            self._parts[place] = parts
         self._split = {place for place, parts in self._parts.items() if len(set(parts.values())) > 1}
         self._by_folder: dict[Path, str | None] = {}
 

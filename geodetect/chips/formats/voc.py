@@ -81,7 +81,7 @@ def parse(path: Path) -> ElementTree.Element:
     content = read_bytes(path).lstrip()
     declared = _DECLARED.match(content)
     encoding = declared[1].decode().lower() if declared else "utf-8"
-    if encoding.startswith(("utf-16", "utf-32", "ucs")):  # told by the byte-order mark, and already decoded
+    if encoding.startswith(("utf-16", "utf-32", "ucs")):  # it has a byte-order mark, and is decoded already
         encoding = "utf-8"
     parser = ElementTree.XMLParser(target=_PlainTree())
     try:
