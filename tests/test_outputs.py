@@ -416,10 +416,10 @@ def test_a_folder_that_a_run_works_in_is_held(tmp_path: Path) -> None:
     with held(tmp_path / "chips"):
         with (
             pytest.raises(OutputError, match="another run is writing chips"),
-            OutDir(tmp_path / "chips", overwrite=False).writing("{}"),
+            OutDir(tmp_path / "chips", overwrite=False).open("{}"),
         ):
             pass
         assert not (tmp_path / "chips").exists()
-    with OutDir(tmp_path / "chips", overwrite=False).writing("{}"):
+    with OutDir(tmp_path / "chips", overwrite=False).open("{}"):
         pass
     assert [file.name for file in tmp_path.iterdir()] == ["chips"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import partial
 from itertools import pairwise
@@ -54,7 +54,7 @@ class Cutting:
     negatives: float = 1.0
     seed: int = 42
     nodata: float | None = None
-    min_side: float = MIN_SIDE
+    min_side: float = field(default=MIN_SIDE, repr=False)  # stopped exports are recognised by the repr of the others
 
     def __post_init__(self) -> None:
         if self.chip_size is not None:

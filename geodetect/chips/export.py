@@ -135,7 +135,7 @@ def export_training_data(
     if not source.complete or place is None:
         warn(join_notes(source.report, "" if place else "no map, as no CRS holds all chips"))
     parts = _split(source.plans, seed) if metadata_format in _WITH_PARTS else [None] * len(paths)
-    with out.writing(plan):
+    with out.open(plan):
         folder = _write_chips(source, paths, parts, progress=progress)
         for name, text in FORMATS[metadata_format].render(folder):
             out.write(name, text)

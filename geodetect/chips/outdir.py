@@ -98,7 +98,7 @@ class OutDir:
         return ended is not None
 
     @contextmanager
-    def writing(self, plan: str) -> Iterator[None]:
+    def open(self, plan: str) -> Iterator[None]:
         """Lock the folder, empty it if asked to, and mark it as unfinished until the block has ended.
 
         Raises:

@@ -17,7 +17,7 @@ from geodetect.chips.data import DetectionData
 from geodetect.chips.folder import from_folder
 from geodetect.chips.formats.image import count, join_notes
 from geodetect.chips.images import ImageReader
-from geodetect.chips.sources import Source, from_raster, pixel_sizes
+from geodetect.chips.sources import Source, find_pixel_sizes, from_raster
 from geodetect.chips.split import Parts, split_chips
 from geodetect.errors import ArgumentError, LabelsError, check_whole
 from geodetect.facts import listed
@@ -143,7 +143,7 @@ def prepare_data(
         f"no chip to train on holds a box of {unseen}" if unseen else "",
         "" if validates else "no chip to validate on holds a box, so scores mean nothing",
     )
-    sizes = pixel_sizes(plan.reader for plan in parts.train)
+    sizes = find_pixel_sizes(plan.reader for plan in parts.train)
     return DetectionData(
         classes=found.classes,
         train=Chips(parts.train),

@@ -153,7 +153,7 @@ def check_alike(readers: Sequence[Reader], what: str) -> None:
         )
 
 
-def pixel_sizes(readers: Iterable[Reader]) -> list[float]:
+def find_pixel_sizes(readers: Iterable[Reader]) -> list[float]:
     """Return the pixel size of each reader in metres; empty if one of them is not georeferenced."""
     try:
         return [reader.grid.pixel_size_m for reader in readers]
@@ -163,14 +163,14 @@ def pixel_sizes(readers: Iterable[Reader]) -> list[float]:
 
 def note_pixel_sizes(readers: Iterable[Reader], cutting: Cutting) -> str:
     """Return a note if pixels differ in size on the ground; empty if they do not, or the size is unknown."""
-    sizes = [] if cutting.pixel_size_m is not None else pixel_sizes(readers)
+    sizes = [] if cutting.pixel_size_m is not None else find_pixel_sizes(readers)
     low, high = min(sizes, default=0), max(sizes, default=0)
     if high <= _ONE_SIZE * low:
         return ""
     return f"pixels of {low:.3g} to {high:.3g} m together, as pixel_size_m is not given"
 
 
-class Used(NamedTuple):
+class UsedClasses(NamedTuple):
     """Plans whose labels index the classes that have a box, those classes, and a note of the others."""
 
     plans: list[ChipPlan]
@@ -178,7 +178,7 @@ class Used(NamedTuple):
     note: str
 
 
-def drop_unused(plans: list[ChipPlan], classes: list[str], why: Mapping[str, str] | None = None) -> Used:
+def drop_unused(plans: list[ChipPlan], classes: list[str], why: Mapping[str, str] | None = None) -> UsedClasses:
     """Drop the classes that have no box.
 
     Args:
@@ -193,4 +193,4 @@ def drop_unused(plans: list[ChipPlan], classes: list[str], why: Mapping[str, str
     named = [f"{name} ({why[name]})" if why and why.get(name) else name for name in absent[:_MOST_NAMED]]
     more = f" and {len(absent) - _MOST_NAMED:,} more classes" if len(absent) > _MOST_NAMED else ""
     note = f"no box of {', '.join(named)}{more}, left out" if absent else ""
-    return Used([plan.relabel(number) for plan in plans], [classes[i] for i in used], note)
+    return UsedClasses([plan.relabel(number) for plan in plans], [classes[i] for i in used], note)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from pyproj.exceptions import CRSError
 from geodetect.boxes import area
 from geodetect.chips.formats import kitti, voc
 from geodetect.chips.formats.image import Folder, Image, count, join_notes
-from geodetect.chips.formats.listing import Listing, Wanted
+from geodetect.chips.formats.listing import Listing, Reference
 from geodetect.chips.formats.names import SUFFIXES
 from geodetect.chips.formats.text import read_lines, read_text
 from geodetect.errors import LabelsError
@@ -137,7 +138,7 @@ def _pair(listing: Listing, suffix: str) -> tuple[dict[Path, Path | None], str]:
     """Return the label of each image, by `map.txt`, or by name without one; and a note of what has no partner."""
     rows = next((rows for path in listing.files if path.parent == listing.root and (rows := _read_map(path))), None)
     texts = _inside(LABELS, listing.with_suffix(suffix), listing)
-    found = listing.match([Wanted(path.stem, path) for path in texts])
+    found = listing.match([Reference(path.stem, path) for path in texts])
     if rows is None:
         return {**found.labels, **dict.fromkeys(each.path for each in found.bare)}, found.report
     files = {path.relative_to(listing.root).as_posix().lower(): path for path in listing.files}
@@ -162,17 +163,11 @@ def _crs(metadata: dict[str, Any]) -> CRS | None:
     cell = metadata.get("MinCellSize")
     reference = cell.get("spatialReference") if isinstance(cell, dict) else None
     reference = reference if isinstance(reference, dict) else {}
-    tries: list[Callable[[], CRS]] = [
-        lambda: CRS.from_epsg(reference["latestWkid"]),
-        lambda: CRS.from_authority("ESRI", str(reference["wkid"])),
-        lambda: CRS.from_epsg(reference["wkid"]),
-        lambda: CRS.from_wkt(reference["wkt"]),
-    ]
-    for make in tries:
-        try:
-            return make()
-        except (KeyError, CRSError):
-            continue
+    for authority, key in (("EPSG", "latestWkid"), ("ESRI", "wkid"), ("EPSG", "wkid")):
+        with suppress(KeyError, CRSError):
+            return CRS.from_authority(authority, str(reference[key]))
+    with suppress(KeyError, CRSError):
+        return CRS.from_wkt(reference["wkt"])
     return None
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from geodetect.chips.formats.image import Box, Folder, Image, count, join_notes
-from geodetect.chips.formats.listing import Listing, Wanted
+from geodetect.chips.formats.listing import Listing, Reference
 from geodetect.chips.formats.text import Line, parse_number, read_lines
 from geodetect.errors import LabelsError
 
@@ -84,7 +84,7 @@ def read(listing: Listing) -> Folder:
     """
     lines = {path: read_lines(path) for path in listing.with_suffix(".txt")}
     labels = [path for path in lines if _is_label(lines[path]) or listing.find(path.stem)]
-    found = listing.match([Wanted(label.stem, label) for label in labels])
+    found = listing.match([Reference(label.stem, label) for label in labels])
     boxes = {path: read_boxes(label, lines[label]) for path, label in found.labels.items()}
     n_ignored = sum(box.name == _IGNORED for each in boxes.values() for box in each)
     images = [

@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from geodetect.chips.formats.image import Image, count, join_notes
-from geodetect.chips.formats.names import IMAGES, LABELS, OF_MANY, SUFFIXES, distinctive, key, original, part_of, posix
+from geodetect.chips.formats.names import (
+    IMAGES,
+    LABELS,
+    OF_MANY,
+    SUFFIXES,
+    distinctive,
+    key,
+    part_of,
+    posix,
+    strip_copy,
+)
 from geodetect.errors import GeodetectError, LabelsError
 from geodetect.raster import RasterReader
 
@@ -25,14 +35,14 @@ _OBJECTS = {".xml": b"<object", ".txt": b" ", ".json": b'"'}
 _MASKS = ("mask", "segmentation", "scribble", "panoptic")  # names of folders whose images are labels themselves
 
 
-class Wanted(NamedTuple):
+class Reference(NamedTuple):
     """An image to find: its name or stem, perhaps with folders, and the label file that names it."""
 
     name: str
     label: Path
 
 
-class Matched(NamedTuple):
+class Match(NamedTuple):
     """Label files matched to images.
 
     Args:
@@ -130,15 +140,15 @@ class Listing:
         """Return the images of this name in any folder, with this or another suffix."""
         return self._by_key.get(key(name), ())
 
-    def is_near(self, wanted: Wanted) -> bool:
+    def is_near(self, wanted: Reference) -> bool:
         """Return whether an image of this name lies in folders like those of the label."""
         return any(not self._is_elsewhere(wanted, path) for path in self.find(wanted.name))
 
     def locate(self, names: Iterable[str], label: Path) -> dict[str, Path]:
         """Return the images that one label file names; those that do not exist are missing."""
-        return {wanted.name: path for wanted, path in self._match([Wanted(name, label) for name in names]).items()}
+        return {wanted.name: path for wanted, path in self._match([Reference(name, label) for name in names]).items()}
 
-    def match(self, wanted: Sequence[Wanted]) -> Matched:
+    def match(self, wanted: Sequence[Reference]) -> Match:
         """Match label files to images, and find the unlabelled images beside them.
 
         Only folders that hold labelled images are searched. An image that may have a label is not counted as
@@ -155,7 +165,7 @@ class Listing:
         doubtful = {
             path
             for path in alone
-            for called in (key(path.name), key(original(path.stem)))
+            for called in (key(path.name), key(strip_copy(path.stem)))
             for each in by_key[called]
             if each not in files or not self._is_elsewhere(each, path)
         }
@@ -168,7 +178,7 @@ class Listing:
             count(len(bare), "images without a label file, taken as empty"),
             count(n_elsewhere, "images in folders without a label file, left out") if known else "",
         )
-        return Matched({path: each.label for each, path in files.items()}, bare, report)
+        return Match({path: each.label for each, path in files.items()}, bare, report)
 
     def merge(
         self, images: Iterable[Image], settled: Callable[[Path], bool] = lambda _: False
@@ -201,7 +211,7 @@ class Listing:
         n_unlisted = sum(path.parent in listed and path not in found for path in self.images)
         return list(found.values()), count(n_unlisted, "images beside them that are not listed, left out")
 
-    def _match(self, wanted: Sequence[Wanted]) -> dict[Wanted, Path]:
+    def _match(self, wanted: Sequence[Reference]) -> dict[Reference, Path]:
         """Return the image of each label, in the order of the labels; each image is used once.
 
         Of several with the right name the one whose folders are most like those of the label is taken:
@@ -227,7 +237,7 @@ class Listing:
     def _has_label(self, path: Path) -> bool:
         """Whether a file with the image's name holds labels of any format."""
         labels = self._labels_by_key.get(key(path.name), ())
-        near = (label for label in labels if not self._is_elsewhere(Wanted(label.stem, label), path))
+        near = (label for label in labels if not self._is_elsewhere(Reference(label.stem, label), path))
         return any(_OBJECTS[label.suffix.lower()] in label.read_bytes() for label in near)
 
     def _is_of_other_part(self, path: Path, label: Path) -> bool:
@@ -236,16 +246,16 @@ class Listing:
         own = {part_of(folder) for folder in self.parts(path)} - {None}
         return part is not None and bool(own) and part not in own
 
-    def _is_elsewhere(self, wanted: Wanted, path: Path) -> bool:
+    def _is_elsewhere(self, wanted: Reference, path: Path) -> bool:
         """Whether an image lies in folders that neither the label nor its own folders name."""
         parts, own = distinctive(self.parts(path)), self._folders(wanted)
         # `annotations/instances_train.json` means images in `images/train`.
         return not (parts <= distinctive(own | set(wanted.label.stem.split("_"))) or distinctive(own) <= parts)
 
-    def _folders(self, wanted: Wanted) -> set[str]:
+    def _folders(self, wanted: Reference) -> set[str]:
         return {*self.parts(wanted.label), *posix(wanted.name).parts[:-1]}
 
-    def _rank(self, wanted: Wanted, path: Path) -> tuple[int, ...]:
+    def _rank(self, wanted: Reference, path: Path) -> tuple[int, ...]:
         """Sort key, smallest for the image that is meant: its name, common folders, depth; then the larger image."""
         named, parts = posix(wanted.name), self.parts(path)
         near = self._folders(wanted) | set(wanted.label.stem.split("_"))

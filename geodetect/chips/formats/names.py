@@ -48,7 +48,7 @@ def key(name: str) -> str:
     return path.name.casefold()
 
 
-def original(stem: str) -> str:
+def strip_copy(stem: str) -> str:
     """Return the stem without what marks a copy or a preview, such as `a` for `a (1)` and `a_thumb`."""
     return _COPY.sub("", stem)
 

@@ -29,9 +29,19 @@ def assign_parts(found: Folder, listing: Listing) -> Folder:
 
     An image that the lists of its folder omit is `UNLISTED`. Lists count only if they name more than one part.
     """
+    entries: dict[Path, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))  # by folder and part
+    for path in filter(listing.is_inside, listing.files):
+        suffix, scope = path.suffix.lower(), path.parent
+        if suffix in (".yaml", ".yml", ".data"):
+            for part, entry in _read_keys(path):
+                entries[scope][part].append(entry)
+        elif suffix == ".txt" and (named := part_of(path.stem)) and not listing.find(path.name):
+            while scope.name.lower() in _SETS and scope != listing.named:
+                scope = scope.parent
+            entries[scope][named] += [line.text for line in read_lines(path)]
     listed: dict[Path, str] = {}
-    for scope, lists in _read_lists(listing).items():
-        parts = {part: _resolve(entries, scope, listing) for part, entries in lists.items()}
+    for scope, by_part in entries.items():
+        parts = {part: _resolve(some, scope, listing) for part, some in by_part.items()}
         train, valid, test = (parts.get(part, set()) for part in (TRAIN, VALID, TEST))
         if not train - valid:  # both name one folder
             train, valid = train | valid, set()
@@ -39,8 +49,8 @@ def assign_parts(found: Folder, listing: Listing) -> Folder:
             inside = [path for path in listing.images if path.is_relative_to(scope)]
             listed |= dict.fromkeys(inside, UNLISTED) | dict.fromkeys(test, TEST)
             listed |= dict.fromkeys(train, TRAIN) | dict.fromkeys(valid, VALID)
-    named = _Names(listing)
-    images = [replace(each, part=listed.get(each.path) or named.part(each)) for each in found.images]
+    names = _Names(listing)
+    images = [replace(each, part=listed.get(each.path) or names.part(each)) for each in found.images]
     return replace(found, images=images)
 
 
@@ -86,21 +96,6 @@ class _Names:
             inside = folder in self._listing.folders
             self._by_folder[folder] = (self._of(folder) or self._of_folder(folder.parent)) if inside else None
         return self._by_folder[folder]
-
-
-def _read_lists(listing: Listing) -> dict[Path, dict[str, list[str]]]:
-    """Read the entries of all lists, by the folder they apply to and by part."""
-    found: dict[Path, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for path in filter(listing.is_inside, listing.files):
-        suffix, scope = path.suffix.lower(), path.parent
-        if suffix in (".yaml", ".yml", ".data"):
-            for part, entry in _read_keys(path):
-                found[scope][part].append(entry)
-        elif suffix == ".txt" and (named := part_of(path.stem)) and not listing.find(path.name):
-            while scope.name.lower() in _SETS and scope != listing.named:
-                scope = scope.parent
-            found[scope][named] += [line.text for line in read_lines(path)]
-    return found
 
 
 def _read_keys(path: Path) -> Iterator[tuple[str, str]]:

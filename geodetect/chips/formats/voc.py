@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from geodetect.chips.formats.image import Box, Folder, Image, count, join_notes
-from geodetect.chips.formats.listing import Listing, Wanted
+from geodetect.chips.formats.listing import Listing, Reference
 from geodetect.chips.formats.names import key
 from geodetect.chips.formats.text import parse_number, read_bytes
 from geodetect.errors import LabelsError
@@ -48,26 +48,19 @@ def read(listing: Listing) -> Folder:
     """
     lost: Counter[str] = Counter()
     roots = {path: parse(path) for path in listing.with_suffix(".xml") if _is_annotation(path)}
-    found = listing.match([_find_name(root, path, listing, lost) for path, root in roots.items()])
+    wanted = []
+    for path, root in roots.items():
+        named, own = Reference((root.findtext("filename") or "").strip(), path), Reference(path.stem, path)
+        same = key(named.name) == key(path.stem)
+        exists = bool(named.name and listing.find(named.name))
+        # If another image has the annotation's own name, the one inside is from before files were renamed or copied.
+        stale = exists and not same and listing.is_near(own)
+        lost["annotations that name another image than the one called like them, which counts"] += stale
+        wanted.append(named if same or (exists and not stale) else own)
+    found = listing.match(wanted)
     images = [read_image(path, label, roots[label], lost) for path, label in found.labels.items()]
     report = join_notes(found.report, *(count(n, what) for what, n in lost.items()))
     return Folder.of(images + found.bare, report)
-
-
-def _find_name(root: ElementTree.Element, path: Path, listing: Listing, lost: Counter[str]) -> Wanted:
-    """Return the image that an annotation is of: the one called like itself, or else the one that it names.
-
-    If they differ, the name inside is left over from before files were renamed or copied.
-    """
-    named, own = Wanted((root.findtext("filename") or "").strip(), path), Wanted(path.stem, path)
-    if key(named.name) == key(path.stem):
-        return named
-    if not (named.name and listing.find(named.name)):
-        return own
-    if listing.is_near(own):
-        lost["annotations that name another image than the one called like them, which counts"] += 1
-        return own
-    return named
 
 
 def parse(path: Path) -> ElementTree.Element:

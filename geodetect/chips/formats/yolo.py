@@ -19,7 +19,7 @@ import numpy as np
 import yaml
 
 from geodetect.chips.formats.image import TRAIN, VALID, Box, Folder, Image, count, join_notes
-from geodetect.chips.formats.listing import Listing, Wanted
+from geodetect.chips.formats.listing import Listing, Reference
 from geodetect.chips.formats.text import Line, parse_number, read_bytes, read_lines, read_text
 from geodetect.errors import LabelsError
 
@@ -110,7 +110,7 @@ def read(listing: Listing) -> Folder:
     classes = _Classes.find(listing)
     lines = {path: read_lines(path) for path in listing.with_suffix(".txt") if path != classes.path}
     labels = [path for path in lines if _is_label(lines[path]) or listing.find(path.stem)]
-    found = listing.match([Wanted(label.stem, label) for label in labels])
+    found = listing.match([Reference(label.stem, label) for label in labels])
     lost: Counter[str] = Counter()
     images = [
         Image.of(path, _read_boxes(label, lines[label], classes, lost), label, relative=True)
