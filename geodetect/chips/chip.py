@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import overload
 
@@ -76,6 +76,12 @@ class ChipPlan:
         return Chip(pixels, self.boxes, self.grid)
 
 
+def relabel(plans: Iterable[ChipPlan], old: Sequence[str], new: Sequence[str]) -> list[ChipPlan]:
+    """Return chips whose labels index other class names than before; boxes of classes that are missing are dropped."""
+    number = np.array([new.index(name) if name in new else -1 for name in old], int)
+    return [plan.relabel(number) for plan in plans]
+
+
 class Chips(Sequence[Chip]):
     """Chips that are read on access; `plans` holds all but their pixels."""
 
@@ -94,9 +100,6 @@ class Chips(Sequence[Chip]):
         if isinstance(index, slice):
             return Chips(self.plans[index])
         return self.plans[index].read()
-
-    def __iter__(self) -> Iterator[Chip]:
-        return (plan.read() for plan in self.plans)
 
     def __repr__(self) -> str:
         return f"Chips({len(self)} chips, {sum(len(plan.boxes) for plan in self.plans)} boxes)"

@@ -8,9 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from geodetect.addresses import expanded
+from geodetect.chips.chip import relabel
 from geodetect.chips.cut import MIN_SIDE, Cutting
 from geodetect.chips.formats import Folder, Image, read_folder
 from geodetect.chips.formats.image import TEST, TRAIN, UNLISTED, VALID, count, is_plain, join_notes
@@ -65,11 +64,10 @@ def from_folder(
         )
     source = cutter.source(train, f"{len(parts.train):,} images of {folder.name}")
     warn_of_identifiers(len(source.classes), sum(len(plan.boxes) for plan in source.plans), str(folder))
-    number = np.array([source.classes.index(name) if name in source.classes else -1 for name in cutter.classes])
     return replace(
         source,
         valid=cutter.source(valid, f"{len(parts.valid):,} images of {folder.name}") if valid else None,
-        left_out=[plan.relabel(number) for plan in cutter.plan(parts.test + parts.unlisted)],
+        left_out=relabel(cutter.plan(parts.test + parts.unlisted), cutter.classes, source.classes),
         report=join_notes(source.report, report),
     )
 

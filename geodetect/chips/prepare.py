@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from geodetect import memory
-from geodetect.chips.chip import ChipPlan, Chips
+from geodetect.chips.chip import ChipPlan, Chips, relabel
 from geodetect.chips.cut import Cutting
 from geodetect.chips.data import DetectionData
 from geodetect.chips.folder import from_folder
@@ -205,8 +205,7 @@ def _renumber(valid: Source, found: Source) -> list[ChipPlan]:
             f"images to validate on must have a class in common with those to train on, {listed(found.classes)}; "
             f"got {listed(valid.classes)}; class_mapping renames classes"
         )
-    number = np.array([found.classes.index(name) if name in found.classes else -1 for name in valid.classes])
-    return [plan.relabel(number) for plan in valid.plans]
+    return relabel(valid.plans, valid.classes, found.classes)
 
 
 def _pair(found: Source, valid: Source) -> Parts:

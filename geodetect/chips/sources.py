@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import shapely
 
-from geodetect.chips.chip import ChipPlan
+from geodetect.chips.chip import ChipPlan, relabel
 from geodetect.chips.cut import MIN_SIDE, Cutting, Fate, draw_negatives, plan_chips
 from geodetect.chips.formats.deepforest import on_map
 from geodetect.chips.formats.image import join_notes
@@ -186,11 +186,10 @@ def drop_unused(plans: list[ChipPlan], classes: list[str], why: Mapping[str, str
         classes: names.
         why: known reasons why objects of a class are in no chip.
     """
-    used = np.unique(np.concatenate([plan.boxes.labels for plan in plans]))
-    number = np.full(len(classes), -1)
-    number[used] = np.arange(len(used))
-    absent = [name for i, name in enumerate(classes) if i not in used]
+    labels = {label for plan in plans for label in plan.boxes.labels.tolist()}
+    used = [name for i, name in enumerate(classes) if i in labels]
+    absent = [name for i, name in enumerate(classes) if i not in labels]
     named = [f"{name} ({why[name]})" if why and why.get(name) else name for name in absent[:_MOST_NAMED]]
     more = f" and {len(absent) - _MOST_NAMED:,} more classes" if len(absent) > _MOST_NAMED else ""
     note = f"no box of {', '.join(named)}{more}, left out" if absent else ""
-    return UsedClasses([plan.relabel(number) for plan in plans], [classes[i] for i in used], note)
+    return UsedClasses(relabel(plans, classes, used), used, note)
