@@ -50,16 +50,6 @@ class ChipPlan:
     objects: Boxes | None = field(default=None, repr=False)
     original: str | None = field(default=None, kw_only=True)
 
-    def relabel(self, number: np.ndarray) -> ChipPlan:
-        """Return the chip with `number[label]` as label of each box and object; those that get -1 are dropped."""
-
-        def renumber(boxes: Boxes) -> Boxes:
-            labels = number[boxes.labels]
-            return Boxes(boxes.xyxy[labels >= 0], labels[labels >= 0])
-
-        objects = None if self.objects is None else renumber(self.objects)
-        return replace(self, boxes=renumber(self.boxes), objects=objects)
-
     @property
     def grid(self) -> Grid:
         """Grid of the chip's pixels."""
@@ -79,7 +69,15 @@ class ChipPlan:
 def relabel(plans: Iterable[ChipPlan], old: Sequence[str], new: Sequence[str]) -> list[ChipPlan]:
     """Return chips whose labels index other class names than before; boxes of classes that are missing are dropped."""
     number = np.array([new.index(name) if name in new else -1 for name in old], int)
-    return [plan.relabel(number) for plan in plans]
+
+    def renumber(boxes: Boxes) -> Boxes:
+        labels = number[boxes.labels]
+        return Boxes(boxes.xyxy[labels >= 0], labels[labels >= 0])
+
+    return [
+        replace(plan, boxes=renumber(plan.boxes), objects=None if plan.objects is None else renumber(plan.objects))
+        for plan in plans
+    ]
 
 
 class Chips(Sequence[Chip]):

@@ -107,8 +107,8 @@ class DetectionData:
             numbers of chips in `train`, `valid` and `left_out`.
         """
         objects = self._objects()
-        rows = {name: _summary(objects[objects["label"] == i]) for i, name in enumerate(self.classes)}
-        rows["all"] = _summary(objects) | {"chips": len(self.plans)}
+        rows = {name: _summarise(objects[objects["label"] == i]) for i, name in enumerate(self.classes)}
+        rows["all"] = _summarise(objects) | {"chips": len(self.plans)}
         table = pd.DataFrame.from_dict(rows, orient="index").astype({"chips": int, "objects": int})
         table.attrs = {"train": len(self.train), "valid": len(self.valid), "left_out": len(self.left_out)}
         return table
@@ -163,7 +163,7 @@ class DetectionData:
         )
 
 
-def _summary(objects: pd.DataFrame) -> dict[str, float]:
+def _summarise(objects: pd.DataFrame) -> dict[str, float]:
     return {
         "chips": objects["chip"].nunique(),
         "objects": len(objects),

@@ -134,14 +134,14 @@ def export_training_data(
     place = _choose_map(source)
     if not source.complete or place is None:
         warn(join_notes(source.report, "" if place else "no map, as no CRS holds all chips"))
-    parts = _split(source.plans, seed) if metadata_format in _WITH_PARTS else [None] * len(paths)
+    parts = _assign_parts(source.plans, seed) if metadata_format in _WITH_PARTS else [None] * len(paths)
     with out.open(plan):
         folder = _write_chips(source, paths, parts, progress=progress)
         for name, text in FORMATS[metadata_format].render(folder):
             out.write(name, text)
         if place is not None:
             name, crs = place
-            write_features(_outline(source, folder.images, crs), out.path / name, workplace=out.workplace)
+            write_features(_outline_chips(source, folder.images, crs), out.path / name, workplace=out.workplace)
     return out.path
 
 
@@ -187,7 +187,7 @@ def _write_chips(source: Source, paths: Sequence[Path], parts: Sequence[str | No
     return Folder(images, source.classes, crs=grid.crs, cell=cell, n_bands=len(source.bands))
 
 
-def _split(plans: Sequence[ChipPlan], seed: int) -> list[str | None]:
+def _assign_parts(plans: Sequence[ChipPlan], seed: int) -> list[str | None]:
     """Return the part of each chip, as `prepare_data` would split them; warn if blocks cannot part them."""
     part_of: dict[int, str | None] = dict.fromkeys(map(id, plans), UNLISTED)
     for split in ("blocks", "random"):
@@ -230,7 +230,7 @@ def _choose_map(source: Source) -> tuple[str, CRS | None] | None:
     return f"{_MAP}.geojson", common
 
 
-def _outline(source: Source, images: Sequence[Image], crs: CRS | None) -> Iterator[GeoDataFrame]:
+def _outline_chips(source: Source, images: Sequence[Image], crs: CRS | None) -> Iterator[GeoDataFrame]:
     """Yield outlines of chips and boxes: `kind` is chip or label, `chip` the file, `label` the class."""
     for first in range(0, len(images), _MOST_OUTLINES):
         some = images[first : first + _MOST_OUTLINES]

@@ -46,9 +46,9 @@ def from_folder(
     folder = _check_folder(folder, argument)
     content = read_folder(folder, dataset_type)
     rename, unknown = _rename_classes(content, class_mapping)
-    parts = _Parts.of(content.images)
+    parts = _OwnParts.of(content.images)
     if argument == "valid_path":
-        parts = _Parts(parts.valid or parts.train or parts.test, [], [], [])
+        parts = _OwnParts(parts.valid or parts.train or parts.test, [], [], [])
     if not parts.train:
         raise LabelsError(
             f"{folder} only holds images to test with ({len(parts.test):,}), which are not trained on; give the "
@@ -119,7 +119,7 @@ def _rename_classes(
     return rename, unmatched(new, [*content.classes, *(value for value, _ in content.values)])
 
 
-class _Parts(NamedTuple):
+class _OwnParts(NamedTuple):
     """The images of a data set by its own parts; all are to train on if it is not split."""
 
     train: list[Image]
@@ -128,7 +128,7 @@ class _Parts(NamedTuple):
     unlisted: list[Image]
 
     @classmethod
-    def of(cls, images: Sequence[Image]) -> _Parts:
+    def of(cls, images: Sequence[Image]) -> _OwnParts:
         """Group images by part; those of no part, or of the only one, train."""
         found: dict[str | None, list[Image]] = defaultdict(list)
         for image in images:

@@ -133,7 +133,7 @@ def prepare_data(
             class_mapping=class_mapping,
             argument="valid_path",
         )
-    parts = split_chips(found.plans, val_split_pct, split, seed) if valid is None else _pair(found, valid)
+    parts = split_chips(found.plans, val_split_pct, split, seed) if valid is None else _hold_out(found, valid)
     seen = {label for plan in parts.train for label in plan.boxes.labels}
     unseen = listed(name for label, name in enumerate(found.classes) if label not in seen)
     validates = any(len(plan.boxes) for plan in parts.valid)
@@ -208,7 +208,7 @@ def _renumber(valid: Source, found: Source) -> list[ChipPlan]:
     return relabel(valid.plans, valid.classes, found.classes)
 
 
-def _pair(found: Source, valid: Source) -> Parts:
+def _hold_out(found: Source, valid: Source) -> Parts:
     """Train on one source and validate on the other; chips that are in both are counted in the report."""
 
     def place(plan: ChipPlan) -> tuple[str, tuple[int, int, int, int]]:

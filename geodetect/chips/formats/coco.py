@@ -83,7 +83,7 @@ def _read_file(path: Path, listing: Listing) -> Folder | None:
 
 def _read_content(content: dict[str, Any], path: Path, listing: Listing) -> Folder:
     categories = sorted(content["categories"], key=lambda each: (str(type(each["id"])), each["id"]))
-    names = {str(category["id"]): _name(category["name"]) for category in categories}
+    names = {str(category["id"]): _as_name(category["name"]) for category in categories}
     boxes: dict[str, list[Box]] = defaultdict(list)  # still x, y, width and height
     boxless = 0
     for annotation in content["annotations"]:
@@ -98,8 +98,8 @@ def _read_content(content: dict[str, Any], path: Path, listing: Listing) -> Fold
     entries: dict[str, dict[str, Any]] = {}
     listed: dict[str, list[Box]] = defaultdict(list)  # of an image that is listed twice, all boxes
     for entry in content["images"]:
-        entries.setdefault(_name(entry["file_name"]), entry)
-        listed[_name(entry["file_name"])] += boxes[str(entry["id"])]
+        entries.setdefault(_as_name(entry["file_name"]), entry)
+        listed[_as_name(entry["file_name"])] += boxes[str(entry["id"])]
     images = []
     for name, file in listing.locate(entries, path).items():
         height, width = entries[name].get("height"), entries[name].get("width")
@@ -114,7 +114,7 @@ def _read_content(content: dict[str, Any], path: Path, listing: Listing) -> Fold
     return Folder.of(images, report, names.items())
 
 
-def _name(value: Any) -> str:
+def _as_name(value: Any) -> str:
     """Return a name as text, which some write as a number.
 
     Raises:

@@ -87,12 +87,12 @@ def _read_csv(path: Path) -> dict[str, Image]:
         columns = [name.strip().lower() for name in next(table)]
         for values in table:
             row = dict(zip(columns, (value.strip() for value in values), strict=False))
-            if name := _first(row, _IMAGE):
+            if name := _first_value(row, _IMAGE):
                 corners = [parse_number(row[side]) for side in _SIDES] if any(map(row.get, _SIDES)) else []
                 sides = [int(parse_number(row[side])) for side in ("height", "width") if row.get(side)]
                 shapes.setdefault(name, (sides[0], sides[1]) if len(sides) == 2 and all(sides) else None)  # noqa: PLR2004
                 if any(corners):
-                    boxes[name].append(Box(_first(row, _CLASS) or "object", corners))
+                    boxes[name].append(Box(_first_value(row, _CLASS) or "object", corners))
     except (KeyError, ValueError) as error:
         raise LabelsError(
             f"line {table.line_num} of {path} is no box: expected numbers for {', '.join(_SIDES)}; got {error}"
@@ -102,7 +102,7 @@ def _read_csv(path: Path) -> dict[str, Image]:
     return {name: Image.of(Path(posix(name)), boxes[name], path, shape=shape) for name, shape in shapes.items()}
 
 
-def _first(row: dict[str, str], names: Sequence[str]) -> str:
+def _first_value(row: dict[str, str], names: Sequence[str]) -> str:
     """The value of the first of these columns that exists."""
     return next((row[name] for name in names if name in row), "")
 

@@ -65,7 +65,7 @@ def _read_export(listing: Listing) -> Folder:
     emd, stats = _read_json(listing, _EMD), _read_json(listing, _STATS)
     suffix = _label_suffix(listing, str(stats.get("MetaDataMode") or emd.get("MetaDataMode") or ""))
     names = _class_names(emd.get("Classes")) or _class_names(stats.get("Classes"))
-    labels, note = _pair(listing, suffix)
+    labels, note = _pair_labels(listing, suffix)
     lost: Counter[str] = Counter()
     images = []
     for path, label in labels.items():
@@ -105,7 +105,7 @@ def _label_suffix(listing: Listing, mode: str) -> str:
     if mode in _MODES:
         return _MODES[mode]
     kinds = listing.with_suffix(*SUFFIXES, *_MODES.values())
-    suffixes = {path.suffix.lower() for path in _inside(LABELS, kinds, listing)}
+    suffixes = {path.suffix.lower() for path in _in_folder(LABELS, kinds, listing)}
     if mode or not suffixes or suffixes & SUFFIXES:
         raise LabelsError(
             f"{listing.root} was exported as {mode or 'something without boxes'}, and boxes are needed; export it "
@@ -134,17 +134,17 @@ def _as_value(text: str) -> str:
     return str(int(value)) if value.is_integer() else text.strip()
 
 
-def _pair(listing: Listing, suffix: str) -> tuple[dict[Path, Path | None], str]:
+def _pair_labels(listing: Listing, suffix: str) -> tuple[dict[Path, Path | None], str]:
     """Return the label of each image, by `map.txt`, or by name without one; and a note of what has no partner."""
     rows = next((rows for path in listing.files if path.parent == listing.root and (rows := _read_map(path))), None)
-    texts = _inside(LABELS, listing.with_suffix(suffix), listing)
+    texts = _in_folder(LABELS, listing.with_suffix(suffix), listing)
     found = listing.match([Reference(path.stem, path) for path in texts])
     if rows is None:
         return {**found.labels, **dict.fromkeys(each.path for each in found.bare)}, found.report
     files = {path.relative_to(listing.root).as_posix().lower(): path for path in listing.files}
     listed = {files[image]: label for image, label in rows.items() if image in files}
     labels = {image: files.get(label or "") or found.labels.get(image) for image, label in listed.items()}
-    n_unlisted = len(set(_inside(IMAGES, listing.images, listing)) - set(labels))
+    n_unlisted = len(set(_in_folder(IMAGES, listing.images, listing)) - set(labels))
     note = join_notes(
         count(len(rows) - len(labels), f"images listed in {_MAP} that do not exist"),
         count(n_unlisted, f"images not listed in {_MAP}, left out"),
@@ -153,7 +153,7 @@ def _pair(listing: Listing, suffix: str) -> tuple[dict[Path, Path | None], str]:
     return labels, note
 
 
-def _inside(folder: str, paths: Iterable[Path], listing: Listing) -> list[Path]:
+def _in_folder(folder: str, paths: Iterable[Path], listing: Listing) -> list[Path]:
     """Return the paths that lie in a folder of this name, in any case."""
     return [path for path in paths if folder in (part.lower() for part in listing.parts(path))]
 
@@ -179,7 +179,7 @@ def render(folder: Folder) -> Iterator[tuple[str, str]]:
         yield f"{LABELS}/{image.path.stem}.xml", voc.render_image(image, found, folder.n_bands or 3)
     yield _MAP, "".join(f"{IMAGES}\\{each.path.name} {LABELS}\\{each.path.stem}.xml \n" for each in folder.images)
     stats = _statistics(folder)
-    yield _SUMMARY, _summary(folder, stats)
+    yield _SUMMARY, _render_stats(folder, stats)
     yield _STATS, json.dumps(stats, indent=1)
     yield _EMD, json.dumps(_definition(folder, stats), indent=1)
 
@@ -228,7 +228,7 @@ def _cell(folder: Folder) -> dict[str, Any]:
     return {"MinCellSize": size, "MaxCellSize": size}
 
 
-def _summary(folder: Folder, stats: dict[str, Any]) -> str:
+def _render_stats(folder: Folder, stats: dict[str, Any]) -> str:
     """Return the same as text, in the layout of `stats.txt`."""
     found = stats["FeatureStats"]
     size = f"{stats['NumBands']}*{stats['TileSizeY']}*{stats['TileSizeX']}"
