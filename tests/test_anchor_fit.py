@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torchvision.ops import box_iou
 
 from geodetect.anchors import AnchorSpec
-from geodetect.chips.anchor_fit import best_iou, suggest
+from geodetect.chips.anchor_fit import best_iou, suggest_anchors
 from geodetect.network.anchors import anchors
 from tests import strategies
 
@@ -34,7 +34,7 @@ def squares(side: float, n: int = 400) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("side", [9, 20, 60])
 def test_a_suggestion_is_no_worse_than_the_default_and_says_by_how_much(side):
-    found = suggest(squares(side), (256, 256))
+    found = suggest_anchors(squares(side), (256, 256))
     default, fitted = (
         (best_iou(squares(side)[0], (256, 256), spec) >= 0.5).mean()
         for spec in (None, AnchorSpec(found.scales, found.ratios, found.anchor_size))
@@ -45,11 +45,11 @@ def test_a_suggestion_is_no_worse_than_the_default_and_says_by_how_much(side):
 
 def test_objects_under_16_px_need_the_finer_level():
     # Anchors of P3 lie 8 px apart, so that a square of 6 px is up to 4 px off in x and in y: at best (2 x 2) / 68.
-    usual, finer = (suggest(squares(6), (256, 256), levels) for levels in ((3, 7), (2, 7)))
+    usual, finer = (suggest_anchors(squares(6), (256, 256), levels) for levels in ((3, 7), (2, 7)))
     assert usual.recall_after < 0.5
     assert finer.recall_after > usual.recall_after + 0.2
 
 
 def test_without_boxes_the_default_is_suggested():
-    found = suggest([], (64, 64))
+    found = suggest_anchors([], (64, 64))
     assert (found.anchor_size, found.ratios, found.recall_after) == (4.0, (0.5, 1.0, 2.0), 1.0)

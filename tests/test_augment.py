@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from geodetect.boxes import Boxes
-from geodetect.chips.augment import random_light, random_symmetry, random_zoom, symmetry
+from geodetect.chips.augment import Batch, apply_symmetry, random_light, random_symmetry, random_zoom
 from geodetect.chips.chip import Chip
 from geodetect.chips.loaders import BatchTransform, collate
 from geodetect.grid import Grid
@@ -16,11 +16,17 @@ from geodetect.stretch import Stretch
 SIZE = 32
 
 
-def _painted() -> tuple[torch.Tensor, torch.Tensor]:
-    """A dark picture with one bright rectangle off its centre, and its box."""
+def _batch(image: torch.Tensor, box: list[float], n: int = 1) -> Batch:
+    """Several times one image with one box."""
+    boxes, labels = torch.tensor([[box]]).repeat(n, 1, 1), torch.zeros(n, 1, dtype=torch.long)
+    return Batch(image.repeat(n, 1, 1, 1), boxes, labels)
+
+
+def _painted(n: int = 1) -> Batch:
+    """Dark images with one bright rectangle off their centre, and its box."""
     image = torch.zeros(1, 1, SIZE, SIZE)
     image[..., 4:10, 6:20] = 1
-    return image, torch.tensor([[[6.0, 4.0, 20.0, 10.0]]])
+    return _batch(image, [6.0, 4.0, 20.0, 10.0], n)
 
 
 def _bounds(image: torch.Tensor, level: float = 0.5) -> list[float]:
@@ -30,38 +36,33 @@ def _bounds(image: torch.Tensor, level: float = 0.5) -> list[float]:
 
 @pytest.mark.parametrize("number", range(8))
 def test_a_box_follows_its_rectangle_under_every_symmetry(number: int) -> None:
-    image, box = symmetry(*_painted(), number)
+    image, box, _ = apply_symmetry(_painted(), number)
     assert box[0, 0].tolist() == _bounds(image[0])
 
 
 def test_the_eight_symmetries_are_a_group() -> None:
-    image, box = torch.arange(9.0).view(1, 1, 3, 3), torch.tensor([[[0.0, 0.0, 1.0, 2.0]]])
+    batch = _batch(torch.arange(9.0).view(1, 1, 3, 3), [0.0, 0.0, 1.0, 2.0])
 
-    def told(picture: torch.Tensor, box: torch.Tensor) -> tuple[float, ...]:
-        return tuple(picture.flatten().tolist() + box.flatten().tolist())
+    def told(batch: Batch) -> tuple[float, ...]:
+        return tuple(batch.images.flatten().tolist() + batch.boxes.flatten().tolist())
 
-    every = {told(*symmetry(image, box, number)) for number in range(8)}
+    every = {told(apply_symmetry(batch, number)) for number in range(8)}
     assert len(every) == len({each[:9] for each in every}) == 8
-    assert told(image, box) in every
+    assert told(batch) in every
     for first in range(8):
         # Of the pictures and of their boxes together: two in a row are one of the eight, and each can be undone.
-        assert {told(*symmetry(*symmetry(image, box, first), second)) for second in range(8)} == every
+        assert {told(apply_symmetry(apply_symmetry(batch, first), second)) for second in range(8)} == every
 
 
 def test_each_picture_of_a_batch_is_moved_with_its_own_boxes() -> None:
-    image, box = _painted()
-    images, boxes = random_symmetry(image.repeat(32, 1, 1, 1), box.repeat(32, 1, 1), torch.Generator().manual_seed(0))
+    images, boxes, _ = random_symmetry(_painted(32), torch.Generator().manual_seed(0))
     moved = [tuple(b[0].tolist()) for b in boxes]
     assert len(set(moved)) == 8
     assert all(list(b) == _bounds(picture) for b, picture in zip(moved, images, strict=True))
 
 
 def test_a_box_follows_its_rectangle_through_a_zoom() -> None:
-    image, box = _painted()
-    labels = torch.zeros(64, 1, dtype=torch.long)
-    images, boxes, labels = random_zoom(
-        image.repeat(64, 1, 1, 1), box.repeat(64, 1, 1), labels, torch.Generator().manual_seed(1)
-    )
+    images, boxes, labels = random_zoom(_painted(64), torch.Generator().manual_seed(1))
     seen = labels[:, 0] == 0
     assert seen.any()
     for picture, found in zip(images[seen], boxes[seen, 0], strict=True):
@@ -69,10 +70,8 @@ def test_a_box_follows_its_rectangle_through_a_zoom() -> None:
 
 
 def test_a_box_that_leaves_the_picture_becomes_padding() -> None:
-    image = torch.zeros(64, 1, SIZE, SIZE)
-    boxes = torch.tensor([[[0.0, 0.0, 3.0, 3.0]]]).repeat(64, 1, 1)
-    labels = torch.zeros(64, 1, dtype=torch.long)
-    _, moved, labels = random_zoom(image, boxes, labels, torch.Generator().manual_seed(0))
+    batch = _batch(torch.zeros(1, 1, SIZE, SIZE), [0.0, 0.0, 3.0, 3.0], 64)
+    _, moved, labels = random_zoom(batch, torch.Generator().manual_seed(0))
     sides = (moved[..., 2:] - moved[..., :2]).amin(-1)
     assert (labels == -1).any()
     assert (sides[labels >= 0] >= 2).all()
@@ -81,9 +80,8 @@ def test_a_box_that_leaves_the_picture_becomes_padding() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_a_crop_shows_part_of_the_picture_at_a_larger_scale(seed: int) -> None:
     y, x = torch.meshgrid(torch.arange(SIZE) + 0.5, torch.arange(SIZE) + 0.5, indexing="ij")
-    image = torch.stack([x, y])[None].repeat(16, 1, 1, 1)  # every pixel holds its own place
-    boxes, labels = torch.tensor([[[8.0, 8.0, 24.0, 24.0]]]).repeat(16, 1, 1), torch.zeros(16, 1, dtype=torch.long)
-    crops, moved, _ = random_zoom(image, boxes, labels, torch.Generator().manual_seed(seed))
+    batch = _batch(torch.stack([x, y])[None], [8.0, 8.0, 24.0, 24.0], 16)  # every pixel holds its own place
+    crops, moved, _ = random_zoom(batch, torch.Generator().manual_seed(seed))
     inside = crops[:, :, 1:-1, 1:-1]
     steps = inside[:, 0].diff(dim=-1).flatten(1).median(dim=1).values  # of the old place, per new pixel
     large = steps < 1

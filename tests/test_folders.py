@@ -14,8 +14,8 @@ from PIL import Image
 
 import geodetect as gd
 from geodetect.chips.formats import read_folder
-from geodetect.chips.formats.text import number
-from geodetect.chips.placed import on_map
+from geodetect.chips.formats.deepforest import on_map
+from geodetect.chips.formats.text import parse_number
 from geodetect.errors import LabelsError
 from tests.fakes import PaintedScene, write_raster
 from tests.test_formats import boxes_of, text, thing, voc
@@ -91,7 +91,7 @@ def test_boxes_lie_on_what_viewers_show(tmp_path: Path, kind: str, orientation: 
         assert (x1, y1, x2, y2) == (70, 20, 110, 50)
         assert chip.pixels[:, y1 + 4 : y2 - 4, x1 + 4 : x2 - 4].min() > 180
         assert chip.pixels.mean() == pytest.approx(20 + 200 * 1200 / 24000, abs=2)
-    assert ("pictures turned as the orientation in their Exif says: 3" in data.report) == (orientation > 1)
+    assert ("images rotated by their Exif orientation: 3" in data.report) == (orientation > 1)
 
 
 def test_labels_of_the_stored_picture_are_told_by_their_size(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_picture_called_like_a_label_is_no_picture_of_nothing(tmp_path: Path, 
     pictures(tmp_path / "images/empty.png")
     data = gd.prepare_data(tmp_path, dataset_type=kind)
     assert sorted(len(plan.boxes) for plan in data.plans) == [0, 1, 1]
-    assert "pictures of the same name as" in data.report
+    assert "images of the same name as" in data.report
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_picture_with_a_label_of_another_format_is_no_picture_of_nothing(
     yolo(tmp_path, *"acdefg")
     pictures(tmp_path / "images/b.png")
     text(tmp_path / name, content)
-    assert [each.labelled for each in read_folder(tmp_path, "yolo").pictures].count(False) == n_bare
+    assert [each.labelled for each in read_folder(tmp_path, "yolo").images].count(False) == n_bare
 
 
 def test_folders_that_are_links_are_read_but_not_in_circles(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_folders_that_are_links_are_read_but_not_in_circles(tmp_path: Path) -> N
         (tmp_path / "ds" / name).symlink_to(tmp_path / "disk" / name)
     (tmp_path / "ds/all").symlink_to(tmp_path / "ds")
     assert sorted(boxes_of(read_folder(tmp_path / "ds"))) == ["a.png", "b.png"]
-    assert len(read_folder(tmp_path / "ds").pictures) == 2
+    assert len(read_folder(tmp_path / "ds").images) == 2
 
 
 def test_an_annotation_is_of_the_picture_called_like_it_whatever_it_names(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_an_annotation_is_of_the_picture_called_like_it_whatever_it_names(tmp_pa
     found = read_folder(tmp_path)
     corners = {name: boxes[0][1][0] for name, boxes in boxes_of(found).items()}
     assert corners == {"a.png": 1, "b.png": 2, "c.png": 3, "d.png": 4}
-    assert found.report == "annotations that name another picture than the one called like them, which counts: 2"
+    assert found.report == "annotations that name another image than the one called like them, which counts: 2"
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_files_that_disagree_about_a_picture_are_refused(tmp_path: Path) -> None
     with pytest.raises(LabelsError, match=r"new\.json and .*old\.json both list a\.png, with other boxes; keep"):
         read_folder(tmp_path)
     text(tmp_path / "old.json", (tmp_path / "new.json").read_text())  # a copy does no harm
-    assert len(read_folder(tmp_path).pictures) == 2
+    assert len(read_folder(tmp_path).images) == 2
 
 
 def test_of_two_files_the_one_with_boxes_counts(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_boxes_that_stand_twice_count_once(tmp_path: Path) -> None:
     yolo(tmp_path, "a", "b", line=BOX + "1 0.375 0.375 0.25 0.25\n" + BOX)
     data = gd.prepare_data(tmp_path)
     assert [sorted(plan.boxes.labels.tolist()) for plan in data.plans] == [[0, 1], [0, 1]]
-    assert "boxes that stand in the labels more than once: 2" in data.report
+    assert "duplicate boxes: 2" in data.report
 
 
 # Pictures that were resized
@@ -296,7 +296,7 @@ def test_boxes_follow_a_picture_that_was_resized(
     write(*labelled)(tmp_path)
     data = gd.prepare_data(tmp_path)
     assert data.train[0].boxes.xyxy == pytest.approx(np.array([box]))
-    assert ("pictures resized since they were labelled, their boxes too: 2" in data.report) == (labelled != stored)
+    assert ("images resized since they were labelled, their boxes too: 2" in data.report) == (labelled != stored)
 
 
 @pytest.mark.parametrize("write", [_voc_of, _coco_of])
@@ -306,7 +306,7 @@ def test_boxes_of_a_picture_that_was_cut_or_squeezed_are_refused(
 ) -> None:
     pictures(tmp_path / "a.png", tmp_path / "b.png", shape=(75, 100))
     write(*labelled)(tmp_path)
-    told = rf"a\.png has 100 x 75 px and its labels are of a picture of {labelled[0]} x {labelled[1]} px.*1 more"
+    told = rf"a\.png has 100 x 75 px and its labels are of an image of {labelled[0]} x {labelled[1]} px.*1 more"
     with pytest.raises(LabelsError, match=told):
         gd.prepare_data(tmp_path)
 
@@ -450,8 +450,8 @@ def test_a_data_set_keeps_its_parts(tmp_path: Path, layout: Callable[[Path], Non
     data = gd.prepare_data(tmp_path, split=split)
     tested = [] if layout is coco_2017 else ["d.png"]  # whose pictures to test on come without labels
     assert parts(data) == (["a.png", "b.png"], ["c.png"], tested)
-    assert "its own split is kept: 2 pictures to train, 1 to validate" in data.report
-    assert ("pictures of its own part to test on, left out: 1" in data.report) == bool(tested)
+    assert "its own split is kept: 2 images to train, 1 to validate" in data.report
+    assert ("images of its own part to test on, left out: 1" in data.report) == bool(tested)
     assert all(len(plan.boxes) == 1 for plan in data.plans)
 
 
@@ -511,7 +511,7 @@ def test_without_a_part_to_validate_on_the_one_to_train_on_is_split(tmp_path: Pa
 
 def test_pictures_to_test_on_are_not_trained_on_even_if_there_are_no_others(tmp_path: Path) -> None:
     yolo(tmp_path / "test", "a", "b")
-    with pytest.raises(LabelsError, match=r"pictures to test with alone \(2\), .* name the folder that they lie in"):
+    with pytest.raises(LabelsError, match=r"images to test with \(2\), .* give the folder that they lie in"):
         gd.prepare_data(tmp_path)
     assert len(gd.prepare_data(tmp_path / "test").plans) == 2
 
@@ -539,7 +539,7 @@ def test_names_in_pairs_split(tmp_path: Path) -> None:
         yolo(tmp_path / place, *stems)
     data = gd.prepare_data(tmp_path)
     assert parts(data)[2] == ["c.png", "d.png"]
-    assert "pictures in none of its own parts, left out: 1" in data.report
+    assert "images in none of its own parts, left out: 1" in data.report
 
 
 def test_pictures_in_no_list_are_left_out(tmp_path: Path) -> None:
@@ -584,7 +584,7 @@ def test_versions_of_one_picture_stay_together(tmp_path: Path) -> None:
             train, valid = ({name.split("_")[0] for name in part} for part in parts(data)[:2])
             assert not train & valid
             assert len(train | valid) == 6
-    assert "versions of other pictures by Roboflow, which a split keeps together: 18" in data.report
+    assert "copies of other images by Roboflow, which a split keeps together: 18" in data.report
 
 
 def test_a_list_of_thousands_is_quickly_read(tmp_path: Path) -> None:
@@ -596,7 +596,7 @@ def test_a_list_of_thousands_is_quickly_read(tmp_path: Path) -> None:
     text(tmp_path / "ImageSets/Main/train.txt", "\n".join(names[:2000]))
     text(tmp_path / "ImageSets/Main/val.txt", "\n".join(names[2000:] + [f"gone{i}" for i in range(3000)]))
     found = read_folder(tmp_path)
-    assert [each.part for each in found.pictures] == ["train"] * 2000 + ["valid"] * 1000
+    assert [each.part for each in found.images] == ["train"] * 2000 + ["valid"] * 1000
 
 
 # Formats that are not read
@@ -673,7 +673,7 @@ def test_a_csv_labels_a_picture_without_a_place(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.csv", "data.yaml", "instances.json"])
 def test_a_file_of_labels_is_no_folder(tmp_path: Path, name: str) -> None:
-    with pytest.raises(LabelsError, match=f"got the file .*{name}; give the folder of labels and pictures"):
+    with pytest.raises(LabelsError, match=f"got the file .*{name}; give the folder of labels and images"):
         gd.prepare_data(text(tmp_path / name, "a"))
 
 
@@ -826,13 +826,13 @@ def test_a_class_of_kitti_may_end_in_a_number(tmp_path: Path, line: str, name: s
 
 @pytest.mark.parametrize(("told", "value"), [("1,5", 1.5), (" 2.50 ", 2.5), ("-3e2", -300), ("7", 7)])
 def test_numbers_with_a_point_or_a_comma(told: str, value: float) -> None:
-    assert number(told) == value
+    assert parse_number(told) == value
 
 
 @pytest.mark.parametrize("told", ["1,234.5", "1_0", "", "1,2,3", "x"])
 def test_what_is_no_number(told: str) -> None:
     with pytest.raises(ValueError, match="could not convert"):
-        number(told)
+        parse_number(told)
 
 
 def test_voc_with_decimal_commas(tmp_path: Path) -> None:
@@ -860,5 +860,5 @@ def test_rows_of_arcgis_map_with_any_folders(tmp_path: Path, row: str) -> None:
     text(tmp_path / "Map.txt", "\r\n".join(row.format(stem) for stem in stems))
     found = read_folder(tmp_path)
     assert {len(names) for names in boxes_of(found).values()} == {1}
-    assert len(found.pictures) == 2
+    assert len(found.images) == 2
     assert found.report == "no name is given for the classes 1"

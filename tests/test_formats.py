@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import geodetect as gd
-from geodetect.chips.formats import FORMATS, IMAGES, Folder, Picture, read_folder
+from geodetect.chips.formats import FORMATS, IMAGES, Folder, Image, read_folder
 from geodetect.chips.formats.listing import Listing
 from geodetect.errors import ArgumentError, GeodetectError, LabelsError
 from geodetect.grid import Grid
@@ -58,7 +58,7 @@ def boxes_of(folder: Folder) -> dict[str, list[tuple[str, list[float]]]]:
     """Names and corners in pixels by the pictures' names."""
     return {
         each.path.name: list(zip(each.names, each.in_pixels((SIDE, SIDE)).round(4).tolist(), strict=True))
-        for each in folder.pictures
+        for each in folder.images
     }
 
 
@@ -81,7 +81,7 @@ def folders(draw: st.DrawFn, *, blanks: bool) -> Folder:
         ends = np.array([row[:4] for row in rows], float).reshape(-1, 2, 2)
         corners = np.concatenate([ends.min(axis=1), ends.max(axis=1)], axis=1) * np.tile(shape[::-1], 2)
         found = np.array([row[4] for row in rows], dtype=object)
-        pictures.append(Picture(Path(IMAGES) / f"{number:09d}.tif", corners, found, shape))
+        pictures.append(Image(Path(IMAGES) / f"{number:09d}.tif", corners, found, shape))
     return Folder(pictures, classes, n_bands=3)
 
 
@@ -93,14 +93,14 @@ def test_what_was_written_is_read_back(kind: str, data: st.DataObject) -> None:
     assert all(FORMATS[kind].can_name(name) for name in written.classes)
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
-        for each in written.pictures:
+        for each in written.images:
             text(root / each.path, "")
-        for name, content in FORMATS[kind].files(written):
+        for name, content in FORMATS[kind].render(written):
             text(root / name, content)
         read = FORMATS[kind].read(Listing.of(root))
-    found = {each.path.name: each for each in read.pictures}
-    assert set(found) == {each.path.name for each in written.pictures}
-    for each in written.pictures:
+    found = {each.path.name: each for each in read.images}
+    assert set(found) == {each.path.name for each in written.images}
+    for each in written.images:
         assert each.shape is not None
         other = found[each.path.name]
         told = each.xyxy.any(axis=1) | (kind != "deepforest")  # where a row of zeros is a picture of nothing
@@ -112,9 +112,9 @@ def test_what_was_written_is_read_back(kind: str, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_what_was_written_is_recognised(kind: str, tmp_path: Path) -> None:
-    box = Picture(Path("a.tif"), np.array([[4.0, 8, 20, 30]]), np.array(["pool"], dtype=object), (SIDE, SIDE))
+    box = Image(Path("a.tif"), np.array([[4.0, 8, 20, 30]]), np.array(["pool"], dtype=object), (SIDE, SIDE))
     picture(tmp_path / IMAGES / "a.tif")
-    for name, content in FORMATS[kind].files(Folder([box], ["pool"], n_bands=3)):
+    for name, content in FORMATS[kind].render(Folder([box], ["pool"], n_bands=3)):
         text(tmp_path / name, content)
     assert next(name for name, each in FORMATS.items() if each.recognises(Listing.of(tmp_path))) == kind
     assert boxes_of(read_folder(tmp_path)) == {"a.tif": [("pool", [4, 8, 20, 30])]}
@@ -167,9 +167,9 @@ def test_voc_without_pictures_and_pictures_without_voc_are_counted(tmp_path: Pat
     text(tmp_path / "a.xml", voc(thing("roof", 1, 2, 30, 40), "<object><name>roof</name></object>"))
     text(tmp_path / "z.xml", voc(filename="z.png"))
     found = read_folder(tmp_path)
-    assert {each.path.name: each.labelled for each in found.pictures} == {"a.png": True, "bare.png": False}
+    assert {each.path.name: each.labelled for each in found.images} == {"a.png": True, "bare.png": False}
     assert found.report == (
-        "annotations whose picture is not there: 1; pictures without an annotation, taken as empty: 1; "
+        "label files without their image: 1; images without a label file, taken as empty: 1; "
         "objects without a bndbox: 1"
     )
 
@@ -245,10 +245,10 @@ def test_the_same_name_in_two_folders_is_two_pictures(tmp_path: Path) -> None:
     text(tmp_path / "labels/val/1.txt", "1 0.5 0.5 0.5 0.5\n")
     text(tmp_path / "labels/val/2.txt", "0 0.5 0.5 0.5 0.5\n")
     folder = read_folder(tmp_path)
-    found = {each.path.relative_to(tmp_path).as_posix(): list(each.names) for each in folder.pictures}
+    found = {each.path.relative_to(tmp_path).as_posix(): list(each.names) for each in folder.images}
     # Whether the second picture of the first folder is a picture of nothing, or has lost its label, nobody knows.
     assert found == {"images/train/1.png": ["0"], "images/val/1.png": ["1"]}
-    assert "texts whose picture is not there: 1; pictures of the same name" in folder.report
+    assert "label files without their image: 1; images of the same name" in folder.report
 
 
 def test_folders_may_be_called_anything(tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ def test_coco_of_several_files_each_for_its_own_pictures(tmp_path: Path) -> None
         text(tmp_path / f"annotations/instances_{part}.json", json.dumps(content))
         content["annotations"] = [{"image_id": 0, "category_id": 0, "caption": "a port"}]
         text(tmp_path / f"annotations/captions_{part}.json", json.dumps(content))
-    found = {each.path.parent.name: list(each.names) for each in read_folder(tmp_path).pictures}
+    found = {each.path.parent.name: list(each.names) for each in read_folder(tmp_path).images}
     assert found == {"train": ["train"], "val": ["val"]}
 
 
@@ -302,8 +302,8 @@ def test_coco_outlines_stray_boxes_and_unlisted_pictures(tmp_path: Path) -> None
     found = read_folder(tmp_path)
     assert boxes_of(found) == {"a.png": [("0", [1, 2, 25, 8])]}
     assert found.report == (
-        "1 of 2 pictures listed in x.json are not there; annotations of x.json without a box: 1; "
-        "boxes of x.json that belong to no picture: 1; pictures beside them that are not listed, left out: 1"
+        "1 of 2 images listed in x.json do not exist; annotations of x.json without a box: 1; "
+        "boxes of x.json without an image: 1; images beside them that are not listed, left out: 1"
     )
 
 
@@ -350,7 +350,7 @@ def test_an_export_of_arcgis(tmp_path: Path, mode: str) -> None:
     found = read_folder(esri(tmp_path, mode=mode))
     assert boxes_of(found) == TRUE
     assert found.classes == ["Palm", "Pool"]
-    assert found.report == "pictures listed in map.txt that are not there: 1"
+    assert found.report == "images listed in map.txt that do not exist: 1"
 
 
 @pytest.mark.parametrize("mode", ["PASCAL_VOC_rectangles", "KITTI_rectangles"])
@@ -378,13 +378,13 @@ def test_chips_without_a_label_file_and_chips_that_the_map_does_not_list(tmp_pat
     (root / "labels/000000008.xml").unlink()
     picture(root / "images/000000099.tif")
     found = read_folder(root)
-    assert [(each.path.name, each.labelled) for each in found.pictures] == [
+    assert [(each.path.name, each.labelled) for each in found.images] == [
         ("000000007.tif", True),
         ("000000008.tif", False),
     ]
     assert found.report == (
-        "pictures listed in map.txt that are not there: 1; pictures not listed in map.txt, left out: 1; "
-        "pictures without a label file, taken as empty: 1"
+        "images listed in map.txt that do not exist: 1; images not listed in map.txt, left out: 1; "
+        "images without a label file, taken as empty: 1"
     )
 
 
@@ -449,8 +449,8 @@ def _with_a_box(root: Path, box: str) -> Path:
 @pytest.mark.parametrize(
     ("corners", "told"),
     [
-        ((70, 10, 80, 20), "boxes outside their picture: 1"),
-        ((-50, 10, 10, 20), "boxes outside their picture: 1"),  # 10 of 60 px are inside, under 0.3
+        ((70, 10, 80, 20), "boxes outside their image: 1"),
+        ((-50, 10, 10, 20), "boxes outside their image: 1"),  # 10 of 60 px are inside, under 0.3
         ((20, 10, 20, 20), "boxes without an area: 1"),
         ((30, 10, 20, 20), "boxes without an area: 1"),
         (("nan", 10, 20, 20), "boxes without an area: 1"),
@@ -480,10 +480,10 @@ def test_nothing_is_written_beside_the_pictures(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["esri", "coco", "yolo"])
 def test_classes_are_renamed_by_name_or_by_the_number_of_the_format(tmp_path: Path, kind: str) -> None:
     boxes, names = np.array([[4.0, 8, 20, 30], [30, 30, 40, 40]]), np.array(["palm", "pool"], dtype=object)
-    pictures = [Picture(Path(f"{name}.tif"), boxes, names, (SIDE, SIDE)) for name in "ab"]
+    pictures = [Image(Path(f"{name}.tif"), boxes, names, (SIDE, SIDE)) for name in "ab"]
     for each in pictures:
         picture(tmp_path / IMAGES / each.path)
-    for name, content in FORMATS[kind].files(Folder(pictures, ["palm", "pool"], n_bands=3)):
+    for name, content in FORMATS[kind].render(Folder(pictures, ["palm", "pool"], n_bands=3)):
         text(tmp_path / name, content)
     first = 0 if kind == "yolo" else 1  # YOLO counts from 0, what we write of the others from 1
     for old in (first, str(first), float(first), "palm"):
@@ -531,7 +531,7 @@ def test_pictures_of_two_kinds_are_refused_and_bare_ones_left_out(tmp_path: Path
     root = _with_a_box(tmp_path, "")
     write_raster(root / "d.tif", np.zeros((4, SIDE, SIDE), np.uint16))
     data = gd.prepare_data(root)
-    assert "pictures without labels that have other bands than those with, left out: 1" in data.report
+    assert "images without labels that have other bands than those with, left out: 1" in data.report
     text(root / "d.xml", voc(thing("roof", 1, 1, 9, 9), filename="d.tif"))
     with pytest.raises(GeodetectError, match=r"3 of uint8 in .*\.png, 4 of uint16 in d\.tif"):
         gd.prepare_data(root)
@@ -558,13 +558,13 @@ def _voc(content: str) -> Callable[[Path], None]:
     ("write", "dataset_type", "told"),
     [
         (_yolo("0 0.5 0.5 0.5 0.5\n1 0.5 0.5\n"), None, "line 2 of .*a.txt is not YOLO"),
-        (_yolo("0 120 80 30 30\n"), None, "line 1 of .*a.txt is not YOLO: .*shares of the picture"),
+        (_yolo("0 120 80 30 30\n"), None, "line 1 of .*a.txt is not YOLO: .*shares of the image"),
         (_yolo("0 0.5 0.5 0.5 0.5\n"), "kitti", "line 1 of .*a.txt is not KITTI"),
         (_yolo("0 0.5 0.5 0.5 0.5\n"), "csv", "dataset_type must be one of coco, deepforest, esri, kitti, voc, yolo"),
         (_voc("<annotation><object>"), None, "a.xml cannot be read as XML"),
         (_voc(voc(thing("roof", 1, 2, 3, "four"))), None, "a bndbox in .*a.xml is not made of the numbers"),
-        (_voc(voc(thing("roof", 90, 90, 99, 99))), None, r"no picture of .* \(boxes outside their picture: 1\)"),
-        (_voc("<annotations/>"), None, "no labels of a known format .*it holds 1 pictures, 1 .xml files"),
+        (_voc(voc(thing("roof", 90, 90, 99, 99))), None, r"no image of .* \(boxes outside their image: 1\)"),
+        (_voc("<annotations/>"), None, "no labels of a known format .*it holds 1 images, 1 .xml files"),
         (_voc("<annotations/>"), "coco", "holds no COCO labels"),
         (_voc("<annotations/>"), "esri", "something without boxes"),
     ],

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import geodetect as gd
-from geodetect.chips.loaders import loaders
+from geodetect.chips.loaders import make_loaders
 from geodetect.stretch import Stretch
 from tests.fakes import PaintedScene
 
@@ -53,9 +53,8 @@ def test_losses_are_the_same_with_processes_started_in_any_way(upright: PaintedS
 
 
 def test_what_is_sent_to_a_process_holds_no_pixels(upright: PaintedScene) -> None:
-    data = gd.prepare_data(upright.path, upright.truth, chip_size=64)
-    stretch = Stretch((1.0,) * 3, (1.0,) * 3)
-    made = loaders(data.train, data.valid, chip_size=64, stretch=stretch, weights=[1.0] * len(data.train))
+    data = gd.prepare_data(upright.path, upright.truth, chip_size=64, sampler="balanced")
+    made = make_loaders(data, Stretch((1.0,) * 3, (1.0,) * 3))
     before = len(pickle.dumps(made.train.fake_l))
     made.train.one_batch()
     assert any(made.train.dataset._kept.values())

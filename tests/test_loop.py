@@ -24,7 +24,7 @@ import geodetect as gd
 from geodetect.boxes import Boxes
 from geodetect.chips import DetectionData
 from geodetect.chips.chip import Chip, Chips
-from geodetect.chips.loaders import ChipLoader, loaders
+from geodetect.chips.loaders import ChipLoader, make_loaders
 from geodetect.errors import ArgumentError, RasterError, TrainingError
 from geodetect.grid import Grid, Window
 from geodetect.learner import training
@@ -255,7 +255,9 @@ def test_chips_without_boxes_train_as_background(data: DetectionData) -> None:
     bare = Chips([replace(plan, boxes=Boxes.empty()) for plan in data.train.plans[:4]])
     model = gd.RetinaNet(data, **MODEL)
     learner = model.learner
-    images, boxes, labels = next(iter(loaders(bare, bare, chip_size=64, stretch=data.stretch, batch_size=4).train))
+    images, boxes, labels = next(
+        iter(make_loaders(replace(data, train=bare, valid=bare, batch_size=4), data.stretch).train)
+    )
     learner.model.train()
     loss = learner.loss_func(learner.model(images), boxes, labels)
     loss.backward()
@@ -278,16 +280,20 @@ class Numbered(Chips):
 
 
 def pairs(n: int, batch_size: int, rank: int, n_ranks: int) -> tuple[ChipLoader, ChipLoader]:
-    made = loaders(
+    stretch = Stretch((0.0,), (1.0,))
+    chips = DetectionData(
+        [],
         Numbered(n),
         Numbered(n),
         chip_size=1,
-        stretch=Stretch((0.0,), (1.0,)),
+        pixel_size_m=None,
+        bands=(1,),
+        stretch=stretch,
+        dtype="uint8",
         batch_size=batch_size,
         transforms=False,
-        rank=rank,
-        n_ranks=n_ranks,
     )
+    made = make_loaders(chips, stretch, rank=rank, n_ranks=n_ranks)
     return made.train, made.valid
 
 

@@ -11,7 +11,7 @@ import shapely
 from PIL import Image, ImageOps
 
 import geodetect as gd
-from geodetect.chips.pictures import PictureReader
+from geodetect.chips.images import ImageReader
 from geodetect.grid import Grid, Window
 from geodetect.raster import RasterReader, TurnedReader
 from geodetect.raster.orientation import _TURNS, _told
@@ -38,7 +38,7 @@ def shown(path: Path) -> np.ndarray:
         return np.moveaxis(np.asarray(ImageOps.exif_transpose(image)), -1, 0)
 
 
-def whole(reader: PictureReader) -> np.ndarray:
+def whole(reader: ImageReader) -> np.ndarray:
     height, width = reader.grid.shape
     return reader.read(Window(0, 0, width, height))[0]
 
@@ -58,7 +58,7 @@ def test_pictures_are_read_as_viewers_show_them(
     tmp_path: Path, suffix: str, options: dict[str, object], orientation: int | None
 ) -> None:
     path = picture(tmp_path / f"a{suffix}", orientation, **options)
-    reader = PictureReader(path)
+    reader = ImageReader(path)
     expected = shown(path)
     assert reader.source_shape == reader.grid.shape == expected.shape[1:]
     assert np.abs(whole(reader).astype(int) - expected).max() <= (3 if suffix == ".jpg" else 0)
@@ -69,7 +69,7 @@ def test_pictures_are_read_as_viewers_show_them(
 @pytest.mark.parametrize("tag", [0, 9, 65535])
 def test_a_tag_that_is_none_is_not_heeded(tmp_path: Path, tag: int) -> None:
     for suffix in (".jpg", ".png"):
-        assert PictureReader(picture(tmp_path / f"a{suffix}", tag)).source_shape == SHAPE
+        assert ImageReader(picture(tmp_path / f"a{suffix}", tag)).source_shape == SHAPE
 
 
 @pytest.mark.parametrize("n_bytes", [8, 20, 33, 45, 60, 100])
@@ -98,7 +98,7 @@ def test_the_place_on_the_map_turns_with_the_picture(orientation: int) -> None:
 def test_a_picture_with_a_world_file_keeps_its_place(tmp_path: Path) -> None:
     path = picture(tmp_path / "a.jpg", 6)
     path.with_suffix(".jgw").write_text("0.5\n0\n0\n-0.5\n1000.25\n2999.75\n")
-    reader = PictureReader(path)
+    reader = ImageReader(path)
     assert reader.grid.shape == SHAPE[::-1]
     # The stored picture's first pixel is shown in the upper right corner, turned by a quarter.
     assert reader.grid.to_map(np.array([[24.0, 0], [24, 40], [0, 0]])).tolist() == [

@@ -47,7 +47,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def counts(folder: Folder) -> Counter[str]:
     """Boxes by class."""
-    return Counter(str(name) for picture in folder.pictures for name in picture.names)
+    return Counter(str(name) for picture in folder.images for name in picture.names)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")  # torchvision's arrays
@@ -55,7 +55,7 @@ def test_pycocotools_and_torchvision_read_boxes_and_masks(exports: dict[str, Pat
     truth = read_folder(exports["coco"])
     path = exports["coco"] / "annotations/instances_default.json"
     ours = COCO(path)
-    assert len(ours.imgs) == len(truth.pictures) == 16
+    assert len(ours.imgs) == len(truth.images) == 16
     assert Counter(ours.cats[each["category_id"]]["name"] for each in ours.anns.values()) == counts(truth)
     data = torchvision.datasets.CocoDetection(exports["coco"] / "images", path)
     data = torchvision.datasets.wrap_dataset_for_transforms_v2(data, target_keys=["masks", "boxes"])
@@ -71,7 +71,7 @@ def test_ultralytics_reads_both_parts(exports: dict[str, Path]) -> None:
 
     content = utils.check_det_dataset(exports["yolo"] / "data.yaml", autodownload=False)
     assert content["names"] == {0: "car", 1: "swimming-pool"}
-    truth = {each.path.name: each for each in read_folder(exports["yolo"]).pictures}
+    truth = {each.path.name: each for each in read_folder(exports["yolo"]).images}
     seen = []
     for part in ("train", "val"):
         data = YOLODataset(img_path=content[part], data=content, task="detect", augment=False, imgsz=64)

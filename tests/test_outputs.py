@@ -15,7 +15,7 @@ import shapely
 
 import geodetect as gd
 from geodetect.boxes import Boxes
-from geodetect.chips.outdir import started
+from geodetect.chips.outdir import OutDir
 from geodetect.errors import ArgumentError, GeodetectError, OutputError
 from geodetect.grid import Grid, Window
 from geodetect.locks import held
@@ -416,10 +416,10 @@ def test_a_folder_that_a_run_works_in_is_held(tmp_path: Path) -> None:
     with held(tmp_path / "chips"):
         with (
             pytest.raises(OutputError, match="another run is writing chips"),
-            started(tmp_path / "chips", "{}", overwrite=False),
+            OutDir(tmp_path / "chips", overwrite=False).open("{}"),
         ):
             pass
         assert not (tmp_path / "chips").exists()
-    with started(tmp_path / "chips", "{}", overwrite=False):
+    with OutDir(tmp_path / "chips", overwrite=False).open("{}"):
         pass
     assert [file.name for file in tmp_path.iterdir()] == ["chips"]

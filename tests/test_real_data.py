@@ -154,7 +154,7 @@ def test_encodings_of_the_same_pixels_read_alike(real_data: Path, name: str) -> 
 def test_ships_open_with_one_call(real_data: Path) -> None:
     data = gd.prepare_data(real_data / "train/ships_sentinel2_coco", chip_size=160)
     assert data.classes == ["vessel"]
-    assert "1 of 2 pictures listed in honolulu_coco.json are not there" in data.report
+    assert "1 of 2 images listed in honolulu_coco.json do not exist" in data.report
     assert data.describe().loc["vessel", "median_px"] < 15
     # A ship is brighter than the water round it.
     chips = [chip for chip in [*data.train, *data.valid] if len(chip.boxes)]
@@ -227,7 +227,7 @@ def test_every_folder_opens_or_says_why_not(real_data: Path, name: str) -> None:
 def test_voc_of_a_mixed_folder(real_data: Path) -> None:
     data = gd.prepare_data(real_data / "train/trees_deepforest", dataset_type="voc")
     assert data.classes == ["Alive", "Dead", "Tree"]
-    assert "annotations whose picture is not there: 1" in data.report
+    assert "label files without their image: 1" in data.report
 
 
 def _numbers(path: Path) -> Numbers:

@@ -195,13 +195,13 @@ def test_training_without_end(data: DetectionData) -> None:
 
 
 def test_plans_of_more_chips_than_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    from geodetect.chips.cut import windows_within
+    from geodetect.chips.cut import plan_windows
 
     wide = FakeReader(np.zeros((1, 4, 4_000), np.uint8), Grid((4, 4_000), UPRIGHT, UTM, "wide.tif"))
     monkeypatch.setattr(memory, "available", lambda: 1_000_000)
     message = r"plans of 1,000 chips of wide\.tif would take 0\.0 GB .* make chip_size larger or overlap smaller"
-    refused(lambda: windows_within(wide, chip_size=4, overlap=0, area=None), message)
-    assert len(windows_within(wide, chip_size=40, overlap=0, area=None)) == 100
+    refused(lambda: plan_windows(wide, chip_size=4, overlap=0, area=None), message)
+    assert len(plan_windows(wide, chip_size=40, overlap=0, area=None)) == 100
 
 
 def test_a_picture_to_predict_that_is_too_large_for_one_piece(data: DetectionData) -> None:

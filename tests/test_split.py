@@ -14,7 +14,7 @@ from pyproj import CRS
 
 import geodetect as gd
 from geodetect.chips.chip import ChipPlan
-from geodetect.chips.split import Split, at_random, by_blocks, footprints_of, parted
+from geodetect.chips.split import find_footprints, split_at_random, split_by_blocks, split_chips
 from geodetect.errors import ArgumentError, LabelsError
 from geodetect.grid import Grid, Tiling, Window
 from tests.fakes import ROTATED, UPRIGHT, UTM, FakeReader, PaintedScene, outlines
@@ -29,17 +29,12 @@ def _footprints(tiling: Tiling) -> np.ndarray:
     return np.array([window.xyxy for window in tiling], float)
 
 
-def _whole(split: Split, n_chips: int) -> bool:
-    """Whether every chip is in exactly one part."""
-    return sorted(np.concatenate([split.train, split.valid, split.left_out])) == list(range(n_chips))
-
-
 @given(st.integers(2, 12), st.integers(2, 12), st.sampled_from([0, 0, 16, 40]), st.integers(0, 99))
 def test_no_training_chip_shares_ground_with_validation(rows: int, columns: int, overlap: int, seed: int) -> None:
     stride = 64 - overlap
     footprints = _footprints(Tiling((64 + (rows - 1) * stride, 64 + (columns - 1) * stride), 64, overlap))
     try:
-        split = by_blocks(footprints, _ones(len(footprints)), 0.2, seed)
+        split = split_by_blocks(footprints, _ones(len(footprints)), 0.2, seed)
     except ArgumentError:
         assert overlap or len(footprints) < 2
         return
@@ -47,7 +42,7 @@ def test_no_training_chip_shares_ground_with_validation(rows: int, columns: int,
     assert len(train)
     assert len(valid)
     assert shapely.area(shapely.intersection(train[:, None], valid[None])).max() == 0
-    assert _whole(split, len(footprints))
+    assert not (split.train & split.valid).any()
 
 
 @given(st.integers(2, 30), st.integers(0, 2**31), st.floats(0.05, 0.6))
@@ -56,13 +51,13 @@ def test_chips_anywhere_are_split_without_common_ground(n_chips: int, seed: int,
     corner = rng.uniform(0, 10 ** rng.uniform(1, 12), (n_chips, 2))  # from a heap to all over the world
     footprints = np.concatenate([corner, corner + rng.uniform(3, 60, (n_chips, 2))], axis=1)
     try:
-        split = by_blocks(footprints, _ones(n_chips), share, seed % 100)
+        split = split_by_blocks(footprints, _ones(n_chips), share, seed % 100)
     except ArgumentError:
         return
     shared = shapely.intersection(outlines(footprints[split.train])[:, None], outlines(footprints[split.valid])[None])
     sides = shapely.bounds(shared)[..., 2:] - shapely.bounds(shared)[..., :2]
     assert np.nan_to_num(sides).min(axis=-1).max() <= 0.5  # px: such touch only, as rounded world files have it
-    assert _whole(split, n_chips)
+    assert not (split.train & split.valid).any()
 
 
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.4])
@@ -70,9 +65,9 @@ def test_chips_anywhere_are_split_without_common_ground(n_chips: int, seed: int,
 def test_blocks_hold_out_the_share_asked_for_to_within_a_chip_row(share: float, overlap: int) -> None:
     footprints = _footprints(Tiling((640, 640), 64, overlap))
     for seed in range(10):
-        split = by_blocks(footprints, _ones(len(footprints)), share, seed)
-        n_kept = len(split.train) + len(split.valid)
-        assert abs(len(split.valid) - share * n_kept) <= 10
+        split = split_by_blocks(footprints, _ones(len(footprints)), share, seed)
+        n_kept = split.train.sum() + split.valid.sum()
+        assert abs(split.valid.sum() - share * n_kept) <= 10
         if not overlap:
             assert n_kept == 100
 
@@ -80,11 +75,11 @@ def test_blocks_hold_out_the_share_asked_for_to_within_a_chip_row(share: float, 
 def test_chips_that_overlap_as_arcgis_cuts_them_share_no_pixel() -> None:
     # 448 px at a stride of 128: 71 % of each chip is in its neighbour.
     footprints = _footprints(Tiling((448 + 30 * 128, 448 + 30 * 128), 448, 320))
-    split = by_blocks(footprints, _ones(len(footprints)), 0.2, seed=0)
+    split = split_by_blocks(footprints, _ones(len(footprints)), 0.2, seed=0)
     shared = shapely.intersection(outlines(footprints[split.train])[:, None], outlines(footprints[split.valid])[None])
     assert shapely.area(shared).max() == 0
-    n_kept = len(split.train) + len(split.valid)
-    assert abs(len(split.valid) / n_kept - 0.2) < 0.05
+    n_kept = split.train.sum() + split.valid.sum()
+    assert abs(split.valid.sum() / n_kept - 0.2) < 0.05
     assert n_kept > 0.5 * len(footprints)
 
 
@@ -95,7 +90,7 @@ def test_rare_classes_are_in_both_parts() -> None:
     counts[[3, 57, 111, 209, 333, 390], 1] = 1  # here and there
     counts[[20, 21, 40, 41, 300, 301], 2] = 2  # in two places
     for seed in range(5):
-        split = by_blocks(footprints, counts, 0.2, seed)
+        split = split_by_blocks(footprints, counts, 0.2, seed)
         assert (counts[split.train].sum(axis=0) > 0).all()
         assert (counts[split.valid].sum(axis=0) > 0).all()
 
@@ -104,21 +99,21 @@ def test_single_chips_and_pictures_share_classes_out_too() -> None:
     counts = np.zeros((40, 2), int)
     counts[:, 0], counts[:4, 1] = 1, 1
     for seed in range(10):
-        split = at_random(np.arange(40), counts, 0.25, seed)
+        split = split_at_random(np.arange(40), counts, 0.25, seed)
         assert 0 < counts[split.valid, 1].sum() < 4
-        assert len(split.valid) == 10
+        assert split.valid.sum() == 10
 
 
 def test_a_random_split_keeps_a_picture_together() -> None:
     groups = np.repeat(np.arange(10), 3)
-    split = at_random(groups, _ones(30), 0.2, seed=0)
+    split = split_at_random(groups, _ones(30), 0.2, seed=0)
     assert set(groups[split.train]).isdisjoint(groups[split.valid])
-    assert len(split.valid) == 6
+    assert split.valid.sum() == 6
 
 
 def test_a_split_that_cannot_be_made_names_the_other_one() -> None:
     with pytest.raises(ArgumentError, match='split="random"'):
-        by_blocks(np.array([[0, 0, 64, 64]], float), _ones(1), 0.2, 0)
+        split_by_blocks(np.array([[0, 0, 64, 64]], float), _ones(1), 0.2, 0)
 
 
 # plans
@@ -138,7 +133,7 @@ def _row(place: Affine, crs: CRS | None, n: int = 6, stride: int = 32) -> list[G
 @pytest.mark.parametrize("place", [UPRIGHT, ROTATED])
 @pytest.mark.parametrize("crs", [UTM, None])
 def test_pictures_lie_side_by_side_in_the_first_one_s_pixels(place: Affine, crs: CRS | None) -> None:
-    found = footprints_of(_plans(_row(place, crs)))
+    found = find_footprints(_plans(_row(place, crs)))
     assert found is not None
     assert found == pytest.approx(np.array([[32 * i, 0, 32 * i + 32, 32] for i in range(6)]), abs=1e-4)
 
@@ -149,7 +144,7 @@ def test_pictures_in_two_zones_lie_in_one_plane() -> None:
     x, y = 353_016.0, 3_056_992.0
     lon_lat = gd.grid.Transformer.from_crs(UTM, east, always_xy=True).transform(x, y)
     moved = Grid((32, 32), Affine(0.5, 0, lon_lat[0], 0, -0.5, lon_lat[1]), east, "east.tif")
-    found = footprints_of(_plans([*grids, moved]))
+    found = find_footprints(_plans([*grids, moved]))
     assert found is not None
     assert found[-1, :2] == pytest.approx([32, 16], abs=3)  # the zones' norths differ by some degrees
 
@@ -157,15 +152,15 @@ def test_pictures_in_two_zones_lie_in_one_plane() -> None:
 @pytest.mark.parametrize("odd", [Grid((32, 32), name="nowhere.png"), Grid((32, 32), UPRIGHT, None, "unknown.tif")])
 def test_pictures_that_lie_nowhere_are_split_whole(odd: Grid) -> None:
     plans = _plans([*_row(UPRIGHT, UTM), odd])
-    assert footprints_of(plans) is None
-    train, valid, left_out, report = parted(plans, 0.2, "blocks", 0)
+    assert find_footprints(plans) is None
+    train, valid, left_out, report = split_chips(plans, 0.2, "blocks", 0)
     assert (len(train), len(valid), len(left_out)) == (5, 2, 0)
     assert "split at random" in report
-    assert "" == parted(plans, 0.2, "random", 0).report == parted(plans[:-1], 0.2, "blocks", 0).report
+    assert "" == split_chips(plans, 0.2, "random", 0).report == split_chips(plans[:-1], 0.2, "blocks", 0).report
 
 
 def test_neighbouring_pictures_that_overlap_are_left_out() -> None:
-    train, valid, left_out, _ = parted(_plans(_row(UPRIGHT, UTM, n=30, stride=16)), 0.2, "blocks", 0)
+    train, valid, left_out, _ = split_chips(_plans(_row(UPRIGHT, UTM, n=30, stride=16)), 0.2, "blocks", 0)
     x = [sorted(plan.grid.bounds[0] for plan in part) for part in (train, valid)]
     assert all(abs(a - b) >= 16 for a in x[0] for b in x[1])  # m: chips are 16 m wide
     assert left_out
@@ -173,16 +168,16 @@ def test_neighbouring_pictures_that_overlap_are_left_out() -> None:
 
 def test_a_part_without_boxes_is_refused_only_when_it_is_the_training_part() -> None:
     with pytest.raises(LabelsError, match="no training chip holds a box"):
-        parted(_plans(_row(UPRIGHT, UTM), boxes=0), 0.2, "blocks", 0)
+        split_chips(_plans(_row(UPRIGHT, UTM), boxes=0), 0.2, "blocks", 0)
     plans = _plans(_row(UPRIGHT, None, n=1)) + _plans([Grid((32, 32))], boxes=0)
-    train, valid, *_ = parted(plans, 0.2, "blocks", 0)
+    train, valid, *_ = split_chips(plans, 0.2, "blocks", 0)
     assert (len(train[0].boxes), len(valid[0].boxes)) == (1, 0)
 
 
 def test_every_world_file_is_rounded_a_little(tmp_path: Path) -> None:
     grids = _row(UPRIGHT @ Affine.translation(0.01, 0), UTM)
     near = [Grid((32, 32), grid.transform @ Affine.translation(0.1 * (i % 2), 0), UTM) for i, grid in enumerate(grids)]
-    _, _, left_out, _ = parted(_plans(near), 0.2, "blocks", 0)
+    _, _, left_out, _ = split_chips(_plans(near), 0.2, "blocks", 0)
     assert left_out == []
 
 

@@ -1,7 +1,7 @@
-"""Which share of objects anchors reach, and anchors that reach more.
+"""The share of objects that anchors reach, and anchors that reach more.
 
-An anchor's IoU with a box is highest for the anchor whose centre is nearest, so one
-anchor of each level and shape has to be looked at, not all of them.
+Of the anchors of one level and shape, the one with the nearest centre has the highest IoU with a box, so only that one
+is compared.
 
 Shapes: N boxes, L levels, S anchors of a cell.
 """
@@ -19,9 +19,9 @@ from geodetect.boxes import iou_of_upright
 
 _BASES = (4.0, 3.0, 2.0, 1.5, 1.0)
 _ELONGATIONS = (2.0, 1.5, 2.5, 3.0, 4.0)
-_WORTH_IT = 0.01  # of the objects; a smaller gain does not pay for leaving the paper's anchors
+_LEAST_GAIN = 0.01  # of the objects; for less the paper's anchors are kept
 REACHED = 0.5  # IoU at which an anchor is matched to a box
-_SAMPLE = 3000  # boxes; more change nothing
+_SAMPLE = 3000  # boxes; more do not change the result
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class AnchorSuggestion:
         scales: sides of a cell's anchors over the base side.
         ratios: height over width of a cell's anchors.
         anchor_size: base side as a multiple of the level's stride.
-        recall_before: share of boxes that the default shapes overlap by 0.5.
+        recall_before: share of boxes with an IoU of at least 0.5 with a default anchor.
         recall_after: the same share with these anchors.
     """
 
@@ -43,12 +43,8 @@ class AnchorSuggestion:
     recall_after: float
 
 
-def best_iou(
-    xyxy: np.ndarray,
-    shape: tuple[int, int],
-    spec: AnchorSpec | None = None,
-) -> np.ndarray:
-    """The highest IoU of each box with any anchor of a chip, (N,), 0 to 1.
+def best_iou(xyxy: np.ndarray, shape: tuple[int, int], spec: AnchorSpec | None = None) -> np.ndarray:
+    """Return the highest IoU of each box with any anchor of a chip, (N,), 0 to 1.
 
     Args:
         xyxy: (N, 4) corners in chip pixels.
@@ -67,10 +63,12 @@ def best_iou(
     return best
 
 
-def suggest(boxes: Sequence[np.ndarray], shape: tuple[int, int], levels: Sequence[int] = LEVELS) -> AnchorSuggestion:
-    """The base size and ratios, of a small table, that reach most boxes; the default where it is as good.
+def suggest_anchors(
+    boxes: Sequence[np.ndarray], shape: tuple[int, int], levels: Sequence[int] = LEVELS
+) -> AnchorSuggestion:
+    """Choose the base size and ratios, of a small table, that reach most boxes; the default if it is as good.
 
-    Scales stay three to the octave: levels double, so other steps leave gaps or repeat.
+    Scales remain three to the octave: strides double between levels, so other steps leave gaps or repeat.
 
     Args:
         boxes: (N, 4) corners in pixels, an array for each chip.
@@ -90,6 +88,6 @@ def suggest(boxes: Sequence[np.ndarray], shape: tuple[int, int], levels: Sequenc
     for base, elongation in product(_BASES, _ELONGATIONS):
         spec = AnchorSpec(ratios=(1 / elongation, 1.0, elongation), anchor_size=base, levels=levels)
         tried = quality(spec)
-        if tried[0] > found[0] + _WORTH_IT:
+        if tried[0] > found[0] + _LEAST_GAIN:
             chosen, found = spec, tried
     return AnchorSuggestion(chosen.scales, chosen.ratios, chosen.anchor_size, before, found[0])

@@ -1,8 +1,8 @@
-"""A chip: the pixels of one window, with its boxes and where it lies."""
+"""Chips: the pixels of a window, with their boxes and grid."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import overload
 
@@ -20,7 +20,7 @@ class Chip:
     Args:
         pixels: (C, H, W) as read from the raster; invalid pixels are 0.
         boxes: true boxes in chip pixels; `labels` index the classes from 0.
-        grid: where the chip's pixels lie.
+        grid: of the chip's pixels.
     """
 
     pixels: np.ndarray
@@ -36,12 +36,12 @@ class ChipPlan:
     """A chip that has not been read.
 
     Args:
-        reader: the raster that it is of.
-        window: which pixels of it.
+        reader: its raster.
+        window: its pixels in the raster.
         boxes: true boxes in chip pixels, cut at the chip's edges.
-        objects: boxes in scene pixels of all objects with their centre in the chip, not cut at its edges; also of
-            those that it shows too little of. None: they are the boxes.
-        original: what the picture is one of several copies of, which a split keeps together; None where it has none.
+        objects: boxes in scene pixels of all objects with their centre in the chip, not cut at its edges, including
+            those of which too little is visible. None: the same as the boxes.
+        original: name that the image shares with other copies, which a split keeps together; None without copies.
     """
 
     reader: Reader = field(repr=False)
@@ -50,34 +50,38 @@ class ChipPlan:
     objects: Boxes | None = field(default=None, repr=False)
     original: str | None = field(default=None, kw_only=True)
 
-    def relabelled(self, number: np.ndarray) -> ChipPlan:
-        """The chip with `number[label]` as label of each box and object; those that get -1 are gone."""
-        objects = None if self.objects is None else _relabelled(self.objects, number)
-        return replace(self, boxes=_relabelled(self.boxes, number), objects=objects)
-
     @property
     def grid(self) -> Grid:
-        """Where the chip's pixels lie."""
+        """Grid of the chip's pixels."""
         return self.reader.grid.window(self.window)
 
     @property
     def holds_data(self) -> bool:
-        """Whether any pixel is valid; read only where that is not certain anyway."""
+        """Whether any pixel is valid; reads the pixels only if some may be invalid."""
         return self.reader.all_valid or bool(self.reader.read(self.window)[1].any())
 
     def read(self) -> Chip:
-        """The chip, with all its boxes."""
+        """Read the chip."""
         pixels, _ = self.reader.read(self.window)
         return Chip(pixels, self.boxes, self.grid)
 
 
-def _relabelled(boxes: Boxes, number: np.ndarray) -> Boxes:
-    labels = number[boxes.labels]
-    return Boxes(boxes.xyxy[labels >= 0], labels[labels >= 0])
+def relabel(plans: Iterable[ChipPlan], old: Sequence[str], new: Sequence[str]) -> list[ChipPlan]:
+    """Return chips whose labels index other class names than before; boxes of classes that are missing are dropped."""
+    number = np.array([new.index(name) if name in new else -1 for name in old], int)
+
+    def renumber(boxes: Boxes) -> Boxes:
+        labels = number[boxes.labels]
+        return Boxes(boxes.xyxy[labels >= 0], labels[labels >= 0])
+
+    return [
+        replace(plan, boxes=renumber(plan.boxes), objects=None if plan.objects is None else renumber(plan.objects))
+        for plan in plans
+    ]
 
 
 class Chips(Sequence[Chip]):
-    """Chips that are read when they are asked for; `plans` tells all but the pixels."""
+    """Chips that are read on access; `plans` holds all but their pixels."""
 
     def __init__(self, plans: Sequence[ChipPlan]) -> None:
         self.plans = tuple(plans)
@@ -90,13 +94,10 @@ class Chips(Sequence[Chip]):
     @overload
     def __getitem__(self, index: slice) -> Chips: ...
     def __getitem__(self, index: int | slice) -> Chip | Chips:
-        """The chip with this number, read now; a slice is read later."""
+        """Read a chip; a slice is a `Chips`, not yet read."""
         if isinstance(index, slice):
             return Chips(self.plans[index])
         return self.plans[index].read()
-
-    def __iter__(self) -> Iterator[Chip]:
-        return (plan.read() for plan in self.plans)
 
     def __repr__(self) -> str:
         return f"Chips({len(self)} chips, {sum(len(plan.boxes) for plan in self.plans)} boxes)"

@@ -1,4 +1,4 @@
-"""Labels cut at the edges of windows: which box each chip holds.
+"""Labels cut at the edges of windows: the boxes of each chip.
 
 Shapes: N labels, W windows, P pairs of a label and a window that it meets.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -22,15 +23,24 @@ from geodetect.grid import Tiling, Window
 from geodetect.raster import MaskedReader, Reader, mostly_valid
 from geodetect.windows import Windows, check_stride, tilings_over
 
-MIN_SIDE = 2.0  # px; what is narrower after cutting is a sliver that nothing can be learnt from
+MIN_SIDE = 2.0  # px; parts of objects that are narrower after cutting teach nothing
 _PLAN_BYTES = 2000  # of a chip that is planned
-_LARGEST_WHOLE = 1024  # px; pictures up to this size are chips as they are
+_LARGEST_WHOLE = 1024  # px; images up to this size are chips as they are
 _USUAL_CHIP = 512
+
+
+class Fate(IntEnum):
+    """Why a label is in no chip, worst first; if it meets several scenes, the best counts."""
+
+    OUTSIDE = 0
+    CUT = 1
+    BLANK = 2
+    KEPT = 3
 
 
 @dataclass(frozen=True)
 class Cutting:
-    """How rasters become chips; the names are those of `prepare_data`.
+    """How rasters become chips; names as in `prepare_data`, and the shortest side of a box in pixels.
 
     Raises:
         ArgumentError: if a value is not possible.
@@ -44,6 +54,7 @@ class Cutting:
     negatives: float = 1.0
     seed: int = 42
     nodata: float | None = None
+    min_side: float = field(default=MIN_SIDE, repr=False)  # stopped exports are recognised by the repr of the others
 
     def __post_init__(self) -> None:
         if self.chip_size is not None:
@@ -56,30 +67,35 @@ class Cutting:
             raise ArgumentError(f"negatives must be a number of at least 0; got {self.negatives!r}")
         check_seed(self.seed)
 
-    def side(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """The chip size asked for, else the pictures' own when they are alike and small, else 512."""
+    def choose_side(self, shapes: Sequence[tuple[int, int]]) -> int:
+        """Return the chip size asked for, else that of the images if they are alike and small, else 512."""
         if self.chip_size is not None:
             return self.chip_size
         largest = max(max(shape) for shape in shapes)
         return largest if len(set(shapes)) == 1 and largest <= _LARGEST_WHOLE else _USUAL_CHIP
 
+    @property
+    def reasons(self) -> dict[Fate, str]:
+        """Why a label of each fate but `KEPT` is in no chip."""
+        return {
+            Fate.OUTSIDE: "outside the aoi",
+            Fate.CUT: f"under {MIN_SIDE:g} px or visible by less than {self.min_visible:.0%} in every chip",
+            Fate.BLANK: "mostly where the raster holds no data",
+        }
 
-class Fate(IntEnum):
-    """What became of a label, from worst to best: of several scenes that it meets the best counts."""
-
-    OUTSIDE = 0
-    CUT = 1
-    BLANK = 2
-    KEPT = 3
+    def report_lost(self, fates: np.ndarray) -> str:
+        """Return how many labels are in no chip, and why, in one line; empty if there are none."""
+        lost = [f"{n:,} {reason}" for fate, reason in self.reasons.items() if (n := int((fates == fate).sum()))]
+        return f"in no chip: {', '.join(lost)}" if lost else ""
 
 
-def windows_within(reader: Reader, *, chip_size: int, overlap: int, area: shapely.Geometry | None) -> list[Window]:
-    """The windows of a tiling over the raster, or over the bounds of `area`, that meet its files and the area.
+def plan_windows(reader: Reader, *, chip_size: int, overlap: int, area: shapely.Geometry | None) -> list[Window]:
+    """Return the windows of a tiling over the raster, or over the bounds of `area`, that meet its files and the area.
 
     Args:
         reader: the raster.
         chip_size: side of a window in pixels.
-        overlap: how much neighbours share, in pixels.
+        overlap: of neighbouring windows, in pixels.
         area: scene pixels; None for the whole raster.
     """
     pixels = math.prod(min(chip_size, length) for length in reader.grid.shape) * reader.n_bands
@@ -111,48 +127,44 @@ def cut(
     area: shapely.Geometry | None = None,
     min_side: float = MIN_SIDE,
 ) -> list[Boxes]:
-    """The boxes of each window, in its own pixels: the bounds of the visible part of each label.
+    """Return the boxes of each window, in its own pixels: the bounds of the visible part of each label.
 
     Args:
         polygons: (N,) shapely polygons in scene pixels.
-        labels: (N,) class indices, or whatever numbers the boxes are to bear.
+        labels: (N,) class indices, or other numbers for the boxes.
         windows: rectangles in scene pixels.
-        min_visible: a part with a smaller share of its label's area is dropped, 0 to 1.
-        area: scene pixels; what lies outside is not visible.
-        min_side: pixels; parts with a shorter side are dropped too.
+        min_visible: smallest share of a label's area that is kept, 0 to 1.
+        area: scene pixels; nothing outside is visible.
+        min_side: pixels; parts with a shorter side are dropped.
 
     Returns:
-        as many `Boxes` as windows.
+        One `Boxes` for each window.
     """
     inside = polygons if area is None else shapely.intersection(polygons, area)
-    frames = shapely.box(*np.array([window.xyxy for window in windows], float).reshape(-1, 4).T)
+    frames = _frames(windows)
     which, label = shapely.STRtree(inside).query(frames)
-    parts = _visible_parts(inside[label], frames[which])
+    parts, frames = inside[label], frames[which]
+    own, bounds = shapely.bounds(parts), shapely.bounds(frames)
+    across = ~((own[:, :2] >= bounds[:, :2]) & (own[:, 2:] <= bounds[:, 2:])).all(axis=1)  # few are
+    parts[across] = shapely.intersection(parts[across], frames[across])
     share = np.divide(shapely.area(parts), shapely.area(polygons[label]), out=np.zeros(len(label)), where=True)
     bounds = shapely.bounds(parts)
     with np.errstate(invalid="ignore"):
         keep = (share >= min_visible) & (np.nan_to_num(bounds[:, 2:] - bounds[:, :2]) >= min_side).all(axis=1)
-    return _by_window(windows, which[keep], bounds[keep], labels[label[keep]])
-
-
-def _visible_parts(polygons: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    """Each polygon's part inside its frame; those wholly inside are not cut, which most are not."""
-    inside = (shapely.bounds(polygons)[:, :2] >= shapely.bounds(frames)[:, :2]).all(axis=1)
-    inside &= (shapely.bounds(polygons)[:, 2:] <= shapely.bounds(frames)[:, 2:]).all(axis=1)
-    parts = polygons.copy()
-    parts[~inside] = shapely.intersection(polygons[~inside], frames[~inside])
-    return parts
-
-
-def _by_window(windows: Sequence[Window], which: np.ndarray, bounds: np.ndarray, labels: np.ndarray) -> list[Boxes]:
-    """Boxes (P, 4) in scene pixels handed out to their windows, in each window's own pixels."""
-    order = np.argsort(which, kind="stable")
-    ends = np.searchsorted(which[order], np.arange(len(windows) + 1))
-    shares = (order[start:stop] for start, stop in pairwise(ends))
+    bounds, labels = bounds[keep], labels[label[keep]]
     return [
         Boxes(bounds[share], labels[share]).shift(-window.x, -window.y)
-        for window, share in zip(windows, shares, strict=True)
+        for window, share in zip(windows, _slices(which[keep], len(windows)), strict=True)
     ]
+
+
+def _frames(windows: Sequence[Window]) -> np.ndarray:
+    return np.asarray(shapely.box(*np.array([window.xyxy for window in windows], float).reshape(-1, 4).T), object)
+
+
+def _slices(which: np.ndarray, n: int) -> list[slice]:
+    """Where the pairs of each of `n` windows are, in pairs sorted by window as `STRtree.query` gives them."""
+    return [slice(*ends) for ends in pairwise(np.searchsorted(which, np.arange(n + 1)))]
 
 
 def plan_chips(
@@ -163,97 +175,53 @@ def plan_chips(
     *,
     side: int,
     area: shapely.Geometry | None = None,
-    min_side: float = MIN_SIDE,
 ) -> tuple[list[ChipPlan], np.ndarray]:
-    """A plan for every window of one raster, with a box or without, and the `Fate` of each label.
+    """Plan a chip for every window of one raster, with a box or without, and return the `Fate` of each label.
 
-    A raster that may hold invalid pixels is read here, in the windows that hold labels and nowhere else: what is
-    told of the boxes, what trains and what is written is the same then. It costs what an epoch costs in reading.
+    If the raster may hold invalid pixels, the windows with labels are read here, so that plans, training and files
+    agree on the boxes. It costs as much reading as an epoch.
 
     Args:
         reader: the raster.
         polygons: (N,) shapely polygons in scene pixels.
         labels: (N,) class indices.
-        cutting: how much chips share, and which parts of labels count.
+        cutting: the overlap of chips, and which parts of labels count.
         side: of a chip in pixels.
-        area: scene pixels; what lies outside becomes invalid, and labels are cut at its edge.
-        min_side: pixels; parts with a shorter side are dropped.
+        area: scene pixels; pixels outside become invalid, and labels are cut at its edge.
     """
-    windows = windows_within(reader, chip_size=side, overlap=cutting.overlap, area=area)
+    windows = plan_windows(reader, chip_size=side, overlap=cutting.overlap, area=area)
+    visible = partial(cut, min_visible=cutting.min_visible, area=area, min_side=cutting.min_side)
     numbers = np.arange(len(polygons))
-    parts = cut(polygons, numbers, windows, min_visible=cutting.min_visible, area=area, min_side=min_side)
-    seen = [_on_data(reader, window, boxes) for window, boxes in zip(windows, parts, strict=True)]
+    parts = visible(polygons, numbers, windows)
+    seen = [
+        boxes if reader.all_valid or not len(boxes) else boxes[mostly_valid(boxes, reader.read(window)[1])]
+        for window, boxes in zip(windows, parts, strict=True)
+    ]
     fates = np.full(len(polygons), Fate.CUT)
     if reader.footprints is not None:
-        fates[~_meeting(polygons, reader.footprints)] = Fate.BLANK
+        met, _ = shapely.STRtree(reader.footprints).query(polygons, "intersects")
+        fates[~np.isin(numbers, met)] = Fate.BLANK
     if area is not None:
         fates[~shapely.intersects(polygons, area)] = Fate.OUTSIDE
     for fate, each in ((Fate.BLANK, parts), (Fate.KEPT, seen)):
         fates[Boxes.concat(each).labels] = fate
     reader = reader if area is None else MaskedReader(reader, area)
-    whole = _whole(polygons, numbers[fates != Fate.BLANK], reader.grid.shape, cutting.min_visible, min_side, area)
+    height, width = reader.grid.shape
+    held = numbers[fates != Fate.BLANK]
+    (whole,) = visible(polygons[held], held, [Window(0, 0, width, height)])
+    which, centred = shapely.STRtree(shapely.points(whole.centres)).query(_frames(windows))
+    objects = [whole[centred[share]] for share in _slices(which, len(windows))]
     plans = [
-        ChipPlan(reader, window, *(Boxes(each.xyxy, labels[each.labels]) for each in (boxes, objects)))
-        for window, boxes, objects in zip(windows, seen, _centred(whole, windows), strict=True)
+        ChipPlan(reader, window, *(Boxes(each.xyxy, labels[each.labels]) for each in both))
+        for window, *both in zip(windows, seen, objects, strict=True)
     ]
     return plans, fates
 
 
-def _meeting(polygons: np.ndarray, footprints: np.ndarray) -> np.ndarray:
-    """Which polygons meet any footprint, (N,)."""
-    meets = np.zeros(len(polygons), bool)
-    meets[shapely.STRtree(footprints).query(polygons, "intersects")[0]] = True
-    return meets
+def draw_negatives(plans: Sequence[ChipPlan], cutting: Cutting) -> list[ChipPlan]:
+    """Return the chips with a box, and as many of those without as are asked for, drawn from all scenes alike.
 
-
-def _whole(
-    polygons: np.ndarray,
-    numbers: np.ndarray,
-    shape: tuple[int, int],
-    min_visible: float,
-    min_side: float,
-    area: shapely.Geometry | None,
-) -> Boxes:
-    """The boxes of labels on the scene, in its pixels, as far as they are visible in the area; labelled by number."""
-    scene = Window(0, 0, shape[1], shape[0])
-    (boxes,) = cut(polygons[numbers], numbers, [scene], min_visible=min_visible, area=area, min_side=min_side)
-    return boxes
-
-
-def _centred(every: Boxes, windows: Sequence[Window]) -> list[Boxes]:
-    """For each window the boxes, in scene pixels, with their centre in it."""
-    frames = shapely.box(*np.array([window.xyxy for window in windows], float).reshape(-1, 4).T)
-    which, label = shapely.STRtree(shapely.points(every.centres)).query(frames)
-    ends = np.searchsorted(which, np.arange(len(windows) + 1))
-    return [every[label[start:stop]] for start, stop in pairwise(ends)]
-
-
-def _on_data(reader: Reader, window: Window, boxes: Boxes) -> Boxes:
-    """The boxes of a window that lie on data."""
-    if reader.all_valid or not len(boxes):
-        return boxes
-    return boxes[mostly_valid(boxes, reader.read(window)[1])]
-
-
-def reasons(cutting: Cutting) -> dict[Fate, str]:
-    """Why a label of each fate but `KEPT` is in no chip."""
-    return {
-        Fate.OUTSIDE: "outside the aoi",
-        Fate.CUT: f"under {MIN_SIDE:g} px or visible by less than {cutting.min_visible:.0%} in every chip",
-        Fate.BLANK: "mostly where the raster holds no data",
-    }
-
-
-def in_no_chip(fates: np.ndarray, cutting: Cutting) -> str:
-    """How many labels no chip holds, and why, for a report; empty where there are none."""
-    told = [f"{n:,} {reason}" for fate, reason in reasons(cutting).items() if (n := int((fates == fate).sum()))]
-    return f"in no chip: {', '.join(told)}" if told else ""
-
-
-def with_negatives(plans: Sequence[ChipPlan], cutting: Cutting) -> list[ChipPlan]:
-    """The chips with a box, and as many of those without as are asked for, drawn from all scenes alike.
-
-    Those without a valid pixel do not count; no more are read than must be to know it.
+    Chips without a valid pixel do not count; no more are read than necessary.
     """
     bare = [i for i, plan in enumerate(plans) if not len(plan.boxes)]
     n_wanted = round(min(len(bare), cutting.negatives * (len(plans) - len(bare))))

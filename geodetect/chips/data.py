@@ -1,4 +1,4 @@
-"""What a detector learns from: chips for training and validation, and what must be known of them."""
+"""`DetectionData`: chips to train and to validate on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from geodetect.anchors import LEVELS, PYRAMIDS
-from geodetect.chips.anchor_fit import REACHED, AnchorSuggestion, best_iou, suggest
+from geodetect.chips.anchor_fit import REACHED, AnchorSuggestion, best_iou, suggest_anchors
 from geodetect.chips.chip import ChipPlan, Chips
 from geodetect.errors import ArgumentError
 from geodetect.facts import html_table, listed
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class DetectionData:
-    """Chips with true boxes, split in two, and what a detector must know of them.
+    """Chips with true boxes in two parts, and what a detector must know of them.
 
     Args:
         classes: names, without a background; `Boxes.labels` index them.
-        train: chips to learn from.
+        train: chips to train on.
         valid: chips to validate on.
         chip_size: side of the largest chip in pixels.
-        pixel_size_m: side of a pixel on the ground; None where no raster is georeferenced.
+        pixel_size_m: median side of a pixel on the ground; None without georeference.
         bands: the raster's bands, counted from 1.
         stretch: mean and standard deviation of each band, from a sample of the training chips.
         dtype: the pixels' numpy dtype.
-        left_out: chips in neither part: on the border of both, or of a data set's own part to test with.
+        left_out: chips in neither part: on the border of both, or of a data set's own part to test on.
         batch_size: chips in a batch.
-        transforms: whether training batches are changed at random.
+        transforms: whether training batches are augmented.
         num_workers: processes that read; None chooses.
-        sampler: "balanced" where training chips with rare classes come more often; None where each comes once.
-        seed: of the split, and of all that is random in training.
-        report: what was read and what was left out, in a line each.
+        sampler: "balanced" if training chips with rare classes are drawn more often; None if each is drawn once.
+        seed: of the split, and of everything random in training.
+        report: what was read and what was left out, in one line.
     """
 
     classes: list[str]
@@ -80,16 +80,16 @@ class DetectionData:
 
     @property
     def plans(self) -> tuple[ChipPlan, ...]:
-        """All chips of both parts, unread."""
+        """Chips of both parts, unread."""
         return self.train.plans + self.valid.plans
 
     @property
     def weights(self) -> list[float] | None:
-        """How often each training chip comes, relative to the others; None where each comes once an epoch.
+        """How often each training chip is drawn, relative to the others; None if each is drawn once an epoch.
 
         The repeat factor of LVIS (https://arxiv.org/abs/1908.03195, appendix B): "r_c = max(1, sqrt(t / f_c))" for a
         class in a share f_c of the chips, and for a chip the largest of its classes. The threshold t is the share of
-        the commonest class here, so that every class but that one is raised.
+        the commonest class here, so that all rarer classes are drawn more often.
         """
         if self.sampler is None:
             return None
@@ -99,22 +99,22 @@ class DetectionData:
         return [float(repeat[labels].max(initial=1.0)) for labels in present]
 
     def describe(self) -> pd.DataFrame:
-        """One row per class and `all`, over both parts; sides are those of a square of the box's area.
+        """Summarise the objects of both parts; an object's side is that of a square of the box's area.
 
         Returns:
-            columns `chips` (with such an object), `objects`, `median_px`, `median_m`, and `unreached`, the
-            share of objects that no default anchor overlaps by 0.5. `attrs` holds the number of chips
-            that `train`, that are `valid`, and that were `left_out`.
+            Rows classes and `all`; columns `chips` (with such an object), `objects`, `median_px`, `median_m`, and
+            `unreached`, the share of objects whose IoU with every default anchor is below 0.5. `attrs` holds the
+            numbers of chips in `train`, `valid` and `left_out`.
         """
         objects = self._objects()
-        rows = {name: _summary(objects[objects["label"] == i]) for i, name in enumerate(self.classes)}
-        rows["all"] = _summary(objects) | {"chips": len(self.plans)}
+        rows = {name: _summarise(objects[objects["label"] == i]) for i, name in enumerate(self.classes)}
+        rows["all"] = _summarise(objects) | {"chips": len(self.plans)}
         table = pd.DataFrame.from_dict(rows, orient="index").astype({"chips": int, "objects": int})
         table.attrs = {"train": len(self.train), "valid": len(self.valid), "left_out": len(self.left_out)}
         return table
 
     def _objects(self) -> pd.DataFrame:
-        """A row per box of both parts: its chip, label, side in px and m, and the best default anchor's IoU."""
+        """Return a row for each box of both parts: chip, label, side in px and m, best IoU with a default anchor."""
         frames = [
             pd.DataFrame(
                 {
@@ -130,10 +130,10 @@ class DetectionData:
         return pd.concat(frames, ignore_index=True)
 
     def suggest_anchors(self, levels: Sequence[int] = LEVELS) -> AnchorSuggestion:
-        """Base size, scales and ratios that reach most training boxes, with the share reached before and after.
+        """Fit base size, scales and ratios of anchors to the training boxes, with the share reached before and after.
 
         Args:
-            levels: first and last level of the pyramid; (2, 7) has a finer one for objects under 16 px.
+            levels: first and last level of the pyramid; (2, 7) adds a finer one for objects under 16 px.
 
         Raises:
             ArgumentError: if they are neither (3, 7) nor (2, 7).
@@ -141,13 +141,13 @@ class DetectionData:
         if tuple(levels) not in PYRAMIDS:
             raise ArgumentError(f"levels must be one of {', '.join(map(str, PYRAMIDS))}; got {levels}")
         plans = [plan for plan in self.train.plans if len(plan.boxes)]
-        return suggest([plan.boxes.xyxy for plan in plans], (self.chip_size, self.chip_size), levels)
+        return suggest_anchors([plan.boxes.xyxy for plan in plans], (self.chip_size, self.chip_size), levels)
 
     def show_batch(self, rows: int = 3) -> Figure:
-        """A figure of training chips with their true boxes.
+        """Plot training chips with their true boxes.
 
         Args:
-            rows: rows of pictures, 1 to 100.
+            rows: of chips, 1 to 100.
         """
         check_rows(rows)
         full = [plan for plan in self.train.plans if len(plan.boxes)]
@@ -163,7 +163,7 @@ class DetectionData:
         )
 
 
-def _summary(objects: pd.DataFrame) -> dict[str, float]:
+def _summarise(objects: pd.DataFrame) -> dict[str, float]:
     return {
         "chips": objects["chip"].nunique(),
         "objects": len(objects),

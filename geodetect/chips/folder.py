@@ -1,4 +1,4 @@
-"""From a folder of labelled pictures to plans of chips."""
+"""Chips of a folder of labelled images."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from geodetect.addresses import expanded
+from geodetect.chips.chip import relabel
 from geodetect.chips.cut import MIN_SIDE, Cutting
-from geodetect.chips.formats import Folder, Picture, read_folder
-from geodetect.chips.formats.picture import TEST, TRAIN, UNLISTED, VALID, counted, is_plain, sentence
-from geodetect.chips.pictures import PictureCutter
+from geodetect.chips.formats import Folder, Image, read_folder
+from geodetect.chips.formats.image import TEST, TRAIN, UNLISTED, VALID, count, is_plain, join_notes
+from geodetect.chips.images import ImageCutter
 from geodetect.chips.sources import Source
 from geodetect.errors import LabelsError
 from geodetect.vector.classes import note_unmatched, parse_mapping, warn_of_identifiers, warn_of_similar_names
 
-_OF_FOLDERS = (".csv", ".json", ".yaml", ".yml", ".xml", ".txt", ".emd")  # files of folders of chips
+_LABEL_FILES = (".csv", ".json", ".yaml", ".yml", ".xml", ".txt", ".emd")  # suffixes of what lies in a folder of chips
 
 
 def from_folder(
@@ -30,55 +29,54 @@ def from_folder(
     class_mapping: Mapping[Any, str | None] | None = None,
     argument: str = "source",
 ) -> Source:
-    """Chips of a folder of labelled pictures; large pictures are cut, small ones are one chip each.
+    """Plan the chips of a folder of labelled images; large images are cut, small ones are one chip each.
 
-    A data set that is split keeps its parts: the one to validate on is `held`, the one to test on is left out.
+    A data set that is split keeps its parts: the one to validate on is `valid`, the one to test on is left out.
 
     Args:
         folder: its path.
-        cutting: how pictures become chips.
+        cutting: how images become chips.
         dataset_type: the format; None recognises it.
         class_mapping: new names by names, or by the numbers that the format has for classes.
-        argument: what a message calls the folder; of a `valid_path` that is split only the part to validate on is read.
+        argument: name of the folder in messages; of a `valid_path` that is split only the part to validate on is read.
 
     Raises:
         LabelsError: if the folder is missing, of no known format, or holds no box to train on.
     """
-    folder = _checked(folder, argument)
+    folder = _check_folder(folder, argument)
     content = read_folder(folder, dataset_type)
-    rename, unknown = _renamed(content, class_mapping)
-    parts = _Parts.of(content.pictures)
+    rename, unknown = _rename_classes(content, class_mapping)
+    parts = _OwnParts.of(content.images)
     if argument == "valid_path":
-        parts = _Parts(parts.valid or parts.train or parts.test, [], [], [])
+        parts = _OwnParts(parts.valid or parts.train or parts.test, [], [], [])
     if not parts.train:
         raise LabelsError(
-            f"{folder} holds pictures to test with alone ({len(parts.test):,}), which are not trained on; name the "
-            "folder that they lie in to use them all the same"
+            f"{folder} only holds images to test with ({len(parts.test):,}), which are not trained on; give the "
+            "folder that they lie in to train on them all the same"
         )
-    cutter = PictureCutter(parts.train + parts.valid, content.crs, cutting, rename)
-    train, valid = cutter.plans(parts.train), cutter.plans(parts.valid)
-    report = sentence(content.report, parts.report, cutter.report, unknown)
+    cutter = ImageCutter(parts.train + parts.valid, content.crs, cutting, rename)
+    train, valid = cutter.plan(parts.train), cutter.plan(parts.valid)
+    report = join_notes(content.report, parts.report, cutter.report, unknown)
     if not any(len(plan.boxes) for plan in train):
         raise LabelsError(
-            f"no picture of {folder} holds a box that is at least {MIN_SIDE:g} px wide and lies inside it"
+            f"no image of {folder} holds a box that is at least {MIN_SIDE:g} px wide and lies inside it"
             f"{report and f' ({report})'}"
         )
-    source = cutter.source(train, f"{len(parts.train):,} pictures of {folder.name}")
+    source = cutter.source(train, f"{len(parts.train):,} images of {folder.name}")
     warn_of_identifiers(len(source.classes), sum(len(plan.boxes) for plan in source.plans), str(folder))
-    number = np.array([source.classes.index(name) if name in source.classes else -1 for name in cutter.classes])
     return replace(
         source,
-        held=cutter.source(valid, f"{len(parts.valid):,} pictures of {folder.name}") if valid else None,
-        left_out=[plan.relabelled(number) for plan in cutter.plans(parts.test + parts.unlisted)],
-        report=sentence(source.report, report),
+        valid=cutter.source(valid, f"{len(parts.valid):,} images of {folder.name}") if valid else None,
+        left_out=relabel(cutter.plan(parts.test + parts.unlisted), cutter.classes, source.classes),
+        report=join_notes(source.report, report),
     )
 
 
-def _checked(folder: str | Path | Sequence[str | Path], argument: str) -> Path:
-    """The folder's path.
+def _check_folder(folder: str | Path | Sequence[str | Path], argument: str) -> Path:
+    """Return the folder's path.
 
     Raises:
-        LabelsError: if it is none.
+        LabelsError: if it is not one existing folder.
     """
     hint = " (give labels=...)" if argument == "source" else ""
     expected = f"{'without labels, ' if hint else ''}{argument} must be one folder of labelled chips"
@@ -87,21 +85,25 @@ def _checked(folder: str | Path | Sequence[str | Path], argument: str) -> Path:
         raise LabelsError(f"{expected}; got {got}")
     folder = Path(expanded(folder))
     if not folder.is_dir():
-        if folder.suffix.lower() in _OF_FOLDERS and folder.is_file():
-            raise LabelsError(f"{expected}; got the file {folder}; give the folder of labels and pictures")
-        raise LabelsError(f"{expected}; got {folder}, which is {f'a file{hint}' if folder.exists() else 'not there'}")
+        if folder.suffix.lower() in _LABEL_FILES and folder.is_file():
+            raise LabelsError(f"{expected}; got the file {folder}; give the folder of labels and images")
+        raise LabelsError(
+            f"{expected}; got {folder}, which {f'is a file{hint}' if folder.exists() else 'does not exist'}"
+        )
     return folder
 
 
-def _renamed(content: Folder, class_mapping: Mapping[Any, str | None] | None) -> tuple[dict[str, str | None], str]:
-    """What each class of the folder is called from now on, and a note of what the mapping names in vain.
+def _rename_classes(
+    content: Folder, class_mapping: Mapping[Any, str | None] | None
+) -> tuple[dict[str, str | None], str]:
+    """Return the new name of each class of the folder, and a note of names in the mapping that do not occur.
 
     Raises:
         LabelsError: if a class has no name, or one that files cannot hold.
     """
     new = parse_mapping(class_mapping)
     rename: dict[str, str | None] = {name: name for name in content.classes}
-    # A name says more than a number, which may be another class' name.
+    # Names take precedence over numbers, which may be another class' name.
     rename |= {name: new[value] for value, name in content.values if value in new}
     rename |= {name: new[name] for name in content.classes if name in new}
     names = {name for name in rename.values() if name is not None}
@@ -117,29 +119,29 @@ def _renamed(content: Folder, class_mapping: Mapping[Any, str | None] | None) ->
     return rename, note_unmatched(new, [*content.classes, *(value for value, _ in content.values)])
 
 
-class _Parts(NamedTuple):
-    """The pictures of a data set by the parts that it has itself; all are to train on where it has none."""
+class _OwnParts(NamedTuple):
+    """The images of a data set by its own parts; all are to train on if it is not split."""
 
-    train: list[Picture]
-    valid: list[Picture]
-    test: list[Picture]
-    unlisted: list[Picture]
+    train: list[Image]
+    valid: list[Image]
+    test: list[Image]
+    unlisted: list[Image]
 
     @classmethod
-    def of(cls, pictures: Sequence[Picture]) -> _Parts:
-        """The parts that pictures say they belong to; those that say nothing, or are of the only part, train."""
-        found: dict[str | None, list[Picture]] = defaultdict(list)
-        for picture in pictures:
-            found[picture.part].append(picture)
+    def of(cls, images: Sequence[Image]) -> _OwnParts:
+        """Group images by part; those of no part, or of the only one, train."""
+        found: dict[str | None, list[Image]] = defaultdict(list)
+        for image in images:
+            found[image.part].append(image)
         train = found[TRAIN] + found[None] or found.pop(VALID, [])
         return cls(train, found[VALID], found[TEST], found[UNLISTED])
 
     @property
     def report(self) -> str:
-        """How the data set is split, and what is left out for it; empty where it is not split."""
-        split = f"its own split is kept: {len(self.train):,} pictures to train, {len(self.valid):,} to validate"
-        return sentence(
+        """How the data set is split, and what is left out for it; empty without a split."""
+        split = f"its own split is kept: {len(self.train):,} images to train, {len(self.valid):,} to validate"
+        return join_notes(
             split if self.valid else "",
-            counted(len(self.test), "pictures of its own part to test on, left out"),
-            counted(len(self.unlisted), "pictures in none of its own parts, left out"),
+            count(len(self.test), "images of its own part to test on, left out"),
+            count(len(self.unlisted), "images in none of its own parts, left out"),
         )

@@ -1,4 +1,4 @@
-"""The folder that chips are written into: whether it may be emptied, and whether a run that was stopped goes on."""
+"""The folder that chips are written into: whether it may be emptied, and whether a stopped run continues."""
 
 from __future__ import annotations
 
@@ -15,112 +15,124 @@ from geodetect.locks import held
 from geodetect.raster import Rasters, files_of
 from geodetect.vector.opening import Area, Vectors, vector_paths
 
-_UNFINISHED = ".unfinished.json"  # the plan of a run that has not ended; lets it start again where it was
-_COMPLETE = "export.json"  # what it is called from the end of the run on
-_WORKPLACE = ".partial"  # holds what has no name of its own yet
+_UNFINISHED = ".unfinished.json"  # the plan of a run that has not ended, by which it continues
+_COMPLETE = "export.json"  # its name from the end of the run on
+_WORKPLACE = ".partial"  # folder of incomplete files
 
 
-def checked(out_dir: str | Path, *, overwrite: bool) -> Path:
-    """The folder to write, if it may be written, as far as can be told before the labels are read.
+class OutDir:
+    """A folder of chips that is written, file by file; each file appears under its name when it is complete.
+
+    Args:
+        path: of the folder.
+        overwrite: whether to empty it first.
 
     Raises:
         ArgumentError: if it is no path.
-        OutputError: if it is a file, lies in no folder, or holds something else.
+        OutputError: if it is a file, lies in no folder, or holds something else, unless it is to be emptied.
     """
-    if not isinstance(out_dir, str | Path) or out_dir == "":
-        raise ArgumentError(f"out_dir must be the path of a folder; got {out_dir!r}")
-    out_dir = Path(expanded(out_dir))
-    if out_dir.exists() and not out_dir.is_dir():
-        raise OutputError(f"out_dir must be a folder; {out_dir} is a file")
-    if not out_dir.parent.is_dir():
-        raise OutputError(f"the folder {out_dir.parent} does not exist; make it first, or choose another out_dir")
-    known = overwrite or not out_dir.exists() or any((out_dir / name).is_file() for name in (_UNFINISHED, _COMPLETE))
-    if not known and any(out_dir.iterdir()):
-        raise _not_empty(out_dir)
-    return out_dir
 
+    def __init__(self, path: str | Path, *, overwrite: bool) -> None:
+        if not isinstance(path, str | Path) or path == "":
+            raise ArgumentError(f"out_dir must be the path of a folder; got {path!r}")
+        self.path, self.overwrite = Path(expanded(path)), overwrite
+        if self.path.exists() and not self.path.is_dir():
+            raise OutputError(f"out_dir must be a folder; {self.path} is a file")
+        if not self.path.parent.is_dir():
+            raise OutputError(f"the folder {self.path.parent} does not exist; make it first, or choose another out_dir")
+        known = overwrite or any((self.path / name).is_file() for name in (_UNFINISHED, _COMPLETE))
+        if not known and self.path.exists() and any(self.path.iterdir()):
+            raise self._not_empty()
 
-def _not_empty(out_dir: Path) -> OutputError:
-    return OutputError(f"{out_dir} is not empty; choose another folder, or overwrite=True to empty it")
+    @property
+    def workplace(self) -> Path:
+        """The folder of incomplete files, while a run writes."""
+        return self.path / _WORKPLACE
 
+    def _not_empty(self) -> OutputError:
+        return OutputError(f"{self.path} is not empty; choose another folder, or overwrite=True to empty it")
 
-def check_spared(out_dir: Path, raster: Rasters, labels: Vectors, aoi: Area | None) -> None:
-    """Refuses to empty a folder that holds what is to be read, or that people work in.
+    def check_spared(self, raster: Rasters, labels: Vectors, aoi: Area | None) -> None:
+        """Raise if the folder is to be emptied and holds an input, or is the working directory.
 
-    Raises:
-        OutputError: if it is such a folder.
-    """
-    folder = out_dir.resolve()
-    if Path.cwd().is_relative_to(folder):
-        raise OutputError(
-            f"{out_dir} is the folder you work in, or holds it, and is not emptied; choose another out_dir"
-        )
-    for file in [*files_of(raster)[0], *vector_paths(labels), *vector_paths(aoi)]:
-        path = Path(file)
-        # Under its own name, or as what a link leads to.
-        if any(each.is_relative_to(folder) for each in (path.parent.resolve() / path.name, path.resolve())):
+        Raises:
+            OutputError: if it is such a folder.
+        """
+        if not self.overwrite:
+            return
+        folder = self.path.resolve()
+        if Path.cwd().is_relative_to(folder):
             raise OutputError(
-                f"{out_dir} holds {file}, which is to be read, and is not emptied; choose another out_dir"
+                f"{self.path} is or holds the working directory, and is not emptied; choose another out_dir"
             )
+        for file in [*files_of(raster)[0], *vector_paths(labels), *vector_paths(aoi)]:
+            path = Path(file)
+            # Under its own name, or as the target of a link.
+            if any(each.is_relative_to(folder) for each in (path.parent.resolve() / path.name, path.resolve())):
+                raise OutputError(f"{self.path} holds the input {file}, and is not emptied; choose another out_dir")
 
+    def is_complete(self, plan: str, chips: Iterable[Path]) -> bool:
+        """Return whether a run of this plan is complete; False if it is to begin, to continue, or to overwrite.
 
-def is_complete(out_dir: Path, plan: str, chips: Iterable[Path]) -> bool:
-    """Whether this very run has come to its end; False if it is to begin, or to go on.
+        Args:
+            plan: identifies what the run writes.
+            chips: the images that it writes.
 
-    Args:
-        out_dir: the folder.
-        plan: what the run is to write.
-        chips: the pictures among it.
-
-    Raises:
-        OutputError: if the folder holds another run, or one that lacks a chip since it ended.
-    """
-    begun, ended = (_read(out_dir / name) for name in (_UNFINISHED, _COMPLETE))
-    if ended is not None and (ended != plan or not all(path.is_file() for path in chips)):
-        raise _not_empty(out_dir)
-    # An empty one is of a run that was killed as it began.
-    if begun not in (None, "", plan):
-        raise OutputError(
-            f"{out_dir} holds a run with other parameters, labels or rasters that was stopped; give the same ones to "
-            "go on with it, or overwrite=True to start anew"
+        Raises:
+            OutputError: if the folder holds another run, or a complete one that lacks a chip.
+        """
+        if self.overwrite:
+            return False
+        begun, ended = (
+            path.read_text(encoding="utf-8") if (path := self.path / name).is_file() else None
+            for name in (_UNFINISHED, _COMPLETE)
         )
-    return ended is not None
+        if ended is not None and (ended != plan or not all(path.is_file() for path in chips)):
+            raise self._not_empty()
+        # An empty one is of a run that was killed at its start.
+        if begun not in (None, "", plan):
+            raise OutputError(
+                f"{self.path} holds a run with other parameters, labels or rasters that was stopped; give the same "
+                "ones to continue it, or overwrite=True to start anew"
+            )
+        return ended is not None
 
+    @contextmanager
+    def open(self, plan: str) -> Iterator[None]:
+        """Lock the folder, empty it if asked to, and mark it as unfinished until the block has ended.
 
-def _read(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.is_file() else None
+        Raises:
+            OutputError: if another run writes it, or an OSError is raised.
+        """
+        with held(Path(os.path.abspath(self.path))):
+            try:
+                self.path.mkdir(exist_ok=True)
+                self._clean(plan)
+                self.workplace.mkdir()
+                yield
+                shutil.rmtree(self.workplace)
+                (self.path / _UNFINISHED).replace(self.path / _COMPLETE)
+            except OSError as error:
+                reason = error.strerror or error
+                raise OutputError(f"{self.path} cannot be written: {reason}; choose another out_dir") from error
 
-
-@contextmanager
-def started(out_dir: Path, plan: str, *, overwrite: bool) -> Iterator[Path]:
-    """The folder made ready, and marked as unfinished until all is written; gives a place for what is not complete."""
-    with held(Path(os.path.abspath(out_dir))):
-        yield from _begun(out_dir, plan, overwrite=overwrite)
-
-
-def _begun(out_dir: Path, plan: str, *, overwrite: bool) -> Iterator[Path]:
-    marker, workplace = out_dir / _UNFINISHED, out_dir / _WORKPLACE
-    try:
-        out_dir.mkdir(exist_ok=True)
-        if overwrite:
-            _empty(out_dir)
-        marker.write_text(plan, encoding="utf-8")  # before all else: without it nobody goes on with the rest
-        (out_dir / IMAGES).mkdir(exist_ok=True)
-        for left in (*out_dir.glob(f"{_WORKPLACE}/"), *(out_dir / IMAGES).glob(".*/")):  # of a run that was killed
+    def _clean(self, plan: str) -> None:
+        """Remove what is not to stay; the folder itself does, which may be a link or a disk of its own."""
+        if self.overwrite:
+            (self.path / _COMPLETE).unlink(missing_ok=True)  # first, as it is no longer true
+            for each in self.path.iterdir():
+                if each.is_dir() and not each.is_symlink():
+                    shutil.rmtree(each)
+                else:
+                    each.unlink()
+        (self.path / _UNFINISHED).write_text(plan, encoding="utf-8")  # first: without it the rest cannot be continued
+        (self.path / IMAGES).mkdir(exist_ok=True)
+        for left in (*self.path.glob(f"{_WORKPLACE}/"), *(self.path / IMAGES).glob(".*/")):  # of a run that was killed
             shutil.rmtree(left)
-        workplace.mkdir()
-        yield workplace
-        shutil.rmtree(workplace)
-        marker.replace(out_dir / _COMPLETE)
-    except OSError as error:
-        raise OutputError(f"{out_dir} cannot be written: {error.strerror or error}; choose another out_dir") from error
 
-
-def _empty(folder: Path) -> None:
-    """Takes away what is in a folder; the folder stays, which may be a link or a disk of its own."""
-    (folder / _COMPLETE).unlink(missing_ok=True)  # it is not true any more
-    for each in folder.iterdir():
-        if each.is_dir() and not each.is_symlink():
-            shutil.rmtree(each)
-        else:
-            each.unlink()
+    def write(self, name: str, text: str) -> None:
+        """Write a text, complete under its name or not at all; without `files.appearing`, which syncs every file."""
+        path, part = self.path / name, self.workplace / Path(name).name
+        path.parent.mkdir(exist_ok=True)
+        part.write_text(text, encoding="utf-8", newline="")
+        part.replace(path)

@@ -1,4 +1,4 @@
-"""The front door to training: chips from a raster with labels, or from a folder, in two parts."""
+"""`prepare_data`: chips from a raster with labels, or from a folder, to train and to validate on."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import Any
 import numpy as np
 
 from geodetect import memory
-from geodetect.chips.chip import ChipPlan, Chips
+from geodetect.chips.chip import ChipPlan, Chips, relabel
 from geodetect.chips.cut import Cutting
 from geodetect.chips.data import DetectionData
 from geodetect.chips.folder import from_folder
-from geodetect.chips.formats.picture import counted, sentence
-from geodetect.chips.pictures import PictureReader
-from geodetect.chips.sources import Source, from_raster
-from geodetect.chips.split import Parts, parted
-from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced, check_whole
+from geodetect.chips.formats.image import count, join_notes
+from geodetect.chips.images import ImageReader
+from geodetect.chips.sources import Source, find_pixel_sizes, from_raster
+from geodetect.chips.split import Parts, split_chips
+from geodetect.errors import ArgumentError, LabelsError, check_whole
 from geodetect.facts import listed
 from geodetect.raster import Rasters
 from geodetect.stretch import Sample, Stretch
 from geodetect.vector.labels import Labels
 from geodetect.vector.opening import Area, Vectors
 
-_WORKER_BYTES = 200_000_000  # of a process with torch and what it has read
+_WORKER_BYTES = 200_000_000  # of a process with torch and the chips it has read
 _SMALLEST_BATCH, _LARGEST_BATCH = 2, 8
 _FEWEST_BATCHES = 20  # an epoch
-_SAMPLE = 64  # chips that the stretch is measured on
+_SAMPLE = 64  # chips from which mean and deviation are computed
 
 
 def prepare_data(
@@ -58,55 +58,53 @@ def prepare_data(
     seed: int = 42,
     nodata: float | None = None,
 ) -> DetectionData:
-    """Chips to train and to validate on, from a raster with labels or from a folder of labelled chips.
+    """Prepare chips to train and to validate on, from a raster with labels or from a folder of labelled chips.
 
-    Nothing is written into the user's folders; a raster is read window by window.
+    Nothing is written into the user's folders; rasters are read window by window.
 
     Args:
-        source: a raster: a path, a URL, a list of them, a folder of GeoTIFFs or a pattern, where files that touch are
-            one scene (the later file counts where they overlap), or a STAC item; without `labels`, a folder of chips
-            in the layout of COCO, Pascal VOC, YOLO, KITTI, DeepForest or an export of ArcGIS; where its labels lie
-            beside the pictures, as Ultralytics has them, the folder of the pictures (`images/train`) will do.
+        source: a raster: a path, a URL, a list of them, a folder of GeoTIFFs or a pattern, or a STAC item. Files that
+            touch are one scene; where they overlap, the later one counts. Without `labels`, a folder of chips in the
+            layout of COCO, Pascal VOC, YOLO, KITTI, DeepForest or an export of ArcGIS; if its labels lie beside the
+            images, as in Ultralytics' layout, the folder of images (`images/train`) is enough.
         labels: when `source` is a raster: a vector file, several in a list, a folder or a pattern, or a GeoDataFrame,
             in any CRS.
         class_mapping: `{value: name}` renames classes; a value mapped to None is dropped. In a folder the value is a
-            class' name, or the number that the format has for it.
-        chip_size: side of a chip in pixels; None: the pictures' size when they are alike and at most
-            1,024 px, else 512.
-        overlap: how much neighbouring chips share in pixels; None is 0.
+            class' name, or its number in the format.
+        chip_size: side of a chip in pixels; None: the size of the images if they are alike and at most 1,024 px,
+            else 512.
+        overlap: of neighbouring chips, in pixels; None is 0.
         pixel_size_m: read at this ground resolution instead of the raster's own.
         bands: the bands to read, counted from 1, or by name, such as "red", as the raster or the STAC item has it; None
             is all.
-        label_field: column that holds the class; None: a column `label`, else one class named after the file; each
-            for itself of files in a list, and "object" for all of a folder or pattern, whose names say where, not what.
+        label_field: column that holds the class; None: a column `label`, else one class named after the file. Files in
+            a list have a class each; those of a folder or pattern, whose names are places, the class "object".
         layer: which layer of the labels' file, by name or number from 0 (`file.gpkg|layername=NAME` is the same); None:
             the first that holds features, with a warning if there are more.
-        point_radius_m: makes points into discs of this radius in metres.
+        point_radius_m: points become discs of this radius in metres.
         aoi: only ground inside is used: a vector file or frame in any CRS, or a geometry or (x1, y1, x2, y2) in the
             raster's.
-        min_visible: smallest share of a label's area in a chip that is still a label there, 0 to 1.
+        min_visible: smallest share of a label's area that must be visible in a chip, 0 to 1.
         negatives: chips without an object, as a share of those with one; 0 or more. They are drawn from all rasters
-            or pictures alike.
+            or images alike.
         dataset_type: the folder's format, "coco", "voc", "yolo", "kitti", "esri" or "deepforest"; None recognises it.
         valid_path: a second folder to validate on, in any layout of `source`; `split` and `val_split_pct` are
-            not used then. Neither are they where a folder has parts of its own, by names of folders or by lists: its
-            part to train on is trained on, and what is to test with is in `left_out`.
-        val_split_pct: share of the chips that validates, above 0 and below 1.
-        split: "blocks" holds out blocks of ground, "random" single chips, whatever ground they share.
-        batch_size: chips in a batch; None is 8, or fewer (at least 2) where an epoch would have fewer than
-            20 batches.
+            ignored then. So they are if a folder is split itself, by names of folders or by lists: its parts to train
+            and to validate on are used as they are, and the one to test on is in `left_out`.
+        val_split_pct: share of the chips to validate on, above 0 and below 1.
+        split: "blocks" holds out blocks of ground, "random" single chips, even if they share ground.
+        batch_size: chips in a batch; None is 8, or fewer (at least 2) if an epoch would have fewer than 20 batches.
         transforms: change training batches at random (symmetries, zoom, light).
-        num_workers: processes that read chips; None chooses. Where they are started anew (Windows, macOS, Python 3.14)
+        num_workers: processes that read chips; None chooses. Where they are spawned (Windows, macOS, Python 3.14)
             a script needs `if __name__ == "__main__":`.
         sampler: "balanced" shows chips with rare classes more often in training; None shows each chip once an epoch.
         seed: of everything random here and in training.
-        nodata: value that stands for no data, besides those that the rasters or pictures declare themselves, which
-            stay so.
+        nodata: value that stands for no data, in addition to those that the rasters or images declare.
 
     Raises:
         GeodetectError: if a file or a parameter is not usable; the message says which and why.
     """
-    _check(split, batch_size, num_workers, sampler)
+    _check_arguments(split, batch_size, num_workers, sampler)
     cutting = Cutting(chip_size, overlap or 0, pixel_size_m, bands, min_visible, negatives, seed, nodata)
     if labels is not None:
         if valid_path is None:
@@ -117,41 +115,41 @@ def prepare_data(
         of_labels = {"aoi": aoi, "label_field": label_field, "layer": layer, "point_radius_m": point_radius_m}
         _refuse(of_labels, "a folder of labelled chips, only to labels=")
         found = from_folder(source, cutting, dataset_type=dataset_type, class_mapping=class_mapping)
-    held, spared, report = found.held, list(found.left_out), found.report
+    valid, spared, report = found.valid, list(found.left_out), found.report
     _check_batch(batch_size or 1, found.chip_size, len(found.bands))
     if valid_path is not None:
-        if held is not None:
-            spared += _renumbered(held, found)
-            report = sentence(report, "its own part to validate on is left out, as valid_path takes its place")
-        held = from_folder(
+        if valid is not None:
+            spared += _renumber(valid, found)
+            report = join_notes(report, "its own part to validate on is left out, as valid_path takes its place")
+        valid = from_folder(
             valid_path,
             replace(cutting, chip_size=found.chip_size),
             dataset_type=dataset_type,
             class_mapping=class_mapping,
             argument="valid_path",
         )
-    if held is not None:
-        parts = Parts(found.plans, _renumbered(held, found), [], _beside(held, found))
-    else:
-        parts = parted(found.plans, val_split_pct, split, seed)
-    report = sentence(report, parts.report)
-    train, valid, left_out = Chips(parts.train), Chips(parts.valid), Chips(parts.left_out + spared)
-    seen = {label for plan in train.plans for label in plan.boxes.labels}
+    parts = split_chips(found.plans, val_split_pct, split, seed) if valid is None else _hold_out(found, valid)
+    seen = {label for plan in parts.train for label in plan.boxes.labels}
     unseen = listed(name for label, name in enumerate(found.classes) if label not in seen)
-    report = sentence(report, f"no chip to train on holds a box of {unseen}" if unseen else "")
-    if not any(len(plan.boxes) for plan in valid.plans):
-        report = sentence(report, "no chip to validate on holds a box, so that scores say nothing")
+    validates = any(len(plan.boxes) for plan in parts.valid)
+    report = join_notes(
+        report,
+        parts.report,
+        f"no chip to train on holds a box of {unseen}" if unseen else "",
+        "" if validates else "no chip to validate on holds a box, so scores mean nothing",
+    )
+    sizes = find_pixel_sizes(plan.reader for plan in parts.train)
     return DetectionData(
         classes=found.classes,
-        train=train,
-        valid=valid,
-        left_out=left_out,
+        train=Chips(parts.train),
+        valid=Chips(parts.valid),
+        left_out=Chips(parts.left_out + spared),
         chip_size=found.chip_size,
-        pixel_size_m=_pixel_size(train),
+        pixel_size_m=float(np.median(sizes)) if sizes else None,
         bands=found.bands,
-        stretch=_measured(train, seed),
+        stretch=_fit_stretch(parts.train, seed),
         dtype=found.dtype,
-        batch_size=batch_size or choose_batch_size(len(train)),
+        batch_size=batch_size or choose_batch_size(len(parts.train)),
         transforms=transforms,
         num_workers=num_workers,
         seed=seed,
@@ -165,12 +163,12 @@ def choose_batch_size(n_chips: int) -> int:
     return max(_SMALLEST_BATCH, min(_LARGEST_BATCH, n_chips // _FEWEST_BATCHES))
 
 
-def _check(split: str, batch_size: int | None, num_workers: int | None, sampler: str | None) -> None:
+def _check_arguments(split: str, batch_size: int | None, num_workers: int | None, sampler: str | None) -> None:
     if split not in ("blocks", "random"):
         raise ArgumentError(f'split must be "blocks" or "random"; got {split!r}')
     if batch_size is not None:
         check_whole("batch_size", batch_size)
-        _check_batch(batch_size, 1, 1)  # before any work; more is known later
+        _check_batch(batch_size, 1, 1)  # before any work; repeated when chip size and bands are known
     if num_workers is not None:
         check_whole("num_workers", num_workers, 0)
     memory.check_fits(_WORKER_BYTES * (num_workers or 0), f"num_workers={num_workers}", "make num_workers smaller")
@@ -179,69 +177,61 @@ def _check(split: str, batch_size: int | None, num_workers: int | None, sampler:
 
 
 def _check_batch(batch_size: int, chip_size: int, n_bands: int) -> None:
-    """Refuse batches that do not fit into memory as a network takes them, in float32."""
+    """Raise for batches that do not fit into memory in float32, as a network takes them."""
     what = f"a batch of {batch_size:,} chips of {chip_size:,} px"
     memory.check_fits(4 * batch_size * n_bands * chip_size**2, what, "make batch_size or chip_size smaller")
 
 
 def _refuse(values: Mapping[str, object], source: str) -> None:
-    """Refuses parameters that would be ignored."""
+    """Raise for parameters that would be ignored."""
     given = [name for name, value in values.items() if value is not None]
     if given:
         raise ArgumentError(f"{' and '.join(given)} cannot be applied to {source}; leave out what has no meaning here")
 
 
-def _renumbered(held: Source, found: Source) -> list[ChipPlan]:
-    """The chips of a second source with labels that index the first one's classes; boxes of other classes go.
+def _renumber(valid: Source, found: Source) -> list[ChipPlan]:
+    """Return the chips of a second source with labels that index the first one's classes; boxes of others are dropped.
 
     Raises:
-        ArgumentError: if its pictures are of another kind.
+        ArgumentError: if its images are of another kind.
         LabelsError: if it has none of the classes.
     """
-    if (len(held.bands), held.dtype) != (len(found.bands), found.dtype):
+    if (len(valid.bands), valid.dtype) != (len(found.bands), found.dtype):
         raise ArgumentError(
-            f"pictures to validate on must have the {len(found.bands)} bands of those to train on, of "
-            f"{found.dtype}; got {len(held.bands)} of {held.dtype}; choose some with bands=, or convert them first"
+            f"images to validate on must have the {len(found.bands)} bands of those to train on, of "
+            f"{found.dtype}; got {len(valid.bands)} of {valid.dtype}; choose some with bands=, or convert them first"
         )
-    if held.classes and not set(held.classes) & set(found.classes):
+    if valid.classes and not set(valid.classes) & set(found.classes):
         raise LabelsError(
-            f"what validates must have a class in common with the chips to train on, {listed(found.classes)}; "
-            f"got {listed(held.classes)}; class_mapping renames classes"
+            f"images to validate on must have a class in common with those to train on, {listed(found.classes)}; "
+            f"got {listed(valid.classes)}; class_mapping renames classes"
         )
-    number = np.array([found.classes.index(name) if name in found.classes else -1 for name in held.classes])
-    return [plan.relabelled(number) for plan in held.plans]
+    return relabel(valid.plans, valid.classes, found.classes)
 
 
-def _beside(held: Source, found: Source) -> str:
-    """What was read for validation, and how much of it is trained on as well."""
-    seen = {_place(plan) for plan in found.plans}
-    both = sum(_place(plan) in seen for plan in held.plans)
-    strange = listed(sorted(set(held.classes) - set(found.classes)))
-    return sentence(
-        f"to validate: {held.report}",
-        counted(both, "chips in both parts, so that validation flatters"),
+def _hold_out(found: Source, valid: Source) -> Parts:
+    """Train on one source and validate on the other; chips that are in both are counted in the report."""
+
+    def place(plan: ChipPlan) -> tuple[str, tuple[int, int, int, int]]:
+        path = plan.reader.path.resolve() if isinstance(plan.reader, ImageReader) else plan.reader.grid.name
+        return str(path), plan.window.xyxy
+
+    seen = {place(plan) for plan in found.plans}
+    strange = listed(sorted(set(valid.classes) - set(found.classes)))
+    report = join_notes(
+        f"to validate: {valid.report}",
+        count(sum(place(plan) in seen for plan in valid.plans), "chips in both parts, so scores are too good"),
         f"boxes of {strange} are not in the chips to train on, left out of validation" if strange else "",
     )
+    return Parts(found.plans, _renumber(valid, found), [], report)
 
 
-def _place(plan: ChipPlan) -> tuple[str, tuple[int, int, int, int]]:
-    path = plan.reader.path.resolve() if isinstance(plan.reader, PictureReader) else plan.reader.grid.name
-    return str(path), plan.window.xyxy
-
-
-def _pixel_size(chips: Chips) -> float | None:
-    try:
-        return float(np.median([plan.reader.grid.pixel_size_m for plan in chips.plans]))
-    except NotGeoreferenced:
-        return None
-
-
-def _measured(chips: Chips, seed: int) -> Stretch:
-    """Mean and standard deviation of each band over a sample of the chips, without values that seem to be no data."""
-    chosen = np.random.default_rng(seed).permutation(len(chips))[:_SAMPLE]
+def _fit_stretch(plans: Sequence[ChipPlan], seed: int) -> Stretch:
+    """Compute mean and standard deviation of each band over a sample of the chips, without undeclared no data."""
+    chosen = np.random.default_rng(seed).permutation(len(plans))[:_SAMPLE]
 
     def windows() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        return (plan.reader.read(plan.window) for plan in (chips.plans[i] for i in chosen))
+        return (plan.reader.read(plan.window) for plan in (plans[i] for i in chosen))
 
     sample = Sample()
     stretch = Stretch.fit(sample.through(windows()))

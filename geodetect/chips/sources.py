@@ -1,18 +1,18 @@
-"""From a raster with labels to plans of chips, and what all sources of chips share."""
+"""Chips of a raster with labels, and what all sources of chips share."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import shapely
 
-from geodetect.chips.chip import ChipPlan
-from geodetect.chips.cut import MIN_SIDE, Cutting, Fate, in_no_chip, plan_chips, reasons, with_negatives
-from geodetect.chips.formats.picture import sentence
-from geodetect.chips.placed import on_map
+from geodetect.chips.chip import ChipPlan, relabel
+from geodetect.chips.cut import MIN_SIDE, Cutting, Fate, draw_negatives, plan_chips
+from geodetect.chips.formats.deepforest import on_map
+from geodetect.chips.formats.image import join_notes
 from geodetect.errors import LabelsError, NotGeoreferenced, RasterError, warn
 from geodetect.raster import Held, RasterReader, Rasters, Reader, scenes_of, turned_by_viewers
 from geodetect.vector.areas import read_areas
@@ -21,24 +21,24 @@ from geodetect.vector.labels import GridLabels, Labels
 from geodetect.vector.opening import Area
 
 _MOST_HELD = 8  # scenes that stay open, each with up to 256 MB of decoded blocks
-_TOLD = 10  # classes that a report names
-_ONE_SIZE = 1.05  # pixels whose sides differ by less, as degrees do over some latitudes, are of one size
+_MOST_NAMED = 10  # classes in a report
+_ONE_SIZE = 1.05  # factor; pixel sizes that differ by less count as equal, as those of degrees vary with latitude
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Chips that were planned, with what all of them share.
+    """Planned chips, with what all of them share.
 
     Args:
         plans: chips, unread.
         classes: names that the boxes' labels index; each has a box.
         chip_size: side of the largest chip in pixels.
-        bands: those read, counted from 1.
+        bands: the bands that are read, counted from 1.
         dtype: of the pixels.
-        report: what was read and left out, a sentence each.
-        complete: whether nothing was left out that its owner may miss.
-        held: what the source itself sets apart to validate on; None where it does not.
-        left_out: chips that it keeps out of both, with labels that index `classes`.
+        report: what was read and left out, in one line.
+        complete: whether nothing was left out that the user may miss.
+        valid: the source's own part to validate on; None without one.
+        left_out: chips of neither part, with labels that index `classes`.
     """
 
     plans: list[ChipPlan]
@@ -48,14 +48,14 @@ class Source:
     dtype: str
     report: str
     complete: bool = True
-    held: Source | None = None
+    valid: Source | None = None
     left_out: Sequence[ChipPlan] = ()
 
 
 def from_raster(raster: Rasters, labels: Labels, cutting: Cutting, aoi: Area | None = None) -> Source:
-    """Chips of rasters, labelled from vector files in any CRS; parameters as in `prepare_data`.
+    """Plan the chips of rasters with labels from vector files in any CRS; parameters as in `prepare_data`.
 
-    Files that touch each other are one scene, and an object across them one label; scenes apart have a grid each.
+    Files that touch are one scene, and an object across them one label; separate scenes have a grid each.
     """
     held = Held(_MOST_HELD)
     readers = [
@@ -66,16 +66,16 @@ def from_raster(raster: Rasters, labels: Labels, cutting: Cutting, aoi: Area | N
     for reader in readers:
         if reader.grid.crs is None and (turned := turned_by_viewers(reader.orientation)):
             warn(f"labels are taken to be in the pixels of {reader.name}{turned}")
-    side = cutting.side([reader.grid.shape for reader in readers])
+    side = cutting.choose_side([reader.grid.shape for reader in readers])
     grids = [reader.grid for reader in readers]
     found = replace(labels, source=on_map(labels.source, raster)).on(grids)
     objects = found[0].objects
     report, complete = objects.report, objects.complete  # of the labels alone, before chips leave out some of them
     classes = sorted({name for name in objects.names if name is not None})
     areas = [None] * len(readers) if aoi is None else read_areas(aoi, grids)
-    every, fates = _planned(readers, found, areas, classes, side, cutting)
-    lost = in_no_chip(fates, cutting)
-    for fate, reason in reasons(cutting).items():
+    every, fates = _plan_scenes(readers, found, areas, classes, side, cutting)
+    lost = cutting.report_lost(fates)
+    for fate, reason in cutting.reasons.items():
         objects.leave_out(fates == fate, reason)
     if not any(len(plan.boxes) for plan in every):
         raise LabelsError(
@@ -83,8 +83,8 @@ def from_raster(raster: Rasters, labels: Labels, cutting: Cutting, aoi: Area | N
             f"{MIN_SIDE:g} px wide ({lost}); the labels may be too small, or too large for chips of {side} px, at this "
             "pixel size, or lie outside the aoi"
         )
-    plans, used, dropped = used_classes(
-        with_negatives(every, cutting), classes, {name: describe_lost(objects.lost_of(name)) for name in classes}
+    plans, used, dropped = drop_unused(
+        draw_negatives(every, cutting), classes, {name: describe_lost(objects.lost_of(name)) for name in classes}
     )
     return Source(
         plans,
@@ -92,12 +92,12 @@ def from_raster(raster: Rasters, labels: Labels, cutting: Cutting, aoi: Area | N
         side,
         readers[0].bands,
         str(readers[0].dtype),
-        sentence(report, lost, sizes_apart(readers, cutting), dropped),
+        join_notes(report, lost, note_pixel_sizes(readers, cutting), dropped),
         complete and not dropped and not np.isin(fates, (Fate.CUT, Fate.BLANK)).any(),
     )
 
 
-def _planned(
+def _plan_scenes(
     readers: Sequence[RasterReader],
     found: Sequence[GridLabels],
     areas: Sequence[shapely.Geometry | None],
@@ -105,7 +105,7 @@ def _planned(
     side: int,
     cutting: Cutting,
 ) -> tuple[list[ChipPlan], np.ndarray]:
-    """The plans of all scenes, with a box or without, and the `Fate` of each object; -1 where it meets none of them."""
+    """Plan the chips of all scenes, and return the `Fate` of each object; -1 if it meets none of them."""
     number = {name: i for i, name in enumerate(classes)}
     plans: list[ChipPlan] = []
     fates = np.full(len(found[0].objects.names), -1)
@@ -120,39 +120,42 @@ def _planned(
 
 
 def check_alike(readers: Sequence[Reader], what: str) -> None:
-    """Refuses pixels that one network cannot see.
+    """Raise if readers differ in number of bands or dtype, as one network takes only one kind of pixels.
 
     Args:
-        readers: of all scenes or pictures.
-        what: what a message calls them.
+        readers: of all scenes or images.
+        what: their name in the message.
 
     Raises:
-        RasterError: if they differ in number of bands or dtype.
+        RasterError: if they differ.
     """
     kinds = {(reader.n_bands, str(reader.dtype)): reader.grid.name for reader in readers}
     if len(kinds) > 1:
-        told = ", ".join(f"{n} of {dtype} in {name}" for (n, dtype), name in kinds.items())
+        got = ", ".join(f"{n} of {dtype} in {name}" for (n, dtype), name in kinds.items())
         raise RasterError(
-            f"all {what} must have bands of the same number and type; got {told}; choose some with bands=, or "
+            f"all {what} must have bands of the same number and type; got {got}; choose some with bands=, or "
             "convert them first"
         )
 
 
-def sizes_apart(readers: Sequence[Reader], cutting: Cutting) -> str:
-    """A note where pixels are not of one size on the ground; empty where they are, or nobody knows."""
-    if cutting.pixel_size_m is not None:
-        return ""
+def find_pixel_sizes(readers: Iterable[Reader]) -> list[float]:
+    """Return the pixel size of each reader in metres; empty if one of them is not georeferenced."""
     try:
-        sizes = [reader.grid.pixel_size_m for reader in readers]
+        return [reader.grid.pixel_size_m for reader in readers]
     except NotGeoreferenced:
+        return []
+
+
+def note_pixel_sizes(readers: Iterable[Reader], cutting: Cutting) -> str:
+    """Return a note if pixels differ in size on the ground; empty if they do not, or the size is unknown."""
+    sizes = [] if cutting.pixel_size_m is not None else find_pixel_sizes(readers)
+    low, high = min(sizes, default=0), max(sizes, default=0)
+    if high <= _ONE_SIZE * low:
         return ""
-    low, high = min(sizes), max(sizes)
-    return (
-        f"pixels of {low:.3g} to {high:.3g} m together, as pixel_size_m is not given" if high > _ONE_SIZE * low else ""
-    )
+    return f"pixels of {low:.3g} to {high:.3g} m together, as pixel_size_m is not given"
 
 
-class Used(NamedTuple):
+class UsedClasses(NamedTuple):
     """Plans whose labels index the classes that have a box, those classes, and a note of the others."""
 
     plans: list[ChipPlan]
@@ -160,20 +163,18 @@ class Used(NamedTuple):
     note: str
 
 
-def used_classes(plans: list[ChipPlan], classes: list[str], why: Mapping[str, str] | None = None) -> Used:
-    """Return the plans without the classes that have no box.
+def drop_unused(plans: list[ChipPlan], classes: list[str], why: Mapping[str, str] | None = None) -> UsedClasses:
+    """Drop the classes that have no box.
 
     Args:
         plans: chips whose labels index `classes`.
         classes: names.
-        why: reasons why objects of a class are in no chip, where they are known.
+        why: known reasons why objects of a class are in no chip.
     """
-    used = np.unique(np.concatenate([plan.boxes.labels for plan in plans]))
-    number = np.full(len(classes), -1)
-    number[used] = np.arange(len(used))
-    moved = [plan.relabelled(number) for plan in plans]
-    absent = [name for i, name in enumerate(classes) if i not in used]
-    told = [f"{name} ({why[name]})" if why and why.get(name) else name for name in absent[:_TOLD]]
-    more = f" and {len(absent) - _TOLD:,} more classes" if len(absent) > _TOLD else ""
-    note = f"no box of {', '.join(told)}{more}, left out" if absent else ""
-    return Used(moved, [classes[i] for i in used], note)
+    labels = {label for plan in plans for label in plan.boxes.labels.tolist()}
+    used = [name for i, name in enumerate(classes) if i in labels]
+    absent = [name for i, name in enumerate(classes) if i not in labels]
+    named = [f"{name} ({why[name]})" if why and why.get(name) else name for name in absent[:_MOST_NAMED]]
+    more = f" and {len(absent) - _MOST_NAMED:,} more classes" if len(absent) > _MOST_NAMED else ""
+    note = f"no box of {', '.join(named)}{more}, left out" if absent else ""
+    return UsedClasses(relabel(plans, classes, used), used, note)

@@ -41,7 +41,7 @@ def chips(raster: str, labels: str, out_dir: Path, **choices: Any) -> None:
     from geodetect.chips.formats import read_folder
 
     made = export_training_data(raster, labels, out_dir, **choices)
-    pictures = read_folder(made, choices["metadata_format"]).pictures
-    names = Counter(str(name) for picture in pictures for name in picture.names)
+    images = read_folder(made, choices["metadata_format"]).images
+    names = Counter(str(name) for image in images for name in image.names)
     told = ", ".join(f"{name} {n:,}" for name, n in names.most_common())
-    click.echo(f"Wrote {made}: {len(pictures):,} chips with {names.total():,} boxes ({told})")
+    click.echo(f"Wrote {made}: {len(images):,} chips with {names.total():,} boxes ({told})")

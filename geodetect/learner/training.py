@@ -25,7 +25,7 @@ from geodetect import memory
 from geodetect.addresses import expanded
 from geodetect.boxes import Boxes
 from geodetect.chips import DetectionData
-from geodetect.chips.loaders import loaders
+from geodetect.chips.loaders import make_loaders
 from geodetect.detector import Detector
 from geodetect.errors import ArgumentError, TrainingError, check_whole, is_number
 from geodetect.learner import checkpoints, distributed
@@ -99,16 +99,9 @@ def make_learner(
     def decode(logits: Tensor, deltas: Tensor) -> list[Boxes]:
         return decode_batch(logits, deltas, network.anchors(shape), shape, level_sizes=network.level_sizes(shape))
 
-    dls = loaders(
-        data.train,
-        data.valid,
-        chip_size=data.chip_size,
-        stretch=detector.stretch,
-        batch_size=data.batch_size,
-        transforms=data.transforms,
-        num_workers=data.num_workers,
-        weights=data.weights,
-        seed=data.seed,
+    dls = make_loaders(
+        data,
+        detector.stretch,
         device=network.device,
         rank=distributed.rank(),
         n_ranks=distributed.n_processes(),

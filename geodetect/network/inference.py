@@ -35,13 +35,25 @@ def standardised(
         std: of each band.
         device: where the network lies.
     """
-    offsets, factors = sent(torch.tensor([mean, std]), device)[:, :, None, None]
     # To the device first: 8 and 16 bits travel faster than floats.
-    pictures = (sent(pixels, device).float() - offsets).div_(factors)
-    if pixels.is_floating_point():
-        pictures.nan_to_num_(nan=0, posinf=0, neginf=0)
+    pictures = normalize(sent(pixels, device), mean, std)
     right, below = (-side % MULTIPLE for side in (pixels.shape[3], pixels.shape[2]))
     return nn.functional.pad(pictures, (0, right, 0, below)).contiguous(memory_format=torch.channels_last)
+
+
+def normalize(pixels: Num[Tensor, "B C H W"], mean: Sequence[float], std: Sequence[float]) -> Float[Tensor, "B C H W"]:
+    """Return pixels less each band's mean, over its standard deviation; what is not finite becomes 0.
+
+    Args:
+        pixels: of any type of number.
+        mean: of each band.
+        std: of each band.
+    """
+    offsets, factors = sent(torch.tensor([mean, std]), pixels.device)[:, :, None, None]
+    images: Tensor = (pixels.float() - offsets).div_(factors)
+    if pixels.is_floating_point():
+        images.nan_to_num_(nan=0, posinf=0, neginf=0)
+    return images
 
 
 @torch.no_grad()

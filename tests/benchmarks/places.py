@@ -20,7 +20,7 @@ from shapely import Polygon, box
 import geodetect as gd
 from geodetect.chips import DetectionData
 from geodetect.chips.chip import Chips
-from geodetect.chips.split import parted
+from geodetect.chips.split import split_chips
 from geodetect.raster import RasterReader
 from geodetect.stretch import Stretch
 
@@ -120,7 +120,8 @@ def _by_list(data: DetectionData, test: set[str], seed: int) -> Place:
     """The chips of the named pictures are scored, the others are split anew; the stretch is that of the others."""
     plans = [*data.plans, *data.left_out.plans]
     held = [plan for plan in plans if Path(plan.grid.name).name in test]
-    train, valid, left = (Chips(part) for part in parted([p for p in plans if p not in held], 0.2, "blocks", seed)[:3])
+    parts = split_chips([plan for plan in plans if plan not in held], 0.2, "blocks", seed)
+    train, valid, left = Chips(parts.train), Chips(parts.valid), Chips(parts.left_out)
     stretch = Stretch.fit(plan.reader.read(plan.window) for plan in train.plans)
     data = replace(data, train=train, valid=valid, left_out=left, stretch=stretch)
     return Place(_small_batches(data), Chips(held))

@@ -32,8 +32,8 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 import geodetect as gd
 from geodetect.boxes import Boxes
-from geodetect.chips.augment import random_symmetry
-from geodetect.chips.loaders import RememberedChips, collate
+from geodetect.chips.augment import Batch, random_symmetry
+from geodetect.chips.loaders import CachedChips, collate
 from geodetect.learner.callbacks import chip_ap
 from geodetect.learner.results import detect_chips
 from geodetect.network import backbones
@@ -109,13 +109,13 @@ def network(place: Place, start_from: Start) -> RetinaNet:
 
 def examples(place: Place, seed: int) -> Iterator[Example]:
     """Batches of chips in random order without end, flipped and transposed."""
-    chips, order = RememberedChips(place.data.train), np.random.default_rng(seed)
+    chips, order = CachedChips(place.data.train), np.random.default_rng(seed)
     size, generator = min(BATCH, len(chips)), torch.Generator().manual_seed(seed)
     while True:
         numbers = order.permutation(len(chips))
         for start in range(0, len(chips) - size + 1, size):
-            images, boxes, labels = collate([chips[i] for i in numbers[start : start + size]], place.data.chip_size)
-            images, boxes = random_symmetry(images, boxes, generator)
+            batch = collate([chips[i] for i in numbers[start : start + size]], place.data.chip_size)
+            images, boxes, labels = random_symmetry(Batch(*batch), generator)
             real = labels >= 0
             targets = [{"boxes": b[r], "labels": k[r]} for b, k, r in zip(boxes, labels, real, strict=True)]
             yield standardised(images, place), targets

@@ -1,102 +1,124 @@
-"""Folders of chips with labels, one module per format; each gives and takes a `Folder` of `Picture`s.
-
-A format is a module that conforms to `Format`.
-"""
+"""Folders of chips with labels, one module per format; each reads and renders a `Folder` of `Image`s."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple
 
 from geodetect.chips.formats import coco, deepforest, esri, kitti, voc, yolo
-from geodetect.chips.formats.foreign import refusal
+from geodetect.chips.formats.image import Folder, Image, join_notes
 from geodetect.chips.formats.listing import Listing
-from geodetect.chips.formats.names import PICTURES
-from geodetect.chips.formats.parts import with_parts
-from geodetect.chips.formats.picture import Folder, Picture, sentence
+from geodetect.chips.formats.names import SUFFIXES
+from geodetect.chips.formats.parts import assign_parts
+from geodetect.chips.formats.text import read_bytes
 from geodetect.errors import ArgumentError, LabelsError
 
 
-class Format(Protocol):
-    """What a format can do."""
+@dataclass(frozen=True)
+class Format:
+    """A format of chip folders.
 
-    def recognises(self, listing: Listing) -> bool:
-        """Whether a folder holds labels of this format."""
-        ...
+    Args:
+        recognises: whether a folder holds labels of this format.
+        read: reads the labels of a folder.
+        render: yields the label files of a folder: paths relative to it, and their texts.
+        can_name: whether a class of this name, in one line, is read back as it was written.
+    """
 
-    def read(self, listing: Listing) -> Folder:
-        """What the labels in a folder say."""
-        ...
-
-    def can_name(self, name: str) -> bool:
-        """Whether a class of this name, in one line, is read back as it was written."""
-        ...
-
-    def files(self, folder: Folder) -> Iterator[tuple[str, str]]:
-        """The files that say it: paths relative to the folder, and their texts."""
-        ...
+    recognises: Callable[[Listing], bool]
+    read: Callable[[Listing], Folder]
+    render: Callable[[Folder], Iterator[tuple[str, str]]]
+    can_name: Callable[[str], bool] = lambda _: True
 
 
-# In the order of recognition: an export of ArcGIS holds labels in the manner of others too.
+# In the order of recognition: an export of ArcGIS holds labels of other formats too.
 FORMATS: Mapping[str, Format] = {
-    "esri": esri,
-    "coco": coco,
-    "voc": voc,
-    "kitti": kitti,
-    "yolo": yolo,
-    "deepforest": deepforest,
+    "esri": Format(esri.recognises, esri.read, esri.render),
+    "coco": Format(coco.recognises, coco.read, coco.render),
+    "voc": Format(voc.recognises, voc.read, voc.render),
+    "kitti": Format(kitti.recognises, kitti.read, kitti.render, kitti.can_name),
+    "yolo": Format(yolo.recognises, yolo.read, yolo.render),
+    "deepforest": Format(deepforest.recognises, deepforest.read, deepforest.render),
 }
 IMAGES = "images"
 
-__all__ = ["FORMATS", "IMAGES", "Folder", "Picture", "read_folder"]
+__all__ = ["FORMATS", "IMAGES", "Folder", "Image", "read_folder"]
+
+
+class _Foreign(NamedTuple):
+    """A format that is not read: the suffix of its files, texts that all occur in one, and how to convert them."""
+
+    name: str
+    suffix: str
+    marks: tuple[bytes, ...]
+    advice: str
+
+
+_FOREIGN = (
+    _Foreign("CVAT", ".xml", (b"<annotations", b"<version"), 'export the task or project again as "COCO 1.0"'),
+    _Foreign("labelme", ".json", (b'"shapes"', b'"imagePath"'), "convert them to COCO with the package labelme2coco"),
+    _Foreign("LabelMe", ".xml", (b"<annotation", b"<polygon"), "convert them to COCO with datumaro"),
+    _Foreign("VIA", ".json", (b'"regions"', b'"shape_attributes"'), "export them again as COCO (Annotation menu)"),
+    _Foreign("VIA", ".csv", (b"region_shape_attributes",), "export them again as COCO (Annotation menu)"),
+    _Foreign("VoTT", ".json", (b'"regions"', b'"assets"'), "export them again as Pascal VOC"),
+    _Foreign("Label Studio", ".json", (b'"rectanglelabels"',), "export them again as COCO"),
+    _Foreign("CreateML", ".json", (b'"annotations"', b'"coordinates"'), "export them again as COCO"),
+    _Foreign("Supervisely", ".json", (b'"objects"', b'"classTitle"'), "export them again as COCO"),
+    _Foreign("Open Images", ".csv", (b"ImageID", b"XMin"), "convert them to COCO with datumaro"),
+    _Foreign("TensorFlow (TFRecord)", ".tfrecord", (), "convert them to COCO with datumaro"),
+)
 
 
 def read_folder(folder: Path, dataset_type: str | None = None) -> Folder:
-    """What the labels in a folder, or beside a folder of pictures alone, say, in whichever format.
+    """Read the labels in a folder, or beside a folder that only holds images.
 
     Args:
-        folder: with pictures and labels, in sub-folders too; or the pictures of a layout that keeps labels apart, as
+        folder: with images and labels, in sub-folders too; or the images of a layout that keeps labels apart, as
             `images/val`.
         dataset_type: the format; None recognises it.
 
     Raises:
         ArgumentError: if there is no such format.
-        LabelsError: if no format is recognised, labels cannot be read, or no picture is there.
+        LabelsError: if no format is recognised, labels cannot be read, or there is no image.
     """
     if dataset_type is not None and dataset_type not in list(FORMATS):
         raise ArgumentError(f"dataset_type must be one of {', '.join(sorted(FORMATS))}, or None; got {dataset_type!r}")
     listing = Listing.of(folder)
-    kinds = _kinds(listing)
-    if not kinds and listing.pictures and (beside := Listing.beside(folder)) is not None and (found := _kinds(beside)):
+    kinds = _recognise(listing)
+    beside = Listing.beside(folder) if not kinds and listing.images else None
+    if beside is not None and (found := _recognise(beside)):
         listing, kinds = beside, found
     if not (kinds or dataset_type):
-        raise LabelsError(
-            refusal(listing)
-            or f"{folder} holds no labels of a known format ({', '.join(sorted(FORMATS))}); {_content(listing)}"
+        foreign = (
+            f"{path} holds labels of {each.name}, which are not read: {each.advice}, and use that folder"
+            for each in _FOREIGN
+            for path in listing.sample(each.suffix)
+            if all(mark in read_bytes(path) for mark in each.marks)
         )
+        unknown = f"{folder} holds no labels of a known format ({', '.join(sorted(FORMATS))}); {_describe(listing)}"
+        raise LabelsError(next(foreign, unknown))
     kind = dataset_type or kinds[0]
-    read = with_parts(FORMATS[kind].read(listing), listing)
-    if not read.pictures:
-        why = read.report or _content(listing)
-        raise LabelsError(f"{folder} holds no picture with {kind} labels: {why}")
-    # What ArcGIS writes is in the manner of others, and only a part of what it says.
+    read = assign_parts(FORMATS[kind].read(listing), listing)
+    if not read.images:
+        raise LabelsError(f"{folder} holds no image with {kind} labels: {read.report or _describe(listing)}")
+    # ArcGIS writes labels of other formats, which hold only a part of what it knows.
     others = [f"dataset_type={each!r}" for each in kinds if dataset_type is None and kind not in (each, "esri")]
     also = f"read as {kind}; there is {' and '.join(others)} too" if others else ""
-    return replace(read, report=sentence(also, read.report))
+    return replace(read, report=join_notes(also, read.report))
 
 
-def _kinds(listing: Listing) -> list[str]:
-    """The formats of the labels in a folder, the likeliest first."""
-    return [name for name in FORMATS if FORMATS[name].recognises(listing)]
+def _recognise(listing: Listing) -> list[str]:
+    """Return the formats of the labels in a folder, the likeliest first."""
+    return [name for name, each in FORMATS.items() if each.recognises(listing)]
 
 
-def _content(listing: Listing) -> str:
-    """What a folder holds instead, most of it first."""
+def _describe(listing: Listing) -> str:
+    """Count the files of a folder by kind, the most frequent first."""
     if not listing.files:
         return "it is empty"
     suffixes = (path.suffix.lower() for path in listing.files)
-    kinds = Counter("pictures" if each in PICTURES else f"{each or 'other'} files" for each in suffixes)
+    kinds = Counter("images" if each in SUFFIXES else f"{each or 'other'} files" for each in suffixes)
     return f"it holds {', '.join(f'{n:,} {kind}' for kind, n in kinds.most_common(4))}"

@@ -1,4 +1,4 @@
-"""What the names of files and folders mean: a picture, a copy of one, a part of a data set."""
+"""What the names of files and folders mean: an image, a copy of one, a part of a data set."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from geodetect.chips.formats.picture import TEST, TRAIN, VALID
+from geodetect.chips.formats.image import TEST, TRAIN, VALID
 
-PICTURES = frozenset({".tif", ".tiff", ".jpg", ".jpeg", ".png", ".bmp", ".jp2", ".img", ".mrf", ".vrt", ".webp"})
-OF_MANY = (".json", ".csv")  # files that hold the labels of many pictures
-IMAGES = ("image", "img", "jpegimages", "picture", "photo")  # how folders of pictures begin
+SUFFIXES = frozenset({".tif", ".tiff", ".jpg", ".jpeg", ".png", ".bmp", ".jp2", ".img", ".mrf", ".vrt", ".webp"})
+OF_MANY = (".json", ".csv")  # files that hold the labels of many images
+IMAGES = ("image", "img", "jpegimages", "picture", "photo")  # how folders of images begin
 LABELS = ("label", "annotation", "xml", "json", "txt")
-# What people and programs add to the name of a picture that they copy, shrink or draw on.
+# What people and programs add to the name of an image that they copy, shrink or draw on.
 _COPY = re.compile(
     r"(?:[ _.-]*(?:\(\d+\)|copy|kopie|copie|copia|thumb|thumbnail|preview|small|overlay|mask))+$"
     r"|^(?:thumb|thumbnail|preview|copy of|kopie von|copie de)[ _.-]+",
@@ -25,7 +25,7 @@ _PARTS = {
     **dict.fromkeys(("val", "valid", "validation", "valset", "validset", "dev", "eval", "evaluation"), VALID),
     **dict.fromkeys(("test", "testing", "testset"), TEST),
 }
-# What names of folders and files say besides, without meaning anything but what they hold.
+# Words in names of folders and files that only say what they hold.
 _PLAIN = frozenset(
     "image images img imgs jpegimages picture pictures photo photos chip chips tile tiles label labels annotation "
     "annotations ann anns box boxes instances person keypoints info data dataset set split obj coco yolo voc".split()
@@ -33,47 +33,47 @@ _PLAIN = frozenset(
 
 
 def posix(name: str) -> PurePosixPath:
-    """A path as any system writes it, in one Unicode form; macOS takes letters apart ("e" and an accent)."""
+    """Return a path as any system writes it, in one Unicode form; macOS decomposes letters ("e" and an accent)."""
     return PurePosixPath(unicodedata.normalize("NFC", name.strip().replace("\\", "/")))
 
 
 def key(name: str) -> str:
-    """A name without folders and picture suffixes, case-folded and in one Unicode form.
+    """Return a name without folders and image suffixes, case-folded and in one Unicode form.
 
     Windows ignores case, and some programs append a suffix to names that already have one.
     """
     path = posix(name)
-    while path.suffix.lower() in PICTURES:
+    while path.suffix.lower() in SUFFIXES:
         path = path.with_suffix("")
     return path.name.casefold()
 
 
-def original(stem: str) -> str:
-    """The stem without what marks a copy or a preview, such as `a` for `a (1)` and `a_thumb`."""
+def strip_copy(stem: str) -> str:
+    """Return the stem without what marks a copy or a preview, such as `a` for `a (1)` and `a_thumb`."""
     return _COPY.sub("", stem)
 
 
-def telling(folders: Iterable[str]) -> set[str]:
-    """The folder names that say more than "images" or "labels"."""
+def distinctive(folders: Iterable[str]) -> set[str]:
+    """Return the folder names that say more than "images" or "labels"."""
     return {name for name in folders if not name.lower().startswith((*IMAGES, *LABELS))}
 
 
-class Word(NamedTuple):
-    """A part of a data set, and what else a name says."""
+class PartName(NamedTuple):
+    """A part of a data set, and the other words of a name."""
 
     part: str
     rest: tuple[str, ...]
 
 
-def word(name: str) -> Word | None:
-    """The part that a name contains, and the rest of the name; None if it contains none, or several."""
-    tokens = [re.sub(r"(19|20)\d\d$", "", token) for token in re.findall(r"[^\W_]+", name.lower())]
-    parts = [_PARTS[token] for token in tokens if token in _PARTS]
-    rest = tuple(token for token in tokens if token and token not in _PLAIN and token not in _PARTS)
-    return Word(parts[0], rest) if len(parts) == 1 else None
+def parse_part(name: str) -> PartName | None:
+    """Return the part that a name contains, and its other words; None if it contains none, or several."""
+    words = [re.sub(r"(19|20)\d\d$", "", word) for word in re.findall(r"[^\W_]+", name.lower())]
+    parts = [_PARTS[word] for word in words if word in _PARTS]
+    rest = tuple(word for word in words if word and word not in _PLAIN and word not in _PARTS)
+    return PartName(parts[0], rest) if len(parts) == 1 else None
 
 
 def part_of(name: str) -> str | None:
-    """The part that a name such as `train2017` stands for; None for `test_site_3`, which may be a place."""
-    found = word(name)
+    """Return the part that a name such as `train2017` stands for; None for `test_site_3`, which may be a place."""
+    found = parse_part(name)
     return None if found is None or found.rest else found.part

@@ -1,23 +1,31 @@
-"""Texts as other programs and systems write them: their encodings, line ends and numbers."""
+"""Text files as other programs and systems write them: encodings, line ends and numbers."""
 
 from __future__ import annotations
 
 import codecs
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from geodetect.errors import LabelsError
 
-# The longer mark of UTF-32 begins with that of UTF-16.
+# UTF-32 comes first: its mark begins with that of UTF-16.
 _MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 # Chinese and Korean Windows write two bytes a character, both in this range (GB 2312, KS X 1001). The accented letters
-# of Western texts are bytes of that range too, but rarely stand in pairs alone.
+# of Western texts are bytes of that range too, but rarely occur in pairs only.
 _PAIRS = re.compile(rb"(?:[\xa1-\xfe]{2})+")
 _BEYOND_ASCII = re.compile(rb"[\x80-\xff]+")
 
 
-def content_of(path: Path) -> bytes:
-    """The content of a file without a byte-order mark; as UTF-8 where the mark says UTF-16 or UTF-32.
+class Line(NamedTuple):
+    """A line of a text and its number from 1."""
+
+    number: int
+    text: str
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file without its byte-order mark, re-encoded as UTF-8 if the mark says UTF-16 or UTF-32.
 
     Raises:
         LabelsError: if it cannot be read.
@@ -29,19 +37,19 @@ def content_of(path: Path) -> bytes:
     except OSError as error:
         raise LabelsError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise LabelsError(f"{path} begins like {error.encoding} and breaks off; save it as UTF-8") from error
+        raise LabelsError(f"{path} begins as {error.encoding} but is incomplete; save it as UTF-8") from error
 
 
-def text_of(path: Path) -> str:
-    """The text of a file: UTF-8, UTF-16 or UTF-32 with a byte-order mark, or else Windows-1252.
+def read_text(path: Path) -> str:
+    """Read a text in UTF-8, in UTF-16 or UTF-32 with a byte-order mark, or else in Windows-1252.
 
     Bytes that are probably two to a character, in an encoding that the file does not name, become lone surrogates,
-    which no class name may hold.
+    which class names must not contain.
 
     Raises:
         LabelsError: if it cannot be read.
     """
-    content = content_of(path)
+    content = read_bytes(path)
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:
@@ -50,17 +58,18 @@ def text_of(path: Path) -> str:
         return content.decode("cp1252", errors="replace")
 
 
-def lines(path: Path) -> list[tuple[int, str]]:
-    """The lines of a text that are not blank, stripped, with their numbers from 1.
+def read_lines(path: Path) -> list[Line]:
+    """Read the lines of a text that are not blank, stripped.
 
     Raises:
         LabelsError: if it cannot be read.
     """
-    return [(n, line.strip()) for n, line in enumerate(re.split(r"\r\n|\r|\n", text_of(path)), start=1) if line.strip()]
+    rows = enumerate(re.split(r"\r\n|\r|\n", read_text(path)), start=1)
+    return [Line(number, text.strip()) for number, text in rows if text.strip()]
 
 
-def number(text: str) -> float:
-    """A number, with a decimal point or a decimal comma.
+def parse_number(text: str) -> float:
+    """Parse a number with a decimal point or a decimal comma.
 
     Raises:
         ValueError: if the text is none.
