@@ -51,7 +51,7 @@ KWARGS = {
     "export/raster_function.py:GeodetectDetector.vectorize": "likewise",
 }
 # More than four parameters without a name, and why.
-POSITIONAL = {"network/losses.py:loss": "the five tensors that a loss is made of"}
+POSITIONAL: dict[str, str] = {}
 CONDA_NAMES = {"torch": "pytorch"}
 CONDA_ONLY = {"pip": "", "gdal": ""}  # gdal: its programs, and one build of the library for all that use it
 

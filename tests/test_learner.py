@@ -237,7 +237,7 @@ def test_anchors_that_miss_the_objects_are_said_once(data: gd.DetectionData) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model = gd.RetinaNet(data, backbone="resnet18", weights=None, scales="auto")
-    assert model.detector.network.spec.anchor_size < 4
+    assert model.detector.network.architecture.anchors.anchor_size < 4
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from torchvision.ops import box_iou
 from geodetect.anchors import AnchorSpec
 from geodetect.boxes import iou
 from geodetect.network.anchors import anchors
-from geodetect.network.losses import loss
+from geodetect.network.losses import Loss
 from geodetect.network.matching import match
 from geodetect.network.published import fill
 from geodetect.network.retinanet import Network
@@ -107,7 +107,7 @@ def test_losses_of_a_picture(theirs: RetinaNet) -> None:
     expected = theirs.compute_loss(
         [{"boxes": boxes, "labels": labels}], {"cls_logits": logits, "bbox_regression": deltas}, [chip]
     )
-    focal, box = loss(logits, deltas, chip, boxes[None], labels[None])
+    focal, box = Loss()(logits, deltas, chip, boxes[None], labels[None])
     torch.testing.assert_close(focal, expected["classification"], rtol=1e-5, atol=0)
     torch.testing.assert_close(box, expected["bbox_regression"], rtol=1e-5, atol=0)
 

@@ -86,7 +86,7 @@ def test_a_backbone_of_the_package_registry_needs_no_download(data: gd.Detection
     model = gd.RetinaNet(replace(data, dtype="uint8"), backbone="efficientnet_lite0", scales="auto", freeze=True)
     network = model.detector.network
     assert network.backbone.pretrained
-    assert network.head_norm == "batch"
+    assert network.architecture.head_norm == "batch"
     assert not any(weight.requires_grad for weight in network.backbone.parameters())
     assert all(weight.requires_grad for weight in network.class_head.parameters())
     np.testing.assert_allclose([model.detector.stretch.mean, model.detector.stretch.std], 127.5)
@@ -121,7 +121,7 @@ def test_a_saved_detector_is_taken(data: gd.DetectionData, tmp_path: Path) -> No
     again = gd.RetinaNet(data, weights=path, seed=1, **SMALL)
     assert is_saved_detector(path)
     assert all(torch.equal(value, network_of(again)[name]) for name, value in network_of(model).items())
-    assert again.detector.network.norm_eps == 0
+    assert again.detector.network.architecture.norm_eps == 0
 
 
 def test_a_file_is_loaded_on_the_device_that_was_asked_for(
@@ -175,17 +175,17 @@ def test_heads_have_batch_norm_unless_asked_otherwise_and_so_has_what_is_saved(
     data: gd.DetectionData, tmp_path: Path, asked: str | bool | None, due: str | None
 ) -> None:
     model = learnt(gd.RetinaNet(data, weights=None, head_norm=asked, **SMALL))
-    assert model.detector.network.head_norm == due
+    assert model.detector.network.architecture.head_norm == due
     path = model.save(tmp_path / "saved.safetensors")
-    assert gd.load_detector(path).network.head_norm == due
-    assert gd.RetinaNet(data, weights=path, **SMALL).detector.network.head_norm == due
+    assert gd.load_detector(path).network.architecture.head_norm == due
+    assert gd.RetinaNet(data, weights=path, **SMALL).detector.network.architecture.head_norm == due
 
 
 def test_a_small_network_is_saved_as_such_and_so_begins_another(data: gd.DetectionData, tmp_path: Path) -> None:
     model = learnt(gd.RetinaNet(data, weights=None, size="small", **SMALL))
     path = model.save(tmp_path / "saved.safetensors")
     for detector in (gd.load_detector(path), gd.RetinaNet(data, weights=path, **SMALL).detector):
-        assert (detector.network.width, detector.network.depth) == (96, 2)
+        assert (detector.network.architecture.width, detector.network.architecture.depth) == (96, 2)
         assert detector.facts["heads"] == "2 convolutions of 96 channels, batch norm by level"
     with pytest.raises(ArgumentError, match=r"size must be None, .*small.*; got 'tiny'"):
         gd.RetinaNet(data, weights=None, size="tiny", **SMALL)
@@ -195,7 +195,7 @@ def test_a_small_network_is_saved_as_such_and_so_begins_another(data: gd.Detecti
 
 def test_heads_of_torchvision_have_no_norm(data: gd.DetectionData, tmp_path: Path) -> None:
     torch.save(torchvisions(3).state_dict(), tmp_path / "theirs.pth")
-    assert not gd.RetinaNet(data, weights=tmp_path / "theirs.pth", **SMALL).detector.network.head_norm
+    assert not gd.RetinaNet(data, weights=tmp_path / "theirs.pth", **SMALL).detector.network.architecture.head_norm
     with pytest.raises(ArgumentError, match=r"the heads of .*theirs.pth have no norms; leave head_norm out"):
         gd.RetinaNet(data, weights=tmp_path / "theirs.pth", head_norm=True, **SMALL)
     with pytest.raises(ArgumentError, match=r"the heads of .*theirs.pth are of the paper's size; leave size out"):
@@ -216,7 +216,7 @@ def test_coco_is_torchvisions_published_retinanet(data: gd.DetectionData, monkey
     with pytest.warns(UserWarning, match="91 class slots, this model 2 classes"):
         model = gd.RetinaNet(data, weights="coco", scales="auto")
     assert asked == ["https://download.pytorch.org/models/retinanet_resnet50_fpn_coco-eeacb38b.pth"]
-    assert model.detector.network.norm_eps == 0
+    assert model.detector.network.architecture.norm_eps == 0
     for theirs, ours in [
         ("backbone.body.layer4.2.bn3.running_var", "backbone.body.layer4.2.bn3.running_var"),
         ("backbone.fpn.inner_blocks.2.0.weight", "pyramid.fpn.inner_blocks.2.0.weight"),
@@ -312,7 +312,7 @@ def test_a_finer_level_travels_in_the_file(data: gd.DetectionData, tmp_path: Pat
     model = learnt(gd.RetinaNet(data, weights=None, levels=(2, 7), **SMALL))
     path = model.save(tmp_path / "finer.safetensors")
     again = gd.load_detector(path, device="cpu")
-    assert again.network.spec.levels == (2, 7)
+    assert again.network.architecture.anchors.levels == (2, 7)
     assert len(again.network.anchors((64, 64))) == 9 * (16 * 16 + 8 * 8 + 4 * 4 + 2 * 2 + 1 + 1)
     model.fit(1, lr=1e-4, progress=False)
     usual = gd.RetinaNet(data, weights=None, **SMALL)

@@ -1,4 +1,4 @@
-"""Between the processor's memory and the device on which a network runs, without waiting for each other.
+"""Asynchronous copies between the processor's memory and the device of a network.
 
 CUDA copies from and to page-locked memory while both sides go on working
 (https://docs.pytorch.org/tutorials/intermediate/pinmem_nonblock.html). Elsewhere these are plain copies.
@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device; what is started there next will find it complete."""
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return the tensor on the device; work that is queued there later finds it complete."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
 
 
-class Fetched:
+class Pending:
     """A tensor on its way from a device.
 
     Args:
-        tensor: may still be being computed.
+        tensor: result that may still be being computed.
     """
 
     def __init__(self, tensor: Tensor) -> None:
@@ -34,7 +34,7 @@ class Fetched:
             self._arrived.record(torch.cuda.current_stream(tensor.device))
 
     def wait(self) -> Tensor:
-        """The tensor in the processor's memory, complete; the one time that it waits for the device."""
+        """Wait for the device, and return the tensor in the processor's memory."""
         if self._arrived is not None:
             self._arrived.synchronize()
         return self._tensor.cpu()
