@@ -49,7 +49,7 @@ def train(name, freeze, transforms):
     Path(out, f"{{name}}{{distributed.rank()}}.json").write_text(json.dumps(told), encoding="utf-8")
     return model
 
-with distributed.joined("cpu") as device:
+with distributed.join("cpu") as device:
     train("frozen", True, False)
     model = train("whole", False, True)
     try:

@@ -17,7 +17,7 @@ from torchvision.models.detection import retinanet_resnet50_fpn
 
 import geodetect as gd
 from geodetect.errors import ArgumentError, GeodetectError, ModelError, TrainingError
-from geodetect.learner.weights import is_saved_detector, read
+from geodetect.learner.weights import Start, read
 from geodetect.stretch import IMAGENET, Numbers, Stretch
 from tests.fakes import PaintedScene, trained
 from tests.test_published import as_published, torchvisions
@@ -119,7 +119,7 @@ def test_a_saved_detector_is_taken(data: gd.DetectionData, tmp_path: Path) -> No
     model.detector.network.set_norm_eps(0.0)
     path = model.save(tmp_path / "saved.safetensors")
     again = gd.RetinaNet(data, weights=path, seed=1, **SMALL)
-    assert is_saved_detector(path)
+    assert Start.read(path).saved is not None
     assert all(torch.equal(value, network_of(again)[name]) for name, value in network_of(model).items())
     assert again.detector.network.architecture.norm_eps == 0
 

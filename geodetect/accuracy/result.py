@@ -54,7 +54,7 @@ class Accuracy:
 
     def plot(self) -> Figure:
         """A figure of precision over recall, and of both and F1 over the score, with the best score marked."""
-        return plots.curve_figure(self.curve, self.best_score)
+        return plots.draw_curve(self.curve, self.best_score)
 
     def save(self, path: str | Path) -> Path:
         """The file that now holds the features (`.gpkg`), a page to read (`.html`), or the table (`.csv`).

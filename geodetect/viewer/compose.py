@@ -14,7 +14,7 @@ from geopandas import GeoDataFrame
 
 from geodetect.accuracy import compute_accuracy
 from geodetect.accuracy.inputs import area_of_interest, detected, longitude_of
-from geodetect.drawing import picture
+from geodetect.drawing import render
 from geodetect.vector.opening import Area, Features, Vectors, open_features
 from geodetect.viewer.boxes import LABEL, RIGHT, UNJUDGED, WRONG, described
 from geodetect.viewer.ground import located
@@ -54,7 +54,7 @@ def view(
     Raises:
         GeodetectError: if a file or a value is not usable.
     """
-    rgb, grid = picture(raster, longer_side=max_side)
+    rgb, grid = render(raster, longer_side=max_side)
     if labels is None:
         features = open_features(detections, "detections")
         rows, name, best_score = _unjudged(features, aoi), features.name, float("nan")

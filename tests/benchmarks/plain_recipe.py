@@ -30,7 +30,7 @@ import geodetect as gd
 from geodetect.boxes import Boxes
 from geodetect.chips.augment import random_symmetry
 from geodetect.chips.loaders import RememberedChips, collate
-from geodetect.learner.callbacks import chip_ap
+from geodetect.learner.hits import Hits
 from geodetect.learner.results import detect_chips
 
 BACKBONE = "resnet18"
@@ -150,7 +150,8 @@ def main(argv: list[str]) -> None:
             truth, told = [chip.boxes for chip in place.test], []
             for recipe in (ours, plain):
                 start = time.perf_counter()
-                scores = chip_ap(recipe(place, choices.seconds, seed), truth, len(place.data.classes))
+                hits = Hits.of(recipe(place, choices.seconds, seed), truth, len(place.data.classes))
+                scores = hits.average_precision()
                 told.append(f"{recipe.__name__} {np.nanmean(scores):.3f} ({time.perf_counter() - start:.0f} s)")
             n_objects = sum(len(boxes) for boxes in truth)
             sys.stdout.write(f"{name}, seed {seed}, {n_objects} objects: AP50 {', '.join(told)}\n")
