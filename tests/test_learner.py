@@ -122,7 +122,7 @@ def test_a_refused_load_changes_nothing(trained: gd.RetinaNet, data: gd.Detectio
     path = trained.save(tmp_path / "squares.safetensors")
     other = gd.RetinaNet(data, **SMALL | {"backbone": "resnet34"})
     before = {name: value.clone() for name, value in other.detector.network.state_dict().items()}
-    with pytest.raises(ModelError, match="resnet18 for 3 bands of another make than this model's resnet34 for 3"):
+    with pytest.raises(ModelError, match=r"resnet18 for 3 bands.* than this model's resnet34 for 3"):
         other.load(path)
     assert all(torch.equal(value, before[name]) for name, value in other.detector.network.state_dict().items())
 

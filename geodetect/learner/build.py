@@ -26,19 +26,27 @@ _SIZES = {"small": (96, 2)}  # width of pyramid and heads, and depth of the head
 _MANY_UNREACHED = 0.1  # share of objects that no anchor reaches, above which to warn
 
 
-def check_parameters(data: DetectionData, loss: Loss, seed: int) -> None:
-    """Raise if the data holds nothing to learn, or a parameter of the loss or the seed is out of range.
+def make_loss(*, box_weight: float, focal_alpha: float, focal_gamma: float, giou: bool) -> Loss:
+    """Return the loss with these parameters.
 
     Raises:
-        ArgumentError: if the data is not the result of `prepare_data`, or a parameter is out of range.
-        TrainingError: if the data has no class, or no training chip has a box.
+        ArgumentError: if one is out of range.
     """
-    for name, value in {"box_weight": loss.box_weight, "focal_gamma": loss.gamma}.items():
+    for name, value in {"box_weight": box_weight, "focal_gamma": focal_gamma}.items():
         if not (is_number(value) and value >= 0):
             raise ArgumentError(f"{name} must be a number of at least 0; got {value!r}")
-    if not is_share(loss.alpha):
-        raise ArgumentError(f"focal_alpha must lie between 0 and 1; got {loss.alpha!r}")
-    check_seed(seed)
+    if not is_share(focal_alpha):
+        raise ArgumentError(f"focal_alpha must lie between 0 and 1; got {focal_alpha!r}")
+    return Loss(box_weight, focal_alpha, focal_gamma, bool(giou))
+
+
+def check_data(data: DetectionData) -> None:
+    """Raise if the data holds nothing to learn, and warn of classes without a training box.
+
+    Raises:
+        ArgumentError: if the data is not the result of `prepare_data`.
+        TrainingError: if the data has no class, or no training chip has a box.
+    """
     if not isinstance(data, DetectionData):
         raise ArgumentError(f"data must be the result of prepare_data(...); got {data!r}")
     if not data.classes:
@@ -147,8 +155,9 @@ def make_detector(
         device: where to train; None takes a GPU when there is one.
 
     Raises:
-        GeodetectError: if the weights do not fit, or there is no such device.
+        GeodetectError: if the weights do not fit, or there is no such device or seed.
     """
+    check_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Network(

@@ -85,8 +85,8 @@ class RetinaNet:
         seed: int = 42,
         device: str | torch.device | None = None,
     ) -> None:
-        loss = Loss(box_weight, focal_alpha, focal_gamma, giou)
-        build.check_parameters(data, loss, seed)
+        loss = build.make_loss(box_weight=box_weight, focal_alpha=focal_alpha, focal_gamma=focal_gamma, giou=giou)
+        build.check_data(data)
         spec = build.choose_anchors(data, scales=scales, ratios=ratios, anchor_size=anchor_size, levels=levels)
         start = Start.read(weights)
         architecture = build.choose_architecture(backbone, spec, start, size=size, head_norm=head_norm)
