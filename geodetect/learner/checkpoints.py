@@ -86,7 +86,15 @@ class Checkpoint(Callback):  # type: ignore[misc]
     def _load(self, state: State) -> None:
         facts = state.facts
         self.model.load_state_dict(state.under(_WEIGHTS))
-        _fill_optimizer(self.opt, state.under(_OPTIMIZER))
+        parameters = [parameter for group in self.opt.param_groups for parameter in group["params"]]
+        memory: dict[int, dict[str, Tensor]] = {}
+        for name, value in state.under(_OPTIMIZER).items():
+            number, _, key = name.partition(".")
+            like = parameters[int(number)]
+            if value.shape == like.shape:  # fused steps need the memory layout of the parameter
+                value = torch.empty_like(like).copy_(value)
+            memory.setdefault(int(number), {})[key] = value
+        self.opt.load_state_dict(self.opt.state_dict() | {"state": memory})  # rates are set before every batch anyway
         self.best.weights = state.under(_BEST) if self.best.keep else {}
         self.best.best, self.best.waited, self.best.min_scores = (facts[k] for k in ("best", "waited", "min_scores"))
         self.best.kept_epoch, self.best.n_done = facts["kept_epoch"], facts["n_done"]
@@ -110,14 +118,10 @@ class Checkpoint(Callback):  # type: ignore[misc]
         self.state = State(self._facts(), tensors)
         if self.folder is not None and distributed.rank() == 0:
             with defer_interrupts():
-                self._write(self.state, self.folder)
-
-    def _write(self, state: State, folder: Path) -> None:
-        """Write the state; if that fails, warn and let training go on, as hours of it may be in memory."""
-        try:
-            write(state, folder)
-        except OutputError as error:
-            warn(f"{error}; training goes on, but a crash would lose this epoch")
+                try:
+                    write(self.state, self.folder)
+                except OutputError as error:  # hours of training may be in memory
+                    warn(f"{error}; training goes on, but a crash would lose this epoch")
 
     def _facts(self) -> dict[str, Any]:
         recorder = self.recorder
@@ -149,8 +153,7 @@ def identify(detector: Detector) -> dict[str, Any]:
         "pixel statistics": {"mean": detector.stretch.mean, "std": detector.stretch.std},
         "tensors": zlib.crc32(str([(k, tuple(v.shape)) for k, v in network.state_dict().items()]).encode()),
     }
-    same: dict[str, Any] = json.loads(json.dumps(facts))
-    return same
+    return dict(json.loads(json.dumps(facts)))  # as a checkpoint holds them
 
 
 def make_folder(folder: Path) -> Path:
@@ -199,7 +202,12 @@ def read(folder: Path) -> State | None:
     if metadata.keys().isdisjoint({"training_version", "facts"}):
         raise TrainingError(f"{path} is not a state of training that fit() wrote; {_START_ANEW}")
     version = metadata.get("training_version", "")
-    due = _first_checksum(metadata.get("facts", ""), tensors) if version == "1" else checksum(metadata, tensors)
+    due = checksum(metadata, tensors)
+    if version == "1":  # the CRC-32 of the facts and of all tensors' bytes
+        crc = zlib.crc32(metadata.get("facts", "").encode())
+        for name in sorted(tensors):
+            crc = zlib.crc32(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data, crc)
+        due = f"{crc:08x}"
     if metadata.get("checksum") != due:
         raise TrainingError(f"{path} is damaged: checksum mismatch; {_START_ANEW}")
     if version.isdecimal() and int(version) > _FORMAT_VERSION:
@@ -232,30 +240,8 @@ def check(state: State, *, model: dict[str, Any], monitor: str, where: str) -> N
         )
 
 
-def _fill_optimizer(optimizer: Any, tensors: dict[str, Tensor]) -> None:
-    """Load the state of another optimizer; rates are set before every batch anyway."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state = optimizer.state_dict()
-    state["state"] = {}
-    for name, value in tensors.items():
-        number, _, key = name.partition(".")
-        like = parameters[int(number)]
-        if value.shape == like.shape:  # fused steps need the memory layout of the parameter
-            value = torch.empty_like(like).copy_(value)
-        state["state"].setdefault(int(number), {})[key] = value
-    optimizer.load_state_dict(state)
-
-
 def _numbers(values: Any) -> Any:
     """Return values of fastai's recorder as JSON can hold them."""
     if isinstance(values, Tensor | float | int | np.number):
         return float(values) if not isinstance(values, int) else values
     return [_numbers(value) for value in values]
-
-
-def _first_checksum(facts: str, tensors: dict[str, Tensor]) -> str:
-    """Return the checksum of version 1: the CRC-32 of the facts and of all tensors' bytes."""
-    crc = zlib.crc32(facts.encode())
-    for name in sorted(tensors):
-        crc = zlib.crc32(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data, crc)
-    return f"{crc:08x}"

@@ -169,15 +169,23 @@ class Fit:
         best.restore(self.detector.network)
         if not best.n_done:
             return
-        history = _read_history(self.learner)
-        kept = {"valid_loss": float(history["valid"][best.kept_epoch]), "AP50": float(history["ap50"][best.kept_epoch])}
+        recorder = self.learner.recorder
+        names = list(recorder.metric_names[1:-1])
+        values = np.array([list(row) for row in recorder.values], float).reshape(-1, len(names))
+        kept = {name: float(values[best.kept_epoch, names.index(name)]) for name in ("valid_loss", "AP50")}
         summary = {"epochs": self.learner.seeded_epochs.earlier + best.n_done}
         self.detector.metadata = replace(
             self.detector.metadata,
             min_score=dict(zip(self.detector.classes, best.min_scores, strict=True)),
             summary=summary | {name: value if np.isfinite(value) else None for name, value in kept.items()},
         )
-        self.state, self.history = self.course.state, history
+        self.state = self.course.state
+        self.history = {
+            "train": np.array([float(loss) for loss in recorder.losses]),
+            "epoch_ends": np.array(recorder.iters, int),
+            "valid": values[:, names.index("valid_loss")],
+            "ap50": values[:, names.index("AP50")],
+        }
 
     def _save(self) -> None:
         """Save the detector if an epoch is complete; of several processes the first does.
@@ -229,17 +237,3 @@ def _write_line(values: Iterable[Any]) -> None:
     row = [f"{value:.4f}" if isinstance(value, float) else str(value) for value in values]
     sys.stdout.write("".join(f"{text:>12}" for text in row) + "\n")
     sys.stdout.flush()
-
-
-def _read_history(learner: DetectionLearner) -> dict[str, Any]:
-    """Return the loss of each batch, and loss and AP50 of each epoch, of the whole training."""
-    recorder = learner.recorder
-    names = list(recorder.metric_names[1:-1])
-    values = np.array([list(row) for row in recorder.values], float).reshape(-1, len(names))
-    columns = {name: values[:, i] for i, name in enumerate(names)}
-    return {
-        "train": np.array([float(value) for value in recorder.losses]),
-        "epoch_ends": np.array(recorder.iters, int),
-        "valid": columns["valid_loss"],
-        "ap50": columns["AP50"],
-    }

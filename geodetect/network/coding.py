@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torchvision.ops import batched_nms
 
@@ -62,9 +61,9 @@ def candidates(
 ) -> Float[Tensor, "B P 6"]:
     """Return the best predictions of each level as boxes, before suppression: x1, y1, x2, y2, score, label.
 
-    At most 1,000 predictions of a level are decoded, as in the paper. Every image gets the same number of rows: their
-    number does not depend on values, so the device need not be waited for. Rows that are no candidate have a score
-    below 0.
+    At most 1,000 predictions of a level are decoded, as in the paper. They are on the anchors with the best classes,
+    which are chosen first: that leaves little to sort with many classes. Every image gets the same number of rows,
+    whatever the values, so the device need not be waited for. Rows that are no candidate have a score below 0.
 
     Args:
         logits: outputs of the network, before the sigmoid.
@@ -75,41 +74,23 @@ def candidates(
         min_score: lowest score of a candidate, for all classes or for each.
     """
     lowest = torch.as_tensor(min_score, dtype=torch.float32, device=logits.device).expand(logits.shape[2])
-    best = _best(logits, level_sizes, lowest)
-    moves = deltas.gather(1, best.anchor[..., None].expand(-1, -1, 4)).float()
-    corners = decode(anchors[best.anchor], moves)
-    x, y = corners[..., 0::2].clamp(0, shape[1]), corners[..., 1::2].clamp(0, shape[0])
-    boxes = torch.stack([x, y], dim=-1).flatten(-2)
-    scores = best.logit.float().sigmoid()
-    is_real = (boxes[..., 2:] > boxes[..., :2]).all(dim=-1) & (best.logit > -math.inf)  # False outside, and for NaN
-    scores = scores.where(is_real & (scores >= lowest[best.label]), _NOT_A_CANDIDATE)
-    return torch.cat([boxes, scores[..., None], best.label[..., None].to(boxes.dtype)], dim=-1)
-
-
-class _Best(NamedTuple):
-    """The best predictions of each image: their logits, anchors and labels."""
-
-    logit: Float[Tensor, "B P"]
-    anchor: Int[Tensor, "B P"]
-    label: Int[Tensor, "B P"]
-
-
-def _best(logits: Float[Tensor, "B A K"], level_sizes: Sequence[int], lowest: Float[Tensor, " K"]) -> _Best:
-    """Return at most 1,000 predictions of each level that reach the lowest scores; logit -inf where too few do.
-
-    The anchors with the best classes are chosen first, as each of the best predictions is on one of them. With many
-    classes that leaves little to sort.
-    """
     floors = (torch.logit(lowest.clamp(max=_NEARLY_CERTAIN)) - _MARGIN).to(logits.dtype)
     able = torch.where(logits >= floors, logits, -math.inf)  # `>=` is False for NaN too
     n_classes, first, levels = logits.shape[2], 0, []
     for level in torch.split(able, list(level_sizes), dim=1):
-        anchor = level.amax(dim=2).topk(min(_MAX_PER_LEVEL, level.shape[1])).indices
-        of_these = level.gather(1, anchor[..., None].expand(-1, -1, n_classes)).flatten(1)
+        places = level.amax(dim=2).topk(min(_MAX_PER_LEVEL, level.shape[1])).indices
+        of_these = level.gather(1, places[..., None].expand(-1, -1, n_classes)).flatten(1)
         top = of_these.topk(min(_MAX_PER_LEVEL, of_these.shape[1]))
-        levels.append(_Best(top.values, first + anchor.gather(1, top.indices // n_classes), top.indices % n_classes))
+        levels.append((top.values, first + places.gather(1, top.indices // n_classes), top.indices % n_classes))
         first += level.shape[1]
-    return _Best(*(torch.cat(parts, dim=1) for parts in zip(*levels, strict=True)))
+    logit, anchor, label = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
+    corners = decode(anchors[anchor], deltas.gather(1, anchor[..., None].expand(-1, -1, 4)).float())
+    x, y = corners[..., 0::2].clamp(0, shape[1]), corners[..., 1::2].clamp(0, shape[0])
+    boxes = torch.stack([x, y], dim=-1).flatten(-2)
+    scores = logit.float().sigmoid()
+    is_real = (boxes[..., 2:] > boxes[..., :2]).all(dim=-1) & (logit > -math.inf)  # False outside, and for NaN
+    scores = scores.where(is_real & (scores >= lowest[label]), _NOT_A_CANDIDATE)
+    return torch.cat([boxes, scores[..., None], label[..., None].to(boxes.dtype)], dim=-1)
 
 
 def suppress(found: Float[Tensor, "B P 6"], nms_iou: float) -> list[Boxes]:

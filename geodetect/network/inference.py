@@ -77,12 +77,9 @@ def freeze(network: Network, dtype: torch.dtype) -> Network:
 
 
 def _fold_norms(block: nn.Module) -> None:
-    """Fold batch norms into the convolutions right before them.
-
-    In torchvision's backbones such a norm takes the output of that convolution. Subclasses, which timm has many of, are
-    left alone: they do more than their names say.
-    """
+    """Fold batch norms into the convolutions right before them, the output of which they take in torchvision."""
     for (_, layer), (name, norm) in pairwise(list(block.named_children())):
+        # Subclasses, which timm has many of, are left alone: they do more than their names say.
         if type(layer) is nn.Conv2d and type(norm) is nn.BatchNorm2d:
             assert norm.running_mean is not None
             assert norm.running_var is not None

@@ -1,12 +1,9 @@
 """Assignment of anchors to labels.
 
-Shapes: B images, A anchors, M boxes of an image with padding, U boxes that lost their best anchor, C choices of such
-a box.
+Shapes: B images, A anchors, M boxes of an image with padding, U boxes that lost their best anchor.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -39,37 +36,23 @@ def match(
     boxes = boxes.to(anchors)
     is_real = (labels >= 0) & boxes.isfinite().all(dim=2) & (boxes[..., 2:] > boxes[..., :2]).all(dim=2)
     boxes = torch.where(is_real[..., None], boxes, 0)  # (0, 0, 0, 0) overlaps nothing
-    best = _best(anchors, boxes)
-    target = torch.where(best.iou >= _POSITIVE_IOU, best.box, IGNORED)
-    target = torch.where(best.iou < _BACKGROUND_IOU, BACKGROUND, target)
-    kept = (best.iou > 0) & (best.iou == best.of_box.gather(1, best.box))
-    target = torch.where(kept, best.box, target)
-    n_kept = torch.zeros_like(best.of_box, dtype=torch.int32).scatter_add(1, best.box, kept.to(torch.int32))
-    losers = ((best.of_box > 0) & (n_kept == 0)).nonzero()
-    if len(losers):
-        _give_free_anchors(target, losers, _choose(anchors, boxes, losers, kept))
-    return target
-
-
-class _Best(NamedTuple):
-    """The best IoU of every anchor and the box it is with, and the best IoU of every box."""
-
-    iou: Float[Tensor, "B A"]
-    box: Int[Tensor, "B A"]
-    of_box: Float[Tensor, "B M"]
-
-
-def _best(anchors: Float[Tensor, "A 4"], boxes: Float[Tensor, "B M 4"]) -> _Best:
-    """Return the best overlaps without ever holding all of them (1.6 GB for 8 images of 1,000 boxes)."""
+    # The matrix of all overlaps (1.6 GB for 8 images of 1,000 boxes) never exists whole.
     chunk = _CHUNK if anchors.device.type == "cpu" else _CHUNK_ON_GPU
-    values, indices, of_box = [], [], torch.zeros_like(boxes[..., 0])
-    for part in torch.split(anchors, max(1, chunk // boxes[..., 0].numel())):
-        iou = _iou(boxes, part)
-        best = iou.max(dim=1)
-        values.append(best.values)
-        indices.append(best.indices)
-        of_box = of_box.maximum(iou.amax(dim=2))
-    return _Best(torch.cat(values, dim=1), torch.cat(indices, dim=1), of_box)
+    parts, best_of_box = [], torch.zeros_like(boxes[..., 0])
+    for part in torch.split(anchors, max(1, chunk // labels.numel())):
+        overlaps = _iou(boxes, part)
+        parts.append(overlaps.max(dim=1))
+        best_of_box = best_of_box.maximum(overlaps.amax(dim=2))
+    iou, box = (torch.cat(each, dim=1) for each in zip(*parts, strict=True))
+    target = torch.where(iou >= _POSITIVE_IOU, box, IGNORED)
+    target = torch.where(iou < _BACKGROUND_IOU, BACKGROUND, target)
+    kept = (iou > 0) & (iou == best_of_box.gather(1, box))
+    target = torch.where(kept, box, target)
+    n_kept = torch.zeros_like(labels).scatter_add(1, box, kept.to(labels))
+    losers = ((best_of_box > 0) & (n_kept == 0)).nonzero()
+    if len(losers):
+        _give_free_anchors(target, losers, anchors, boxes, kept=kept)
+    return target
 
 
 def _iou(boxes: Float[Tensor, "*N 4"], anchors: Float[Tensor, "A 4"]) -> Float[Tensor, "*N A"]:
@@ -82,19 +65,19 @@ def _iou(boxes: Float[Tensor, "*N 4"], anchors: Float[Tensor, "A 4"]) -> Float[T
     return shared.div_(union.sub_(shared))
 
 
-class _Choices(NamedTuple):
-    """The free anchors that each loser overlaps most, best first, equals by index: their IoU and index."""
+def _give_free_anchors(
+    target: Int[Tensor, "B A"],
+    losers: Int[Tensor, "U 2"],
+    anchors: Float[Tensor, "A 4"],
+    boxes: Float[Tensor, "B M 4"],
+    *,
+    kept: Bool[Tensor, "B A"],
+) -> None:
+    """Give each box (image, index) without an anchor the best one that no box keeps, in `target`.
 
-    iou: Float[Tensor, "U C"]
-    anchor: Int[Tensor, "U C"]
-
-
-def _choose(
-    anchors: Float[Tensor, "A 4"], boxes: Float[Tensor, "B M 4"], losers: Int[Tensor, "U 2"], kept: Bool[Tensor, "B A"]
-) -> _Choices:
-    """Return the choices of boxes (image, index) among the anchors that no box keeps.
-
-    As many as there are losers in an image, as the others cannot take more.
+    If two want the same anchor, the one with more overlap has it (the first of equals) and the other turns to its next
+    choice. This is deferred acceptance: in the end no box wants an anchor more than the box that has it. A box has as
+    many choices as there are losers in an image, as the others cannot take more.
     """
     n_choices = min(len(anchors), int(losers[:, 0].bincount().max()))
     number, parts = torch.arange(len(anchors), device=anchors.device), []
@@ -104,23 +87,15 @@ def _choose(
         # the anchor's number below them.
         ranked = free.view(torch.int32).long() * len(anchors) - number
         indices = ranked.topk(n_choices, dim=1).indices
-        parts.append(_Choices(free.gather(1, indices), indices))
-    return _Choices(*map(torch.cat, zip(*parts, strict=True)))
-
-
-def _give_free_anchors(target: Int[Tensor, "B A"], losers: Int[Tensor, "U 2"], choices: _Choices) -> None:
-    """Give each box (image, index) without an anchor the best one that is free, in `target`.
-
-    If two want the same anchor, the one with more overlap has it (the first of equals) and the other turns to its next
-    choice. This is deferred acceptance: in the end no box wants an anchor more than the box that has it.
-    """
+        parts.append((free.gather(1, indices), indices))
+    overlaps, choices = map(torch.cat, zip(*parts, strict=True))
     image, box = losers.unbind(dim=1)
     turn = torch.zeros_like(image)
     while True:
-        iou = choices.iou.gather(1, turn[:, None]).squeeze(1)
-        anchor = choices.anchor.gather(1, turn[:, None]).squeeze(1)
-        wins = _first_of_equals(image * target.shape[1] + anchor, iou)
-        turns = ~wins & (iou > 0) & (turn + 1 < choices.anchor.shape[1])
+        iou = overlaps.gather(1, turn[:, None]).squeeze(1)
+        anchor = choices.gather(1, turn[:, None]).squeeze(1)
+        wins = _first_of_equals(image * len(anchors) + anchor, iou)
+        turns = ~wins & (iou > 0) & (turn + 1 < n_choices)
         if not turns.any():
             wins &= iou > 0
             target[image[wins], anchor[wins]] = box[wins]

@@ -78,13 +78,9 @@ def pack(network: nn.Module) -> None:
             if isinstance(layer, BasicBlock | Bottleneck):
                 setattr(block, name, _Residual(layer))
         if isinstance(block, nn.Sequential):
-            _fuse_relus(block)
-
-
-def _fuse_relus(chain: nn.Sequential) -> None:
-    active = [name for name, layer in chain.named_children() if not isinstance(layer, nn.Identity)]
-    for before, name in pairwise(active):
-        layer = chain.get_submodule(before)
-        if isinstance(layer, PackedConvolution) and isinstance(chain.get_submodule(name), nn.ReLU):
-            layer.rectified = True
-            setattr(chain, name, nn.Identity())
+            active = [name for name, layer in block.named_children() if not isinstance(layer, nn.Identity)]
+            for before, name in pairwise(active):
+                layer = block.get_submodule(before)
+                if isinstance(layer, PackedConvolution) and isinstance(block.get_submodule(name), nn.ReLU):
+                    layer.rectified = True
+                    setattr(block, name, nn.Identity())
