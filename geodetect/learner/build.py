@@ -70,14 +70,7 @@ def choose_anchors(
     anchor_size: float,
     levels: Sequence[int],
 ) -> AnchorSpec:
-    """Return the anchors for these parameters; warn if they miss many objects.
-
-    Args:
-        data: "auto" fits anchors to its training boxes.
-        scales: factors on the base side; "auto" fits scales, ratios and base.
-        ratios: height over width.
-        anchor_size: base side as a multiple of the level's stride.
-        levels: first and last level of the pyramid.
+    """Return the anchors for these parameters of `RetinaNet`; warn if they miss many objects.
 
     Raises:
         ArgumentError: if a value is not possible.
@@ -110,14 +103,7 @@ def choose_anchors(
 def choose_architecture(
     backbone: str, spec: AnchorSpec, start: Start, *, size: str | None, head_norm: str | bool | None
 ) -> Architecture:
-    """Return the architecture for these parameters; the weights decide what is None.
-
-    Args:
-        backbone: a name that `backbones.build` knows.
-        spec: shapes of the anchors.
-        start: weights to start from.
-        size: "small"; None for that of a saved detector, else the paper's.
-        head_norm: "batch", "group" or False; None for that of the weights, else "batch".
+    """Return the architecture for these parameters of `RetinaNet`; the weights decide what is None.
 
     Raises:
         ArgumentError: if a value is not possible, or does not fit the weights.
@@ -146,13 +132,6 @@ def make_detector(
     data: DetectionData, architecture: Architecture, start: Start, *, seed: int, device: str | torch.device | None
 ) -> Detector:
     """Return an untrained detector with these weights; warn of each part that stays random.
-
-    Args:
-        data: data that it is for.
-        architecture: architecture of its network.
-        start: weights to start from.
-        seed: seed of the random weights.
-        device: where to train; None takes a GPU when there is one.
 
     Raises:
         GeodetectError: if the weights do not fit, or there is no such device or seed.

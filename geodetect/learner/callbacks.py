@@ -149,12 +149,7 @@ def copy_weights(network: nn.Module) -> dict[str, Tensor]:
 
 
 class ChipAP(Metric):  # type: ignore[misc]
-    """Mean average precision over the classes at IoU 0.5, on the validation chips of all processes.
-
-    Args:
-        chip_size: side of the chips, in pixels.
-        n_classes: number of classes.
-    """
+    """Mean average precision over the classes at IoU 0.5, on the validation chips of all processes."""
 
     def __init__(self, chip_size: int, n_classes: int) -> None:
         self.shape, self.n_classes = (chip_size, chip_size), n_classes

@@ -218,12 +218,6 @@ def read(folder: Path) -> State | None:
 def check(state: State, *, model: dict[str, Any], monitor: str, where: str) -> None:
     """Raise if a state is not of this training.
 
-    Args:
-        state: state to start from.
-        model: facts of this training, as returned by `identify`.
-        monitor: "valid_loss" or "AP50".
-        where: what messages call the state.
-
     Raises:
         TrainingError: if a fact or the monitor differs.
     """

@@ -59,13 +59,8 @@ def begin(
 ) -> Checkpoint:
     """Return the callback that keeps checkpoints of a training, and knows where it starts.
 
-    Args:
-        detector: detector to train.
-        best: callback that keeps the best weights.
-        last: state at the end of the last training of this detector, if there was one.
-        rate: peak learning rate; None for that of the resumed training, else the usual one.
-        checkpoint: whether to keep states, or the folder to write them to.
-        resume: whether to go on from the folder's state, else from `last`.
+    With `resume` it starts from the state in the folder `checkpoint`, else from `last`, at its rates unless `rate` says
+    otherwise.
 
     Raises:
         ArgumentError: if a value is not possible.
@@ -123,13 +118,6 @@ class Fit:
         """Train up to `epochs`, keep the best weights, save the detector, and choose the scores to cut maps at.
 
         Whatever ends it, the best weights so far are kept, and the error is raised again with a note that says so.
-
-        Args:
-            epochs: number of epochs, those of a resumed training included.
-            valid: validation chips.
-            one_cycle: whether the rate rises and falls once; else it is constant.
-            callbacks: more callbacks of fastai.
-            progress: whether to show a bar or lines.
         """
         try:
             try:

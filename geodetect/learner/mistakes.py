@@ -56,11 +56,6 @@ def find_errors(detector: Detector, found: list[Boxes], truth: list[Boxes]) -> t
 
     Detections below the detector's `min_score` are not false; the higher the score, the worse. Missed objects are
     the worse the lower the score of the detections on them; those without any detection come first, by size.
-
-    Args:
-        detector: detector that found the boxes.
-        found: detections of each chip, with any score.
-        truth: true boxes of each chip.
     """
     lowest, names = detector.min_score, detector.classes
     by_class = np.array([lowest.get(k, UNKNOWN_SCORE) if isinstance(lowest, Mapping) else lowest for k in names])

@@ -67,13 +67,7 @@ def evaluate(detector: Detector, chips: Chips) -> pd.DataFrame:
 
 
 def predict(detector: Detector, image: np.ndarray, min_score: Scores | None, nms_iou: float) -> GeoDataFrame:
-    """Return the detections on an array (C, H, W), which is processed in one piece.
-
-    Args:
-        detector: detector to run.
-        image: pixels as read from a raster; masked ones count as the mean.
-        min_score: score below which detections are dropped, for all classes or by name; None: the detector's own.
-        nms_iou: overlap above which the lower-scored of two boxes of a class is dropped.
+    """Return the detections on an array (C, H, W), which is processed in one piece; masked pixels count as the mean.
 
     Raises:
         ArgumentError: if it is not such an array, or a threshold is not between 0 and 1.

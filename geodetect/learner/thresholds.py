@@ -54,12 +54,7 @@ def set_min_score(detector: Detector, chips: Chips) -> None:
 
 
 def choose_scores(detector: DetectsChips, chips: Chips) -> dict[str, float]:
-    """Return for each class the score with the best F1 on a map of the chips' ground; 0.5 without a hit.
-
-    Args:
-        detector: detector to be used on maps.
-        chips: validation chips.
-    """
+    """Return for each class the score with the best F1 on a map of the validation ground; 0.5 without a hit."""
     found, truth = detect_ground(made_ready(detector), chips)
     best = Hits.of(found, truth, len(detector.classes)).best()
     return dict(zip(detector.classes, best.scores.tolist(), strict=True))
@@ -69,10 +64,6 @@ def tune(detector: DetectsChips, chips: Chips) -> pd.DataFrame:
     """Return the best F1 on a map of the chips' ground, and the scores that give it, for several `nms_iou`.
 
     The network sees each window once; the windows are read again for each overlap.
-
-    Args:
-        detector: detector to be used on maps.
-        chips: validation chips.
 
     Returns:
         a row for each `nms_iou`; columns `f1` of each class and of `all`, their mean, and `min_score` of each class.
@@ -87,11 +78,7 @@ def tune(detector: DetectsChips, chips: Chips) -> pd.DataFrame:
 
 
 class _Cached(HasMetadata):
-    """A detector that runs once for each window, and suppresses its cached boxes at any overlap.
-
-    Args:
-        detector: detector that `made_ready` returned.
-    """
+    """A detector that runs once for each window, and suppresses its cached boxes at any overlap."""
 
     def __init__(self, detector: DetectsChips) -> None:
         self.metadata = detector.metadata
@@ -118,12 +105,8 @@ def detect_ground(detector: DetectsChips, chips: Chips, *, nms_iou: float = NMS_
     """Return detections and true boxes of each scene that the chips are of, in scene pixels.
 
     Scenes are detected as `detect_objects` does, an image of a single chip in one piece. Boxes count if their centre
-    lies in a chip; true boxes are whole objects. More than 100 chips are thinned out evenly.
-
-    Args:
-        detector: detector that `made_ready` returned.
-        chips: chips with true boxes.
-        nms_iou: overlap above which the lower-scored of two boxes of one class is dropped.
+    lies in a chip; true boxes are whole objects. More than 100 chips are thinned out evenly. The detector is one that
+    `made_ready` returned.
     """
     scenes: dict[int, list[ChipPlan]] = {}
     chosen = np.unique(np.linspace(0, len(chips) - 1, min(len(chips), _MOST_CHIPS)).astype(int))

@@ -38,13 +38,7 @@ _PRETRAINED_SHARE = 0.1
 
 
 class DetectionLoss:
-    """The loss of a batch as fastai calls it: outputs, then targets.
-
-    Args:
-        network: network that gives the outputs.
-        chip_size: side of the chips, in pixels.
-        loss: focal and box loss.
-    """
+    """The loss of a batch of chips as fastai calls it: outputs, then targets."""
 
     def __init__(self, network: Network, chip_size: int, loss: Loss) -> None:
         self.network, self.shape, self.loss = network, (chip_size, chip_size), loss
@@ -69,14 +63,7 @@ class _Optimizer(OptimWrapper):  # type: ignore[misc]
 
 
 def make_learner(detector: Detector, data: DetectionData, loss: Loss, *, seed: int) -> DetectionLearner:
-    """Return a fastai learner over the data's chips; files that fastai writes go to a temporary folder.
-
-    Args:
-        detector: detector to train.
-        data: chips.
-        loss: focal and box loss.
-        seed: seed of everything random.
-    """
+    """Return a fastai learner over the data's chips; files that fastai writes go to a temporary folder."""
     network = detector.network
     dls = loaders(
         data.train,

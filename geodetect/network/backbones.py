@@ -85,13 +85,7 @@ class Backbone(nn.Module):
 
 
 class TimmBackbone(nn.Module):
-    """Maps at some strides from a model of timm, created with `features_only`.
-
-    Args:
-        body: the model.
-        name: its name in timm.
-        pretrained: whether it holds ImageNet weights.
-        strides: strides of the maps.
+    """Maps at some strides from a model of timm, created with `features_only`; `name` is its name there.
 
     Raises:
         ArgumentError: if there is no map at one of the strides.

@@ -17,22 +17,15 @@ _GAIN = 1.05  # speed-up at which doubling the batch is worth its memory
 
 
 def choose_on_cpu(side: int, dtype: torch.dtype) -> int:
-    """Return the number of square images whose largest map fits into a processor's cache, 1 to 8.
-
-    Args:
-        side: side of an image, in pixels.
-        dtype: precision that the network computes in.
-    """
+    """Return the number of images of `side` x `side` pixels whose largest map fits into a processor's cache, 1 to 8."""
     n_bytes = _VALUES_PER_PIXEL * side**2 * dtype.itemsize
     return max(1, min(_MOST_ON_CPU, (_CACHE_BYTES - 1) // n_bytes))
 
 
 def choose_by_trial(run: Callable[[int], object], sizes: tuple[int, ...] = _SIZES) -> int:
-    """Return the smallest size beyond which larger batches are hardly faster per image, or do not fit into memory.
+    """Return the size beyond which larger batches are hardly faster per image, or do not fit into memory.
 
-    Args:
-        run: processes a batch of this size, and returns when it is done.
-        sizes: sizes to try, ascending.
+    `run` processes a batch of a size, and returns when it is done; sizes are ascending.
     """
     best, rate = sizes[0], 0.0
     for size in sizes:

@@ -26,11 +26,7 @@ def encode(anchors: Float[Tensor, "*N 4"], boxes: Float[Tensor, "*N 4"]) -> Floa
     """Return the deltas (dx, dy, dw, dh) that move each anchor onto its box; `decode` undoes it.
 
     The parameters of R-CNN (https://arxiv.org/abs/1311.2524, appendix C): offsets of the centre in units of
-    the anchor's sides, and logarithms of the ratios of the sides.
-
-    Args:
-        anchors: with sides above 0.
-        boxes: with sides above 0, one for each anchor.
+    the anchor's sides, and logarithms of the ratios of the sides, which must be above 0.
     """
     centres, sides = _centres_and_sides(anchors)
     box_centres, box_sides = _centres_and_sides(boxes)
@@ -96,11 +92,8 @@ def candidates(
 def suppress(found: Float[Tensor, "B P 6"], nms_iou: float) -> list[Boxes]:
     """Return the boxes of each image after non-maximum suppression within each class, highest score first.
 
-    Their number is not limited, since a chip of palms holds more than 100.
-
-    Args:
-        found: result of `candidates`, on the CPU.
-        nms_iou: overlap above which the lower-scored of two boxes of a class is dropped.
+    Takes the result of `candidates` on the CPU. The number of boxes is not limited, since a chip of palms holds more
+    than 100.
     """
     image, place = torch.nonzero(found[..., 4] >= 0, as_tuple=True)
     # float64, as batched_nms moves every group by the largest coordinate, which would blur float32

@@ -16,12 +16,7 @@ NO_DOWNLOAD = (OSError, HTTPException, RuntimeError)  # RuntimeError: checksum m
 
 
 def fetch_state_dict(published: WeightsEnum, name: str) -> dict[str, Tensor] | None:
-    """Return a published state dict; None, with a warning, if it cannot be downloaded.
-
-    Args:
-        published: one of torchvision's weights.
-        name: what the warning calls them.
-    """
+    """Return a published state dict; None, with a warning that calls it `name`, if it cannot be downloaded."""
     try:
         return dict(published.get_state_dict(progress=True, check_hash=True))
     except NO_DOWNLOAD as error:

@@ -29,11 +29,7 @@ def standardise(
 ) -> Float[Tensor, "B C _h _w"]:
     """Return standardised pixels on the network's device, padded with the mean to multiples of 32.
 
-    Args:
-        pixels: of any type of number; NaN and infinities become the mean.
-        mean: mean of each band.
-        std: standard deviation of each band.
-        device: device of the network.
+    Pixels may be of any type of number; NaN and infinities become the mean of their band.
     """
     offsets, factors = send(torch.tensor([mean, std]), device)[:, :, None, None]
     # To the device first: 8 and 16 bits travel faster than floats.
@@ -49,11 +45,8 @@ def freeze(network: Network, dtype: torch.dtype) -> Network:
     """Return a faster copy with the same outputs, in eval mode; later training of the network does not change it.
 
     Batch norms are folded into the convolutions before them, and the weights of convolutions are cast to `dtype` once,
-    where autocast would cast them for every batch; on a processor they are packed (`packed.pack`) too.
-
-    Args:
-        network: in any mode.
-        dtype: precision that the copy will run in; float32 outputs stay the same to rounding.
+    where autocast would cast them for every batch; on a processor they are packed (`packed.pack`) too. Outputs in
+    float32 are the same to rounding.
     """
     weights = [*network.parameters(), *network.buffers()]
     fast = deepcopy(network, {id(weight): weight for weight in weights})  # shared at first: most are replaced anyway

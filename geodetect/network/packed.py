@@ -17,11 +17,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 
 class PackedConvolution(nn.Module):
-    """A convolution, with ReLU after it if `rectified`.
-
-    Args:
-        layer: a plain convolution on the processor, with weights in the precision that it is to compute in.
-    """
+    """A plain convolution on the processor, in the precision of its weights, with ReLU after it if `rectified`."""
 
     def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__()

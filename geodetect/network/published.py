@@ -54,12 +54,8 @@ def fill(network: Network, state: Mapping[str, Tensor], source: str) -> list[str
 
     Of a RetinaNet K class slots are copied unchanged; of K + 1 the first, which is the background's, is
     dropped; with any other number the last layer of the class head keeps its random weights. A first convolution
-    for three bands is widened to the network's. Norms that were frozen on COCO get eps 0.
-
-    Args:
-        network: changed in place.
-        state: state dict of torchvision's RetinaNet or, for the backbone alone, of torchvision's or timm's classifier.
-        source: what messages call the weights.
+    for three bands is widened to the network's. Norms that were frozen on COCO get eps 0. A state dict of a classifier,
+    of torchvision or of timm, fills the backbone alone. Messages call the weights `source`.
 
     Raises:
         ModelError: if they are of another network; the message says which keys.

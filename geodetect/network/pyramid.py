@@ -17,13 +17,9 @@ from geodetect.metadata import Architecture
 
 
 class Pyramid(nn.Module):
-    """Maps of `width` channels at the backbone's strides and at 64 and 128.
+    """Maps of `width` channels at the backbone's strides, the last of which is 32, and at 64 and 128.
 
     P6 comes from P5, where the paper takes C5: torchvision's published weights were trained so.
-
-    Args:
-        channels: channels of the backbone's maps, the last at stride 32.
-        width: channels of all levels.
     """
 
     def __init__(self, channels: Sequence[int], width: int = Architecture.width) -> None:

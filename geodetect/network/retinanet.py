@@ -51,11 +51,7 @@ class Network(nn.Module):
         self.set_norm_eps(architecture.norm_eps)
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> tuple[Float[Tensor, "B A K"], Float[Tensor, "B A 4"]]:
-        """Return logits and deltas in the order of `anchors`, in training and evaluation alike.
-
-        Args:
-            images: standardised; H and W need not be multiples of a stride.
-        """
+        """Return logits and deltas in the order of `anchors`; H and W need not be multiples of a stride."""
         levels = self.pyramid(self.backbone(images))
         return self.class_head(levels), self.box_head(levels)
 

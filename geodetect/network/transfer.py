@@ -18,11 +18,7 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 class Pending:
-    """A tensor on its way from a device.
-
-    Args:
-        tensor: result that may still be being computed.
-    """
+    """A tensor on its way from a device; it may still be being computed."""
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor

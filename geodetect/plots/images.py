@@ -98,10 +98,8 @@ def to_rgb(pixels: np.ndarray, limits: np.ndarray | None = None) -> Float[np.nda
 def compute_limits(images: Sequence[np.ndarray]) -> Float[np.ndarray, "C 2"]:
     """Return the 2nd and 98th percentile of each band over all images together, so that they can be compared.
 
-    Pixels without data, which are 0 in all bands, and values that are not finite are left out.
-
-    Args:
-        images: arrays (C, H, W) of the same bands, at least one.
+    Arrays (C, H, W), at least one. Pixels without data, which are 0 in all bands, and values that are not finite are
+    left out.
     """
     flat = np.concatenate([image.reshape(len(image), -1) for image in images], axis=1)
     data = flat[:, (flat != 0).any(axis=0)]
@@ -123,13 +121,7 @@ def show_image(ax: Axes, pixels: np.ndarray, title: str, limits: np.ndarray | No
 
 
 def draw_marks(ax: Axes, marks: Marks, *, width: float) -> None:
-    """Draw outlines in the colours of their labels; wide ones on a dark casing, which shows them on bright roofs too.
-
-    Args:
-        ax: axes to draw on.
-        marks: outlines.
-        width: width of the lines, in points.
-    """
+    """Draw outlines `width` points wide; wide ones on a dark casing, which shows them on bright roofs too."""
     strokes = [([marks.colours[label] for label in marks.labels], width)]
     if width >= 1:
         strokes.insert(0, (["#0000008C"], 2.2 * width))
@@ -177,13 +169,7 @@ def hide_overlapping_texts(figure: Figure) -> None:
 
 
 def add_legend(figure: Figure, colours: Mapping[str, str], dashed: Collection[str] = ()) -> None:
-    """Add a legend under the figure, in as many columns as fit; of many entries the first ones.
-
-    Args:
-        figure: figure to draw on.
-        colours: colours by entry, the most important first.
-        dashed: entries with dashed lines.
-    """
+    """Add a legend of colours under the figure, in as many columns as fit; of many entries the first ones."""
     kept = list(colours) if len(colours) <= _MAX_ENTRIES else list(colours)[: _MAX_ENTRIES - 1]
     texts = [shorten(name, _LONGEST_NAME, placeholder="...") or name[:_LONGEST_NAME] for name in kept]
     styles: list[Any] = [(0, _DASHES) if name in dashed else "solid" for name in kept]

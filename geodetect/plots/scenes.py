@@ -103,13 +103,7 @@ def draw_scene(
 def find_fullest_part(
     shape: tuple[int, int], outlines: Sequence[np.ndarray], side: float
 ) -> tuple[float, float, float, float]:
-    """Return the square cell with most outlines, as corners x1, y1, x2, y2 in pixels of the image.
-
-    Args:
-        shape: height and width of the image.
-        outlines: corners (V, 2) of each object.
-        side: side of the cell; at most those of the image are used.
-    """
+    """Return the square cell of at most this side with most outlines, as x1, y1, x2, y2 in pixels of the image."""
     side = min(side, *shape)
     n_rows, n_columns = (int(length // side) for length in shape)
     centres = np.array([(o.min(axis=0) + o.max(axis=0)) / 2 for o in outlines]).reshape(-1, 2)
