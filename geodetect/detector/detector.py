@@ -24,9 +24,8 @@ from geodetect.metadata import LOWEST_SCORE, NMS_IOU, HasMetadata, Metadata, Sco
 from geodetect.network import precision as precisions
 from geodetect.network.batching import choose_by_trial, choose_on_cpu
 from geodetect.network.coding import candidates, suppress
-from geodetect.network.inference import eval_mode, freeze, standardise
+from geodetect.network.inference import Pending, eval_mode, freeze, send, standardise
 from geodetect.network.retinanet import Network
-from geodetect.network.transfer import Pending, send
 from geodetect.stretch import Stretch
 
 

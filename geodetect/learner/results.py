@@ -39,14 +39,12 @@ class DetectsChips(DetectsPixels, Protocol):
         """Return the boxes found in each chip of (B, C, H, W), in pixels of the chip."""
 
 
-def detect_chips(
-    detector: DetectsChips, chips: Chips, *, nms_iou: float = NMS_IOU, batch_size: int = _BATCH
-) -> tuple[list[Boxes], list[Boxes]]:
+def detect_chips(detector: DetectsChips, chips: Chips, *, nms_iou: float = NMS_IOU) -> tuple[list[Boxes], list[Boxes]]:
     """Return detections and true boxes of each chip; neighbours of one size form batches."""
     found: list[Boxes] = []
     truth: list[Boxes] = []
     for _, alike in groupby(chips, key=lambda chip: chip.pixels.shape):
-        while batch := list(islice(alike, batch_size)):
+        while batch := list(islice(alike, _BATCH)):
             pixels = np.stack([chip.pixels for chip in batch])
             found += detector.detect(pixels, min_score=LOWEST_SCORE, nms_iou=nms_iou)
             truth += [chip.boxes for chip in batch]

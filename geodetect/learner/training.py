@@ -45,8 +45,8 @@ class DetectionLoss:
 
     def __call__(self, outputs: tuple[Tensor, Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
         """Return the sum of both losses, a scalar."""
-        losses = self.loss(*outputs, self.network.anchors(self.shape), boxes, labels)
-        return losses.focal + losses.box
+        focal, box = self.loss(*outputs, self.network.anchors(self.shape), boxes, labels)
+        return focal + box
 
     def n_positive(self, boxes: Tensor, labels: Tensor) -> Tensor:
         """Return the number of anchors, over all chips, that the loss of these boxes is a mean over; may be 0."""

@@ -89,9 +89,7 @@ def read(path: Path) -> dict[str, Tensor]:
         return _unwrapped(read_safetensors(path)[0])
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of torch, about protocols of pickle; for what it cannot read it raises an error
+            warnings.simplefilter("ignore")  # torch's about protocols of pickle; what it cannot read is an error
             held = torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGED as error:
         raise ModelError(
@@ -119,12 +117,7 @@ def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def fill(detector: Detector, saved: Detector, source: str) -> list[str]:
     """Copy the weights and the stretch of a saved detector, and return a sentence for each warning that is due.
 
-    With other classes or anchors the last layers keep their random weights.
-
-    Args:
-        detector: detector to change.
-        saved: another detector with the same backbone.
-        source: what messages call the other one.
+    With other classes or anchors the last layers keep their random weights. Messages call the saved one `source`.
 
     Raises:
         ModelError: if its network has another architecture; the detector stays as it was.
@@ -173,12 +166,7 @@ def check_alike(saved: Detector, detector: Detector, source: str) -> None:
 
 
 def adapt(detector: Detector, data: DetectionData, source: str) -> list[str]:
-    """Make a detector one for chips like the data's, and return a sentence for each difference from its own data.
-
-    Args:
-        detector: detector from a file, changed in place.
-        data: data to continue training with.
-        source: what messages call the file.
+    """Make a saved detector one for chips like the data's, and return a sentence for each difference from before.
 
     Raises:
         ModelError: if the data has other classes, or another number of bands.

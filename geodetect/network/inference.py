@@ -1,4 +1,4 @@
-"""Inference: standardised images, and a fast copy of a network while the network itself goes on learning.
+"""Inference: standardised images, a fast copy of a network, and copies between memory and device.
 
 Shapes: B images, C bands, H W pixels.
 """
@@ -19,7 +19,6 @@ from geodetect.network.backbones import TimmBackbone
 from geodetect.network.packed import can_pack, pack
 from geodetect.network.precision import is_native
 from geodetect.network.retinanet import Network
-from geodetect.network.transfer import send
 
 MULTIPLE = 32  # pixels; sides that every backbone halves without a remainder
 
@@ -91,3 +90,33 @@ def eval_mode(network: nn.Module) -> Iterator[None]:
     finally:
         for layer in training:
             layer.training = True
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device without waiting for it; work that is queued there later finds it complete.
+
+    CUDA copies from and to page-locked memory while both sides go on working
+    (https://docs.pytorch.org/tutorials/intermediate/pinmem_nonblock.html). Elsewhere this is a plain copy.
+    """
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+class Pending:
+    """A tensor on its way from a device; it may still be being computed."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+        self._arrived: torch.cuda.Event | None = None
+        if tensor.is_cuda:
+            self._tensor = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._tensor.copy_(tensor, non_blocking=True)
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived.record(torch.cuda.current_stream(tensor.device))
+
+    def wait(self) -> Tensor:
+        """Wait for the device, and return the tensor in the processor's memory."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._tensor.cpu()

@@ -6,7 +6,6 @@ Shapes: B images, A anchors, K classes, M boxes of an image with padding.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -15,13 +14,6 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from geodetect.network.coding import decode, encode
 from geodetect.network.matching import IGNORED, match
-
-
-class Losses(NamedTuple):
-    """Focal loss and weighted box loss of a batch; the training loss is their sum."""
-
-    focal: Float[Tensor, ""]
-    box: Float[Tensor, ""]
 
 
 @dataclass(frozen=True)
@@ -48,8 +40,8 @@ class Loss:
         anchors: Float[Tensor, "A 4"],
         boxes: Float[Tensor, "B M 4"],
         labels: Int[Tensor, "B M"],
-    ) -> Losses:
-        """Return both losses of a batch, in float32 whatever the network's precision.
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Return focal loss and weighted box loss of a batch, whose sum is the training loss; always float32.
 
         "The total focal loss of an image is computed as the sum of the focal loss over all ~100k anchors,
         normalized by the number of anchors assigned to a ground-truth box" (https://arxiv.org/abs/1708.02002,
@@ -75,4 +67,4 @@ class Loss:
         else:
             box = smooth_l1_loss(moves, encode(positive, true), beta=1.0, reduction="sum")
         n_positive = max(1, len(anchor))
-        return Losses(focal[target != IGNORED].sum() / n_positive, self.box_weight * box / n_positive)
+        return focal[target != IGNORED].sum() / n_positive, self.box_weight * box / n_positive
