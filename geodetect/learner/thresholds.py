@@ -122,7 +122,12 @@ def detect_ground(detector: DetectsChips, chips: Chips, *, nms_iou: float = NMS_
         if isinstance(reader, MaskedReader):
             area = shapely.intersection(area, reader.area)
         found.append(boxes_within(reader, detector, area, min_score=LOWEST_SCORE, nms_iou=nms_iou))
-        truth.append(_objects(plans, area))
+        objects = Boxes.concat(
+            [plan.boxes.shift(plan.window.x, plan.window.y) if plan.objects is None else plan.objects for plan in plans]
+        )
+        _, first = np.unique(np.column_stack([objects.xyxy, objects.labels]), axis=0, return_index=True)
+        objects = objects[np.sort(first)]  # each once, however many chips hold it
+        truth.append(objects[np.asarray(shapely.intersects_xy(area, *objects.centres.T))])
         reader.close()  # there may be hundreds of scenes; training opens its own again
     return found, truth
 
@@ -130,13 +135,3 @@ def detect_ground(detector: DetectsChips, chips: Chips, *, nms_iou: float = NMS_
 def _is_single_chip(plans: Sequence[ChipPlan]) -> bool:
     """Return whether a scene is one chip, which a map too shows in one window."""
     return len(plans) == 1 and plans[0].reader.grid.shape == (plans[0].window.height, plans[0].window.width)
-
-
-def _objects(plans: Sequence[ChipPlan], area: shapely.Geometry) -> Boxes:
-    """Return the whole objects of the chips with their centre in the area, in scene pixels, each once."""
-    every = Boxes.concat(
-        [plan.boxes.shift(plan.window.x, plan.window.y) if plan.objects is None else plan.objects for plan in plans]
-    )
-    _, first = np.unique(np.column_stack([every.xyxy, every.labels]), axis=0, return_index=True)
-    objects = every[np.sort(first)]
-    return objects[np.asarray(shapely.intersects_xy(area, *objects.centres.T))]

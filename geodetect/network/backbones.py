@@ -70,9 +70,16 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.body, self.pretrained, self.stretch = body, pretrained, stretch
-        shapes = _measure(body, n_bands)
-        self._taps = _last_at([_PROBE // height for _, height in shapes], strides, "this chain of layers")
-        self.channels = [shapes[i][0] for i in self._taps]
+        weight, shapes = next(body.parameters()), []
+        x = torch.zeros(1, n_bands, _PROBE, _PROBE, dtype=weight.dtype, device=weight.device)
+        body.eval()  # else the blank image would enter the running means of batch norms
+        with torch.no_grad():
+            for layer in body:
+                x = layer(x)
+                shapes.append(x.shape)
+        body.train()
+        self._taps = _last_at([_PROBE // shape[2] for shape in shapes], strides, "this chain of layers")
+        self.channels = [shapes[i][1] for i in self._taps]
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> list[Float[Tensor, "B _c _h _w"]]:
         """Return the maps at the strides, finest first."""
@@ -201,20 +208,6 @@ def widen(weight: Float[Tensor, "O 3 _h _w"], n_bands: int) -> Float[Tensor, "O 
     if n_bands < _RGB:
         return (mean * _RGB / n_bands).repeat(1, n_bands, 1, 1)
     return torch.cat([weight, mean.expand(-1, n_bands - _RGB, -1, -1)], dim=1)
-
-
-@torch.no_grad()
-def _measure(body: nn.Sequential, n_bands: int) -> list[tuple[int, int]]:
-    """Return channels and height of every layer's map of a small blank image."""
-    weight = next(body.parameters())
-    x = torch.zeros(1, n_bands, _PROBE, _PROBE, dtype=weight.dtype, device=weight.device)
-    training, shapes = body.training, []
-    body.eval()  # else the blank image would enter the running means of batch norms
-    for layer in body:
-        x = layer(x)
-        shapes.append((x.shape[1], x.shape[2]))
-    body.train(training)
-    return shapes
 
 
 def _last_at(found: Sequence[int], strides: Sequence[int], name: str) -> list[int]:

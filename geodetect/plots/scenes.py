@@ -81,7 +81,13 @@ def draw_scene(
     # Lines wide enough to see, and narrow enough not to cover small objects.
     draw_marks(axes[0], marks, width=min(1.3, max(0.5, 0.08 * marks.median_size * pixel)) if marks.labels else 1.0)
     if detail is not None:
-        _enlarge(axes[0], axes[1], detail)
+        x1, y1, x2, y2 = detail.xyxy
+        axes[1].imshow(detail.rgb, extent=(x1, x2, y2, y1), interpolation="antialiased")
+        axes[1].set(xlim=(x1, x2), ylim=(y2, y1))
+        axes[1].spines[:].set(visible=True, color=INK, linewidth=1.2)
+        for colour, width in (("white", 2.6), (INK, 1.2)):
+            frame = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=width)
+            axes[0].add_patch(frame)
         draw_marks(axes[1], marks, width=1.6)
     if ground is not None:
         for ax in axes:
@@ -112,16 +118,6 @@ def find_fullest_part(
     fullest = np.bincount(row * n_columns + column, minlength=n_rows * n_columns).argmax()
     y, x = divmod(int(fullest), n_columns)
     return x * side, y * side, (x + 1) * side, (y + 1) * side
-
-
-def _enlarge(whole: Axes, part: Axes, detail: Detail) -> None:
-    """Show the detail in `part`, and its outline in `whole`."""
-    x1, y1, x2, y2 = detail.xyxy
-    part.imshow(detail.rgb, extent=(x1, x2, y2, y1), interpolation="antialiased")
-    part.set(xlim=(x1, x2), ylim=(y2, y1))
-    part.spines[:].set(visible=True, color=INK, linewidth=1.2)
-    whole.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor="white", linewidth=2.6))
-    whole.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=INK, linewidth=1.2))
 
 
 def _add_scale_bar(ax: Axes, pixel_size_m: float) -> None:
