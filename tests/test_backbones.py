@@ -10,7 +10,7 @@ from torchvision import models
 
 from geodetect.errors import ArgumentError, MissingPackage
 from geodetect.network import backbones
-from geodetect.network.backbones import Backbone, build, names, widen
+from geodetect.network.backbones import Backbone, build, list_names, widen
 from geodetect.stretch import IMAGENET
 
 LITE = ["efficientnet_lite0", "efficientnet_lite2"]
@@ -39,7 +39,7 @@ def test_maps_lie_at_strides_8_16_32(name, n_bands):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in names() if name not in SMALL])
+@pytest.mark.parametrize("name", [name for name in list_names() if name not in SMALL])
 def test_maps_of_every_backbone_lie_at_strides_8_16_32(name):
     check_every_law(name, 4)
 
@@ -154,8 +154,8 @@ def test_timm_gives_the_same_interface():
 
 
 def test_names_are_torchvisions_but_for_the_two_that_come_as_packages():
-    assert set(names()) - set(models.list_models()) == {"efficientnet_lite0", "efficientnet_lite2"}
-    assert backbones.names()[0] == "resnet18"
+    assert set(list_names()) - set(models.list_models()) == {"efficientnet_lite0", "efficientnet_lite2"}
+    assert backbones.list_names()[0] == "resnet18"
 
 
 @pytest.fixture(params=LITE)

@@ -9,17 +9,17 @@ from torchvision.models.detection._utils import BoxCoder
 
 from geodetect.anchors import AnchorSpec
 from geodetect.boxes import Boxes, nms
-from geodetect.network.anchors import anchors, level_sizes
-from geodetect.network.coding import candidates, decode, encode, suppress
+from geodetect.network.anchors import level_sizes, make_anchors
+from geodetect.network.coding import decode, encode, select_candidates, suppress
 
 SHAPE = (128, 160)
 SPEC = AnchorSpec()
-ANCHORS = anchors(SPEC, SHAPE)
+ANCHORS = make_anchors(SPEC, SHAPE)
 SIZES = level_sizes(SPEC, SHAPE)
 
 
 def decode_batch(logits, deltas, min_score=0.05, nms_iou=0.5):
-    found = candidates(logits, deltas, ANCHORS, SHAPE, level_sizes=SIZES, min_score=min_score)
+    found = select_candidates(logits, deltas, ANCHORS, SHAPE, level_sizes=SIZES, min_score=min_score)
     return suppress(found, nms_iou)
 
 

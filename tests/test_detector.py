@@ -16,7 +16,7 @@ from geodetect.anchors import AnchorSpec
 from geodetect.detector import Detector, file, load_detector
 from geodetect.errors import ArgumentError, ModelError, OutputError
 from geodetect.metadata import Architecture, Metadata
-from geodetect.network.coding import candidates, suppress
+from geodetect.network.coding import select_candidates, suppress
 from geodetect.network.retinanet import Network
 from geodetect.stretch import Numbers, Stretch
 from tests.data import version_1
@@ -63,7 +63,7 @@ def test_boxes_are_those_of_the_stretched_pixels(detector):
     with torch.inference_mode():
         logits, deltas = detector.network(torch.from_numpy(STRETCH.apply(pixels)))
     anchors, sizes = detector.network.anchors((64, 96)), detector.network.level_sizes((64, 96))
-    expected = suppress(candidates(logits, deltas, anchors, (64, 96), level_sizes=sizes, min_score=ANY), 0.5)
+    expected = suppress(select_candidates(logits, deltas, anchors, (64, 96), level_sizes=sizes, min_score=ANY), 0.5)
     assert sum(map(len, expected)) > 10
     assert_same(detector.detect(pixels, min_score=ANY), expected)
 
@@ -108,7 +108,7 @@ def test_chips_of_any_size_are_set_in_the_mean(detector, shape):
     network = detector.network
     sizes = network.level_sizes(padded)
     anchors = network.anchors(padded)
-    expected = suppress(candidates(logits, deltas, anchors, shape, level_sizes=sizes, min_score=0.0), 1.0)
+    expected = suppress(select_candidates(logits, deltas, anchors, shape, level_sizes=sizes, min_score=0.0), 1.0)
     assert len(found)
     assert_same([found], expected)
     assert (found.xyxy >= 0).all()

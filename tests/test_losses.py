@@ -6,12 +6,12 @@ from torch.nn.functional import smooth_l1_loss
 from torchvision.ops import sigmoid_focal_loss
 
 from geodetect.anchors import AnchorSpec
-from geodetect.network.anchors import anchors
+from geodetect.network.anchors import make_anchors
 from geodetect.network.coding import encode
 from geodetect.network.losses import Loss
 from geodetect.network.matching import IGNORED, match
 
-ANCHORS = anchors(AnchorSpec(), (64, 96))
+ANCHORS = make_anchors(AnchorSpec(), (64, 96))
 BOXES = torch.tensor([[[4.0, 4, 40, 30], [50, 10, 90, 60]], [[8, 8, 60, 60], [0, 0, 0, 0]], [[0, 0, 0, 0]] * 2])
 LABELS = torch.tensor([[2, 0], [1, -1], [-1, -1]])
 

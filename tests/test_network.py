@@ -5,7 +5,7 @@ from torch import nn
 from geodetect.anchors import AnchorSpec
 from geodetect.errors import ArgumentError
 from geodetect.metadata import Architecture
-from geodetect.network.coding import candidates, suppress
+from geodetect.network.coding import select_candidates, suppress
 from geodetect.network.losses import Loss
 from geodetect.network.precision import autocast, resolve
 from geodetect.network.pyramid import Pyramid
@@ -185,7 +185,7 @@ def test_a_network_that_learns_one_chip_finds_its_boxes():
         optimiser.step()
     with torch.inference_mode():
         logits, deltas = network(pictures)
-    (found,) = suppress(candidates(logits, deltas, anchors, shape, level_sizes=network.level_sizes(shape)), 0.5)
+    (found,) = suppress(select_candidates(logits, deltas, anchors, shape, level_sizes=network.level_sizes(shape)), 0.5)
     for i in range(2):
         best = found[found.labels == i].xyxy[0]
         assert abs(best - boxes[0, i].numpy()).max() < 8

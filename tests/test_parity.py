@@ -17,7 +17,7 @@ from torchvision.ops import box_iou
 
 from geodetect.anchors import AnchorSpec
 from geodetect.boxes import iou
-from geodetect.network.anchors import anchors
+from geodetect.network.anchors import make_anchors
 from geodetect.network.losses import Loss
 from geodetect.network.matching import match
 from geodetect.network.published import fill
@@ -101,7 +101,7 @@ def test_boxes_and_scores(theirs: RetinaNet, ours: Network) -> None:
 
 def test_losses_of_a_picture(theirs: RetinaNet) -> None:
     theirs.head.regression_head._loss_type = "smooth_l1"  # as in the paper's source; torchvision's default is L1
-    chip = anchors(AnchorSpec(), SHAPE)
+    chip = make_anchors(AnchorSpec(), SHAPE)
     boxes, labels = torch.tensor([[4.0, 4, 44, 30], [90, 10, 240, 120], [60, 70, 75, 90]]), torch.tensor([2, 0, 1])
     logits, deltas = torch.randn(1, len(chip), N_CLASSES), torch.randn(1, len(chip), 4)
     expected = theirs.compute_loss(
@@ -112,7 +112,7 @@ def test_losses_of_a_picture(theirs: RetinaNet) -> None:
     torch.testing.assert_close(box, expected["bbox_regression"], rtol=1e-5, atol=0)
 
 
-SMALL = anchors(AnchorSpec(), (64, 64))
+SMALL = make_anchors(AnchorSpec(), (64, 64))
 SPOT, SIDE = st.integers(0, 48), st.integers(2, 40)
 
 

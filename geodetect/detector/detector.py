@@ -23,7 +23,7 @@ from geodetect.facts import html_table, listed, text_of
 from geodetect.metadata import LOWEST_SCORE, NMS_IOU, HasMetadata, Metadata, Scores
 from geodetect.network import precision as precisions
 from geodetect.network.batching import choose_by_trial, choose_on_cpu
-from geodetect.network.coding import candidates, suppress
+from geodetect.network.coding import select_candidates, suppress
 from geodetect.network.inference import Pending, eval_mode, freeze, send, standardise
 from geodetect.network.retinanet import Network
 from geodetect.stretch import Stretch
@@ -160,7 +160,7 @@ class Detector(HasMetadata):
             with precisions.autocast(precisions.resolve(self.precision, self.device), self.device):
                 logits, deltas = self.running(pictures)
             padded = pictures.shape[2], pictures.shape[3]
-            found = candidates(
+            found = select_candidates(
                 logits,
                 deltas,
                 self.running.anchors(padded),

@@ -19,7 +19,7 @@ from geodetect.learner import distributed
 from geodetect.learner.hits import Hits
 from geodetect.learner.interrupts import defer_interrupts
 from geodetect.metadata import NMS_IOU
-from geodetect.network.coding import candidates, suppress
+from geodetect.network.coding import select_candidates, suppress
 
 _MAX_NAMED = 3  # chips that a message names
 
@@ -165,7 +165,7 @@ class ChipAP(Metric):  # type: ignore[misc]
         """Decode the network's outputs of a batch."""
         logits, deltas = (output.detach() for output in learn.pred)
         anchors, sizes = learn.model.anchors(self.shape), learn.model.level_sizes(self.shape)
-        self.found += suppress(candidates(logits, deltas, anchors, self.shape, level_sizes=sizes).cpu(), NMS_IOU)
+        self.found += suppress(select_candidates(logits, deltas, anchors, self.shape, level_sizes=sizes).cpu(), NMS_IOU)
         for boxes, labels in zip(*learn.yb, strict=True):
             is_real = labels >= 0  # not padding
             self.truth.append(Boxes(boxes[is_real].double().cpu().numpy(), labels[is_real].cpu().numpy()))

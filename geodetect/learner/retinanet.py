@@ -131,7 +131,7 @@ class RetinaNet:
     @staticmethod
     def backbones() -> list[str]:
         """Return the names that `backbone` takes, besides "timm:NAME"; EfficientNet-Lite needs the extra `offline`."""
-        return backbones.names()
+        return backbones.list_names()
 
     @property
     def detector(self) -> Detector:

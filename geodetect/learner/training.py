@@ -84,7 +84,7 @@ def make_learner(detector: Detector, data: DetectionData, loss: Loss, *, seed: i
         network,
         loss_func=DetectionLoss(network, data.chip_size, loss),
         opt_func=partial(_Optimizer, opt=torch.optim.AdamW, fused=True),
-        splitter=groups,
+        splitter=split_parameters,
         metrics=[ChipAP(data.chip_size, len(data.classes))],
         cbs=[SeededEpochs(seed), StopOnNan(data.train.plans), GradientClip(_LARGEST_GRADIENT), BnFreeze()],
         path=Path(),
@@ -96,14 +96,14 @@ def make_learner(detector: Detector, data: DetectionData, loss: Loss, *, seed: i
     return learner
 
 
-def groups(network: Network) -> list[list[nn.Parameter]]:
+def split_parameters(network: Network) -> list[list[nn.Parameter]]:
     """Return the parameters of the backbone, of the pyramid, and of the heads; each group has a learning rate."""
     backbone, pyramid = list(network.backbone.parameters()), list(network.pyramid.parameters())
     known = {id(parameter) for parameter in backbone + pyramid}
     return [backbone, pyramid, [p for p in network.parameters() if id(p) not in known]]
 
 
-def rates(network: Network, rate: float | slice) -> list[float]:
+def choose_rates(network: Network, rate: float | slice) -> list[float]:
     """Return the peak rates of the three groups: all the same, but a tenth for a pretrained backbone.
 
     Args:

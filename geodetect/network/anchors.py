@@ -14,7 +14,7 @@ from torch import Tensor
 from geodetect.anchors import AnchorSpec
 
 
-def anchors(spec: AnchorSpec, shape: tuple[int, int], device: torch.device | None = None) -> Float[Tensor, "A 4"]:
+def make_anchors(spec: AnchorSpec, shape: tuple[int, int], device: torch.device | None = None) -> Float[Tensor, "A 4"]:
     """Return the anchors of an image: level by level, cell by cell along rows, the shapes of a cell innermost.
 
     They are centred on the upper-left corners of the cells, one stride apart, and may reach over the image's edge.

@@ -34,7 +34,7 @@ _OFFLINE = ("efficientnet_lite0", "efficientnet_lite2")  # their ImageNet weight
 _COUNTER = ".num_batches_tracked"
 
 
-def names() -> list[str]:
+def list_names() -> list[str]:
     """Return the names of the backbones, without `timm:NAME`; EfficientNet-Lite needs the extra `offline`."""
     return [
         *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)),
@@ -134,7 +134,7 @@ def build(
     """Build the backbone with this name for images of `n_bands` bands.
 
     Args:
-        name: one of `names()`, or `timm:` and a name that timm knows.
+        name: one of `list_names()`, or `timm:` and a name that timm knows.
         n_bands: bands of the images; `widen` adapts RGB weights to them.
         weights: "imagenet", or None for random ones.
         strides: strides of its maps, in pixels.
@@ -151,8 +151,8 @@ def build(
         return _build_timm(name, n_bands, weights, strides)
     if name in _OFFLINE:
         return _build_offline(name, n_bands, weights, strides)
-    if name not in names():
-        raise _unknown(name, names())
+    if name not in list_names():
+        raise _unknown(name, list_names())
     model = models.get_model(name)
     published = models.get_model_weights(name)["IMAGENET1K_V1"]  # torchvision's own detectors start from the first too
     state = download.fetch_state_dict(published, f"ImageNet weights of {name}") if weights else None

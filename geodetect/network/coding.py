@@ -46,7 +46,7 @@ def _centres_and_sides(boxes: Float[Tensor, "*N 4"]) -> tuple[Float[Tensor, "*N 
     return boxes[..., :2] + sides / 2, sides
 
 
-def candidates(
+def select_candidates(
     logits: Float[Tensor, "B A K"],
     deltas: Float[Tensor, "B A 4"],
     anchors: Float[Tensor, "A 4"],
@@ -92,8 +92,8 @@ def candidates(
 def suppress(found: Float[Tensor, "B P 6"], nms_iou: float) -> list[Boxes]:
     """Return the boxes of each image after non-maximum suppression within each class, highest score first.
 
-    Takes the result of `candidates` on the CPU. The number of boxes is not limited, since a chip of palms holds more
-    than 100.
+    Takes the result of `select_candidates` on the CPU. The number of boxes is not limited, since a chip of palms holds
+    more than 100.
     """
     image, place = torch.nonzero(found[..., 4] >= 0, as_tuple=True)
     # float64, as batched_nms moves every group by the largest coordinate, which would blur float32

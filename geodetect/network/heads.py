@@ -75,7 +75,7 @@ class Head(nn.Module):
         return bool((self.out.bias == self.out.bias.new_tensor(_PRIOR_LOGIT)).all())
 
     def forward(self, levels: Sequence[Float[Tensor, "B C _h _w"]]) -> Float[Tensor, "B A K"]:
-        """Return the outputs in the order of `anchors.anchors`: levels, rows, columns, shapes of a cell."""
+        """Return the outputs in the order of `anchors.make_anchors`: levels, rows, columns, shapes of a cell."""
         outputs = [self.out(self._tower(number, level)) for number, level in enumerate(levels)]
         # Channels are (shape, number); in the order of anchors cells come before shapes.
         return torch.cat([x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, self.n_outputs) for x in outputs], dim=1)
@@ -116,7 +116,7 @@ class Head(nn.Module):
             self.conv, self.norms = nn.Sequential(), nn.ModuleList()
 
 
-def class_head(architecture: Architecture, n_classes: int) -> Head:
+def make_class_head(architecture: Architecture, n_classes: int) -> Head:
     """Return a head of one logit a class, which at first gives every class `PRIOR` everywhere.
 
     "Prevents the large number of background anchors from generating a large, destabilizing loss
@@ -125,6 +125,6 @@ def class_head(architecture: Architecture, n_classes: int) -> Head:
     return Head(architecture, n_classes, bias=_PRIOR_LOGIT)
 
 
-def box_head(architecture: Architecture) -> Head:
+def make_box_head(architecture: Architecture) -> Head:
     """Return a head of four deltas for each anchor, the same for all classes, near 0 at first."""
     return Head(architecture, 4)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from geodetect.errors import ArgumentError
 from geodetect.metadata import Architecture
 from geodetect.network import backbones
-from geodetect.network.anchors import anchors, level_sizes
-from geodetect.network.heads import box_head, class_head
+from geodetect.network.anchors import level_sizes, make_anchors
+from geodetect.network.heads import make_box_head, make_class_head
 from geodetect.network.pyramid import Pyramid
 
 _COARSEST = 32  # pixels; stride of a backbone's last map
@@ -46,7 +46,7 @@ class Network(nn.Module):
         strides = [stride for stride in architecture.anchors.strides if stride <= _COARSEST]
         self.backbone = backbones.build(architecture.backbone, n_bands, weights, strides=strides)
         self.pyramid = Pyramid(self.backbone.channels, architecture.width)
-        self.class_head, self.box_head = class_head(architecture, n_classes), box_head(architecture)
+        self.class_head, self.box_head = make_class_head(architecture, n_classes), make_box_head(architecture)
         self._anchors: dict[tuple[tuple[int, int], torch.device], Tensor] = {}
         self.set_norm_eps(architecture.norm_eps)
 
@@ -65,7 +65,7 @@ class Network(nn.Module):
         key = (shape[0], shape[1]), self.device
         if key not in self._anchors:
             with torch.inference_mode(False):  # the next to use them may be training
-                self._anchors[key] = anchors(self.architecture.anchors, key[0], self.device)
+                self._anchors[key] = make_anchors(self.architecture.anchors, key[0], self.device)
         return self._anchors[key]
 
     def level_sizes(self, shape: tuple[int, int]) -> list[int]:
