@@ -180,11 +180,11 @@ def _read_every(reader: RasterReader, part: Window, step: int) -> _Part:
     for window in Windows.of([tiling], reader.footprints):
         x, y = window.x - part.x, window.y - part.y
         taken = np.s_[-y % step :: step, -x % step :: step]  # the last windows are moved back
-        got, stands = (each[..., *taken] for each in reader.read(window))
+        values, is_valid = (each[..., *taken] for each in reader.read(window))
         there = np.s_[-(-y // step) :, -(-x // step) :]
-        height, width = stands.shape
-        pixels[:, *there][:, :height, :width] = got
-        valid[there][:height, :width] = stands
+        height, width = is_valid.shape
+        pixels[:, *there][:, :height, :width] = values
+        valid[there][:height, :width] = is_valid
     plane = reader.grid.in_plane().window(part)
     assert plane.transform is not None
     return _Part(pixels, valid, replace(plane, shape=valid.shape, transform=plane.transform @ Affine.scale(step)))

@@ -97,14 +97,14 @@ def test_with_other_anchors_both_last_layers_start_anew(theirs):
     ours = network(4, anchors=AnchorSpec(ratios=(1.0,)))
     before = ours.box_head.out.weight.clone()
     (told,) = fill(ours, theirs.state_dict(), "theirs")
-    assert told == "theirs has 9 anchors at a cell, this model 3; the last layers of both heads start anew"
+    assert told == "theirs has 9 anchors at a cell, this model 3; the last layers of both heads keep random weights"
     assert torch.equal(ours.box_head.out.weight, before)
 
 
 def test_a_finer_level_starts_anew_and_the_others_are_taken(theirs):
     ours = network(4, anchors=AnchorSpec(levels=(2, 7)))
     (told,) = fill(ours, theirs.state_dict(), "theirs")
-    assert told == "theirs knows no level P2; its part of the pyramid starts anew"
+    assert told == "theirs knows no level P2; its part of the pyramid keeps random weights"
     for kind in ("inner_blocks", "layer_blocks"):
         mine, other = (getattr(model, kind) for model in (ours.pyramid.fpn, theirs.backbone.fpn))
         assert torch.equal(mine[1][0].weight, other[0][0].weight)

@@ -66,7 +66,7 @@ def test_names_that_a_class_round_the_network_lengthened_are_known(tmp_path: Pat
 
 def test_another_number_of_classes_is_told_with_the_file(data: gd.DetectionData, tmp_path: Path) -> None:
     torch.save(torchvisions(9).state_dict(), tmp_path / "nine.pth")
-    with pytest.warns(UserWarning, match=r"nine.pth has 9 class slots, this model 2 classes; .* starts anew"):
+    with pytest.warns(UserWarning, match=r"nine.pth has 9 class slots, this model 2 classes; .* keeps random weights"):
         gd.RetinaNet(data, weights=str(tmp_path / "nine.pth"), **SMALL)
 
 
@@ -163,7 +163,7 @@ def test_a_detector_of_other_classes_or_anchors_is_a_beginning(data: gd.Detectio
     assert saved.keys() - same <= {"class_head.out.weight"}  # its bias is the prior of both
     assert saved.keys() - same
     with pytest.warns(
-        UserWarning, match="saved.safetensors has other anchors; the last layers of both heads start anew"
+        UserWarning, match="saved.safetensors has other anchors; the last layers of both heads keep random weights"
     ):
         gd.RetinaNet(data, weights=path, **SMALL | {"scales": (0.5, 0.6, 0.8), "anchor_size": 2})
 

@@ -95,7 +95,7 @@ class Fit:
 
     Args:
         detector: detector to train.
-        learner: learner of its network.
+        learner: fastai learner over its network.
         course: callback that keeps checkpoints.
         save_as: file to save the detector to; None for no file.
         last: the call before, whose state and history stand until an epoch of this one is complete.

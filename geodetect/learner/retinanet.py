@@ -344,7 +344,7 @@ class RetinaNet:
         saved = load_detector(path, device="cpu")
         check_alike(saved, self._detector, str(path))
         with defer_interrupts():
-            told = fill(self._detector, saved, str(path))
+            sentences = fill(self._detector, saved, str(path))
             self._learner = self._fit = None
-        for sentence in told:
+        for sentence in sentences:
             warn(sentence)

@@ -66,7 +66,7 @@ class Start:
 
     @property
     def has_torchvision_heads(self) -> bool:
-        """Whether they are of a whole RetinaNet of torchvision, the heads of which have no norms."""
+        """Whether they are those of a whole RetinaNet of torchvision, whose heads have no norms."""
         return self.name == COCO or (self.state is not None and published.has_heads(self.state))
 
     def fill(self, network: Network) -> list[str]:
@@ -124,13 +124,15 @@ def fill(detector: Detector, saved: Detector, source: str) -> list[str]:
     """
     ours, theirs = detector.network.architecture, saved.network.architecture
     left_out: tuple[str, ...] = ()
-    told = []
+    sentences = []
     if theirs.anchors != ours.anchors:
         left_out = _CLASS_OUT, _BOX_OUT
-        told.append(f"{source} has other anchors; the last layers of both heads start anew")
+        sentences.append(f"{source} has other anchors; the last layers of both heads keep random weights")
     elif saved.classes != detector.classes:
         left_out = (_CLASS_OUT,)
-        told.append(f"{_unlike_classes(saved, detector, source)}; the last layer of the class head starts anew")
+        sentences.append(
+            f"{_unlike_classes(saved, detector, source)}; the last layer of the class head keeps random weights"
+        )
     own, given = (
         {name: value for name, value in each.network.state_dict().items() if not name.startswith(left_out)}
         for each in (detector, saved)
@@ -146,7 +148,7 @@ def fill(detector: Detector, saved: Detector, source: str) -> list[str]:
     if not left_out:
         metadata = replace(metadata, min_score=saved.metadata.min_score, summary=saved.metadata.summary)
     detector.metadata = metadata
-    return [*told, *_compare_data(saved, detector, source)]
+    return [*sentences, *_compare_data(saved, detector, source)]
 
 
 def _unlike_classes(saved: Detector, detector: Detector, source: str) -> str:
@@ -192,16 +194,18 @@ def adapt(detector: Detector, data: DetectionData, source: str) -> list[str]:
 
 def _compare_data(saved: Detector, detector: Detector, source: str) -> list[str]:
     """Return a sentence for each difference in bands, pixel size and range of numbers."""
-    told = []
+    sentences = []
     if tuple(saved.bands) != tuple(detector.bands):
-        told.append(f"{source} was trained on the bands {tuple(saved.bands)}; it goes on with {tuple(detector.bands)}")
+        sentences.append(
+            f"{source} was trained on the bands {tuple(saved.bands)}; it goes on with {tuple(detector.bands)}"
+        )
     then, now = saved.pixel_size_m, detector.pixel_size_m
     if then and now and abs(then / now - 1) > _SAME_SIZE:
-        told.append(f"{source} was trained on pixels of {then:g} m; it goes on with pixels of {now:g} m")
+        sentences.append(f"{source} was trained on pixels of {then:g} m; it goes on with pixels of {now:g} m")
     trained, numbers = saved.stretch.numbers, detector.stretch.numbers
     if numbers is not None and trained is not None and numbers.are_unlike(trained):
-        told.append(
-            f"{source} was trained on {trained}; it goes on with {numbers}, which its mean and deviation do not fit: "
-            "bring the data to those units first"
+        sentences.append(
+            f"{source} was trained on {trained}; it goes on with {numbers}, which its mean and deviation do not fit; "
+            "convert the data to those units first"
         )
-    return told
+    return sentences

@@ -69,7 +69,7 @@ def freeze(network: Network, dtype: torch.dtype) -> Network:
 
 
 def _fold_norms(block: nn.Module) -> None:
-    """Fold batch norms into the convolutions right before them, the output of which they take in torchvision."""
+    """Fold batch norms into the convolutions right before them, whose output they take in torchvision's models."""
     for (_, layer), (name, norm) in pairwise(list(block.named_children())):
         # Subclasses, which timm has many of, are left alone: they do more than their names say.
         if type(layer) is nn.Conv2d and type(norm) is nn.BatchNorm2d:

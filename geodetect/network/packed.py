@@ -41,7 +41,7 @@ class PackedConvolution(nn.Module):
 
 
 class _Residual(nn.Module):
-    """A block of a ResNet of which the convolutions are packed."""
+    """A block of a ResNet with packed convolutions."""
 
     def __init__(self, block: BasicBlock | Bottleneck) -> None:
         super().__init__()

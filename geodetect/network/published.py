@@ -124,14 +124,16 @@ def _refuse_parts(network: Network, slots: _Slots, source: str) -> dict[str, str
     """Return the beginnings of the keys that do not fit the network, and why."""
     spec, left_out = network.architecture.anchors, {}
     if spec.levels[0] < _FINEST:
-        reason = f"{source} knows no level P2; its part of the pyramid starts anew"
+        reason = f"{source} knows no level P2; its part of the pyramid keeps random weights"
         left_out = {f"backbone.fpn.{kind}_blocks.-1.": reason for kind in ("inner", "layer")}
     if slots.per_cell != spec.per_cell:
         reason = f"{source} has {slots.per_cell} anchors at a cell, this model {spec.per_cell}"
-        return left_out | dict.fromkeys((_CLASS_OUT, _BOX_OUT), f"{reason}; the last layers of both heads start anew")
+        return left_out | dict.fromkeys(
+            (_CLASS_OUT, _BOX_OUT), f"{reason}; the last layers of both heads keep random weights"
+        )
     if slots.n_classes not in (network.n_classes, network.n_classes + 1):
         reason = f"{source} has {slots.n_classes} class slots, this model {network.n_classes} classes"
-        return left_out | {_CLASS_OUT: f"{reason}; the last layer of the class head starts anew"}
+        return left_out | {_CLASS_OUT: f"{reason}; the last layer of the class head keeps random weights"}
     return left_out
 
 
