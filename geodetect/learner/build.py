@@ -145,7 +145,7 @@ def make_detector(
             n_bands=len(data.bands),
             weights=IMAGENET if start.name == IMAGENET else None,
         )
-    sentences = start.fill(network)
+    notes = start.fill(network)
     stretch, trained_with = data.stretch, network.backbone.stretch
     if network.backbone.pretrained and data.dtype == "uint8" and len(data.bands) == trained_with.n_bands:
         stretch = replace(trained_with, numbers=stretch.numbers)  # pixels are like those of the backbone's training
@@ -159,7 +159,7 @@ def make_detector(
     )
     detector = Detector(network, metadata, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if start.saved is not None:
-        sentences += weights.fill(detector, start.saved, str(start.name))
-    for sentence in sentences:
-        warn(sentence)
+        notes += weights.fill(detector, start.saved, str(start.name))
+    for note in notes:
+        warn(note)
     return detector

@@ -117,8 +117,8 @@ class RetinaNet:
         """
         model = cls.__new__(cls)
         detector = load_detector(path, device=device)
-        for sentence in adapt(detector, data, str(path)) if data is not None else ():
-            warn(sentence)
+        for note in adapt(detector, data, str(path)) if data is not None else ():
+            warn(note)
         model._set(detector, data, Loss(), 42)
         return model
 
@@ -344,7 +344,7 @@ class RetinaNet:
         saved = load_detector(path, device="cpu")
         check_alike(saved, self._detector, str(path))
         with defer_interrupts():
-            sentences = fill(self._detector, saved, str(path))
+            notes = fill(self._detector, saved, str(path))
             self._learner = self._fit = None
-        for sentence in sentences:
-            warn(sentence)
+        for note in notes:
+            warn(note)

@@ -124,13 +124,13 @@ def fill(detector: Detector, saved: Detector, source: str) -> list[str]:
     """
     ours, theirs = detector.network.architecture, saved.network.architecture
     left_out: tuple[str, ...] = ()
-    sentences = []
+    notes = []
     if theirs.anchors != ours.anchors:
         left_out = _CLASS_OUT, _BOX_OUT
-        sentences.append(f"{source} has other anchors; the last layers of both heads keep random weights")
+        notes.append(f"{source} has other anchors; the last layers of both heads keep random weights")
     elif saved.classes != detector.classes:
         left_out = (_CLASS_OUT,)
-        sentences.append(
+        notes.append(
             f"{_unlike_classes(saved, detector, source)}; the last layer of the class head keeps random weights"
         )
     own, given = (
@@ -148,7 +148,7 @@ def fill(detector: Detector, saved: Detector, source: str) -> list[str]:
     if not left_out:
         metadata = replace(metadata, min_score=saved.metadata.min_score, summary=saved.metadata.summary)
     detector.metadata = metadata
-    return [*sentences, *_compare_data(saved, detector, source)]
+    return [*notes, *_compare_data(saved, detector, source)]
 
 
 def _unlike_classes(saved: Detector, detector: Detector, source: str) -> str:
@@ -194,18 +194,16 @@ def adapt(detector: Detector, data: DetectionData, source: str) -> list[str]:
 
 def _compare_data(saved: Detector, detector: Detector, source: str) -> list[str]:
     """Return a sentence for each difference in bands, pixel size and range of numbers."""
-    sentences = []
+    notes = []
     if tuple(saved.bands) != tuple(detector.bands):
-        sentences.append(
-            f"{source} was trained on the bands {tuple(saved.bands)}; it goes on with {tuple(detector.bands)}"
-        )
+        notes.append(f"{source} was trained on the bands {tuple(saved.bands)}; it goes on with {tuple(detector.bands)}")
     then, now = saved.pixel_size_m, detector.pixel_size_m
     if then and now and abs(then / now - 1) > _SAME_SIZE:
-        sentences.append(f"{source} was trained on pixels of {then:g} m; it goes on with pixels of {now:g} m")
+        notes.append(f"{source} was trained on pixels of {then:g} m; it goes on with pixels of {now:g} m")
     trained, numbers = saved.stretch.numbers, detector.stretch.numbers
     if numbers is not None and trained is not None and numbers.are_unlike(trained):
-        sentences.append(
+        notes.append(
             f"{source} was trained on {trained}; it goes on with {numbers}, which its mean and deviation do not fit; "
             "convert the data to those units first"
         )
-    return sentences
+    return notes
