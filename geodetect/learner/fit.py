@@ -31,7 +31,7 @@ PATIENCE = 5  # epochs without a better one before early stopping
 _MOST_EPOCHS = 100_000
 
 
-def check(epochs: Any, callbacks: Sequence[Callback]) -> None:
+def check_arguments(epochs: Any, callbacks: Sequence[Callback]) -> None:
     """Raise for arguments that would only fail in the middle of training.
 
     Raises:
@@ -48,7 +48,7 @@ def check(epochs: Any, callbacks: Sequence[Callback]) -> None:
             )
 
 
-def begin(
+def make_checkpoint(
     detector: Detector,
     best: BestEpoch,
     last: State | None,

@@ -17,9 +17,9 @@ from geodetect.detector.file import check_output
 from geodetect.errors import TrainingError, warn
 from geodetect.export import export
 from geodetect.facts import html_table
-from geodetect.learner import build, fit, mistakes, results, thresholds, training
+from geodetect.learner import build, mistakes, results, thresholds, training
 from geodetect.learner.callbacks import BestEpoch
-from geodetect.learner.fit import Fit
+from geodetect.learner.fit import PATIENCE, Fit, check_arguments, make_checkpoint
 from geodetect.learner.interrupts import defer_interrupts
 from geodetect.learner.loop import DetectionLearner
 from geodetect.learner.weights import Start, adapt, check_alike, fill
@@ -217,13 +217,13 @@ class RetinaNet:
             TrainingError: if there is no data or nothing to resume, or the loss is no longer finite.
             OutputError: if `save_as` or the folder `checkpoint` cannot be written.
         """
-        fit.check(epochs, callbacks)
+        check_arguments(epochs, callbacks)
         file = None if save_as is None else Path(expanded(save_as))
         if file is not None:
             check_output(file)
         learner, last = self.learner, self._fit
-        best = BestEpoch(monitor, keep=bool(checkpoint), patience=fit.PATIENCE if early_stopping else None)
-        course = fit.begin(
+        best = BestEpoch(monitor, keep=bool(checkpoint), patience=PATIENCE if early_stopping else None)
+        course = make_checkpoint(
             self._detector,
             best,
             None if last is None else last.state,
