@@ -19,6 +19,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from geodetect import memory, plots
+from geodetect.colours import OUTCOMES, class_colours
 from geodetect.errors import ArgumentError, LabelsError, NotGeoreferenced, is_whole
 from geodetect.grid import Grid, Tiling, Window
 from geodetect.raster import RasterReader
@@ -215,10 +216,10 @@ def _marks(
     frame = features.frame
     if label_field is None and "outcome" in frame.columns and set(frame["outcome"]) <= set(_OUTCOMES):
         names = frame["outcome"].map(_OUTCOMES).to_numpy(object)
-        colours = {_OUTCOMES[key]: colour for key, colour in plots.OUTCOMES.items()}
+        colours = {_OUTCOMES[key]: colour for key, colour in OUTCOMES.items()}
     else:
         names = np.array([name or _NO_CLASS for name in class_names(features, label_field)], object)
-        colours = plots.class_colours([*(classes or ()), *sorted(set(names))])
+        colours = class_colours([*(classes or ()), *sorted(set(names))])
     scores = pd.to_numeric(frame["score"], errors="coerce") if "score" in frame.columns else np.full(len(frame), np.nan)
     return plots.Marks(
         [shapely.get_coordinates(ring) for ring in shapely.get_exterior_ring(parts)],

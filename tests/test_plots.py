@@ -14,12 +14,11 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
+from geodetect.colours import OUTCOMES, class_colours
 from geodetect.plots import (
-    OUTCOMES,
     Detail,
     Ground,
     Marks,
-    class_colours,
     draw_chips,
     draw_curve,
     draw_losses,

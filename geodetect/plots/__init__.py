@@ -4,7 +4,6 @@ Images come as arrays, curves as arrays and frames. All functions return a matpl
 opens, and pyplot keeps no state.
 """
 
-from geodetect.colours import OUTCOMES, class_colours
 from geodetect.plots.chips import check_rows, draw_chips
 from geodetect.plots.curves import draw_curve, draw_losses, draw_rates
 from geodetect.plots.errors import Mistake, draw_errors
@@ -12,13 +11,11 @@ from geodetect.plots.images import Marks, compute_limits, to_rgb
 from geodetect.plots.scenes import Detail, Ground, draw_scene, find_fullest_part
 
 __all__ = [
-    "OUTCOMES",
     "Detail",
     "Ground",
     "Marks",
     "Mistake",
     "check_rows",
-    "class_colours",
     "compute_limits",
     "draw_chips",
     "draw_curve",
