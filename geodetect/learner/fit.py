@@ -96,7 +96,7 @@ class Fit:
     Args:
         detector: detector to train.
         learner: fastai learner over its network.
-        course: callback that keeps checkpoints.
+        checkpoint: callback that keeps checkpoints.
         save_as: file to save the detector to; None for no file.
         last: the call before, whose state and history stand until an epoch of this one is complete.
     """
@@ -105,12 +105,12 @@ class Fit:
         self,
         detector: Detector,
         learner: DetectionLearner,
-        course: Checkpoint,
+        checkpoint: Checkpoint,
         save_as: Path | None,
         *,
         last: Fit | None,
     ) -> None:
-        self.detector, self.learner, self.course, self.save_as = detector, learner, course, save_as
+        self.detector, self.learner, self.checkpoint, self.save_as = detector, learner, checkpoint, save_as
         self.state: State | None = None if last is None else last.state
         self.history: dict[str, Any] | None = None if last is None else last.history
 
@@ -138,22 +138,22 @@ class Fit:
 
     def _train(self, epochs: int, *, one_cycle: bool, callbacks: Sequence[Callback]) -> None:
         """Train up to `epochs`; the network is left with the weights of the last step."""
-        learner, course = self.learner, self.course
+        learner, checkpoint = self.learner, self.checkpoint
         epochs_before: Any = self.detector.metadata.summary.get("epochs")
         learner.seeded_epochs.earlier = int(epochs_before) if is_whole(epochs_before) and epochs_before > 0 else 0
-        learner.opt, learner.first_epoch = None, course.first_epoch
+        learner.opt, learner.first_epoch = None, checkpoint.first_epoch
         fit = learner.fit_one_cycle if one_cycle else learner.fit
         halfway = [FixHeadNorms()] if one_cycle else []  # at a constant rate more epochs may follow the last
         try:
             with memory.kept(), distributed.parallelise(learner.model) as learner.parallel:
-                fit(epochs, course.rates, cbs=[course.best, course, *halfway, *callbacks])
+                fit(epochs, checkpoint.rates, cbs=[checkpoint.best, checkpoint, *halfway, *callbacks])
         finally:
             learner.parallel, learner.first_epoch = None, 0
         learner.stop_on_nan.check()
 
     def _keep_best(self) -> None:
         """Give the detector the best weights, their scores and a summary; those from before without a full epoch."""
-        best = self.course.best
+        best = self.checkpoint.best
         best.restore(self.detector.network)
         if not best.n_done:
             return
@@ -167,7 +167,7 @@ class Fit:
             min_score=dict(zip(self.detector.classes, best.min_scores, strict=True)),
             summary=summary | {name: value if np.isfinite(value) else None for name, value in kept.items()},
         )
-        self.state = self.course.state
+        self.state = self.checkpoint.state
         self.history = {
             "train": np.array([float(loss) for loss in recorder.losses]),
             "epoch_ends": np.array(recorder.iters, int),
@@ -181,7 +181,7 @@ class Fit:
         Raises:
             OutputError: if the file cannot be written; the message names the temporary file that has the detector.
         """
-        if self.save_as is None or not self.course.best.n_done or distributed.rank() != 0:
+        if self.save_as is None or not self.checkpoint.best.n_done or distributed.rank() != 0:
             return
         try:
             self.detector.save(self.save_as)
@@ -191,7 +191,7 @@ class Fit:
 
     def _describe(self) -> str:
         """Return what is left of a training that did not come to its end."""
-        best, file = self.course.best, self.save_as
+        best, file = self.checkpoint.best, self.save_as
         if not best.n_done:
             left = "the model is as it was before" if file is None else "nothing was written"
             return f"no epoch was complete, so {left}"

@@ -221,9 +221,9 @@ class RetinaNet:
         file = None if save_as is None else Path(expanded(save_as))
         if file is not None:
             check_output(file)
-        learner, last = self.learner, self._fit
+        learner, last, valid = self.learner, self._fit, self._need_data("fit").valid
         best = BestEpoch(monitor, keep=bool(checkpoint), patience=PATIENCE if early_stopping else None)
-        course = make_checkpoint(
+        keeper = make_checkpoint(
             self._detector,
             best,
             None if last is None else last.state,
@@ -231,8 +231,7 @@ class RetinaNet:
             checkpoint=checkpoint,
             resume=resume,
         )
-        self._fit = Fit(self._detector, learner, course, file, last=last)
-        valid = self._need_data("fit").valid
+        self._fit = Fit(self._detector, learner, keeper, file, last=last)
         self._fit.run(epochs, valid, one_cycle=one_cycle, callbacks=callbacks, progress=progress)
 
     def plot_losses(self) -> Figure:

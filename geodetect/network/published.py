@@ -63,7 +63,7 @@ def fill(network: Network, state: Mapping[str, Tensor], source: str) -> list[str
     given = {_rename_old(key): value for key, value in state.items()}
     slots, left_out = _Slots.of(network, given), {}
     if has_heads(given):
-        left_out = _refuse_parts(network, slots, source)
+        left_out = _find_misfits(network, slots, source)
         names = {_to_theirs(name, network): name for name in network.state_dict()}
         if slots.n_classes == network.n_classes + 1:
             for key in [key for key in given if key.startswith(_CLASS_OUT)]:
@@ -120,7 +120,7 @@ class _Slots(NamedTuple):
         return cls(per_cell, classes.numel() // per_cell)
 
 
-def _refuse_parts(network: Network, slots: _Slots, source: str) -> dict[str, str]:
+def _find_misfits(network: Network, slots: _Slots, source: str) -> dict[str, str]:
     """Return the beginnings of the keys that do not fit the network, and why."""
     spec, left_out = network.architecture.anchors, {}
     if spec.levels[0] < _FINEST:
