@@ -6,6 +6,7 @@ The seeds of an epoch follow from its number (`SeededEpochs`), so no state of a 
 from __future__ import annotations
 
 import json
+import warnings
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from geodetect.detector import Detector
 from geodetect.detector.file import checksum
-from geodetect.errors import OutputError, TrainingError, warn
+from geodetect.errors import OutputError, TrainingError
 from geodetect.files import appearing
 from geodetect.learner import distributed
 from geodetect.learner.callbacks import BestEpoch, copy_weights
@@ -121,7 +122,9 @@ class Checkpoint(Callback):  # type: ignore[misc]
                 try:
                     write(self.state, self.folder)
                 except OutputError as error:  # hours of training may be in memory
-                    warn(f"{error}; training goes on, but a crash would lose this epoch")
+                    # Not `errors.warn`, which would blame fastai's loop.
+                    message = f"{error}; training goes on, but a crash would lose this epoch"
+                    warnings.warn(message, UserWarning, stacklevel=2)
 
     def _facts(self) -> dict[str, Any]:
         recorder = self.recorder

@@ -5,6 +5,7 @@ Shapes: B chips, A anchors, K classes.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from fastai.learner import Learner
 from torch import Tensor, nn
 
 from geodetect import memory
-from geodetect.errors import GeodetectError, TrainingError, warn
+from geodetect.errors import GeodetectError, TrainingError
 from geodetect.learner import distributed
 from geodetect.network.precision import autocast
 
@@ -126,9 +127,11 @@ class DetectionLearner(Learner):  # type: ignore[misc]
             self.opt.zero_grad()
         if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
-        warn(
+        warnings.warn(  # not `errors.warn`, which would blame fastai's loop
             f"the memory of {self.model.device} does not hold {n_chips} chips at once: from here on the network takes "
-            f"{-(-n_chips // self.n_parts)} at a time, with the same steps"
+            f"{-(-n_chips // self.n_parts)} at a time, with the same steps",
+            UserWarning,
+            stacklevel=2,
         )
 
     def _run_parts(self, xb: Tensors, yb: Tensors) -> None:
