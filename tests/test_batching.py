@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from geodetect.network import precision
-from geodetect.network.batching import fastest, most_on_cpu
-from geodetect.network.precision import faster
+from geodetect.network.batching import choose_by_trial, choose_on_cpu
+from geodetect.network.precision import choose
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from geodetect.network.precision import faster
     ],
 )
 def test_the_largest_maps_fill_less_than_the_cache(side, dtype, expected):
-    assert most_on_cpu(side, dtype) == expected
+    assert choose_on_cpu(side, dtype) == expected
 
 
 class Device:
@@ -38,25 +38,25 @@ class Device:
 
 def test_the_batch_grows_while_that_pays(monkeypatch):
     device = Device(monkeypatch, {2: 1.0, 4: 1.2, 8: 2.0, 16: 3.9, 32: 1.0})  # 2, 3.3, 4, 4.1 and 32 a second
-    assert fastest(device.run) == 8
+    assert choose_by_trial(device.run) == 8
     assert max(device.ran) == 16
 
 
 def test_the_batch_grows_while_there_is_memory(monkeypatch):
     device = Device(monkeypatch, {2: 1.0, 4: 1.0, 8: 1.0})
-    assert fastest(device.run) == 8
+    assert choose_by_trial(device.run) == 8
 
 
 def test_a_batch_that_does_not_fit_at_all_is_the_smallest():
     def run(size):
         raise torch.OutOfMemoryError
 
-    assert fastest(run, (3, 6)) == 3
+    assert choose_by_trial(run, (3, 6)) == 3
 
 
 def test_the_faster_precision_is_one_of_two():
-    assert faster(torch.device("cpu")) in {"float32", "bf16"}
-    assert faster(torch.device("meta")) == "float32"  # not known to have bf16
+    assert choose(torch.device("cpu")) in {"float32", "bf16"}
+    assert choose(torch.device("meta")) == "float32"  # not known to have bf16
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,6 @@ def test_the_faster_precision_is_one_of_two():
 )
 def test_float32_must_win_every_round(monkeypatch, float32, bf16, expected):
     taken = {torch.float32: float32, torch.bfloat16: bf16}
-    monkeypatch.setattr(precision, "_bf16_is_native", lambda device: True)
+    monkeypatch.setattr(precision, "is_native", lambda dtype, device: True)
     monkeypatch.setattr(precision, "_seconds", lambda dtype, device: taken[dtype])
-    assert faster(torch.device("cpu")) == expected
+    assert choose(torch.device("cpu")) == expected

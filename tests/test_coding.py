@@ -9,13 +9,18 @@ from torchvision.models.detection._utils import BoxCoder
 
 from geodetect.anchors import AnchorSpec
 from geodetect.boxes import Boxes, nms
-from geodetect.network.anchors import anchors, level_sizes
-from geodetect.network.coding import decode, decode_batch, encode
+from geodetect.network.anchors import level_sizes, make_anchors
+from geodetect.network.coding import decode, encode, select_candidates, suppress
 
 SHAPE = (128, 160)
 SPEC = AnchorSpec()
-ANCHORS = anchors(SPEC, SHAPE)
+ANCHORS = make_anchors(SPEC, SHAPE)
 SIZES = level_sizes(SPEC, SHAPE)
+
+
+def decode_batch(logits, deltas, min_score=0.05, nms_iou=0.5):
+    found = select_candidates(logits, deltas, ANCHORS, SHAPE, level_sizes=SIZES, min_score=min_score)
+    return suppress(found, nms_iou)
 
 
 @st.composite
@@ -69,7 +74,7 @@ def test_a_perfect_network_gives_the_boxes_back():
         Boxes.empty(),
         Boxes(np.array([[0, 0, 160, 128]]), np.array([2])),
     ]
-    got = decode_batch(*certain(truth, 3), ANCHORS, SHAPE, level_sizes=SIZES)
+    got = decode_batch(*certain(truth, 3))
     for found, expected in zip(got, truth, strict=True):
         np.testing.assert_allclose(found.xyxy, expected.xyxy, atol=1e-3)
         assert found.labels.tolist() == expected.labels.tolist()
@@ -102,7 +107,7 @@ def test_a_batch_equals_slow_loops(seed, min_score, nms_iou):
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(2, len(ANCHORS), 2, generator=generator)
     deltas = torch.randn(2, len(ANCHORS), 4, generator=generator) / 4
-    got = decode_batch(logits, deltas, ANCHORS, SHAPE, level_sizes=SIZES, min_score=min_score, nms_iou=nms_iou)
+    got = decode_batch(logits, deltas, min_score=min_score, nms_iou=nms_iou)
     for found, expected in zip(got, slow(logits, deltas, SHAPE, min_score, nms_iou), strict=True):
         np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-6)  # a sigmoid's last bit hangs on its place
         np.testing.assert_allclose(found.xyxy, expected.xyxy, atol=1e-4)
@@ -113,7 +118,7 @@ def test_a_batch_equals_slow_loops(seed, min_score, nms_iou):
 def test_the_best_of_many_classes_are_found(dtype):
     logits = torch.randn(2, len(ANCHORS), 30, generator=torch.Generator().manual_seed(0)).to(dtype).float()
     deltas = torch.zeros(2, len(ANCHORS), 4)
-    got = decode_batch(logits.to(dtype), deltas, ANCHORS, SHAPE, level_sizes=SIZES, min_score=0.9, nms_iou=1.0)
+    got = decode_batch(logits.to(dtype), deltas, min_score=0.9, nms_iou=1.0)
     for found, expected in zip(got, slow(logits, deltas, SHAPE, 0.9, 1.0), strict=True):
         np.testing.assert_allclose(np.sort(found.scores), np.sort(expected.scores), rtol=1e-6)
 
@@ -121,7 +126,7 @@ def test_the_best_of_many_classes_are_found(dtype):
 def test_classes_do_not_suppress_each_other_nor_do_pictures():
     logits = torch.full((2, len(ANCHORS), 2), -20.0)
     logits[:, 500] = 3.0
-    got = decode_batch(logits, torch.zeros(2, len(ANCHORS), 4), ANCHORS, SHAPE, level_sizes=SIZES, nms_iou=0.0)
+    got = decode_batch(logits, torch.zeros(2, len(ANCHORS), 4), nms_iou=0.0)
     assert [found.labels.tolist() for found in got] == [[0, 1], [0, 1]]
 
 
@@ -131,7 +136,7 @@ def test_more_than_100_boxes_of_a_chip_are_kept():
     logits[0, apart] = 3.0
     deltas = torch.zeros(1, len(ANCHORS), 4)
     deltas[..., 2:] = -2.0  # an eighth of the anchor's sides, so that neighbours do not meet
-    got = decode_batch(logits, deltas, ANCHORS, SHAPE, level_sizes=SIZES)
+    got = decode_batch(logits, deltas)
     inside = (ANCHORS[apart, 0] + ANCHORS[apart, 2] >= 0).sum()
     assert len(got[0]) == inside == 200
 
@@ -140,7 +145,7 @@ def test_each_class_has_its_own_floor():
     logits = torch.full((1, len(ANCHORS), 2), -20.0)
     logits[0, 500] = 0.0
     floors = torch.tensor([0.4, 0.6])
-    got = decode_batch(logits, torch.zeros(1, len(ANCHORS), 4), ANCHORS, SHAPE, level_sizes=SIZES, min_score=floors)
+    got = decode_batch(logits, torch.zeros(1, len(ANCHORS), 4), min_score=floors)
     assert got[0].labels.tolist() == [0]
 
 
@@ -148,10 +153,10 @@ def test_each_class_has_its_own_floor():
 def test_what_is_no_number_is_no_box(bad):
     logits = torch.full((1, len(ANCHORS), 1), 3.0)
     deltas = torch.full((1, len(ANCHORS), 4), bad)
-    assert len(decode_batch(logits, deltas, ANCHORS, SHAPE, level_sizes=SIZES)[0]) == 0
-    assert len(decode_batch(logits * math.nan, deltas * 0, ANCHORS, SHAPE, level_sizes=SIZES)[0]) == 0
+    assert len(decode_batch(logits, deltas)[0]) == 0
+    assert len(decode_batch(logits * math.nan, deltas * 0)[0]) == 0
 
 
 def test_no_pictures_give_no_lists():
     logits, deltas = torch.zeros(0, len(ANCHORS), 1), torch.zeros(0, len(ANCHORS), 4)
-    assert decode_batch(logits, deltas, ANCHORS, SHAPE, level_sizes=SIZES) == []
+    assert decode_batch(logits, deltas) == []

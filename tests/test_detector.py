@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from geodetect.anchors import AnchorSpec
 from geodetect.detector import Detector, file, load_detector
 from geodetect.errors import ArgumentError, ModelError, OutputError
-from geodetect.metadata import Metadata
-from geodetect.network.coding import decode_batch
+from geodetect.metadata import Architecture, Metadata
+from geodetect.network.coding import select_candidates, suppress
 from geodetect.network.retinanet import Network
 from geodetect.stretch import Numbers, Stretch
 from tests.data import version_1
@@ -28,7 +28,9 @@ STRETCH = Stretch((900.0, 1000.0, 1100.0, 1200.0), (300.0, 310.0, 320.0, 330.0))
 
 def make(classes=("hut", "tent"), **changes) -> Detector:
     torch.manual_seed(0)
-    network = trained(Network("resnet18", n_classes=2, n_bands=4, spec=AnchorSpec(scales=(1.0,)), weights=None))
+    network = trained(
+        Network(Architecture("resnet18", anchors=AnchorSpec(scales=(1.0,))), n_classes=2, n_bands=4, weights=None)
+    )
     given = {"bands": (4, 1, 2, 3), "stretch": STRETCH, "chip_size": 64, "overlap": 16, "precision": "float32"}
     return make_detector(network.eval(), classes, **(given | changes))
 
@@ -60,14 +62,8 @@ def test_boxes_are_those_of_the_stretched_pixels(detector):
     pixels = chips()
     with torch.inference_mode():
         logits, deltas = detector.network(torch.from_numpy(STRETCH.apply(pixels)))
-    expected = decode_batch(
-        logits,
-        deltas,
-        detector.network.anchors((64, 96)),
-        (64, 96),
-        level_sizes=detector.network.level_sizes((64, 96)),
-        min_score=ANY,
-    )
+    anchors, sizes = detector.network.anchors((64, 96)), detector.network.level_sizes((64, 96))
+    expected = suppress(select_candidates(logits, deltas, anchors, (64, 96), level_sizes=sizes, min_score=ANY), 0.5)
     assert sum(map(len, expected)) > 10
     assert_same(detector.detect(pixels, min_score=ANY), expected)
 
@@ -111,9 +107,8 @@ def test_chips_of_any_size_are_set_in_the_mean(detector, shape):
         logits, deltas = detector.network(torch.from_numpy(set_in_mean))
     network = detector.network
     sizes = network.level_sizes(padded)
-    expected = decode_batch(
-        logits, deltas, network.anchors(padded), shape, level_sizes=sizes, min_score=0.0, nms_iou=1.0
-    )
+    anchors = network.anchors(padded)
+    expected = suppress(select_candidates(logits, deltas, anchors, shape, level_sizes=sizes, min_score=0.0), 1.0)
     assert len(found)
     assert_same([found], expected)
     assert (found.xyxy >= 0).all()
@@ -292,7 +287,7 @@ def test_a_loaded_detector_is_the_saved_one(detector, saved):
     loaded = load_detector(saved, device="cpu", precision="float32")
     names = ["classes", "bands", "stretch", "chip_size", "overlap", "pixel_size_m", "min_score", "summary"]
     assert [getattr(loaded, name) for name in names] == [getattr(detector, name) for name in names]
-    assert loaded.network.spec == detector.network.spec
+    assert loaded.network.architecture == detector.network.architecture
     assert not loaded.network.training
     assert_same(loaded.detect(chips(), min_score=ANY), detector.detect(chips(), min_score=ANY))
 
@@ -440,12 +435,14 @@ def test_files_of_version_2_are_read(detector, saved):
 
 @pytest.mark.parametrize(("then", "now"), [("true", "group"), ("false", None)])
 def test_files_of_version_3_say_whether_heads_have_group_norm(detector, tmp_path, then, now):
-    network = trained(Network("resnet18", n_classes=2, n_bands=len(detector.bands), weights=None, head_norm=now))
+    network = trained(
+        Network(Architecture("resnet18", head_norm=now), n_classes=2, n_bands=len(detector.bands), weights=None)
+    )
     older = Detector(network.eval(), detector.metadata, precision="float32")
     path = older.save(tmp_path / "huts.safetensors")
     rewrite(path, lacking=["width", "depth"], head_norm=then, format_version="3")
     loaded = load_detector(path, device="cpu", precision="float32")
-    assert (loaded.network.head_norm, loaded.network.width, loaded.network.depth) == (now, 256, 4)
+    assert loaded.network.architecture == older.network.architecture
     assert_same(loaded.detect(chips(), min_score=ANY), older.detect(chips(), min_score=ANY))
 
 
@@ -507,8 +504,8 @@ def test_files_of_version_1_are_read(tmp_path):
     loaded, made = load_detector(path, device="cpu", precision="float32"), version_1.detector()
     names = ["classes", "bands", "stretch", "chip_size", "overlap", "pixel_size_m", "min_score", "summary"]
     assert [getattr(loaded, name) for name in names] == [getattr(made, name) for name in names]
-    assert loaded.network.spec == made.network.spec
-    assert loaded.network.norm_eps == 1e-4
+    assert loaded.network.architecture == made.network.architecture
+    assert loaded.network.architecture.norm_eps == 1e-4
     rows = np.array(json.loads((kept / "version_1.json").read_text()))
     (found,) = loaded.detect(version_1.chip(), min_score=0.6)
     np.testing.assert_allclose(found.xyxy, rows[:, :4], atol=0.01)

@@ -38,7 +38,8 @@ raster, labels, out = sys.argv[1:]
 def train(name, freeze, transforms):
     data = gd.prepare_data(raster, labels, batch_size=2, transforms=transforms, **{CHIPS})
     data = replace(data, train=data.train[:9], valid=data.valid[:3])
-    model = gd.RetinaNet(data, freeze=freeze, device=device, **{MODEL})
+    head_norm = "group" if freeze else "batch"  # on CPUs each process has batch norms of its own
+    model = gd.RetinaNet(data, freeze=freeze, head_norm=head_norm, device=device, **{MODEL})
     model.learner.dtype = torch.float32
     model.fit({EPOCHS}, lr=1e-3)
     weights = {{key: value.contiguous() for key, value in model.detector.network.state_dict().items()}}
@@ -49,7 +50,7 @@ def train(name, freeze, transforms):
     Path(out, f"{{name}}{{distributed.rank()}}.json").write_text(json.dumps(told), encoding="utf-8")
     return model
 
-with distributed.joined("cpu") as device:
+with distributed.join("cpu") as device:
     train("frozen", True, False)
     model = train("whole", False, True)
     try:
@@ -96,7 +97,7 @@ def test_they_train_as_one_process_with_twice_the_batch(
 ) -> None:
     data = gd.prepare_data(scenes["upright"].path, labels, batch_size=4, transforms=False, **CHIPS)
     data = replace(data, train=data.train[:9], valid=data.valid[:3])
-    model = gd.RetinaNet(data, freeze=True, **MODEL)
+    model = gd.RetinaNet(data, freeze=True, head_norm="group", **MODEL)
     model.learner.dtype = torch.float32
     model.fit(EPOCHS, lr=1e-3, progress=False)
     told = json.loads((trained / "frozen0.json").read_text("utf-8"))
@@ -104,7 +105,8 @@ def test_they_train_as_one_process_with_twice_the_batch(
     assert [row[2] for row in told["values"]] == pytest.approx([row[2] for row in model.learner.recorder.values])
     weights = load_file(trained / "frozen0.safetensors")
     for name, value in model.detector.network.state_dict().items():
-        torch.testing.assert_close(weights[name], value, rtol=1e-2, atol=1e-4)
+        # AdamW steps by nearly the whole rate where a gradient is as small as rounding.
+        torch.testing.assert_close(weights[name], value, rtol=1e-2, atol=1e-3)
 
 
 def test_the_command_under_torchrun(scenes: dict[str, PaintedScene], labels: Path, tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_pixels_without_data_are_grey(tmp_path, upright):
     [
         (SOMEWHERE, NotGeoreferenced, "has no coordinate reference system"),
         (SOMEWHERE.set_crs(UTM), LabelsError, "none of the frame of features lies on upright.tif"),
-        (gpd.GeoDataFrame(geometry=[LINE], crs=UTM), LabelsError, "other geometries than polygons and points"),
+        (gpd.GeoDataFrame(geometry=[LINE], crs=UTM), LabelsError, "polygons nor points"),
         ("gone.gpkg", LabelsError, "There is no file gone.gpkg"),
     ],
 )

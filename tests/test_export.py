@@ -23,6 +23,7 @@ from geodetect.errors import ArgumentError, GeodetectError, ModelError, OutputEr
 from geodetect.export import export, facts_in
 from geodetect.export.onnx_detector import OnnxDetector
 from geodetect.grid import Window
+from geodetect.metadata import Architecture
 from geodetect.network.retinanet import Network
 from geodetect.raster import RasterReader
 from geodetect.scene import detect_objects
@@ -44,7 +45,7 @@ def _network(backbone: str = "resnet18", n_bands: int = 3, **heads: Any) -> Netw
     """Random weights that are sure of something somewhere."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        network = Network(backbone, n_classes=2, n_bands=n_bands, spec=SPEC, weights=None, **heads)
+        network = Network(Architecture(backbone, anchors=SPEC, **heads), n_classes=2, n_bands=n_bands, weights=None)
         torch.nn.init.normal_(network.class_head.out.weight, std=0.1)
         torch.nn.init.normal_(network.box_head.out.weight, std=0.05)
         return trained(network)
@@ -616,7 +617,7 @@ def test_names_of_classes_survive_both_spellings() -> None:
 
     names = ["it's", 'a "b"', "船", "\N{OCTOPUS}", "back\\slash"]
     with torch.random.fork_rng(devices=[]):
-        network = Network("resnet18", n_classes=len(names), n_bands=1, spec=SPEC, weights=None)
+        network = Network(Architecture("resnet18", anchors=SPEC), n_classes=len(names), n_bands=1, weights=None)
     made = make_detector(network, names, bands=(1,), stretch=Stretch((0.0,), (1.0,)), chip_size=101, overlap=16)
     told = _metadata(made, [1], "YOLO_v9") | _ultralytics(made)
     assert list(json.loads(told["class_names"]).values()) == names
@@ -626,7 +627,7 @@ def test_names_of_classes_survive_both_spellings() -> None:
 
 
 def test_a_program_that_gives_no_numbers_is_not_kept(tmp_path: Path) -> None:
-    network = trained(Network("resnet18", n_classes=1, n_bands=1, spec=SPEC, weights=None))
+    network = trained(Network(Architecture("resnet18", anchors=SPEC), n_classes=1, n_bands=1, weights=None))
     torch.nn.init.constant_(next(network.class_head.parameters()), float("nan"))
     sick = make_detector(network, ["pool"], bands=(1,), stretch=Stretch((0.0,), (1.0,)), chip_size=64, overlap=16)
     for name in ["model.dlpk", "model.json"]:

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from geodetect.network.inference import evaluating, frozen, standardised
+from geodetect.metadata import Architecture
+from geodetect.network.inference import eval_mode, freeze, standardise
 from geodetect.network.retinanet import Network
 
 FAMILIES = ["resnet18", "resnet50", "vgg11_bn", "efficientnet_b0"]
@@ -11,7 +12,7 @@ FAMILIES = ["resnet18", "resnet50", "vgg11_bn", "efficientnet_b0"]
 def learnt(backbone: str) -> Network:
     """A network whose batch norms have seen something, so that folding them has something to do."""
     torch.manual_seed(0)
-    network = Network(backbone, n_classes=2, weights=None, head_norm="batch", width=64)
+    network = Network(Architecture(backbone, head_norm="batch", width=64), n_classes=2, weights=None)
     noise = torch.Generator().manual_seed(1)
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -30,7 +31,7 @@ def answers(network: Network, pictures: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("backbone", FAMILIES)
 def test_a_frozen_network_without_batch_norms_answers_the_same(backbone):
     network, pictures = learnt(backbone), torch.randn(2, 3, 64, 96)
-    fast = frozen(network, torch.float32)
+    fast = freeze(network, torch.float32)
     assert not [layer for layer in fast.modules() if isinstance(layer, nn.BatchNorm2d)]
     expected = answers(network, pictures)
     assert (answers(fast, pictures) - expected).abs().max() <= 1e-5 * expected.abs().max()
@@ -39,13 +40,13 @@ def test_a_frozen_network_without_batch_norms_answers_the_same(backbone):
 def test_the_eps_that_weights_were_trained_with_is_folded_too():
     network, pictures = learnt("resnet18"), torch.randn(1, 3, 64, 64)
     network.set_norm_eps(0.1)
-    torch.testing.assert_close(answers(frozen(network, torch.float32), pictures), answers(network, pictures))
+    torch.testing.assert_close(answers(freeze(network, torch.float32), pictures), answers(network, pictures))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_a_network_learns_later_does_not_reach_its_frozen_copy(dtype):
     network = learnt("resnet18")
-    fast = frozen(network, dtype)
+    fast = freeze(network, dtype)
     places = {tensor.data_ptr() for tensor in network.state_dict().values()}
     assert not places & {tensor.data_ptr() for tensor in fast.state_dict().values()}
     assert not any(weight.requires_grad for weight in fast.parameters())
@@ -54,7 +55,7 @@ def test_what_a_network_learns_later_does_not_reach_its_frozen_copy(dtype):
 def test_freezing_leaves_the_network_as_it_was():
     network = learnt("resnet18").train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    fast = frozen(network, torch.bfloat16)
+    fast = freeze(network, torch.bfloat16)
     assert network.training
     assert not fast.training
     assert all(weight.requires_grad for weight in network.parameters())
@@ -67,7 +68,7 @@ def test_freezing_leaves_the_network_as_it_was():
 def test_in_bf16_it_answers_what_autocast_would_but_for_rounding(backbone):
     network, pictures = learnt(backbone), torch.randn(1, 3, 64, 64)
     with torch.autocast("cpu", torch.bfloat16):
-        got, expected = (answers(each, pictures) for each in (frozen(network, torch.bfloat16), network))
+        got, expected = (answers(each, pictures) for each in (freeze(network, torch.bfloat16), network))
     assert got.dtype == torch.bfloat16
     exact = answers(network, pictures)
     assert (got - exact).norm() < 1.5 * (expected - exact).norm() + 1e-3 * exact.norm()
@@ -80,7 +81,7 @@ def test_a_norm_that_is_more_than_its_name_says_stays():
 
     network, pictures = learnt("resnet18"), torch.randn(1, 3, 64, 64)
     network.backbone.body.bn1 = Shifted(64).eval()
-    fast = frozen(network, torch.float32)
+    fast = freeze(network, torch.float32)
     assert isinstance(fast.backbone.body.bn1, Shifted)
     torch.testing.assert_close(answers(fast, pictures), answers(network, pictures))
 
@@ -88,7 +89,7 @@ def test_a_norm_that_is_more_than_its_name_says_stays():
 def test_layers_are_afterwards_in_the_modes_they_were_in():
     network = learnt("resnet18").train()
     network.backbone.eval()
-    with evaluating(network):
+    with eval_mode(network):
         assert not any(layer.training for layer in network.modules())
     assert network.class_head.training
     assert not network.backbone.training
@@ -97,7 +98,7 @@ def test_layers_are_afterwards_in_the_modes_they_were_in():
 def test_pictures_by_hand():
     # (13 - 10) / 2 = 1.5; what is no number is the mean, 0; and 31 columns and rows of the mean
     pixels = torch.tensor([[[[13.0]], [[float("nan")]]]])
-    got = standardised(pixels, (10.0, 5.0), (2.0, 3.0), torch.device("cpu"))
+    got = standardise(pixels, (10.0, 5.0), (2.0, 3.0), torch.device("cpu"))
     expected = torch.zeros(1, 2, 32, 32)
     expected[0, 0, 0, 0] = 1.5
     assert torch.equal(got, expected)

@@ -16,7 +16,7 @@ from geopandas.testing import assert_geodataframe_equal
 import geodetect as gd
 from geodetect.boxes import iou
 from geodetect.errors import ArgumentError, GeodetectError, ModelError, OutputError, TrainingError
-from geodetect.learner.thresholds import suppressed
+from geodetect.learner.thresholds import suppress
 from geodetect.learner.training import choose_epochs
 from tests.fakes import PaintedScene
 
@@ -156,7 +156,7 @@ def test_a_refused_load_changes_nothing(trained: gd.RetinaNet, data: gd.Detectio
     path = trained.save(tmp_path / "squares.safetensors")
     other = gd.RetinaNet(data, **SMALL | {"backbone": "resnet34"})
     before = {name: value.clone() for name, value in other.detector.network.state_dict().items()}
-    with pytest.raises(ModelError, match="resnet18 for 3 bands of another make than this model's resnet34 for 3"):
+    with pytest.raises(ModelError, match=r"resnet18 for 3 bands.* than this model's resnet34 for 3"):
         other.load(path)
     assert all(torch.equal(value, before[name]) for name, value in other.detector.network.state_dict().items())
 
@@ -210,7 +210,7 @@ def test_scores_and_pictures(trained: gd.RetinaNet) -> None:
 def test_tuning_sees_what_inference_gives(trained: gd.RetinaNet) -> None:
     chip = max(trained.data.valid, key=lambda chip: len(chip.boxes))
     raw, direct = (trained.detector.detect(chip.pixels[None], nms_iou=limit)[0] for limit in (1.0, 0.4))
-    again = suppressed(raw, 0.4)
+    again = suppress(raw, 0.4)
     assert len(again) < len(raw)
     assert sorted(map(tuple, again.xyxy)) == sorted(map(tuple, direct.xyxy))
     before = trained.detector.min_score
@@ -271,7 +271,7 @@ def test_anchors_that_miss_the_objects_are_said_once(data: gd.DetectionData) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model = gd.RetinaNet(data, backbone="resnet18", weights=None, scales="auto")
-    assert model.detector.network.spec.anchor_size < 4
+    assert model.detector.network.architecture.anchors.anchor_size < 4
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_bad_parameters_of_the_model(data: gd.DetectionData, keywords: dict[str,
 
 
 def test_a_folder_is_no_data() -> None:
-    with pytest.raises(ArgumentError, match=r"data must be what prepare_data\(...\) gives; got 'chips'"):
+    with pytest.raises(ArgumentError, match=r"data must be .*prepare_data\(...\).*; got 'chips'"):
         gd.RetinaNet("chips")
 
 

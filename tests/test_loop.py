@@ -119,7 +119,7 @@ def test_statistics_of_the_heads_are_fixed_from_half_of_all_steps_on(data: Detec
 
 def test_rates_are_alike_unless_the_backbone_knows_pictures_or_a_slice_says_so(data: DetectionData) -> None:
     model = gd.RetinaNet(data, **MODEL)
-    sizes = [len(group) for group in training.groups(model.detector.network)]
+    sizes = [len(group) for group in training.split_parameters(model.detector.network)]
     assert sum(sizes) == len(list(model.detector.network.parameters()))
     assert min(sizes) > 0
     assert rates_of(model, 1e-4) == [1e-4] * 3

@@ -6,11 +6,11 @@ from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
 from geodetect.anchors import AnchorSpec
-from geodetect.network.anchors import anchors
+from geodetect.network.anchors import make_anchors
 from geodetect.network.matching import BACKGROUND, IGNORED, match
 
 SIDE = 256
-ANCHORS = anchors(AnchorSpec(), (SIDE, SIDE))
+ANCHORS = make_anchors(AnchorSpec(), (SIDE, SIDE))
 
 
 def slow(anchors: torch.Tensor, boxes: torch.Tensor) -> list[int]:
@@ -66,7 +66,7 @@ def test_sparse_boxes_match_as_in_torchvision(boxes):
     assert torch.equal(match(ANCHORS, boxes[None], labels(boxes)[None])[0], expected)
 
 
-SMALL = anchors(AnchorSpec(), (32, 32))
+SMALL = make_anchors(AnchorSpec(), (32, 32))
 
 
 @settings(deadline=None)

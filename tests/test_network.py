@@ -4,8 +4,9 @@ from torch import nn
 
 from geodetect.anchors import AnchorSpec
 from geodetect.errors import ArgumentError
-from geodetect.network.coding import decode_batch
-from geodetect.network.losses import loss
+from geodetect.metadata import Architecture
+from geodetect.network.coding import select_candidates, suppress
+from geodetect.network.losses import Loss
 from geodetect.network.precision import autocast, resolve
 from geodetect.network.pyramid import Pyramid
 from geodetect.network.retinanet import Network
@@ -20,7 +21,7 @@ def network() -> Network:
 @pytest.mark.parametrize("levels", [(3, 7), (2, 7)])
 @pytest.mark.parametrize("shape", [(64, 64), (65, 130), (33, 40)])
 def test_there_is_one_answer_for_each_anchor(shape, levels):
-    network = Network("resnet18", n_classes=3, spec=AnchorSpec(levels=levels), weights=None).eval()
+    network = Network(Architecture("resnet18", anchors=AnchorSpec(levels=levels)), n_classes=3, weights=None).eval()
     with torch.inference_mode():
         logits, deltas = network(torch.zeros(2, 3, *shape))
     n_anchors = len(network.anchors(shape))
@@ -46,7 +47,7 @@ def test_at_first_every_anchor_is_background_with_confidence_99_percent():
 
 @pytest.mark.parametrize("norm", [True, False])
 def test_heads_have_a_norm_after_every_convolution_of_their_towers_or_none(norm):
-    network = Network("resnet18", n_classes=2, weights=None, head_norm=norm)
+    network = Network(Architecture("resnet18", head_norm=norm), n_classes=2, weights=None)
     for head in (network.class_head, network.box_head):
         norms = [layer.num_groups for layer in head.modules() if isinstance(layer, nn.GroupNorm)]
         assert norms == [32] * 4 * norm
@@ -54,7 +55,7 @@ def test_heads_have_a_norm_after_every_convolution_of_their_towers_or_none(norm)
 
 
 def test_a_head_keeps_statistics_of_each_level():
-    head = Network("resnet18", n_classes=2, weights=None, head_norm="batch", width=8, depth=2).class_head
+    head = Network(Architecture("resnet18", head_norm="batch", width=8, depth=2), n_classes=2, weights=None).class_head
     levels = [torch.randn(2, 8, side, side) for side in (16, 8, 4, 2, 1)]
     head.train()(levels)
     assert [[int(norm.num_batches_tracked) for norm in norms] for norms in head.norms] == [[1, 1]] * 5
@@ -64,7 +65,7 @@ def test_a_head_keeps_statistics_of_each_level():
 
 
 def test_a_level_of_a_single_value_takes_the_running_statistics():
-    head = Network("resnet18", n_classes=2, weights=None, head_norm="batch", width=8, depth=2).box_head
+    head = Network(Architecture("resnet18", head_norm="batch", width=8, depth=2), n_classes=2, weights=None).box_head
     levels = [torch.randn(1, 8, 1, 1)] * 5
     torch.testing.assert_close(head.train()(levels), head.eval()(levels))
 
@@ -72,7 +73,7 @@ def test_a_level_of_a_single_value_takes_the_running_statistics():
 def seasoned(**changes) -> Network:
     """A network with batch norms in its heads that have seen something."""
     torch.manual_seed(0)
-    network = Network("resnet18", n_classes=2, weights=None, head_norm="batch", **changes)
+    network = Network(Architecture("resnet18", head_norm="batch", **changes), n_classes=2, weights=None)
     for head in (network.class_head, network.box_head):
         for convolution in (layer for layer in head.modules() if isinstance(layer, nn.Conv2d)):
             nn.init.kaiming_normal_(convolution.weight)
@@ -120,18 +121,21 @@ def test_fixed_norms_learn_but_keep_their_statistics():
 
 
 def test_width_and_depth_are_those_of_pyramid_and_heads():
-    network = Network("resnet18", n_classes=2, weights=None, width=96, depth=2)
+    network = Network(Architecture("resnet18", width=96, depth=2), n_classes=2, weights=None)
     assert (network.architecture.width, network.architecture.depth) == (96, 2)
     with torch.inference_mode():
         assert {level.shape[1] for level in network.pyramid(network.backbone(torch.zeros(1, 3, 64, 64)))} == {96}
     assert [block[0].weight.shape[:2] for block in network.box_head.conv] == [(96, 96)] * 2
     with pytest.raises(ArgumentError, match="width must be a whole number of at least 1; got 0"):
-        Network("resnet18", n_classes=2, weights=None, width=0)
+        Network(Architecture("resnet18", width=0), n_classes=2, weights=None)
 
 
 def test_a_normed_head_says_the_same_of_a_level_however_loud_it_is():
     torch.manual_seed(0)
-    heads = [Network("resnet18", n_classes=2, weights=None, head_norm=norm).class_head for norm in (True, False)]
+    heads = [
+        Network(Architecture("resnet18", head_norm=norm), n_classes=2, weights=None).class_head
+        for norm in (True, False)
+    ]
     level = torch.randn(1, 256, 8, 8)
     with torch.inference_mode():
         deaf, hearing = (head([level, 100 * level]).chunk(2, dim=1) for head in heads)
@@ -169,7 +173,7 @@ def test_memory_format_changes_nothing_and_is_kept(network):
 
 def test_a_network_that_learns_one_chip_finds_its_boxes():
     torch.manual_seed(0)
-    network = Network("resnet18", n_classes=2, spec=AnchorSpec(scales=(1.0,)), weights=None)
+    network = Network(Architecture("resnet18", anchors=AnchorSpec(scales=(1.0,))), n_classes=2, weights=None)
     pictures, shape = torch.randn(1, 3, 64, 64) / 10, (64, 64)
     boxes, labels = torch.tensor([[[4.0, 8, 32, 36], [36, 26, 60, 60], [0, 0, 0, 0]]]), torch.tensor([[0, 1, -1]])
     for i, (x1, y1, x2, y2) in enumerate(boxes[0, :2].int().tolist()):
@@ -177,11 +181,11 @@ def test_a_network_that_learns_one_chip_finds_its_boxes():
     anchors, optimiser = network.anchors(shape), torch.optim.Adam(network.parameters(), 5e-4)
     for _ in range(30):
         optimiser.zero_grad()
-        sum(loss(*network(pictures), anchors, boxes, labels)).backward()
+        sum(Loss()(*network(pictures), anchors, boxes, labels)).backward()
         optimiser.step()
     with torch.inference_mode():
         logits, deltas = network(pictures)
-    (found,) = decode_batch(logits, deltas, anchors, shape, level_sizes=network.level_sizes(shape))
+    (found,) = suppress(select_candidates(logits, deltas, anchors, shape, level_sizes=network.level_sizes(shape)), 0.5)
     for i in range(2):
         best = found[found.labels == i].xyxy[0]
         assert abs(best - boxes[0, i].numpy()).max() < 8
@@ -199,7 +203,7 @@ def test_batch_norms_add_what_they_are_told(network):
     norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
     assert {layer.eps for layer in norms} == {0.0}
     network.set_norm_eps(1e-5)
-    assert network.norm_eps == 1e-5
+    assert network.architecture.norm_eps == 1e-5
 
 
 def test_norms_that_add_nothing_stay_frozen():
@@ -216,7 +220,7 @@ def test_norms_that_add_nothing_stay_frozen():
 
 
 def test_a_finer_level_looks_at_a_map_of_stride_4():
-    network = Network("resnet18", n_classes=1, spec=AnchorSpec(levels=(2, 7)), weights=None).eval()
+    network = Network(Architecture("resnet18", anchors=AnchorSpec(levels=(2, 7))), n_classes=1, weights=None).eval()
     with torch.inference_mode():
         levels = network.pyramid(network.backbone(torch.zeros(1, 3, 128, 256)))
     assert [tuple(level.shape[2:]) for level in levels] == [(32, 64), (16, 32), (8, 16), (4, 8), (2, 4), (1, 2)]

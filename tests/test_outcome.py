@@ -22,7 +22,7 @@ import geodetect as gd
 from geodetect.chips import DetectionData
 from geodetect.chips.chip import Chips
 from geodetect.errors import OutputError, RasterError, TrainingError
-from geodetect.learner.interrupts import held_back
+from geodetect.learner.interrupts import defer_interrupts
 from geodetect.raster import Reader
 from tests.fakes import PaintedScene
 
@@ -171,7 +171,7 @@ def test_ground_that_cannot_be_mapped_costs_no_training(data: DetectionData, tmp
         raise error
 
     ready = At("after_fit", lambda: armed.append(fail), epoch=0)
-    with pytest.warns(UserWarning, match="the scores to cut at are those of chips, as the validation ground could"):
+    with pytest.warns(UserWarning, match="the validation ground could not be mapped"):
         model.fit(1, lr=1e-3, callbacks=[ready], save_as=file, progress=False)
     assert len(there) >= 1  # saved before the map was begun
     assert gd.load_detector(file, device="cpu").min_score == there[0] == model.detector.min_score
@@ -239,7 +239,7 @@ def test_ctrl_c_waits_for_what_must_not_be_left_half_done() -> None:
     done = []
 
     def block() -> None:
-        with held_back():
+        with defer_interrupts():
             interrupted(0.01)
             time.sleep(0.2)
             os.kill(os.getpid(), signal.SIGINT)  # pressed twice
@@ -250,7 +250,7 @@ def test_ctrl_c_waits_for_what_must_not_be_left_half_done() -> None:
         with pytest.raises(KeyboardInterrupt):
             block()
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        with held_back():
+        with defer_interrupts():
             pass
     finally:
         signal.signal(signal.SIGINT, before)
@@ -259,7 +259,7 @@ def test_ctrl_c_waits_for_what_must_not_be_left_half_done() -> None:
 
 def test_an_error_while_ctrl_c_waits_is_not_lost() -> None:
     def block() -> None:
-        with held_back():
+        with defer_interrupts():
             os.kill(os.getpid(), signal.SIGINT)
             raise ValueError("mine")
 
@@ -276,7 +276,7 @@ def test_other_threads_and_signals_without_a_handler_are_left_alone() -> None:
     before, inside = signal.getsignal(signal.SIGTERM), []
 
     def block() -> None:
-        with held_back():
+        with defer_interrupts():
             inside.append(signal.getsignal(signal.SIGINT))
 
     usual = signal.getsignal(signal.SIGINT)
@@ -284,7 +284,7 @@ def test_other_threads_and_signals_without_a_handler_are_left_alone() -> None:
     thread.start()
     thread.join()
     assert inside == [usual]
-    with held_back():
+    with defer_interrupts():
         assert signal.getsignal(signal.SIGTERM) is before
 
 

@@ -17,8 +17,8 @@ from torchvision.ops import box_iou
 
 from geodetect.anchors import AnchorSpec
 from geodetect.boxes import iou
-from geodetect.network.anchors import anchors
-from geodetect.network.losses import loss
+from geodetect.network.anchors import make_anchors
+from geodetect.network.losses import Loss
 from geodetect.network.matching import match
 from geodetect.network.published import fill
 from geodetect.network.retinanet import Network
@@ -101,18 +101,18 @@ def test_boxes_and_scores(theirs: RetinaNet, ours: Network) -> None:
 
 def test_losses_of_a_picture(theirs: RetinaNet) -> None:
     theirs.head.regression_head._loss_type = "smooth_l1"  # as in the paper's source; torchvision's default is L1
-    chip = anchors(AnchorSpec(), SHAPE)
+    chip = make_anchors(AnchorSpec(), SHAPE)
     boxes, labels = torch.tensor([[4.0, 4, 44, 30], [90, 10, 240, 120], [60, 70, 75, 90]]), torch.tensor([2, 0, 1])
     logits, deltas = torch.randn(1, len(chip), N_CLASSES), torch.randn(1, len(chip), 4)
     expected = theirs.compute_loss(
         [{"boxes": boxes, "labels": labels}], {"cls_logits": logits, "bbox_regression": deltas}, [chip]
     )
-    focal, box = loss(logits, deltas, chip, boxes[None], labels[None])
+    focal, box = Loss()(logits, deltas, chip, boxes[None], labels[None])
     torch.testing.assert_close(focal, expected["classification"], rtol=1e-5, atol=0)
     torch.testing.assert_close(box, expected["bbox_regression"], rtol=1e-5, atol=0)
 
 
-SMALL = anchors(AnchorSpec(), (64, 64))
+SMALL = make_anchors(AnchorSpec(), (64, 64))
 SPOT, SIDE = st.integers(0, 48), st.integers(2, 40)
 
 

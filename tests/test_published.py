@@ -13,7 +13,8 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from geodetect.anchors import AnchorSpec
 from geodetect.errors import ModelError
-from geodetect.network.published import coco, fill
+from geodetect.metadata import Architecture
+from geodetect.network.published import fill, load_coco
 from geodetect.network.retinanet import Network
 
 
@@ -51,7 +52,9 @@ def theirs() -> RetinaNet:
 
 
 def network(n_classes: int, **changes: object) -> Network:
-    return Network(**({"backbone": "resnet18", "n_classes": n_classes, "weights": None} | changes)).eval()
+    n_bands = changes.pop("n_bands", 3)
+    architecture = Architecture(**({"backbone": "resnet18"} | changes))
+    return Network(architecture, n_classes=n_classes, n_bands=n_bands, weights=None).eval()
 
 
 def answers(model: RetinaNet, pictures: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,7 +68,7 @@ def test_as_many_slots_as_classes_are_taken_as_they_are(theirs, names):
     ours, pictures = network(4), torch.randn(1, 3, 96, 160)
     assert fill(ours, names(theirs.state_dict()), "theirs") == []
     assert ours.backbone.pretrained
-    assert ours.norm_eps is None
+    assert ours.architecture.norm_eps is None
     with torch.inference_mode():
         torch.testing.assert_close(ours(pictures), answers(theirs, pictures))
 
@@ -91,17 +94,17 @@ def test_with_another_number_the_last_layer_starts_anew_and_says_so(theirs, n_cl
 
 
 def test_with_other_anchors_both_last_layers_start_anew(theirs):
-    ours = network(4, spec=AnchorSpec(ratios=(1.0,)))
+    ours = network(4, anchors=AnchorSpec(ratios=(1.0,)))
     before = ours.box_head.out.weight.clone()
     (told,) = fill(ours, theirs.state_dict(), "theirs")
-    assert told == "theirs has 9 anchors at a cell, this model 3; the last layers of both heads start anew"
+    assert told == "theirs has 9 anchors at a cell, this model 3; the last layers of both heads keep random weights"
     assert torch.equal(ours.box_head.out.weight, before)
 
 
 def test_a_finer_level_starts_anew_and_the_others_are_taken(theirs):
-    ours = network(4, spec=AnchorSpec(levels=(2, 7)))
+    ours = network(4, anchors=AnchorSpec(levels=(2, 7)))
     (told,) = fill(ours, theirs.state_dict(), "theirs")
-    assert told == "theirs knows no level P2; its part of the pyramid starts anew"
+    assert told == "theirs knows no level P2; its part of the pyramid keeps random weights"
     for kind in ("inner_blocks", "layer_blocks"):
         mine, other = (getattr(model, kind) for model in (ours.pyramid.fpn, theirs.backbone.fpn))
         assert torch.equal(mine[1][0].weight, other[0][0].weight)
@@ -126,7 +129,7 @@ def test_what_was_frozen_on_coco_adds_nothing_to_variances():
             layer.weight.mul_(1e-3)
     ours, pictures = network(90), torch.randn(1, 3, 64, 64)
     fill(ours, as_published(model.state_dict()), "theirs")
-    assert ours.norm_eps == 0
+    assert ours.architecture.norm_eps == 0
     logits, deltas = answers(model, pictures)
     with torch.inference_mode():
         torch.testing.assert_close(ours(pictures), (logits[..., 1:], deltas))
@@ -183,7 +186,7 @@ def test_nothing_is_changed_by_what_is_refused(theirs):
 
 def test_coco_without_a_network_is_told(unreachable):
     with pytest.warns(UserWarning, match=r"COCO weights of torchvision's RetinaNet could not be downloaded .*random"):
-        assert coco() is None
+        assert load_coco() is None
 
 
 def test_a_download_that_arrived_damaged_is_told(monkeypatch):
@@ -192,4 +195,4 @@ def test_a_download_that_arrived_damaged_is_told(monkeypatch):
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", damaged)
     with pytest.warns(UserWarning, match="invalid hash value"):
-        assert coco() is None
+        assert load_coco() is None

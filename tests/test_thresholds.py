@@ -10,8 +10,8 @@ import pytest
 from geodetect.boxes import Boxes
 from geodetect.chips.chip import ChipPlan, Chips
 from geodetect.grid import Window
-from geodetect.learner.mistakes import errors_of, show_errors
-from geodetect.learner.thresholds import suppressed, tune
+from geodetect.learner.mistakes import find_errors, show_errors
+from geodetect.learner.thresholds import suppress, tune
 from geodetect.metadata import HasMetadata, Metadata
 from tests.fakes import FakeReader
 
@@ -55,10 +55,10 @@ def test_scores_and_suppression_are_tuned_together() -> None:
 
 
 def test_suppression_of_no_boxes_and_of_classes_apart() -> None:
-    assert len(suppressed(Boxes.empty(scored=True), 0.5)) == 0
+    assert len(suppress(Boxes.empty(scored=True), 0.5)) == 0
     apart = Boxes(TWICE.xyxy, [0, 1, 0, 1], TWICE.scores)
-    assert len(suppressed(apart, 0.5)) == 4
-    assert suppressed(TWICE, 0.5).xyxy.tolist() == ROOFS.xyxy.tolist()
+    assert len(suppress(apart, 0.5)) == 4
+    assert suppress(TWICE, 0.5).xyxy.tolist() == ROOFS.xyxy.tolist()
 
 
 def test_mistakes_are_told_apart_and_the_worst_come_first() -> None:
@@ -68,7 +68,7 @@ def test_mistakes_are_told_apart_and_the_worst_come_first() -> None:
         [0.9, 0.8, 0.7, 0.95, 0.6, 0.2],
     )
     truth = Boxes([[0, 0, 10, 10], [30, 30, 40, 40], [5, 40, 15, 50], [50, 0, 60, 10], [20, 0, 22, 4]], [0, 0, 0, 0, 1])
-    false, missed = errors_of(Told([]), [found, Boxes.empty(scored=True)], [truth, ROOFS[:1]])
+    false, missed = find_errors(Told([]), [found, Boxes.empty(scored=True)], [truth, ROOFS[:1]])
     assert [(each.badness, each.reason) for each in false] == [
         (0.95, "0.95, nothing there"),
         (0.8, "0.80, found twice"),

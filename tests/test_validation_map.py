@@ -15,10 +15,9 @@ from geodetect.boxes import Boxes
 from geodetect.chips import DetectionData
 from geodetect.chips.chip import ChipPlan, Chips
 from geodetect.grid import Grid, Window
-from geodetect.learner import validation_map
+from geodetect.learner import thresholds
 from geodetect.learner.results import detect_chips
-from geodetect.learner.thresholds import operating_point, tune
-from geodetect.learner.validation_map import detect_ground
+from geodetect.learner.thresholds import choose_scores, detect_ground, tune
 from tests.fakes import (
     CLASSES,
     SHAPE,
@@ -87,7 +86,7 @@ def test_the_operating_point_is_the_best_score_of_the_map(upright: PaintedScene,
     chips, detector = _data(upright, overlap).valid, Unsure(classes=NAMES)
     area = _ground(chips)
     mapped = detect_objects(upright.path, detector, aoi=area, min_score=0.05, progress=False)
-    told = operating_point(detector, chips)
+    told = choose_scores(detector, chips)
     for name, score in told.items():
         one, truth = (frame[frame["label"] == name] for frame in (mapped, upright.truth))
         assert compute_accuracy(one, truth, aoi=area).best_score == pytest.approx(score, abs=1e-12)
@@ -147,7 +146,7 @@ def test_pictures_are_looked_at_as_they_are() -> None:
 
 
 def test_of_many_chips_some_are_taken(upright: PaintedScene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation_map, "_MOST_CHIPS", 2)
+    monkeypatch.setattr(thresholds, "_MOST_CHIPS", 2)
     chips = _data(upright, 24).valid
     assert len(chips) > 2
     (_,), (truth,) = detect_ground(PaintDetector(classes=NAMES), chips)

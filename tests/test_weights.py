@@ -17,7 +17,7 @@ from torchvision.models.detection import retinanet_resnet50_fpn
 
 import geodetect as gd
 from geodetect.errors import ArgumentError, GeodetectError, ModelError, TrainingError
-from geodetect.learner.weights import is_saved_detector, read
+from geodetect.learner.weights import Start, read
 from geodetect.stretch import IMAGENET, Numbers, Stretch
 from tests.fakes import PaintedScene, trained
 from tests.test_published import as_published, torchvisions
@@ -66,7 +66,7 @@ def test_names_that_a_class_round_the_network_lengthened_are_known(tmp_path: Pat
 
 def test_another_number_of_classes_is_told_with_the_file(data: gd.DetectionData, tmp_path: Path) -> None:
     torch.save(torchvisions(9).state_dict(), tmp_path / "nine.pth")
-    with pytest.warns(UserWarning, match=r"nine.pth has 9 class slots, this model 2 classes; .* starts anew"):
+    with pytest.warns(UserWarning, match=r"nine.pth has 9 class slots, this model 2 classes; .* keeps random weights"):
         gd.RetinaNet(data, weights=str(tmp_path / "nine.pth"), **SMALL)
 
 
@@ -86,7 +86,7 @@ def test_a_backbone_of_the_package_registry_needs_no_download(data: gd.Detection
     model = gd.RetinaNet(replace(data, dtype="uint8"), backbone="efficientnet_lite0", scales="auto", freeze=True)
     network = model.detector.network
     assert network.backbone.pretrained
-    assert network.head_norm == "batch"
+    assert network.architecture.head_norm == "batch"
     assert not any(weight.requires_grad for weight in network.backbone.parameters())
     assert all(weight.requires_grad for weight in network.class_head.parameters())
     np.testing.assert_allclose([model.detector.stretch.mean, model.detector.stretch.std], 127.5)
@@ -119,9 +119,9 @@ def test_a_saved_detector_is_taken(data: gd.DetectionData, tmp_path: Path) -> No
     model.detector.network.set_norm_eps(0.0)
     path = model.save(tmp_path / "saved.safetensors")
     again = gd.RetinaNet(data, weights=path, seed=1, **SMALL)
-    assert is_saved_detector(path)
+    assert Start.read(path).saved is not None
     assert all(torch.equal(value, network_of(again)[name]) for name, value in network_of(model).items())
-    assert again.detector.network.norm_eps == 0
+    assert again.detector.network.architecture.norm_eps == 0
 
 
 def test_a_file_is_loaded_on_the_device_that_was_asked_for(
@@ -163,7 +163,7 @@ def test_a_detector_of_other_classes_or_anchors_is_a_beginning(data: gd.Detectio
     assert saved.keys() - same <= {"class_head.out.weight"}  # its bias is the prior of both
     assert saved.keys() - same
     with pytest.warns(
-        UserWarning, match="saved.safetensors has other anchors; the last layers of both heads start anew"
+        UserWarning, match="saved.safetensors has other anchors; the last layers of both heads keep random weights"
     ):
         gd.RetinaNet(data, weights=path, **SMALL | {"scales": (0.5, 0.6, 0.8), "anchor_size": 2})
 
@@ -175,17 +175,17 @@ def test_heads_have_batch_norm_unless_asked_otherwise_and_so_has_what_is_saved(
     data: gd.DetectionData, tmp_path: Path, asked: str | bool | None, due: str | None
 ) -> None:
     model = learnt(gd.RetinaNet(data, weights=None, head_norm=asked, **SMALL))
-    assert model.detector.network.head_norm == due
+    assert model.detector.network.architecture.head_norm == due
     path = model.save(tmp_path / "saved.safetensors")
-    assert gd.load_detector(path).network.head_norm == due
-    assert gd.RetinaNet(data, weights=path, **SMALL).detector.network.head_norm == due
+    assert gd.load_detector(path).network.architecture.head_norm == due
+    assert gd.RetinaNet(data, weights=path, **SMALL).detector.network.architecture.head_norm == due
 
 
 def test_a_small_network_is_saved_as_such_and_so_begins_another(data: gd.DetectionData, tmp_path: Path) -> None:
     model = learnt(gd.RetinaNet(data, weights=None, size="small", **SMALL))
     path = model.save(tmp_path / "saved.safetensors")
     for detector in (gd.load_detector(path), gd.RetinaNet(data, weights=path, **SMALL).detector):
-        assert (detector.network.width, detector.network.depth) == (96, 2)
+        assert (detector.network.architecture.width, detector.network.architecture.depth) == (96, 2)
         assert detector.facts["heads"] == "2 convolutions of 96 channels, batch norm by level"
     with pytest.raises(ArgumentError, match=r"size must be None, .*small.*; got 'tiny'"):
         gd.RetinaNet(data, weights=None, size="tiny", **SMALL)
@@ -195,7 +195,7 @@ def test_a_small_network_is_saved_as_such_and_so_begins_another(data: gd.Detecti
 
 def test_heads_of_torchvision_have_no_norm(data: gd.DetectionData, tmp_path: Path) -> None:
     torch.save(torchvisions(3).state_dict(), tmp_path / "theirs.pth")
-    assert not gd.RetinaNet(data, weights=tmp_path / "theirs.pth", **SMALL).detector.network.head_norm
+    assert not gd.RetinaNet(data, weights=tmp_path / "theirs.pth", **SMALL).detector.network.architecture.head_norm
     with pytest.raises(ArgumentError, match=r"the heads of .*theirs.pth have no norms; leave head_norm out"):
         gd.RetinaNet(data, weights=tmp_path / "theirs.pth", head_norm=True, **SMALL)
     with pytest.raises(ArgumentError, match=r"the heads of .*theirs.pth are of the paper's size; leave size out"):
@@ -216,7 +216,7 @@ def test_coco_is_torchvisions_published_retinanet(data: gd.DetectionData, monkey
     with pytest.warns(UserWarning, match="91 class slots, this model 2 classes"):
         model = gd.RetinaNet(data, weights="coco", scales="auto")
     assert asked == ["https://download.pytorch.org/models/retinanet_resnet50_fpn_coco-eeacb38b.pth"]
-    assert model.detector.network.norm_eps == 0
+    assert model.detector.network.architecture.norm_eps == 0
     for theirs, ours in [
         ("backbone.body.layer4.2.bn3.running_var", "backbone.body.layer4.2.bn3.running_var"),
         ("backbone.fpn.inner_blocks.2.0.weight", "pyramid.fpn.inner_blocks.2.0.weight"),
@@ -312,7 +312,7 @@ def test_a_finer_level_travels_in_the_file(data: gd.DetectionData, tmp_path: Pat
     model = learnt(gd.RetinaNet(data, weights=None, levels=(2, 7), **SMALL))
     path = model.save(tmp_path / "finer.safetensors")
     again = gd.load_detector(path, device="cpu")
-    assert again.network.spec.levels == (2, 7)
+    assert again.network.architecture.anchors.levels == (2, 7)
     assert len(again.network.anchors((64, 64))) == 9 * (16 * 16 + 8 * 8 + 4 * 4 + 2 * 2 + 1 + 1)
     model.fit(1, lr=1e-4, progress=False)
     usual = gd.RetinaNet(data, weights=None, **SMALL)

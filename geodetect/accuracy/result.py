@@ -70,8 +70,8 @@ class Accuracy:
         return html_rows(title, ["", *self.table.columns], rows)
 
     def plot(self) -> Figure:
-        """Plot precision over recall, and both with F1 over the score, with the best score marked."""
-        return plots.curve_figure(self.curve, self.best_score)
+        """Draw precision over recall, and both with F1 over the score, with the best score marked."""
+        return plots.draw_curve(self.curve, self.best_score)
 
     def save(self, path: str | Path) -> Path:
         """Write the features (`.gpkg`), the table (`.csv`), or a page with table, figure and confusion (`.html`).

@@ -14,7 +14,7 @@ from geodetect.chips.anchor_fit import REACHED, AnchorSuggestion, best_iou, sugg
 from geodetect.chips.chip import ChipPlan, Chips
 from geodetect.errors import ArgumentError
 from geodetect.facts import html_table, listed
-from geodetect.plots import check_rows, chip_figure
+from geodetect.plots import Marks, check_rows, draw_chips
 from geodetect.stretch import Stretch
 
 if TYPE_CHECKING:
@@ -154,10 +154,9 @@ class DetectionData:
         chosen = np.random.default_rng(self.seed).permutation(len(full))[: rows * rows]
         chips = [full[i].read() for i in chosen]
         names = np.array(self.classes, dtype=object)
-        return chip_figure(
+        return draw_chips(
             [chip.pixels for chip in chips],
-            [chip.boxes.xyxy for chip in chips],
-            [names[chip.boxes.labels] for chip in chips],
+            [Marks.of_boxes(chip.boxes.xyxy, names[chip.boxes.labels]) for chip in chips],
             classes=self.classes,
             columns=min(rows, len(chosen)),
         )

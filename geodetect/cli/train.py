@@ -147,7 +147,7 @@ def train(source: str, model: Path, labels: str | None, **choices: Any) -> None:
     from geodetect.chips import prepare_data
     from geodetect.learner import RetinaNet, distributed
 
-    with distributed.joined(choices["device"]) as choices["device"]:
+    with distributed.join(choices["device"]) as choices["device"]:
         data = prepare_data(source, labels, **_for(prepare_data, choices))
         speaks = distributed.rank() == 0
         if speaks:

@@ -22,11 +22,10 @@ from geodetect.errors import ArgumentError, ModelError, is_share, warn
 from geodetect.facts import html_table, listed, text_of
 from geodetect.metadata import LOWEST_SCORE, NMS_IOU, HasMetadata, Metadata, Scores
 from geodetect.network import precision as precisions
-from geodetect.network.batching import fastest, most_on_cpu
-from geodetect.network.coding import candidates, suppressed
-from geodetect.network.inference import evaluating, frozen, standardised
+from geodetect.network.batching import choose_by_trial, choose_on_cpu
+from geodetect.network.coding import select_candidates, suppress
+from geodetect.network.inference import Pending, eval_mode, freeze, send, standardise
 from geodetect.network.retinanet import Network
-from geodetect.network.transfer import Fetched, sent
 from geodetect.stretch import Stretch
 
 
@@ -39,7 +38,7 @@ class Launched:
         nms_iou: for the suppression.
     """
 
-    candidates: Fetched
+    candidates: Pending
     nms_iou: float
 
 
@@ -107,7 +106,7 @@ class Detector(HasMetadata):
         at = "" if self.pixel_size_m is None else f" of {self.pixel_size_m:g} m"
         told = "untrained" if self.network.class_head.gives_prior else text_of(self.metadata.summary)
         return (
-            f"Detector({listed(self.classes)}: {self.network.backbone_name}, {self.chip_size} px{at}, "
+            f"Detector({listed(self.classes)}: {self.network.architecture.backbone}, {self.chip_size} px{at}, "
             f"bands {listed(self.bands)}{'; ' if told else ''}{told})"
         )
 
@@ -151,17 +150,17 @@ class Detector(HasMetadata):
         Arguments and errors are those of `detect`.
         """
         pixels = self._tensor(pixels)
-        floors = sent(torch.from_numpy(self.metadata.scores(min_score)).float(), self.device)
+        floors = send(torch.from_numpy(self.metadata.scores(min_score)).float(), self.device)
         if not is_share(nms_iou):
             raise ArgumentError(f"nms_iou must lie between 0 and 1; got {nms_iou!r}")
         if not len(pixels):
-            return Launched(Fetched(torch.zeros(0, 0, 6)), nms_iou)
-        with torch.inference_mode(), evaluating(self.running):
-            pictures = standardised(pixels, self.stretch.mean, self.stretch.std, self.device)
+            return Launched(Pending(torch.zeros(0, 0, 6)), nms_iou)
+        with torch.inference_mode(), eval_mode(self.running):
+            pictures = standardise(pixels, self.stretch.mean, self.stretch.std, self.device)
             with precisions.autocast(precisions.resolve(self.precision, self.device), self.device):
                 logits, deltas = self.running(pictures)
             padded = pictures.shape[2], pictures.shape[3]
-            found = candidates(
+            found = select_candidates(
                 logits,
                 deltas,
                 self.running.anchors(padded),
@@ -169,12 +168,12 @@ class Detector(HasMetadata):
                 level_sizes=self.running.level_sizes(padded),
                 min_score=floors,
             )
-            return Launched(Fetched(found), nms_iou)
+            return Launched(Pending(found), nms_iou)
 
     def collect(self, launched: Launched) -> list[Boxes]:
         """The boxes of a batch that was launched, as `detect` gives them; in any order, once each."""
         with torch.inference_mode():
-            return suppressed(launched.candidates.wait(), launched.nms_iou)
+            return suppress(launched.candidates.wait(), launched.nms_iou)
 
     def frozen(self, precision: str | None = None, device: str | torch.device | None = None) -> Detector:
         """This detector made fast for many chips; what its network learns later does not reach the copy.
@@ -191,8 +190,8 @@ class Detector(HasMetadata):
             fast.network = deepcopy(self.network).to(known_device(device))
         fast.precision = precision or self.precision
         if fast.precision == "auto":
-            fast.precision = precisions.faster(fast.device)
-        fast.running = frozen(fast.network, precisions.resolve(fast.precision, fast.device))
+            fast.precision = precisions.choose(fast.device)
+        fast.running = freeze(fast.network, precisions.resolve(fast.precision, fast.device))
         return fast
 
     def suited_batch_size(self, chip_size: int) -> int:
@@ -203,8 +202,8 @@ class Detector(HasMetadata):
         """
         precision = precisions.resolve(self.precision, self.device)
         if self.device.type == "cpu":
-            return most_on_cpu(chip_size, precision)
-        return fastest(lambda n: self.detect(np.zeros((n, len(self.bands), chip_size, chip_size), np.uint8)))
+            return choose_on_cpu(chip_size, precision)
+        return choose_by_trial(lambda n: self.detect(np.zeros((n, len(self.bands), chip_size, chip_size), np.uint8)))
 
     def _tensor(self, pixels: np.ndarray | Tensor) -> Num[Tensor, "B C H W"]:
         """The pixels as a tensor where they lie, checked."""

@@ -36,17 +36,7 @@ def load_detector(path: str | Path, *, device: str | torch.device | None = None,
     if architecture is None:
         raise ModelError(f"the metadata of {path} lack anchors; save the detector again")
     try:
-        network = Network(
-            architecture.backbone,
-            n_classes=len(metadata.classes),
-            n_bands=len(metadata.bands),
-            spec=architecture.anchors,
-            weights=None,
-            head_norm=architecture.head_norm,
-            width=architecture.width,
-            depth=architecture.depth,
-        )
-        network.set_norm_eps(architecture.norm_eps)
+        network = Network(architecture, n_classes=len(metadata.classes), n_bands=len(metadata.bands), weights=None)
         detector = Detector(network.eval(), metadata, precision=precision)
     except (ValueError, TypeError) as error:
         raise ModelError(f"the metadata of {path} are damaged: {first_line(error)}; save the detector again") from error
@@ -62,7 +52,7 @@ def _fill(network: Network, weights: dict[str, Tensor], path: Path) -> None:
     wrong = sorted(name for name in shapes | found if shapes.get(name) != found.get(name))
     if wrong:
         raise ModelError(
-            f"the weights in {path} do not fit the {network.backbone_name} that it describes: {len(wrong)} tensors are "
+            f"the weights in {path} do not fit the {network.architecture.backbone} in it: {len(wrong)} tensors are "
             f"missing, unknown or of another shape, such as {', '.join(wrong[:3])}; save the detector again"
         )
     network.load_state_dict(weights)

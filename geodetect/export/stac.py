@@ -150,9 +150,9 @@ def _classes(names: list[str]) -> list[dict[str, Any]]:
 
 
 def _hyperparameters(detector: Detector) -> dict[str, Any]:
-    spec = detector.network.spec
+    spec = detector.network.architecture.anchors
     return {
-        "backbone": detector.network.backbone_name,
+        "backbone": detector.network.architecture.backbone,
         "anchor_scales": list(spec.scales),
         "anchor_ratios": list(spec.ratios),
         "anchor_size": spec.anchor_size,

@@ -1,68 +1,68 @@
-"""What training starts from: the anchors, the network with its first weights, how pixels are standardised."""
+"""The detector that training starts from: checked parameters, anchors, architecture, first weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from geodetect.anchors import AnchorSpec
 from geodetect.chips import DetectionData
+from geodetect.chips.anchor_fit import REACHED, best_iou
+from geodetect.detector import Detector
 from geodetect.errors import ArgumentError, TrainingError, check_seed, is_number, is_share, warn
 from geodetect.facts import listed
-from geodetect.learner import results
-from geodetect.learner.weights import WORDS, read
-from geodetect.metadata import Architecture
-from geodetect.network import published
+from geodetect.learner import weights
+from geodetect.learner.weights import COCO, IMAGENET, Start
+from geodetect.metadata import Architecture, Metadata
+from geodetect.network.losses import Loss
 from geodetect.network.retinanet import Network
-from geodetect.stretch import Stretch
 
-_IMAGENET, _COCO = "imagenet", "coco"
 _COCO_BACKBONE = "resnet50"
-_SIZES = {"small": (96, 2)}  # width of pyramid and heads, and convolutions of a head before its last
-_MANY_UNREACHED = 0.1  # share of objects that no anchor reaches, above which a warning is due
+_SIZES = {"small": (96, 2)}  # width of pyramid and heads, and depth of the heads
+_MANY_UNREACHED = 0.1  # share of objects that no anchor reaches, above which to warn
 
 
-def check_numbers(*, box_weight: float, focal_alpha: float, focal_gamma: float, seed: int) -> None:
-    """Nothing, if the loss can be made of these numbers.
+def make_loss(*, box_weight: float, focal_alpha: float, focal_gamma: float, giou: bool) -> Loss:
+    """Return the loss with these parameters.
 
     Raises:
-        ArgumentError: if one is out of its range.
+        ArgumentError: if one is out of range.
     """
     for name, value in {"box_weight": box_weight, "focal_gamma": focal_gamma}.items():
         if not (is_number(value) and value >= 0):
             raise ArgumentError(f"{name} must be a number of at least 0; got {value!r}")
     if not is_share(focal_alpha):
         raise ArgumentError(f"focal_alpha must lie between 0 and 1; got {focal_alpha!r}")
-    check_seed(seed)
+    return Loss(box_weight, focal_alpha, focal_gamma, bool(giou))
 
 
-def check_boxes(data: DetectionData) -> None:
-    """Nothing, if there is something to learn.
+def check_data(data: DetectionData) -> None:
+    """Raise if the data holds nothing to learn, and warn of classes without a training box.
 
     Raises:
-        ArgumentError: if the data is not what `prepare_data` gives.
+        ArgumentError: if the data is not the result of `prepare_data`.
         TrainingError: if the data has no class, or no training chip has a box.
     """
     if not isinstance(data, DetectionData):
-        raise ArgumentError(f"data must be what prepare_data(...) gives; got {data!r}")
+        raise ArgumentError(f"data must be the result of prepare_data(...); got {data!r}")
     if not data.classes:
         raise TrainingError("the data has no class to learn; look at its labels and class_mapping")
-    if not any(len(plan.boxes) for plan in data.train.plans):
+    present = {int(k) for plan in data.train.plans for k in plan.boxes.labels}
+    if not present:
         raise TrainingError("no training chip holds a box, so there is nothing to learn; look at data.describe()")
-    names = data.classes
-    missing = set(range(len(names))) - {int(k) for plan in data.train.plans for k in plan.boxes.labels}
+    missing = [name for k, name in enumerate(data.classes) if k not in present]
     if missing:
         warn(
-            f"no training chip holds {listed(names[k] for k in sorted(missing))}, which will not be learnt; give more "
+            f"no training chip holds {listed(missing)}, which will not be learnt; give more "
             "labels, another seed, or drop the class with class_mapping"
         )
 
 
-def anchors(
+def choose_anchors(
     data: DetectionData,
     *,
     scales: Sequence[float] | str,
@@ -70,34 +70,27 @@ def anchors(
     anchor_size: float,
     levels: Sequence[int],
 ) -> AnchorSpec:
-    """The anchors that these parameters ask for; a warning tells when they leave out many objects.
-
-    Args:
-        data: whose training boxes "auto" fits them to.
-        scales: factors on the base side; "auto" fits scales, ratios and base.
-        ratios: height over width.
-        anchor_size: base side as a multiple of the level's stride.
-        levels: first and last level of the pyramid.
+    """Return the anchors for these parameters of `RetinaNet`; warn if they miss many objects.
 
     Raises:
         ArgumentError: if a value is not possible.
     """
-    numbers: dict[str, Any] = {"ratios": ratios, "levels": levels}
-    if not isinstance(scales, str):
-        numbers["scales"] = scales
+    is_auto = isinstance(scales, str)
+    if is_auto and scales != "auto":
+        raise ArgumentError(f'scales must be numbers or "auto"; got {scales!r}')
+    numbers: dict[str, Any] = {"ratios": ratios, "levels": levels} | ({} if is_auto else {"scales": scales})
     for name, values in numbers.items():
         if isinstance(values, str) or not isinstance(values, Iterable) or not all(is_number(v) for v in values):
             raise ArgumentError(f"{name} must be a list of numbers; got {values!r}")
     if not is_number(anchor_size):
         raise ArgumentError(f"anchor_size must be a number above 0; got {anchor_size!r}")
-    if isinstance(scales, str):
-        if scales != "auto":
-            raise ArgumentError(f'scales must be numbers or "auto"; got {scales!r}')
+    if is_auto:
         spec = AnchorSpec(levels=levels)
         found = data.suggest_anchors(spec.levels)
         return replace(spec, scales=found.scales, ratios=found.ratios, anchor_size=found.anchor_size)
-    spec = AnchorSpec(scales, ratios, anchor_size, levels)
-    share = results.unreached(data, spec)
+    spec = AnchorSpec(scales, ratios, anchor_size, levels)  # type: ignore[arg-type]
+    best = [best_iou(plan.boxes.xyxy, (plan.window.height, plan.window.width), spec) for plan in data.train.plans]
+    share = float((np.concatenate(best) < REACHED).mean())
     if share > _MANY_UNREACHED:
         finer = ", and levels=(2, 7) adds smaller ones" if spec.levels == AnchorSpec.levels else ""
         warn(
@@ -107,71 +100,66 @@ def anchors(
     return spec
 
 
-def network(
-    data: DetectionData,
-    backbone: str,
-    weights: str | Path | None,
-    *,
-    spec: AnchorSpec,
-    size: str | None,
-    head_norm: str | bool | None,
-    seed: int,
-    like: Network | None = None,
-) -> Network:
-    """A network for the data that holds these weights; what they do not give is random, which a warning tells.
-
-    Args:
-        data: whose classes and bands it is for.
-        backbone: one that `backbones.build` knows.
-        weights: "imagenet", "coco", None, or a file of torchvision's weights.
-        spec: shapes of the anchors.
-        size: "small"; None is the paper's.
-        head_norm: "batch", "group" or False; None is "batch", or False if the weights are of heads without.
-        seed: of the random weights.
-        like: a network that gives what `size` and `head_norm` leave open.
+def choose_architecture(
+    backbone: str, spec: AnchorSpec, start: Start, *, size: str | None, head_norm: str | bool | None
+) -> Architecture:
+    """Return the architecture for these parameters of `RetinaNet`; the weights decide what is None.
 
     Raises:
-        GeodetectError: if the weights are unknown, unreadable, or of another network.
+        ArgumentError: if a value is not possible, or does not fit the weights.
     """
     if not isinstance(backbone, str):
         raise ArgumentError(f"backbone must be a name; got {backbone!r}; RetinaNet.backbones() lists them")
-    if weights == _COCO and backbone != _COCO_BACKBONE:
+    if start.name == COCO and backbone != _COCO_BACKBONE:
         raise ArgumentError(
             f'weights="coco" are of a {_COCO_BACKBONE}; got backbone={backbone!r}; take that, or weights="imagenet"'
         )
-    state = None if weights in WORDS else read(Path(str(weights)))
-    plain = weights == _COCO or (state is not None and published.has_heads(state))
     if size not in (None, *_SIZES):
         raise ArgumentError(f'size must be None, for the paper\'s, or "small"; got {size!r}')
-    if plain and size:
-        raise ArgumentError(f"the heads of {weights} are of the paper's size; leave size out, or take other weights")
-    if plain and head_norm:
-        raise ArgumentError(f"the heads of {weights} have no norms; leave head_norm out, or take other weights")
-    if head_norm is None:
-        head_norm = like.head_norm if like is not None else None if plain else "batch"
-    paper = (Architecture.width, Architecture.depth) if like is None else (like.width, like.depth)
-    width, depth = _SIZES[size] if size else paper
+    theirs = None if start.saved is None else start.saved.network.architecture
+    if start.has_torchvision_heads:
+        if size:
+            raise ArgumentError(f"the heads of {start.name} are of the paper's size; leave size out or change weights")
+        if head_norm:
+            raise ArgumentError(f"the heads of {start.name} have no norms; leave head_norm out or change weights")
+    elif head_norm is None:
+        head_norm = "batch" if theirs is None else theirs.head_norm
+    width, depth = _SIZES[size] if size else ((theirs or Architecture).width, (theirs or Architecture).depth)
+    return Architecture(backbone, spec, head_norm=head_norm, width=width, depth=depth)  # type: ignore[arg-type]
+
+
+def make_detector(
+    data: DetectionData, architecture: Architecture, start: Start, *, seed: int, device: str | torch.device | None
+) -> Detector:
+    """Return an untrained detector with these weights; warn of each part that stays random.
+
+    Raises:
+        GeodetectError: if the weights do not fit, or there is no such device or seed.
+    """
+    check_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        made = Network(
-            backbone,
+        network = Network(
+            architecture,
             n_classes=len(data.classes),
             n_bands=len(data.bands),
-            spec=spec,
-            weights=weights if weights == _IMAGENET else None,
-            head_norm=head_norm,
-            width=width,
-            depth=depth,
+            weights=IMAGENET if start.name == IMAGENET else None,
         )
-    source = "torchvision's RetinaNet" if weights == _COCO else str(weights)
-    state = published.coco() if weights == _COCO else state
-    for sentence in published.fill(made, state, source) if state else ():
-        warn(sentence)
-    return made
-
-
-def stretch(data: DetectionData, network: Network) -> Stretch:
-    """Return what the backbone's weights were trained with for pixels like theirs, 8-bit RGB; else the data's own."""
-    trained_with = network.backbone.stretch
-    alike = network.backbone.pretrained and data.dtype == "uint8" and len(data.bands) == trained_with.n_bands
-    return replace(trained_with, numbers=data.stretch.numbers) if alike else data.stretch
+    notes = start.fill(network)
+    stretch, trained_with = data.stretch, network.backbone.stretch
+    if network.backbone.pretrained and data.dtype == "uint8" and len(data.bands) == trained_with.n_bands:
+        stretch = replace(trained_with, numbers=stretch.numbers)  # pixels are like those of the backbone's training
+    metadata = Metadata(
+        classes=data.classes,
+        bands=data.bands,
+        chip_size=data.chip_size,
+        overlap=data.chip_size // 4,
+        pixel_size_m=data.pixel_size_m,
+        stretch=stretch,
+    )
+    detector = Detector(network, metadata, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if start.saved is not None:
+        notes += weights.fill(detector, start.saved, str(start.name))
+    for note in notes:
+        warn(note)
+    return detector

@@ -1,6 +1,6 @@
-"""Training that can be left and taken up: what an epoch leaves behind, in memory and as one file in a folder.
+"""Checkpoints: the state of training after an epoch, in memory and as one file in a folder.
 
-Seeds of an epoch follow from its number (`SeededEpochs`), so no state of a random generator is kept.
+The seeds of an epoch follow from its number (`SeededEpochs`), so no state of a random generator is kept.
 """
 
 from __future__ import annotations
@@ -24,43 +24,42 @@ from geodetect.detector.file import checksum
 from geodetect.errors import OutputError, TrainingError
 from geodetect.files import appearing
 from geodetect.learner import distributed
-from geodetect.learner.callbacks import BestEpoch, copied
-from geodetect.learner.interrupts import held_back
+from geodetect.learner.callbacks import BestEpoch, copy_weights
+from geodetect.learner.interrupts import defer_interrupts
 
 FILE = "training.safetensors"
 _FORMAT_VERSION = 2
 _WEIGHTS, _BEST, _OPTIMIZER = "weights.", "best.", "optimizer."
 _START_ANEW = "remove it to start from the beginning"
-_RECORDED = ("lrs", "losses", "iters", "values")  # what fastai's recorder knows of all epochs
+_RECORDED = ("lrs", "losses", "iters", "values")  # attributes of fastai's recorder
 
 
 @dataclass(frozen=True)
 class State:
-    """What training needs to go on after an epoch as if it had never stopped.
+    """The state of training after an epoch, from which it continues as if it had never stopped.
 
     Args:
-        facts: numbers and words, as JSON takes them.
-        tensors: the weights, the best ones so far, and what the optimizer remembers, each under a prefix.
+        facts: values that JSON can hold.
+        tensors: weights, best weights so far, and state of the optimizer, each under a prefix.
     """
 
     facts: dict[str, Any]
     tensors: dict[str, Tensor]
 
     def under(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors with this prefix, without it."""
+        """Return the tensors with this prefix, by their names without it."""
         return {name.removeprefix(prefix): value for name, value in self.tensors.items() if name.startswith(prefix)}
 
 
 class Checkpoint(Callback):  # type: ignore[misc]
-    """Keeps the state of training after every epoch, and starts it from one.
+    """Keeps the state of training after every epoch, and starts training from one.
 
     Args:
-        best: what keeps the best weights.
-        model: what tells this model and its data from others, as `identity` gives it.
+        best: callback that keeps the best weights.
+        model: facts that the state of another training must share, as returned by `identify`.
         rates: peak learning rates of the backbone, the pyramid and the heads.
-        keep: whether anything is kept.
-        folder: where states are written too; None for nowhere.
-        state: where to start; None for the beginning.
+        folder: folder to write states to; None for memory only.
+        state: state to start from; None for the beginning.
     """
 
     order = 70  # after the recorder and the best epoch, whose state it keeps
@@ -71,25 +70,32 @@ class Checkpoint(Callback):  # type: ignore[misc]
         *,
         model: dict[str, Any],
         rates: list[float],
-        keep: bool = True,
         folder: Path | None = None,
         state: State | None = None,
     ) -> None:
         self.best, self.identity, self.rates = best, model, rates
-        self.keep, self.folder, self.state = keep, folder, state
+        self.folder, self.state = folder, state
         self.first_epoch = 0 if state is None else state.facts["n_done"]
 
     def before_fit(self) -> None:
-        """Take up the state that training starts from."""
+        """Load the state that training starts from."""
         if self.state is not None:
-            with held_back():
-                self._take_up(self.state)
-        self.best.before = copied(self.model)
+            with defer_interrupts():
+                self._load(self.state)
+        self.best.before = copy_weights(self.model)
 
-    def _take_up(self, state: State) -> None:
+    def _load(self, state: State) -> None:
         facts = state.facts
         self.model.load_state_dict(state.under(_WEIGHTS))
-        _fill_optimizer(self.opt, state.under(_OPTIMIZER))
+        parameters = [parameter for group in self.opt.param_groups for parameter in group["params"]]
+        memory: dict[int, dict[str, Tensor]] = {}
+        for name, value in state.under(_OPTIMIZER).items():
+            number, _, key = name.partition(".")
+            like = parameters[int(number)]
+            if value.shape == like.shape:  # fused steps need the memory layout of the parameter
+                value = torch.empty_like(like).copy_(value)
+            memory.setdefault(int(number), {})[key] = value
+        self.opt.load_state_dict(self.opt.state_dict() | {"state": memory})  # rates are set before every batch anyway
         self.best.weights = state.under(_BEST) if self.best.keep else {}
         self.best.best, self.best.waited, self.best.min_scores = (facts[k] for k in ("best", "waited", "min_scores"))
         self.best.kept_epoch, self.best.n_done = facts["kept_epoch"], facts["n_done"]
@@ -101,28 +107,24 @@ class Checkpoint(Callback):  # type: ignore[misc]
         smooth.val, smooth.count = torch.tensor(facts["smooth_loss"]), facts["smooth_count"]
 
     def after_epoch(self) -> None:
-        """Keep the state as it is now."""
-        if not self.keep:
-            self.state = None  # one of an earlier epoch is not what this training has come to
+        """Keep the present state."""
+        if not self.best.keep:
+            self.state = None  # that of an earlier epoch is outdated
             return
-        tensors = {_WEIGHTS + name: value for name, value in copied(self.model).items()}
+        tensors = {_WEIGHTS + name: value for name, value in copy_weights(self.model).items()}
         tensors |= {_BEST + name: value for name, value in self.best.weights.items()}
-        tensors |= {_OPTIMIZER + name: value for name, value in _optimizer_tensors(self.opt).items()}
+        for number, memory in self.opt.state_dict()["state"].items():
+            for key, value in memory.items():
+                tensors[f"{_OPTIMIZER}{number}.{key}"] = value.detach().to("cpu", copy=True)
         self.state = State(self._facts(), tensors)
         if self.folder is not None and distributed.rank() == 0:
-            with held_back():
-                self._write(self.state, self.folder)
-
-    def _write(self, state: State, folder: Path) -> None:
-        """Write the state; where that fails, say so and let training go on: hours of it may be in memory."""
-        try:
-            write(state, folder)
-        except OutputError as error:
-            warnings.warn(
-                f"{error}; training goes on, but after a crash only from what {folder} holds, if anything",
-                UserWarning,
-                stacklevel=2,
-            )
+            with defer_interrupts():
+                try:
+                    write(self.state, self.folder)
+                except OutputError as error:  # hours of training may be in memory
+                    # Not `errors.warn`, which would blame fastai's loop.
+                    message = f"{error}; training goes on, but a crash would lose this epoch"
+                    warnings.warn(message, UserWarning, stacklevel=2)
 
     def _facts(self) -> dict[str, Any]:
         recorder = self.recorder
@@ -142,27 +144,26 @@ class Checkpoint(Callback):  # type: ignore[misc]
         }
 
 
-def identity(detector: Detector) -> dict[str, Any]:
-    """What two trainings must have in common for one to go on with the other's state."""
+def identify(detector: Detector) -> dict[str, Any]:
+    """Return the facts that two trainings must share for one to go on with the other's state."""
     network = detector.network
     facts = {
         "classes": detector.classes,
         "bands": detector.bands,
         "chip size": detector.chip_size,
-        "backbone": network.backbone_name,
-        "anchors": asdict(network.spec),
+        "backbone": network.architecture.backbone,
+        "anchors": asdict(network.architecture.anchors),
         "pixel statistics": {"mean": detector.stretch.mean, "std": detector.stretch.std},
         "tensors": zlib.crc32(str([(k, tuple(v.shape)) for k, v in network.state_dict().items()]).encode()),
     }
-    same: dict[str, Any] = json.loads(json.dumps(facts))
-    return same
+    return dict(json.loads(json.dumps(facts)))  # as a checkpoint holds them
 
 
-def prepared(folder: Path) -> Path:
-    """The folder, which now exists.
+def make_folder(folder: Path) -> Path:
+    """Create the folder unless it exists, and return it.
 
     Raises:
-        OutputError: if it cannot be made.
+        OutputError: if it cannot be created.
     """
     try:
         folder.mkdir(exist_ok=True)
@@ -172,7 +173,7 @@ def prepared(folder: Path) -> Path:
 
 
 def write(state: State, folder: Path) -> None:
-    """Put the state into the folder, in place of the last one, once it is whole.
+    """Write the state to the folder; it replaces the last one when it is complete.
 
     Raises:
         OutputError: if it cannot be written.
@@ -182,15 +183,15 @@ def write(state: State, folder: Path) -> None:
     with appearing(folder / FILE) as part:
         try:
             save_file(tensors, part, metadata | {"checksum": checksum(metadata, tensors)})
-        except SafetensorError as error:  # how its writer says that the disk is full
+        except SafetensorError as error:  # a full disk, for instance
             raise OSError(str(error)) from error
 
 
 def read(folder: Path) -> State | None:
-    """The last state that was written to the folder; None where there is none. No code in it is ever run.
+    """Return the last state that was written to the folder; None if there is none. No code in it is ever run.
 
     Raises:
-        TrainingError: if the file there is damaged, or something else.
+        TrainingError: if the file is damaged, or something else.
     """
     path = folder / FILE
     if not path.exists():
@@ -204,72 +205,40 @@ def read(folder: Path) -> State | None:
     if metadata.keys().isdisjoint({"training_version", "facts"}):
         raise TrainingError(f"{path} is not a state of training that fit() wrote; {_START_ANEW}")
     version = metadata.get("training_version", "")
-    due = _first_checksum(metadata.get("facts", ""), tensors) if version == "1" else checksum(metadata, tensors)
+    due = checksum(metadata, tensors)
+    if version == "1":  # the CRC-32 of the facts and of all tensors' bytes
+        crc = zlib.crc32(metadata.get("facts", "").encode())
+        for name in sorted(tensors):
+            crc = zlib.crc32(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data, crc)
+        due = f"{crc:08x}"
     if metadata.get("checksum") != due:
-        raise TrainingError(f"{path} is not what was written; {_START_ANEW}")
+        raise TrainingError(f"{path} is damaged: checksum mismatch; {_START_ANEW}")
     if version.isdecimal() and int(version) > _FORMAT_VERSION:
         raise TrainingError(f"{path} was written by a newer geodetect; update this one to go on with it")
     return State(json.loads(metadata["facts"]), tensors)
 
 
 def check(state: State, *, model: dict[str, Any], monitor: str, where: str) -> None:
-    """Refuse a state that is not of this training.
-
-    Args:
-        state: where training is to start.
-        model: what `identity` says of the model.
-        monitor: by which the best epoch is told.
-        where: what messages call the state.
+    """Raise if a state is not of this training.
 
     Raises:
-        TrainingError: if they differ.
+        TrainingError: if a fact or the monitor differs.
     """
     theirs = state.facts["model"]
     for name in sorted(model.keys() | theirs.keys()):
         if model.get(name) != theirs.get(name):
             raise TrainingError(
                 f"{where} is of another model or other data: its {name} are {theirs.get(name)}, here they are "
-                f"{model.get(name)}; resume with what it was begun with"
+                f"{model.get(name)}; resume with the same model and data"
             )
     if state.facts["monitor"] != monitor:
         raise TrainingError(
-            f"{where} tells its best epoch by {state.facts['monitor']!r}, not {monitor!r}; resume with the same monitor"
+            f"{where} has its best epoch by {state.facts['monitor']!r}, not {monitor!r}; resume with the same monitor"
         )
 
 
-def _fill_optimizer(optimizer: Any, tensors: dict[str, Tensor]) -> None:
-    """Let the optimizer remember what another one did; its rates are set before every batch anyway."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state = optimizer.state_dict()
-    state["state"] = {}
-    for name, value in tensors.items():
-        number, _, key = name.partition(".")
-        like = parameters[int(number)]
-        if value.shape == like.shape:  # fused steps go through memory, so its order must be the parameter's
-            value = torch.empty_like(like).copy_(value)
-        state["state"].setdefault(int(number), {})[key] = value
-    optimizer.load_state_dict(state)
-
-
-def _optimizer_tensors(optimizer: Any) -> dict[str, Tensor]:
-    """Copies of what the optimizer remembers of each parameter, as `NUMBER.NAME`."""
-    return {
-        f"{number}.{key}": value.detach().to("cpu", copy=True)
-        for number, memory in optimizer.state_dict()["state"].items()
-        for key, value in memory.items()
-    }
-
-
 def _numbers(values: Any) -> Any:
-    """What fastai recorded, as JSON takes it."""
+    """Return values of fastai's recorder as JSON can hold them."""
     if isinstance(values, Tensor | float | int | np.number):
         return float(values) if not isinstance(values, int) else values
     return [_numbers(value) for value in values]
-
-
-def _first_checksum(facts: str, tensors: dict[str, Tensor]) -> str:
-    """Return what version 1 has for a checksum: the CRC-32 of the facts and of all tensors' bytes."""
-    crc = zlib.crc32(facts.encode())
-    for name in sorted(tensors):
-        crc = zlib.crc32(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data, crc)
-    return f"{crc:08x}"

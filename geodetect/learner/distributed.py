@@ -1,6 +1,6 @@
 """Several processes that train one network, each on its share of every batch.
 
-fastai's own support asks for the package accelerate, speaks to CUDA alone, and hands out epochs, not batches;
+fastai's own support needs the package accelerate, supports CUDA only, and hands out epochs, not batches;
 torch's DistributedDataParallel (https://docs.pytorch.org/docs/stable/notes/ddp.html) needs neither.
 """
 
@@ -18,14 +18,14 @@ from geodetect.errors import ArgumentError
 
 
 @contextmanager
-def joined(device: str | None = None) -> Iterator[str | None]:
-    """The device of this process, in the group that `torchrun` started; the device as given where it did not.
+def join(device: str | None = None) -> Iterator[str | None]:
+    """Join the group that `torchrun` started, and yield the device of this process; without one yield `device`.
 
     Args:
-        device: "cpu" or "cuda"; None takes a GPU for each process where there are any.
+        device: "cpu" or "cuda"; None takes a GPU for each process if there are any.
 
     Raises:
-        ArgumentError: if the device is one that several processes would have to share.
+        ArgumentError: if several processes would have to share the device.
     """
     if not distributed.is_available() or not distributed.is_torchelastic_launched() or distributed.is_initialized():
         yield device
@@ -44,43 +44,43 @@ def joined(device: str | None = None) -> Iterator[str | None]:
 
 
 def n_processes() -> int:
-    """Processes that train together; 1 without a group."""
-    return distributed.get_world_size() if _grouped() else 1
+    """Return the number of processes that train together; 1 without a group."""
+    return distributed.get_world_size() if _has_group() else 1
 
 
 def rank() -> int:
-    """The number of this process among them, from 0."""
-    return distributed.get_rank() if _grouped() else 0
+    """Return the number of this process, from 0."""
+    return distributed.get_rank() if _has_group() else 0
 
 
-def _grouped() -> bool:
+def _has_group() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 
 
 @contextmanager
-def spread(network: nn.Module) -> Iterator[nn.Module | None]:
-    """The network as all processes train it, with equal weights and gradients; None where there is one process.
+def parallelise(network: nn.Module) -> Iterator[nn.Module | None]:
+    """Yield the network as all processes train it, with equal weights and gradients; None for a single process.
 
-    On GPUs batch norms take the statistics of the whole batch; torch has no such layer for a CPU.
+    On GPUs batch norms use the statistics of the whole batch; torch has no such layer for a CPU.
     """
     if n_processes() == 1:
         yield None
         return
     place = next(network.parameters()).device
-    with _common_norms(network) if place.type == "cuda" else nullcontext():
+    with _sync_norms(network) if place.type == "cuda" else nullcontext():
         yield DistributedDataParallel(network, device_ids=[place] if place.type == "cuda" else None)
 
 
 @contextmanager
-def _common_norms(network: nn.Module) -> Iterator[None]:
-    """The network with batch norms that learn from all processes, save frozen ones; afterwards with its own."""
+def _sync_norms(network: nn.Module) -> Iterator[None]:
+    """Replace all batch norms but frozen ones by norms over all processes, and put them back at the end."""
     swapped = [
         (parent, name, layer)
         for parent in network.modules()
         for name, layer in parent.named_children()
         if isinstance(layer, nn.BatchNorm2d) and layer.weight.requires_grad
     ]
-    for parent, name, layer in swapped:  # they share weights and running means with those that they stand in for
+    for parent, name, layer in swapped:  # the new norms share weights and running means with the old ones
         setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(layer))  # type: ignore[no-untyped-call]
     try:
         yield
@@ -91,22 +91,22 @@ def _common_norms(network: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def share_buffers(network: nn.Module) -> None:
-    """Give every process the running means of the first: without a common norm each has seen its own chips."""
+    """Give every process the running means of the first, as norms that are not shared have seen other chips."""
     if n_processes() > 1:
         for buffer in network.buffers():
             distributed.broadcast(buffer, 0)
 
 
-def total(value: Tensor) -> Tensor:
-    """The sum over all processes."""
+def sum_over_processes(value: Tensor) -> Tensor:
+    """Return the sum over all processes."""
     if n_processes() > 1:
         value = value.detach().clone()
         distributed.all_reduce(value)
     return value
 
 
-def gathered(items: list[Any]) -> list[Any]:
-    """The items of all processes, in the order of their numbers."""
+def gather(items: list[Any]) -> list[Any]:
+    """Return the items of all processes, in the order of their numbers."""
     if n_processes() == 1:
         return items
     parts: list[list[Any]] = [[] for _ in range(n_processes())]

@@ -1,4 +1,4 @@
-"""Ctrl-C, held back while something is done that must not be left half done."""
+"""Ctrl-C, deferred during work that must not be left half done."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
+def defer_interrupts() -> Iterator[None]:
     """Let Ctrl-C, and a SIGTERM that has a handler, take effect only at the end of the block.
 
     Python delivers signals to the main thread alone; in others, and for signals without a handler, nothing changes.

@@ -1,4 +1,4 @@
-"""fastai's training loop with what it lacks: bf16 anywhere, batches that outgrow the memory, a start in the middle.
+"""fastai's training loop, with bf16 on any device, batches larger than memory, and a start at any epoch.
 
 Shapes: B chips, A anchors, K classes.
 """
@@ -6,8 +6,6 @@ Shapes: B chips, A anchors, K classes.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,17 +27,17 @@ Tensors = tuple[Tensor, ...]
 
 
 class DetectionLearner(Learner):  # type: ignore[misc]
-    """fastai's `Learner`, whose `loss_func` also tells `n_positive`: over how many anchors it is a mean.
+    """fastai's `Learner`, whose `loss_func` has `n_positive`: the number of anchors that the loss is a mean of.
 
-    A batch that memory does not hold goes through in parts, whose gradients add up to those of the whole; only batch
-    norms see the parts. Ctrl-C ends training as a callback would, so that every callback closes what it opened, and
-    is raised again at the end.
+    A batch that does not fit into memory is processed in parts, whose gradients add up to those of the whole; only
+    batch norms see the parts. Ctrl-C ends training as a callback would, so that every callback closes what it opened,
+    and is raised again at the end.
     """
 
     dtype = torch.float32  # of the network; outputs and loss are float32
-    n_parts = 1  # in which a batch goes through the network
-    first_epoch = 0  # above 0 where training is resumed
-    spread: nn.Module | None = None  # the network as several processes train it
+    n_parts = 1  # of a batch
+    first_epoch = 0  # above 0 if training is resumed
+    parallel: nn.Module | None = None  # the network as several processes train it
     interrupt: KeyboardInterrupt | None = None
 
     xb: Tensors
@@ -64,7 +62,7 @@ class DetectionLearner(Learner):  # type: ignore[misc]
             raise interrupt
 
     def all_batches(self) -> None:
-        """Go through the batches; an error of a process that reads them is told without that process' traceback."""
+        """Process all batches; an error of a process that reads chips is raised without that process' traceback."""
         try:
             super().all_batches()
         except GeodetectError as error:
@@ -76,7 +74,7 @@ class DetectionLearner(Learner):  # type: ignore[misc]
             if not any(sign in str(error) for sign in ("killed by signal", "exited unexpectedly")):
                 raise
             raise TrainingError(
-                "a process that reads chips was killed, most likely for lack of memory; choose fewer num_workers, or "
+                "a process that reads chips was killed, most likely for lack of memory; choose fewer num_workers or "
                 "a smaller batch_size"
             ) from error
 
@@ -85,14 +83,17 @@ class DetectionLearner(Learner):  # type: ignore[misc]
         super()._do_epoch_validate(ds_idx, dl)
 
     def _do_one_batch(self) -> None:
-        while not self._memory_sufficed():
+        while not self._try_parts():
             self._use_smaller_parts()
         if self.training:
             self._with_events(self._step, "step", CancelStepException)
             self.opt.zero_grad()
 
-    def _memory_sufficed(self) -> bool:
-        """Whether outputs, loss and gradients of the batch could be had; no error keeps their memory afterwards."""
+    def _try_parts(self) -> bool:
+        """Compute outputs, loss and gradients of the batch; return False if memory does not suffice.
+
+        The error is not kept, as it would hold the memory.
+        """
         whole = self.xb, self.yb
         try:
             self._run_parts(*whole)
@@ -100,12 +101,20 @@ class DetectionLearner(Learner):  # type: ignore[misc]
             if not memory.is_short(error):
                 raise
             n_chips = len(whole[0][0])
-            if self.n_parts >= n_chips or self.spread is not None:
+            if self.n_parts >= n_chips or self.parallel is not None:
                 raise TrainingError(
                     f"the memory of {self.model.device} does not hold {-(-n_chips // self.n_parts)} of the chips; "
                     "choose a smaller batch_size, chip_size or backbone"
                 ) from error
             return False
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            n_chips, _, _, side = self.xb[0].shape
+            raise TrainingError(
+                f"a batch of {n_chips} chip(s) of {side} px leaves a norm of the network a single value, which has no "
+                "deviation; choose a larger chip_size, or a batch_size of at least 2"
+            ) from error
         finally:
             self.xb, self.yb = whole
         return True
@@ -118,28 +127,30 @@ class DetectionLearner(Learner):  # type: ignore[misc]
             self.opt.zero_grad()
         if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
-        warnings.warn(
-            f"the memory of {self.model.device} does not hold {n_chips} chips at once: they go through the network "
-            f"{-(-n_chips // self.n_parts)} at a time from here on, with the same steps",
+        warnings.warn(  # not `errors.warn`, which would blame fastai's loop
+            f"the memory of {self.model.device} does not hold {n_chips} chips at once: from here on the network takes "
+            f"{-(-n_chips // self.n_parts)} at a time, with the same steps",
             UserWarning,
             stacklevel=2,
         )
 
     def _run_parts(self, xb: Tensors, yb: Tensors) -> None:
-        """Outputs and loss of the whole batch, and its gradients in training."""
-        parts = _slices(len(xb[0]), self.n_parts)
-        seen = []
+        """Set outputs and loss of the whole batch, and its gradients in training."""
+        n_chips = len(xb[0])
+        length = -(-n_chips // min(self.n_parts, n_chips))
+        parts = [slice(first, first + length) for first in range(0, n_chips, length)]
+        done = []
         for part, share in zip(parts, self._shares(yb, parts), strict=True):
             self.xb, self.yb = tuple(x[part] for x in xb), tuple(y[part] for y in yb)
-            seen.append(self._run_part(share))
-        if len(seen) > 1:
-            self.pred = tuple(torch.cat(outputs) for outputs in zip(*(pred for pred, _ in seen), strict=True))
-            self.loss = torch.stack([loss for _, loss in seen]).sum()
+            done.append(self._run_part(share))
+        if len(done) > 1:
+            self.pred = tuple(torch.cat(outputs) for outputs in zip(*(pred for pred, _ in done), strict=True))
+            self.loss = torch.stack([loss for _, loss in done]).sum()
 
     def _run_part(self, share: Tensor | None) -> tuple[Tensors, Tensor]:
-        """Detached outputs and loss of the chips in `xb`, of whose loss `share` counts; all of it for None."""
-        network = self.spread if self.training and self.spread is not None else self.model
-        with autocast(self.dtype, self.model.device), _values_enough(self.xb[0]):
+        """Return detached outputs and loss of the chips in `xb`; `share` is a factor on the loss, None for 1."""
+        network = self.parallel if self.training and self.parallel is not None else self.model
+        with autocast(self.dtype, self.model.device):
             outputs = network(*self.xb)
         self.pred = tuple(output.float() for output in outputs)
         self("after_pred")
@@ -147,43 +158,22 @@ class DetectionLearner(Learner):  # type: ignore[misc]
         if share is not None:
             self.loss_grad = self.loss_grad * share
         self.loss = self.loss_grad.detach().clone()
-        if self.training and self.spread is not None:
-            self.loss = distributed.total(self.loss) / distributed.n_processes()
+        if self.training and self.parallel is not None:
+            self.loss = distributed.sum_over_processes(self.loss) / distributed.n_processes()
         self("after_loss")
         if self.training:
             self._with_events(self._backward, "backward", CancelBackwardException)
         return tuple(output.detach() for output in self.pred), self.loss
 
     def _shares(self, yb: Tensors, parts: list[slice]) -> list[Any]:
-        """Factors on the losses of the parts, whose means are over anchors of their own, not of the whole batch.
+        """Return factors that turn the losses of the parts, each a mean over its own anchors, into summands.
 
-        Of several processes too: torch takes the mean of their gradients.
+        With several processes too: torch takes the mean of their gradients.
         """
-        together = self.training and self.spread is not None
+        together = self.training and self.parallel is not None
         if len(parts) == 1 and not together:
             return [None]
         counts = torch.stack([self.loss_func.n_positive(*(y[part] for y in yb)) for part in parts])
-        whole = distributed.total(counts.sum()) if together else counts.sum()
+        whole = distributed.sum_over_processes(counts.sum()) if together else counts.sum()
         factor = distributed.n_processes() if together else 1
         return list(factor * counts.clamp(min=1) / whole.clamp(min=1))
-
-
-@contextmanager
-def _values_enough(images: Tensor) -> Iterator[None]:
-    """Explain what torch says of a norm that has a single value to take the mean and deviation of."""
-    try:
-        yield
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        n_chips, _, _, side = images.shape
-        raise TrainingError(
-            f"a batch of {n_chips} chip(s) of {side} px leaves some norm of the network a single value to take the "
-            "mean and deviation of; choose a larger chip_size, or a batch_size of at least 2"
-        ) from error
-
-
-def _slices(n_chips: int, n_parts: int) -> list[slice]:
-    """Neighbouring parts of a batch, of equal length but the last."""
-    length = -(-n_chips // min(n_parts, n_chips))
-    return [slice(first, first + length) for first in range(0, n_chips, length)]

@@ -1,4 +1,4 @@
-"""What a detector got wrong on validation chips: false detections and missed objects, the worst first."""
+"""False detections and missed objects of a detector on validation chips, the worst first."""
 
 from __future__ import annotations
 
@@ -12,44 +12,15 @@ from geodetect.boxes import Boxes, iou
 from geodetect.chips.chip import Chips
 from geodetect.detector import Detector
 from geodetect.learner.results import detect_chips
+from geodetect.metadata import UNKNOWN_SCORE
 from geodetect.metrics import match
 from geodetect.raster import Reader
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_RIGHT_IOU, _NEAR_IOU = 0.5, 0.1  # from which a detection is right, and from which it is at least near
-_SEEN_AROUND, _SMALLEST_VIEW = 3.5, 48  # what is shown round a wrong box: times its longer side, and pixels at least
-
-
-def show_errors(detector: Detector, chips: Chips, rows: int) -> Figure:
-    """The detections with the best scores that find nothing true, and the objects that are seen least.
-
-    Raises:
-        ArgumentError: if `rows` is not from 1 to 100.
-    """
-    plots.check_rows(rows)
-    found, truth = detect_chips(detector, chips)
-    false, missed = errors_of(detector, found, truth)
-    return plots.errors_figure(
-        [_mistake(detector, chips, each, truth) for each in _apart(false, chips, 2 * rows)],
-        [_mistake(detector, chips, each, truth) for each in _apart(missed, chips, 2 * rows)],
-        classes=detector.classes,
-    )
-
-
-def _apart(wrong: list[Wrong], chips: Chips, most: int) -> list[Wrong]:
-    """The first ones, each place once: where chips overlap, they are wrong about the same ground."""
-    kept: list[Wrong] = []
-    places: list[tuple[Reader, np.ndarray]] = []
-    for each in wrong:
-        plan = chips.plans[each.chip]
-        place = each.box + np.tile([plan.window.x, plan.window.y], 2)
-        near = [box for reader, box in places if reader is plan.reader]
-        if len(kept) < most and not (iou(place[None], np.reshape(near, (-1, 4))) >= _RIGHT_IOU).any():
-            kept.append(each)
-            places.append((plan.reader, place))
-    return kept
+_RIGHT_IOU, _NEAR_IOU = 0.5, 0.1  # from which a detection is right, and from which it is near an object
+_SEEN_AROUND, _SMALLEST_VIEW = 3.5, 48  # side of the view round a box: times the box's longer side, and least pixels
 
 
 class Wrong(NamedTuple):
@@ -62,39 +33,54 @@ class Wrong(NamedTuple):
     reason: str
 
 
-def errors_of(detector: Detector, found: list[Boxes], truth: list[Boxes]) -> tuple[list[Wrong], list[Wrong]]:
-    """False detections and missed objects at IoU 0.5, the worst first.
+def show_errors(detector: Detector, chips: Chips, rows: int) -> Figure:
+    """Draw the false detections with the highest scores, and the missed objects with the lowest.
 
-    False ones count from the detector's `min_score` on, and the higher their score the worse they are. Missed
-    ones are the worse the lower the score is of what overlaps them, and of those that nothing does, the larger.
-
-    Args:
-        detector: what found the boxes.
-        found: detections of each chip, whatever their score.
-        truth: true boxes of each chip.
+    Raises:
+        ArgumentError: if `rows` is not from 1 to 100.
     """
-    floors = detector.min_score
-    by_class = np.array([floors.get(k, 0.5) if isinstance(floors, Mapping) else floors for k in detector.classes])
+    plots.check_rows(rows)
+    found, truth = detect_chips(detector, chips)
+    false, missed = find_errors(detector, found, truth)
+    return plots.draw_errors(
+        *(
+            [_view(detector, chips, each, truth) for each in _distinct(wrong, chips, 2 * rows)]
+            for wrong in (false, missed)
+        ),
+        classes=detector.classes,
+    )
+
+
+def find_errors(detector: Detector, found: list[Boxes], truth: list[Boxes]) -> tuple[list[Wrong], list[Wrong]]:
+    """Return false detections and missed objects at IoU 0.5, the worst first.
+
+    Detections below the detector's `min_score` are not false; the higher the score, the worse. Missed objects are
+    the worse the lower the score of the detections on them; those without any detection come first, by size.
+    """
+    lowest, names = detector.min_score, detector.classes
+    by_class = np.array([lowest.get(k, UNKNOWN_SCORE) if isinstance(lowest, Mapping) else lowest for k in names])
     false: list[Wrong] = []
     missed: list[Wrong] = []
     for number, (boxes, true) in enumerate(zip(found, truth, strict=True)):
         counted = boxes[np.asarray(boxes.scores) >= by_class[boxes.labels]]
         partner = match(counted, true, _RIGHT_IOU)[0]
-        false += _false(number, counted, partner, true, detector.classes)
-        missed += _missed(number, boxes, np.setdiff1d(np.arange(len(true)), partner), true)
+        overlap = iou(counted.xyxy, true.xyxy)
+        for i in np.flatnonzero(partner < 0):
+            label, score = int(counted.labels[i]), float(np.asarray(counted.scores)[i])
+            reason = f"{score:.2f}, {_explain(label, overlap[i], true, names)}"
+            false.append(Wrong(number, counted.xyxy[i], label, score, reason))
+        overlap = iou(true.xyxy, boxes.xyxy)
+        for j in np.setdiff1d(np.arange(len(true)), partner):
+            near = (overlap[j] >= _RIGHT_IOU) & (boxes.labels == true.labels[j])
+            score = float(np.asarray(boxes.scores)[near].max(initial=0.0))
+            badness = -score if score else float(np.prod(true.sizes[j]))  # sizes are above 0
+            reason = f"only {score:.2f}" if score else "unseen"
+            missed.append(Wrong(number, true.xyxy[j], int(true.labels[j]), badness, reason))
     return sorted(false, key=lambda each: -each.badness), sorted(missed, key=lambda each: -each.badness)
 
 
-def _false(number: int, counted: Boxes, partner: np.ndarray, true: Boxes, classes: Sequence[str]) -> list[Wrong]:
-    overlap, scores, wrong = iou(counted.xyxy, true.xyxy), np.asarray(counted.scores), []
-    for i in np.flatnonzero(partner < 0):
-        label, score = int(counted.labels[i]), float(scores[i])
-        reason = f"{score:.2f}, {_why_false(label, overlap[i], true, classes)}"
-        wrong.append(Wrong(number, counted.xyxy[i], label, score, reason))
-    return wrong
-
-
-def _why_false(label: int, overlap: np.ndarray, true: Boxes, classes: Sequence[str]) -> str:
+def _explain(label: int, overlap: np.ndarray, true: Boxes, classes: Sequence[str]) -> str:
+    """Return why a detection is false, from its IoU with each true box."""
     nearest = int(overlap.argmax()) if len(overlap) else -1
     if nearest < 0 or overlap[nearest] < _NEAR_IOU:
         return "nothing there"
@@ -104,22 +90,22 @@ def _why_false(label: int, overlap: np.ndarray, true: Boxes, classes: Sequence[s
     return "found twice" if other == label else f"is {classes[other]}"
 
 
-def _missed(number: int, boxes: Boxes, lost: np.ndarray, true: Boxes) -> list[Wrong]:
-    overlap = iou(true.xyxy, boxes.xyxy)
-    wrong = []
-    for j in lost:
-        near = (overlap[j] >= _RIGHT_IOU) & (boxes.labels == true.labels[j])
-        best = float(np.asarray(boxes.scores)[near].max(initial=0.0))
-        size = float(np.prod(true.sizes[j]))
-        badness = -best if best else size  # sizes are above 0
-        wrong.append(
-            Wrong(number, true.xyxy[j], int(true.labels[j]), badness, f"only {best:.2f}" if best else "unseen")
-        )
-    return wrong
+def _distinct(wrong: list[Wrong], chips: Chips, most: int) -> list[Wrong]:
+    """Return the first ones, each place once: chips that overlap show the same error."""
+    kept: list[Wrong] = []
+    places: list[tuple[Reader, np.ndarray]] = []
+    for each in wrong:
+        plan = chips.plans[each.chip]
+        place = each.box + np.tile([plan.window.x, plan.window.y], 2)
+        near = [box for reader, box in places if reader is plan.reader]
+        if len(kept) < most and not (iou(place[None], np.reshape(near, (-1, 4))) >= _RIGHT_IOU).any():
+            kept.append(each)
+            places.append((plan.reader, place))
+    return kept
 
 
-def _mistake(detector: Detector, chips: Chips, wrong: Wrong, truth: list[Boxes]) -> plots.Mistake:
-    """The surroundings of a wrong box, cut out of its chip."""
+def _view(detector: Detector, chips: Chips, wrong: Wrong, truth: list[Boxes]) -> plots.Mistake:
+    """Return the part of the chip round a wrong box."""
     pixels, name = chips[wrong.chip].pixels, detector.classes[wrong.label]
     side = max(_SEEN_AROUND * float((wrong.box[2:] - wrong.box[:2]).max()), _SMALLEST_VIEW)
     shape = np.array(pixels.shape[:0:-1])  # width, height

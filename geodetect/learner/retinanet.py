@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +14,18 @@ from geodetect.addresses import expanded
 from geodetect.chips import DetectionData
 from geodetect.detector import Detector, load_detector
 from geodetect.detector.file import check_output
-from geodetect.errors import OutputError, TrainingError, warn
+from geodetect.errors import TrainingError, warn
 from geodetect.export import export
 from geodetect.facts import html_table
-from geodetect.learner import build, mistakes, outcome, results, thresholds, training
-from geodetect.learner.callbacks import ChosenLength
-from geodetect.learner.checkpoints import State
-from geodetect.learner.interrupts import held_back
-from geodetect.learner.weights import adapt, fill, is_saved_detector, refuse_others
-from geodetect.metadata import NMS_IOU, Metadata
+from geodetect.learner import build, mistakes, results, thresholds, training
+from geodetect.learner.callbacks import BestEpoch
+from geodetect.learner.fit import PATIENCE, Fit, check_arguments, make_checkpoint
+from geodetect.learner.interrupts import defer_interrupts
+from geodetect.learner.loop import DetectionLearner
+from geodetect.learner.weights import Start, adapt, check_alike, fill
+from geodetect.metadata import NMS_IOU
 from geodetect.network import backbones
-from geodetect.network.losses import loss
+from geodetect.network.losses import Loss
 from geodetect.raster import Rasters
 from geodetect.scene.detect import detect_objects
 
@@ -41,7 +41,7 @@ class RetinaNet:
     """A RetinaNet (arXiv:1708.02002) that learns from `data` and gives a `Detector`.
 
     Args:
-        data: what `prepare_data` gave.
+        data: result of `prepare_data`.
         backbone: one of `RetinaNet.backbones()`.
         scales: sides of a cell's anchors over the base side; "auto" fits scales, ratios and base to the data.
         ratios: height over width of a cell's anchors.
@@ -50,15 +50,15 @@ class RetinaNet:
         weights: "imagenet"; "coco", torchvision's published RetinaNet (resnet50 only); None for random ones; or a
             file: a saved detector, or a state dict of torchvision's RetinaNet or, for the backbone alone, classifier.
         size: "small" for a pyramid of 96 channels and heads of two convolutions, which are faster on a processor; None
-            for what the weights have, else the paper's 256 channels and four convolutions.
-        head_norm: what follows the convolutions of the heads: "batch" norm by level, "group" norm, or False for
-            nothing, as in the paper, which takes longer to learn. None: what the weights have, else "batch".
-        freeze: whether the backbone stays as it is; None is False.
+            for the size of the weights, else the paper's 256 channels and four convolutions.
+        head_norm: norm after the convolutions of the heads: "batch" norm by level, "group" norm, or False for none,
+            as in the paper, which takes longer to learn. None: that of the weights, else "batch".
+        freeze: whether to freeze the backbone; None is False.
         box_weight: weight of the box loss beside the focal loss.
         focal_alpha: weight of positives in the focal loss, 0 to 1.
         focal_gamma: how much easy anchors are discounted, 0 or more.
-        giou: take generalised IoU as box loss, which places boxes better, where the paper has smooth L1.
-        seed: of the random weights and of training.
+        giou: generalised IoU as box loss, which places boxes better, instead of the paper's smooth L1.
+        seed: seed of the random weights and of training.
         device: "cpu", "cuda", ...; None takes a GPU when there is one.
 
     Raises:
@@ -85,61 +85,31 @@ class RetinaNet:
         seed: int = 42,
         device: str | torch.device | None = None,
     ) -> None:
-        build.check_numbers(box_weight=box_weight, focal_alpha=focal_alpha, focal_gamma=focal_gamma, seed=seed)
-        build.check_boxes(data)
-        spec = build.anchors(data, scales=scales, ratios=ratios, anchor_size=anchor_size, levels=levels)
-        weights = expanded(weights) if isinstance(weights, str | Path) else weights
-        saved = load_detector(str(weights), device="cpu") if is_saved_detector(weights) else None
-        network = build.network(
-            data,
-            backbone,
-            weights if saved is None else None,
-            spec=spec,
-            size=size,
-            head_norm=head_norm,
-            seed=seed,
-            like=None if saved is None else saved.network,
-        )
-        metadata = Metadata(
-            classes=data.classes,
-            bands=data.bands,
-            chip_size=data.chip_size,
-            overlap=data.chip_size // 4,
-            pixel_size_m=data.pixel_size_m,
-            stretch=build.stretch(data, network),
-        )
-        detector = Detector(network, metadata, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        own = partial(loss, box_weight=box_weight, alpha=focal_alpha, gamma=focal_gamma, giou=giou)
-        self._become(detector, data, seed=seed, own_loss=own)
-        for sentence in fill(detector, saved, str(weights)) if saved is not None else ():
-            warn(sentence)
+        loss = build.make_loss(box_weight=box_weight, focal_alpha=focal_alpha, focal_gamma=focal_gamma, giou=giou)
+        build.check_data(data)
+        spec = build.choose_anchors(data, scales=scales, ratios=ratios, anchor_size=anchor_size, levels=levels)
+        start = Start.read(weights)
+        architecture = build.choose_architecture(backbone, spec, start, size=size, head_norm=head_norm)
+        self._set(build.make_detector(data, architecture, start, seed=seed, device=device), data, loss, seed)
         if freeze:
             self.freeze()
 
-    def _become(
-        self,
-        detector: Detector,
-        data: DetectionData | None,
-        *,
-        seed: int = 42,
-        own_loss: Callable[..., tuple[torch.Tensor, torch.Tensor]] = loss,
-    ) -> None:
-        self._detector, self.data, self.seed, self._loss = detector, data, seed, own_loss
-        self._learner: Learner | None = None
-        self._rate: float | None = None
-        self._history: dict[str, Any] | None = None
-        self._state: State | None = None
+    def _set(self, detector: Detector, data: DetectionData | None, loss: Loss, seed: int) -> None:
+        self._detector, self.data, self.seed, self._loss = detector, data, seed, loss
+        self._learner: DetectionLearner | None = None
+        self._rate: float | None = None  # found by `lr_find`
+        self._fit: Fit | None = None  # the last training
 
     @classmethod
     def from_model(
         cls, path: str | Path, data: DetectionData | None = None, *, device: str | torch.device | None = None
     ) -> RetinaNet:
-        """A saved detector as a learner: to use it, or, with `data`, to go on training.
+        """Load a saved detector to use it, or, with `data`, to go on training.
 
         Args:
             path: a `.safetensors` file that `save` wrote.
-            data: chips of the same classes and number of bands. Their bands, pixel size and chip size are those of the
-                detector from here on; a warning tells when bands or pixel size were others.
+            data: chips with the same classes and number of bands. The detector takes over their bands, pixel size and
+                chip size, with a warning if bands or pixel size change.
             device: "cpu", "cuda", ...; None takes a GPU when there is one.
 
         Raises:
@@ -147,9 +117,9 @@ class RetinaNet:
         """
         model = cls.__new__(cls)
         detector = load_detector(path, device=device)
-        for sentence in adapt(detector, data, str(path)) if data is not None else ():
-            warn(sentence)
-        model._become(detector, data)
+        for note in adapt(detector, data, str(path)) if data is not None else ():
+            warn(note)
+        model._set(detector, data, Loss(), 42)
         return model
 
     def __repr__(self) -> str:
@@ -160,12 +130,12 @@ class RetinaNet:
 
     @staticmethod
     def backbones() -> list[str]:
-        """The names that `backbone` takes; "timm:NAME" takes any of timm's. EfficientNet-Lite needs `offline`."""
-        return backbones.names()
+        """Return the names that `backbone` takes, besides "timm:NAME"; EfficientNet-Lite needs the extra `offline`."""
+        return backbones.list_names()
 
     @property
     def detector(self) -> Detector:
-        """What inference uses: the network as it stands now, with all that it needs to be run."""
+        """The detector that inference uses: the network as it is now, with its metadata."""
         self._detector.network.eval()
         return self._detector
 
@@ -173,35 +143,34 @@ class RetinaNet:
     def learner(self) -> Learner:
         """The fastai `Learner` that trains the network."""
         if self._learner is None:
-            self._learner = training.make_learner(
-                self._detector, self._needed("training"), loss=self._loss, seed=self.seed
-            )
+            data = self._need_data("training")
+            self._learner = training.make_learner(self._detector, data, self._loss, seed=self.seed)
         return self._learner
 
-    def _needed(self, purpose: str) -> DetectionData:
+    def _need_data(self, purpose: str) -> DetectionData:
         if self.data is None:
             raise TrainingError(f"{purpose} needs data; give it: RetinaNet.from_model(path, data)")
         return self.data
 
     def freeze(self) -> None:
-        """Keep the backbone's weights as they are in training."""
+        """Freeze the backbone's weights."""
         self._detector.network.freeze_backbone(True)
 
     def unfreeze(self) -> None:
-        """Train all weights, the backbone's too."""
+        """Let all weights be trained, the backbone's too."""
         self._detector.network.freeze_backbone(False)
 
     def lr_find(self, *, plot: bool = True) -> float:
-        """A learning rate that suits this network and data; the weights stay as they were.
+        """Find a learning rate for this network and data; the weights stay as they were.
 
-        Trains up to 100 batches at a growing rate. `fit` takes the rate when it is given none.
+        Trains up to 100 batches at a growing rate. `fit` uses the rate if it is given none.
 
         Args:
             plot: show the losses over the rates in a notebook.
         """
         self._rate, rates, losses = training.find_rate(self.learner)
         if plot:
-            results.show(plots.lr_figure(rates, losses, self._rate))
+            results.display(plots.draw_rates(rates, losses, self._rate))
         return self._rate
 
     def fit(
@@ -218,127 +187,108 @@ class RetinaNet:
         save_as: str | Path | None = None,
         progress: bool = True,
     ) -> None:
-        """Train the network further, from the weights that it has; the detector counts the epochs of all calls.
+        """Train the network further, from its present weights; the detector counts the epochs of all calls.
 
-        Whatever ends it, Ctrl-C or an error, leaves the best weights so far and is raised again; if no epoch was
-        completed, the weights are those from before. After a training that was not interrupted the score that gives
-        the best F1 on a map of the validation ground becomes the detector's `min_score`. Under `torchrun`, and in a
-        group that `torch.distributed` set up, all processes train one network.
+        If Ctrl-C or an error ends training, the network keeps the best weights so far, those from before if no epoch
+        was completed, and the error is raised again. At the end of a complete training the score with the best F1 on
+        a map of the validation ground becomes the detector's `min_score`. Under `torchrun`, and in a group of
+        `torch.distributed`, all processes train one network.
 
         Args:
-            epochs: how often every training chip is seen, those of a resumed training included; at least 1. None is 10,
-                or as many as make 500 steps where chips are few; the number is shown, and the time after the first.
-            lr: peak learning rate; None is what `lr_find` gave, else 5e-4. A backbone with ImageNet weights takes
+            epochs: number of passes over the training chips, those of a resumed training included; at least 1. None is
+                10, or as many as make 500 steps if chips are few; the number is shown, and the time after the first.
+            lr: peak learning rate; None is the result of `lr_find`, else 5e-4. A backbone with ImageNet weights gets
                 a tenth of it; slice(low, high) is low for the backbone and high for the heads.
             one_cycle: let the rate rise and fall once, and fix the statistics of the heads' batch norms halfway; else
                 the rate is constant and they are never fixed.
             early_stopping: end after 5 epochs without a better `monitor`.
-            checkpoint: have the weights of the epoch with the best `monitor` at the end, else the last; a folder
-                keeps the state of training after each epoch too, so that it can go on after a crash.
+            checkpoint: end with the weights of the epoch with the best `monitor`, else with the last; a folder
+                also keeps the state of training after each epoch, so that it can go on after a crash.
             monitor: "valid_loss", or "AP50".
             callbacks: fastai callbacks; the network gives them (logits (B, A, K), deltas (B, A, 4)). For logs:
                 CSVLogger("losses.csv"), TensorBoardCallback("runs", trace_model=False, log_preds=False).
-            resume: go on where the last training of this model, or that in the folder `checkpoint`, was left;
-                in a folder without one, start.
-            save_as: a `.safetensors` file to save the detector to as soon as training ends, whatever ends it, and
+            resume: go on with the last training of this model, or with that in the folder `checkpoint`, which is
+                started if there is none.
+            save_as: a `.safetensors` file to save the detector to as soon as training ends, even by an error, and
                 again when its `min_score` is chosen.
             progress: show a bar, with losses and AP50 for each epoch.
 
         Raises:
             ArgumentError: if a value is not possible.
-            TrainingError: if there is no data or nothing to resume, or the loss stops being a number.
+            TrainingError: if there is no data or nothing to resume, or the loss is no longer finite.
             OutputError: if `save_as` or the folder `checkpoint` cannot be written.
         """
-        training.check(epochs, callbacks)
+        check_arguments(epochs, callbacks)
         file = None if save_as is None else Path(expanded(save_as))
         if file is not None:
             check_output(file)
-        learner, detector = self.learner, self._detector
-        learner.seeded_epochs.earlier = outcome.epochs_of(detector)
-        course = training.begin(
-            detector,
+        learner, last, valid = self.learner, self._fit, self._need_data("fit").valid
+        best = BestEpoch(monitor, keep=bool(checkpoint), patience=PATIENCE if early_stopping else None)
+        keeper = make_checkpoint(
+            self._detector,
+            best,
+            None if last is None else last.state,
             rate=self._rate if lr is None and not resume else lr,
-            monitor=monitor,
-            early_stopping=early_stopping,
             checkpoint=checkpoint,
             resume=resume,
-            last=self._state,
         )
-        try:
-            try:
-                with training.shown(learner, progress=progress) as write:
-                    if epochs is None:
-                        epochs, callbacks = training.choose_epochs(learner), [*callbacks, ChosenLength(write)]
-                    training.run(learner, epochs, course, one_cycle=one_cycle, callbacks=callbacks)
-            finally:
-                with held_back():
-                    history = outcome.take_over(detector, course, learner)
-                    if history is not None:
-                        self._state, self._history = course.state, history
-                    outcome.save(detector, course, file)
-            outcome.cut_as_maps_do(self.detector, self._needed("fit").valid)
-            with held_back():
-                outcome.save(detector, course, file)
-        except OutputError:
-            raise  # it says itself what is kept, and where
-        except BaseException as error:
-            error.add_note(outcome.what_is_kept(course, file))
-            raise
+        self._fit = Fit(self._detector, learner, keeper, file, last=last)
+        self._fit.run(epochs, valid, one_cycle=one_cycle, callbacks=callbacks, progress=progress)
 
     def plot_losses(self) -> Figure:
-        """A figure of the last training: loss of every batch, validation loss and AP50 of every epoch."""
-        if self._history is None:
+        """Draw the last training: loss of every batch, validation loss and AP50 of every epoch."""
+        if self._fit is None or self._fit.history is None:
             raise TrainingError("there are no losses to plot yet; call fit() first")
-        return plots.losses_figure(**self._history)
+        return plots.draw_losses(**self._fit.history)
 
     def show_results(self, rows: int = 4, *, min_score: float | None = None) -> Figure:
-        """A figure of validation chips, true boxes to the left and detections to the right.
+        """Draw validation chips, true boxes to the left and detections to the right.
 
         Args:
-            rows: how many chips.
+            rows: number of chips.
             min_score: detections below are not drawn; None is the detector's `min_score`.
         """
-        return results.show_results(self.detector, self._needed("show_results").valid, rows, min_score)
+        return results.show_results(self.detector, self._need_data("show_results").valid, rows, min_score)
 
     def show_errors(self, rows: int = 4) -> Figure:
-        """A figure of the worst false detections and missed objects on the validation chips, two of each in a row."""
-        return mistakes.show_errors(self.detector, self._needed("show_errors").valid, rows)
+        """Draw the worst false detections and missed objects on the validation chips, two of each in a row."""
+        return mistakes.show_errors(self.detector, self._need_data("show_errors").valid, rows)
 
     def average_precision_score(self, *, match_iou: float = 0.5, mean: bool = False) -> dict[str, float] | float:
-        """Average precision of each class on the validation chips, 0 to 1; NaN for a class without an object.
+        """Return the average precision of each class on the validation chips, 0 to 1; NaN without an object.
 
         Args:
             match_iou: overlap from which a detection counts as right.
-            mean: give the mean over the classes that have an object instead.
+            mean: return the mean over the classes that have an object instead.
         """
-        valid = self._needed("average_precision_score").valid
+        valid = self._need_data("average_precision_score").valid
         scores = results.average_precision(self.detector, valid, match_iou)
         known = [score for score in scores.values() if np.isfinite(score)]
         return float(np.mean(known or np.nan)) if mean else scores
 
     def evaluate(self) -> DataFrame:
-        """COCO's scores on the validation chips, 0 to 1, without its cap of 100 boxes a chip.
+        """Return COCO's scores on the validation chips, 0 to 1, without its limit of 100 boxes a chip.
 
         Returns:
             rows classes and `all`, the mean over classes; columns AP, AP50, AP75, APs, APm, APl and AR,
             NaN where there is no object (of that size).
         """
-        return results.evaluate(self.detector, self._needed("evaluate").valid)
+        return results.evaluate(self.detector, self._need_data("evaluate").valid)
 
     def tune(self) -> DataFrame:
-        """The best F1 and the scores that give it at each `nms_iou`, on a map of the validation ground.
+        """Return the best F1 and the scores that give it at each `nms_iou`, on a map of the validation ground.
 
-        Those for the default 0.5 become the detector's `min_score`; where another row is better, give its `nms_iou`
+        The scores for the default 0.5 become the detector's `min_score`; if another row is better, pass its `nms_iou`
         and scores to `detect_objects`. Columns are `f1` (each class, and `all`) and `min_score` (each class).
         """
-        table = thresholds.tune(self.detector, self._needed("tune").valid)
+        table = thresholds.tune(self.detector, self._need_data("tune").valid)
         self._detector.min_score = table["min_score"].loc[NMS_IOU].to_dict()
         return table
 
     def detect(
         self, raster: Rasters, output: str | Path | Sequence[str | Path] | None = None, **options: Any
     ) -> GeoDataFrame | Path | list[Path]:
-        """What `detect_objects(raster, self, output, ...)` gives; the options are its."""
+        """Return `detect_objects(raster, self, output, ...)`; the options are its own."""
         return detect_objects(raster, self, output, **options)
 
     def predict(
@@ -348,15 +298,15 @@ class RetinaNet:
         min_score: float | Mapping[str, float] | None = None,
         nms_iou: float = 0.5,
     ) -> GeoDataFrame:
-        """What is found in one picture: columns `label`, `score` and `geometry`, best score first.
+        """Detect objects in one image: columns `label`, `score` and `geometry`, highest score first.
 
         Args:
-            image: a raster file of any size, or an array (C, H, W) that is looked at in one piece.
-            min_score: detections below are left out; None is the detector's `min_score`.
-            nms_iou: overlap above which the worse of two boxes of a class is dropped.
+            image: a raster file of any size, or an array (C, H, W) that is processed in one piece.
+            min_score: detections below are dropped; None is the detector's `min_score`.
+            nms_iou: overlap above which the lower-scored of two boxes of a class is dropped.
 
         Returns:
-            polygons in the raster's CRS; in pixels, y down, when it has no georeference, as an array has none.
+            polygons in the raster's CRS; in pixels, y down, without georeference and for an array.
 
         Raises:
             ArgumentError: if the image is neither, does not fit into memory, or a threshold is not between 0 and 1.
@@ -366,12 +316,12 @@ class RetinaNet:
         return results.predict(self.detector, image, min_score, nms_iou)
 
     def export(self, path: str | Path, layout: str | None = None) -> Path:
-        """Write the detector in the format that the suffix names, for other programs; gives its path.
+        """Write the detector in the format of the suffix, for other programs, and return the path.
 
         Args:
             path: `.onnx` for GeoDeep, Deepness, Ultralytics and onnxruntime, `.dlpk` for ArcGIS (experimental), `.pt2`
                 for PyTorch, `.json` for a STAC item that describes a `.pt2` file, which is written beside it.
-            layout: how an `.onnx` file answers, by the `det_type` of Deepness: "YOLO_v9" (the default, which all of
+            layout: output of an `.onnx` file, by the `det_type` of Deepness: "YOLO_v9" (the default, which all of
                 them read), "YOLO_Ultralytics" or "YOLO_v5_or_v7_default"; "stac-mlm" is the only one of `.json`.
 
         Raises:
@@ -382,19 +332,19 @@ class RetinaNet:
         return export(self.detector, path, layout)
 
     def save(self, path: str | Path) -> Path:
-        """Write the detector to one `.safetensors` file, with all that inference needs; gives its path."""
+        """Write the detector to one `.safetensors` file, with all that inference needs, and return the path."""
         return self.detector.save(path)
 
     def load(self, path: str | Path) -> None:
-        """Take the weights of a saved detector of the same architecture and classes.
+        """Load the weights of a saved detector of the same architecture and classes.
 
         Raises:
             ModelError: if the file is not a detector, or does not fit; the model stays as it was.
         """
         saved = load_detector(path, device="cpu")
-        refuse_others(saved, self._detector, str(path))
-        with held_back():
-            told = fill(self._detector, saved, str(path))
-            self._learner = self._state = self._history = None
-        for sentence in told:
-            warn(sentence)
+        check_alike(saved, self._detector, str(path))
+        with defer_interrupts():
+            notes = fill(self._detector, saved, str(path))
+            self._learner = self._fit = None
+        for note in notes:
+            warn(note)

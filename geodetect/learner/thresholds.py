@@ -1,104 +1,137 @@
-"""Thresholds from validation: the scores, and the overlap in suppression, with the best F1."""
+"""Thresholds from validation: the scores, and the overlap in suppression, with the best F1 on a map.
+
+Chips show an object once; on a map windows that share pixels show it up to four times, and its best score and every
+false box stay. So the score with the best F1 is higher for a map than for single chips.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import shapely
 import torch
 from torchvision.ops import batched_nms
 
 from geodetect.boxes import Boxes
-from geodetect.chips.chip import Chips
-from geodetect.learner.callbacks import hits_of
-from geodetect.learner.results import DetectsChips
-from geodetect.learner.validation_map import detect_ground
-from geodetect.metadata import LOWEST_SCORE, NMS_IOU, UNKNOWN_SCORE, HasMetadata
-from geodetect.metrics import precision_recall
+from geodetect.chips.chip import ChipPlan, Chips
+from geodetect.detector import Detector
+from geodetect.errors import GeodetectError, warn
+from geodetect.learner import distributed
+from geodetect.learner.hits import Hits
+from geodetect.learner.results import DetectsChips, detect_chips
+from geodetect.metadata import LOWEST_SCORE, NMS_IOU, HasMetadata
+from geodetect.raster import MaskedReader
+from geodetect.scene.detect import boxes_within
 from geodetect.scene.models import made_ready
 
 _NMS_IOUS = [0.3, 0.35, 0.4, 0.45, NMS_IOU, 0.55, 0.6, 0.65, 0.7]
+_MOST_CHIPS = 100  # of validation; an isolated one needs nine windows, and more would hardly change the score
 
 
-class _Remembered(HasMetadata):
-    """A detector whose boxes before suppression are kept, and suppressed anew when it is asked for them again.
+def set_min_score(detector: Detector, chips: Chips) -> None:
+    """Set the detector's `min_score` from a map of the chips' ground; warn and keep it if that cannot be made.
 
-    Args:
-        detector: made ready; it is asked once for each chip, and the chips come in the same order each time.
+    The first of several processes finds the scores for all.
     """
-
-    def __init__(self, detector: DetectsChips) -> None:
-        self.metadata = detector.metadata
-        self._detector = detector
-        self._raw: list[Boxes] = []
-        self._n_asked = 0
-
-    def begin(self) -> None:
-        """The first chip comes again."""
-        self._n_asked = 0
-
-    def detect(
-        self, pixels: np.ndarray, /, *, min_score: float = LOWEST_SCORE, nms_iou: float = NMS_IOU
-    ) -> list[Boxes]:
-        """The boxes of each chip of the batch."""
-        first, last = self._n_asked, self._n_asked + len(pixels)
-        if last > len(self._raw):
-            self._raw += self._detector.detect(pixels, min_score=min_score, nms_iou=1.0)
-        self._n_asked = last  # not where memory did not suffice: half of them come again
-        return [suppressed(boxes, nms_iou) for boxes in self._raw[first:last]]
+    scores, problem = detector.min_score, ""
+    if distributed.rank() == 0:
+        try:
+            scores = choose_scores(detector, chips)
+        except (
+            GeodetectError,
+            OSError,
+            MemoryError,
+            RuntimeError,
+        ) as error:  # RuntimeError: also torch's out of memory
+            problem = str(error) or type(error).__name__
+    scores, problem = distributed.gather([(scores, problem)])[0]
+    if problem:
+        warn(f"the validation ground could not be mapped: {problem}; min_score stays that of single chips")
+    detector.min_score = scores
 
 
-def operating_point(detector: DetectsChips, chips: Chips) -> dict[str, float]:
-    """For each class the score with the best F1 on a map of the chips' ground; 0.5 where that says nothing.
-
-    Args:
-        detector: what is to be used.
-        chips: with true boxes, none of which it has learnt from.
-    """
-    best = _best_of(*detect_ground(made_ready(detector), chips), len(detector.classes))
-    return dict(zip(detector.classes, best[:, 1].tolist(), strict=True))
+def choose_scores(detector: DetectsChips, chips: Chips) -> dict[str, float]:
+    """Return for each class the score with the best F1 on a map of the validation ground; 0.5 without a hit."""
+    found, truth = detect_ground(made_ready(detector), chips)
+    best = Hits.of(found, truth, len(detector.classes)).best()
+    return dict(zip(detector.classes, best.scores.tolist(), strict=True))
 
 
 def tune(detector: DetectsChips, chips: Chips) -> pd.DataFrame:
-    """The best F1 on a map of the chips' ground, and the lowest score to count for it, at each overlap in suppression.
+    """Return the best F1 on a map of the chips' ground, and the scores that give it, for several `nms_iou`.
 
-    The network sees each window once; what it gives is then suppressed at all overlaps, for each of which the
-    windows are read again.
-
-    Args:
-        detector: what is tuned.
-        chips: with true boxes, none of which it has learnt from.
+    The network sees each window once; the windows are read again for each overlap.
 
     Returns:
         a row for each `nms_iou`; columns `f1` of each class and of `all`, their mean, and `min_score` of each class.
         A class without an object has NaN and 0.5.
     """
-    remembered, best = _Remembered(made_ready(detector)), []
-    for nms_iou in _NMS_IOUS:
-        remembered.begin()
-        best.append(_best_of(*detect_ground(remembered, chips, nms_iou=nms_iou), len(detector.classes)))
+    cached, names = _Cached(made_ready(detector)), detector.classes
+    best = [Hits.of(*detect_ground(cached, chips, nms_iou=iou), len(names)).best() for iou in _NMS_IOUS]
     index = pd.Index(_NMS_IOUS, name="nms_iou")
-    f1 = pd.DataFrame([row[:, 0] for row in best], index, detector.classes)
-    scores = pd.DataFrame([row[:, 1] for row in best], index, detector.classes)
+    f1 = pd.DataFrame([each.f1 for each in best], index, names)
+    scores = pd.DataFrame([each.scores for each in best], index, names)
     return pd.concat({"f1": f1.assign(all=f1.mean(axis=1)), "min_score": scores}, axis=1)
 
 
-def suppressed(boxes: Boxes, nms_iou: float) -> Boxes:
-    """The boxes of one chip that are left when the worse of two of a class goes, as inference does it."""
+class _Cached(HasMetadata):
+    """A detector that runs once for each window, and suppresses its cached boxes at any overlap."""
+
+    def __init__(self, detector: DetectsChips) -> None:
+        self.metadata = detector.metadata
+        self._detector = detector
+        self._boxes: dict[bytes, Boxes] = {}  # before suppression, by the checksum of the window's pixels
+
+    def detect(
+        self, pixels: np.ndarray, /, *, min_score: float = LOWEST_SCORE, nms_iou: float = NMS_IOU
+    ) -> list[Boxes]:
+        """Return the boxes of each window of the batch."""
+        keys = [hashlib.sha256(window.tobytes()).digest() for window in pixels]
+        if not self._boxes.keys() >= set(keys):
+            self._boxes |= zip(keys, self._detector.detect(pixels, min_score=min_score, nms_iou=1.0), strict=True)
+        return [suppress(self._boxes[key], nms_iou) for key in keys]
+
+
+def suppress(boxes: Boxes, nms_iou: float) -> Boxes:
+    """Return the boxes of one window after non-maximum suppression within each class, as in inference."""
     corners, scores, labels = (torch.from_numpy(np.asarray(x)) for x in (boxes.xyxy, boxes.scores, boxes.labels))
     return boxes[batched_nms(corners, scores, labels, nms_iou).numpy()]
 
 
-def _best_of(found: Sequence[Boxes], truth: Sequence[Boxes], n_classes: int) -> np.ndarray:
-    """The best F1 of each class and the lowest score that gives it, (K, 2)."""
-    scores, labels, hits = hits_of(list(found), list(truth))
-    n_truth = np.bincount(np.concatenate([boxes.labels for boxes in truth]), minlength=n_classes)
-    return np.array([_best_f1(scores[labels == k], hits[labels == k], int(n_truth[k])) for k in range(n_classes)])
+def detect_ground(detector: DetectsChips, chips: Chips, *, nms_iou: float = NMS_IOU) -> tuple[list[Boxes], list[Boxes]]:
+    """Return detections and true boxes of each scene that the chips are of, in scene pixels.
+
+    Scenes are detected as `detect_objects` does, an image of a single chip in one piece. Boxes count if their centre
+    lies in a chip; true boxes are whole objects. More than 100 chips are thinned out evenly. The detector is one that
+    `made_ready` returned.
+    """
+    scenes: dict[int, list[ChipPlan]] = {}
+    chosen = np.unique(np.linspace(0, len(chips) - 1, min(len(chips), _MOST_CHIPS)).astype(int))
+    for plan in (chips.plans[i] for i in chosen):
+        scenes.setdefault(id(plan.reader), []).append(plan)
+    single = [plans[0] for plans in scenes.values() if _is_single_chip(plans)]
+    found, truth = detect_chips(detector, Chips(single), nms_iou=nms_iou)
+    for plans in scenes.values():
+        if _is_single_chip(plans):
+            continue
+        reader = plans[0].reader
+        area = shapely.union_all(shapely.box(*np.array([plan.window.xyxy for plan in plans]).T))
+        if isinstance(reader, MaskedReader):
+            area = shapely.intersection(area, reader.area)
+        found.append(boxes_within(reader, detector, area, min_score=LOWEST_SCORE, nms_iou=nms_iou))
+        objects = Boxes.concat(
+            [plan.boxes.shift(plan.window.x, plan.window.y) if plan.objects is None else plan.objects for plan in plans]
+        )
+        _, first = np.unique(np.column_stack([objects.xyxy, objects.labels]), axis=0, return_index=True)
+        objects = objects[np.sort(first)]  # each once, however many chips hold it
+        truth.append(objects[np.asarray(shapely.intersects_xy(area, *objects.centres.T))])
+        reader.close()  # there may be hundreds of scenes; training opens its own again
+    return found, truth
 
 
-def _best_f1(scores: np.ndarray, hits: np.ndarray, n_truth: int) -> tuple[float, float]:
-    if not (n_truth and hits.any()):
-        return (0.0 if n_truth else np.nan), UNKNOWN_SCORE
-    distinct, _, _, f1 = precision_recall(scores, hits, n_truth)
-    return float(f1.max()), float(distinct[f1.argmax()])
+def _is_single_chip(plans: Sequence[ChipPlan]) -> bool:
+    """Return whether a scene is one chip, which a map too shows in one window."""
+    return len(plans) == 1 and plans[0].reader.grid.shape == (plans[0].window.height, plans[0].window.width)

@@ -1,55 +1,86 @@
-"""Weights from files: what `Detector.save` wrote, and state dicts of torchvision."""
+"""Weights that training starts from: files of `Detector.save`, and state dicts of torchvision."""
 
 from __future__ import annotations
 
 import warnings
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-# Only the name of what torch raises; nothing is unpickled but by torch's own reader of tensors.
+# Only the name of an exception of torch; tensors are read by torch's own reader, and nothing else is unpickled.
 from pickle import UnpicklingError
 
 import torch
 from torch import Tensor
 
+from geodetect.addresses import expanded
 from geodetect.chips import DetectionData
-from geodetect.detector import Detector
+from geodetect.detector import Detector, load_detector
 from geodetect.detector.file import is_detector, read_safetensors
 from geodetect.errors import ArgumentError, ModelError
+from geodetect.network import published
+from geodetect.network.retinanet import Network
 
-WORDS = ("imagenet", "coco", None)  # weights that are not files
+IMAGENET, COCO = "imagenet", "coco"
 _SAFE = ".safetensors"
 _DAMAGED = (UnpicklingError, RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError)
-_INSIDE = ("model", "state_dict")  # where training programs keep the state dict, beside the optimizer's
-_WRAPPED = ("model.", "module.")  # what a class round the network puts before every name
+_INSIDE = ("model", "state_dict")  # keys under which training programs keep the state dict, beside the optimizer's
+_WRAPPED = ("model.", "module.")  # what a class around the network puts before every name
 _CLASS_OUT, _BOX_OUT = "class_head.out.", "box_head.out."  # beginnings of the names in the last layers
-_SAME_SIZE = 0.01  # a pixel size that differs by a smaller part is the same
+_SAME_SIZE = 0.01  # relative difference up to which pixel sizes count as equal
 
 
-def is_saved_detector(weights: str | Path | None) -> bool:
-    """Whether weights are a file that `Detector.save` wrote.
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Weights that training starts from.
 
-    Raises:
-        ArgumentError: if they are neither one of the words nor a file.
-        ModelError: if the file is called a safetensors file and is none.
+    Args:
+        name: "imagenet", "coco", None for random weights, or a file.
+        saved: the detector in the file, if it is one.
+        state: the state dict in the file, if it is one.
     """
-    if weights in WORDS:
-        return False
-    path = Path(str(weights))
-    if not path.is_file():
-        raise ArgumentError(
-            'weights must be "imagenet", "coco", None, or the file of a saved detector or of torchvision\'s weights; '
-            f"there is no file {path}"
-        )
-    return path.suffix == _SAFE and is_detector(read_safetensors(path)[1])
+
+    name: str | None
+    saved: Detector | None = None
+    state: dict[str, Tensor] | None = None
+
+    @classmethod
+    def read(cls, weights: str | Path | None) -> Start:
+        """Read the file, if the weights are one.
+
+        Raises:
+            ArgumentError: if they are neither one of the words nor a file.
+            ModelError: if the file is damaged, or holds neither a detector nor a state dict.
+        """
+        if weights in (IMAGENET, COCO, None):
+            return cls(weights)
+        path = Path(expanded(weights) if isinstance(weights, str | Path) else str(weights))
+        if not path.is_file():
+            raise ArgumentError(
+                'weights must be "imagenet", "coco", None, or the file of a saved detector or of torchvision\'s '
+                f"weights; there is no file {path}"
+            )
+        if path.suffix == _SAFE and is_detector(read_safetensors(path)[1]):
+            return cls(str(path), saved=load_detector(path, device="cpu"))
+        return cls(str(path), state=read(path))
+
+    @property
+    def has_torchvision_heads(self) -> bool:
+        """Whether they are those of a whole RetinaNet of torchvision, whose heads have no norms."""
+        return self.name == COCO or (self.state is not None and published.has_heads(self.state))
+
+    def fill(self, network: Network) -> list[str]:
+        """Copy torchvision's weights into the network, and return a sentence for each part that stays random."""
+        state = published.load_coco() if self.name == COCO else self.state
+        source = "torchvision's RetinaNet" if self.name == COCO else str(self.name)
+        return published.fill(network, state, source) if state else []
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name, no code of which is ever run.
+    """Return the tensors of a file by name; no code in it is ever run.
 
     Args:
-        path: `.safetensors`, or what `torch.save` made of a state dict.
+        path: a `.safetensors` file, or a state dict written by `torch.save`.
 
     Raises:
         ModelError: if it is damaged, or holds anything but tensors.
@@ -58,7 +89,7 @@ def read(path: Path) -> dict[str, Tensor]:
         return _unwrapped(read_safetensors(path)[0])
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's about protocols of pickle; what it cannot read it raises
+            warnings.simplefilter("ignore")  # torch's about protocols of pickle; what it cannot read is an error
             held = torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGED as error:
         raise ModelError(
@@ -76,7 +107,7 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state without a beginning that all its names share because the network was part of something."""
+    """Return the state without a prefix of all names, which is there if the network was part of another module."""
     for beginning in _WRAPPED:
         if all(str(name).startswith(beginning) for name in state):
             return {str(name).removeprefix(beginning): value for name, value in state.items()}
@@ -84,73 +115,63 @@ def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def fill(detector: Detector, saved: Detector, source: str) -> list[str]:
-    """What starts anew, a sentence for each, although the detector now holds the weights of another, and its stretch.
+    """Copy the weights and the stretch of a saved detector, and return a sentence for each warning that is due.
 
-    Args:
-        detector: keeps its random weights where the other one speaks of other classes or anchors.
-        saved: another detector with the same backbone.
-        source: what messages call the other one.
+    With other classes or anchors the last layers keep their random weights. Messages call the saved one `source`.
 
     Raises:
-        ModelError: if its network is of another make; the detector stays as it was.
+        ModelError: if its network has another architecture; the detector stays as it was.
     """
-    anew = {}
-    if saved.network.spec != detector.network.spec:
-        told = f"{source} has other anchors; the last layers of both heads start anew"
-        anew = dict.fromkeys((_CLASS_OUT, _BOX_OUT), told)
+    ours, theirs = detector.network.architecture, saved.network.architecture
+    left_out: tuple[str, ...] = ()
+    notes = []
+    if theirs.anchors != ours.anchors:
+        left_out = _CLASS_OUT, _BOX_OUT
+        notes.append(f"{source} has other anchors; the last layers of both heads keep random weights")
     elif saved.classes != detector.classes:
-        told = f"{source} finds {', '.join(saved.classes)}, this model {', '.join(detector.classes)}"
-        anew = {_CLASS_OUT: f"{told}; the last layer of the class head starts anew"}
-    _copy(detector, saved, source, tuple(anew))
-    detector.network.set_norm_eps(saved.network.norm_eps)
-    stretch = replace(saved.stretch, numbers=detector.stretch.numbers)
-    detector.metadata = replace(detector.metadata, stretch=stretch)
-    if not anew:
-        known = saved.metadata
-        detector.metadata = replace(detector.metadata, min_score=known.min_score, summary=known.summary)
-    return [*dict.fromkeys(anew.values()), *_other_ground(saved, detector, source)]
-
-
-def _copy(detector: Detector, saved: Detector, source: str, left_out: tuple[str, ...]) -> None:
-    """Copy all weights but those whose names begin with what is left out, or none."""
+        left_out = (_CLASS_OUT,)
+        notes.append(
+            f"{_unlike_classes(saved, detector, source)}; the last layer of the class head keeps random weights"
+        )
     own, given = (
-        {
-            name: value
-            for name, value in each.network.state_dict().items()
-            if not (left_out and name.startswith(left_out))
-        }
+        {name: value for name, value in each.network.state_dict().items() if not name.startswith(left_out)}
         for each in (detector, saved)
     )
     if {name: value.shape for name, value in own.items()} != {name: value.shape for name, value in given.items()}:
         raise ModelError(
-            f"{source} holds a {saved.network.backbone_name} for {len(saved.bands)} bands of another make than this "
-            f"model's {detector.network.backbone_name} for {len(detector.bands)}; open it with RetinaNet.from_model"
+            f"{source} holds a {theirs.backbone} for {len(saved.bands)} bands, of another make than this "
+            f"model's {ours.backbone} for {len(detector.bands)}; open it with RetinaNet.from_model"
         )
     detector.network.load_state_dict(given, strict=False)
+    detector.network.set_norm_eps(theirs.norm_eps)
+    metadata = replace(detector.metadata, stretch=replace(saved.stretch, numbers=detector.stretch.numbers))
+    if not left_out:
+        metadata = replace(metadata, min_score=saved.metadata.min_score, summary=saved.metadata.summary)
+    detector.metadata = metadata
+    return [*notes, *_compare_data(saved, detector, source)]
 
 
-def refuse_others(saved: Detector, detector: Detector, source: str) -> None:
-    """Nothing, if one detector can take the place of another.
+def _unlike_classes(saved: Detector, detector: Detector, source: str) -> str:
+    return f"{source} finds {', '.join(saved.classes)}, this model {', '.join(detector.classes)}"
+
+
+def check_alike(saved: Detector, detector: Detector, source: str) -> None:
+    """Raise unless a saved detector has the classes and anchors of another.
 
     Raises:
-        ModelError: if it finds other classes, or has other anchors.
+        ModelError: if it does not.
     """
     if saved.classes != detector.classes:
-        raise ModelError(f"{source} finds {', '.join(saved.classes)}, this model {', '.join(detector.classes)}")
-    if saved.network.spec != detector.network.spec:
+        raise ModelError(f"{_unlike_classes(saved, detector, source)}; open it with RetinaNet.from_model")
+    if saved.network.architecture.anchors != detector.network.architecture.anchors:
         raise ModelError(f"the anchors of {source} are not those of this model; open it with RetinaNet.from_model")
 
 
 def adapt(detector: Detector, data: DetectionData, source: str) -> list[str]:
-    """In what the data are unlike those that a detector was trained on, now that it is one for chips like theirs.
-
-    Args:
-        detector: from a file.
-        data: that it is to go on training with.
-        source: the file.
+    """Make a saved detector one for chips like the data's, and return a sentence for each difference from before.
 
     Raises:
-        ModelError: if they have other classes, or another number of bands.
+        ModelError: if the data has other classes, or another number of bands.
     """
     if detector.classes != list(data.classes):
         raise ModelError(
@@ -168,21 +189,21 @@ def adapt(detector: Detector, data: DetectionData, source: str) -> list[str]:
         overlap=data.chip_size // 4,
         stretch=replace(detector.stretch, numbers=data.stretch.numbers),
     )
-    return _other_ground(before, detector, source)
+    return _compare_data(before, detector, source)
 
 
-def _other_ground(saved: Detector, detector: Detector, source: str) -> list[str]:
-    """What was trained on other bands, pixel sizes or numbers than the detector is for, in a sentence each."""
-    told = []
+def _compare_data(saved: Detector, detector: Detector, source: str) -> list[str]:
+    """Return a sentence for each difference in bands, pixel size and range of numbers."""
+    notes = []
     if tuple(saved.bands) != tuple(detector.bands):
-        told.append(f"{source} was trained on the bands {tuple(saved.bands)}; it goes on with {tuple(detector.bands)}")
+        notes.append(f"{source} was trained on the bands {tuple(saved.bands)}; it goes on with {tuple(detector.bands)}")
     then, now = saved.pixel_size_m, detector.pixel_size_m
     if then and now and abs(then / now - 1) > _SAME_SIZE:
-        told.append(f"{source} was trained on pixels of {then:g} m; it goes on with pixels of {now:g} m")
+        notes.append(f"{source} was trained on pixels of {then:g} m; it goes on with pixels of {now:g} m")
     trained, numbers = saved.stretch.numbers, detector.stretch.numbers
     if numbers is not None and trained is not None and numbers.are_unlike(trained):
-        told.append(
-            f"{source} was trained on {trained}; it goes on with {numbers}, which its mean and deviation do not fit: "
-            "bring the data to those units first"
+        notes.append(
+            f"{source} was trained on {trained}; it goes on with {numbers}, which its mean and deviation do not fit; "
+            "convert the data to those units first"
         )
-    return told
+    return notes

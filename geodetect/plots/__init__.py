@@ -1,30 +1,28 @@
-"""Every figure: chips and scenes with boxes, training curves, the operating point.
+"""Every figure: chips and scenes with boxes, training curves, precision and recall.
 
-Pictures come as arrays, curves as arrays and frames. All functions give a matplotlib Figure of their own: nothing
-pops up, and no state is kept in pyplot.
+Images come as arrays, curves as arrays and frames. All functions return a matplotlib Figure of their own: no window
+opens, and pyplot keeps no state.
 """
 
-from geodetect.colours import OUTCOMES, class_colours
-from geodetect.plots.chips import check_rows, chip_figure
-from geodetect.plots.curves import curve_figure, losses_figure, lr_figure
-from geodetect.plots.errors import Mistake, errors_figure
-from geodetect.plots.pictures import as_rgb, shown_limits
-from geodetect.plots.scenes import Detail, Ground, fullest_part, scene_figure
+from geodetect.plots.chips import check_rows, draw_chips
+from geodetect.plots.curves import draw_curve, draw_losses, draw_rates
+from geodetect.plots.errors import Mistake, draw_errors
+from geodetect.plots.images import Marks, compute_limits, to_rgb
+from geodetect.plots.scenes import Detail, Ground, draw_scene, find_fullest_part
 
 __all__ = [
-    "OUTCOMES",
     "Detail",
     "Ground",
+    "Marks",
     "Mistake",
-    "as_rgb",
     "check_rows",
-    "chip_figure",
-    "class_colours",
-    "curve_figure",
-    "errors_figure",
-    "fullest_part",
-    "losses_figure",
-    "lr_figure",
-    "scene_figure",
-    "shown_limits",
+    "compute_limits",
+    "draw_chips",
+    "draw_curve",
+    "draw_errors",
+    "draw_losses",
+    "draw_rates",
+    "draw_scene",
+    "find_fullest_part",
+    "to_rgb",
 ]

@@ -4,59 +4,52 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from geodetect.plots.style import FAINT, LINE, SECOND, ShownFigure, tidy
 
 
-def losses_figure(
-    train: ArrayLike, valid: ArrayLike, epoch_ends: ArrayLike, *, ap50: ArrayLike | None = None
-) -> Figure:
-    """The course of training: its loss by batch, that of validation by epoch, and AP50 below where it is given.
+def draw_losses(train: ArrayLike, valid: ArrayLike, epoch_ends: ArrayLike, *, ap50: ArrayLike | None = None) -> Figure:
+    """Draw the losses of training by batch and of validation by epoch, and AP50 below if it is given.
 
     Args:
         train: loss of each batch.
         valid: validation loss at the end of each epoch.
-        epoch_ends: number of batches seen then.
-        ap50: average precision at IoU 0.5 then, 0 to 1.
+        epoch_ends: number of batches seen by then.
+        ap50: average precision at IoU 0.5 by then, 0 to 1.
     """
     figure = ShownFigure(figsize=(7, 5.2 if ap50 is not None else 3.6), dpi=110, layout="constrained")
     n_rows = 1 if ap50 is None else 2
     axes = figure.subplots(n_rows, 1, sharex=True, squeeze=False, height_ratios=[2, 1][:n_rows])[:, 0]
-    _draw_losses(axes[0], np.asarray(train, float), valid, epoch_ends)
+    losses, upper = np.asarray(train, float), axes[0]
+    smooth = pd.Series(losses).rolling(max(5, len(losses) // 20), center=True, min_periods=1).median()
+    batches = np.arange(1, len(losses) + 1)
+    upper.plot(batches, losses, color=FAINT, linewidth=0.8)
+    upper.plot(batches, smooth, color=LINE, linewidth=1.8, label="training (smoothed)")
+    upper.plot(epoch_ends, valid, "o-", color=SECOND, markersize=4, label="validation")
+    drawn = np.concatenate([losses[np.isfinite(losses)], np.asarray(valid, float)])
+    if drawn.size:  # a huge loss of the first batch would flatten the rest of the curve
+        upper.set_ylim(0, 1.15 * float(np.nanpercentile(drawn, 99)) or 1)
+    upper.set_ylabel("loss")
+    upper.legend(frameon=False)
     if ap50 is not None:
         axes[1].plot(epoch_ends, ap50, "o-", color=SECOND, markersize=4)
         axes[1].set(ylabel="AP50, validation", ylim=(0, 1))
-        tidy(axes[1])
+    for ax in axes:
+        tidy(ax)
     axes[-1].set_xlabel("batches")
     return figure
 
 
-def _draw_losses(ax: Axes, train: np.ndarray, valid: ArrayLike, epoch_ends: ArrayLike) -> None:
-    batches = np.arange(1, len(train) + 1)
-    smooth = pd.Series(train).rolling(max(5, len(train) // 20), center=True, min_periods=1).median()
-    ax.plot(batches, train, color=FAINT, linewidth=0.8)
-    ax.plot(batches, smooth, color=LINE, linewidth=1.8, label="training (smoothed)")
-    ax.plot(epoch_ends, valid, "o-", color=SECOND, markersize=4, label="validation")
-    # A wild first batch would press the rest of the curve flat.
-    drawn = np.concatenate([train[np.isfinite(train)], np.asarray(valid, float)])
-    if drawn.size:
-        ax.set_ylim(0, 1.15 * float(np.nanpercentile(drawn, 99)) or 1)
-    ax.set_ylabel("loss")
-    ax.legend(frameon=False)
-    tidy(ax)
-
-
-def lr_figure(rates: ArrayLike, losses: ArrayLike, suggestion: float | None = None) -> Figure:
-    """The loss at learning rates that grow batch by batch, with the suggested rate marked."""
+def draw_rates(rates: ArrayLike, losses: ArrayLike, suggestion: float | None = None) -> Figure:
+    """Draw the loss at learning rates that grow batch by batch, and mark the suggested rate."""
     figure = ShownFigure(figsize=(6, 3.6), dpi=110, layout="constrained")
     ax = figure.subplots()
     ax.plot(rates, losses, color=LINE, linewidth=1.8)
     finite = np.asarray(losses, float)[np.isfinite(losses)]
     if finite.size:
-        # Where training diverges the loss knows no bound; what matters lies below where it began.
+        # The loss of a diverging training has no bound; the part below its start is what matters.
         low, start = float(finite.min()), float(finite[0])
         ax.set_ylim(low - 0.1 * (start - low or 1), start + 0.5 * (start - low or 1))
     if suggestion is not None:
@@ -67,12 +60,12 @@ def lr_figure(rates: ArrayLike, losses: ArrayLike, suggestion: float | None = No
     return figure
 
 
-def curve_figure(curve: pd.DataFrame, best_score: float) -> Figure:
-    """Precision over recall, and both with F1 over the score; the score with the best F1 is marked in each.
+def draw_curve(curve: pd.DataFrame, best_score: float) -> Figure:
+    """Draw precision over recall, and both and F1 over the score, and mark the score with the best F1.
 
     Args:
-        curve: columns score, precision, recall, f1, the best score first.
-        best_score: NaN where there is none to mark.
+        curve: columns score, precision, recall, f1, highest score first.
+        best_score: NaN for none.
     """
     figure = ShownFigure(figsize=(9.5, 4), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -1,19 +1,18 @@
-"""What a detector got wrong, enlarged.
+"""Errors of a detector, enlarged.
 
 Shapes: C bands, H W pixels, N boxes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 
 from geodetect.colours import class_colours
-from geodetect.plots.pictures import add_legend, as_rgb, draw_outlines, extent
+from geodetect.plots.images import Marks, add_legend, draw_marks, show_image
 from geodetect.plots.style import INK, ShownFigure
 
 _TRUE = "true boxes"
@@ -21,31 +20,31 @@ _COLUMNS = 2  # of each kind
 
 
 class Mistake(NamedTuple):
-    """One box that is wrong, or that is missing, with what lies around it.
+    """A box that is false or missed, with its surroundings.
 
     Args:
-        picture: (C, H, W).
-        box: corners x1, y1, x2, y2 in pixels of the picture; may reach beyond it.
+        image: pixels (C, H, W).
+        box: corners x1, y1, x2, y2 in pixels of the image; may reach beyond it.
         label: its class.
         truth: corners (N, 4) of all true boxes.
         title: what is wrong.
     """
 
-    picture: np.ndarray
+    image: np.ndarray
     box: np.ndarray
     label: str
     truth: np.ndarray
     title: str
 
 
-def errors_figure(false: Sequence[Mistake], missed: Sequence[Mistake], *, classes: Collection[str]) -> Figure:
-    """Detections that are wrong to the left, objects that were missed to the right, the first ones first.
+def draw_errors(false: Sequence[Mistake], missed: Sequence[Mistake], *, classes: Collection[str]) -> Figure:
+    """Draw false detections to the left, missed objects to the right, in the order given.
 
     Each is drawn boldly in the colour of its class, true boxes thinly in white.
 
     Args:
-        false: detections of what is not there.
-        missed: true boxes that no detection found.
+        false: detections that match no object.
+        missed: true boxes without a detection.
         classes: all class names, in the order that gives them their colours.
     """
     n_rows = max(1, -(-max(len(false), len(missed)) // _COLUMNS))
@@ -54,29 +53,14 @@ def errors_figure(false: Sequence[Mistake], missed: Sequence[Mistake], *, classe
     colours = class_colours(classes)
     for part, mistakes, title in ((left, false, "Found, but wrong"), (right, missed, "Missed")):
         part.suptitle(title if mistakes else f"{title}: none", color=INK, fontsize=12)
-        _draw_mistakes(part, mistakes, colours, n_rows)
+        axes = part.subplots(n_rows, _COLUMNS, squeeze=False).ravel()
+        for ax in axes:
+            ax.set_axis_off()
+        for ax, mistake in zip(axes, mistakes, strict=False):
+            show_image(ax, mistake.image, mistake.title)
+            truth = Marks.of_boxes(mistake.truth, [_TRUE] * len(mistake.truth), colours={_TRUE: "white"})
+            draw_marks(ax, truth, width=1.0)
+            draw_marks(ax, Marks.of_boxes(mistake.box, [mistake.label], colours=colours), width=2.2)
     present = {mistake.label for mistake in (*false, *missed)}
     add_legend(figure, {name: colour for name, colour in colours.items() if name in present} | {_TRUE: "#CCCCCC"})
     return figure
-
-
-def _draw_mistakes(part: SubFigure, mistakes: Sequence[Mistake], colours: Mapping[str, str], n_rows: int) -> None:
-    axes = part.subplots(n_rows, _COLUMNS, squeeze=False).ravel()
-    for ax in axes:
-        ax.set_axis_off()
-    for ax, mistake in zip(axes, mistakes, strict=False):
-        _draw_mistake(ax, mistake, colours)
-
-
-def _draw_mistake(ax: Axes, mistake: Mistake, colours: Mapping[str, str]) -> None:
-    limits = extent(mistake.picture.shape[1:])
-    ax.imshow(as_rgb(mistake.picture), interpolation="nearest", extent=limits)
-    ax.set(xlim=limits[:2], ylim=limits[2:])
-    ax.set_title(mistake.title, fontsize=9, color=INK)
-    draw_outlines(ax, _outlines(mistake.truth), [_TRUE] * len(mistake.truth), {_TRUE: "white"}, width=1.0)
-    draw_outlines(ax, _outlines(mistake.box), [mistake.label], colours, width=2.2)
-
-
-def _outlines(boxes: np.ndarray) -> list[np.ndarray]:
-    """Corners (4, 2) of each box."""
-    return list(np.reshape(boxes, (-1, 4))[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2))

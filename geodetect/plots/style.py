@@ -1,4 +1,4 @@
-"""What all figures share: inks, and a figure that a notebook shows by itself."""
+"""Colours of lines, and a figure that notebooks display."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LINE, SECOND = "#0072B2", "#D55E00"
 
 
 class ShownFigure(Figure):
-    """A Figure that a notebook shows by itself; a plain one needs `%matplotlib inline` before."""
+    """A Figure that a notebook displays; a plain one needs `%matplotlib inline` first."""
 
     def _repr_png_(self) -> bytes:
         png = BytesIO()
@@ -21,7 +21,7 @@ class ShownFigure(Figure):
 
 
 def tidy(ax: Axes) -> None:
-    """Axes with a faint grid and no frame."""
+    """Give the axes a faint grid and no frame."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(color="#E8E8E8", linewidth=0.8)
     ax.set_axisbelow(True)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from geodetect.accuracy import compute_accuracy
 from geodetect.accuracy.inputs import find_target, frame_detections, read_inside
-from geodetect.drawing import picture
+from geodetect.drawing import render
 from geodetect.vector.opening import Area, Vectors, open_features
 from geodetect.viewer.content import LABEL, RIGHT, UNJUDGED, WRONG, describe_boxes, describe_scene
 from geodetect.viewer.page import Page
@@ -52,7 +52,7 @@ def view(
     Raises:
         GeodetectError: if a file or a value cannot be used.
     """
-    rgb, grid = picture(raster, longer_side=max_side)
+    rgb, grid = render(raster, longer_side=max_side)
     if labels is None:
         features = open_features(detections, "detections")
         target = find_target(features, features)

@@ -24,7 +24,7 @@ from geodetect.anchors import AnchorSpec
 from geodetect.boxes import Boxes
 from geodetect.detector import Detector, load_detector
 from geodetect.errors import ModelError
-from geodetect.metadata import Metadata
+from geodetect.metadata import Architecture, Metadata
 from geodetect.network.retinanet import Network
 from geodetect.stretch import Stretch
 
@@ -35,7 +35,9 @@ CHIP = np.random.default_rng(0).integers(0, 255, (1, 3, 96, 96)).astype(np.uint8
 def detector() -> Detector:
     """Random weights that are sure of something, so that a changed one changes what is found."""
     torch.manual_seed(0)
-    network = Network("efficientnet_b0", n_classes=2, spec=AnchorSpec(scales=(1.0,)), weights=None).eval()
+    network = Network(
+        Architecture("efficientnet_b0", anchors=AnchorSpec(scales=(1.0,))), n_classes=2, weights=None
+    ).eval()
     torch.nn.init.normal_(network.class_head.out.weight, std=0.1)
     network.class_head.out.bias.data.add_(0.1)
     options = {"bands": (1, 2, 3), "stretch": Stretch((127.0,) * 3, (73.0,) * 3), "chip_size": 96, "overlap": 24}

@@ -36,7 +36,7 @@ from geodetect.export import export
 from geodetect.export.onnx_detector import OnnxDetector, session
 from geodetect.grid import Window
 from geodetect.metadata import Metadata
-from geodetect.network.coding import decode_batch
+from geodetect.network.coding import select_candidates, suppress
 from geodetect.network.retinanet import Network
 from geodetect.raster import RasterReader
 from geodetect.stretch import Stretch
@@ -212,7 +212,9 @@ def run_program(program: torch.nn.Module, detector: Detector, pixels: np.ndarray
     logits, deltas = program(torch.from_numpy(detector.stretch.apply(pixels)))
     sizes = detector.network.level_sizes((SIDE, SIDE))
     anchors = detector.network.anchors((SIDE, SIDE))
-    return decode_batch(logits, deltas, anchors, (SIDE, SIDE), level_sizes=sizes, min_score=floor)
+    return suppress(
+        select_candidates(logits, deltas, anchors, (SIDE, SIDE), level_sizes=sizes, min_score=floor), NMS_IOU
+    )
 
 
 def speed() -> None:

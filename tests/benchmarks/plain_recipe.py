@@ -34,7 +34,7 @@ import geodetect as gd
 from geodetect.boxes import Boxes
 from geodetect.chips.augment import Batch, random_symmetry
 from geodetect.chips.loaders import CachedChips, collate
-from geodetect.learner.callbacks import chip_ap
+from geodetect.learner.hits import Hits
 from geodetect.learner.results import detect_chips
 from geodetect.network import backbones
 
@@ -175,8 +175,10 @@ def main(argv: list[str]) -> None:
             truth, told = [chip.boxes for chip in place.test], []
             for recipe in choices.recipes:
                 start = time.perf_counter()
-                found = RECIPES[recipe](place, choices.seconds, seed, start_from)
-                scores = chip_ap(found, truth, len(place.data.classes))
+                hits = Hits.of(
+                    RECIPES[recipe](place, choices.seconds, seed, start_from), truth, len(place.data.classes)
+                )
+                scores = hits.average_precision()
                 told.append(f"{recipe} {np.nanmean(scores):.3f} ({time.perf_counter() - start:.0f} s)")
             n_objects = sum(len(boxes) for boxes in truth)
             sys.stdout.write(f"{name}, seed {seed}, {n_objects} objects: AP50 {', '.join(told)}\n")

@@ -27,7 +27,8 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from geodetect import memory
-from geodetect.network.losses import loss
+from geodetect.metadata import Architecture
+from geodetect.network.losses import Loss
 from geodetect.network.precision import autocast
 from geodetect.network.published import fill
 from geodetect.network.retinanet import Network
@@ -73,7 +74,7 @@ def step_ours(network: Network, optimizer: torch.optim.Optimizer, dtype: torch.d
         outputs = network(pictures)
     before = now(pixels)
     said = [output.detach().float().requires_grad_() for output in outputs]
-    sum(loss(*said, network.anchors(pixels.shape[2:]), boxes, labels)).backward()
+    sum(Loss()(*said, network.anchors(pixels.shape[2:]), boxes, labels)).backward()
     of_loss = now(pixels) - before
     torch.autograd.backward(outputs, [x.grad.to(y.dtype) for x, y in zip(said, outputs, strict=True)])
     optimizer.step()
@@ -101,9 +102,9 @@ def of_sizes(backbone: str, heads: list[str], device: str) -> dict[str, Callable
     steps: dict[str, Callable[[Batch], dict[str, float]]] = {}
     for size in heads:
         width, depth = map(int, size.split("x"))
-        network = Network(backbone, n_classes=N_CLASSES, weights=None, head_norm="batch", width=width, depth=depth).to(
-            device, memory_format=torch.channels_last
-        )
+        network = Network(
+            Architecture(backbone, head_norm="batch", width=width, depth=depth), n_classes=N_CLASSES, weights=None
+        ).to(device, memory_format=torch.channels_last)
         steps[size] = partial(step_ours, network.train(), optimizer(network), torch.float32)
     return steps
 

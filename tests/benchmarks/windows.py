@@ -16,7 +16,7 @@ import geopandas as gpd
 import shapely
 
 import geodetect as gd
-from geodetect.learner.callbacks import operating_point
+from geodetect.learner.hits import Hits
 from geodetect.learner.results import detect_chips
 
 sys.path.append(str(Path(__file__).parent))
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
             )
             sys.stdout.flush()
         found, due = detect_chips(detector, data.valid)
-        (score,) = operating_point(found, due, len(detector.classes))
+        (score,) = Hits.of(found, due, len(detector.classes)).best().scores
         sys.stdout.write(f"seed {seed}, single chips: best F1 from score {score:.3f} on\n")
 
 

@@ -19,7 +19,7 @@ import torch
 
 from geodetect.anchors import AnchorSpec
 from geodetect.detector import Detector
-from geodetect.metadata import Metadata
+from geodetect.metadata import Architecture, Metadata
 from geodetect.network.retinanet import Network
 from geodetect.stretch import Stretch
 
@@ -46,7 +46,7 @@ def patterned(name: str, old: torch.Tensor, rng: np.random.Generator) -> torch.T
 def detector() -> Detector:
     """The detector, with a value of its own in every field."""
     spec = AnchorSpec(scales=(1.0, 1.5), ratios=(0.5, 1.0, 2.0), anchor_size=3.0)
-    network = Network("efficientnet_b0", n_classes=2, n_bands=4, spec=spec, weights=None).eval()
+    network = Network(Architecture("efficientnet_b0", anchors=spec), n_classes=2, n_bands=4, weights=None).eval()
     rng = np.random.default_rng(0)
     network.load_state_dict({name: patterned(name, old, rng) for name, old in network.state_dict().items()})
     network.set_norm_eps(1e-4)

@@ -1,0 +1,238 @@
+"""One call of `fit`: how it starts, how it runs, and what it leaves, however it ends."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fastai.callback.core import Callback
+from fastcore.basics import noop
+from fastprogress.fastprogress import IN_NOTEBOOK
+
+from geodetect import memory
+from geodetect.addresses import expanded
+from geodetect.chips.chip import Chips
+from geodetect.detector import Detector
+from geodetect.errors import ArgumentError, OutputError, TrainingError, check_whole, is_whole, warn
+from geodetect.learner import checkpoints, distributed, training
+from geodetect.learner.callbacks import BestEpoch, ChosenLength, FixHeadNorms
+from geodetect.learner.checkpoints import Checkpoint, State
+from geodetect.learner.interrupts import defer_interrupts
+from geodetect.learner.loop import DetectionLearner
+from geodetect.learner.thresholds import set_min_score
+
+PATIENCE = 5  # epochs without a better one before early stopping
+_MOST_EPOCHS = 100_000
+
+
+def check_arguments(epochs: Any, callbacks: Sequence[Callback]) -> None:
+    """Raise for arguments that would only fail in the middle of training.
+
+    Raises:
+        ArgumentError: if there is no epoch to train, or a callback is none or would draw predictions.
+    """
+    if epochs is not None:
+        check_whole("epochs", epochs, at_most=_MOST_EPOCHS)
+    for callback in callbacks if isinstance(callbacks, Iterable) else [None]:
+        if not isinstance(callback, Callback):
+            raise ArgumentError(f"callbacks must be a list of fastai's Callback objects; got {callbacks!r}")
+        if getattr(callback, "log_preds", False):
+            raise ArgumentError(
+                f"{callback} can draw predictions of fastai's own kinds alone; "
+                "give it log_preds=False, and look at show_results() instead"
+            )
+
+
+def make_checkpoint(
+    detector: Detector,
+    best: BestEpoch,
+    last: State | None,
+    *,
+    rate: float | slice | None,
+    checkpoint: bool | str | Path,
+    resume: bool,
+) -> Checkpoint:
+    """Return the callback that keeps checkpoints of a training, and knows where it starts.
+
+    With `resume` it starts from the state in the folder `checkpoint`, else from `last`, at its rates unless `rate` says
+    otherwise.
+
+    Raises:
+        ArgumentError: if a value is not possible.
+        TrainingError: if there is nothing to resume, or the state is of another training.
+        OutputError: if the folder cannot be created.
+    """
+    if not isinstance(checkpoint, bool | str | Path):
+        raise ArgumentError(f"checkpoint must be True, False, or a folder; got {checkpoint!r}")
+    folder = None if isinstance(checkpoint, bool) else checkpoints.make_folder(Path(expanded(checkpoint)))
+    chosen = None if rate is None else training.choose_rates(detector.network, rate)
+    model, state = checkpoints.identify(detector), None
+    if folder and not resume and last is None and (folder / checkpoints.FILE).exists():
+        warn(
+            f"{folder} holds the state of another training, which the first epoch of this one replaces; "
+            "resume=True goes on with it"
+        )
+    if resume:
+        state = (checkpoints.read(folder) if folder else None) or last
+        if state is None and folder is None:
+            raise TrainingError(
+                "there is no training to resume; call fit() first, with checkpoint=True, or give checkpoint=FOLDER"
+            )
+    if state is not None:
+        checkpoints.check(state, model=model, monitor=best.monitor, where=str(folder or "the last training"))
+        chosen = chosen or state.facts["rates"]
+    chosen = chosen or training.choose_rates(detector.network, training.USUAL_RATE)
+    return Checkpoint(best, model=model, rates=chosen, folder=folder, state=state)
+
+
+class Fit:
+    """One call of `fit`.
+
+    Args:
+        detector: detector to train.
+        learner: fastai learner over its network.
+        checkpoint: callback that keeps checkpoints.
+        save_as: file to save the detector to; None for no file.
+        last: the call before, whose state and history stand until an epoch of this one is complete.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        learner: DetectionLearner,
+        checkpoint: Checkpoint,
+        save_as: Path | None,
+        *,
+        last: Fit | None,
+    ) -> None:
+        self.detector, self.learner, self.checkpoint, self.save_as = detector, learner, checkpoint, save_as
+        self.state: State | None = None if last is None else last.state
+        self.history: dict[str, Any] | None = None if last is None else last.history
+
+    def run(
+        self, epochs: int | None, valid: Chips, *, one_cycle: bool, callbacks: Sequence[Callback], progress: bool
+    ) -> None:
+        """Train up to `epochs`, keep the best weights, save the detector, and choose the scores to cut maps at.
+
+        None as `epochs` takes as many as the data need.
+        Whatever ends it, the best weights so far are kept, and the error is raised again with a note that says so.
+        """
+        try:
+            try:
+                with show_progress(self.learner, progress=progress) as write:
+                    if epochs is None:
+                        epochs, callbacks = training.choose_epochs(self.learner), [*callbacks, ChosenLength(write)]
+                    self._train(epochs, one_cycle=one_cycle, callbacks=callbacks)
+            finally:
+                with defer_interrupts():
+                    self._keep_best()
+                    self._save()
+            set_min_score(self.detector, valid)
+            with defer_interrupts():
+                self._save()
+        except OutputError:
+            raise  # its message says what is kept, and where
+        except BaseException as error:
+            error.add_note(self._describe())
+            raise
+
+    def _train(self, epochs: int, *, one_cycle: bool, callbacks: Sequence[Callback]) -> None:
+        """Train up to `epochs`; the network is left with the weights of the last step."""
+        learner, checkpoint = self.learner, self.checkpoint
+        epochs_before: Any = self.detector.metadata.summary.get("epochs")
+        learner.seeded_epochs.earlier = int(epochs_before) if is_whole(epochs_before) and epochs_before > 0 else 0
+        learner.opt, learner.first_epoch = None, checkpoint.first_epoch
+        fit = learner.fit_one_cycle if one_cycle else learner.fit
+        halfway = [FixHeadNorms()] if one_cycle else []  # at a constant rate more epochs may follow the last
+        try:
+            with memory.kept(), distributed.parallelise(learner.model) as learner.parallel:
+                fit(epochs, checkpoint.rates, cbs=[checkpoint.best, checkpoint, *halfway, *callbacks])
+        finally:
+            learner.parallel, learner.first_epoch = None, 0
+        learner.stop_on_nan.check()
+
+    def _keep_best(self) -> None:
+        """Give the detector the best weights, their scores and a summary; those from before without a full epoch."""
+        best = self.checkpoint.best
+        best.restore(self.detector.network)
+        if not best.n_done:
+            return
+        recorder = self.learner.recorder
+        names = list(recorder.metric_names[1:-1])
+        values = np.array([list(row) for row in recorder.values], float).reshape(-1, len(names))
+        kept = {name: float(values[best.kept_epoch, names.index(name)]) for name in ("valid_loss", "AP50")}
+        summary = {"epochs": self.learner.seeded_epochs.earlier + best.n_done}
+        self.detector.metadata = replace(
+            self.detector.metadata,
+            min_score=dict(zip(self.detector.classes, best.min_scores, strict=True)),
+            summary=summary | {name: value if np.isfinite(value) else None for name, value in kept.items()},
+        )
+        self.state = self.checkpoint.state
+        self.history = {
+            "train": np.array([float(loss) for loss in recorder.losses]),
+            "epoch_ends": np.array(recorder.iters, int),
+            "valid": values[:, names.index("valid_loss")],
+            "ap50": values[:, names.index("AP50")],
+        }
+
+    def _save(self) -> None:
+        """Save the detector if an epoch is complete; of several processes the first does.
+
+        Raises:
+            OutputError: if the file cannot be written; the message names the temporary file that has the detector.
+        """
+        if self.save_as is None or not self.checkpoint.best.n_done or distributed.rank() != 0:
+            return
+        try:
+            self.detector.save(self.save_as)
+        except OutputError as error:
+            rescued = self.detector.save(Path(tempfile.mkdtemp(prefix="geodetect-")) / self.save_as.name)
+            raise OutputError(f"{error}; it is saved as {rescued} instead") from error
+
+    def _describe(self) -> str:
+        """Return what is left of a training that did not come to its end."""
+        best, file = self.checkpoint.best, self.save_as
+        if not best.n_done:
+            left = "the model is as it was before" if file is None else "nothing was written"
+            return f"no epoch was complete, so {left}"
+        epochs = "epoch" if best.n_done == 1 else "epochs"
+        held = "the model holds" if file is None else f"wrote {file} with"
+        return f"{held} the {'best' if best.keep else 'last'} weights of {best.n_done} {epochs}"
+
+
+@contextmanager
+def show_progress(learner: DetectionLearner, *, progress: bool) -> Iterator[Callable[[str], object]]:
+    """Show a bar and a table of epochs; in a file or a pipe, lines; without `progress`, nothing.
+
+    Of several processes only the first shows anything. Yields a function that writes a line of text, if any are shown.
+    """
+    progress = progress and distributed.rank() == 0
+    write = _write_text if progress else noop
+    try:
+        if progress and (IN_NOTEBOOK or sys.stdout.isatty()):
+            yield write
+            return
+        with learner.no_bar():
+            learner.logger = _write_line if progress else noop
+            if progress:
+                _write_line(["epoch", "train_loss", "valid_loss", *(metric.name for metric in learner.metrics), "time"])
+            yield write
+    finally:
+        learner.logger = print
+
+
+def _write_line(values: Iterable[Any]) -> None:
+    """Write one epoch, in columns."""
+    row = [f"{value:.4f}" if isinstance(value, float) else str(value) for value in values]
+    _write_text("".join(f"{text:>12}" for text in row))
+
+
+def _write_text(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
