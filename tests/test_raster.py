@@ -324,7 +324,7 @@ def test_an_alpha_band_is_looked_at_once(tmp_path: Path) -> None:
     reader = RasterReader(path)
     path.write_bytes(_four_bands(tmp_path / "other.tif", np.arange(640) % 250 + np.ones((640, 1))).read_bytes())
     assert RasterReader(path).bands == (1, 2, 3, 4)
-    assert RasterReader(reader.source).bands == (1, 2, 3) == pickle.loads(pickle.dumps(reader)).bands
+    assert RasterReader(reader.scene).bands == (1, 2, 3) == pickle.loads(pickle.dumps(reader)).bands
 
 
 # A value for no data that the file does not declare
@@ -519,7 +519,7 @@ def test_scales_and_offsets_that_cannot_be_are_left_out(tmp_path, scales, offset
         reader = RasterReader(path)
     assert len(warned) == 1
     assert reader.read(Window(0, 0, 2, 1))[0][0].tolist() == [first]
-    assert RasterReader(reader.source).read(Window(0, 0, 2, 1))[0][0].tolist() == [first]  # without a word
+    assert RasterReader(reader.scene).read(Window(0, 0, 2, 1))[0][0].tolist() == [first]  # without a word
 
 
 def test_bands_of_two_types_are_read_as_the_wider_one(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ class PictureReader:
         self.path = Path(path)
         self._bands, self._pixel_size_m, self._crs = bands, pixel_size_m, crs
         with RasterReader(self.path, bands=bands, pixel_size_m=pixel_size_m, crs=crs, nodata=nodata) as reader:
-            self._source = reader.source
+            self._scene = reader.scene
             self.orientation = reader.orientation
             stored, shown = reader.own_shape, shown_shape(reader.own_shape, self.orientation)
             if labelled_shape and is_resized(stored, labelled_shape) and not is_resized(shown, labelled_shape):
@@ -67,7 +67,7 @@ class PictureReader:
             self.all_valid, self.footprints = reader.all_valid, self._upright(reader).footprints
 
     def _opened(self) -> RasterReader:
-        return RasterReader(self._source, bands=self._bands, pixel_size_m=self._pixel_size_m, crs=self._crs)
+        return RasterReader(self._scene, bands=self._bands, pixel_size_m=self._pixel_size_m, crs=self._crs)
 
     def _upright(self, reader: RasterReader) -> RasterReader | TurnedReader:
         return reader if self.orientation == UPRIGHT else TurnedReader(reader, self.orientation)

@@ -14,7 +14,7 @@ from geodetect.chips.cut import MIN_SIDE, Cutting, Fate, in_no_chip, plan_chips,
 from geodetect.chips.formats.picture import sentence
 from geodetect.chips.placed import on_map
 from geodetect.errors import LabelsError, NotGeoreferenced, RasterError, warn
-from geodetect.raster import Held, RasterReader, Rasters, Reader, scenes_of, turned_by_viewers
+from geodetect.raster import Held, RasterReader, Rasters, Reader, open_scenes, turned_by_viewers
 from geodetect.vector.labels import Labels, read_area_on, read_labels
 from geodetect.vector.objects import listed
 from geodetect.vector.opening import Area, Vectors
@@ -69,7 +69,7 @@ def from_raster(
     held = Held(_MOST_HELD)
     readers = [
         RasterReader(scene, bands=cutting.bands, pixel_size_m=cutting.pixel_size_m, held=held)
-        for scene in scenes_of(raster, cutting.bands, cutting.nodata)
+        for scene in open_scenes(raster, cutting.bands, cutting.nodata)
     ]
     check_alike(readers, "rasters")
     for reader in readers:

@@ -3,8 +3,9 @@
 `Reader` is all that the rest of the package knows of rasters; `RasterReader` reads files, one or many as one scene.
 """
 
+from geodetect.raster.header import Scene
 from geodetect.raster.held import Held
-from geodetect.raster.mosaic import Mosaic, Scene, Single, opened_as, scenes_of
+from geodetect.raster.mosaic import open_scene, open_scenes
 from geodetect.raster.opening import Rasters, files_of
 from geodetect.raster.orientation import UPRIGHT, TurnedReader, shown_shape, turned_by_viewers
 from geodetect.raster.reader import MaskedReader, RasterReader, Reader
@@ -16,19 +17,17 @@ __all__ = [
     "UPRIGHT",
     "Held",
     "MaskedReader",
-    "Mosaic",
     "RasterReader",
     "Rasters",
     "Reader",
     "Scene",
-    "Single",
     "TurnedReader",
     "check_chip_format",
     "files_of",
     "mostly_valid",
     "mostly_valid_in",
-    "opened_as",
-    "scenes_of",
+    "open_scene",
+    "open_scenes",
     "shown_shape",
     "turned_by_viewers",
     "write_chip",

@@ -10,6 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Shaped
@@ -37,9 +38,12 @@ class Blocks:
     """
 
     def __init__(self, decode: Callable[[Window], Pixels], shape: tuple[int, int], block: tuple[int, int]) -> None:
-        self._decode, self._shape = decode, shape
+        self._decode, self._shape, self._block = decode, shape, block
         self._size = _grown(block, shape)
         self._reset()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Blocks, (self._decode, self._shape, self._block)  # in another process nothing is decoded yet
 
     def _reset(self) -> None:
         self._lock = threading.Lock()

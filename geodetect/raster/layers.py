@@ -18,7 +18,7 @@ from rasterio.windows import Window as FileWindow
 
 from geodetect.errors import ArgumentError, RasterError, is_whole
 from geodetect.grid import Window
-from geodetect.raster.masks import Least, alpha_tag, as_stored, is_sparse, least_of_mask, least_opaque
+from geodetect.raster.masks import Least, as_stored, is_sparse, least_of_mask
 from geodetect.raster.opening import block_bytes
 
 _LARGEST_BLOCK_BYTES = 500_000_000  # whatever the window, GDAL decodes whole blocks
@@ -81,26 +81,15 @@ class Layers:
 
     @classmethod
     def of(cls, dataset: Any, name: str, nodata: float | None = None) -> Layers:
-        """The bands of `dataset`; a few blocks of a band that is tagged as alpha are read.
+        """Return the bands of a dataset, one that is tagged as alpha among the data; no pixel is read.
 
         Args:
-            dataset: an open file.
+            dataset: opened by rasterio.
             name: what messages call it.
-            nodata: value that stands for no data besides those that the file declares.
+            nodata: no-data value besides those that the file declares.
 
         Raises:
-            RasterError: if there are none, or their values or blocks are of a kind that cannot be read.
-        """
-        tagged = alpha_tag(dataset)
-        least = None if tagged is None else least_opaque(dataset, tagged)
-        layers = cls.without_alpha(dataset, name, nodata)
-        return layers if tagged is None or least is None else layers.with_alpha(tagged, least)
-
-    @classmethod
-    def without_alpha(cls, dataset: Any, name: str, nodata: float | None = None) -> Layers:
-        """The bands of `dataset`, with a band that is tagged as alpha among the data; arguments and errors as in `of`.
-
-        No pixel is read.
+            RasterError: if there are no bands, or their values or blocks are of a kind that cannot be read.
         """
         _check_readable(dataset, name)
         flags, palette = dataset.mask_flag_enums, _palette(dataset)

@@ -3,7 +3,7 @@
 Each file is told to GDAL as a small virtual raster that makes it like its neighbours (its data bands alone, an
 alpha band as the mask that it is), and a tile index (https://gdal.org/drivers/raster/gti.html) of all of them is
 one dataset. GDAL opens a file when pixels of it are read, and fails when it is gone; the index alone would leave
-a hole. Index and description lie in memory and go away with the `Mosaic`.
+a hole. The index lies in memory and goes away with the `Scene` and its readers.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import math
 import weakref
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -23,15 +24,13 @@ from rasterio.io import MemoryFile
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform
 
-from geodetect.addresses import identity, is_url
 from geodetect.boxes import chained
 from geodetect.errors import RasterError, harmless, warn
 from geodetect.grid import Grid
-from geodetect.raster.header import File, headers_of
-from geodetect.raster.layers import Layers
+from geodetect.raster.header import Header, Scene, open_single, read_headers
 from geodetect.raster.masks import ANY, Least, check_nodata
-from geodetect.raster.opening import FAILURES, Rasters, environment, files_of
-from geodetect.raster.stac import opened_item
+from geodetect.raster.opening import FAILURES, Location, Rasters, environment, files_of
+from geodetect.raster.stac import locate_item
 from geodetect.raster.virtual import describe, index
 
 _ALPHA_FILES = 8  # files whose alpha band is looked at; it is a mask in all or in none
@@ -41,133 +40,121 @@ _MOST_PIXELS = 2**31 - 1  # along a side of a raster of GDAL's
 _TORN = 10  # times as large as on the ground: so pixels come out only where a CRS has an edge, or far outside it
 
 
-@dataclass(frozen=True)
-class Single:
-    """A scene that GDAL opens by itself.
+@dataclass(frozen=True, eq=False)
+class _Index(Location):
+    """A tile index in memory, in other processes too, as long as this object lives.
+
+    `text` describes it, with `{index}` for the name of its file.
 
     Args:
-        path: what GDAL opens.
-        name: what messages call it.
-        nodata: value that stands for no data besides those that it declares; None for none.
-        layers: its bands, once they are known.
+        content: that file, a GeoPackage.
     """
 
-    path: str
-    name: str
-    nodata: float | None = None
-    layers: Layers | None = field(default=None, repr=False, compare=False)
+    content: bytes = b""
 
-    @property
-    def undeclared(self) -> float | None:
-        """The value that pixels may hold without a declaration, as `Mosaic` has it."""
-        return self.nodata
+    @cached_property
+    def _file(self) -> str:
+        memory = MemoryFile(self.content, ext=".gpkg")
+        weakref.finalize(self, memory.close)
+        return str(memory.name)
 
-    @property
-    def told(self) -> str | None:
-        """What the scene is made of, as `Mosaic` has it; None for a file, which says so itself."""
-        return identity(self.path) if self.path.startswith("<") or is_url(self.path) else None
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Index, (self.text, self.is_virtual, self.is_remote, self.content)
 
-
-class Mosaic:
-    """Several files as one scene; where they overlap, the later one counts.
-
-    Files in another CRS, or of another pixel size, than most are brought to the grid of the others on reading.
-
-    Args:
-        files: what their headers say.
-        name: what messages call them together.
-        nodata: value that stands for no data besides those that they declare; None for none.
-
-    Attributes:
-        files: paths or URLs of the files.
-        footprints: (N,) outlines of the files in pixels of `grid`.
-        told: names of the files, their URLs, or the bands that they are put together from; may hold secrets.
-        undeclared: `nodata`, where pixels that GDAL gives may still hold it.
-
-    Raises:
-        RasterError: if they do not go together; the message names the file that does not.
-    """
-
-    layers: Layers | None = None
-
-    def __init__(self, files: Sequence[File], name: str, nodata: float | None = None) -> None:
-        self.name, self.nodata, self.files = name, nodata, [file.path for file in files]
-        self.told = "\n".join(Single(file.path, file.name).told or file.name for file in files)
-        frame = _frame(files := _same_layers(files))
-        # Pixels of a palette are colours by then, of which GDAL has masked those that stand for no data.
-        self.undeclared = None if any(file.layers.palette is not None for file in files) else nodata
-        self.grid, self.footprints = _laid_out(files, frame, name)
-        _check_overlaps(files, self.footprints)
-        resampled = not all(_parallel(file.grid, frame) and _aligned(file.grid, frame) for file in files)
-        upright = _upright(frame)
-        self._index = index(files, self.grid, self.footprints, upright=upright)
-        self._description = describe(files, self.grid, upright=upright, resampled=resampled)
-        self._in_memory()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_memory", "path", "_end")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._in_memory()
-
-    def _in_memory(self) -> None:
-        """Gives GDAL the index; `path` is what it opens."""
-        self._memory = MemoryFile(self._index, ext=".gpkg")
-        self._end = weakref.finalize(self, self._memory.close)
-        self.path = self._description.replace("{index}", self._memory.name)
+    def open(self, **options: Any) -> Any:
+        """Open the index."""
+        return rasterio.open(self.text.replace("{index}", self._file), **options)
 
 
-Scene: TypeAlias = Single | Mosaic
-"""A scene, found and looked at, that readers open."""
-
-
-def opened_as(
+def open_scene(
     raster: Rasters,
     bands: Sequence[int | str] | None = None,
     nodata: float | None = None,
     *,
     progress: bool = False,
 ) -> Scene:
-    """What GDAL is to open for a scene: a single file is itself, several are a mosaic.
+    """Open a file, or several as a mosaic.
 
     Args:
         raster: the file or files.
         bands: those that will be read; an item of a catalog keeps each in a file of its own.
-        nodata: value that stands for no data besides those that the files declare.
+        nodata: no-data value besides those that the files declare.
         progress: show a bar while many files are opened.
 
     Raises:
         RasterError: if a file is missing or cannot be read, or several do not go together.
         ArgumentError: if `nodata` is not a number.
     """
-    check_nodata(nodata)
-    files, name = files_of(raster)
-    opened = [opened_item(file, bands, nodata) for file in files]
+    files, name = _locate(raster, bands, nodata)
     if len(files) == 1:
-        return Single(*opened[0], nodata)
-    return Mosaic(_checked_names(headers_of(opened, nodata, progress=progress), bands), name, nodata)
+        return open_single(*files[0], nodata)
+    return _open_mosaic(_check_names(read_headers(files, nodata, progress=progress), bands), name, nodata)
 
 
-def scenes_of(raster: Rasters, bands: Sequence[int | str] | None = None, nodata: float | None = None) -> list[Scene]:
-    """The scenes that files make up, each in its own grid: those that touch each other are one.
+def open_scenes(raster: Rasters, bands: Sequence[int | str] | None = None, nodata: float | None = None) -> list[Scene]:
+    """Open files as scenes, each with a grid of its own: files that touch each other are one scene.
 
     Raises:
-        GeodetectError: as `opened_as`.
+        GeodetectError: as `open_scene`.
     """
+    files, name = _locate(raster, bands, nodata)
+    if len(files) == 1:
+        return [open_single(*files[0], nodata)]
+    headers = _check_names(read_headers(files, nodata), bands)
+    groups = [[headers[i] for i in group] for group in _touching(headers)]
+    scenes = []
+    for first, *others in groups:
+        if others:
+            together = name if len(groups) == 1 else f"{first.name} and those beside it"
+            scenes.append(_open_mosaic([first, *others], together, nodata))
+        else:
+            scenes.append(open_single(first.location, first.name, nodata))
+        scenes[-1].handles.close()  # a process cannot hold thousands open; readers open them again
+    return scenes
+
+
+def _locate(
+    raster: Rasters, bands: Sequence[int | str] | None, nodata: float | None
+) -> tuple[list[tuple[Location, str]], str]:
+    """Return location and name of each file, and the name of all."""
     check_nodata(nodata)
     files, name = files_of(raster)
-    opened = [opened_item(file, bands, nodata) for file in files]
-    if len(files) == 1:
-        return [Single(*opened[0], nodata)]
-    headers = _checked_names(headers_of(opened, nodata), bands)
-    scenes = [[headers[i] for i in group] for group in _touching(headers)]
-    return [
-        _scene(scene, name if len(scenes) == 1 else f"{scene[0].name} and those beside it", nodata) for scene in scenes
-    ]
+    return [locate_item(file, bands, nodata) for file in files], name
 
 
-def _checked_names(files: list[File], bands: Sequence[int | str] | None) -> list[File]:
+def _open_mosaic(files: Sequence[Header], name: str, nodata: float | None) -> Scene:
+    """Open several files as one scene; where they overlap, the later one counts.
+
+    Files in another CRS, or of another pixel size, than most are resampled to the grid of the others on reading.
+
+    Raises:
+        RasterError: if they do not go together; the message names the file that does not.
+    """
+    frame = _frame(files := _same_layers(files))
+    grid, footprints = _laid_out(files, frame, name)
+    _check_overlaps(files, footprints)
+    resampled = not all(_parallel(file.grid, frame) and _aligned(file.grid, frame) for file in files)
+    upright = _upright(frame)
+    location = _Index(
+        describe(files, grid, upright=upright, resampled=resampled),
+        is_virtual=True,
+        is_remote=any(file.location.is_remote for file in files),
+        content=index(files, grid, footprints, upright=upright),
+    )
+    # Pixels of a palette are colours by then, of which GDAL has masked those that stand for no data.
+    undeclared = None if any(file.layers.palette is not None for file in files) else nodata
+    scene = open_single(location, name, undeclared)
+    return replace(
+        scene,
+        header=replace(scene.header, grid=grid),
+        nodata=nodata,
+        footprints=footprints,
+        identity="\n".join(file.location.identity or file.name for file in files),
+        files=[file.location.text for file in files],
+    )
+
+
+def _check_names(files: list[Header], bands: Sequence[int | str] | None) -> list[Header]:
     """The files, if bands that are named have the same number in all of them.
 
     Raises:
@@ -185,11 +172,7 @@ def _checked_names(files: list[File], bands: Sequence[int | str] | None) -> list
     return files
 
 
-def _scene(files: list[File], name: str, nodata: float | None) -> Scene:
-    return Single(files[0].path, files[0].name, nodata) if len(files) == 1 else Mosaic(files, name, nodata)
-
-
-def _touching(files: list[File]) -> list[list[int]]:
+def _touching(files: list[Header]) -> list[list[int]]:
     """Numbers of the files in groups that hang together in one CRS, in the files' order."""
     outlines = np.array([_grown_a_little(file.grid) for file in files], object)
     a, b = shapely.STRtree(outlines).query(outlines, "intersects")
@@ -205,7 +188,7 @@ def _grown_a_little(grid: Grid) -> shapely.Polygon:
     return outline.buffer(_ALIGNED * outline.length / sum(grid.shape) / 2, join_style="mitre")
 
 
-def _same_layers(files: Sequence[File]) -> Sequence[File]:
+def _same_layers(files: Sequence[Header]) -> Sequence[Header]:
     """The files with their alpha bands as masks, where they are; all have the same data bands then.
 
     Raises:
@@ -213,7 +196,7 @@ def _same_layers(files: Sequence[File]) -> Sequence[File]:
     """
     # A file without the tag has no alpha band, and is valid throughout.
     least = _least_opaque(files, [file for file in files if file.tagged is not None])
-    files = [file.masked(least) for file in files]
+    files = [file.with_mask(least) for file in files]
     first = files[0]
     for file in files:
         if file.n_bands != first.n_bands:
@@ -234,7 +217,7 @@ def _same_layers(files: Sequence[File]) -> Sequence[File]:
     return files
 
 
-def _least_opaque(files: Sequence[File], tagged: list[File]) -> Least | None:
+def _least_opaque(files: Sequence[Header], tagged: list[Header]) -> Least | None:
     """Lowest opaque value of the bands that are tagged as alpha; None unless they are masks in all files.
 
     Some programs tag near infrared as alpha.
@@ -253,7 +236,7 @@ def _alike(a: np.ndarray | None, b: np.ndarray | None) -> bool:
     return a is b is None or (a is not None and b is not None and np.array_equal(a, b))
 
 
-def _frame(files: Sequence[File]) -> Grid:
+def _frame(files: Sequence[Header]) -> Grid:
     """The grid that the pixels of the mosaic lie on: that of the finest file in the CRS that most have.
 
     Raises:
@@ -303,7 +286,7 @@ def _aligned(grid: Grid, frame: Grid) -> bool:
     return bool(np.abs(corner - corner.round()).max() < _ALIGNED)
 
 
-def _laid_out(files: Sequence[File], frame: Grid, name: str) -> tuple[Grid, np.ndarray]:
+def _laid_out(files: Sequence[Header], frame: Grid, name: str) -> tuple[Grid, np.ndarray]:
     """The smallest grid over all files, and the outline of each in its pixels."""
     outlines = np.array([shapely.transform(_outline(file, frame), frame.to_pixel) for file in files], object)
     low_x, low_y, high_x, high_y = shapely.total_bounds(outlines)
@@ -322,7 +305,7 @@ def _laid_out(files: Sequence[File], frame: Grid, name: str) -> tuple[Grid, np.n
     return grid, shapely.transform(outlines, lambda xy: xy - [x1, y1])
 
 
-def _check_overlaps(files: Sequence[File], footprints: np.ndarray) -> None:
+def _check_overlaps(files: Sequence[Header], footprints: np.ndarray) -> None:
     """Warn of files that lie over one ground for the most part, and say which of them counts."""
     a, b = shapely.STRtree(footprints).query(footprints)
     a, b = a[a < b], b[a < b]
@@ -338,7 +321,7 @@ def _check_overlaps(files: Sequence[File], footprints: np.ndarray) -> None:
         )
 
 
-def _outline(file: File, frame: Grid) -> shapely.Polygon:
+def _outline(file: Header, frame: Grid) -> shapely.Polygon:
     """Where a file lies, in map coordinates of the frame: of one in another CRS the bounds that GDAL warps it to.
 
     Raises:
@@ -350,9 +333,9 @@ def _outline(file: File, frame: Grid) -> shapely.Polygon:
         f"{file.name} lies beyond the coordinate reference system of {frame.name}, or of its own, or across their "
         "edge; leave it out, or bring all files to another one first (gdalwarp -t_srs)"
     )
-    with environment(file.path):
+    with environment(file.location):
         try:
-            with rasterio.open(file.path) as dataset, WarpedVRT(dataset, crs=_rasterio_crs(frame)) as warped:
+            with file.location.open() as dataset, WarpedVRT(dataset, crs=_rasterio_crs(frame)) as warped:
                 outline, shape = shapely.box(*warped.bounds), warped.shape
                 pixel = math.sqrt(abs(warped.transform.determinant))
         except FAILURES as error:

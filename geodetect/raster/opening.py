@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,7 +25,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.transform import from_gcps
 from rasterio.vrt import WarpedVRT
 
-from geodetect.addresses import expanded, is_url, matches, name_of, unsigned
+from geodetect.addresses import expanded, identity, is_url, matches, name_of, unsigned
 from geodetect.errors import RasterError, first_line, harmless
 from geodetect.grid import Grid
 
@@ -119,22 +120,41 @@ def _present(raster: str) -> str:
     return raster
 
 
-def gdal_name(path: str) -> str:
-    """A path or URL as GDAL itself names it, from whichever folder it is asked.
+@dataclass(frozen=True)
+class Location:
+    """What GDAL opens: a file, or the description of a virtual raster.
 
-    A file that exists is named from the root on, so that nothing in its name (`zip:`, `<`) is taken for anything else.
+    Args:
+        text: a path or URL as GDAL spells it, or XML.
+        is_virtual: whether it is XML.
+        is_remote: whether pixels come over a network.
     """
-    if os.path.exists(path):
-        return os.path.abspath(path)
-    scheme, found, rest = path.partition("://")
-    return _VIRTUAL[scheme] + rest if found and scheme in _VIRTUAL else path
 
+    text: str
+    is_virtual: bool = False
+    is_remote: bool = False
 
-def is_remote(path: str) -> bool:
-    """Whether pixels come over a network."""
-    if path.startswith("<"):  # the description of a virtual raster
-        return any(f"{folder}/" in path for folder in _VIRTUAL_FOLDERS)
-    return path.partition("://")[0] in _VIRTUAL or path.startswith(_VIRTUAL_FOLDERS)
+    @classmethod
+    def of(cls, path: str) -> Location:
+        """Return the location of a path or URL, the same from every working directory.
+
+        The path of a file that exists becomes absolute, so that GDAL does not take a prefix (`zip:`, `<`) for a
+        driver's.
+        """
+        if os.path.exists(path):
+            return cls(os.path.abspath(path))
+        scheme, found, rest = path.partition("://")
+        text = _VIRTUAL[scheme] + rest if found and scheme in _VIRTUAL else path
+        return cls(text, is_remote=text.startswith(_VIRTUAL_FOLDERS))
+
+    def open(self, **options: Any) -> Any:
+        """Open the dataset, with GDAL's open options."""
+        return rasterio.open(self.text, **options)
+
+    @property
+    def identity(self) -> str | None:
+        """What tells this raster from others, whoever signed its URL; None for a file."""
+        return identity(self.text) if self.is_virtual or is_url(self.text) else None
 
 
 class Handles:
@@ -145,14 +165,17 @@ class Handles:
     the same few.
 
     Args:
-        path: what GDAL opens.
+        location: what GDAL opens.
         name: what messages call it.
-        level: number of the overview to open, from the finest on; None: the raster itself.
+        level: index of the overview to open; None: the raster itself.
     """
 
-    def __init__(self, path: str, name: str, level: int | None = None) -> None:
-        self._path, self._name, self._level = path, name, level
+    def __init__(self, location: Location, name: str, level: int | None = None) -> None:
+        self._location, self._name, self._level = location, name, level
         self._reset()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Handles, (self._location, self._name, self._level)
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
@@ -209,10 +232,10 @@ class Handles:
         Raises:
             RasterError: if GDAL cannot open it.
         """
-        with understood(self._name, self._path):
+        with understood(self._name, self._location):
             if self._level is not None:
-                return rasterio.open(self._path, OVERVIEW_LEVEL=self._level)
-            return _straightened(rasterio.open(self._path))
+                return self._location.open(OVERVIEW_LEVEL=self._level)
+            return _straightened(self._location.open())
 
     def close(self) -> None:
         """Closes the datasets of all threads; a later `dataset` opens anew."""
@@ -239,21 +262,21 @@ def overviews(dataset: Any) -> list[int]:
     return list(dataset.overviews(1))
 
 
-def environment(path: str) -> Any:
-    """GDAL set up to read from this path, for a `with` block; it does not print what it finds wrong then."""
-    # A description in XML may be of files on a network; what is told of those does local ones no harm.
-    return rasterio.Env(**_BLOCK_CACHE, **(_NETWORK if is_remote(path) or path.startswith("<") else {}))
+def environment(location: Location) -> Any:
+    """GDAL's settings for reading from this location, as a context manager; GDAL prints no errors inside it."""
+    # The files of a virtual raster may be remote; the network settings do local ones no harm.
+    return rasterio.Env(**_BLOCK_CACHE, **(_NETWORK if location.is_remote or location.is_virtual else {}))
 
 
 @contextmanager
-def understood(name: str, path: str) -> Iterator[None]:
+def understood(name: str, location: Location) -> Iterator[None]:
     """Turns what GDAL finds wrong with a file into one sentence.
 
     Raises:
         RasterError: instead of GDAL's errors.
     """
     try:
-        with environment(path):
+        with environment(location):
             yield
     except FAILURES as error:
         raise RasterError(f"{name} cannot be read as a raster: {first_line(error)}") from harmless(error)
@@ -273,11 +296,11 @@ def check_sources(dataset: Any, name: str) -> None:
                 f"{name} is made of files of which {name_of(file)} is missing; put it back, or leave it out"
             )
     with ThreadPoolExecutor(_N_THREADS, thread_name_prefix="geodetect-sources") as pool:
-        list(pool.map(_check_remote, [file for file in dataset.files if is_remote(file)]))
+        list(pool.map(_check_opens, [file for file in map(Location.of, dataset.files) if file.is_remote]))
 
 
-def _check_remote(file: str) -> None:
-    with understood(name_of(file), file), rasterio.open(file):
+def _check_opens(file: Location) -> None:
+    with understood(name_of(file.text), file), file.open():
         pass
 
 

@@ -22,23 +22,13 @@ from geodetect.errors import RasterError, first_line, harmless
 from geodetect.grid import Grid, Window
 from geodetect.raster.blocks import Blocks
 from geodetect.raster.covered import Covered, scaled
+from geodetect.raster.header import Scene
 from geodetect.raster.held import Held
-from geodetect.raster.layers import Layers, warn_of_scales
-from geodetect.raster.mosaic import Mosaic, Scene, Single, opened_as
-from geodetect.raster.opening import (
-    FAILURES,
-    Handles,
-    Rasters,
-    check_sources,
-    environment,
-    grid_of,
-    is_remote,
-    overviews,
-    understood,
-)
+from geodetect.raster.layers import Layers
+from geodetect.raster.mosaic import open_scene
+from geodetect.raster.opening import FAILURES, Handles, Location, Rasters, environment, understood
 from geodetect.raster.orientation import orientation_of
 from geodetect.raster.resampling import VALID_SHARE, Axis, resample
-from geodetect.raster.virtual import sources_of
 
 # How many pixels of an overview, along each axis, a pixel read from it takes in at least. Overviews may hold every
 # n-th pixel (gdaladdo's default); a mean of four of those is still a mean.
@@ -108,55 +98,42 @@ class RasterReader:
         nodata: float | None = None,
         held: Held | None = None,
     ) -> None:
-        # Another reader opens from it without a look at all files of a mosaic, or at an alpha band, again.
-        self.source = raster if isinstance(raster, Single | Mosaic) else opened_as(raster, bands, nodata)
-        self.path, self.name = self.source.path, self.source.name
-        self._pixel_size_m, self._crs = pixel_size_m, crs
-        self._handles = Handles(self.path, self.name)
-        with understood(self.name, self.path), self._handles.dataset() as dataset:
-            self._layers = self.source.layers or Layers.of(dataset, self.name, self.source.undeclared)
-            if isinstance(self.source, Single) and self.source.layers is None:
-                check_sources(dataset, self.name)
-                warn_of_scales([(self.name, self._layers)])
-                self.source = replace(self.source, layers=self._layers)
-            footprints: np.ndarray | None
-            if isinstance(self.source, Mosaic):
-                own, footprints = self.source.grid, self.source.footprints
-            else:
-                own, footprints = grid_of(dataset, self.name), sources_of(dataset)
-        if own.transform is not None and own.crs is None:
-            own = replace(own, crs=crs)
-        self.own_shape, self.grid = own.shape, own.resampled(pixel_size_m)
+        self.scene = raster if isinstance(raster, Scene) else open_scene(raster, bands, nodata)
+        header, footprints = self.scene.header, self.scene.footprints
+        if header.grid.transform is not None and header.grid.crs is None and crs is not None:
+            header = replace(header, grid=replace(header.grid, crs=crs))
+            self.scene = replace(self.scene, header=header)
+        self.name, self._location, self._layers = header.name, header.location, header.layers
+        self.own_shape, self.grid = header.grid.shape, header.grid.resampled(pixel_size_m)
         self.bands = self._layers.chosen(bands, self.name)
         self.n_bands, self.dtype = len(self.bands), self._layers.dtype
         self.all_valid = self._layers.all_valid and footprints is None
-        self.footprints = scaled(footprints, own.shape, self.grid.shape)
-        if self.grid is not own:
-            self._handles = self._of_overview(own)
-        with understood(self.name, self.path), self._handles.dataset() as dataset:
-            self._shape = dataset.shape
-            stored = scaled(footprints, own.shape, self._shape)
-            self._covered, self._stored = (
-                each if each is None else Covered(each) for each in (self.footprints, stored)
-            )
-            # Not a method of this object: a cycle would keep it, and a mosaic's index, until Python looks for cycles.
-            self._decode = partial(_decoded, self._handles, self._layers, self.bands, self.path)
-            self._blocks = Blocks(self._decode, self._shape, dataset.block_shapes[0])
+        self._handles, self._shape, block = self.scene.handles, self.own_shape, header.block
+        level = _overview(header.factors, header.grid, self.grid)
+        if level is not None:
+            self._handles = Handles(self._location, self.name, level)
+            with understood(self.name, self._location), self._handles.dataset() as dataset:
+                self._shape, block = dataset.shape, dataset.block_shapes[0]
+        self.footprints = scaled(footprints, self.own_shape, self.grid.shape)
+        stored = scaled(footprints, self.own_shape, self._shape)
+        self._covered, self._stored = (None if each is None else Covered(each) for each in (self.footprints, stored))
+        # Not a method of this object: a cycle would keep it, and a mosaic's index, until Python looks for cycles.
+        self._decode = partial(_decode, self._handles, self._layers, self.bands, self._location)
+        self._blocks = Blocks(self._decode, self._shape, block)
         self._held = held
         if held is not None:
             self.close()
 
-    def _of_overview(self, own: Grid) -> Handles:
-        """Handles of the overview to read from, or those of the raster itself."""
-        with understood(self.name, self.path), self._handles.dataset() as dataset:
-            level = _overview(overviews(dataset), own, self.grid)
-        if level is None:
-            return self._handles
-        self._handles.close()
-        return Handles(self.path, self.name, level)
+    def view(self, *, bands: Sequence[int | str] | None = None, pixel_size_m: float | None = None) -> RasterReader:
+        """Return a reader of the same open raster.
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _reopened, (self.source, self.bands, self._pixel_size_m, self._crs, self._held)
+        Args:
+            bands: as above; None for those of this reader.
+            pixel_size_m: as above; None for the raster's own.
+        """
+        return RasterReader(
+            self.scene, bands=self.bands if bands is None else bands, pixel_size_m=pixel_size_m, held=self._held
+        )
 
     def __enter__(self) -> RasterReader:
         return self
@@ -179,20 +156,21 @@ class RasterReader:
     @property
     def files(self) -> list[str]:
         """Paths and URLs, with their secrets, of what is read; of a single file its masks and overviews too."""
-        if isinstance(self.source, Mosaic):
-            return self.source.files
-        with understood(self.name, self.path), self._handles.dataset() as dataset:
+        if self.scene.files is not None:
+            return list(self.scene.files)
+        with understood(self.name, self._location), self.scene.handles.dataset() as dataset:
             return list(dataset.files)
 
     @property
     def orientation(self) -> int:
         """How viewers turn and mirror the picture, 1 to 8 as Exif has it; `grid` and `read` are as it is stored."""
-        with understood(self.name, self.path), self._handles.dataset() as dataset:
+        with understood(self.name, self._location), self.scene.handles.dataset() as dataset:
             return orientation_of(dataset)
 
     def close(self) -> None:
-        """Closes the file in all threads, and forgets what was decoded; a later read opens it again."""
+        """Close the file, for its other readers too, and forget what was decoded; a later read opens it again."""
         self._handles.close()
+        self.scene.handles.close()
         self._blocks.forget()
 
     def read(self, window: Window) -> tuple[Shaped[np.ndarray, "C H W"], Bool[np.ndarray, "H W"]]:
@@ -238,7 +216,7 @@ class RasterReader:
         try:
             return self._blocks.read(window)
         except FAILURES as error:
-            if is_remote(self.path):  # it was tried often enough
+            if self._location.is_remote:  # it was tried often enough
                 raise self._broken(window, error) from harmless(error)
         try:
             return self._decode(window)  # what is broken may lie in a block, but not in the window
@@ -248,7 +226,7 @@ class RasterReader:
 
     def _broken(self, place: Window, error: BaseException) -> RasterError:
         """What to raise when pixels cannot be read."""
-        reason = "the server may be away" if is_remote(self.path) else "the file may be damaged or incomplete"
+        reason = "the server may be away" if self._location.is_remote else "the file may be damaged or incomplete"
         return RasterError(
             f"{self.name} cannot be read at pixels x {place.x} to {place.x + place.width}, y {place.y} to "
             f"{place.y + place.height}: {first_line(error)}; {reason}"
@@ -284,17 +262,11 @@ class RasterReader:
         return np.concatenate(pixels, axis=axis), np.concatenate(valid, axis=axis)
 
 
-def _decoded(
-    handles: Handles, layers: Layers, bands: tuple[int, ...], path: str, window: Window
+def _decode(
+    handles: Handles, layers: Layers, bands: tuple[int, ...], location: Location, window: Window
 ) -> tuple[np.ndarray, np.ndarray]:
-    with handles.dataset() as dataset, environment(path):
+    with handles.dataset() as dataset, environment(location):
         return layers.read(dataset, window, bands)
-
-
-def _reopened(
-    source: Scene, bands: tuple[int, ...], pixel_size_m: float | None, crs: CRS | None, held: Held | None
-) -> RasterReader:
-    return RasterReader(source, bands=bands, pixel_size_m=pixel_size_m, crs=crs, held=held)
 
 
 def _overview(factors: Sequence[int], own: Grid, wanted: Grid) -> int | None:

@@ -24,9 +24,9 @@ from affine import Affine
 from geodetect.addresses import name_of
 from geodetect.errors import RasterError, harmless
 from geodetect.grid import Grid
-from geodetect.raster.header import File, headers_of
+from geodetect.raster.header import Header, read_headers
 from geodetect.raster.layers import check_bands
-from geodetect.raster.opening import gdal_name
+from geodetect.raster.opening import Location
 from geodetect.raster.virtual import stacked
 
 _JSON = ".json"
@@ -65,14 +65,14 @@ def bands_of_item(path: str) -> tuple[str, list[str]] | None:
     """The name of an item, and each band of its rasters by every name that it has; None for what is no item.
 
     Raises:
-        RasterError: as `opened_item`.
+        RasterError: as `locate_item`.
     """
     item = _item(path)
     return None if item is None else (_name(item, path), [_called(band) for band in _offered(_rasters(item, path))])
 
 
-def opened_item(path: str, bands: Sequence[int | str] | None, nodata: float | None = None) -> tuple[str, str]:
-    """What GDAL opens for a raster, and its name: an item's one raster, or the bands named; anything else is itself.
+def locate_item(path: str, bands: Sequence[int | str] | None, nodata: float | None = None) -> tuple[Location, str]:
+    """Return location and name of a raster: of an item its one raster, or the bands named; of anything else itself.
 
     Args:
         path: a path or URL of a raster or an item.
@@ -84,7 +84,7 @@ def opened_item(path: str, bands: Sequence[int | str] | None, nodata: float | No
     """
     item = _item(path)
     if item is None:
-        return gdal_name(path), name_of(path)
+        return Location.of(path), name_of(path)
     name, assets = _name(item, path), _rasters(item, path)
     if not assets:
         raise RasterError(f"{name} is a STAC item without a raster (GeoTIFF, JPEG 2000) among its assets")
@@ -102,7 +102,7 @@ def opened_item(path: str, bands: Sequence[int | str] | None, nodata: float | No
             f'"blue"), or one of the rasters by its own address; it has {_told(offered)}'
         )
     (asset,) = assets.values()
-    return gdal_name(str(asset["href"])), name
+    return Location.of(str(asset["href"])), name
 
 
 def _item(path: str) -> dict[str, Any] | None:
@@ -252,16 +252,16 @@ def _called(band: _Band) -> str:
     return " or ".join(dict.fromkeys(filter(None, names))) or f"{band.asset} {band.number}"
 
 
-def _stack(name: str, offered: Sequence[_Band], wanted: Iterable[str], nodata: float | None) -> str:
-    """GDAL's XML of the bands of these names, each described by its own, on the grid of the finest.
+def _stack(name: str, offered: Sequence[_Band], wanted: Iterable[str], nodata: float | None) -> Location:
+    """Return the virtual raster of the bands of these names, each described by its own, on the grid of the finest.
 
     Raises:
         RasterError: if one is not there, or they do not lie on each other.
     """
     bands = [(each, _chosen(name, offered, each)) for each in wanted]
     hrefs = list(dict.fromkeys(band.href for _, band in bands))
-    headers = headers_of([(href, name_of(href)) for href in hrefs], nodata)
-    files = {href: file.masked(file.least_opaque()) for href, file in zip(hrefs, headers, strict=True)}
+    headers = read_headers([(Location.of(href), name_of(href)) for href in hrefs], nodata)
+    files = {href: file.with_mask(file.least_opaque()) for href, file in zip(hrefs, headers, strict=True)}
     finest = min((file.grid for file in files.values()), key=_pixel_area)
     common = _common(list(files.values()), finest)
     for each, band in bands:
@@ -280,7 +280,7 @@ def _pixel_area(grid: Grid) -> float:
     return abs(float(grid.transform.determinant))
 
 
-def _common(files: Sequence[File], frame: Grid) -> Grid:
+def _common(files: Sequence[Header], frame: Grid) -> Grid:
     """The ground that all files cover, in pixels of the finest.
 
     Raises:
@@ -293,7 +293,7 @@ def _common(files: Sequence[File], frame: Grid) -> Grid:
     return replace(frame, shape=(int(y2 - y1), int(x2 - x1)), transform=frame.transform @ Affine.translation(x1, y1))
 
 
-def _extent(file: File, frame: Grid) -> tuple[float, float, float, float]:
+def _extent(file: Header, frame: Grid) -> tuple[float, float, float, float]:
     """Where a file lies in pixels of the frame: x1, y1, x2, y2."""
     if file.grid.crs != frame.crs:
         raise RasterError(

@@ -9,7 +9,7 @@ import io
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
@@ -20,14 +20,23 @@ from affine import Affine
 from rasterio.vrt import WarpedVRT
 
 from geodetect.grid import Grid
-from geodetect.raster.header import TYPES, File
 from geodetect.raster.layers import BandName
 from geodetect.raster.masks import ANY
+from geodetect.raster.opening import Location
 
+if TYPE_CHECKING:
+    from geodetect.raster.header import Header
+
+# numpy's names of pixel types, and GDAL's; of other types a scene of many files cannot be.
+TYPES = {"uint8": "Byte", "int8": "Int8"} | {
+    f"{kind.lower()}{n}": f"{kind}{n}"
+    for kind, sizes in (("UInt", (16, 32, 64)), ("Int", (16, 32, 64)), ("Float", (32, 64)))
+    for n in sizes
+}
 _HAIR = 1e-3  # px; coordinates are rounded by less
 
 
-def index(files: Sequence[File], grid: Grid, outlines: np.ndarray, *, upright: bool) -> bytes:
+def index(files: Sequence[Header], grid: Grid, outlines: np.ndarray, *, upright: bool) -> bytes:
     """A GeoPackage with a feature for each file: how GDAL opens it, and where it lies.
 
     Args:
@@ -64,7 +73,7 @@ def index(files: Sequence[File], grid: Grid, outlines: np.ndarray, *, upright: b
     return target.getvalue()
 
 
-def describe(files: Sequence[File], grid: Grid, *, upright: bool, resampled: bool) -> str:
+def describe(files: Sequence[Header], grid: Grid, *, upright: bool, resampled: bool) -> str:
     """GDAL's XML of the tile index, with `{index}` for the name of its GeoPackage.
 
     Args:
@@ -91,8 +100,8 @@ def describe(files: Sequence[File], grid: Grid, *, upright: bool, resampled: boo
     return _element("GDALTileIndexDataset", told + _bands(files[0], kind) + levels)
 
 
-def stacked(bands: Sequence[tuple[str, File, int]], grid: Grid) -> str:
-    """GDAL's XML of a virtual raster of bands from several files.
+def stacked(bands: Sequence[tuple[str, Header, int]], grid: Grid) -> Location:
+    """Return the virtual raster of bands from several files.
 
     Pixels of a file that is coarser than `grid` are interpolated.
 
@@ -110,7 +119,8 @@ def stacked(bands: Sequence[tuple[str, File, int]], grid: Grid) -> str:
     place += _element("GeoTransform", ", ".join(repr(float(value)) for value in grid.transform.to_gdal()))
     if any(_has_mask(file) for _, file, _ in bands):
         told.append(_element("MaskBand", _masks(bands, grid)))
-    return f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}">{place}{"".join(told)}</VRTDataset>'
+    xml = f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}">{place}{"".join(told)}</VRTDataset>'
+    return Location(xml, is_virtual=True, is_remote=any(file.location.is_remote for _, file, _ in bands))
 
 
 def sources_of(dataset: Any) -> np.ndarray | None:
@@ -134,12 +144,12 @@ def sources_of(dataset: Any) -> np.ndarray | None:
     return None if shapely.covers(shapely.union_all(outlines), whole) else outlines
 
 
-def _masks(bands: Sequence[tuple[str, File, int]], grid: Grid) -> str:
+def _masks(bands: Sequence[tuple[str, Header, int]], grid: Grid) -> str:
     """The band that is full where all masks of the bands' files are, and all bands that have a value for no data.
 
     As soon as there is a mask GDAL looks at no such value itself. Products of masks are cut off at 255.
     """
-    masks = {(file.path, file.layers.alpha or f"mask,{band}"): file for _, file, band in bands}
+    masks = {(file.location.text, file.layers.alpha or f"mask,{band}"): file for _, file, band in bands}
     sources = [_mask_source(file, mask, grid) for (_, mask), file in masks.items()]
     return _combined("mul", sources)
 
@@ -152,7 +162,7 @@ def _combined(function: str, masks: Sequence[str]) -> str:
     return f'<VRTRasterBand dataType="Byte" band="1" subClass="VRTDerivedRasterBand">{told}</VRTRasterBand>'
 
 
-def _stacked_band(name: str, file: File, band: int, grid: Grid) -> str:
+def _stacked_band(name: str, file: Header, band: int, grid: Grid) -> str:
     kind = TYPES[file.layers.stored.name]
     nodata = _nodata(file.nodata[band - 1])
     scales = "" if file.layers.scaled is None else _scale(*file.layers.scaled[band - 1])
@@ -171,7 +181,7 @@ def _extent(placed: Grid | None, shape: tuple[int, int]) -> dict[str, str]:
     return {name: repr(float(value)) for name, value in numbers.items()}
 
 
-def _emptiness(files: Sequence[File]) -> dict[str, str]:
+def _emptiness(files: Sequence[Header]) -> dict[str, str]:
     """What says that there is nothing between files: the value that all of them have for it, or a mask."""
     values = {repr(value) for file in files for value in _values(file)}
     masked = any(_has_mask(file) or _clear(file) for file in files)
@@ -180,12 +190,12 @@ def _emptiness(files: Sequence[File]) -> dict[str, str]:
     return {"MaskBand": "true"}
 
 
-def _values(file: File) -> tuple[float | None, ...]:
+def _values(file: Header) -> tuple[float | None, ...]:
     """The values that stand for no data in the bands of a file as GDAL is told it; None where there is none."""
     return (None,) * 3 if file.layers.palette is not None else tuple(file.nodata[band - 1] for band in file.layers.data)
 
 
-def _bands(file: File, kind: str) -> str:
+def _bands(file: Header, kind: str) -> str:
     """What each band is called, and its scale and offset."""
     layers = file.layers
     return "".join(
@@ -205,7 +215,7 @@ def _scale(scale: float, offset: float) -> str:
     return f"<Offset>{float(offset)!r}</Offset><Scale>{float(scale)!r}</Scale>"
 
 
-def _virtual(file: File, pixels: Grid | None, *, masked: bool) -> str:
+def _virtual(file: Header, pixels: Grid | None, *, masked: bool) -> str:
     """A file as GDAL's XML of a virtual raster.
 
     Args:
@@ -225,12 +235,12 @@ def _virtual(file: File, pixels: Grid | None, *, masked: bool) -> str:
     return _dataset(file, place + "".join(bands) + (mask and _element("MaskBand", mask)))
 
 
-def _dataset(file: File, content: str) -> str:
+def _dataset(file: Header, content: str) -> str:
     height, width = file.grid.shape
     return f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}">{content}</VRTDataset>'
 
 
-def _mask_of(file: File, bands: str) -> str:
+def _mask_of(file: Header, bands: str) -> str:
     """The mask of a file, which says what `Layers` would say of it; empty where nothing does.
 
     Args:
@@ -252,7 +262,7 @@ def _mask_of(file: File, bands: str) -> str:
     return _combined("sum" if file.layers.is_colour(*values) else "mul", masks)
 
 
-def _place(file: File, pixels: Grid | None) -> Affine:
+def _place(file: Header, pixels: Grid | None) -> Affine:
     """The transform that GDAL is told."""
     transform = file.grid.transform
     assert transform is not None
@@ -262,12 +272,12 @@ def _place(file: File, pixels: Grid | None) -> Affine:
     return Affine(1, 0, round(x), 0, -1, -round(y))
 
 
-def _has_mask(file: File) -> bool:
+def _has_mask(file: Header) -> bool:
     """Whether a band or a mask of the file says what is valid."""
     return file.layers.alpha is not None or file.layers.mask is not None
 
 
-def _clear(file: File) -> str:
+def _clear(file: Header) -> str:
     """A table of 0 and 255 for the numbers of a palette, some of which are transparent or no data; empty otherwise."""
     if file.layers.palette is None:
         return ""
@@ -277,7 +287,7 @@ def _clear(file: File) -> str:
     return "" if shown.all() else ",".join(f"{i}:{255 * int(each)}" for i, each in zip(numbers, shown, strict=True))
 
 
-def _mask_source(file: File, mask: int | str, grid: Grid | None = None) -> str:
+def _mask_source(file: Header, mask: int | str, grid: Grid | None = None) -> str:
     """An alpha band, or "mask,1", of the file as 0 and 255; where it lies in `grid`."""
     is_alpha = mask == file.layers.alpha
     least = file.layers.least if is_alpha else file.layers.mask or ANY
@@ -287,7 +297,7 @@ def _mask_source(file: File, mask: int | str, grid: Grid | None = None) -> str:
 
 
 def _source(
-    file: File, kind: str, band: int | str, grid: Grid | None = None, *, mixed: bool = True, table: str = ""
+    file: Header, kind: str, band: int | str, grid: Grid | None = None, *, mixed: bool = True, table: str = ""
 ) -> str:
     """A band, or "mask,1", of the file, told with its size so that GDAL need not open it yet; where it lies in `grid`.
 
@@ -309,12 +319,12 @@ def _source(
     return f'<{source} resampling="{how}">{told}{table}</{source}>'
 
 
-def _colour(file: File, number: int) -> str:
+def _colour(file: Header, number: int) -> str:
     """Red, green or blue of a file of indices."""
     return _indices(file, _element("ColorTableComponent", number))
 
 
-def _indices(file: File, meaning: str) -> str:
+def _indices(file: Header, meaning: str) -> str:
     """What the indices of a file stand for; opened at once, since GDAL has to see the palette."""
     return _element("ComplexSource", _named(file) + _element("SourceBand", 1) + meaning)
 
@@ -323,8 +333,8 @@ def _nodata(value: float | None) -> str:
     return "" if value is None else _element("NoDataValue", repr(value))
 
 
-def _named(file: File) -> str:
-    return f'<SourceFilename relativeToVRT="0">{escape(file.path)}</SourceFilename>'
+def _named(file: Header) -> str:
+    return f'<SourceFilename relativeToVRT="0">{escape(file.location.text)}</SourceFilename>'
 
 
 def _band(number: int, kind: str, content: str) -> str:
