@@ -108,8 +108,8 @@ def show(
         GeodetectError: if a file cannot be read, or features and raster cannot be brought together.
     """
     with RasterReader(raster, bands=bands) as reader:
-        own, part = reader.grid, _part(reader.grid, aoi)
-    pixels, valid, grid = _read(raster, bands, own, part)
+        own = reader.grid
+        pixels, valid, grid = _read(reader, _part(own, aoi))
     marks = (
         _Marks() if features is None else _marks(open_features(features, "features"), own, grid, label_field, classes)
     )
@@ -118,7 +118,8 @@ def show(
     detail = None
     if marks.are_small(grid.shape):
         corners = plots.fullest_part(grid.shape, marks.outlines, _DETAIL_SHARE * max(grid.shape))
-        closer, there, where = _read(raster, bands, own, _within(own, grid, corners))
+        with reader:
+            closer, there, where = _read(reader, _within(own, grid, corners))
         low, high = grid.to_pixel(where.to_map(np.array([[0, 0], where.shape[::-1]], float)))
         detail = plots.Detail((*low, *high), _picture(closer, there, limits))
     return plots.scene_figure(
@@ -145,12 +146,13 @@ def picture(raster: str | Path, *, longer_side: int) -> tuple[Float[np.ndarray, 
         raise ArgumentError(
             f"the longer side of a picture must be a whole number from 1 to {_JPEG_SIDE:,} pixels; got {longer_side!r}"
         )
-    with RasterReader(raster) as reader:
-        own = reader.grid
+    reader = RasterReader(raster)
+    own = reader.grid
     n_pixels = math.prod(own.shape) / max(1.0, max(own.shape) / longer_side) ** 2
     what = f"a picture of {own.name} with a side of {longer_side:,} px"
     memory.check_fits(math.ceil(_PICTURE_BYTES * n_pixels), what, "make that smaller")
-    pixels, valid, _ = _read(raster, None, own, _part(own, None), longer_side)
+    with reader:
+        pixels, valid, _ = _read(reader, _part(own, None), longer_side)
     rgb = _picture(pixels, valid, plots.shown_limits([pixels]))
     height, width, _ = rgb.shape
     # Pixels are not merged over more than the shorter side, so a strip may be longer still.
@@ -186,20 +188,17 @@ def _within(own: Grid, grid: Grid, corners: tuple[float, float, float, float]) -
     return _whole_pixels(own, *low, *high)
 
 
-def _read(
-    raster: str | Path, bands: Sequence[int | str] | None, own: Grid, part: Window, longer_side: int = _LONGER_SIDE
-) -> _Pixels:
+def _read(reader: RasterReader, part: Window, longer_side: int = _LONGER_SIDE) -> _Pixels:
     """A part of the raster in no more pixels than asked for, square on the ground where it lies on the ground."""
-    coarser = max(1.0, max(part.width, part.height) / longer_side)
+    own, coarser = reader.grid, max(1.0, max(part.width, part.height) / longer_side)
     side_m = _pixel_size_m(own)
     if side_m is None:
-        with RasterReader(raster, bands=bands) as reader:
-            return _every(reader, part, math.ceil(coarser))
-    with RasterReader(raster, bands=bands, pixel_size_m=side_m * min(coarser, *own.shape)) as reader:
-        across, down = (n / m for n, m in zip(reader.grid.shape[::-1], own.shape[::-1], strict=True))
+        return _every(reader, part, math.ceil(coarser))
+    with reader.view(pixel_size_m=side_m * min(coarser, *own.shape)) as coarse:
+        across, down = (n / m for n, m in zip(coarse.grid.shape[::-1], own.shape[::-1], strict=True))
         x1, y1, x2, y2 = part.xyxy
-        window = _whole_pixels(reader.grid, x1 * across, y1 * down, x2 * across, y2 * down)
-        return *reader.read(window), reader.grid.window(window)
+        window = _whole_pixels(coarse.grid, x1 * across, y1 * down, x2 * across, y2 * down)
+        return *coarse.read(window), coarse.grid.window(window)
 
 
 def _pixel_size_m(grid: Grid) -> float | None:

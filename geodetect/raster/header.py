@@ -18,6 +18,7 @@ from geodetect.progress import Bar
 from geodetect.raster.layers import Layers, warn_of_scales
 from geodetect.raster.masks import Least, alpha_tag, least_opaque
 from geodetect.raster.opening import Handles, Location, check_sources, grid_of, overviews, understood
+from geodetect.raster.orientation import UPRIGHT, orientation_of
 from geodetect.raster.virtual import TYPES, sources_of
 
 _N_THREADS = 8  # headers are read by so many at once: on a network they only wait
@@ -147,6 +148,7 @@ class Scene:
         identity: names of the files of a mosaic, URLs, or descriptions of virtual rasters; may hold secrets. None for
             a single file, whose size and date identify it.
         files: paths and URLs of the files of a mosaic; None for a raster that GDAL opens by itself.
+        orientation: how viewers turn and mirror a photo, 1 to 8 as in Exif; pixels are read as they are stored.
     """
 
     header: Header
@@ -155,6 +157,7 @@ class Scene:
     footprints: np.ndarray | None = None
     identity: str | None = None
     files: Sequence[str] | None = None
+    orientation: int = UPRIGHT
 
 
 def open_single(location: Location, name: str, nodata: float | None = None) -> Scene:
@@ -170,4 +173,11 @@ def open_single(location: Location, name: str, nodata: float | None = None) -> S
             header = header.with_mask(least_opaque(dataset, header.tagged))
         check_sources(dataset, name)
         warn_of_scales([(name, header.layers)])
-        return Scene(header, handles, nodata, sources_of(dataset), location.identity)
+        return Scene(
+            header,
+            handles,
+            nodata,
+            footprints=sources_of(dataset),
+            identity=location.identity,
+            orientation=orientation_of(dataset),
+        )

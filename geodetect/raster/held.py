@@ -26,12 +26,12 @@ class Held:
     """
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self.most = most
         self._lock = threading.Lock()
         self._n_reading: OrderedDict[Closes, int] = OrderedDict()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Held, (self._most,)  # in another process nothing is open yet
+        return Held, (self.most,)  # in another process nothing is open yet
 
     @contextmanager
     def reading(self, raster: Closes) -> Iterator[None]:
@@ -45,6 +45,6 @@ class Held:
             with self._lock:
                 self._n_reading[raster] -= 1
                 idle = [each for each, n_reading in self._n_reading.items() if not n_reading]
-                for each in idle[: max(0, len(self._n_reading) - self._most)]:
+                for each in idle[: max(0, len(self._n_reading) - self.most)]:
                     del self._n_reading[each]
                     each.close()

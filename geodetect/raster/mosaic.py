@@ -61,9 +61,9 @@ class _Index(Location):
     def __reduce__(self) -> tuple[Any, ...]:
         return _Index, (self.text, self.is_virtual, self.is_remote, self.content)
 
-    def open(self, **options: Any) -> Any:
-        """Open the index."""
-        return rasterio.open(self.text.replace("{index}", self._file), **options)
+    def open(self, level: int | None = None) -> Any:
+        """Open the index, or the overview with this index."""
+        return Location(self.text.replace("{index}", self._file)).open(level)
 
 
 def open_scene(

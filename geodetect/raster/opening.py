@@ -147,9 +147,9 @@ class Location:
         text = _VIRTUAL[scheme] + rest if found and scheme in _VIRTUAL else path
         return cls(text, is_remote=text.startswith(_VIRTUAL_FOLDERS))
 
-    def open(self, **options: Any) -> Any:
-        """Open the dataset, with GDAL's open options."""
-        return rasterio.open(self.text, **options)
+    def open(self, level: int | None = None) -> Any:
+        """Open the dataset, or the overview with this index."""
+        return rasterio.open(self.text) if level is None else rasterio.open(self.text, OVERVIEW_LEVEL=level)
 
     @property
     def identity(self) -> str | None:
@@ -233,9 +233,8 @@ class Handles:
             RasterError: if GDAL cannot open it.
         """
         with understood(self._name, self._location):
-            if self._level is not None:
-                return self._location.open(OVERVIEW_LEVEL=self._level)
-            return _straightened(self._location.open())
+            dataset = self._location.open(self._level)
+            return dataset if self._level is not None else _straightened(dataset)
 
     def close(self) -> None:
         """Closes the datasets of all threads; a later `dataset` opens anew."""

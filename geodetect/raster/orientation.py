@@ -52,7 +52,7 @@ class TurnedReader:
         orientation: 1 to 8.
     """
 
-    footprints = None  # a picture is one file
+    footprints: np.ndarray | None = None  # a photo is one file
 
     def __init__(self, reader: Reader, orientation: int) -> None:
         self._reader, self._turn = reader, _TURNS[orientation]

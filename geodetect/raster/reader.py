@@ -27,7 +27,6 @@ from geodetect.raster.held import Held
 from geodetect.raster.layers import Layers
 from geodetect.raster.mosaic import open_scene
 from geodetect.raster.opening import FAILURES, Handles, Location, Rasters, environment, understood
-from geodetect.raster.orientation import orientation_of
 from geodetect.raster.resampling import VALID_SHARE, Axis, resample
 
 # How many pixels of an overview, along each axis, a pixel read from it takes in at least. Overviews may hold every
@@ -163,9 +162,8 @@ class RasterReader:
 
     @property
     def orientation(self) -> int:
-        """How viewers turn and mirror the picture, 1 to 8 as Exif has it; `grid` and `read` are as it is stored."""
-        with understood(self.name, self._location), self.scene.handles.dataset() as dataset:
-            return orientation_of(dataset)
+        """How viewers turn and mirror the picture, 1 to 8 as in Exif; `grid` and `read` are as it is stored."""
+        return self.scene.orientation
 
     def close(self) -> None:
         """Close the file, for its other readers too, and forget what was decoded; a later read opens it again."""
@@ -214,7 +212,8 @@ class RasterReader:
 
     def _read_stored(self, window: Window) -> _Pixels:
         try:
-            return self._blocks.read(window)
+            # What is closed after each read would decode whole blocks for one window.
+            return self._blocks.read(window) if self._held is None or self._held.most else self._decode(window)
         except FAILURES as error:
             if self._location.is_remote:  # it was tried often enough
                 raise self._broken(window, error) from harmless(error)
