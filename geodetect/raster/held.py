@@ -1,4 +1,4 @@
-"""Which of many rasters stay open: those that were read last."""
+"""Rasters of which only some stay open: those that were read last."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any, Protocol
 
 
 class Closes(Protocol):
-    """What holds files open until it is closed."""
+    """An object that holds files open until it is closed."""
 
     def close(self) -> None:
-        """Let go of them."""
+        """Close the files."""
 
 
 class Held:
-    """Rasters that stay open between reads, no more than `most` of them; the one read longest ago is closed first.
+    """Rasters that stay open between reads, at most `most` of them; the least recently read is closed first.
 
-    A process may have some thousand files open, and each raster remembers decoded blocks. Safe in threads.
+    A process may have some thousand files open, and each raster caches decoded blocks. Safe in threads.
 
     Args:
-        most: how many stay open, but for those that are being read.
+        most: how many stay open, besides those that are being read; 0: none.
     """
 
     def __init__(self, most: int) -> None:
@@ -31,7 +31,7 @@ class Held:
         self._n_reading: OrderedDict[Closes, int] = OrderedDict()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Held, (self.most,)  # in another process nothing is open yet
+        return Held, (self.most,)  # nothing is open in another process
 
     @contextmanager
     def reading(self, raster: Closes) -> Iterator[None]:

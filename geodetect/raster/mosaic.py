@@ -1,8 +1,8 @@
-"""Many files as one scene: what GDAL opens instead of them.
+"""Many files as one scene: a tile index that GDAL opens as one dataset.
 
-Each file is told to GDAL as a small virtual raster that makes it like its neighbours (its data bands alone, an
+Each file is described to GDAL as a small virtual raster that makes it like its neighbours (its data bands alone, an
 alpha band as the mask that it is), and a tile index (https://gdal.org/drivers/raster/gti.html) of all of them is
-one dataset. GDAL opens a file when pixels of it are read, and fails when it is gone; the index alone would leave
+one dataset. GDAL opens a file when pixels of it are read, and fails if it is missing; the index alone would leave
 a hole. The index lies in memory and goes away with the `Scene` and its readers.
 """
 
@@ -31,13 +31,13 @@ from geodetect.raster.header import Header, Scene, open_single, read_headers
 from geodetect.raster.masks import ANY, Least, check_nodata
 from geodetect.raster.opening import FAILURES, Location, Rasters, environment, files_of
 from geodetect.raster.stac import locate_item
-from geodetect.raster.virtual import describe, index
+from geodetect.raster.virtual import describe, write_index
 
-_ALPHA_FILES = 8  # files whose alpha band is looked at; it is a mask in all or in none
+_ALPHA_FILES = 8  # whose alpha band is sampled; it is a mask in all files or in none
 _ALIGNED = 0.01  # px; files closer than this to one grid of pixels are not resampled
 _SAME_GROUND = 0.5  # of the smaller of two files; neighbours share less
 _MOST_PIXELS = 2**31 - 1  # along a side of a raster of GDAL's
-_TORN = 10  # times as large as on the ground: so pixels come out only where a CRS has an edge, or far outside it
+_TORN = 10  # pixels warped to as many times their size lie at the edge of a CRS, or far outside it
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +101,7 @@ def open_scenes(raster: Rasters, bands: Sequence[int | str] | None = None, nodat
     if len(files) == 1:
         return [open_single(*files[0], nodata)]
     headers = _check_names(read_headers(files, nodata), bands)
-    groups = [[headers[i] for i in group] for group in _touching(headers)]
+    groups = _group_touching(headers)
     scenes = []
     for first, *others in groups:
         if others:
@@ -130,18 +130,18 @@ def _open_mosaic(files: Sequence[Header], name: str, nodata: float | None) -> Sc
     Raises:
         RasterError: if they do not go together; the message names the file that does not.
     """
-    frame = _frame(files := _same_layers(files))
-    grid, footprints = _laid_out(files, frame, name)
+    frame = _frame(files := _with_masks(files))
+    grid, footprints = _lay_out(files, frame, name)
     _check_overlaps(files, footprints)
-    resampled = not all(_parallel(file.grid, frame) and _aligned(file.grid, frame) for file in files)
-    upright = _upright(frame)
+    resampled = not all(_is_aligned(file.grid, frame) for file in files)
+    upright = _is_upright(frame)
     location = _Index(
         describe(files, grid, upright=upright, resampled=resampled),
         is_virtual=True,
         is_remote=any(file.location.is_remote for file in files),
-        content=index(files, grid, footprints, upright=upright),
+        content=write_index(files, grid, footprints, upright=upright),
     )
-    # Pixels of a palette are colours by then, of which GDAL has masked those that stand for no data.
+    # Pixels of a palette have become colours, and GDAL has masked those that are no data.
     undeclared = None if any(file.layers.palette is not None for file in files) else nodata
     scene = open_single(location, name, undeclared)
     return replace(
@@ -155,13 +155,13 @@ def _open_mosaic(files: Sequence[Header], name: str, nodata: float | None) -> Sc
 
 
 def _check_names(files: list[Header], bands: Sequence[int | str] | None) -> list[Header]:
-    """The files, if bands that are named have the same number in all of them.
+    """Return the files if bands given by name have the same number in all of them.
 
     Raises:
-        RasterError: if not; the message names two that differ.
+        RasterError: naming two files that differ.
     """
     for band in [band for band in bands or () if isinstance(band, str)]:
-        numbers = [file.layers.chosen((band,), file.name) for file in files]
+        numbers = [file.layers.select((band,), file.name) for file in files]
         for file, number in zip(files, numbers, strict=True):
             if number != numbers[0]:
                 raise RasterError(
@@ -172,30 +172,28 @@ def _check_names(files: list[Header], bands: Sequence[int | str] | None) -> list
     return files
 
 
-def _touching(files: list[Header]) -> list[list[int]]:
-    """Numbers of the files in groups that hang together in one CRS, in the files' order."""
-    outlines = np.array([_grown_a_little(file.grid) for file in files], object)
+def _group_touching(files: list[Header]) -> list[list[Header]]:
+    """Return the files in groups that touch each other and share a CRS, in the files' order."""
+    outlines = np.array([shapely.Polygon(file.grid.corners) for file in files], object)
+    # A little larger, so that rounding does not separate neighbours.
+    sides = shapely.length(outlines) / [2 * sum(file.grid.shape) for file in files]
+    outlines = shapely.buffer(outlines, _ALIGNED * sides, join_style="mitre")
     a, b = shapely.STRtree(outlines).query(outlines, "intersects")
-    alike = np.array([files[i].grid.crs == files[j].grid.crs for i, j in zip(a, b, strict=True)])
-    group = chained(len(files), a[alike], b[alike])
+    same_crs = np.array([files[i].grid.crs == files[j].grid.crs for i, j in zip(a, b, strict=True)])
+    group = chained(len(files), a[same_crs], b[same_crs])
     groups = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
-    return [group.tolist() for group in groups]
+    return [[files[i] for i in group] for group in groups]
 
 
-def _grown_a_little(grid: Grid) -> shapely.Polygon:
-    """The outline of a file, so much larger that rounding does not part it from its neighbours."""
-    outline = shapely.Polygon(grid.corners)
-    return outline.buffer(_ALIGNED * outline.length / sum(grid.shape) / 2, join_style="mitre")
+def _with_masks(files: Sequence[Header]) -> Sequence[Header]:
+    """Return the files with alpha bands as masks, where they are; all have the same data bands then.
 
-
-def _same_layers(files: Sequence[Header]) -> Sequence[Header]:
-    """The files with their alpha bands as masks, where they are; all have the same data bands then.
+    A file without an alpha band is valid throughout.
 
     Raises:
-        RasterError: if their numbers of bands or types differ, or how values are to be understood.
+        RasterError: if number of bands, dtype, or scale and offset differ.
     """
-    # A file without the tag has no alpha band, and is valid throughout.
-    least = _least_opaque(files, [file for file in files if file.tagged is not None])
+    least = _least_opaque(files)
     files = [file.with_mask(least) for file in files]
     first = files[0]
     for file in files:
@@ -209,7 +207,7 @@ def _same_layers(files: Sequence[Header]) -> Sequence[Header]:
                 f"the files of one scene must hold values of one type; {first.name} holds {first.layers.dtype}, "
                 f"{file.name} {file.layers.dtype}: bring them to one type and range first (gdal_translate -ot -scale)"
             )
-        if not _alike(file.layers.scaled, first.layers.scaled):
+        if not np.array_equal(_scales(file), _scales(first)):
             raise RasterError(
                 f"the files of one scene must have the same scale and offset; {first.name} and {file.name} differ: "
                 "apply them first (gdal_translate -unscale)"
@@ -217,27 +215,28 @@ def _same_layers(files: Sequence[Header]) -> Sequence[Header]:
     return files
 
 
-def _least_opaque(files: Sequence[Header], tagged: list[Header]) -> Least | None:
-    """Lowest opaque value of the bands that are tagged as alpha; None unless they are masks in all files.
+def _scales(file: Header) -> np.ndarray:
+    return np.zeros((0, 2)) if file.layers.scaled is None else file.layers.scaled
+
+
+def _least_opaque(files: Sequence[Header]) -> Least | None:
+    """Return the lowest opaque value of the bands that are tagged as alpha; None unless they are masks in all files.
 
     Some programs tag near infrared as alpha.
     """
+    tagged = [file for file in files if file.tagged is not None]
     counts = {file.n_bands for file in tagged}
     if not tagged or any(file.tagged is None and file.n_bands in counts for file in files):
         return None
-    chosen = np.unique(np.linspace(0, len(tagged) - 1, _ALPHA_FILES).astype(int))
-    found = [tagged[i].least_opaque() for i in chosen]
+    sample = np.unique(np.linspace(0, len(tagged) - 1, _ALPHA_FILES).astype(int))
+    found = [tagged[i].least_opaque() for i in sample]
     known = [least for least in found if least is not None]
-    # A file that is transparent where it was looked at does not tell; of the others the lowest hides no good pixel.
+    # A file that is transparent wherever it was sampled says nothing; of the others the lowest hides no valid pixel.
     return min((least for least in known if least > ANY), default=ANY) if len(known) == len(found) else None
 
 
-def _alike(a: np.ndarray | None, b: np.ndarray | None) -> bool:
-    return a is b is None or (a is not None and b is not None and np.array_equal(a, b))
-
-
 def _frame(files: Sequence[Header]) -> Grid:
-    """The grid that the pixels of the mosaic lie on: that of the finest file in the CRS that most have.
+    """Return the grid that the mosaic's pixels lie on: that of the finest file in the most frequent CRS.
 
     Raises:
         RasterError: if only some have a CRS, or files that are not upright do not lie on one grid.
@@ -251,9 +250,9 @@ def _frame(files: Sequence[Header]) -> Grid:
         )
     crs, _ = Counter(file.grid.crs for file in files).most_common(1)[0]
     of_most = [file.grid for file in files if file.grid.crs == crs]
-    frame = min(of_most, key=lambda grid: (not _upright(grid), abs(_linear(grid).determinant)))
+    frame = min(of_most, key=lambda grid: (not _is_upright(grid), abs(_linear(grid).determinant)))
     for file in files:
-        if not (_upright(file.grid) and _upright(frame)) and not _parallel(file.grid, frame):
+        if not (_is_upright(file.grid) and _is_upright(frame)) and not _is_parallel(file.grid, frame):
             raise RasterError(
                 f"{file.name} is rotated or south-up, and does not lie on one grid of pixels with {frame.name}; "
                 "bring it upright first (gdalwarp)"
@@ -267,27 +266,27 @@ def _linear(grid: Grid) -> Affine:
     return Affine(t.a, t.b, 0, t.d, t.e, 0)
 
 
-def _upright(grid: Grid) -> bool:
+def _is_upright(grid: Grid) -> bool:
     linear = _linear(grid)
     return linear.b == 0 == linear.d and linear.a > 0 > linear.e
 
 
-def _parallel(grid: Grid, frame: Grid) -> bool:
-    """Whether both have the same CRS, pixel size and direction, to a hundredth of a pixel over the whole grid."""
+def _is_parallel(grid: Grid, frame: Grid) -> bool:
+    """Return whether CRS, pixel size and direction agree, to a hundredth of a pixel over the whole grid."""
     off = (~_linear(frame)) @ _linear(grid)
     far = _ALIGNED / max(grid.shape)
     return grid.crs == frame.crs and max(abs(off.a - 1), abs(off.b), abs(off.d), abs(off.e - 1)) < far
 
 
-def _aligned(grid: Grid, frame: Grid) -> bool:
-    """Whether pixels of both lie on each other."""
+def _is_aligned(grid: Grid, frame: Grid) -> bool:
+    """Return whether the pixels of both coincide."""
     assert grid.transform is not None
     corner = frame.to_pixel(np.array([[grid.transform.c, grid.transform.f]]))
-    return bool(np.abs(corner - corner.round()).max() < _ALIGNED)
+    return _is_parallel(grid, frame) and bool(np.abs(corner - corner.round()).max() < _ALIGNED)
 
 
-def _laid_out(files: Sequence[Header], frame: Grid, name: str) -> tuple[Grid, np.ndarray]:
-    """The smallest grid over all files, and the outline of each in its pixels."""
+def _lay_out(files: Sequence[Header], frame: Grid, name: str) -> tuple[Grid, np.ndarray]:
+    """Return the smallest grid that holds all files, and the outline of each in its pixels."""
     outlines = np.array([shapely.transform(_outline(file, frame), frame.to_pixel) for file in files], object)
     low_x, low_y, high_x, high_y = shapely.total_bounds(outlines)
     x1, y1 = math.floor(low_x + _ALIGNED), math.floor(low_y + _ALIGNED)
@@ -306,7 +305,7 @@ def _laid_out(files: Sequence[Header], frame: Grid, name: str) -> tuple[Grid, np
 
 
 def _check_overlaps(files: Sequence[Header], footprints: np.ndarray) -> None:
-    """Warn of files that lie over one ground for the most part, and say which of them counts."""
+    """Warn of files that overlap by more than half, and say which of them is read."""
     a, b = shapely.STRtree(footprints).query(footprints)
     a, b = a[a < b], b[a < b]
     areas = shapely.area(footprints)
@@ -322,10 +321,10 @@ def _check_overlaps(files: Sequence[Header], footprints: np.ndarray) -> None:
 
 
 def _outline(file: Header, frame: Grid) -> shapely.Polygon:
-    """Where a file lies, in map coordinates of the frame: of one in another CRS the bounds that GDAL warps it to.
+    """Return the outline of a file in map coordinates of the frame; in another CRS the bounds that GDAL warps it to.
 
     Raises:
-        RasterError: if it cannot be warped there; GDAL would leave a hole without a word.
+        RasterError: if it cannot be warped there; GDAL would leave a hole without an error.
     """
     if file.grid.crs == frame.crs:
         return shapely.Polygon(file.grid.corners)
@@ -341,15 +340,15 @@ def _outline(file: Header, frame: Grid) -> shapely.Polygon:
         except FAILURES as error:
             raise RasterError(problem) from harmless(error)
         across = pixel / math.sqrt(abs(_linear(frame).determinant)) * frame.pixel_size_m
-        if not all(shape) or across > _TORN * max(file.grid.pixel_sides_m) or not _comes_back(file.grid, frame):
+        if not all(shape) or across > _TORN * max(file.grid.pixel_sides_m) or not _is_invertible(file.grid, frame):
             raise RasterError(problem)
     return outline
 
 
-def _comes_back(grid: Grid, frame: Grid) -> bool:
-    """Whether the corners of a grid, brought into the frame's CRS and back, are about where they were.
+def _is_invertible(grid: Grid, frame: Grid) -> bool:
+    """Return whether the corners of a grid, transformed to the frame's CRS and back, are about where they were.
 
-    Coordinates far outside a CRS come back somewhere else, which is where GDAL then looks for pixels.
+    Coordinates far outside a CRS come back somewhere else, where GDAL would then look for pixels.
     """
     own, other = _rasterio_crs(grid), _rasterio_crs(frame)
     moved = np.column_stack(transform(other, own, *transform(own, other, *grid.corners.T))) - grid.corners

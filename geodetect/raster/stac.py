@@ -27,7 +27,7 @@ from geodetect.grid import Grid
 from geodetect.raster.header import Header, read_headers
 from geodetect.raster.layers import check_bands
 from geodetect.raster.opening import Location
-from geodetect.raster.virtual import stacked
+from geodetect.raster.virtual import stack
 
 _JSON = ".json"
 _API = re.compile(r"/items/[^/]+/?$")  # the path of an item that a server makes
@@ -272,7 +272,7 @@ def _stack(name: str, offered: Sequence[_Band], wanted: Iterable[str], nodata: f
                 f"{files[band.href].name} has {files[band.href].n_bands} bands, not as {name} says of its band "
                 f"{each!r}; open {band.href} itself"
             )
-    return stacked([(each, files[band.href], band.number) for each, band in bands], common)
+    return stack([(each, files[band.href], band.number) for each, band in bands], common)
 
 
 def _pixel_area(grid: Grid) -> float:
