@@ -185,9 +185,7 @@ class _Places:
         return np.asarray(np.minimum(self.chip_size, self.lengths[tiling]))
 
 
-def _intersect(
-    blocks: Int[np.ndarray, "B 5"], places: _Places, grounds: Sequence[np.ndarray]
-) -> Int[np.ndarray, "B 5"]:
+def _select(blocks: Int[np.ndarray, "B 5"], places: _Places, grounds: Sequence[np.ndarray]) -> Int[np.ndarray, "B 5"]:
     """Return blocks of windows all of which intersect a polygon of each of `grounds`.
 
     A block that intersects none is dropped with all its windows, one inside a polygon is kept whole, and others are
