@@ -266,9 +266,17 @@ class Grid:
         Raises:
             NotGeoreferenced: if there is no transform or no CRS.
         """
-        centre = np.array([[self.shape[1] / 2, self.shape[0] / 2]])
-        towards = self.to_pixel(_northward(self._known_crs, self.to_map(centre)))
-        x, y = (towards - centre)[0] / np.hypot(*(towards - centre)[0])
+        crs, centre = self._known_crs, np.array([[self.shape[1] / 2, self.shape[0] / 2]])
+        place = self.to_map(centre)
+        there: np.ndarray = place + np.array([0.0, 1.0])
+        with suppress(ProjError):
+            to_degrees = Transformer.from_crs(crs, crs.geodetic_crs or _WGS84, always_xy=True)
+            lon, lat = to_degrees.transform(*place.T)
+            moved = np.stack(to_degrees.transform(lon, lat + _STEP_DEG, direction="INVERSE"), axis=1)
+            if np.isfinite(moved).all() and (moved != place).any():
+                there = moved
+        step = (self.to_pixel(there) - centre)[0]
+        x, y = step / np.hypot(*step)
         return float(x), float(y)
 
     @property
@@ -286,18 +294,6 @@ class Grid:
 
 def _digits(number: float) -> str:
     return f"{number:,.0f}" if number < _READABLE else f"{number:.0e}"
-
-
-def _northward(crs: CRS, xy: Float[np.ndarray, "1 2"]) -> Float[np.ndarray, "1 2"]:
-    """Return map coordinates of a place a little north of another."""
-    up: np.ndarray = xy + np.array([0.0, 1.0])
-    try:
-        there = Transformer.from_crs(crs, crs.geodetic_crs or _WGS84, always_xy=True)
-        lon, lat = there.transform(*xy.T)
-        moved = np.stack(there.transform(lon, lat + _STEP_DEG, direction="INVERSE"), axis=1)
-    except ProjError:
-        return up
-    return moved if np.isfinite(moved).all() and (moved != xy).any() else up
 
 
 def _apply(transform: Affine, xy: np.ndarray) -> np.ndarray:

@@ -47,7 +47,16 @@ class Windows:
         places = _Places.of(tilings)
         wanted = [ground for ground in grounds if ground is not None]
         blocks = _select(blocks.reshape(-1, 5), places, wanted) if wanted else blocks.reshape(-1, 5)
-        runs = _join(_rows(blocks))
+        # Each row of each block, those side by side joined to runs.
+        n_rows = blocks[:, 2] - blocks[:, 1]
+        block = np.repeat(np.arange(len(blocks)), n_rows)
+        row = blocks[block, 1] + np.arange(len(block)) - np.repeat(np.cumsum(n_rows) - n_rows, n_rows)
+        rows = np.column_stack([blocks[block, 0], row, blocks[block, 3:]])
+        rows = rows[np.lexsort(rows.T[2::-1])]
+        goes_on = (rows[1:, :2] == rows[:-1, :2]).all(axis=1) & (rows[1:, 2] == rows[:-1, 3])
+        first = np.flatnonzero(np.concatenate([[True], ~goes_on])[: len(rows)])
+        last = np.append(first[1:], len(rows))[: len(first)] - 1
+        runs = np.column_stack([rows[first, :3], rows[last, 3]])
         return cls(tuple(tilings), runs[np.lexsort(places.low(*runs[:, :3].T).T)])
 
     def __len__(self) -> int:
@@ -226,20 +235,3 @@ def _quarter(blocks: Int[np.ndarray, "B 5"]) -> Int[np.ndarray, "B 5"]:
         upper[:, stop] = lower[:, start] = (blocks[:, start] + blocks[:, stop] + 1) // 2
         blocks = np.concatenate([upper, lower[lower[:, stop] > lower[:, start]]])
     return blocks
-
-
-def _rows(blocks: Int[np.ndarray, "B 5"]) -> Int[np.ndarray, "R 4"]:
-    """Return each row of each block: tiling, row, first column, last column + 1."""
-    n_rows = blocks[:, 2] - blocks[:, 1]
-    block = np.repeat(np.arange(len(blocks)), n_rows)
-    row = blocks[block, 1] + np.arange(len(block)) - np.repeat(np.cumsum(n_rows) - n_rows, n_rows)
-    return np.column_stack([blocks[block, 0], row, blocks[block, 3:]])
-
-
-def _join(runs: Int[np.ndarray, "R 4"]) -> Int[np.ndarray, "R 4"]:
-    """Return runs with adjacent ones joined."""
-    runs = runs[np.lexsort(runs.T[2::-1])]
-    goes_on = (runs[1:, :2] == runs[:-1, :2]).all(axis=1) & (runs[1:, 2] == runs[:-1, 3])
-    first = np.flatnonzero(np.concatenate([[True], ~goes_on])[: len(runs)])
-    last = np.append(first[1:], len(runs))[: len(first)] - 1
-    return np.column_stack([runs[first, :3], runs[last, 3]])

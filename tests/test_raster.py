@@ -654,6 +654,16 @@ def test_a_closed_reader_opens_again(upright: PaintedScene) -> None:
     assert np.array_equal(reader.read(WHOLE)[0], before)
 
 
+def test_a_view_reads_from_the_open_file(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "a.tif", painted(), Grid(SHAPE, UPRIGHT, UTM))
+    with RasterReader(path) as reader:
+        path.rename(tmp_path / "b.tif")  # nothing can open it under its name
+        assert np.array_equal(reader.view(bands=(3, 1)).read(WHOLE)[0], painted()[[2, 0]])
+        coarse = reader.view(pixel_size_m=1.0)
+    assert coarse.bands == reader.bands
+    assert coarse.grid.shape == (SHAPE[0] // 2, SHAPE[1] // 2)
+
+
 def test_a_reader_travels_to_other_processes(upright: PaintedScene) -> None:
     reader = RasterReader(upright.path, bands=(2, 1), pixel_size_m=1.0)
     other = pickle.loads(pickle.dumps(reader))

@@ -1,6 +1,6 @@
-"""Rasters: windowed reading that is safe in threads, and chips out.
+"""Rasters: windowed reading in threads, and writing of chips.
 
-`Reader` is all that the rest of the package knows of rasters; `RasterReader` reads files, one or many as one scene.
+The rest of the package uses the protocol `Reader`; `RasterReader` reads files, one or many as one scene.
 """
 
 from geodetect.raster.header import Scene

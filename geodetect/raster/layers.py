@@ -5,6 +5,7 @@ Shapes: C bands, H W pixels.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -205,9 +206,11 @@ class Layers:
         """Return which pixels alpha band and mask declare valid; None if there is neither."""
         valid = None
         if self.alpha is not None:
-            valid = dataset.read(self.alpha, window=where) >= self.least
+            # numpy compares whole numbers with whole numbers much faster.
+            least = math.ceil(self.least) if self.stored.kind in "iu" else self.least
+            valid = dataset.read(self.alpha, window=where) >= least
         if self.mask is not None:
-            shown = dataset.read_masks(1, window=where) >= self.mask
+            shown = dataset.read_masks(1, window=where) >= math.ceil(self.mask)
             valid = shown if valid is None else valid & shown
         return valid
 

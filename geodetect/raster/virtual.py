@@ -20,7 +20,6 @@ from affine import Affine
 from rasterio.vrt import WarpedVRT
 
 from geodetect.grid import Grid
-from geodetect.raster.layers import BandName
 from geodetect.raster.masks import ANY
 from geodetect.raster.opening import Location
 
@@ -105,12 +104,14 @@ def describe(files: Sequence[Header], grid: Grid, *, upright: bool, resampled: b
     }
     factors = sorted(set.intersection(*(set(file.factors) for file in files)))
     layers = files[0].layers
-    bands = [
-        f'<Band band="{i}" dataType="{kind}">{_element("Description", escape(layers.names[band - 1].own))}'
-        f"{_element('ColorInterp', _colour_of(layers.names[band - 1]))}"
-        f"{'' if layers.scaled is None else _scale(*layers.scaled[band - 1])}</Band>"
-        for i, band in enumerate(layers.data, 1)
-    ]
+    bands = []
+    for i, band in enumerate(layers.data, 1):
+        own, colour = layers.names[band - 1]
+        tags = _element("Description", escape(own))
+        # Bands of a mosaic are data, whatever they are tagged as.
+        tags += _element("ColorInterp", "undefined" if colour in ("alpha", "palette") else colour)
+        tags += "" if layers.scaled is None else _scale(*layers.scaled[band - 1])
+        bands.append(f'<Band band="{i}" dataType="{kind}">{tags}</Band>')
     levels = [_element("Overview", _element("Factor", factor)) for factor in factors]
     content = [*(_element(name, value) for name, value in parts.items()), *bands, *levels]
     return _element("GDALTileIndexDataset", "".join(content))
@@ -187,11 +188,6 @@ def _emptiness(files: Sequence[Header]) -> dict[str, str]:
 def _values(file: Header) -> tuple[float | None, ...]:
     """Return the no-data value of each band of a file's virtual raster; None where there is none."""
     return (None,) * 3 if file.layers.palette is not None else tuple(file.nodata[band - 1] for band in file.layers.data)
-
-
-def _colour_of(band: BandName) -> str:
-    """Return a band's colour in a mosaic, where all bands are data, whatever they are tagged as."""
-    return "undefined" if band.colour in ("alpha", "palette") else band.colour
 
 
 def _scale(scale: float, offset: float) -> str:
