@@ -1,7 +1,7 @@
 """Paths and URLs: which file is meant, and which part of it messages may show.
 
 The query of a signed URL, and a user and password in it, are secrets. They are passed to GDAL and nowhere else:
-messages and files contain `name_of` a file, or text after `unsigned`, and runs are compared by `identity`.
+messages and files contain `name_of` a file, or text after `redact`, and runs are compared by `identity`.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def name_of(address: str | Path) -> str:
     options = parse_qs(text.partition("?")[2]) if text.startswith("/vsi") else {}
     if "url" in options:  # /vsicurl?max_retry=3&url=...
         return name_of(options["url"][0])
-    shown = unsigned(text).rstrip("/")
+    shown = redact(text).rstrip("/")
     return Path(shown).name or shown
 
 
-def unsigned(text: str) -> str:
+def redact(text: str) -> str:
     """Return a text with queries, users and passwords of URLs removed."""
     return _PASSWORD.sub(r"\1=...", _SIGNATURE.sub("", _QUERY.sub(r"\1", _LOGIN.sub(r"\1", text))))
 
@@ -58,12 +58,12 @@ def identity(text: str) -> str:
     return _SIGNATURE.sub("", _LOGIN.sub(r"\1", unquote(text)))
 
 
-def expanded(address: str | Path) -> str:
+def expand_user(address: str | Path) -> str:
     """Return a path or URL with a leading `~` as the home folder, unless a file of that very name exists."""
     return str(address) if os.path.lexists(address) else os.path.expanduser(str(address))
 
 
-def matches(pattern: str) -> list[str]:
+def glob_files(pattern: str) -> list[str]:
     """Return the files that match a pattern, sorted; brackets in names of existing folders are literal."""
     folder, rest = Path(pattern), ""
     while folder.name and not os.path.exists(folder):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from geodetect.addresses import expanded
+from geodetect.addresses import expand_user
 from geodetect.chips.cut import MIN_SIDE, Cutting
 from geodetect.chips.formats import Folder, Picture, read_folder
 from geodetect.chips.formats.picture import TEST, TRAIN, UNLISTED, VALID, counted, is_plain, sentence
@@ -85,7 +85,7 @@ def _checked(folder: str | Path | Sequence[str | Path], argument: str) -> Path:
     if not isinstance(folder, str | Path) or folder == "":
         got = f"{len(folder)} paths{hint}" if isinstance(folder, list | tuple) else f"{folder!r:.80}"
         raise LabelsError(f"{expected}; got {got}")
-    folder = Path(expanded(folder))
+    folder = Path(expand_user(folder))
     if not folder.is_dir():
         if folder.suffix.lower() in _OF_FOLDERS and folder.is_file():
             raise LabelsError(f"{expected}; got the file {folder}; give the folder of labels and pictures")

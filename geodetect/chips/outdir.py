@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from geodetect.addresses import expanded
+from geodetect.addresses import expand_user
 from geodetect.chips.formats import IMAGES
 from geodetect.errors import ArgumentError, OutputError
 from geodetect.locks import held
@@ -29,7 +29,7 @@ def checked(out_dir: str | Path, *, overwrite: bool) -> Path:
     """
     if not isinstance(out_dir, str | Path) or out_dir == "":
         raise ArgumentError(f"out_dir must be the path of a folder; got {out_dir!r}")
-    out_dir = Path(expanded(out_dir))
+    out_dir = Path(expand_user(out_dir))
     if out_dir.exists() and not out_dir.is_dir():
         raise OutputError(f"out_dir must be a folder; {out_dir} is a file")
     if not out_dir.parent.is_dir():

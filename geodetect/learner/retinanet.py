@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from geodetect import plots
-from geodetect.addresses import expanded
+from geodetect.addresses import expand_user
 from geodetect.chips import DetectionData
 from geodetect.detector import Detector, load_detector
 from geodetect.detector.file import check_output
@@ -87,7 +87,7 @@ class RetinaNet:
         build.check_numbers(box_weight=box_weight, focal_alpha=focal_alpha, focal_gamma=focal_gamma, seed=seed)
         build.check_boxes(data)
         spec = build.anchors(data, scales=scales, ratios=ratios, anchor_size=anchor_size, levels=levels)
-        weights = expanded(weights) if isinstance(weights, str | Path) else weights
+        weights = expand_user(weights) if isinstance(weights, str | Path) else weights
         saved = load_detector(str(weights), device="cpu") if is_saved_detector(weights) else None
         network = build.network(
             data,
@@ -248,7 +248,7 @@ class RetinaNet:
             OutputError: if `save_as` or the folder `checkpoint` cannot be written.
         """
         training.check(epochs, callbacks)
-        file = None if save_as is None else Path(expanded(save_as))
+        file = None if save_as is None else Path(expand_user(save_as))
         if file is not None:
             check_output(file)
         learner, detector = self.learner, self._detector

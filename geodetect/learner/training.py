@@ -22,7 +22,7 @@ from fastprogress.fastprogress import IN_NOTEBOOK
 from torch import Tensor, nn
 
 from geodetect import memory
-from geodetect.addresses import expanded
+from geodetect.addresses import expand_user
 from geodetect.boxes import Boxes
 from geodetect.chips import DetectionData
 from geodetect.chips.loaders import loaders
@@ -199,7 +199,7 @@ def begin(
         raise ArgumentError(f'monitor must be "valid_loss" or "AP50"; got {monitor!r}')
     if not isinstance(checkpoint, bool | str | Path):
         raise ArgumentError(f"checkpoint must be True, False, or a folder; got {checkpoint!r}")
-    folder = None if isinstance(checkpoint, bool) else checkpoints.prepared(Path(expanded(checkpoint)))
+    folder = None if isinstance(checkpoint, bool) else checkpoints.prepared(Path(expand_user(checkpoint)))
     chosen = None if rate is None else rates(detector.network, rate)
     model, state = checkpoints.identity(detector), None
     if folder and not resume and last is None and (folder / checkpoints.FILE).exists():

@@ -25,7 +25,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.transform import from_gcps
 from rasterio.vrt import WarpedVRT
 
-from geodetect.addresses import expanded, identity, is_url, matches, name_of, unsigned
+from geodetect.addresses import expand_user, glob_files, identity, is_url, name_of, redact
 from geodetect.errors import RasterError, first_line, harmless
 from geodetect.grid import Grid
 
@@ -61,14 +61,14 @@ _STRAIGHT = 0.1  # px; control points closer than this to an affine grid lie on 
 _LOGGERS = ("_base", "_env", "_err", "_filepath", "_io", "_vsiopener", "_warp", "env", "io")  # rasterio's
 
 
-def _redact(record: logging.LogRecord) -> bool:
+def _redact_record(record: logging.LogRecord) -> bool:
     """Remove the secrets of URLs from rasterio's log records, which name the datasets that it opens."""
-    record.msg, record.args = unsigned(record.getMessage()), None
+    record.msg, record.args = redact(record.getMessage()), None
     return True
 
 
 for _logger in _LOGGERS:
-    logging.getLogger(f"rasterio.{_logger}").addFilter(_redact)
+    logging.getLogger(f"rasterio.{_logger}").addFilter(_redact_record)
 
 
 Rasters: TypeAlias = str | Path | Sequence[str | Path]
@@ -86,7 +86,7 @@ def files_of(raster: Rasters) -> tuple[list[str], str]:
     if isinstance(raster, str | Path):
         if raster == "":
             raise RasterError("a raster is expected as a path or URL; got an empty name")
-        path = expanded(raster)
+        path = expand_user(raster)
         if os.path.isdir(path):
             tifs = [file for file in Path(path).iterdir() if file.suffix.lower() in _GEOTIFF and file.name[0] != "."]
             if not tifs:
@@ -96,7 +96,7 @@ def files_of(raster: Rasters) -> tuple[list[str], str]:
             return sorted(map(str, tifs)), name_of(path)
         if os.path.exists(path):
             return [path], name_of(path)
-        found = matches(path)
+        found = glob_files(path)
         # With a colon it may be a URL, or a part of a file as GDAL names it (GTIFF_DIR:2:scene.tif).
         if not found and ":" not in path and not is_url(path):
             raise RasterError(f"There is no file {path}; check the name and the folder")

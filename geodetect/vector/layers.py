@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyogrio
 
-from geodetect.addresses import expanded
+from geodetect.addresses import expand_user
 from geodetect.errors import ArgumentError, LabelsError, is_whole, warn
 from geodetect.vector.literal import literal_source
 from geodetect.vector.outputs import SEARCHED
@@ -47,7 +47,7 @@ def vector_file(source: str | Path, layer: str | int | None = None) -> VectorFil
     """
     if layer is not None and not (isinstance(layer, str) or (is_whole(layer) and layer >= 0)):
         raise ArgumentError(f"layer must be the name of a layer, or its number from 0; got {layer!r}")
-    text = expanded(source)
+    text = expand_user(source)
     path, *options = [text] if os.path.exists(text) else _OPTION.split(text)
     given = {name.lower(): value for name, _, value in (option.partition("=") for option in options)}
     given.pop("uniquegeometrytype", None)  # QGIS' note to itself

@@ -19,7 +19,7 @@ from geopandas import GeoDataFrame, GeoSeries
 from pyproj import CRS
 from pyproj.exceptions import ProjError
 
-from geodetect.addresses import is_url, matches, name_of
+from geodetect.addresses import glob_files, is_url, name_of
 from geodetect.errors import ArgumentError, LabelsError, first_line, harmless, is_number, warn
 from geodetect.vector.layers import VectorFile, layer_number, vector_file
 from geodetect.vector.literal import literal_source
@@ -166,7 +166,7 @@ def _files_of(source: Any, what: str = "labels", layer: str | int | None = None)
         # A folder may also be a file geodatabase, or anything else that GDAL takes for one source.
         inside = path.iterdir() if path.is_dir() and path.suffix.lower() not in _FOLDERS else []
         found = sorted(str(file) for file in inside if file.suffix.lower() in _VECTOR)
-        found = found or ([] if os.path.exists(path) else matches(named.path)) or [named.path]
+        found = found or ([] if os.path.exists(path) else glob_files(named.path)) or [named.path]
         return [replace(named, path=each) for each in found]
     if not (isinstance(source, Sequence) and source and all(isinstance(file, str | Path) for file in source)):
         raise LabelsError(
