@@ -142,7 +142,7 @@ class Grid:
         transform = self.transform and self.transform @ Affine.translation(window.x, window.y)
         return replace(self, shape=(window.height, window.width), transform=transform)
 
-    def resampled(self, pixel_size_m: float | None) -> Grid:
+    def resample(self, pixel_size_m: float | None) -> Grid:
         """Return a grid of the same ground with square pixels of another size; itself if the size is equal to 1 %.
 
         Raises:

@@ -160,7 +160,7 @@ class Sample:
         values = values[:, is_data(values, self.fills())]
         return Numbers(str(values.dtype), np.quantile(values, _LEVELS, axis=1).T.tolist()) if values.size else None
 
-    def undeclared(self, name: str) -> str:
+    def describe_fills(self, name: str) -> str:
         """Describe the fills in a sentence that says what to do; empty if there are none.
 
         Args:

@@ -113,7 +113,7 @@ def test_a_sample_of_nothing_has_no_numbers():
     assert Sample().numbers() is None
     assert Sample([(np.zeros((3, 4, 4)), np.zeros((4, 4), bool))]).numbers() is None
     assert sample(np.full((1, 4, 4), np.nan)).numbers() is None
-    assert Sample().undeclared("it") == ""
+    assert Sample().describe_fills("it") == ""
 
 
 UNITS = {
@@ -239,7 +239,7 @@ def test_a_value_far_from_all_others_is_told_and_does_not_count(pixels, fill):
     found = sample(shown)
     assert {each.value for each in found.fills()} == {float(shown.dtype.type(fill))}
     assert [each.share for each in found.fills()] == pytest.approx([0.1] * 3)
-    told = found.undeclared("the pixels of town.tif")
+    told = found.describe_fills("the pixels of town.tif")
     spelt = str(shown.dtype.type(fill)).removesuffix(".0")
     assert f"10% of the pixels of town.tif hold {spelt}" in told
     assert f"nodata={spelt}" in told
@@ -282,7 +282,7 @@ def _saturated(dtype: str, low: float, high: float, at: float) -> np.ndarray:
 )
 def test_common_values_are_not_taken_for_no_data(pixels):
     assert sample(pixels).fills() == []
-    assert sample(pixels).undeclared("it") == ""
+    assert sample(pixels).describe_fills("it") == ""
 
 
 def test_files_of_two_programs_have_two_fills():
@@ -291,8 +291,10 @@ def test_files_of_two_programs_have_two_fills():
     pixels[:, 20, :40] = 1e20
     found = sample(pixels)
     assert {fill.value for fill in found.fills()} == {-9999, -32768, float(np.float32(1e20))}
-    assert "15% of them hold -32768 or -9999 or 1e+20, " in found.undeclared("them")
-    assert "give nodata=-32768, and declare -9999 in the raster (gdal_edit.py -a_nodata -9999)" in found.undeclared("")
+    assert "15% of them hold -32768 or -9999 or 1e+20, " in found.describe_fills("them")
+    assert "give nodata=-32768, and declare -9999 in the raster (gdal_edit.py -a_nodata -9999)" in found.describe_fills(
+        ""
+    )
     assert Stretch.fit([whole(pixels)], found.fills()).mean[0] == pytest.approx(102, abs=3)
 
 

@@ -20,7 +20,7 @@ from geodetect.chips.formats.picture import counted, sentence
 from geodetect.chips.sources import Source, check_alike, sizes_apart, used_classes
 from geodetect.errors import LabelsError
 from geodetect.grid import Window
-from geodetect.raster import UPRIGHT, Held, RasterReader, Reader, TurnedReader, shown_shape
+from geodetect.raster import UPRIGHT, RasterReader, Reader, ReaderPool, TurnedReader, upright_shape
 
 _LEAST_SIDE = MIN_SIDE - 0.0101  # px; labels are written in hundredths, each corner up to half of one off
 # The name that Roboflow gives augmented versions of one picture: `IMG_7_jpg.rf.1c9a7d0e5b3f4a2e8d6c1b0a9f8e7d6c.jpg`.
@@ -54,9 +54,11 @@ class PictureReader:
         nodata: float | None = None,
     ) -> None:
         self.path = Path(path)
-        raster = RasterReader(self.path, bands=bands, pixel_size_m=pixel_size_m, crs=crs, nodata=nodata, held=Held(0))
+        raster = RasterReader(
+            self.path, bands=bands, pixel_size_m=pixel_size_m, crs=crs, nodata=nodata, pool=ReaderPool(0)
+        )
         self.orientation = raster.orientation
-        stored, shown = raster.own_shape, shown_shape(raster.own_shape, self.orientation)
+        stored, shown = raster.own_shape, upright_shape(raster.own_shape, self.orientation)
         if labelled_shape and is_resized(stored, labelled_shape) and not is_resized(shown, labelled_shape):
             self.orientation, shown = UPRIGHT, stored
         self.source_shape = shown
@@ -74,7 +76,7 @@ class PictureReader:
         return self._reader.read(window)
 
     def close(self) -> None:
-        """Nothing is open between reads."""
+        """Do nothing: no file is open between reads."""
 
 
 def is_resized(shape: tuple[int, int], other: tuple[int, int]) -> bool:

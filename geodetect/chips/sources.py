@@ -14,12 +14,12 @@ from geodetect.chips.cut import MIN_SIDE, Cutting, Fate, in_no_chip, plan_chips,
 from geodetect.chips.formats.picture import sentence
 from geodetect.chips.placed import on_map
 from geodetect.errors import LabelsError, NotGeoreferenced, RasterError, warn
-from geodetect.raster import Held, RasterReader, Rasters, Reader, open_scenes, turned_by_viewers
+from geodetect.raster import RasterReader, Rasters, Reader, ReaderPool, describe_orientation, open_scenes
 from geodetect.vector.labels import Labels, read_area_on, read_labels
 from geodetect.vector.objects import listed
 from geodetect.vector.opening import Area, Vectors
 
-_MOST_HELD = 8  # scenes that stay open, each with up to 256 MB of decoded blocks
+_MOST_OPEN = 8  # scenes that stay open, each with up to 256 MB of decoded blocks
 _TOLD = 10  # classes that a report names
 _ONE_SIZE = 1.05  # pixels whose sides differ by less, as degrees do over some latitudes, are of one size
 
@@ -66,14 +66,14 @@ def from_raster(
 
     Files that touch each other are one scene, and an object across them one label; scenes apart have a grid each.
     """
-    held = Held(_MOST_HELD)
+    pool = ReaderPool(_MOST_OPEN)
     readers = [
-        RasterReader(scene, bands=cutting.bands, pixel_size_m=cutting.pixel_size_m, held=held)
+        RasterReader(scene, bands=cutting.bands, pixel_size_m=cutting.pixel_size_m, pool=pool)
         for scene in open_scenes(raster, cutting.bands, cutting.nodata)
     ]
     check_alike(readers, "rasters")
     for reader in readers:
-        if reader.grid.crs is None and (turned := turned_by_viewers(reader.orientation)):
+        if reader.grid.crs is None and (turned := describe_orientation(reader.orientation)):
             warn(f"labels are taken to be in the pixels of {reader.name}{turned}")
     side = cutting.side([reader.grid.shape for reader in readers])
     found = read_labels(

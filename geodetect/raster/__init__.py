@@ -4,10 +4,10 @@ The rest of the package uses the protocol `Reader`; `RasterReader` reads files, 
 """
 
 from geodetect.raster.header import Scene
-from geodetect.raster.held import Held
 from geodetect.raster.mosaic import open_scene, open_scenes
 from geodetect.raster.opening import Rasters, files_of
-from geodetect.raster.orientation import UPRIGHT, TurnedReader, shown_shape, turned_by_viewers
+from geodetect.raster.orientation import UPRIGHT, TurnedReader, describe_orientation, upright_shape
+from geodetect.raster.pool import ReaderPool
 from geodetect.raster.reader import MaskedReader, RasterReader, Reader
 from geodetect.raster.validity import mostly_valid, mostly_valid_in
 from geodetect.raster.writer import CHIP_FORMATS, check_chip_format, write_chip
@@ -15,20 +15,20 @@ from geodetect.raster.writer import CHIP_FORMATS, check_chip_format, write_chip
 __all__ = [
     "CHIP_FORMATS",
     "UPRIGHT",
-    "Held",
     "MaskedReader",
     "RasterReader",
     "Rasters",
     "Reader",
+    "ReaderPool",
     "Scene",
     "TurnedReader",
     "check_chip_format",
+    "describe_orientation",
     "files_of",
     "mostly_valid",
     "mostly_valid_in",
     "open_scene",
     "open_scenes",
-    "shown_shape",
-    "turned_by_viewers",
+    "upright_shape",
     "write_chip",
 ]

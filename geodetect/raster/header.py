@@ -17,7 +17,7 @@ from geodetect.grid import Grid
 from geodetect.progress import Bar
 from geodetect.raster.layers import Layers, warn_of_scales
 from geodetect.raster.masks import Least, alpha_tag, least_opaque
-from geodetect.raster.opening import Handles, Location, check_sources, grid_of, overviews, understood
+from geodetect.raster.opening import Handles, Location, check_sources, grid_of, overviews, translate_errors
 from geodetect.raster.orientation import UPRIGHT, orientation_of
 from geodetect.raster.virtual import TYPES, sources_of
 
@@ -86,7 +86,7 @@ class Header:
         """
         if self.tagged is None:
             return None
-        with understood(self.name, self.location), self.location.open() as dataset:
+        with translate_errors(self.name, self.location), self.location.open() as dataset:
             return least_opaque(dataset, self.tagged)
 
     def with_mask(self, least: Least | None) -> Header:
@@ -122,7 +122,7 @@ def read_headers(
 
 def _read_header(nodata: float | None, file: tuple[Location, str]) -> Header:
     location, name = file
-    with understood(name, location), location.open() as dataset:
+    with translate_errors(name, location), location.open() as dataset:
         header = Header.of(dataset, location, name, nodata)
         if header.grid.transform is None or dataset.transform.is_identity:
             raise RasterError(
@@ -167,7 +167,7 @@ def open_single(location: Location, name: str, nodata: float | None = None) -> S
         RasterError: if it cannot be read.
     """
     handles = Handles(location, name)
-    with understood(name, location), handles.dataset() as dataset:
+    with translate_errors(name, location), handles.dataset() as dataset:
         header = Header.of(dataset, location, name, nodata)
         if header.tagged is not None:
             header = header.with_mask(least_opaque(dataset, header.tagged))

@@ -224,11 +224,11 @@ class Layers:
             is_double = pixels.dtype.itemsize > _FLOAT32.bits // 8
             valid &= ((np.abs(pixels) <= _FLOAT32.max) if is_double else np.isfinite(pixels)).all(axis=0)
         if self.nodata:
-            held = dataset.read_masks(stored, window=where) > 0
-            valid &= held.any(axis=0) if self.is_colour(*dataset.nodatavals) else held.all(axis=0)
+            bands = dataset.read_masks(stored, window=where) > 0
+            valid &= bands.any(axis=0) if self.is_colour(*dataset.nodatavals) else bands.all(axis=0)
         if self.undeclared is not None:
-            held = pixels != pixels.dtype.type(self.undeclared)
-            valid &= held.any(axis=0) if self.is_colour(self.undeclared) else held.all(axis=0)
+            bands = pixels != pixels.dtype.type(self.undeclared)
+            valid &= bands.any(axis=0) if self.is_colour(self.undeclared) else bands.all(axis=0)
         return valid
 
     def is_colour(self, *nodata: float | None) -> bool:

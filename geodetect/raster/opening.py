@@ -213,7 +213,7 @@ class Handles:
         Raises:
             RasterError: if GDAL cannot open it.
         """
-        with understood(self._name, self._location):
+        with translate_errors(self._name, self._location):
             dataset = self._location.open(self._level)
             points, crs = dataset.gcps
             # A CRS of its own beside the points' contradicts them, and fewer than three points say nothing.
@@ -254,7 +254,7 @@ def environment(location: Location) -> Any:
 
 
 @contextmanager
-def understood(name: str, location: Location) -> Iterator[None]:
+def translate_errors(name: str, location: Location) -> Iterator[None]:
     """Turn GDAL's errors into a `RasterError` of one sentence."""
     try:
         with environment(location):
@@ -282,7 +282,7 @@ def check_sources(dataset: Any, name: str) -> None:
 
 
 def _check_opens(file: Location) -> None:
-    with understood(name_of(file.text), file), file.open():
+    with translate_errors(name_of(file.text), file), file.open():
         pass
 
 

@@ -57,7 +57,7 @@ class TurnedReader:
     def __init__(self, reader: Reader, orientation: int) -> None:
         self._reader, self._turn = reader, _TURNS[orientation]
         self.n_bands, self.dtype, self.all_valid = reader.n_bands, reader.dtype, reader.all_valid
-        height, width = shown_shape(reader.grid.shape, orientation)
+        height, width = upright_shape(reader.grid.shape, orientation)
         mirror = Affine(
             -1 if self._turn.mirrored_x else 1, 0, width if self._turn.mirrored_x else 0,
             0, -1 if self._turn.mirrored_y else 1, height if self._turn.mirrored_y else 0,
@@ -83,12 +83,12 @@ class TurnedReader:
         self._reader.close()
 
 
-def shown_shape(shape: tuple[int, int], orientation: int) -> tuple[int, int]:
+def upright_shape(shape: tuple[int, int], orientation: int) -> tuple[int, int]:
     """Return height and width of an image of this orientation when it is upright."""
     return shape[::-1] if _TURNS[orientation].transposed else shape
 
 
-def turned_by_viewers(orientation: int) -> str:
+def describe_orientation(orientation: int) -> str:
     """Return what to add to a sentence on the pixels of an image that viewers turn; empty if they do not."""
     if orientation == UPRIGHT:
         return ""

@@ -22,10 +22,10 @@ from geodetect.errors import RasterError, first_line, harmless
 from geodetect.grid import Grid, Window
 from geodetect.raster.blocks import Blocks, Pixels
 from geodetect.raster.header import Scene
-from geodetect.raster.held import Held
 from geodetect.raster.layers import Layers
 from geodetect.raster.mosaic import open_scene
-from geodetect.raster.opening import FAILURES, Handles, Location, Rasters, environment, understood
+from geodetect.raster.opening import FAILURES, Handles, Location, Rasters, environment, translate_errors
+from geodetect.raster.pool import ReaderPool
 from geodetect.raster.resampling import VALID_SHARE, Axis, resample
 from geodetect.windows import pixels_of
 
@@ -105,7 +105,7 @@ class RasterReader:
         pixel_size_m: side of the pixels that are read, in metres on the ground; None: the file's own.
         crs: of a raster that has a transform and no CRS.
         nodata: no-data value besides those that the files declare; a `Scene` has its own.
-        held: the readers of which only some stay open, this one among them.
+        pool: of readers of which only some stay open.
 
     Raises:
         RasterError: if the raster is missing, cannot be read, or has no such bands, or files do not go together.
@@ -120,7 +120,7 @@ class RasterReader:
         pixel_size_m: float | None = None,
         crs: CRS | None = None,
         nodata: float | None = None,
-        held: Held | None = None,
+        pool: ReaderPool | None = None,
     ) -> None:
         self.scene = raster if isinstance(raster, Scene) else open_scene(raster, bands, nodata)
         header, footprints = self.scene.header, self.scene.footprints
@@ -128,7 +128,7 @@ class RasterReader:
             header = replace(header, grid=replace(header.grid, crs=crs))
             self.scene = replace(self.scene, header=header)
         self.name, self._location, self._layers = header.name, header.location, header.layers
-        self.own_shape, self.grid = header.grid.shape, header.grid.resampled(pixel_size_m)
+        self.own_shape, self.grid = header.grid.shape, header.grid.resample(pixel_size_m)
         self.bands = self._layers.select(bands, self.name)
         self.n_bands, self.dtype = len(self.bands), self._layers.dtype
         self.all_valid = self._layers.all_valid and footprints is None
@@ -136,7 +136,7 @@ class RasterReader:
         shrunk = min(n / m for n, m in zip(self.own_shape, self.grid.shape, strict=True))
         if fine := [factor for factor in header.factors if factor * _LEAST_COVERED <= shrunk]:
             self._handles = Handles(self._location, self.name, header.factors.index(max(fine)))
-            with understood(self.name, self._location), self._handles.dataset() as dataset:
+            with translate_errors(self.name, self._location), self._handles.dataset() as dataset:
                 self._shape, block = dataset.shape, dataset.block_shapes[0]
         self._covered, self._stored = (
             None if footprints is None else _Covered(footprints, self.own_shape, shape)
@@ -146,8 +146,8 @@ class RasterReader:
         # Not a method of this object: a cycle would keep it, and a mosaic's index, until Python looks for cycles.
         self._decode = partial(_decode, self._handles, self._layers, self.bands, self._location)
         self._blocks = Blocks(self._decode, self._shape, block)
-        self._held = held
-        if held is not None:
+        self._pool = pool
+        if pool is not None:
             self.close()
 
     def view(self, *, bands: Sequence[int | str] | None = None, pixel_size_m: float | None = None) -> RasterReader:
@@ -158,7 +158,7 @@ class RasterReader:
             pixel_size_m: as above; None for the raster's own.
         """
         return RasterReader(
-            self.scene, bands=self.bands if bands is None else bands, pixel_size_m=pixel_size_m, held=self._held
+            self.scene, bands=self.bands if bands is None else bands, pixel_size_m=pixel_size_m, pool=self._pool
         )
 
     def __enter__(self) -> RasterReader:
@@ -183,7 +183,7 @@ class RasterReader:
         """Paths and URLs, with their secrets, of all files; of a single raster its masks and overviews too."""
         if self.scene.files is not None:
             return list(self.scene.files)
-        with understood(self.name, self._location), self.scene.handles.dataset() as dataset:
+        with translate_errors(self.name, self._location), self.scene.handles.dataset() as dataset:
             return list(dataset.files)
 
     @property
@@ -216,7 +216,7 @@ class RasterReader:
         x1, y1, x2, y2 = window.xyxy
         assert 0 <= x1 < x2 <= width, f"{window} of {self.grid.shape}"
         assert 0 <= y1 < y2 <= height, f"{window} of {self.grid.shape}"
-        with nullcontext() if self._held is None else self._held.reading(self):
+        with nullcontext() if self._pool is None else self._pool.reading(self):
             return self._read_own(window) if self.grid.shape == self._shape else self._read_resampled(window)
 
     def _read_covered(self, part: Window | None, window: Window, read: Callable[[Window], Pixels]) -> Pixels:
@@ -239,7 +239,7 @@ class RasterReader:
     def _read_stored(self, window: Window) -> Pixels:
         try:
             # Blocks cannot be shared by readers that close after each read.
-            return self._blocks.read(window) if self._held is None or self._held.most else self._decode(window)
+            return self._blocks.read(window) if self._pool is None or self._pool.most else self._decode(window)
         except FAILURES as error:
             if self._location.is_remote:  # GDAL has tried several times
                 raise self._broken(window, error) from harmless(error)

@@ -31,7 +31,7 @@ from geodetect.errors import (
     warn,
 )
 from geodetect.grid import Grid, Window
-from geodetect.raster import RasterReader, Rasters, Reader, open_scene, turned_by_viewers
+from geodetect.raster import RasterReader, Rasters, Reader, describe_orientation, open_scene
 from geodetect.scene.models import DetectsPixels, suited_batch_size
 from geodetect.vector.datum import warn_of_shift
 from geodetect.vector.writers import DEGREES, WGS84
@@ -213,7 +213,7 @@ def check_place(reader: RasterReader, outputs: Sequence[Path]) -> None:
     where = "pixels, x right and y down" if grid.transform is None else "the plane of its transform"
     warn(
         f"{grid.name} has no coordinate reference system: the result is in {where}, and has none either"
-        f"{turned_by_viewers(reader.orientation)}"
+        f"{describe_orientation(reader.orientation)}"
     )
 
 
