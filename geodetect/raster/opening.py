@@ -166,8 +166,7 @@ class Handles:
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._local = threading.local()
-        self._opened: list[Any] = []
+        self._datasets: dict[int, Any] = {}  # by thread
         self._process = os.getpid()
 
     @contextmanager
@@ -179,28 +178,25 @@ class Handles:
         # After a fork parent and child share one file offset, and would read each other's blocks.
         if self._process != os.getpid():
             self._reset()
+        thread = threading.get_ident()
         with self._lock:
-            if not self._opened:
+            if not self._datasets:
                 with warnings.catch_warnings():
                     # Not a defect: scenes without georeference are worked on in pixels.
                     warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                    self._local.dataset = self._open()
-                self._opened.append(self._local.dataset)
-        dataset = self._opened[0]
+                    self._datasets[thread] = self._open()
+            first, dataset = next(iter(self._datasets.items()))
         if alone := dataset.transform.is_identity or block_bytes(dataset) > _SHARED_BLOCK_BYTES:
+            thread = first
             self._lock.acquire()
-        else:
-            if not hasattr(self._local, "dataset"):
-                self._local.dataset = self._open()
-                with self._lock:
-                    self._opened.append(self._local.dataset)
-            dataset = self._local.dataset
+        elif thread != first:
+            dataset = self._datasets.get(thread) or self._open()
+            with self._lock:
+                self._datasets[thread] = dataset
         try:
             yield dataset
         except FAILURES:
-            self._local = threading.local() if alone else self._local
-            vars(self._local).pop("dataset", None)
-            self._opened = [each for each in self._opened if each is not dataset]
+            self._datasets.pop(thread, None)
             dataset.close()
             raise
         finally:
@@ -226,7 +222,7 @@ class Handles:
         """Close the datasets of all threads; a later `dataset` opens the raster again."""
         if self._process == os.getpid():
             with self._lock:
-                for dataset in self._opened:
+                for dataset in self._datasets.values():
                     dataset.close()
         self._reset()
 

@@ -145,7 +145,8 @@ class RasterReader:
         self.footprints = None if self._covered is None else self._covered.footprints
         # Not a method of this object: a cycle would keep it, and a mosaic's index, until Python looks for cycles.
         self._decode = partial(_decode, self._handles, self._layers, self.bands, self._location)
-        self._blocks = Blocks(self._decode, self._shape, block)
+        # Blocks cannot be shared by readers that close after each read.
+        self._blocks = None if pool is not None and not pool.most else Blocks(self._decode, self._shape, block)
         self._pool = pool
         if pool is not None:
             self.close()
@@ -195,7 +196,8 @@ class RasterReader:
         """Close the file, for its other readers too, and forget what was decoded; a later read opens it again."""
         self._handles.close()
         self.scene.handles.close()
-        self._blocks.forget()
+        if self._blocks is not None:
+            self._blocks.forget()
 
     def read(self, window: Window) -> tuple[Shaped[np.ndarray, "C H W"], Bool[np.ndarray, "H W"]]:
         """Return the pixels of a window of `grid`; a pixel's value does not depend on the window.
@@ -238,8 +240,7 @@ class RasterReader:
 
     def _read_stored(self, window: Window) -> Pixels:
         try:
-            # Blocks cannot be shared by readers that close after each read.
-            return self._blocks.read(window) if self._pool is None or self._pool.most else self._decode(window)
+            return self._decode(window) if self._blocks is None else self._blocks.read(window)
         except FAILURES as error:
             if self._location.is_remote:  # GDAL has tried several times
                 raise self._broken(window, error) from harmless(error)
