@@ -224,8 +224,7 @@ def _every(reader: RasterReader, part: Window, step: int) -> _Pixels:
         pixels[:, *there][:, :height, :width] = got
         valid[there][:height, :width] = stands
     plane = reader.grid.in_plane().window(part)
-    assert plane.transform is not None
-    return pixels, valid, replace(plane, shape=valid.shape, transform=plane.transform @ Affine.scale(step))
+    return pixels, valid, replace(plane, shape=valid.shape, transform=plane.known_transform @ Affine.scale(step))
 
 
 def _ground(grid: Grid) -> plots.Ground | None:

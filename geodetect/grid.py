@@ -108,7 +108,7 @@ class Grid:
         Raises:
             NotGeoreferenced: if the grid has no transform; the message names the file.
         """
-        return _apply(self._placed, xy)
+        return _apply(self.known_transform, xy)
 
     def to_pixel(self, xy: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "N 2"]:
         """Return scene pixels of map coordinates; `to_map` undoes it.
@@ -122,10 +122,15 @@ class Grid:
         Raises:
             NotGeoreferenced: if the grid has no transform; the message names the file.
         """
-        return _apply(~self._placed, xy)
+        return _apply(~self.known_transform, xy)
 
     @property
-    def _placed(self) -> Affine:
+    def known_transform(self) -> Affine:
+        """The transform.
+
+        Raises:
+            NotGeoreferenced: if there is none; the message names the file.
+        """
         if self.transform is None:
             raise NotGeoreferenced(
                 f"{self.name} has no georeference, so its pixels have no map coordinates; "
@@ -170,7 +175,7 @@ class Grid:
                 f"its pixels measure {self.pixel_size_m:.4g} m"
             )
         scale = Affine.scale(self.shape[1] / width, self.shape[0] / height)
-        return replace(self, shape=(height, width), transform=self._placed @ scale)
+        return replace(self, shape=(height, width), transform=self.known_transform @ scale)
 
     @property
     def pixel_size_m(self) -> float:
@@ -204,7 +209,7 @@ class Grid:
         Raises:
             NotGeoreferenced: if there is no transform or no CRS, or coordinates in degrees are out of range.
         """
-        transform, crs = self._placed, self._known_crs
+        transform, crs = self.known_transform, self._known_crs
         across = math.hypot(transform.a, transform.d), math.hypot(transform.b, transform.e)
         (true,) = self._geodesic_sides(crs, np.array([self.shape[::-1]]) / 2)
         if crs.is_geographic and not true.all():

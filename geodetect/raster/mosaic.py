@@ -261,8 +261,7 @@ def _frame(files: Sequence[Header]) -> Grid:
 
 
 def _linear(grid: Grid) -> Affine:
-    t = grid.transform
-    assert t is not None
+    t = grid.known_transform
     return Affine(t.a, t.b, 0, t.d, t.e, 0)
 
 
@@ -280,8 +279,7 @@ def _is_parallel(grid: Grid, frame: Grid) -> bool:
 
 def _is_aligned(grid: Grid, frame: Grid) -> bool:
     """Return whether the pixels of both coincide."""
-    assert grid.transform is not None
-    corner = frame.to_pixel(np.array([[grid.transform.c, grid.transform.f]]))
+    corner = frame.to_pixel(grid.corners[:1])
     return _is_parallel(grid, frame) and bool(np.abs(corner - corner.round()).max() < _ALIGNED)
 
 
@@ -298,8 +296,7 @@ def _lay_out(files: Sequence[Header], frame: Grid, name: str) -> tuple[Grid, np.
             f"{name} spans {x2 - x1:,} x {y2 - y1:,} px, and GDAL knows no more than {_MOST_PIXELS:,} along a side; "
             f"{far.name} lies farthest from the others: leave it out, or work on the files in groups"
         )
-    assert frame.transform is not None
-    place = frame.transform @ Affine.translation(x1, y1)
+    place = frame.known_transform @ Affine.translation(x1, y1)
     grid = Grid((y2 - y1, x2 - x1), place, frame.crs, name)
     return grid, shapely.transform(outlines, lambda xy: xy - [x1, y1])
 
@@ -354,8 +351,7 @@ def _is_invertible(grid: Grid, frame: Grid) -> bool:
     moved = np.column_stack(transform(other, own, *transform(own, other, *grid.corners.T))) - grid.corners
     if own.is_geographic:
         moved[:, 0] = (moved[:, 0] + 180) % 360 - 180  # 181 and -179 are one meridian
-    assert grid.transform is not None
-    return bool(np.hypot(*moved.T).max() < max(grid.shape) * math.sqrt(abs(grid.transform.determinant)))
+    return bool(np.hypot(*moved.T).max() < max(grid.shape) * math.sqrt(abs(_linear(grid).determinant)))
 
 
 def _rasterio_crs(grid: Grid) -> Any:

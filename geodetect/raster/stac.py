@@ -11,7 +11,6 @@ import os
 import re
 import urllib.request
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +18,10 @@ from urllib.error import HTTPError
 from urllib.parse import urljoin, urlsplit
 
 import numpy as np
-from affine import Affine
 
 from geodetect.addresses import name_of
 from geodetect.errors import RasterError, harmless
-from geodetect.grid import Grid
+from geodetect.grid import Grid, Window
 from geodetect.raster.header import Header, read_headers
 from geodetect.raster.layers import check_bands
 from geodetect.raster.opening import Location
@@ -256,8 +254,7 @@ def _stack(name: str, offered: Sequence[_Band], wanted: Iterable[str], nodata: f
     hrefs = list(dict.fromkeys(band.href for _, band in bands))
     headers = read_headers([(Location.of(href), name_of(href)) for href in hrefs], nodata)
     files = {href: file.with_mask(file.least_opaque()) for href, file in zip(hrefs, headers, strict=True)}
-    areas = {href: abs(file.grid.transform.determinant) for href, file in files.items() if file.grid.transform}
-    frame = files[min(areas, key=areas.__getitem__)].grid
+    frame = min((file.grid for file in files.values()), key=lambda grid: abs(grid.known_transform.determinant))
     for each, band in bands:
         if files[band.href].layers.palette is not None:
             raise RasterError(f"{files[band.href].name} of {name} holds colours by number; open {band.href} itself")
@@ -280,8 +277,7 @@ def _intersect(files: Sequence[Header], frame: Grid) -> Grid:
     extents = np.array([_extent(file, frame) for file in files])
     x1, y1 = np.ceil(extents[:, :2].max(axis=0) - _ALIGNED).astype(int)
     x2, y2 = np.floor(extents[:, 2:].min(axis=0) + _ALIGNED).astype(int)
-    assert frame.transform is not None
-    return replace(frame, shape=(int(y2 - y1), int(x2 - x1)), transform=frame.transform @ Affine.translation(x1, y1))
+    return frame.window(Window(int(x1), int(y1), int(x2 - x1), int(y2 - y1)))
 
 
 def _extent(file: Header, frame: Grid) -> tuple[float, float, float, float]:
@@ -291,9 +287,7 @@ def _extent(file: Header, frame: Grid) -> tuple[float, float, float, float]:
             f"{file.name} and {frame.name} have different coordinate reference systems; "
             "bring them to one first (gdalwarp)"
         )
-    assert file.grid.transform is not None
-    assert frame.transform is not None
-    place = (~frame.transform) @ file.grid.transform
+    place = (~frame.known_transform) @ file.grid.known_transform
     straight = max(abs(place.b), abs(place.d)) < _SAME and min(place.a, place.e) > 0
     (height, width), (frame_height, frame_width) = file.grid.shape, frame.shape
     x1, y1, x2, y2 = place.c, place.f, place.c + width * place.a, place.f + height * place.e

@@ -85,8 +85,8 @@ def describe(files: Sequence[Header], grid: Grid, *, upright: bool, resampled: b
     height, width = grid.shape
     x, y, step_x, step_y = 0.0, 0.0, 1.0, 1.0  # pixels with y up
     if upright:
-        assert grid.transform is not None
-        x, y, step_x, step_y = grid.transform.c, grid.transform.f, grid.transform.a, -grid.transform.e
+        t = grid.known_transform
+        x, y, step_x, step_y = t.c, t.f, t.a, -t.e
     # GDAL counts every pixel that is begun, by however little.
     low_y, high_x = y - (height - _HAIR) * step_y, x + (width - _HAIR) * step_x
     numbers = {"ResX": step_x, "ResY": step_y, "MinX": x, "MinY": low_y, "MaxX": high_x, "MaxY": y}
@@ -130,8 +130,7 @@ def stack(bands: Sequence[tuple[str, Header, int]], grid: Grid) -> Location:
     content = []
     if grid.crs is not None:
         content.append(_element("SRS", escape(grid.crs.to_wkt())))
-    assert grid.transform is not None
-    content.append(_transform(grid.transform))
+    content.append(_transform(grid.known_transform))
     for number, (name, file, band) in enumerate(bands, 1):
         kind = TYPES[file.layers.stored.name]
         scales = "" if file.layers.scaled is None else _scale(*file.layers.scaled[band - 1])
@@ -202,16 +201,15 @@ def _describe_file(file: Header, pixels: Grid | None, *, masked: bool) -> str:
         pixels: lay it out in these, y up; None: on the map.
         masked: say in a mask what is valid, not by no-data values alone.
     """
-    kind, transform = TYPES[file.layers.stored.name], file.grid.transform
+    kind, transform = TYPES[file.layers.stored.name], file.grid.known_transform
     if file.layers.palette is not None:
         sources = [_indices(file, _element("ColorTableComponent", number)) for number in (1, 2, 3)]
     else:
         sources = [_nodata(file.nodata[band - 1]) + _source(file, kind, band) for band in file.layers.data]
     bands = "".join(_band(i, kind, source) for i, source in enumerate(sources, 1))
-    assert transform is not None
     srs = ""
     if pixels is not None:
-        x, y = pixels.to_pixel(np.array([[transform.c, transform.f]]))[0]
+        x, y = pixels.to_pixel(file.grid.corners[:1])[0]
         transform = Affine(1, 0, round(x), 0, -1, -round(y))
     elif file.grid.crs is not None:
         srs = _element("SRS", escape(file.grid.crs.to_wkt()))
@@ -284,9 +282,7 @@ def _source(
     source = "ComplexSource" if table else "SimpleSource"
     if grid is None:
         return _element(source, content + table)
-    assert grid.transform is not None
-    assert file.grid.transform is not None
-    place = (~grid.transform) @ file.grid.transform
+    place = (~grid.known_transform) @ file.grid.known_transform
     content += f'<SrcRect xOff="0" yOff="0" xSize="{width}" ySize="{height}"/>'
     x_size, y_size = width * place.a, height * place.e
     content += f'<DstRect xOff="{place.c!r}" yOff="{place.f!r}" xSize="{x_size!r}" ySize="{y_size!r}"/>'
