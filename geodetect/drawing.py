@@ -88,7 +88,7 @@ def show(
     """
     with RasterReader(raster, bands=bands) as reader:
         own = reader.grid
-    scene = _read(raster, bands, own, _window(own, aoi))
+        scene = _read(reader, _window(own, aoi))
     grid, marks = scene.grid, plots.Marks()
     if features is not None:
         marks = _marks(open_features(features, "features"), own, grid, label_field, classes)
@@ -99,7 +99,8 @@ def show(
     if marks.median_size < _SMALL_SHARE * max(grid.shape):
         corners = plots.find_fullest_part(grid.shape, marks.outlines, _DETAIL_SHARE * max(grid.shape))
         low, high = own.in_plane().to_pixel(grid.to_map(np.array(corners).reshape(2, 2)))
-        closer = _read(raster, bands, own, _whole_pixels(own, *low, *high))
+        with reader:
+            closer = _read(reader, _whole_pixels(own, *low, *high))
         low, high = grid.to_pixel(closer.grid.to_map(np.array([[0, 0], closer.grid.shape[::-1]], float)))
         detail = plots.Detail((*low, *high), closer.to_rgb(limits))
     side_m = _pixel_size_m(grid)
@@ -121,12 +122,13 @@ def render(raster: str | Path, *, longer_side: int) -> tuple[Float[np.ndarray, "
         raise ArgumentError(
             f"the longer side of an image must be a whole number from 1 to {_JPEG_SIDE:,} pixels; got {longer_side!r}"
         )
-    with RasterReader(raster) as reader:
-        own = reader.grid
+    reader = RasterReader(raster)
+    own = reader.grid
     n_pixels = math.prod(own.shape) / max(1.0, max(own.shape) / longer_side) ** 2
     what = f"an image of {own.name} with a side of {longer_side:,} px"
     memory.check_fits(math.ceil(_IMAGE_BYTES * n_pixels), what, "make that smaller")
-    scene = _read(raster, None, own, _window(own, None), longer_side)
+    with reader:
+        scene = _read(reader, _window(own, None), longer_side)
     rgb = scene.to_rgb(plots.compute_limits([scene.pixels]))
     height, width, _ = rgb.shape
     # Pixels are not merged over more than the shorter side, so a strip may be longer still.
@@ -147,20 +149,17 @@ def _whole_pixels(grid: Grid, x1: float, y1: float, x2: float, y2: float) -> Win
     return Window(left, top, right - left, bottom - top)
 
 
-def _read(
-    raster: str | Path, bands: Sequence[int | str] | None, own: Grid, part: Window, longer_side: int = _LONGER_SIDE
-) -> _Part:
+def _read(reader: RasterReader, part: Window, longer_side: int = _LONGER_SIDE) -> _Part:
     """Read a part of the raster in at most so many pixels, which are square on the ground if it has a CRS."""
-    coarser = max(1.0, max(part.width, part.height) / longer_side)
+    own, coarser = reader.grid, max(1.0, max(part.width, part.height) / longer_side)
     side_m = _pixel_size_m(own)
     if side_m is None:
-        with RasterReader(raster, bands=bands) as reader:
-            return _read_every(reader, part, math.ceil(coarser))
-    with RasterReader(raster, bands=bands, pixel_size_m=side_m * min(coarser, *own.shape)) as reader:
-        across, down = (n / m for n, m in zip(reader.grid.shape[::-1], own.shape[::-1], strict=True))
+        return _read_every(reader, part, math.ceil(coarser))
+    with reader.view(pixel_size_m=side_m * min(coarser, *own.shape)) as coarse:
+        across, down = (n / m for n, m in zip(coarse.grid.shape[::-1], own.shape[::-1], strict=True))
         x1, y1, x2, y2 = part.xyxy
-        window = _whole_pixels(reader.grid, x1 * across, y1 * down, x2 * across, y2 * down)
-        return _Part(*reader.read(window), reader.grid.window(window))
+        window = _whole_pixels(coarse.grid, x1 * across, y1 * down, x2 * across, y2 * down)
+        return _Part(*coarse.read(window), coarse.grid.window(window))
 
 
 def _pixel_size_m(grid: Grid) -> float | None:
@@ -186,8 +185,8 @@ def _read_every(reader: RasterReader, part: Window, step: int) -> _Part:
         pixels[:, *there][:, :height, :width] = values
         valid[there][:height, :width] = is_valid
     plane = reader.grid.in_plane().window(part)
-    assert plane.transform is not None
-    return _Part(pixels, valid, replace(plane, shape=valid.shape, transform=plane.transform @ Affine.scale(step)))
+    transform = plane.known_transform @ Affine.scale(step)
+    return _Part(pixels, valid, replace(plane, shape=valid.shape, transform=transform))
 
 
 def _marks(

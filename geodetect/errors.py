@@ -12,7 +12,7 @@ import warnings
 from numbers import Integral, Real
 from typing import Any
 
-from geodetect.addresses import unsigned
+from geodetect.addresses import redact
 
 
 class GeodetectError(Exception):
@@ -20,7 +20,7 @@ class GeodetectError(Exception):
 
     def __init__(self, message: object = "") -> None:
         # Names of files that are not UTF-8 could not be printed: https://docs.python.org/3/library/codecs.html
-        super().__init__(unsigned(str(message)).encode("utf-8", "backslashreplace").decode())
+        super().__init__(redact(str(message)).encode("utf-8", "backslashreplace").decode())
 
 
 class ArgumentError(GeodetectError, ValueError):
@@ -79,7 +79,7 @@ def warn(message: str) -> None:
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
         level, frame = level + 1, frame.f_back
-    warnings.warn(unsigned(message), UserWarning, stacklevel=level)
+    warnings.warn(redact(message), UserWarning, stacklevel=level)
 
 
 def is_name(value: object) -> bool:
@@ -135,7 +135,7 @@ def harmless(error: BaseException) -> BaseException | None:
     """An error as the cause of another; None where a traceback would show a secret of a URL with it."""
     link: BaseException | None = error
     while link is not None:
-        if unsigned(str(link)) != str(link):
+        if redact(str(link)) != str(link):
             return None
         link = link.__cause__ or link.__context__
     return error

@@ -1,7 +1,7 @@
-"""Where pixels lie: grids, windows of them, and the plan of windows over a scene.
+"""Grids of pixels, windows of them, and the tiling of a scene.
 
 Scene pixels are (x, y), x to the right, y down, (0, 0) the outer corner of the first
-pixel. `Grid.to_map` and `Grid.to_pixel` are the only doors between pixels and map.
+pixel. Only `Grid.to_map` and `Grid.to_pixel` convert between pixels and map.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from pyproj.exceptions import ProjError
 from geodetect.errors import ArgumentError, NotGeoreferenced, is_number, is_whole
 from geodetect.facts import html_table
 
-_SAME_SIZE = 0.01  # pixel sizes that differ by less are one size: resampling would only blur
-_READABLE = 1e15  # larger numbers are not written out
-_FINEST = 64  # how many pixels, along each axis, may be made of one
+_SAME_SIZE = 0.01  # relative; resampling to a size closer than this would only blur
+_READABLE = 1e15  # larger numbers are shown with an exponent
+_FINEST = 64  # pixels, along each axis, that may be made of one
 _STEP_DEG = 1e-4  # to the north, 11 m: short enough for any projection to be straight
-SLIVER = 1e-4  # px; what shares less with a rectangle of pixels only touches it: map coordinates are rounded
-_TRUE_SCALE = 0.01  # a projection is taken at its word where its metre is a metre to within this
+SLIVER = 1e-4  # px; a smaller overlap with a rectangle of pixels is rounding of map coordinates
+_TRUE_SCALE = 0.01  # a projection whose scale is true to within this is not corrected
 _WGS84 = CRS.from_epsg(4326)
 
 
@@ -46,16 +46,16 @@ class Window:
         return self.x, self.y, self.x + self.width, self.y + self.height
 
     def spread(self, n: int, side: int) -> list[Window]:
-        """Windows that sample this one evenly: up to `n` by `n`, each up to `side` pixels wide and high.
+        """Return windows that sample this one evenly: up to `n` by `n`, each up to `side` pixels wide and high.
 
-        None of them overlap. Where they have room for every pixel of the window, they cover all of it.
+        They do not overlap. If they have room for every pixel of the window, they cover all of it.
         """
-        across, down = (_sampled(*span, n, side) for span in ((self.x, self.width), (self.y, self.height)))
+        across, down = (_sample(*span, n, side) for span in ((self.x, self.width), (self.y, self.height)))
         return [Window(x, y, width, height) for y, height in down for x, width in across]
 
 
-def _sampled(start: int, length: int, n: int, side: int) -> list[tuple[int, int]]:
-    """Start and length of up to `n` pieces of a span, each in the middle of its share of it."""
+def _sample(start: int, length: int, n: int, side: int) -> list[tuple[int, int]]:
+    """Return start and length of up to `n` pieces of a span, each in the middle of its share of it."""
     edges = np.linspace(start, start + length, min(n, math.ceil(length / side)) + 1).round().astype(int)
     shares = np.diff(edges)
     lengths = np.minimum(shares, side)
@@ -64,13 +64,13 @@ def _sampled(start: int, length: int, n: int, side: int) -> list[tuple[int, int]
 
 @dataclass(frozen=True)
 class Grid:
-    """The pixels of a raster and where they lie.
+    """Size, transform and CRS of a raster.
 
     Args:
         shape: (height, width) in pixels.
-        transform: pixel to map coordinates; None when the raster does not say.
-        crs: the map's coordinate reference system; None when the raster does not say.
-        name: what messages call the raster.
+        transform: from pixel to map coordinates; None if the raster has none.
+        crs: coordinate reference system of the map; None if the raster has none.
+        name: of the raster, for messages.
     """
 
     shape: tuple[int, int]
@@ -97,7 +97,7 @@ class Grid:
         return html_table(f"Grid of {self.name}", self._facts)
 
     def to_map(self, xy: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "N 2"]:
-        """Map coordinates of scene pixels; `to_pixel` undoes it to 1e-6 px.
+        """Return map coordinates of scene pixels; `to_pixel` undoes it to 1e-6 px.
 
         Args:
             xy: scene pixels, x right and y down; may lie outside the grid.
@@ -108,10 +108,10 @@ class Grid:
         Raises:
             NotGeoreferenced: if the grid has no transform; the message names the file.
         """
-        return _apply(self._placed, xy)
+        return _apply(self.known_transform, xy)
 
     def to_pixel(self, xy: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "N 2"]:
-        """Scene pixels of map coordinates; `to_map` undoes it.
+        """Return scene pixels of map coordinates; `to_map` undoes it.
 
         Args:
             xy: CRS units, easting before northing.
@@ -122,10 +122,15 @@ class Grid:
         Raises:
             NotGeoreferenced: if the grid has no transform; the message names the file.
         """
-        return _apply(~self._placed, xy)
+        return _apply(~self.known_transform, xy)
 
     @property
-    def _placed(self) -> Affine:
+    def known_transform(self) -> Affine:
+        """The transform.
+
+        Raises:
+            NotGeoreferenced: if there is none; the message names the file.
+        """
         if self.transform is None:
             raise NotGeoreferenced(
                 f"{self.name} has no georeference, so its pixels have no map coordinates; "
@@ -134,20 +139,19 @@ class Grid:
         return self.transform
 
     def in_plane(self) -> Grid:
-        """This grid, or, where it has no transform, one whose map coordinates are its pixels."""
+        """Return this grid, or, if it has no transform, one whose map coordinates are its pixels."""
         return self if self.transform is not None else replace(self, transform=Affine.identity())
 
     def window(self, window: Window) -> Grid:
-        """The grid of a window's own pixels; what lay at (x, y) lies at (x - window.x, y - window.y)."""
+        """Return the grid of a window; (x, y) of this grid is (x - window.x, y - window.y) of that."""
         transform = self.transform and self.transform @ Affine.translation(window.x, window.y)
         return replace(self, shape=(window.height, window.width), transform=transform)
 
-    def resampled(self, pixel_size_m: float | None) -> Grid:
-        """The same ground in square pixels of another size; itself where the size is the same to 1 %.
+    def resample(self, pixel_size_m: float | None) -> Grid:
+        """Return a grid of the same ground with square pixels of another size; itself if the size is equal to 1 %.
 
         Raises:
-            ArgumentError: if the size is not above 0, so small that it shows nothing but interpolation, or larger than
-                the scene.
+            ArgumentError: if the size is not above 0, less than 1/64 of a pixel, or larger than the scene.
             NotGeoreferenced: if the pixels of this grid have no size in metres.
         """
         if pixel_size_m is None:
@@ -171,7 +175,7 @@ class Grid:
                 f"its pixels measure {self.pixel_size_m:.4g} m"
             )
         scale = Affine.scale(self.shape[1] / width, self.shape[0] / height)
-        return replace(self, shape=(height, width), transform=self._placed @ scale)
+        return replace(self, shape=(height, width), transform=self.known_transform @ scale)
 
     @property
     def pixel_size_m(self) -> float:
@@ -186,31 +190,31 @@ class Grid:
     def pixel_sides_m(self) -> tuple[float, float]:
         """Width and height of a pixel in metres on the ground at the scene's centre.
 
-        A projected CRS is taken at its word where its metre is true to within 1 % (UTM's is);
-        elsewhere (degrees, Web Mercator far from the equator) the sides are geodesic.
+        In a projected CRS whose scale is true to within 1 % (as UTM's), these are its units in metres; otherwise
+        (degrees, Web Mercator far from the equator) they are geodesic.
 
         Raises:
-            NotGeoreferenced: if there is no transform or no CRS, or its degrees are none.
+            NotGeoreferenced: if there is no transform or no CRS, or coordinates in degrees are out of range.
         """
         height, width = self.shape
         (sides,) = self.pixel_sides_m_at(np.array([[width / 2, height / 2]]))
         return float(sides[0]), float(sides[1])
 
     def pixel_sides_m_at(self, xy: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "N 2"]:
-        """Width and height of the pixel at each of these places, in metres on the ground; see `pixel_sides_m`.
+        """Return width and height of the pixel at each place, in metres on the ground; see `pixel_sides_m`.
 
         Args:
             xy: scene pixels.
 
         Raises:
-            NotGeoreferenced: if there is no transform or no CRS, or its degrees are none.
+            NotGeoreferenced: if there is no transform or no CRS, or coordinates in degrees are out of range.
         """
-        transform, crs = self._placed, self._known_crs
+        transform, crs = self.known_transform, self._known_crs
         across = math.hypot(transform.a, transform.d), math.hypot(transform.b, transform.e)
         (true,) = self._geodesic_sides(crs, np.array([self.shape[::-1]]) / 2)
         if crs.is_geographic and not true.all():
             raise NotGeoreferenced(
-                f"the coordinates of {self.name} are no degrees of {crs.name}, so the size of its pixels in metres "
+                f"the coordinates of {self.name} are not degrees of {crs.name}, so the size of its pixels in metres "
                 "is unknown; assign the right CRS (gdal_edit.py -a_srs EPSG:...)"
             )
         unit = crs.axis_info[0].unit_conversion_factor if crs.axis_info else 1.0
@@ -230,7 +234,7 @@ class Grid:
         return self.crs
 
     def _geodesic_sides(self, crs: CRS, xy: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "N 2"]:
-        """Sides of the pixels at these places along the ellipsoid; 0 where the CRS reaches no longitude."""
+        """Return the pixels' sides at these places along the ellipsoid; 0 outside the CRS."""
         # Corners of a pixel round each place: the place itself, one pixel on, one pixel down.
         corners = self.to_map((xy[None] + np.array([[[0, 0]], [[1, 0]], [[0, 1]]])).reshape(-1, 2))
         try:
@@ -245,7 +249,7 @@ class Grid:
         return np.where(np.isfinite(sides).all(axis=1, keepdims=True), sides, 0.0)
 
     def to_lonlat(self, xy: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "N 2"]:
-        """Longitude and latitude of scene pixels in degrees (WGS 84); NaN where the CRS does not reach.
+        """Return longitude and latitude of scene pixels in degrees (WGS 84); NaN outside the CRS.
 
         Args:
             xy: scene pixels.
@@ -262,43 +266,39 @@ class Grid:
 
     @property
     def north(self) -> tuple[float, float]:
-        """Direction of north at the scene's centre, in pixels, of length 1; up the map where the CRS knows no poles.
+        """Unit vector to the north at the scene's centre, in pixels; up the map if the CRS is not of the earth.
 
         Raises:
             NotGeoreferenced: if there is no transform or no CRS.
         """
-        centre = np.array([[self.shape[1] / 2, self.shape[0] / 2]])
-        towards = self.to_pixel(_northward(self._known_crs, self.to_map(centre)))
-        x, y = (towards - centre)[0] / np.hypot(*(towards - centre)[0])
+        crs, centre = self._known_crs, np.array([[self.shape[1] / 2, self.shape[0] / 2]])
+        place = self.to_map(centre)
+        there: np.ndarray = place + np.array([0.0, 1.0])
+        with suppress(ProjError):
+            to_degrees = Transformer.from_crs(crs, crs.geodetic_crs or _WGS84, always_xy=True)
+            lon, lat = to_degrees.transform(*place.T)
+            moved = np.stack(to_degrees.transform(lon, lat + _STEP_DEG, direction="INVERSE"), axis=1)
+            if np.isfinite(moved).all() and (moved != place).any():
+                there = moved
+        step = (self.to_pixel(there) - centre)[0]
+        x, y = step / np.hypot(*step)
         return float(x), float(y)
 
     @property
     def corners(self) -> Float[np.ndarray, "4 2"]:
-        """Map coordinates of the four outer corners, in order round the grid (pixels without a transform)."""
+        """Map coordinates of the four outer corners, in order around the grid (pixels without a transform)."""
         height, width = self.shape
         return self.in_plane().to_map(np.array([[0, 0], [width, 0], [width, height], [0, height]], float))
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
-        """Smallest upright rectangle in map coordinates round the grid: min x, min y, max x, max y."""
+        """Bounds in map coordinates: min x, min y, max x, max y."""
         low, high = self.corners.min(axis=0), self.corners.max(axis=0)
         return float(low[0]), float(low[1]), float(high[0]), float(high[1])
 
 
 def _digits(number: float) -> str:
     return f"{number:,.0f}" if number < _READABLE else f"{number:.0e}"
-
-
-def _northward(crs: CRS, xy: Float[np.ndarray, "1 2"]) -> Float[np.ndarray, "1 2"]:
-    """Map coordinates of a place a little north of another."""
-    up: np.ndarray = xy + np.array([0.0, 1.0])
-    try:
-        there = Transformer.from_crs(crs, crs.geodetic_crs or _WGS84, always_xy=True)
-        lon, lat = there.transform(*xy.T)
-        moved = np.stack(there.transform(lon, lat + _STEP_DEG, direction="INVERSE"), axis=1)
-    except ProjError:
-        return up
-    return moved if np.isfinite(moved).all() and (moved != xy).any() else up
 
 
 def _apply(transform: Affine, xy: np.ndarray) -> np.ndarray:
@@ -309,18 +309,17 @@ def _apply(transform: Affine, xy: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Tiling(Sequence[Window]):
-    """The windows over a scene, row by row, none reaching over its edge.
+    """The windows of a scene, row by row, inside its edges.
 
-    Every box no larger than `overlap` on a side lies whole in some window. The last window
-    of a row or column is moved back to end at the scene's edge; a scene smaller than
-    `chip_size` is one window of its own size there.
+    Every box no larger than `overlap` on a side lies whole in some window. The last window of a row or column is moved
+    back to end at the scene's edge; along a side shorter than `chip_size`, there is one window of the scene's size.
 
     Args:
         shape: (height, width) of the scene, or of the part of it that is tiled, in pixels.
         chip_size: side of a window in pixels.
-        overlap: how much neighbours share at least, in pixels.
-        x: where the part begins in the scene, from the left.
-        y: the same, from the top.
+        overlap: minimum overlap of neighbours in pixels.
+        x: left edge of the part in the scene.
+        y: top edge of the part in the scene.
 
     Raises:
         ArgumentError: if `overlap` leaves no stride, or a value is not possible.
@@ -366,7 +365,7 @@ class Tiling(Sequence[Window]):
     @overload
     def __getitem__(self, index: slice) -> list[Window]: ...
     def __getitem__(self, index: int | slice) -> Window | list[Window]:
-        """The window with this number, counted along rows from the upper left."""
+        """Return the window with this index, counted along rows from the upper left."""
         if isinstance(index, slice):
             return [self._at(i) for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
@@ -375,12 +374,12 @@ class Tiling(Sequence[Window]):
 
     @property
     def stride(self) -> int:
-        """Pixels from a window to the next one."""
+        """Distance of neighbouring windows in pixels."""
         return self.chip_size - self.overlap
 
     @property
     def ground(self) -> Window:
-        """What the windows cover together."""
+        """Union of the windows."""
         return Window(self.x, self.y, self.shape[1], self.shape[0])
 
     def _at(self, index: int) -> Window:
@@ -390,6 +389,6 @@ class Tiling(Sequence[Window]):
         return Window(self.x + x, self.y + y, width, height)
 
     def _span(self, number: int, length: int) -> tuple[int, int]:
-        """Start and length of the window with this number along one axis."""
+        """Return start and length of the window with this index along one axis."""
         size = min(self.chip_size, length)
         return min(number * self.stride, length - size), size

@@ -1,6 +1,6 @@
-"""From a raster's numbers to what a network takes: one offset and one factor a band, never clipped.
+"""Normalisation of bands: one mean and one deviation for each, without clipping.
 
-A stretch also records the type and quantiles of the training pixels, so that a scene in other units can be recognised.
+A stretch also records dtype and quantiles of the training pixels, so that a scene in other units is recognised.
 
 Shapes: C bands, H W pixels, N pixels of a sample.
 """
@@ -13,21 +13,21 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Bool, Num
 
 from geodetect.errors import ArgumentError
 
-_CONSTANT = 1e-6  # a band whose deviation is a smaller part of its mean than this does not vary
-_LEVELS = (0.0, 0.02, 0.5, 0.98, 1.0)  # of the quantiles that are kept
-_OTHER_UNITS = 4  # a factor that no other light explains; see `are_unlike`
-_PER_WINDOW = 4096  # pixels of each window that a sample keeps at most
-_LEAST_SHARE = 0.01  # of a band that holds a fill
-_BULK = (0.01, 0.99)  # quantiles between which the values lie that a fill is far from
-# How far, in widths of that interval: values that other programs write, and negative ones where no other is.
+_CONSTANT = 1e-6  # relative to the mean; a band with a smaller deviation is constant
+_LEVELS = (0.0, 0.02, 0.5, 0.98, 1.0)  # of the quantiles
+_OTHER_UNITS = 4  # a factor that other light does not explain; see `Numbers.are_unlike`
+_PER_WINDOW = 4096  # maximum of sampled pixels
+_LEAST_SHARE = 0.01  # of a band's pixels that a fill holds
+_BULK = (0.01, 0.99)  # quantiles of the values that a fill is far from
+# Least distance, in widths of that interval: of values that other programs write, and of a single negative one.
 _FAR_USUAL, _FAR_NEGATIVE = 0.5, 2.0
-_BETWEEN = 0.05  # values between, as a share of those that are the fill; resampling leaves some along its edges
+_BETWEEN = 0.05  # values in between, as a share of the fill; resampling leaves some along its edges
 _BYTE = 1
-# Of the types that other programs write: https://gdal.org/en/stable/programs/gdal_translate.html, and -9999 of Esri's.
+# Fills that other programs write: https://gdal.org/en/stable/programs/gdal_translate.html, and -9999 of Esri's.
 _USUAL = frozenset(
     {float(np.iinfo(kind).min) for kind in ("int16", "int32", "int64")}
     | {float(np.iinfo(kind).min + 1) for kind in ("int16", "int32")}
@@ -43,15 +43,14 @@ _Window = tuple[Num[np.ndarray, "C _h _w"], Bool[np.ndarray, "_h _w"]]
 
 @dataclass(frozen=True)
 class Numbers:
-    """Type and quantiles of a raster's values.
+    """dtype and quantiles of a raster's values.
 
     Args:
-        dtype: numpy's name of their type.
-        quantiles: for each band its lowest value, the values that 2, 50 and 98 % of its pixels do not exceed, and its
-            highest value.
+        dtype: numpy's name.
+        quantiles: of each band at 0, 2, 50, 98 and 100 %.
 
     Raises:
-        ArgumentError: if there is no such type, or a quantile is missing or not finite.
+        ArgumentError: if there is no such dtype, or a quantile is missing or not finite.
     """
 
     dtype: str
@@ -72,42 +71,32 @@ class Numbers:
         return f"{self.dtype} from {quantiles.min():.5g} to {quantiles.max():.5g}"
 
     def are_unlike(self, trained: Numbers) -> bool:
-        """Whether these values are in other units than those of training, not just of a darker or brighter scene.
+        """Return whether these values are in other units than those of training, not just darker or brighter.
 
         Bright means the 98 % quantile. Units differ if, in every band, the brightest pixel is below a quarter of bright
         in training, bright exceeds four times the brightest pixel of training, the median exceeds four times bright in
-        training, or the type of one cannot hold bright in the other. Bands that are 0 in training do not count.
+        training, or the dtype of one cannot hold bright of the other. Bands that are 0 in training are ignored.
         """
-        own, other = _Brightness.of(self), _Brightness.of(trained)
-        # Between two scenes of bytes units cannot differ, only light.
+        # Absolute values: lowest, dark, median, bright, highest.
+        own, other = (np.abs(numbers.quantiles).T for numbers in (self, trained))
+        brightest, other_brightest = np.maximum(own[0], own[-1]), np.maximum(other[0], other[-1])
+        # The units of two scenes of bytes cannot differ, only their light.
         bytes_both = self.dtype == trained.dtype and np.dtype(self.dtype).itemsize == _BYTE
-        if bytes_both or own.median.shape != other.median.shape or not other.bright.any():
+        bright, other_bright = (np.maximum(each[1], each[3]) for each in (own, other))
+        if bytes_both or own.shape != other.shape or not other_bright.any():
             return False
         elsewhere = (
-            own.brightest * _OTHER_UNITS < other.bright,
-            own.bright > other.brightest * _OTHER_UNITS,
-            own.median > other.bright * _OTHER_UNITS,  # a few pixels of training may have been saturated
-            other.bright > _highest(self.dtype),
-            own.bright > _highest(trained.dtype),
+            brightest * _OTHER_UNITS < other_bright,
+            bright > other_brightest * _OTHER_UNITS,
+            own[2] > other_bright * _OTHER_UNITS,  # a few pixels of training may have been saturated
+            other_bright > _highest(self.dtype),
+            bright > _highest(trained.dtype),
         )
-        return any(each[other.bright > 0].all() for each in elsewhere)
-
-
-class _Brightness(NamedTuple):
-    """Magnitudes of the values of each band."""
-
-    median: Float[np.ndarray, "C"]
-    bright: Float[np.ndarray, "C"]
-    brightest: Float[np.ndarray, "C"]
-
-    @classmethod
-    def of(cls, numbers: Numbers) -> _Brightness:
-        low, dark, median, bright, high = np.abs(numbers.quantiles).T
-        return cls(median, np.maximum(dark, bright), np.maximum(low, high))
+        return any(each[other_bright > 0].all() for each in elsewhere)
 
 
 def _highest(dtype: str) -> float:
-    """The highest value that pixels of a type can hold."""
+    """Return the highest value of a dtype."""
     kind = np.dtype(dtype)
     return float(np.iinfo(kind).max) if kind.kind in "iu" else math.inf
 
@@ -117,9 +106,9 @@ class Fill(NamedTuple):
 
     Args:
         band: counted from 0.
-        value: in the raster's numbers.
+        value: in the raster's units.
         share: of the pixels that hold it.
-        low: lowest value that is data; resampling mixes fill and data into values below.
+        low: lowest value that is data; resampling mixes fill and data into lower ones.
         high: highest value that is data.
     """
 
@@ -131,7 +120,7 @@ class Fill(NamedTuple):
 
 
 class Sample:
-    """A sample of a raster's valid pixels, some from each window.
+    """A sample of valid pixels, some from each window.
 
     Args:
         windows: pixels and which of them are valid; `through` adds more.
@@ -159,19 +148,19 @@ class Sample:
         if values.dtype.kind in "iu" and values.dtype.itemsize == _BYTE:  # any byte may be a colour
             return []
         for band, held in enumerate(values):
-            # There may be several, as in mosaics of files that two programs wrote.
+            # There may be several, as in mosaics of files from two programs.
             while fill := _fill(held, band, -1) or _fill(held, band, 1):
                 found.append(fill)
                 held = held[(held >= fill.low) & (held <= fill.high)]
         return found
 
     def numbers(self) -> Numbers | None:
-        """Return type and quantiles of the values without fills; None if no value is left."""
+        """Return dtype and quantiles of the values without fills; None if no value is left."""
         values = self._values
         values = values[:, is_data(values, self.fills())]
         return Numbers(str(values.dtype), np.quantile(values, _LEVELS, axis=1).T.tolist()) if values.size else None
 
-    def undeclared(self, name: str) -> str:
+    def describe_fills(self, name: str) -> str:
         """Describe the fills in a sentence that says what to do; empty if there are none.
 
         Args:
@@ -180,7 +169,7 @@ class Sample:
         fills = sorted(self.fills(), key=lambda fill: -fill.share)
         if not fills:
             return ""
-        # As the type itself spells it: -3.4028235e+38, which is that number again.
+        # As numpy prints the dtype: -3.4028235e+38, which parses to the same number.
         values = dict.fromkeys(str(self._values.dtype.type(fill.value)).removesuffix(".0") for fill in fills)
         first, *others = values
         declare = f"declare {(others or ['it'])[0]} in the raster (gdal_edit.py -a_nodata {(others or [first])[0]})"
@@ -191,7 +180,7 @@ class Sample:
 
 
 def _fill(held: Num[np.ndarray, "N"], band: int, side: int) -> Fill | None:
-    """The lowest (`side` -1) or highest (1) value of a band, if it looks like undeclared no data."""
+    """Return the lowest (`side` -1) or highest (1) value of a band if it looks like undeclared no data."""
     if not held.size:
         return None
     value = float(held.min() if side < 0 else held.max())
@@ -201,7 +190,7 @@ def _fill(held: Num[np.ndarray, "N"], band: int, side: int) -> Fill | None:
         return None
     usual = value in _USUAL or abs(value) > _HUGE
     if not (usual or value < 0 <= others.min()):
-        return None  # what else lies far from all others may be an object
+        return None  # other outliers may be objects
     far = _FAR_USUAL if usual else _FAR_NEGATIVE
     low, high = np.quantile(others, _BULK)
     width = (high - low) or np.ptp(others)
@@ -223,15 +212,15 @@ def is_data(values: Num[np.ndarray, "C *N"], fills: Sequence[Fill]) -> Bool[np.n
 
 @dataclass(frozen=True)
 class Stretch:
-    """Mean and deviation of each band, recorded once and the same in training, inference and export.
+    """Mean and deviation of each band, the same in training, inference and export.
 
     Args:
-        mean: of each band, in the raster's numbers.
+        mean: of each band, in the raster's units.
         std: of each band, above 0.
-        numbers: what the values were like that a network was trained on, also as JSON holds it; None if unknown.
+        numbers: of the training pixels, or a mapping from JSON; None if unknown.
 
     Raises:
-        ArgumentError: if the lengths disagree or a value is not possible.
+        ArgumentError: if the lengths differ or a value is not finite.
     """
 
     mean: Sequence[float]
@@ -255,34 +244,21 @@ class Stretch:
 
     @property
     def n_bands(self) -> int:
-        """Number of bands that it stretches."""
+        """Number of bands."""
         return len(self.mean)
-
-    def apply(self, pixels: Num[np.ndarray, "*B C H W"]) -> Float[np.ndarray, "*B C H W"]:
-        """The pixels in float32, with mean 0 and deviation 1 in what it was fitted to.
-
-        Raises:
-            ArgumentError: if the pixels have another number of bands.
-        """
-        if pixels.shape[-3] != self.n_bands:
-            raise ArgumentError(f"the stretch was recorded for {self.n_bands} bands; got {pixels.shape[-3]}")
-        stretched = pixels.astype(np.float32)  # before the subtraction: unsigned numbers wrap below 0
-        stretched -= np.array(self.mean, np.float32)[:, None, None]
-        stretched /= np.array(self.std, np.float32)[:, None, None]
-        return stretched
 
     @classmethod
     def fit(cls, samples: Iterable[_Window], fills: Sequence[Fill] = ()) -> Stretch:
-        """Mean and deviation over the valid, finite pixels of all samples together.
+        """Return mean and deviation over the valid, finite pixels of all samples.
 
-        A band that does not vary gets deviation 1: it becomes 0 here, and elsewhere what it differs by.
+        A constant band gets deviation 1, so that it becomes 0.
 
         Args:
-            samples: pixels and which of them are valid; they need not be alike in size.
-            fills: values that do not count.
+            samples: pixels and which of them are valid, of any size.
+            fills: values that are ignored.
 
         Raises:
-            ArgumentError: if there is no valid pixel in any sample.
+            ArgumentError: if no pixel is valid.
         """
         moments = _Moments()
         for pixels, valid in samples:
@@ -307,7 +283,7 @@ class _Moments:
         self.squares: np.ndarray = np.zeros(1)
 
     def feed(self, values: Num[np.ndarray, "C N"]) -> None:
-        """Take in more values of each band; none is fine."""
+        """Add values of each band, or none."""
         n = values.shape[1]
         if not n:
             return

@@ -1,4 +1,4 @@
-"""The windows of a scene whose ground lies scattered: only those that meet it, found without a list of all.
+"""Windows of scattered scenes: only those that intersect the ground, found without listing all.
 
 Shapes: T tilings, R runs of windows side by side, B blocks of windows, P polygons.
 """
@@ -18,7 +18,7 @@ from geodetect.boxes import connected_components
 from geodetect.errors import ArgumentError
 from geodetect.grid import SLIVER, Tiling, Window
 
-_MOST_SEEN = 1024  # windows that may show one pixel
+_MOST_SEEN = 1024  # windows that may contain one pixel
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +26,8 @@ class Windows:
     """Windows of one or several tilings, in rows from top to bottom of the scene.
 
     Args:
-        tilings: of one chip size and overlap, so far apart that no window of one reaches another.
-        runs: (R, 4) windows side by side: number of their tiling, row in it, first column, last column + 1.
+        tilings: of one chip size and overlap, so far apart that no windows of two intersect.
+        runs: (R, 4) windows side by side: index of their tiling, row in it, first column, last column + 1.
     """
 
     tilings: Sequence[Tiling]
@@ -35,7 +35,7 @@ class Windows:
 
     @classmethod
     def of(cls, tilings: Sequence[Tiling], *grounds: np.ndarray | None) -> Windows:
-        """The windows of the tilings that share ground with a polygon of each of `grounds`.
+        """Return the windows of the tilings that intersect a polygon of each of `grounds`.
 
         Time and memory grow with the number of rows of windows that are found, not with the scene.
 
@@ -46,8 +46,17 @@ class Windows:
         blocks = np.array([(i, 0, tiling.n_rows, 0, tiling.n_columns) for i, tiling in enumerate(tilings)])
         places = _Places.of(tilings)
         wanted = [ground for ground in grounds if ground is not None]
-        blocks = _meeting(blocks.reshape(-1, 5), places, wanted) if wanted else blocks.reshape(-1, 5)
-        runs = _joined(_rows(blocks))
+        blocks = _select(blocks.reshape(-1, 5), places, wanted) if wanted else blocks.reshape(-1, 5)
+        # Each row of each block, those side by side joined to runs.
+        n_rows = blocks[:, 2] - blocks[:, 1]
+        block = np.repeat(np.arange(len(blocks)), n_rows)
+        row = blocks[block, 1] + np.arange(len(block)) - np.repeat(np.cumsum(n_rows) - n_rows, n_rows)
+        rows = np.column_stack([blocks[block, 0], row, blocks[block, 3:]])
+        rows = rows[np.lexsort(rows.T[2::-1])]
+        goes_on = (rows[1:, :2] == rows[:-1, :2]).all(axis=1) & (rows[1:, 2] == rows[:-1, 3])
+        first = np.flatnonzero(np.concatenate([[True], ~goes_on])[: len(rows)])
+        last = np.append(first[1:], len(rows))[: len(first)] - 1
+        runs = np.column_stack([rows[first, :3], rows[last, 3]])
         return cls(tuple(tilings), runs[np.lexsort(places.low(*runs[:, :3].T).T)])
 
     def __len__(self) -> int:
@@ -58,7 +67,7 @@ class Windows:
 
     @cached_property
     def ends(self) -> Int[np.ndarray, "R+1"]:
-        """How many windows come before each run, and how many there are in all."""
+        """Number of windows before each run, and in all."""
         return np.concatenate([[0], np.cumsum(self.runs[:, 3] - self.runs[:, 2])])
 
     @cached_property
@@ -74,11 +83,11 @@ class Windows:
 
     @property
     def overlap(self) -> int:
-        """How much neighbours share at least, in pixels."""
+        """Minimum overlap of neighbours in pixels."""
         return self.tilings[0].overlap
 
     def of_runs(self, first: int, last: int) -> list[Window]:
-        """The windows of the runs from `first` to before `last`."""
+        """Return the windows of the runs from `first` to before `last`."""
         return [
             self.tilings[number][row * self.tilings[number].n_columns + column]
             for number, row, start, stop in self.runs[first:last].tolist()
@@ -86,7 +95,7 @@ class Windows:
         ]
 
     def tiling_of(self, window: Window) -> Tiling:
-        """The tiling that a window is one of."""
+        """Return the tiling of a window."""
         if len(self.tilings) == 1:
             return self.tilings[0]
         (number,) = self._tree.query(shapely.Point(window.x + 0.5, window.y + 0.5))
@@ -98,10 +107,10 @@ class Windows:
 
 
 def check_stride(chip_size: int, overlap: int) -> None:
-    """Refuse windows that lie so close that each pixel would be in more than a thousand of them.
+    """Raise if windows lie so close that each pixel is in more than a thousand of them.
 
     Raises:
-        ArgumentError: if they do.
+        ArgumentError: with the largest overlap possible.
     """
     if 0 <= overlap < chip_size and (n_seen := (chip_size // (chip_size - overlap)) ** 2) > _MOST_SEEN:
         most = chip_size - math.ceil(chip_size / math.isqrt(_MOST_SEEN))
@@ -114,30 +123,30 @@ def check_stride(chip_size: int, overlap: int) -> None:
 def tilings_over(
     shape: tuple[int, int], chip_size: int, overlap: int, footprints: np.ndarray | None = None
 ) -> list[Tiling]:
-    """One tiling of a scene, or one for each part of it, where parts lie so far apart that no window holds two.
+    """Return a tiling of the scene, or one for each part where parts lie so far apart that no window holds two.
 
     Args:
         shape: (height, width) of the scene in pixels.
         chip_size: side of a window in pixels.
-        overlap: how much neighbours share at least, in pixels.
-        footprints: (P,) outlines of what there is of the scene, in its pixels; None: all of it.
+        overlap: minimum overlap of neighbours in pixels.
+        footprints: (P,) outlines of the scene's files in its pixels; None: all of it.
     """
     whole = Tiling(shape, chip_size, overlap)
     if footprints is None:
         return [whole]
     parts = np.clip(pixels_of(footprints), 0, [*shape[::-1]] * 2)
-    parts = _apart(parts[(parts[:, 2:] > parts[:, :2]).all(axis=1)], chip_size)
+    parts = _merge_near(parts[(parts[:, 2:] > parts[:, :2]).all(axis=1)], chip_size)
     return [Tiling((y2 - y1, x2 - x1), chip_size, overlap, x1, y1) for x1, y1, x2, y2 in parts.tolist()] or [whole]
 
 
 def pixels_of(outlines: np.ndarray) -> Int[np.ndarray, "P 4"]:
-    """Bounds x1, y1, x2, y2 of the whole pixels that outlines share ground with."""
+    """Return bounds x1, y1, x2, y2 of the whole pixels that outlines intersect."""
     bounds = shapely.bounds(outlines)
     return np.hstack([np.floor(bounds[:, :2] + SLIVER), np.ceil(bounds[:, 2:] - SLIVER)]).astype(int)
 
 
-def _apart(parts: Int[np.ndarray, "N 4"], gap: int) -> Int[np.ndarray, "_M 4"]:
-    """Rectangles joined to their bounds until all that are left are further apart than `gap`."""
+def _merge_near(parts: Int[np.ndarray, "N 4"], gap: int) -> Int[np.ndarray, "_M 4"]:
+    """Return rectangles, merged to their bounds until all are further apart than `gap`."""
     while True:
         grown = shapely.box(*(parts + np.array([-gap, -gap, gap, gap]) / 2).T)
         group = connected_components(len(parts), *shapely.STRtree(grown).query(grown))
@@ -152,13 +161,13 @@ def _apart(parts: Int[np.ndarray, "N 4"], gap: int) -> Int[np.ndarray, "_M 4"]:
 
 @dataclass(frozen=True, eq=False)
 class _Places:
-    """Where the windows of T tilings lie, for many at once.
+    """Corners of many windows of T tilings at once.
 
     Args:
         origins: (T, 2) x and y of each tiling in the scene.
         lengths: (T, 2) its width and height.
         chip_size: side of a window.
-        stride: pixels from one to the next.
+        stride: distance of neighbouring windows.
     """
 
     origins: Int[np.ndarray, "T 2"]
@@ -173,27 +182,27 @@ class _Places:
         return cls(grounds[:, :2], grounds[:, 2:] - grounds[:, :2], first.chip_size, first.stride)
 
     def low(self, tiling: np.ndarray, row: np.ndarray, column: np.ndarray) -> Int[np.ndarray, "N 2"]:
-        """Upper left corners of windows in scene pixels, each by its tiling, row and column."""
+        """Return upper left corners of windows in scene pixels, by tiling, row and column."""
         last = self.lengths[tiling] - self._sizes(tiling)
         return np.asarray(self.origins[tiling] + np.minimum(np.column_stack([column, row]) * self.stride, last))
 
     def high(self, tiling: np.ndarray, row: np.ndarray, column: np.ndarray) -> Int[np.ndarray, "N 2"]:
-        """The same of their lower right corners."""
+        """Return lower right corners likewise."""
         return np.asarray(self.low(tiling, row, column) + self._sizes(tiling))
 
     def _sizes(self, tiling: np.ndarray) -> Int[np.ndarray, "N 2"]:
         return np.asarray(np.minimum(self.chip_size, self.lengths[tiling]))
 
 
-def _meeting(blocks: Int[np.ndarray, "B 5"], places: _Places, grounds: Sequence[np.ndarray]) -> Int[np.ndarray, "B 5"]:
-    """Blocks of windows all of which meet a polygon of each of `grounds`.
+def _select(blocks: Int[np.ndarray, "B 5"], places: _Places, grounds: Sequence[np.ndarray]) -> Int[np.ndarray, "B 5"]:
+    """Return blocks of windows all of which intersect a polygon of each of `grounds`.
 
-    A block that meets none is left out with all its windows, one that lies in a polygon is kept so, and others
-    are divided in four until they are single windows.
+    A block that intersects none is dropped with all its windows, one inside a polygon is kept whole, and others are
+    divided in four until they are single windows.
 
     Args:
         blocks: tiling, first row, last row + 1, first column, last column + 1 of each.
-        places: where windows lie.
+        places: corners of windows.
         grounds: (P,) polygons each.
     """
     polygons = [shapely.get_parts(ground) for ground in grounds]
@@ -208,38 +217,21 @@ def _meeting(blocks: Int[np.ndarray, "B 5"], places: _Places, grounds: Sequence[
             inside &= _hit(tree, ground, "covers")
         done = meets & (inside | ((row_end - row == 1) & (column_end - column == 1)))
         found.append(blocks[done])
-        blocks = _quartered(blocks[meets & ~done])
+        blocks = _quarter(blocks[meets & ~done])
     return np.concatenate(found)
 
 
 def _hit(tree: shapely.STRtree, polygons: np.ndarray, predicate: str) -> np.ndarray:
-    """For which of a tree's geometries the predicate holds with any polygon, (B,)."""
+    """Return for which of a tree's geometries the predicate holds with any polygon, (B,)."""
     hit = np.zeros(len(tree), bool)
     hit[tree.query(polygons, predicate)[1]] = True
     return hit
 
 
-def _quartered(blocks: Int[np.ndarray, "B 5"]) -> Int[np.ndarray, "B 5"]:
-    """Blocks divided in the middle of their rows and columns, as far as they have more than one."""
+def _quarter(blocks: Int[np.ndarray, "B 5"]) -> Int[np.ndarray, "B 5"]:
+    """Return blocks divided in the middle of their rows and columns, where they have more than one."""
     for start, stop in ((1, 2), (3, 4)):
         upper, lower = blocks.copy(), blocks.copy()
         upper[:, stop] = lower[:, start] = (blocks[:, start] + blocks[:, stop] + 1) // 2
         blocks = np.concatenate([upper, lower[lower[:, stop] > lower[:, start]]])
     return blocks
-
-
-def _rows(blocks: Int[np.ndarray, "B 5"]) -> Int[np.ndarray, "R 4"]:
-    """Each row of each block: tiling, row, first column, last column + 1."""
-    n_rows = blocks[:, 2] - blocks[:, 1]
-    block = np.repeat(np.arange(len(blocks)), n_rows)
-    row = blocks[block, 1] + np.arange(len(block)) - np.repeat(np.cumsum(n_rows) - n_rows, n_rows)
-    return np.column_stack([blocks[block, 0], row, blocks[block, 3:]])
-
-
-def _joined(runs: Int[np.ndarray, "R 4"]) -> Int[np.ndarray, "R 4"]:
-    """Runs that go on in one another as one."""
-    runs = runs[np.lexsort(runs.T[2::-1])]
-    goes_on = (runs[1:, :2] == runs[:-1, :2]).all(axis=1) & (runs[1:, 2] == runs[:-1, 3])
-    first = np.flatnonzero(np.concatenate([[True], ~goes_on])[: len(runs)])
-    last = np.append(first[1:], len(runs))[: len(first)] - 1
-    return np.column_stack([runs[first, :3], runs[last, 3]])

@@ -24,6 +24,7 @@ from geodetect.boxes import Boxes
 from geodetect.errors import RasterError
 from geodetect.grid import Grid, Window
 from geodetect.metadata import Metadata
+from geodetect.stretch import Stretch
 from geodetect.vector.labels import GridLabels, Labels
 
 if TYPE_CHECKING:
@@ -142,6 +143,12 @@ class PaintDetector:
         blobs = rasterio.features.shapes(paint.astype(np.uint8), mask=paint)
         bounds = [shapely.geometry.shape(outline).bounds for outline, _ in blobs]
         return Boxes(np.array(bounds, float), np.full(len(bounds), label), np.full(len(bounds), self.score))
+
+
+def standardise(stretch: Stretch, pixels: np.ndarray) -> np.ndarray:
+    """Pixels (..., C, H, W) with the mean of each band subtracted, divided by its deviation, as float32."""
+    mean, std = (np.array(each, np.float32)[:, None, None] for each in (stretch.mean, stretch.std))
+    return np.asarray((pixels.astype(np.float32) - mean) / std)
 
 
 def trained(network: Any) -> Any:

@@ -18,7 +18,7 @@ import shapely
 from click.testing import CliRunner
 
 import geodetect as gd
-from geodetect.addresses import expanded, identity, matches, name_of, unsigned
+from geodetect.addresses import expand_user, glob_files, identity, name_of, redact
 from geodetect.boxes import Boxes
 from geodetect.cli.main import main
 from geodetect.errors import ArgumentError, GeodetectError, RasterError
@@ -42,7 +42,7 @@ SIGNED = [AMAZON, AZURE, GOOGLE, CLOUDFRONT, "OSSAccessKeyId=SECRET&security-tok
 def test_what_signs_a_url_is_not_shown_nor_compared(form: str, query: str) -> None:
     url = form.format(query)
     assert name_of(url) == "x.tif"
-    for shown in (unsigned(url), unsigned(f"'{url}' is not there"), identity(url), str(RasterError(f"{url} is gone"))):
+    for shown in (redact(url), redact(f"'{url}' is not there"), identity(url), str(RasterError(f"{url} is gone"))):
         assert "SECRET" not in shown
         assert "x.tif" in shown
     assert identity(url) == identity(url.replace("SECRET", "OTHER").replace("2024", "2025"))
@@ -63,13 +63,13 @@ def test_what_signs_a_url_is_not_shown_nor_compared(form: str, query: str) -> No
 )
 def test_names_hold_no_secret(address: str, name: str) -> None:
     assert name_of(address) == name
-    assert "SECRET" not in unsigned(address).replace("%3DSECRET", "")
+    assert "SECRET" not in redact(address).replace("%3DSECRET", "")
 
 
 @pytest.mark.parametrize("query", ["ticket=SECRET", "connectid=SECRET&v=1", "SECRET", "k%3DSECRET"])
 def test_a_query_is_not_shown_where_only_the_last_part_of_its_url_is(query: str) -> None:
-    assert unsigned(f"town.tif?{query}, band 1: failed").split() == ["town.tif", "band", "1:", "failed"]
-    assert unsigned("is it town.tif? yes, what? no") == "is it town.tif? yes, what? no"
+    assert redact(f"town.tif?{query}, band 1: failed").split() == ["town.tif", "band", "1:", "failed"]
+    assert redact("is it town.tif? yes, what? no") == "is it town.tif? yes, what? no"
 
 
 def test_what_may_name_the_file_is_compared() -> None:
@@ -87,11 +87,11 @@ def test_a_name_that_only_looks_like_a_url_is_a_name(tmp_path: Path, monkeypatch
 def test_home_is_meant_where_no_file_has_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/me")
-    assert expanded("~/x.tif") == "/home/me/x.tif"
-    assert expanded("~nobody-of-this-name.tif") == "~nobody-of-this-name.tif"
+    assert expand_user("~/x.tif") == "/home/me/x.tif"
+    assert expand_user("~nobody-of-this-name.tif") == "~nobody-of-this-name.tif"
     Path("~").mkdir()
     Path("~/x.tif").touch()
-    assert expanded(Path("~/x.tif")) == "~/x.tif"
+    assert expand_user(Path("~/x.tif")) == "~/x.tif"
 
 
 def test_a_pattern_is_one_only_where_no_folder_has_the_name(tmp_path: Path) -> None:
@@ -99,9 +99,9 @@ def test_a_pattern_is_one_only_where_no_folder_has_the_name(tmp_path: Path) -> N
     folder.mkdir(parents=True)
     for name in ("b.tif", "a.tif", "[c].tif", "d.txt"):
         (folder / name).touch()
-    assert matches(f"{folder}/*.tif") == [f"{folder}/{name}" for name in ("[c].tif", "a.tif", "b.tif")]
-    assert matches(f"{folder}/[ab].tif") == [f"{folder}/{name}" for name in ("a.tif", "b.tif")]
-    assert matches(f"{folder}/nothing.tif") == []
+    assert glob_files(f"{folder}/*.tif") == [f"{folder}/{name}" for name in ("[c].tif", "a.tif", "b.tif")]
+    assert glob_files(f"{folder}/[ab].tif") == [f"{folder}/{name}" for name in ("a.tif", "b.tif")]
+    assert glob_files(f"{folder}/nothing.tif") == []
 
 
 def test_messages_can_be_printed_whatever_the_name() -> None:

@@ -20,7 +20,7 @@ from geodetect.network.coding import select_candidates, suppress
 from geodetect.network.retinanet import Network
 from geodetect.stretch import Numbers, Stretch
 from tests.data import version_1
-from tests.fakes import make_detector, trained
+from tests.fakes import make_detector, standardise, trained
 
 ANY = 0.0097  # of a network that has learnt nothing, about half the scores are above this
 STRETCH = Stretch((900.0, 1000.0, 1100.0, 1200.0), (300.0, 310.0, 320.0, 330.0))
@@ -61,7 +61,7 @@ def assert_same(got, expected, atol=1e-3):
 def test_boxes_are_those_of_the_stretched_pixels(detector):
     pixels = chips()
     with torch.inference_mode():
-        logits, deltas = detector.network(torch.from_numpy(STRETCH.apply(pixels)))
+        logits, deltas = detector.network(torch.from_numpy(standardise(STRETCH, pixels)))
     anchors, sizes = detector.network.anchors((64, 96)), detector.network.level_sizes((64, 96))
     expected = suppress(select_candidates(logits, deltas, anchors, (64, 96), level_sizes=sizes, min_score=ANY), 0.5)
     assert sum(map(len, expected)) > 10
@@ -102,7 +102,7 @@ def test_chips_of_any_size_are_set_in_the_mean(detector, shape):
     (found,) = detector.detect(pixels, min_score=0.0, nms_iou=1.0)
     padded = tuple(-(-side // 32) * 32 for side in shape)
     set_in_mean = np.zeros((1, 4, *padded), np.float32)
-    set_in_mean[..., : shape[0], : shape[1]] = STRETCH.apply(pixels)
+    set_in_mean[..., : shape[0], : shape[1]] = standardise(STRETCH, pixels)
     with torch.inference_mode():
         logits, deltas = detector.network(torch.from_numpy(set_in_mean))
     network = detector.network

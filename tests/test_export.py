@@ -28,7 +28,7 @@ from geodetect.network.retinanet import Network
 from geodetect.raster import RasterReader
 from geodetect.scene import detect_objects
 from geodetect.stretch import Stretch
-from tests.fakes import make_detector, trained, write_raster
+from tests.fakes import make_detector, standardise, trained, write_raster
 
 SUBURB = Path(__file__).resolve().parents[1] / "sample_data" / "suburb_test.tif"
 SIDE = 100  # no multiple of 32: the graphs have to pad as the detector does
@@ -235,7 +235,7 @@ def suburb() -> tuple[Detector, np.ndarray]:
     assert pixels.dtype == np.uint8
     stretch = Stretch.fit((chip, np.ones(chip.shape[1:], bool)) for chip in pixels)
     network = _network()
-    _settle(network, torch.from_numpy(stretch.apply(pixels)))
+    _settle(network, torch.from_numpy(standardise(stretch, pixels)))
     facts = {"bands": (1, 2, 3), "stretch": stretch, "chip_size": 128, "overlap": 32, "min_score": 0.5}
     detector = make_detector(network, CLASSES, precision="float32", **facts)
     return detector, pixels
@@ -365,7 +365,7 @@ def check_every_format(network: Network, tmp_path: Path) -> None:
     pixels = chips(2, 128, n_bands)
     stretch = Stretch(np.resize(STRETCH.mean, n_bands), np.resize(STRETCH.std, n_bands))
     bands = tuple(range(1, n_bands + 1))
-    _settle(network, torch.from_numpy(stretch.apply(pixels)))
+    _settle(network, torch.from_numpy(standardise(stretch, pixels)))
     detector = make_detector(
         network, CLASSES, bands=bands, stretch=stretch, chip_size=128, overlap=16, precision="float32"
     )

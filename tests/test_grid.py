@@ -101,7 +101,7 @@ def test_resampling_keeps_the_ground_and_gives_the_size_asked_for(grid: Grid, fa
     size = grid.pixel_size_m * factor
     if min(n * side / size for n, side in zip(grid.shape[::-1], grid.pixel_sides_m, strict=True)) < 1:
         return  # smaller than one such pixel; refused, as below
-    new = grid.resampled(size)
+    new = grid.resample(size)
     assert np.allclose(new.corners, grid.corners, rtol=0, atol=1e-6)
     # Whole pixels cover the scene, so a side is off by up to half a pixel in all of them.
     for n, side in zip(new.shape[::-1], new.pixel_sides_m, strict=True):
@@ -110,25 +110,25 @@ def test_resampling_keeps_the_ground_and_gives_the_size_asked_for(grid: Grid, fa
 
 def test_a_size_within_a_hundredth_is_the_same_size() -> None:
     grid = _at(32645, 0.15, 353_875, 3_057_565)
-    assert grid.resampled(0.1505) is grid
-    assert grid.resampled(None) is grid
-    assert grid.resampled(0.30).shape == (50, 50)
+    assert grid.resample(0.1505) is grid
+    assert grid.resample(None) is grid
+    assert grid.resample(0.30).shape == (50, 50)
 
 
 @pytest.mark.parametrize("size", [0, -1, math.inf, math.nan, "0.3", True])
 def test_impossible_sizes_are_refused(size: float) -> None:
     with pytest.raises(ArgumentError, match="pixel_size_m must be above 0"):
-        _at(32645, 0.15, 0, 0).resampled(size)
+        _at(32645, 0.15, 0, 0).resample(size)
 
 
 def test_a_pixel_larger_than_the_scene_is_refused() -> None:
     with pytest.raises(ArgumentError, match=r"larger than the whole of the raster; its pixels measure 0\.15 m"):
-        _at(32645, 0.15, 353_875, 3_057_565).resampled(100)
+        _at(32645, 0.15, 353_875, 3_057_565).resample(100)
 
 
 def test_sizes_in_metres_need_a_crs() -> None:
     with pytest.raises(NotGeoreferenced, match="no coordinate reference system"):
-        Grid((10, 10), Affine.scale(1, -1)).resampled(2)
+        Grid((10, 10), Affine.scale(1, -1)).resample(2)
 
 
 @given(tilings())

@@ -25,7 +25,7 @@ from rasterio.enums import Resampling
 from geodetect import detect_objects, export_training_data, prepare_data
 from geodetect.errors import RasterError
 from geodetect.grid import Grid, Window
-from geodetect.raster import RasterReader, scenes_of
+from geodetect.raster import RasterReader, open_scenes
 from tests.fakes import SHAPE, UPRIGHT, UTM, PaintDetector, PaintedScene, painted, write_raster
 from tests.strategies import windows
 
@@ -87,7 +87,7 @@ def test_folder_list_and_pattern_are_the_same(cut_up: dict[str, Path]) -> None:
 
 
 def test_a_list_of_one_is_that_one(upright: PaintedScene) -> None:
-    assert RasterReader([upright.path]).path == str(upright.path)
+    assert RasterReader([upright.path]).scene.header.location.text == str(upright.path)
 
 
 def test_resampling_is_that_of_the_scene(upright: PaintedScene, cut_up: dict[str, Path]) -> None:
@@ -306,8 +306,10 @@ def test_many_files_are_open_a_few_at_a_time(tmp_path: Path) -> None:
 
 def test_the_index_goes_away_with_the_reader(cut_up: dict[str, Path]) -> None:
     reader = RasterReader(cut_up["upright"])
-    name = reader.path
+    location = reader.scene.header.location
+    name = location.text.replace("{index}", location._file)  # type: ignore[attr-defined]
     rasterio.open(name).close()
+    del location
     del reader
     with pytest.raises(rasterio.errors.RasterioIOError):
         rasterio.open(name)
@@ -348,8 +350,8 @@ def test_files_apart_are_scenes_of_their_own(tmp_path: Path, cut_up: dict[str, P
     far = write_raster(tmp_path / "far.tif", painted(), Grid(SHAPE, away, UTM))
     zone = write_raster(tmp_path / "zone.tif", painted(), Grid(SHAPE, UPRIGHT, UTM.from_epsg(32644)))
     files = [*cut_up["upright"].iterdir(), far, zone]
-    mosaic, *single = scenes_of(files)
-    assert [scene.path for scene in single] == [str(far), str(zone)]
+    mosaic, *single = open_scenes(files)
+    assert [scene.header.location.text for scene in single] == [str(far), str(zone)]
     assert RasterReader(mosaic).grid.shape == SHAPE
     there = shapely.transform(shapely.box(*upright.boxes.xyxy.T), Grid(SHAPE, away, UTM).to_map)
     truth = [upright.truth, gpd.GeoDataFrame({"label": upright.truth["label"]}, geometry=there, crs=UTM)]
@@ -428,7 +430,7 @@ def test_files_with_and_without_a_value_for_no_data_keep_their_own(tmp_path, dty
 def test_a_value_that_is_told_counts_in_all_files(tmp_path, dtype, nodata, declared) -> None:
     files = _side_by_side(tmp_path, _part(dtype, nodata), _part(dtype, nodata), nodata_2=declared)
     _as_each_alone(files, nodata=nodata)
-    (whole,) = scenes_of(files, nodata=nodata)
+    (whole,) = open_scenes(files, nodata=nodata)
     assert np.array_equal(_read(pickle.loads(pickle.dumps(whole)))[1], _read(files, nodata=nodata)[1])
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import geodetect as gd
-from geodetect.addresses import expanded
+from geodetect.addresses import expand_user
 from geodetect.detector import load_detector
 from geodetect.errors import GeodetectError
 from geodetect.export import export
@@ -35,9 +35,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, upright: PaintedScene)
 
 
 def test_only_what_names_a_home_is_expanded(home: Path) -> None:
-    assert expanded("~/a b/c.tif") == expanded(Path("~/a b/c.tif")) == f"{home}/a b/c.tif"
+    assert expand_user("~/a b/c.tif") == expand_user(Path("~/a b/c.tif")) == f"{home}/a b/c.tif"
     for name in ("", "a~/c.tif", "./~/c.tif", "~nobody-of-this-name/c.tif", "~$draft.gpkg", "https://a.org/~me/c.tif"):
-        assert expanded(name) == name
+        assert expand_user(name) == name
 
 
 def test_every_door_expands(home: Path) -> None:

@@ -324,7 +324,7 @@ def test_an_alpha_band_is_looked_at_once(tmp_path: Path) -> None:
     reader = RasterReader(path)
     path.write_bytes(_four_bands(tmp_path / "other.tif", np.arange(640) % 250 + np.ones((640, 1))).read_bytes())
     assert RasterReader(path).bands == (1, 2, 3, 4)
-    assert RasterReader(reader.source).bands == (1, 2, 3) == pickle.loads(pickle.dumps(reader)).bands
+    assert RasterReader(reader.scene).bands == (1, 2, 3) == pickle.loads(pickle.dumps(reader)).bands
 
 
 # A value for no data that the file does not declare
@@ -519,7 +519,7 @@ def test_scales_and_offsets_that_cannot_be_are_left_out(tmp_path, scales, offset
         reader = RasterReader(path)
     assert len(warned) == 1
     assert reader.read(Window(0, 0, 2, 1))[0][0].tolist() == [first]
-    assert RasterReader(reader.source).read(Window(0, 0, 2, 1))[0][0].tolist() == [first]  # without a word
+    assert RasterReader(reader.scene).read(Window(0, 0, 2, 1))[0][0].tolist() == [first]  # without a word
 
 
 def test_bands_of_two_types_are_read_as_the_wider_one(tmp_path: Path) -> None:
@@ -652,6 +652,16 @@ def test_a_closed_reader_opens_again(upright: PaintedScene) -> None:
     with RasterReader(upright.path) as reader:
         before, _ = reader.read(WHOLE)
     assert np.array_equal(reader.read(WHOLE)[0], before)
+
+
+def test_a_view_reads_from_the_open_file(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "a.tif", painted(), Grid(SHAPE, UPRIGHT, UTM))
+    with RasterReader(path) as reader:
+        path.rename(tmp_path / "b.tif")  # nothing can open it under its name
+        assert np.array_equal(reader.view(bands=(3, 1)).read(WHOLE)[0], painted()[[2, 0]])
+        coarse = reader.view(pixel_size_m=1.0)
+    assert coarse.bands == reader.bands
+    assert coarse.grid.shape == (SHAPE[0] // 2, SHAPE[1] // 2)
 
 
 def test_a_reader_travels_to_other_processes(upright: PaintedScene) -> None:

@@ -12,7 +12,7 @@ from geodetect import detect_objects
 from geodetect.errors import RasterError
 from geodetect.grid import Grid, Window
 from geodetect.raster import RasterReader
-from geodetect.raster.opening import gdal_name, is_remote
+from geodetect.raster.opening import Location
 from tests.fakes import SHAPE, UPRIGHT, UTM, PaintDetector, PaintedScene, painted, write_raster
 from tests.http_server import Served, served
 
@@ -86,9 +86,10 @@ def test_a_server_that_is_not_there_is_one_sentence() -> None:
 
 def test_addresses_as_gdal_names_them(tmp_path: Path) -> None:
     (tmp_path / "a.tif").touch()
-    assert gdal_name("https://a.org/b.tif?c=d") == "/vsicurl/https://a.org/b.tif?c=d"
-    assert gdal_name("s3://bucket/b.tif") == "/vsis3/bucket/b.tif"
-    assert gdal_name("gs://bucket/b.tif") == "/vsigs/bucket/b.tif"
-    assert gdal_name(str(tmp_path / "a.tif")) == str(tmp_path / "a.tif")
-    assert gdal_name("GTIFF_DIR:2:a.tif") == "GTIFF_DIR:2:a.tif"
-    assert [is_remote(path) for path in ("s3://a/b", "/vsicurl/http://a", "a.tif", "C:/a.tif")] == [1, 1, 0, 0]
+    assert Location.of("https://a.org/b.tif?c=d").text == "/vsicurl/https://a.org/b.tif?c=d"
+    assert Location.of("s3://bucket/b.tif").text == "/vsis3/bucket/b.tif"
+    assert Location.of("gs://bucket/b.tif").text == "/vsigs/bucket/b.tif"
+    assert Location.of(str(tmp_path / "a.tif")).text == str(tmp_path / "a.tif")
+    assert Location.of("GTIFF_DIR:2:a.tif").text == "GTIFF_DIR:2:a.tif"
+    remote = {"s3://a/b": True, "/vsicurl/http://a": True, "a.tif": False, "C:/a.tif": False}
+    assert {path: Location.of(path).is_remote for path in remote} == remote

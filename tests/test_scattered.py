@@ -24,7 +24,7 @@ import geodetect as gd
 from geodetect.boxes import Boxes
 from geodetect.errors import LabelsError, RasterError
 from geodetect.grid import Grid, Window
-from geodetect.raster import Held, RasterReader
+from geodetect.raster import RasterReader, ReaderPool
 from tests.fakes import CLASSES, SHAPE, TRANSFORMS, TRUTH, UPRIGHT, UTM, PaintDetector, painted, write_raster
 from tests.strategies import windows
 
@@ -337,7 +337,7 @@ class _Raster:
 
 
 def test_the_rasters_read_last_stay_open() -> None:
-    held, rasters = Held(2), [_Raster() for _ in range(4)]
+    held, rasters = ReaderPool(2), [_Raster() for _ in range(4)]
     for raster in (*rasters[:3], rasters[1], rasters[3]):
         with held.reading(raster):
             raster.is_open = True
@@ -345,7 +345,7 @@ def test_the_rasters_read_last_stay_open() -> None:
 
 
 def test_a_raster_that_is_being_read_stays_open() -> None:
-    held, rasters, go_on = Held(1), [_Raster() for _ in range(3)], threading.Event()
+    held, rasters, go_on = ReaderPool(1), [_Raster() for _ in range(3)], threading.Event()
 
     def read() -> None:
         with held.reading(rasters[0]):

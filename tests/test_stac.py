@@ -256,9 +256,9 @@ def test_names_that_files_of_a_scene_understand_otherwise_are_refused(tmp_path: 
 
 
 def test_a_run_is_not_gone_on_with_with_other_bands(item: Path, tmp_path: Path) -> None:
-    told = [RasterReader(item, bands=bands).source.told for bands in (COLOURS, ("nir08", "green", "blue"), COLOURS)]
+    told = [RasterReader(item, bands=bands).scene.identity for bands in (COLOURS, ("nir08", "green", "blue"), COLOURS)]
     assert told[0] == told[2] != told[1]
-    assert RasterReader(tmp_path / "B04.tif").source.told is None
+    assert RasterReader(tmp_path / "B04.tif").scene.identity is None
 
 
 def test_readers_of_items_travel(item: Path) -> None:

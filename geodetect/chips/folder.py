@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from geodetect.addresses import expanded
+from geodetect.addresses import expand_user
 from geodetect.chips.chip import relabel
 from geodetect.chips.cut import MIN_SIDE, Cutting
 from geodetect.chips.formats import Folder, Image, read_folder
@@ -83,7 +83,7 @@ def _check_folder(folder: str | Path | Sequence[str | Path], argument: str) -> P
     if not isinstance(folder, str | Path) or folder == "":
         got = f"{len(folder)} paths{hint}" if isinstance(folder, list | tuple) else f"{folder!r:.80}"
         raise LabelsError(f"{expected}; got {got}")
-    folder = Path(expanded(folder))
+    folder = Path(expand_user(folder))
     if not folder.is_dir():
         if folder.suffix.lower() in _LABEL_FILES and folder.is_file():
             raise LabelsError(f"{expected}; got the file {folder}; give the folder of labels and images")

@@ -19,7 +19,7 @@ from geodetect.chips.formats.image import Image, count, join_notes
 from geodetect.chips.sources import Source, check_alike, drop_unused, note_pixel_sizes
 from geodetect.errors import LabelsError
 from geodetect.grid import Window
-from geodetect.raster import UPRIGHT, RasterReader, TurnedReader, shown_shape
+from geodetect.raster import UPRIGHT, RasterReader, Reader, ReaderPool, TurnedReader, upright_shape
 
 _LEAST_SIDE = MIN_SIDE - 0.0101  # px; labels are written in hundredths, and each corner is off by up to half of one
 # Roboflow's name of the augmented copies of an image: `IMG_7_jpg.rf.1c9a7d0e5b3f4a2e8d6c1b0a9f8e7d6c.jpg`.
@@ -53,25 +53,22 @@ class ImageReader:
         nodata: float | None = None,
     ) -> None:
         self.path = Path(path)
-        self._bands, self._pixel_size_m, self._crs = bands, pixel_size_m, crs
-        with RasterReader(self.path, bands=bands, pixel_size_m=pixel_size_m, crs=crs, nodata=nodata) as reader:
-            self._source = reader.source
-            self.orientation = reader.orientation
-            stored, shown = reader.own_shape, shown_shape(reader.own_shape, self.orientation)
-            if labelled_shape and is_resized(stored, labelled_shape) and not is_resized(shown, labelled_shape):
-                self.orientation, shown = UPRIGHT, stored
-            self.source_shape = shown
-            self.grid = self._upright(reader).grid
-            self.n_bands, self.bands, self.dtype = reader.n_bands, reader.bands, reader.dtype
-            self.all_valid, self.footprints = reader.all_valid, self._upright(reader).footprints
-
-    def _upright(self, reader: RasterReader) -> RasterReader | TurnedReader:
-        return reader if self.orientation == UPRIGHT else TurnedReader(reader, self.orientation)
+        raster = RasterReader(
+            self.path, bands=bands, pixel_size_m=pixel_size_m, crs=crs, nodata=nodata, pool=ReaderPool(0)
+        )
+        self.orientation = raster.orientation
+        stored, shown = raster.own_shape, upright_shape(raster.own_shape, self.orientation)
+        if labelled_shape and is_resized(stored, labelled_shape) and not is_resized(shown, labelled_shape):
+            self.orientation, shown = UPRIGHT, stored
+        self.source_shape = shown
+        self._reader: Reader = raster if self.orientation == UPRIGHT else TurnedReader(raster, self.orientation)
+        self.grid, self.footprints = self._reader.grid, self._reader.footprints
+        self.n_bands, self.bands, self.dtype = raster.n_bands, raster.bands, raster.dtype
+        self.all_valid = raster.all_valid
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Read pixels (C, H, W) and valid (H, W) of a window of the grid."""
-        with RasterReader(self._source, bands=self._bands, pixel_size_m=self._pixel_size_m, crs=self._crs) as reader:
-            return self._upright(reader).read(window)
+        return self._reader.read(window)
 
     def close(self) -> None:
         """Do nothing: no file is open between reads."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from geodetect.addresses import expanded
+from geodetect.addresses import expand_user
 from geodetect.chips.formats import IMAGES
 from geodetect.errors import ArgumentError, OutputError
 from geodetect.locks import held
@@ -35,7 +35,7 @@ class OutDir:
     def __init__(self, path: str | Path, *, overwrite: bool) -> None:
         if not isinstance(path, str | Path) or path == "":
             raise ArgumentError(f"out_dir must be the path of a folder; got {path!r}")
-        self.path, self.overwrite = Path(expanded(path)), overwrite
+        self.path, self.overwrite = Path(expand_user(path)), overwrite
         if self.path.exists() and not self.path.is_dir():
             raise OutputError(f"out_dir must be a folder; {self.path} is a file")
         if not self.path.parent.is_dir():

@@ -235,7 +235,7 @@ def _fit_stretch(plans: Sequence[ChipPlan], seed: int) -> Stretch:
 
     sample = Sample()
     stretch = Stretch.fit(sample.through(windows()))
-    if undeclared := sample.undeclared("the pixels to train on"):
+    if undeclared := sample.describe_fills("the pixels to train on"):
         warnings.warn(f"{undeclared} (the mean and deviation of the bands are without it)", UserWarning, stacklevel=3)
         stretch = Stretch.fit(windows(), sample.fills())
     return replace(stretch, numbers=sample.numbers())

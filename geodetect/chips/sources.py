@@ -14,13 +14,13 @@ from geodetect.chips.cut import MIN_SIDE, Cutting, Fate, draw_negatives, plan_ch
 from geodetect.chips.formats.deepforest import on_map
 from geodetect.chips.formats.image import join_notes
 from geodetect.errors import LabelsError, NotGeoreferenced, RasterError, warn
-from geodetect.raster import Held, RasterReader, Rasters, Reader, scenes_of, turned_by_viewers
+from geodetect.raster import RasterReader, Rasters, Reader, ReaderPool, describe_orientation, open_scenes
 from geodetect.vector.areas import read_areas
 from geodetect.vector.features import describe_lost
 from geodetect.vector.labels import GridLabels, Labels
 from geodetect.vector.opening import Area
 
-_MOST_HELD = 8  # scenes that stay open, each with up to 256 MB of decoded blocks
+_MOST_OPEN = 8  # scenes that stay open, each with up to 256 MB of decoded blocks
 _MOST_NAMED = 10  # classes in a report
 _ONE_SIZE = 1.05  # factor; pixel sizes that differ by less count as equal, as those of degrees vary with latitude
 
@@ -57,14 +57,14 @@ def from_raster(raster: Rasters, labels: Labels, cutting: Cutting, aoi: Area | N
 
     Files that touch are one scene, and an object across them one label; separate scenes have a grid each.
     """
-    held = Held(_MOST_HELD)
+    pool = ReaderPool(_MOST_OPEN)
     readers = [
-        RasterReader(scene, bands=cutting.bands, pixel_size_m=cutting.pixel_size_m, held=held)
-        for scene in scenes_of(raster, cutting.bands, cutting.nodata)
+        RasterReader(scene, bands=cutting.bands, pixel_size_m=cutting.pixel_size_m, pool=pool)
+        for scene in open_scenes(raster, cutting.bands, cutting.nodata)
     ]
     check_alike(readers, "rasters")
     for reader in readers:
-        if reader.grid.crs is None and (turned := turned_by_viewers(reader.orientation)):
+        if reader.grid.crs is None and (turned := describe_orientation(reader.orientation)):
             warn(f"labels are taken to be in the pixels of {reader.name}{turned}")
     side = cutting.choose_side([reader.grid.shape for reader in readers])
     grids = [reader.grid for reader in readers]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from geodetect.addresses import expanded
+from geodetect.addresses import expand_user
 from geodetect.cli import options, tables
 from geodetect.errors import OutputError, RasterError
 
@@ -37,7 +37,7 @@ def demo(out_dir: Path, *, epochs: int, seed: int, device: str | None, progress:
 
     Nothing is downloaded: the scenes come with geodetect, and training starts from random weights.
     """
-    scenes, out_dir = _scenes(), Path(expanded(out_dir))
+    scenes, out_dir = _scenes(), Path(expand_user(out_dir))
     _make_folder(out_dir)
     click.echo(
         f"The demo trains on a drawn suburb for {epochs} epochs, of some 5 s each on two idle cores, "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from geodetect.addresses import expanded, unsigned
+from geodetect.addresses import expand_user, redact
 from geodetect.cli import options, tables
 from geodetect.errors import LabelsError, RasterError
 
@@ -29,7 +29,7 @@ def info(file: str, label_field: str | None, layer: str | None) -> None:
 
     Sizes are in pixels and metres, extents in the units of the file's CRS.
     """
-    tables.show_facts(_facts(expanded(file), label_field, layer))
+    tables.show_facts(_facts(expand_user(file), label_field, layer))
 
 
 def _facts(file: str, label_field: str | None, layer: str | None) -> dict[str, Any]:
@@ -45,9 +45,7 @@ def _item(file: str) -> dict[str, Any] | None:
     from geodetect.raster.stac import bands_of_item
 
     found = bands_of_item(file)
-    return (
-        None if found is None else {"file": f"{unsigned(file)}, a STAC item, {found[0]}", "bands": ", ".join(found[1])}
-    )
+    return None if found is None else {"file": f"{redact(file)}, a STAC item, {found[0]}", "bands": ", ".join(found[1])}
 
 
 def _exported(path: Path) -> dict[str, Any] | None:
@@ -107,7 +105,7 @@ def _raster(file: str) -> dict[str, Any]:
     with RasterReader(file) as reader:
         height, width = reader.grid.shape
         return {
-            "file": f"{unsigned(file)}, a raster",
+            "file": f"{redact(file)}, a raster",
             "size": f"{width} x {height} px",
             "bands": f"{', '.join(reader.band_names)} ({reader.dtype})",
             **_place(reader.grid),
@@ -136,7 +134,7 @@ def _vector(file: str, label_field: str | None, layer: str | None) -> dict[str, 
     counts = Counter(name or "without a class" for name in features.class_names(label_field))
     kinds = Counter(frame.geom_type.fillna("empty"))
     return {
-        "file": f"{unsigned(file)}, a vector file",
+        "file": f"{redact(file)}, a vector file",
         "features": f"{len(frame)} ({', '.join(f'{n} {kind}' for kind, n in kinds.most_common())})",
         "CRS": _crs(frame.crs),
         "bounds": _listed_bounds(frame.total_bounds) if len(frame) else None,

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from geodetect import __version__
-from geodetect.addresses import unsigned
+from geodetect.addresses import redact
 from geodetect.errors import GeodetectError
 
 _COMMANDS = ("chips", "train", "detect", "evaluate", "export", "info", "demo", "view", "qgis")
@@ -76,7 +76,7 @@ class _Commands(click.Group):
 
 def _told(message: str, error: BaseException) -> str:
     """An error in one line, with what was noted on its way."""
-    return unsigned("; ".join([" ".join(message.split()), *getattr(error, "__notes__", [])]))
+    return redact("; ".join([" ".join(message.split()), *getattr(error, "__notes__", [])]))
 
 
 def _in_options(message: str, command: click.Command | None) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from geodetect.addresses import expanded
+from geodetect.addresses import expand_user
 from geodetect.cli import options, tables
 from geodetect.errors import OutputError
 
@@ -142,7 +142,7 @@ def train(source: str, model: Path, labels: str | None, **choices: Any) -> None:
     GeoTIFFs or a pattern in quotes ("tiles/*.tif"). Under torchrun --nproc-per-node N -m geodetect train
     N processes share every batch. Ctrl-C, SIGTERM and errors save the best weights so far.
     """
-    model = Path(expanded(model))
+    model = Path(expand_user(model))
     _check_output(model)
     from geodetect.chips import prepare_data
     from geodetect.learner import RetinaNet, distributed

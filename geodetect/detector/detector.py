@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Num
 from torch import Tensor
 
-from geodetect.addresses import expanded
+from geodetect.addresses import expand_user
 from geodetect.boxes import Boxes
 from geodetect.detector import file
 from geodetect.errors import ArgumentError, ModelError, is_share, warn
@@ -233,7 +233,7 @@ class Detector(HasMetadata):
         """
         self.warn_if_untrained()
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
-        return file.write(Path(expanded(path)), weights, self.metadata)
+        return file.write(Path(expand_user(path)), weights, self.metadata)
 
 
 def known_device(device: str | torch.device) -> torch.device:

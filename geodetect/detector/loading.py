@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from geodetect.addresses import expanded
+from geodetect.addresses import expand_user
 from geodetect.detector import file
 from geodetect.detector.detector import Detector, first_line, known_device
 from geodetect.errors import ModelError
@@ -30,7 +30,7 @@ def load_detector(path: str | Path, *, device: str | torch.device | None = None,
     """
     where = known_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     precisions.resolve(precision, where)
-    path = Path(expanded(path))
+    path = Path(expand_user(path))
     weights, metadata = file.read(path)
     architecture = metadata.architecture
     if architecture is None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geodetect.addresses import expanded
+from geodetect.addresses import expand_user
 from geodetect.errors import ArgumentError, OutputError
 from geodetect.export.onnx_detector import LAYOUTS
 
@@ -41,7 +41,7 @@ def export(detector: Detector, path: str | Path, layout: str | None = None) -> P
         MissingPackage: for `.onnx` without the extra `onnx`.
     """
     check_output(path, layout)
-    path = Path(expanded(path))
+    path = Path(expand_user(path))
     detector.warn_if_untrained()
     _writers(layout)[path.suffix.lower()](detector, path)
     return path
@@ -64,7 +64,7 @@ def check_output(path: str | Path, layout: str | None = None) -> None:
         OutputError: if the suffix is not one of a format, or there is no folder for the file.
         ArgumentError: if the format has no such layout.
     """
-    path = Path(expanded(path))
+    path = Path(expand_user(path))
     suffix = path.suffix.lower()
     if suffix not in _LAYOUTS:
         raise OutputError(f"a detector is exported as {', '.join(_LAYOUTS)}; got {path.name!r}, change its suffix")

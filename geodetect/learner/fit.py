@@ -16,7 +16,7 @@ from fastcore.basics import noop
 from fastprogress.fastprogress import IN_NOTEBOOK
 
 from geodetect import memory
-from geodetect.addresses import expanded
+from geodetect.addresses import expand_user
 from geodetect.chips.chip import Chips
 from geodetect.detector import Detector
 from geodetect.errors import ArgumentError, OutputError, TrainingError, check_whole, is_whole, warn
@@ -70,7 +70,7 @@ def make_checkpoint(
     """
     if not isinstance(checkpoint, bool | str | Path):
         raise ArgumentError(f"checkpoint must be True, False, or a folder; got {checkpoint!r}")
-    folder = None if isinstance(checkpoint, bool) else checkpoints.make_folder(Path(expanded(checkpoint)))
+    folder = None if isinstance(checkpoint, bool) else checkpoints.make_folder(Path(expand_user(checkpoint)))
     chosen = None if rate is None else training.choose_rates(detector.network, rate)
     model, state = checkpoints.identify(detector), None
     if folder and not resume and last is None and (folder / checkpoints.FILE).exists():

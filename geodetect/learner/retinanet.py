@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from geodetect import plots
-from geodetect.addresses import expanded
+from geodetect.addresses import expand_user
 from geodetect.chips import DetectionData
 from geodetect.detector import Detector, load_detector
 from geodetect.detector.file import check_output
@@ -219,7 +219,7 @@ class RetinaNet:
             OutputError: if `save_as` or the folder `checkpoint` cannot be written.
         """
         check_arguments(epochs, callbacks)
-        file = None if save_as is None else Path(expanded(save_as))
+        file = None if save_as is None else Path(expand_user(save_as))
         if file is not None:
             check_output(file)
         learner, last, valid = self.learner, self._fit, self._need_data("fit").valid

@@ -13,7 +13,7 @@ from pickle import UnpicklingError
 import torch
 from torch import Tensor
 
-from geodetect.addresses import expanded
+from geodetect.addresses import expand_user
 from geodetect.chips import DetectionData
 from geodetect.detector import Detector, load_detector
 from geodetect.detector.file import is_detector, read_safetensors
@@ -54,7 +54,7 @@ class Start:
         """
         if weights in (IMAGENET, COCO, None):
             return cls(weights)
-        path = Path(expanded(weights) if isinstance(weights, str | Path) else str(weights))
+        path = Path(expand_user(weights) if isinstance(weights, str | Path) else str(weights))
         if not path.is_file():
             raise ArgumentError(
                 'weights must be "imagenet", "coco", None, or the file of a saved detector or of torchvision\'s '

@@ -1,12 +1,13 @@
-"""Rasters: windowed reading that is safe in threads, and chips out.
+"""Rasters: windowed reading in threads, and writing of chips.
 
-`Reader` is all that the rest of the package knows of rasters; `RasterReader` reads files, one or many as one scene.
+The rest of the package uses the protocol `Reader`; `RasterReader` reads files, one or many as one scene.
 """
 
-from geodetect.raster.held import Held
-from geodetect.raster.mosaic import Mosaic, Scene, Single, opened_as, scenes_of
+from geodetect.raster.header import Scene
+from geodetect.raster.mosaic import open_scene, open_scenes
 from geodetect.raster.opening import Rasters, files_of
-from geodetect.raster.orientation import UPRIGHT, TurnedReader, shown_shape, turned_by_viewers
+from geodetect.raster.orientation import UPRIGHT, TurnedReader, describe_orientation, upright_shape
+from geodetect.raster.pool import ReaderPool
 from geodetect.raster.reader import MaskedReader, RasterReader, Reader
 from geodetect.raster.validity import mostly_valid, mostly_valid_in
 from geodetect.raster.writer import CHIP_FORMATS, check_chip_format, write_chip
@@ -14,22 +15,20 @@ from geodetect.raster.writer import CHIP_FORMATS, check_chip_format, write_chip
 __all__ = [
     "CHIP_FORMATS",
     "UPRIGHT",
-    "Held",
     "MaskedReader",
-    "Mosaic",
     "RasterReader",
     "Rasters",
     "Reader",
+    "ReaderPool",
     "Scene",
-    "Single",
     "TurnedReader",
     "check_chip_format",
+    "describe_orientation",
     "files_of",
     "mostly_valid",
     "mostly_valid_in",
-    "opened_as",
-    "scenes_of",
-    "shown_shape",
-    "turned_by_viewers",
+    "open_scene",
+    "open_scenes",
+    "upright_shape",
     "write_chip",
 ]

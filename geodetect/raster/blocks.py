@@ -1,4 +1,4 @@
-"""Decoded blocks that all threads share: no block of a file is decoded twice while it is remembered.
+"""A cache of decoded blocks that all threads share: no block is decoded twice while it is cached.
 
 Shapes: C bands, H W pixels.
 """
@@ -10,6 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Shaped
@@ -18,97 +19,100 @@ from geodetect.grid import Window
 
 Pixels = tuple[Shaped[np.ndarray, "C H W"], Bool[np.ndarray, "H W"]]
 
-_REMEMBERED_BYTES = 256_000_000  # a row of windows of 512 px over an RGB raster 100,000 px wide
-_LEAST_SIDE = 128  # px; smaller blocks, and strips, are taken together: each costs Python as much as many pixels
-_LARGEST_PIXELS = 1 << 25  # larger ones are not remembered; GDAL keeps them
+_CACHED_BYTES = 256_000_000  # a row of windows of 512 px over an RGB raster 100,000 px wide
+_LEAST_SIDE = 128  # px; smaller blocks, and strips, are decoded together: a call costs as much as many pixels
+_LARGEST_PIXELS = 1 << 25  # larger blocks are not cached here; GDAL caches them
 
 
 class Blocks:
-    """A raster in blocks; a window is put together from those that it meets.
+    """A raster in blocks; windows are assembled from the blocks that they intersect.
 
-    Windows overlap, and those side by side share strips: each thread that decoded for itself would undo what
-    the others gain. A block is decoded by the thread that asks first. A thread begins with
-    blocks that nobody works on, and waits for those of others only when it has nothing else to do.
+    Windows overlap, and those side by side share strips. A block is decoded by the thread that needs it first. Each
+    thread decodes the blocks that no other works on before it waits for those of other threads.
 
     Args:
-        decode: pixels and validity of a window of the raster, called in several threads.
+        decode: returns pixels and validity of a window of the raster; called in several threads.
         shape: (height, width) of the raster.
-        block: (height, width) of the blocks that its file is made of.
+        block: (height, width) of the file's blocks.
     """
 
     def __init__(self, decode: Callable[[Window], Pixels], shape: tuple[int, int], block: tuple[int, int]) -> None:
-        self._decode, self._shape = decode, shape
-        self._size = _grown(block, shape)
+        self._decode, self._shape, self._block = decode, shape, block
+        # Several small blocks together, so that each is worth a call.
+        height, width = (min(n * -(-_LEAST_SIDE // n), whole) for n, whole in zip(block, shape, strict=True))
+        self._size = height, width
         self._reset()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Blocks, (self._decode, self._shape, self._block)  # the cache stays here
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._known: OrderedDict[tuple[int, int], Future[Pixels]] = OrderedDict()
-        self._n_bytes, self._room = 0, _REMEMBERED_BYTES
+        self._cached: OrderedDict[tuple[int, int], Future[Pixels]] = OrderedDict()
+        self._n_bytes, self._room = 0, _CACHED_BYTES
         self._process = os.getpid()
 
     def forget(self) -> None:
-        """Frees what is remembered."""
+        """Free the cache."""
         self._reset()
 
     def read(self, window: Window) -> Pixels:
-        """The pixels of a window, in arrays of its own; what `decode` raises is raised."""
+        """Return the pixels of a window in new arrays; errors of `decode` are raised."""
         if self._process != os.getpid():  # a fork may have copied a lock that was held
             self._reset()
         if self._size[0] * self._size[1] > _LARGEST_PIXELS:
             return self._decode(window)
-        keys = self._keys(window)
-        asked = [(key, self._asked(key)) for key in keys]
-        parts = [(self._window(key), self._held(key, future)) for key, future in asked]
-        # The window beside this one needs the same strips, however wide the raster.
+        futures = [(key, self._request(key)) for key in self._keys(window)]
+        parts = [(self._window(key), self._wait(key, future)) for key, future in futures]
+        # The next window needs the same strips, however wide the raster.
         self._room = max(self._room, 2 * sum(_bytes_of(part) for _, part in parts))
-        return _joined(window, parts)
+        return _join(window, parts)
 
     def _keys(self, window: Window) -> list[tuple[int, int]]:
-        """Row and column of each block that a window meets."""
+        """Return row and column of each block that a window intersects."""
         height, width = self._size
         x1, y1, x2, y2 = window.xyxy
         rows, columns = range(y1 // height, -(-y2 // height)), range(x1 // width, -(-x2 // width))
         return [(row, column) for row in rows for column in columns]
 
     def _window(self, key: tuple[int, int]) -> Window:
-        """The pixels of a block, which ends where the raster does."""
+        """Return the window of a block, which ends where the raster does."""
         (height, width), (row, column) = self._size, key
         y, x = row * height, column * width
         return Window(x, y, min(width, self._shape[1] - x), min(height, self._shape[0] - y))
 
-    def _asked(self, key: tuple[int, int]) -> Future[Pixels]:
-        """A block that is known or will be; decoded here and now if nobody has begun."""
+    def _request(self, key: tuple[int, int]) -> Future[Pixels]:
+        """Return a block that is cached or being decoded; if it is neither, decode it."""
         with self._lock:
-            future = self._known.get(key)
+            future = self._cached.get(key)
             if future is not None:
-                self._known.move_to_end(key)
+                self._cached.move_to_end(key)
                 return future
-            future = self._known[key] = Future()
+            future = self._cached[key] = Future()
         try:
             future.set_result(self._decode(self._window(key)))
         finally:
-            if not future.done():  # whatever went wrong is raised here; who waits tries for himself
+            if not future.done():  # the error is raised here; waiting threads try themselves
                 with self._lock:
-                    self._known.pop(key, None)
+                    self._cached.pop(key, None)
                 future.cancel()
-        self._remember(key, future)
+        self._evict(key, future)
         return future
 
-    def _held(self, key: tuple[int, int], future: Future[Pixels]) -> Pixels:
-        """What a block holds, when whoever decodes it has done so."""
+    def _wait(self, key: tuple[int, int], future: Future[Pixels]) -> Pixels:
+        """Return a block when the thread that decodes it has finished."""
         try:
             return future.result()
         except CancelledError:
-            return self._held(key, self._asked(key))
+            return self._wait(key, self._request(key))
 
-    def _remember(self, key: tuple[int, int], future: Future[Pixels]) -> None:
-        """Counts a block that has been decoded, and lets go of those that were asked for longest ago."""
+    def _evict(self, key: tuple[int, int], future: Future[Pixels]) -> None:
+        """Count a decoded block, and drop the least recently used ones if they take too much memory."""
         with self._lock:
-            if self._known.get(key) is future:
+            if self._cached.get(key) is future:
                 self._n_bytes += _bytes_of(future.result())
             while self._n_bytes > self._room:
-                _, oldest = self._known.popitem(last=False)
+                _, oldest = self._cached.popitem(last=False)
                 self._n_bytes -= _bytes_of(oldest.result()) if oldest.done() else 0
 
 
@@ -116,20 +120,11 @@ def _bytes_of(block: Pixels) -> int:
     return sum(array.nbytes for array in block)
 
 
-def _grown(block: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int]:
-    """The block, or several together that are large enough to be worth a call."""
-    grown = []
-    for side, whole in zip(block, shape, strict=True):
-        n_together = -(-_LEAST_SIDE // side)
-        grown.append(min(side * n_together, whole))
-    return grown[0], grown[1]
-
-
-def _joined(window: Window, parts: list[tuple[Window, Pixels]]) -> Pixels:
-    """What the blocks hold of a window, in new arrays."""
+def _join(window: Window, parts: list[tuple[Window, Pixels]]) -> Pixels:
+    """Return a window assembled from blocks, in new arrays."""
     first, _ = parts[0][1]
     holding = [(place, block, held) for place, (block, held) in parts if held.any()]
-    new = np.empty if len(holding) == len(parts) else np.zeros  # pages of zeros cost nothing until they are written to
+    new = np.empty if len(holding) == len(parts) else np.zeros  # zeros cost no memory until they are written to
     pixels = new((len(first), window.height, window.width), first.dtype)
     valid = new((window.height, window.width), bool)
     x1, y1, x2, y2 = window.xyxy

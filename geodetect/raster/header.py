@@ -1,4 +1,4 @@
-"""What the header of a file says, before any pixel is read."""
+"""What a raster says before a pixel of it is used, read once; and the scene, a raster that was opened once."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
-import rasterio
+import numpy as np
 from rasterio.errors import NotGeoreferencedWarning
 
 from geodetect.errors import RasterError
@@ -16,32 +17,30 @@ from geodetect.grid import Grid
 from geodetect.progress import Bar
 from geodetect.raster.layers import Layers, warn_of_scales
 from geodetect.raster.masks import Least, alpha_tag, least_opaque
-from geodetect.raster.opening import gdal_name, grid_of, overviews, understood
+from geodetect.raster.opening import Handles, Location, check_sources, grid_of, overviews, translate_errors
+from geodetect.raster.orientation import UPRIGHT, orientation_of
+from geodetect.raster.virtual import TYPES, sources_of
 
 _N_THREADS = 8  # headers are read by so many at once: on a network they only wait
 _MANY = 100  # files whose headers take a second or more
-_CAPITALS = {"uint": "UInt", "int": "Int", "float": "Float"}
-_SIZES = {"uint": (16, 32, 64), "int": (8, 16, 32, 64), "float": (32, 64)}
-# numpy's names of numbers, and GDAL's.
-TYPES = {"uint8": "Byte"} | {f"{kind}{n}": f"{_CAPITALS[kind]}{n}" for kind, sizes in _SIZES.items() for n in sizes}
 
 
 @dataclass(frozen=True, eq=False)
-class File:
-    """What is known of one of many files before any pixel is read.
+class Header:
+    """What a raster says before a pixel of it is used.
 
     Args:
-        path: what GDAL opens.
+        location: what GDAL opens.
         name: what messages call it.
-        grid: where it lies.
-        layers: its bands; an alpha band that is a mask among them.
-        nodata: for each band the value that stands for no data; None when there is none.
-        tagged: the band that is tagged as alpha, mask or not; None when there is none.
-        factors: by how much its overviews are coarser.
+        grid: its pixels and where they lie.
+        layers: its bands; a band that is tagged as alpha counts as data until `with_mask` decides.
+        nodata: the no-data value of each band; None for a band without one.
+        tagged: the band that is tagged as alpha, mask or not; None if there is none.
+        factors: how much coarser each overview is, in GDAL's order.
         block: (height, width) of its blocks.
     """
 
-    path: str
+    location: Location
     name: str
     grid: Grid
     layers: Layers
@@ -50,62 +49,135 @@ class File:
     factors: tuple[int, ...]
     block: tuple[int, int]
 
+    @classmethod
+    def of(cls, dataset: Any, location: Location, name: str, nodata: float | None = None) -> Header:
+        """Return the header of an open dataset; no pixel is read.
+
+        Args:
+            dataset: opened by rasterio.
+            location: where.
+            name: what messages call it.
+            nodata: no-data value besides those that the file declares.
+
+        Raises:
+            RasterError: if it cannot be read in windows, or its CRS is invalid.
+        """
+        layers = Layers.of(dataset, name, nodata)
+        return cls(
+            location,
+            name,
+            grid_of(dataset, name),
+            layers,
+            tuple(layers.undeclared if value is None else value for value in dataset.nodatavals),
+            alpha_tag(dataset),
+            tuple(overviews(dataset)),
+            dataset.block_shapes[0],
+        )
+
     @property
     def n_bands(self) -> int:
         """Number of bands that are data."""
         return len(self.layers.data)
 
     def least_opaque(self) -> Least | None:
-        """Lowest opaque value of the band that is tagged as alpha; None when there is none, or it is not a mask.
+        """Return the lowest opaque value of the band that is tagged as alpha; None if there is none or it is no mask.
 
         A few blocks of it are read.
         """
         if self.tagged is None:
             return None
-        with understood(self.name, self.path), rasterio.open(self.path) as dataset:
+        with translate_errors(self.name, self.location), self.location.open() as dataset:
             return least_opaque(dataset, self.tagged)
 
-    def masked(self, least: Least | None) -> File:
-        """The file with its band that is tagged as alpha as a mask; itself where there is none, or `least` is None."""
+    def with_mask(self, least: Least | None) -> Header:
+        """Return the header with the tagged band as a mask, valid from `least` on; itself if either is None."""
         if self.tagged is None or least is None:
             return self
         return replace(self, layers=self.layers.with_alpha(self.tagged, least))
 
 
-def headers_of(files: Sequence[tuple[str, str]], nodata: float | None = None, *, progress: bool = False) -> list[File]:
-    """What the headers of all files say, a band tagged as alpha taken for data.
+def read_headers(
+    files: Sequence[tuple[Location, str]], nodata: float | None = None, *, progress: bool = False
+) -> list[Header]:
+    """Return the headers of files that make up one scene; a band tagged as alpha counts as data.
 
     Args:
-        files: the path or URL of each, and what messages call it.
-        nodata: value that stands for no data besides those that the files declare.
-        progress: show a bar where there are many.
+        files: location and name of each.
+        nodata: no-data value besides those that the files declare.
+        progress: show a bar if there are many.
 
     Raises:
-        RasterError: if one cannot be read, or does not say where it lies.
+        RasterError: if one cannot be read or has no transform.
     """
-    headers: list[File] = []
+    headers: list[Header] = []
     with warnings.catch_warnings(), ThreadPoolExecutor(_N_THREADS, thread_name_prefix="geodetect-headers") as pool:
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # such files are refused in our own words
         with Bar("files", len(files), shown=progress and len(files) > _MANY) as bar:
-            for header in pool.map(partial(_header, nodata), files):
+            for header in pool.map(partial(_read_header, nodata), files):
                 headers.append(header)
                 bar.advance()
     warn_of_scales((header.name, header.layers) for header in headers)
     return headers
 
 
-def _header(nodata: float | None, file: tuple[str, str]) -> File:
-    path, name = file
-    with understood(name, path), rasterio.open(gdal_name(path)) as dataset:
-        grid, layers = grid_of(dataset, name), Layers.without_alpha(dataset, name, nodata)
-        if grid.transform is None or dataset.transform.is_identity:
+def _read_header(nodata: float | None, file: tuple[Location, str]) -> Header:
+    location, name = file
+    with translate_errors(name, location), location.open() as dataset:
+        header = Header.of(dataset, location, name, nodata)
+        if header.grid.transform is None or dataset.transform.is_identity:
             raise RasterError(
                 f"{name} has no transform of its own, so its place beside the other files is unknown; "
                 "give it one (gdal_translate -a_srs EPSG:... -a_ullr ..., or gdalwarp where it has control points)"
             )
-        if layers.stored.name not in TYPES:
-            raise RasterError(f"{name} holds {layers.stored} values, which a scene of many files cannot; convert it")
-        values = tuple(layers.undeclared if value is None else value for value in dataset.nodatavals)
-        factors = tuple(overviews(dataset))
-        block = dataset.block_shapes[0]
-        return File(gdal_name(path), name, grid, layers, values, alpha_tag(dataset), factors, block)
+        if header.layers.stored.name not in TYPES:
+            raise RasterError(f"{name} holds {header.layers.stored} values, which a mosaic cannot; convert it")
+        return header
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A raster, or many files as one, opened once; readers are views of it.
+
+    In another process it is opened anew, without a second look at its header.
+
+    Args:
+        header: of the whole, its alpha band decided upon.
+        handles: its open datasets.
+        nodata: no-data value besides those that the files declare; None for none.
+        footprints: (N,) outlines of its files in pixels of `header.grid`; None if one file covers all of it.
+        identity: names of the files of a mosaic, URLs, or descriptions of virtual rasters; may hold secrets. None for
+            a single file, whose size and date identify it.
+        files: paths and URLs of the files of a mosaic; None for a raster that GDAL opens by itself.
+        orientation: how viewers turn and mirror a photo, 1 to 8 as in Exif; pixels are read as they are stored.
+    """
+
+    header: Header
+    handles: Handles
+    nodata: float | None = None
+    footprints: np.ndarray | None = None
+    identity: str | None = None
+    files: Sequence[str] | None = None
+    orientation: int = UPRIGHT
+
+
+def open_single(location: Location, name: str, nodata: float | None = None) -> Scene:
+    """Open a raster that GDAL opens by itself, and decide once on its alpha band.
+
+    Raises:
+        RasterError: if it cannot be read.
+    """
+    handles = Handles(location, name)
+    with translate_errors(name, location), handles.dataset() as dataset:
+        header = Header.of(dataset, location, name, nodata)
+        if header.tagged is not None:
+            header = header.with_mask(least_opaque(dataset, header.tagged))
+        check_sources(dataset, name)
+        warn_of_scales([(name, header.layers)])
+        return Scene(
+            header,
+            handles,
+            nodata,
+            footprints=sources_of(dataset),
+            identity=location.identity,
+            orientation=orientation_of(dataset),
+        )

@@ -1,10 +1,11 @@
-"""What the bands of a file are: data, a palette, or a mask; and windows of them read so.
+"""The bands of a file: data, palette or mask; and how windows of them are read.
 
 Shapes: C bands, H W pixels.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -18,10 +19,10 @@ from rasterio.windows import Window as FileWindow
 
 from geodetect.errors import ArgumentError, RasterError, is_whole
 from geodetect.grid import Window
-from geodetect.raster.masks import Least, alpha_tag, as_stored, is_sparse, least_of_mask, least_opaque
+from geodetect.raster.masks import Least, as_stored, is_sparse, least_of_mask
 from geodetect.raster.opening import block_bytes
 
-_LARGEST_BLOCK_BYTES = 500_000_000  # whatever the window, GDAL decodes whole blocks
+_LARGEST_BLOCK_BYTES = 500_000_000  # GDAL decodes whole blocks for any window
 _COLOURS = ("red", "green", "blue")  # of a palette
 _ENDLESS = 1e30  # a scale times a 16-bit integer is still a float32
 _FLOAT32 = np.finfo(np.float32)
@@ -29,40 +30,40 @@ _NO_COLOURS = ("undefined", "gray", "palette")  # GDAL's default for the first b
 
 
 class BandName(NamedTuple):
-    """What a band may be called.
+    """The names of a band.
 
     Args:
-        own: its description; empty when it has none.
-        colour: what it is shown as, such as "red"; "undefined" when that is not told.
+        own: its description; empty if it has none.
+        colour: its colour interpretation, such as "red"; "undefined" if unknown.
     """
 
     own: str
     colour: str
 
     @property
-    def told(self) -> str:
-        """What it is called; empty when it is called nothing."""
+    def shown(self) -> str:
+        """Description, or else colour; empty if it has neither."""
         return self.own or ("" if self.colour in _NO_COLOURS else self.colour)
 
 
 @dataclass(frozen=True, eq=False)
 class Layers:
-    """The bands of a file, decided upon once.
+    """The bands of a file, and what makes their pixels valid; decided once.
 
     Args:
         data: bands that are read when none are named; no alpha band among them.
         n_bands: number of bands that can be named.
         stored: dtype of the pixels in the file.
-        dtype: dtype of the pixels that `read` gives.
-        alpha: the band that is a mask; None when there is none.
+        dtype: dtype of the pixels that `read` returns.
+        alpha: the band that is a mask; None if there is none.
         least: the lowest valid value of the alpha band.
-        mask: the lowest valid value of the mask that the file carries for all bands; None when it carries none.
-        nodata: whether bands declare a value that stands for no data.
-        undeclared: another value that stands for no data; None when there is none.
-        palette: (colours, 4) red, green, blue, alpha; None when pixels are values.
-        scaled: (bands, 2) scale and offset; None when all are 1 and 0.
-        unusable: scales and offsets that are ignored because no values can have them; empty when there are none.
-        names: what each band that can be named by number can be called besides.
+        mask: the lowest valid value of the file's mask for all bands; None if it has none.
+        nodata: whether bands declare a no-data value.
+        undeclared: another no-data value; None if there is none.
+        palette: (colours, 4) red, green, blue, alpha; None if there is none.
+        scaled: (bands, 2) scale and offset; None if all are 1 and 0.
+        unusable: scales and offsets that are ignored because they are not usable; empty if there are none.
+        names: of each band that can be named by number.
     """
 
     data: tuple[int, ...]
@@ -81,31 +82,30 @@ class Layers:
 
     @classmethod
     def of(cls, dataset: Any, name: str, nodata: float | None = None) -> Layers:
-        """The bands of `dataset`; a few blocks of a band that is tagged as alpha are read.
+        """Return the bands of a dataset, one that is tagged as alpha among the data; no pixel is read.
 
         Args:
-            dataset: an open file.
+            dataset: opened by rasterio.
             name: what messages call it.
-            nodata: value that stands for no data besides those that the file declares.
+            nodata: no-data value besides those that the file declares.
 
         Raises:
-            RasterError: if there are none, or their values or blocks are of a kind that cannot be read.
+            RasterError: if there are no bands, or their values or blocks are of a kind that cannot be read.
         """
-        tagged = alpha_tag(dataset)
-        least = None if tagged is None else least_opaque(dataset, tagged)
-        layers = cls.without_alpha(dataset, name, nodata)
-        return layers if tagged is None or least is None else layers.with_alpha(tagged, least)
-
-    @classmethod
-    def without_alpha(cls, dataset: Any, name: str, nodata: float | None = None) -> Layers:
-        """The bands of `dataset`, with a band that is tagged as alpha among the data; arguments and errors as in `of`.
-
-        No pixel is read.
-        """
-        _check_readable(dataset, name)
-        flags, palette = dataset.mask_flag_enums, _palette(dataset)
-        scaled, unusable = (None, "") if palette is not None else _scaled(dataset)
+        if not dataset.count:
+            parts = " or ".join(dataset.subdatasets[:2])
+            raise RasterError(f"{name} holds no bands of its own; name one of its parts{parts and ', as ' + parts}")
+        if any(kind.startswith("complex") for kind in dataset.dtypes):
+            raise RasterError(f"{name} holds complex values, which are no image; take their magnitude first")
+        if (size := block_bytes(dataset)) > _LARGEST_BLOCK_BYTES:
+            raise RasterError(
+                f"{name} is stored in blocks of {size / 1e9:.2g} GB, so it cannot be read in windows; "
+                "write it in tiles first (gdal_translate -co TILED=YES)"
+            )
+        flags, palette = dataset.mask_flag_enums, _read_palette(dataset)
+        scaled, unusable = (None, "") if palette is not None else _read_scales(dataset)
         stored = np.result_type(*dataset.dtypes)
+        described = zip(dataset.descriptions, dataset.colorinterp, strict=True)
         undeclared = None if nodata is None else as_stored(nodata, stored, name)
         declared = any(MaskFlags.nodata in flag for flag in flags)
         has_mask = MaskFlags.per_dataset in flags[0] and MaskFlags.alpha not in flags[0]
@@ -122,23 +122,25 @@ class Layers:
             palette=palette,
             scaled=scaled,
             unusable=unusable,
-            names=_names(dataset) if palette is None else tuple(BandName("", colour) for colour in _COLOURS),
+            names=tuple(BandName(own or "", colour.name) for own, colour in described)
+            if palette is None
+            else tuple(BandName("", colour) for colour in _COLOURS),
         )
 
     def with_alpha(self, band: int, least: Least) -> Layers:
-        """The same bands, of which one is a mask and no longer among the data."""
+        """Return the same bands with one of them as a mask, no longer among the data."""
         data = tuple(each for each in self.data if each != band)
         return replace(self, data=data, alpha=band, least=least)
 
     @property
     def all_valid(self) -> bool:
-        """Whether nothing in the file can make a pixel invalid; known before any is read."""
-        clear = self.palette is not None and not self.palette[:, 3].all()
-        said = (self.alpha, self.mask, self.undeclared)
-        return all(each is None for each in said) and not (self.nodata or clear or self.stored.kind == "f")
+        """Whether nothing in the file can make a pixel invalid."""
+        transparent = self.palette is not None and not self.palette[:, 3].all()
+        masks = (self.alpha, self.mask, self.undeclared)
+        return all(each is None for each in masks) and not (self.nodata or transparent or self.stored.kind == "f")
 
-    def chosen(self, bands: Sequence[int | str] | None, name: str) -> tuple[int, ...]:
-        """The numbers of the bands asked for by number or name; all data bands for None.
+    def select(self, bands: Sequence[int | str] | None, name: str) -> tuple[int, ...]:
+        """Return the numbers of bands given by number or name; all data bands for None.
 
         Raises:
             ArgumentError: if they are neither.
@@ -147,40 +149,40 @@ class Layers:
         if bands is None:
             return self.data
         check_bands(bands)
-        chosen = tuple(self._named(band, name) if isinstance(band, str) else int(band) for band in bands)
-        if not chosen or not all(1 <= band <= self.n_bands for band in chosen):
-            raise RasterError(f"{name} has bands 1 to {self.n_bands}; got bands={chosen}")
-        return chosen
+        numbers = tuple(self._find(band, name) if isinstance(band, str) else int(band) for band in bands)
+        if not numbers or not all(1 <= band <= self.n_bands for band in numbers):
+            raise RasterError(f"{name} has bands 1 to {self.n_bands}; got bands={numbers}")
+        return numbers
 
-    def _named(self, band: str, name: str) -> int:
-        """The number of the band that is described so, or else shown in this colour."""
+    def _find(self, band: str, name: str) -> int:
+        """Return the number of the band with this description, or else this colour."""
         for known in ([each.own for each in self.names], [each.colour for each in self.names]):
             found = [number for number, each in enumerate(known, 1) if each.casefold() == band.casefold()]
             if len(found) == 1:
                 return found[0]
             if found:
                 raise RasterError(f"bands {found} of {name} are all called {band!r}; name one by its number")
-        told = ", ".join(f"{number} {each.told}".strip() for number, each in enumerate(self.names, 1))
-        raise RasterError(f"{name} has no band {band!r}; its bands are {told}")
+        listed = ", ".join(f"{number} {each.shown}".strip() for number, each in enumerate(self.names, 1))
+        raise RasterError(f"{name} has no band {band!r}; its bands are {listed}")
 
     def read(
         self, dataset: Any, window: Window, bands: tuple[int, ...]
     ) -> tuple[Shaped[np.ndarray, "C H W"], Bool[np.ndarray, "H W"]]:
-        """The pixels of a window of the file, 0 where invalid, and which are valid."""
+        """Return the pixels of a window of the file, 0 where invalid, and which are valid."""
         where = FileWindow(window.x, window.y, window.width, window.height)
         stored = (1,) if self.palette is not None else tuple(sorted(set(bands)))
-        masked = self._masked(dataset, where)
+        masked = self._read_mask(dataset, where)
         if (masked is not None and not masked.any()) or (self.nodata and is_sparse(dataset, window, stored)):
-            return self._nothing(window, len(bands))
+            return self._empty(window, len(bands))
         if len(set(dataset.dtypes)) == 1:
             pixels = dataset.read(stored, window=where)
         else:  # rasterio reads bands of several types one by one only
             pixels = np.stack([dataset.read(band, window=where) for band in stored])
-        valid = self._valued(dataset, where, pixels, stored)
+        valid = self._has_data(dataset, where, pixels, stored)
         if masked is not None:
             valid &= masked
         if not valid.any():
-            return self._nothing(window, len(bands))
+            return self._empty(window, len(bands))
         if self.palette is not None:
             colours = self.palette[np.clip(pixels[0], 0, len(self.palette) - 1)]
             pixels, stored = np.moveaxis(colours[..., :3], -1, 0), (1, 2, 3)
@@ -195,114 +197,92 @@ class Layers:
             np.copyto(pixels, 0, where=~valid)
         return pixels, valid
 
-    def _nothing(self, window: Window, n_bands: int) -> tuple[np.ndarray, np.ndarray]:
-        """A window without a valid pixel; the system gives pages of zeros, which cost nothing until they are used."""
+    def _empty(self, window: Window, n_bands: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return a window without a valid pixel; pages of zeros cost no memory until they are written to."""
         shape = window.height, window.width
         return np.zeros((n_bands, *shape), self.dtype), np.zeros(shape, bool)
 
-    def _masked(self, dataset: Any, where: Any) -> Bool[np.ndarray, "H W"] | None:
-        """Which pixels an alpha band and a mask leave valid; None where there are neither."""
+    def _read_mask(self, dataset: Any, where: Any) -> Bool[np.ndarray, "H W"] | None:
+        """Return which pixels alpha band and mask declare valid; None if there is neither."""
         valid = None
         if self.alpha is not None:
-            valid = dataset.read(self.alpha, window=where) >= self.least
+            # numpy compares whole numbers with whole numbers much faster.
+            least = math.ceil(self.least) if self.stored.kind in "iu" else self.least
+            valid = dataset.read(self.alpha, window=where) >= least
         if self.mask is not None:
-            shown = dataset.read_masks(1, window=where) >= self.mask
+            shown = dataset.read_masks(1, window=where) >= math.ceil(self.mask)
             valid = shown if valid is None else valid & shown
         return valid
 
-    def _valued(
+    def _has_data(
         self, dataset: Any, where: Any, pixels: Shaped[np.ndarray, "C H W"], stored: tuple[int, ...]
     ) -> Bool[np.ndarray, "H W"]:
-        """Which pixels hold a number that does not stand for no data."""
+        """Return which pixels hold a finite value that is not a no-data value."""
         valid = np.ones(pixels.shape[1:], bool)
         if pixels.dtype.kind == "f":
-            # Networks see float32: a double beyond it, such as the lowest, which often means no data, is no value.
+            # Networks take float32: a double beyond it, such as the lowest, which often means no data, is invalid.
             is_double = pixels.dtype.itemsize > _FLOAT32.bits // 8
             valid &= ((np.abs(pixels) <= _FLOAT32.max) if is_double else np.isfinite(pixels)).all(axis=0)
         if self.nodata:
-            held = dataset.read_masks(stored, window=where) > 0
-            valid &= held.any(axis=0) if self.is_colour(*dataset.nodatavals) else held.all(axis=0)
+            bands = dataset.read_masks(stored, window=where) > 0
+            valid &= bands.any(axis=0) if self.is_colour(*dataset.nodatavals) else bands.all(axis=0)
         if self.undeclared is not None:
-            held = pixels != pixels.dtype.type(self.undeclared)
-            valid &= held.any(axis=0) if self.is_colour(self.undeclared) else held.all(axis=0)
+            bands = pixels != pixels.dtype.type(self.undeclared)
+            valid &= bands.any(axis=0) if self.is_colour(self.undeclared) else bands.all(axis=0)
         return valid
 
     def is_colour(self, *nodata: float | None) -> bool:
-        """Whether these values for no data may occur in one band of a good pixel.
+        """Return whether a valid pixel may hold these no-data values in some of its bands.
 
-        Black and white may, so there all bands must say so; -9999 in one band is enough.
+        Black and white may occur in one band, so all bands must hold them; -9999 in one band is enough.
         """
         return self.stored.kind == "u" or all(value in (0, None) for value in nodata)
 
 
 def check_bands(bands: Any) -> None:
-    """Refuses what are no bands.
+    """Raise if the bands are not a sequence of numbers and names.
 
     Raises:
-        ArgumentError: if they are not numbers or names in a row.
+        ArgumentError: naming what was given.
     """
-    in_a_row = isinstance(bands, Iterable) and not isinstance(bands, str)
-    if not (in_a_row and all(isinstance(band, str) or is_whole(band) for band in bands)):
+    is_sequence = isinstance(bands, Iterable) and not isinstance(bands, str)
+    if not (is_sequence and all(isinstance(band, str) or is_whole(band) for band in bands)):
         raise ArgumentError(
             "bands must be whole numbers, counted from 1, such as (1, 2, 3), or names, such as "
             f'("red", "green", "blue"); got bands={bands!r}'
         )
 
 
-def _names(dataset: Any) -> tuple[BandName, ...]:
-    described = zip(dataset.descriptions, dataset.colorinterp, strict=True)
-    return tuple(BandName(own or "", colour.name) for own, colour in described)
+def _read_scales(dataset: Any) -> tuple[np.ndarray | None, str]:
+    """Return scale and offset of each band, None if all are 1 and 0; and a list of those that are not usable.
 
-
-def _check_readable(dataset: Any, name: str) -> None:
-    """Refuses what no window can be read from.
-
-    Raises:
-        RasterError: without bands, with complex values, or in blocks that do not fit into memory.
-    """
-    if not dataset.count:
-        parts = " or ".join(dataset.subdatasets[:2])
-        raise RasterError(f"{name} holds no bands of its own; name one of its parts{parts and ', as ' + parts}")
-    if any(kind.startswith("complex") for kind in dataset.dtypes):
-        raise RasterError(f"{name} holds complex values, which are no picture; take their magnitude first")
-    size = block_bytes(dataset)
-    if size > _LARGEST_BLOCK_BYTES:
-        raise RasterError(
-            f"{name} is stored in blocks of {size / 1e9:.2g} GB, so it cannot be read in windows; "
-            "write it in tiles first (gdal_translate -co TILED=YES)"
-        )
-
-
-def _scaled(dataset: Any) -> tuple[np.ndarray | None, str]:
-    """Scale and offset of each band, None when values are what they stand for; and what of them was of no use.
-
-    A scale of 0, or next to it, would make all pixels of a band one number, and an endless one would make them none.
+    A scale near 0 would make all pixels of a band equal, an infinite one would make them no numbers.
     """
     given = np.array([dataset.scales, dataset.offsets]).T
     usable = np.abs(given) < _ENDLESS
     usable[:, 0] &= np.abs(given[:, 0]) > 1 / _ENDLESS
-    wrong = [f"{scale:g} and {offset:g} in band {band}" for band, (scale, offset) in enumerate(given, 1)]
     scaled = np.where(usable, given, (1.0, 0.0))
-    unusable = ", ".join(told for told, fine in zip(wrong, usable.all(axis=1), strict=True) if not fine)
+    wrong = np.flatnonzero(~usable.all(axis=1))
+    unusable = ", ".join(f"{given[i, 0]:g} and {given[i, 1]:g} in band {i + 1}" for i in wrong)
     return None if (scaled == (1.0, 0.0)).all() else scaled, unusable
 
 
 def warn_of_scales(files: Iterable[tuple[str, Layers]]) -> None:
-    """Warn, once for all files, of scales and offsets that were read as if they were not given."""
+    """Warn, once for all files, of scales and offsets that are ignored."""
     wrong = [(name, layers.unusable) for name, layers in files if layers.unusable]
     if wrong:
         name, unusable = wrong[0]
         more = f"; so do {len(wrong) - 1} other files" if len(wrong) > 1 else ""
         warnings.warn(
-            f"{name} gives a scale and offset that no values can have ({unusable}), which are ignored{more}; set the "
+            f"{name} has a scale and offset that are not usable ({unusable}), which are ignored{more}; set the "
             "right ones (gdal_edit.py -scale -offset)",
             UserWarning,
             stacklevel=3,
         )
 
 
-def _palette(dataset: Any) -> np.ndarray | None:
-    """The colours that the values of a single band stand for, (colours, 4); None when they are values."""
+def _read_palette(dataset: Any) -> np.ndarray | None:
+    """Return the colour table of a single band, (colours, 4); None if it has none."""
     if dataset.count > 1 or dataset.colorinterp[0] != ColorInterp.palette:
         return None
     with suppress(ValueError):  # tagged as a palette, but there is none

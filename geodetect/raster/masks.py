@@ -1,4 +1,4 @@
-"""Which values of an alpha band, of a mask and of the data mean that a pixel is valid.
+"""Which values of an alpha band, a mask and the data mean that a pixel is valid.
 
 GDAL's own rule (0 is invalid, anything else is valid) takes near infrared that is tagged as alpha for a mask, and the
 noise of lossy compression for valid pixels.
@@ -27,7 +27,7 @@ Least: TypeAlias = float
 
 ANY = float(np.finfo(np.float32).tiny)  # as `Least`: every value above 0
 _HALF_OF_BYTE = 128.0
-_PLACES = 8  # along each axis, where an alpha band is looked at
+_PLACES = 8  # along each axis, where an alpha band is sampled
 _SIDE = 64  # px; of each place
 _ALMOST_ALL = 0.99  # of the pixels are transparent or opaque; warped edges have some in between
 _MOST_OPAQUE = 0.9  # of those that are not transparent hold one value: a mask has one, near infrared has many
@@ -38,19 +38,19 @@ _NOISE = 16  # how far lossy compression moves a byte that was 0 or 255
 
 
 def alpha_tag(dataset: Any) -> int | None:
-    """The band that is tagged as saying which pixels are valid; None when there is none beside the data."""
+    """Return the band that is tagged as alpha; None if there is none beside the data."""
     kinds = zip(dataset.indexes, dataset.colorinterp, strict=True)
     tagged = [band for band, kind in kinds if kind == ColorInterp.alpha]
     return tagged[-1] if tagged and dataset.count > 1 else None
 
 
 def least_opaque(dataset: Any, band: int) -> Least | None:
-    """Lowest opaque value of a band that is tagged as alpha, from a sample; None when the band is not a mask.
+    """Return the lowest opaque value of a band that is tagged as alpha, from a sample; None if it is not a mask.
 
     A mask holds 0 and one other value nearly everywhere, whatever its type: 1, 255, 2047 or 65535. Some programs tag
     near infrared as alpha.
     """
-    if isinstance(dataset, WarpedVRT):  # which we have added the band to
+    if isinstance(dataset, WarpedVRT):  # we added the band ourselves
         return _WARPED.get(dataset.dtypes[band - 1], 255) / 2
     places = Window(0, 0, dataset.width, dataset.height).spread(_PLACES, _SIDE)
     windows = [FileWindow(place.x, place.y, place.width, place.height) for place in places]
@@ -69,7 +69,7 @@ def least_opaque(dataset: Any, band: int) -> Least | None:
 
 
 def least_of_mask(dataset: Any, name: str) -> Least:
-    """Lowest value of the mask of `dataset` that makes a pixel valid.
+    """Return the lowest valid value of a dataset's mask.
 
     Raises:
         RasterError: if the mask lies in a file of its own, of another size.
@@ -90,7 +90,7 @@ def least_of_mask(dataset: Any, name: str) -> Least:
 
 
 def is_sparse(dataset: Any, window: Window, bands: Sequence[int]) -> bool:
-    """Whether a GeoTIFF stores none of the blocks that a window meets: GDAL reads such as no data, or as 0."""
+    """Return whether a GeoTIFF stores none of the blocks that a window intersects; GDAL reads them as no data, or 0."""
     if dataset.driver != "GTiff":
         return False
     height, width = dataset.block_shapes[0]
@@ -106,17 +106,17 @@ def is_sparse(dataset: Any, window: Window, bands: Sequence[int]) -> bool:
 
 
 def check_nodata(nodata: object) -> None:
-    """Refuse what cannot stand for no data.
+    """Raise if a no-data value is neither a number nor None.
 
     Raises:
-        ArgumentError: if it is neither a number nor None.
+        ArgumentError: naming what was given.
     """
     if nodata is not None and (isinstance(nodata, bool) or not isinstance(nodata, Real)):
         raise ArgumentError(f"nodata must be a number, such as -9999; got {nodata!r}")
 
 
 def as_stored(nodata: float, dtype: np.dtype[Any], name: str) -> float:
-    """The value for no data as pixels of this type hold it; -3.4e38 is the lowest float32.
+    """Return a no-data value as pixels of this type hold it; -3.4e38 is the lowest float32.
 
     Raises:
         RasterError: if such pixels cannot hold it.

@@ -1,9 +1,9 @@
-"""Many files as one scene: what GDAL opens instead of them.
+"""Many files as one scene: a tile index that GDAL opens as one dataset.
 
-Each file is told to GDAL as a small virtual raster that makes it like its neighbours (its data bands alone, an
+Each file is described to GDAL as a small virtual raster that makes it like its neighbours (its data bands alone, an
 alpha band as the mask that it is), and a tile index (https://gdal.org/drivers/raster/gti.html) of all of them is
-one dataset. GDAL opens a file when pixels of it are read, and fails when it is gone; the index alone would leave
-a hole. Index and description lie in memory and go away with the `Mosaic`.
+one dataset. GDAL opens a file when pixels of it are read, and fails if it is missing; the index alone would leave
+a hole. The index lies in memory and goes away with the `Scene` and its readers.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import math
 import weakref
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -23,158 +24,144 @@ from rasterio.io import MemoryFile
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform
 
-from geodetect.addresses import identity, is_url
 from geodetect.boxes import connected_components
 from geodetect.errors import RasterError, harmless, warn
 from geodetect.grid import Grid
-from geodetect.raster.header import File, headers_of
-from geodetect.raster.layers import Layers
+from geodetect.raster.header import Header, Scene, open_single, read_headers
 from geodetect.raster.masks import ANY, Least, check_nodata
-from geodetect.raster.opening import FAILURES, Rasters, environment, files_of
-from geodetect.raster.stac import opened_item
-from geodetect.raster.virtual import describe, index
+from geodetect.raster.opening import FAILURES, Location, Rasters, environment, files_of
+from geodetect.raster.stac import locate_item
+from geodetect.raster.virtual import describe, write_index
 
-_ALPHA_FILES = 8  # files whose alpha band is looked at; it is a mask in all or in none
+_ALPHA_FILES = 8  # whose alpha band is sampled; it is a mask in all files or in none
 _ALIGNED = 0.01  # px; files closer than this to one grid of pixels are not resampled
 _SAME_GROUND = 0.5  # of the smaller of two files; neighbours share less
 _MOST_PIXELS = 2**31 - 1  # along a side of a raster of GDAL's
-_TORN = 10  # times as large as on the ground: so pixels come out only where a CRS has an edge, or far outside it
+_TORN = 10  # pixels warped to as many times their size lie at the edge of a CRS, or far outside it
 
 
-@dataclass(frozen=True)
-class Single:
-    """A scene that GDAL opens by itself.
+@dataclass(frozen=True, eq=False)
+class _Index(Location):
+    """A tile index in memory, in other processes too, as long as this object lives.
 
-    Args:
-        path: what GDAL opens.
-        name: what messages call it.
-        nodata: value that stands for no data besides those that it declares; None for none.
-        layers: its bands, once they are known.
-    """
-
-    path: str
-    name: str
-    nodata: float | None = None
-    layers: Layers | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def undeclared(self) -> float | None:
-        """The value that pixels may hold without a declaration, as `Mosaic` has it."""
-        return self.nodata
-
-    @property
-    def told(self) -> str | None:
-        """What the scene is made of, as `Mosaic` has it; None for a file, which says so itself."""
-        return identity(self.path) if self.path.startswith("<") or is_url(self.path) else None
-
-
-class Mosaic:
-    """Several files as one scene; where they overlap, the later one counts.
-
-    Files in another CRS, or of another pixel size, than most are brought to the grid of the others on reading.
+    `text` describes it, with `{index}` for the name of its file.
 
     Args:
-        files: what their headers say.
-        name: what messages call them together.
-        nodata: value that stands for no data besides those that they declare; None for none.
-
-    Attributes:
-        files: paths or URLs of the files.
-        footprints: (N,) outlines of the files in pixels of `grid`.
-        told: names of the files, their URLs, or the bands that they are put together from; may hold secrets.
-        undeclared: `nodata`, where pixels that GDAL gives may still hold it.
-
-    Raises:
-        RasterError: if they do not go together; the message names the file that does not.
+        content: that file, a GeoPackage.
     """
 
-    layers: Layers | None = None
+    content: bytes = b""
 
-    def __init__(self, files: Sequence[File], name: str, nodata: float | None = None) -> None:
-        self.name, self.nodata, self.files = name, nodata, [file.path for file in files]
-        self.told = "\n".join(Single(file.path, file.name).told or file.name for file in files)
-        frame = _frame(files := _same_layers(files))
-        # Pixels of a palette are colours by then, of which GDAL has masked those that stand for no data.
-        self.undeclared = None if any(file.layers.palette is not None for file in files) else nodata
-        self.grid, self.footprints = _laid_out(files, frame, name)
-        _check_overlaps(files, self.footprints)
-        resampled = not all(_parallel(file.grid, frame) and _aligned(file.grid, frame) for file in files)
-        upright = _upright(frame)
-        self._index = index(files, self.grid, self.footprints, upright=upright)
-        self._description = describe(files, self.grid, upright=upright, resampled=resampled)
-        self._in_memory()
+    @cached_property
+    def _file(self) -> str:
+        memory = MemoryFile(self.content, ext=".gpkg")
+        weakref.finalize(self, memory.close)
+        return str(memory.name)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_memory", "path", "_end")}
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Index, (self.text, self.is_virtual, self.is_remote, self.content)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._in_memory()
-
-    def _in_memory(self) -> None:
-        """Gives GDAL the index; `path` is what it opens."""
-        self._memory = MemoryFile(self._index, ext=".gpkg")
-        self._end = weakref.finalize(self, self._memory.close)
-        self.path = self._description.replace("{index}", self._memory.name)
+    def open(self, level: int | None = None) -> Any:
+        """Open the index, or the overview with this index."""
+        return Location(self.text.replace("{index}", self._file)).open(level)
 
 
-Scene: TypeAlias = Single | Mosaic
-"""A scene, found and looked at, that readers open."""
-
-
-def opened_as(
+def open_scene(
     raster: Rasters,
     bands: Sequence[int | str] | None = None,
     nodata: float | None = None,
     *,
     progress: bool = False,
 ) -> Scene:
-    """What GDAL is to open for a scene: a single file is itself, several are a mosaic.
+    """Open a file, or several as a mosaic.
 
     Args:
         raster: the file or files.
         bands: those that will be read; an item of a catalog keeps each in a file of its own.
-        nodata: value that stands for no data besides those that the files declare.
+        nodata: no-data value besides those that the files declare.
         progress: show a bar while many files are opened.
 
     Raises:
         RasterError: if a file is missing or cannot be read, or several do not go together.
         ArgumentError: if `nodata` is not a number.
     """
-    check_nodata(nodata)
-    files, name = files_of(raster)
-    opened = [opened_item(file, bands, nodata) for file in files]
+    files, name = _locate(raster, bands, nodata)
     if len(files) == 1:
-        return Single(*opened[0], nodata)
-    return Mosaic(_checked_names(headers_of(opened, nodata, progress=progress), bands), name, nodata)
+        return open_single(*files[0], nodata)
+    return _open_mosaic(_check_names(read_headers(files, nodata, progress=progress), bands), name, nodata)
 
 
-def scenes_of(raster: Rasters, bands: Sequence[int | str] | None = None, nodata: float | None = None) -> list[Scene]:
-    """The scenes that files make up, each in its own grid: those that touch each other are one.
+def open_scenes(raster: Rasters, bands: Sequence[int | str] | None = None, nodata: float | None = None) -> list[Scene]:
+    """Open files as scenes, each with a grid of its own: files that touch each other are one scene.
 
     Raises:
-        GeodetectError: as `opened_as`.
+        GeodetectError: as `open_scene`.
     """
+    files, name = _locate(raster, bands, nodata)
+    if len(files) == 1:
+        return [open_single(*files[0], nodata)]
+    headers = _check_names(read_headers(files, nodata), bands)
+    groups = _group_touching(headers)
+    scenes = []
+    for first, *others in groups:
+        if others:
+            together = name if len(groups) == 1 else f"{first.name} and those beside it"
+            scenes.append(_open_mosaic([first, *others], together, nodata))
+        else:
+            scenes.append(open_single(first.location, first.name, nodata))
+        scenes[-1].handles.close()  # a process cannot hold thousands open; readers open them again
+    return scenes
+
+
+def _locate(
+    raster: Rasters, bands: Sequence[int | str] | None, nodata: float | None
+) -> tuple[list[tuple[Location, str]], str]:
+    """Return location and name of each file, and the name of all."""
     check_nodata(nodata)
     files, name = files_of(raster)
-    opened = [opened_item(file, bands, nodata) for file in files]
-    if len(files) == 1:
-        return [Single(*opened[0], nodata)]
-    headers = _checked_names(headers_of(opened, nodata), bands)
-    scenes = [[headers[i] for i in group] for group in _touching(headers)]
-    return [
-        _scene(scene, name if len(scenes) == 1 else f"{scene[0].name} and those beside it", nodata) for scene in scenes
-    ]
+    return [locate_item(file, bands, nodata) for file in files], name
 
 
-def _checked_names(files: list[File], bands: Sequence[int | str] | None) -> list[File]:
-    """The files, if bands that are named have the same number in all of them.
+def _open_mosaic(files: Sequence[Header], name: str, nodata: float | None) -> Scene:
+    """Open several files as one scene; where they overlap, the later one counts.
+
+    Files in another CRS, or of another pixel size, than most are resampled to the grid of the others on reading.
 
     Raises:
-        RasterError: if not; the message names two that differ.
+        RasterError: if they do not go together; the message names the file that does not.
+    """
+    frame = _frame(files := _with_masks(files))
+    grid, footprints = _lay_out(files, frame, name)
+    _check_overlaps(files, footprints)
+    resampled = not all(_is_aligned(file.grid, frame) for file in files)
+    upright = _is_upright(frame)
+    location = _Index(
+        describe(files, grid, upright=upright, resampled=resampled),
+        is_virtual=True,
+        is_remote=any(file.location.is_remote for file in files),
+        content=write_index(files, grid, footprints, upright=upright),
+    )
+    # Pixels of a palette have become colours, and GDAL has masked those that are no data.
+    undeclared = None if any(file.layers.palette is not None for file in files) else nodata
+    scene = open_single(location, name, undeclared)
+    return replace(
+        scene,
+        header=replace(scene.header, grid=grid),
+        nodata=nodata,
+        footprints=footprints,
+        identity="\n".join(file.location.identity or file.name for file in files),
+        files=[file.location.text for file in files],
+    )
+
+
+def _check_names(files: list[Header], bands: Sequence[int | str] | None) -> list[Header]:
+    """Return the files if bands given by name have the same number in all of them.
+
+    Raises:
+        RasterError: naming two files that differ.
     """
     for band in [band for band in bands or () if isinstance(band, str)]:
-        numbers = [file.layers.chosen((band,), file.name) for file in files]
+        numbers = [file.layers.select((band,), file.name) for file in files]
         for file, number in zip(files, numbers, strict=True):
             if number != numbers[0]:
                 raise RasterError(
@@ -185,35 +172,29 @@ def _checked_names(files: list[File], bands: Sequence[int | str] | None) -> list
     return files
 
 
-def _scene(files: list[File], name: str, nodata: float | None) -> Scene:
-    return Single(files[0].path, files[0].name, nodata) if len(files) == 1 else Mosaic(files, name, nodata)
-
-
-def _touching(files: list[File]) -> list[list[int]]:
-    """Numbers of the files in groups that hang together in one CRS, in the files' order."""
-    outlines = np.array([_grown_a_little(file.grid) for file in files], object)
+def _group_touching(files: list[Header]) -> list[list[Header]]:
+    """Return the files in groups that touch each other and share a CRS, in the files' order."""
+    outlines = np.array([shapely.Polygon(file.grid.corners) for file in files], object)
+    # A little larger, so that rounding does not separate neighbours.
+    sides = shapely.length(outlines) / [2 * sum(file.grid.shape) for file in files]
+    outlines = shapely.buffer(outlines, _ALIGNED * sides, join_style="mitre")
     a, b = shapely.STRtree(outlines).query(outlines, "intersects")
-    alike = np.array([files[i].grid.crs == files[j].grid.crs for i, j in zip(a, b, strict=True)])
-    group = connected_components(len(files), a[alike], b[alike])
+    same_crs = np.array([files[i].grid.crs == files[j].grid.crs for i, j in zip(a, b, strict=True)])
+    group = connected_components(len(files), a[same_crs], b[same_crs])
     groups = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
-    return [group.tolist() for group in groups]
+    return [[files[i] for i in group] for group in groups]
 
 
-def _grown_a_little(grid: Grid) -> shapely.Polygon:
-    """The outline of a file, so much larger that rounding does not part it from its neighbours."""
-    outline = shapely.Polygon(grid.corners)
-    return outline.buffer(_ALIGNED * outline.length / sum(grid.shape) / 2, join_style="mitre")
+def _with_masks(files: Sequence[Header]) -> Sequence[Header]:
+    """Return the files with alpha bands as masks, where they are; all have the same data bands then.
 
-
-def _same_layers(files: Sequence[File]) -> Sequence[File]:
-    """The files with their alpha bands as masks, where they are; all have the same data bands then.
+    A file without an alpha band is valid throughout.
 
     Raises:
-        RasterError: if their numbers of bands or types differ, or how values are to be understood.
+        RasterError: if number of bands, dtype, or scale and offset differ.
     """
-    # A file without the tag has no alpha band, and is valid throughout.
-    least = _least_opaque(files, [file for file in files if file.tagged is not None])
-    files = [file.masked(least) for file in files]
+    least = _least_opaque(files)
+    files = [file.with_mask(least) for file in files]
     first = files[0]
     for file in files:
         if file.n_bands != first.n_bands:
@@ -226,7 +207,7 @@ def _same_layers(files: Sequence[File]) -> Sequence[File]:
                 f"the files of one scene must hold values of one type; {first.name} holds {first.layers.dtype}, "
                 f"{file.name} {file.layers.dtype}: bring them to one type and range first (gdal_translate -ot -scale)"
             )
-        if not _alike(file.layers.scaled, first.layers.scaled):
+        if not np.array_equal(_scales(file), _scales(first)):
             raise RasterError(
                 f"the files of one scene must have the same scale and offset; {first.name} and {file.name} differ: "
                 "apply them first (gdal_translate -unscale)"
@@ -234,27 +215,28 @@ def _same_layers(files: Sequence[File]) -> Sequence[File]:
     return files
 
 
-def _least_opaque(files: Sequence[File], tagged: list[File]) -> Least | None:
-    """Lowest opaque value of the bands that are tagged as alpha; None unless they are masks in all files.
+def _scales(file: Header) -> np.ndarray:
+    return np.zeros((0, 2)) if file.layers.scaled is None else file.layers.scaled
+
+
+def _least_opaque(files: Sequence[Header]) -> Least | None:
+    """Return the lowest opaque value of the bands that are tagged as alpha; None unless they are masks in all files.
 
     Some programs tag near infrared as alpha.
     """
+    tagged = [file for file in files if file.tagged is not None]
     counts = {file.n_bands for file in tagged}
     if not tagged or any(file.tagged is None and file.n_bands in counts for file in files):
         return None
-    chosen = np.unique(np.linspace(0, len(tagged) - 1, _ALPHA_FILES).astype(int))
-    found = [tagged[i].least_opaque() for i in chosen]
+    sample = np.unique(np.linspace(0, len(tagged) - 1, _ALPHA_FILES).astype(int))
+    found = [tagged[i].least_opaque() for i in sample]
     known = [least for least in found if least is not None]
-    # A file that is transparent where it was looked at does not tell; of the others the lowest hides no good pixel.
+    # A file that is transparent wherever it was sampled says nothing; of the others the lowest hides no valid pixel.
     return min((least for least in known if least > ANY), default=ANY) if len(known) == len(found) else None
 
 
-def _alike(a: np.ndarray | None, b: np.ndarray | None) -> bool:
-    return a is b is None or (a is not None and b is not None and np.array_equal(a, b))
-
-
-def _frame(files: Sequence[File]) -> Grid:
-    """The grid that the pixels of the mosaic lie on: that of the finest file in the CRS that most have.
+def _frame(files: Sequence[Header]) -> Grid:
+    """Return the grid that the mosaic's pixels lie on: that of the finest file in the most frequent CRS.
 
     Raises:
         RasterError: if only some have a CRS, or files that are not upright do not lie on one grid.
@@ -268,9 +250,9 @@ def _frame(files: Sequence[File]) -> Grid:
         )
     crs, _ = Counter(file.grid.crs for file in files).most_common(1)[0]
     of_most = [file.grid for file in files if file.grid.crs == crs]
-    frame = min(of_most, key=lambda grid: (not _upright(grid), abs(_linear(grid).determinant)))
+    frame = min(of_most, key=lambda grid: (not _is_upright(grid), abs(_linear(grid).determinant)))
     for file in files:
-        if not (_upright(file.grid) and _upright(frame)) and not _parallel(file.grid, frame):
+        if not (_is_upright(file.grid) and _is_upright(frame)) and not _is_parallel(file.grid, frame):
             raise RasterError(
                 f"{file.name} is rotated or south-up, and does not lie on one grid of pixels with {frame.name}; "
                 "bring it upright first (gdalwarp)"
@@ -279,32 +261,30 @@ def _frame(files: Sequence[File]) -> Grid:
 
 
 def _linear(grid: Grid) -> Affine:
-    t = grid.transform
-    assert t is not None
+    t = grid.known_transform
     return Affine(t.a, t.b, 0, t.d, t.e, 0)
 
 
-def _upright(grid: Grid) -> bool:
+def _is_upright(grid: Grid) -> bool:
     linear = _linear(grid)
     return linear.b == 0 == linear.d and linear.a > 0 > linear.e
 
 
-def _parallel(grid: Grid, frame: Grid) -> bool:
-    """Whether both have the same CRS, pixel size and direction, to a hundredth of a pixel over the whole grid."""
+def _is_parallel(grid: Grid, frame: Grid) -> bool:
+    """Return whether CRS, pixel size and direction agree, to a hundredth of a pixel over the whole grid."""
     off = (~_linear(frame)) @ _linear(grid)
     far = _ALIGNED / max(grid.shape)
     return grid.crs == frame.crs and max(abs(off.a - 1), abs(off.b), abs(off.d), abs(off.e - 1)) < far
 
 
-def _aligned(grid: Grid, frame: Grid) -> bool:
-    """Whether pixels of both lie on each other."""
-    assert grid.transform is not None
-    corner = frame.to_pixel(np.array([[grid.transform.c, grid.transform.f]]))
-    return bool(np.abs(corner - corner.round()).max() < _ALIGNED)
+def _is_aligned(grid: Grid, frame: Grid) -> bool:
+    """Return whether the pixels of both coincide."""
+    corner = frame.to_pixel(grid.corners[:1])
+    return _is_parallel(grid, frame) and bool(np.abs(corner - corner.round()).max() < _ALIGNED)
 
 
-def _laid_out(files: Sequence[File], frame: Grid, name: str) -> tuple[Grid, np.ndarray]:
-    """The smallest grid over all files, and the outline of each in its pixels."""
+def _lay_out(files: Sequence[Header], frame: Grid, name: str) -> tuple[Grid, np.ndarray]:
+    """Return the smallest grid that holds all files, and the outline of each in its pixels."""
     outlines = np.array([shapely.transform(_outline(file, frame), frame.to_pixel) for file in files], object)
     low_x, low_y, high_x, high_y = shapely.total_bounds(outlines)
     x1, y1 = math.floor(low_x + _ALIGNED), math.floor(low_y + _ALIGNED)
@@ -316,14 +296,13 @@ def _laid_out(files: Sequence[File], frame: Grid, name: str) -> tuple[Grid, np.n
             f"{name} spans {x2 - x1:,} x {y2 - y1:,} px, and GDAL knows no more than {_MOST_PIXELS:,} along a side; "
             f"{far.name} lies farthest from the others: leave it out, or work on the files in groups"
         )
-    assert frame.transform is not None
-    place = frame.transform @ Affine.translation(x1, y1)
+    place = frame.known_transform @ Affine.translation(x1, y1)
     grid = Grid((y2 - y1, x2 - x1), place, frame.crs, name)
     return grid, shapely.transform(outlines, lambda xy: xy - [x1, y1])
 
 
-def _check_overlaps(files: Sequence[File], footprints: np.ndarray) -> None:
-    """Warn of files that lie over one ground for the most part, and say which of them counts."""
+def _check_overlaps(files: Sequence[Header], footprints: np.ndarray) -> None:
+    """Warn of files that overlap by more than half, and say which of them is read."""
     a, b = shapely.STRtree(footprints).query(footprints)
     a, b = a[a < b], b[a < b]
     areas = shapely.area(footprints)
@@ -338,11 +317,11 @@ def _check_overlaps(files: Sequence[File], footprints: np.ndarray) -> None:
         )
 
 
-def _outline(file: File, frame: Grid) -> shapely.Polygon:
-    """Where a file lies, in map coordinates of the frame: of one in another CRS the bounds that GDAL warps it to.
+def _outline(file: Header, frame: Grid) -> shapely.Polygon:
+    """Return the outline of a file in map coordinates of the frame; in another CRS the bounds that GDAL warps it to.
 
     Raises:
-        RasterError: if it cannot be warped there; GDAL would leave a hole without a word.
+        RasterError: if it cannot be warped there; GDAL would leave a hole without an error.
     """
     if file.grid.crs == frame.crs:
         return shapely.Polygon(file.grid.corners)
@@ -350,30 +329,29 @@ def _outline(file: File, frame: Grid) -> shapely.Polygon:
         f"{file.name} lies beyond the coordinate reference system of {frame.name}, or of its own, or across their "
         "edge; leave it out, or bring all files to another one first (gdalwarp -t_srs)"
     )
-    with environment(file.path):
+    with environment(file.location):
         try:
-            with rasterio.open(file.path) as dataset, WarpedVRT(dataset, crs=_rasterio_crs(frame)) as warped:
+            with file.location.open() as dataset, WarpedVRT(dataset, crs=_rasterio_crs(frame)) as warped:
                 outline, shape = shapely.box(*warped.bounds), warped.shape
                 pixel = math.sqrt(abs(warped.transform.determinant))
         except FAILURES as error:
             raise RasterError(problem) from harmless(error)
         across = pixel / math.sqrt(abs(_linear(frame).determinant)) * frame.pixel_size_m
-        if not all(shape) or across > _TORN * max(file.grid.pixel_sides_m) or not _comes_back(file.grid, frame):
+        if not all(shape) or across > _TORN * max(file.grid.pixel_sides_m) or not _is_invertible(file.grid, frame):
             raise RasterError(problem)
     return outline
 
 
-def _comes_back(grid: Grid, frame: Grid) -> bool:
-    """Whether the corners of a grid, brought into the frame's CRS and back, are about where they were.
+def _is_invertible(grid: Grid, frame: Grid) -> bool:
+    """Return whether the corners of a grid, transformed to the frame's CRS and back, are about where they were.
 
-    Coordinates far outside a CRS come back somewhere else, which is where GDAL then looks for pixels.
+    Coordinates far outside a CRS come back somewhere else, where GDAL would then look for pixels.
     """
     own, other = _rasterio_crs(grid), _rasterio_crs(frame)
     moved = np.column_stack(transform(other, own, *transform(own, other, *grid.corners.T))) - grid.corners
     if own.is_geographic:
         moved[:, 0] = (moved[:, 0] + 180) % 360 - 180  # 181 and -179 are one meridian
-    assert grid.transform is not None
-    return bool(np.hypot(*moved.T).max() < max(grid.shape) * math.sqrt(abs(grid.transform.determinant)))
+    return bool(np.hypot(*moved.T).max() < max(grid.shape) * math.sqrt(abs(_linear(grid).determinant)))
 
 
 def _rasterio_crs(grid: Grid) -> Any:

@@ -1,4 +1,4 @@
-"""Rasters opened: what may be named, a handle for each thread, and where the pixels lie."""
+"""Opening rasters: paths, folders and URLs, a dataset for each thread, and the grid of an open one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,7 +25,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.transform import from_gcps
 from rasterio.vrt import WarpedVRT
 
-from geodetect.addresses import expanded, is_url, matches, name_of, unsigned
+from geodetect.addresses import expand_user, glob_files, identity, is_url, name_of, redact
 from geodetect.errors import RasterError, first_line, harmless
 from geodetect.grid import Grid
 
@@ -39,8 +40,8 @@ _VIRTUAL = {
     "az": "/vsiaz/",
 }
 _VIRTUAL_FOLDERS = ("/vsicurl", "/vsis3", "/vsigs", "/vsiaz", "/vsioss", "/vsiswift", "/vsiadls")
-# A lost connection is tried again. Files beside the raster are asked for by name: listing a server's folder may take
-# for ever (https://gdal.org/user/configoptions.html).
+# Lost connections are retried. Files beside the raster are probed by name: listing a server's folder may take very long
+# (https://gdal.org/user/configoptions.html).
 _NETWORK = {
     "GDAL_HTTP_MAX_RETRY": "3",
     "GDAL_HTTP_RETRY_DELAY": "0.5",
@@ -49,25 +50,25 @@ _NETWORK = {
     "GDAL_HTTP_LOW_SPEED_LIMIT": "1",
     "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",
 }
-# Bytes, as rasterio has it: enough for a row of windows 100,000 px wide. GDAL's own choice, a twentieth of the memory,
-# grows with the machine: https://gdal.org/en/stable/user/configoptions.html#config-GDAL_CACHEMAX
+# In bytes: enough for a row of windows 100,000 px wide. GDAL's default, 5 % of the memory, grows with the machine:
+# https://gdal.org/en/stable/user/configoptions.html#config-GDAL_CACHEMAX
 _BLOCK_CACHE = {"GDAL_CACHEMAX": 512 << 20}
-_N_THREADS = 8  # files on a network are opened by so many at once
-_CRSS = 64  # coordinate reference systems that are remembered; files of one scene have few
+_N_THREADS = 8  # open remote files
+_N_CRS = 64  # kept in memory; files of one scene have few
 _PLANE = 3  # points that make a plane
 _SHARED_BLOCK_BYTES = 32_000_000
-_STRAIGHT = 0.1  # px; control points that lie closer than this to an affine grid are one
+_STRAIGHT = 0.1  # px; control points closer than this to an affine grid lie on it
 _LOGGERS = ("_base", "_env", "_err", "_filepath", "_io", "_vsiopener", "_warp", "env", "io")  # rasterio's
 
 
-def _without_secrets(record: logging.LogRecord) -> bool:
-    """Take the secrets of URLs out of what rasterio logs, down to the names of the datasets that it opens."""
-    record.msg, record.args = unsigned(record.getMessage()), None
+def _redact_record(record: logging.LogRecord) -> bool:
+    """Remove the secrets of URLs from rasterio's log records, which name the datasets that it opens."""
+    record.msg, record.args = redact(record.getMessage()), None
     return True
 
 
 for _logger in _LOGGERS:
-    logging.getLogger(f"rasterio.{_logger}").addFilter(_without_secrets)
+    logging.getLogger(f"rasterio.{_logger}").addFilter(_redact_record)
 
 
 Rasters: TypeAlias = str | Path | Sequence[str | Path]
@@ -75,19 +76,31 @@ Rasters: TypeAlias = str | Path | Sequence[str | Path]
 
 
 def files_of(raster: Rasters) -> tuple[list[str], str]:
-    """The files that a scene is made of, as paths or URLs, and what messages call them together.
+    """Return paths or URLs of the files of a scene, and the name that messages give it.
+
+    Of a folder these are the GeoTIFFs, without hidden ones: macOS puts `._town.tif` beside `town.tif`.
 
     Raises:
-        RasterError: if there are none, or one of them is not there.
+        RasterError: if there are none, or one of them does not exist.
     """
     if isinstance(raster, str | Path):
         if raster == "":
             raise RasterError("a raster is expected as a path or URL; got an empty name")
-        path = expanded(raster)
+        path = expand_user(raster)
         if os.path.isdir(path):
-            return _inside(Path(path)), name_of(path)
-        found = [] if os.path.exists(path) else matches(path)
-        return found or [_present(path)], name_of(path)
+            tifs = [file for file in Path(path).iterdir() if file.suffix.lower() in _GEOTIFF and file.name[0] != "."]
+            if not tifs:
+                raise RasterError(
+                    f"{path} is a folder without GeoTIFFs (.tif, .tiff); name one raster, or several in a list"
+                )
+            return sorted(map(str, tifs)), name_of(path)
+        if os.path.exists(path):
+            return [path], name_of(path)
+        found = glob_files(path)
+        # With a colon it may be a URL, or a part of a file as GDAL names it (GTIFF_DIR:2:scene.tif).
+        if not found and ":" not in path and not is_url(path):
+            raise RasterError(f"There is no file {path}; check the name and the folder")
+        return found or [path], name_of(path)
     if not (isinstance(raster, Sequence) and raster and all(isinstance(file, str | Path) for file in raster)):
         raise RasterError(f"a raster is expected as a path or URL, or several of them in a list; got {raster!r:.80}")
     files = [file for each in raster for file in files_of(each)[0]]
@@ -95,136 +108,127 @@ def files_of(raster: Rasters) -> tuple[list[str], str]:
     return files, f"{name_of(files[0])}{more}"
 
 
-def _inside(folder: Path) -> list[str]:
-    """The GeoTIFFs of a folder, without hidden ones: macOS puts `._town.tif` beside `town.tif`.
+@dataclass(frozen=True)
+class Location:
+    """What GDAL opens: a file, or the description of a virtual raster.
 
-    Raises:
-        RasterError: if there are none.
+    Args:
+        text: a path or URL as GDAL spells it, or XML.
+        is_virtual: whether it is XML.
+        is_remote: whether pixels come over a network.
     """
-    files = sorted(str(file) for file in folder.iterdir() if file.suffix.lower() in _GEOTIFF and file.name[0] != ".")
-    if not files:
-        raise RasterError(f"{folder} is a folder without GeoTIFFs (.tif, .tiff); name one raster, or several in a list")
-    return files
 
+    text: str
+    is_virtual: bool = False
+    is_remote: bool = False
 
-def _present(raster: str) -> str:
-    """The raster's path or URL, if something is there or might be.
+    @classmethod
+    def of(cls, path: str) -> Location:
+        """Return the location of a path or URL, the same from every working directory.
 
-    Raises:
-        RasterError: if there is no such file.
-    """
-    # With a colon it may be a URL, or a part of a file as GDAL names it (GTIFF_DIR:2:scene.tif).
-    if not os.path.exists(raster) and ":" not in raster and not is_url(raster):
-        raise RasterError(f"There is no file {raster}; check the name and the folder")
-    return raster
+        The path of a file that exists becomes absolute, so that GDAL does not take a prefix (`zip:`, `<`) for a
+        driver's.
+        """
+        if os.path.exists(path):
+            return cls(os.path.abspath(path))
+        scheme, found, rest = path.partition("://")
+        text = _VIRTUAL[scheme] + rest if found and scheme in _VIRTUAL else path
+        return cls(text, is_remote=text.startswith(_VIRTUAL_FOLDERS))
 
+    def open(self, level: int | None = None) -> Any:
+        """Open the dataset, or the overview with this index."""
+        return rasterio.open(self.text) if level is None else rasterio.open(self.text, OVERVIEW_LEVEL=level)
 
-def gdal_name(path: str) -> str:
-    """A path or URL as GDAL itself names it, from whichever folder it is asked.
-
-    A file that exists is named from the root on, so that nothing in its name (`zip:`, `<`) is taken for anything else.
-    """
-    if os.path.exists(path):
-        return os.path.abspath(path)
-    scheme, found, rest = path.partition("://")
-    return _VIRTUAL[scheme] + rest if found and scheme in _VIRTUAL else path
-
-
-def is_remote(path: str) -> bool:
-    """Whether pixels come over a network."""
-    if path.startswith("<"):  # the description of a virtual raster
-        return any(f"{folder}/" in path for folder in _VIRTUAL_FOLDERS)
-    return path.partition("://")[0] in _VIRTUAL or path.startswith(_VIRTUAL_FOLDERS)
+    @property
+    def identity(self) -> str | None:
+        """URL without its signature, or XML; None for a file, whose size and date identify it."""
+        return identity(self.text) if self.is_virtual or is_url(self.text) else None
 
 
 class Handles:
     """The open datasets of one raster, one for each thread and process.
 
-    Threads take turns at one dataset where the raster has no transform (opening it warns, and silencing a
-    warning changes the filters of every thread), and where its blocks are so large that each thread would decode
-    the same few.
+    Threads take turns at one dataset if the raster has no transform (opening it warns, and silencing a warning changes
+    the filters of every thread), or if its blocks are so large that each thread would decode the same few.
 
     Args:
-        path: what GDAL opens.
+        location: what GDAL opens.
         name: what messages call it.
-        level: number of the overview to open, from the finest on; None: the raster itself.
+        level: index of the overview to open; None: the raster itself.
     """
 
-    def __init__(self, path: str, name: str, level: int | None = None) -> None:
-        self._path, self._name, self._level = path, name, level
+    def __init__(self, location: Location, name: str, level: int | None = None) -> None:
+        self._location, self._name, self._level = location, name, level
         self._reset()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Handles, (self._location, self._name, self._level)
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._local = threading.local()
-        self._opened: list[Any] = []
+        self._datasets: dict[int, Any] = {}  # by thread
         self._process = os.getpid()
 
     @contextmanager
     def dataset(self) -> Iterator[Any]:
-        """A dataset that nobody else reads meanwhile, opened on first use.
+        """Lend a dataset that no other thread reads meanwhile, opened on first use.
 
-        One that fails is let go: what GDAL could not open once it leaves out of a mosaic without a word from then on.
+        It is closed after an error: GDAL silently leaves out of a mosaic what it could not open once.
         """
         # After a fork parent and child share one file offset, and would read each other's blocks.
         if self._process != os.getpid():
             self._reset()
+        thread = threading.get_ident()
         with self._lock:
-            if not self._opened:
-                self._local.dataset = self._opened_first()
-        dataset = self._opened[0]
+            if not self._datasets:
+                with warnings.catch_warnings():
+                    # Not a defect: scenes without georeference are worked on in pixels.
+                    warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                    self._datasets[thread] = self._open()
+            first, dataset = next(iter(self._datasets.items()))
         if alone := dataset.transform.is_identity or block_bytes(dataset) > _SHARED_BLOCK_BYTES:
+            thread = first
             self._lock.acquire()
-        else:
-            dataset = self._own()
+        elif thread != first:
+            dataset = self._datasets.get(thread) or self._open()
+            with self._lock:
+                self._datasets[thread] = dataset
         try:
             yield dataset
         except FAILURES:
-            self._local = threading.local() if alone else self._local
-            vars(self._local).pop("dataset", None)
-            self._opened = [each for each in self._opened if each is not dataset]
+            self._datasets.pop(thread, None)
             dataset.close()
             raise
         finally:
             if alone:
                 self._lock.release()
 
-    def _opened_first(self) -> Any:
-        with warnings.catch_warnings():
-            # Not a defect: scenes without georeference are worked on in pixels.
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            self._opened.append(self._open())
-        return self._opened[0]
-
-    def _own(self) -> Any:
-        if not hasattr(self._local, "dataset"):
-            dataset = self._local.dataset = self._open()
-            with self._lock:
-                self._opened.append(dataset)
-        return self._local.dataset
-
     def _open(self) -> Any:
-        """The open dataset; one that only curved control points locate is warped on reading.
+        """Open a dataset; one that only control points off an affine grid locate is warped on reading.
 
         Raises:
             RasterError: if GDAL cannot open it.
         """
-        with understood(self._name, self._path):
-            if self._level is not None:
-                return rasterio.open(self._path, OVERVIEW_LEVEL=self._level)
-            return _straightened(rasterio.open(self._path))
+        with translate_errors(self._name, self._location):
+            dataset = self._location.open(self._level)
+            points, crs = dataset.gcps
+            # A CRS of its own beside the points' contradicts them, and fewer than three points say nothing.
+            warped = len(points) >= _PLANE and crs is not None and dataset.crs is None and affine_of(dataset) is None
+            if self._level is not None or not warped:
+                return dataset
+            return WarpedVRT(dataset, crs=crs, add_alpha=True, resampling=Resampling.bilinear)
 
     def close(self) -> None:
-        """Closes the datasets of all threads; a later `dataset` opens anew."""
+        """Close the datasets of all threads; a later `dataset` opens the raster again."""
         if self._process == os.getpid():
             with self._lock:
-                for dataset in self._opened:
+                for dataset in self._datasets.values():
                     dataset.close()
         self._reset()
 
 
 def block_bytes(dataset: Any) -> int:
-    """The size of what GDAL decodes at once, in bytes."""
+    """Return the size of what GDAL decodes at once, in bytes."""
     kind = dataset.dtypes[0]
     n_bytes = 4 if kind == "complex_int16" else np.dtype(kind).itemsize  # numpy has no such numbers
     n_bands = dataset.count if dataset.interleaving == Interleaving.pixel else 1
@@ -232,38 +236,34 @@ def block_bytes(dataset: Any) -> int:
 
 
 def overviews(dataset: Any) -> list[int]:
-    """By how much each overview that may be read is coarser, in GDAL's order."""
+    """Return how much coarser each overview that may be read is, in GDAL's order."""
     # A mask in a file beside the raster may have no overviews, and GDAL then reads it as all valid.
     if isinstance(dataset, WarpedVRT) or any(file.endswith(".msk") for file in dataset.files):
         return []
     return list(dataset.overviews(1))
 
 
-def environment(path: str) -> Any:
-    """GDAL set up to read from this path, for a `with` block; it does not print what it finds wrong then."""
-    # A description in XML may be of files on a network; what is told of those does local ones no harm.
-    return rasterio.Env(**_BLOCK_CACHE, **(_NETWORK if is_remote(path) or path.startswith("<") else {}))
+def environment(location: Location) -> Any:
+    """Return GDAL's settings for this location as a context manager; GDAL prints no errors inside it."""
+    # The files of a virtual raster may be remote; the network settings do local ones no harm.
+    return rasterio.Env(**_BLOCK_CACHE, **(_NETWORK if location.is_remote or location.is_virtual else {}))
 
 
 @contextmanager
-def understood(name: str, path: str) -> Iterator[None]:
-    """Turns what GDAL finds wrong with a file into one sentence.
-
-    Raises:
-        RasterError: instead of GDAL's errors.
-    """
+def translate_errors(name: str, location: Location) -> Iterator[None]:
+    """Turn GDAL's errors into a `RasterError` of one sentence."""
     try:
-        with environment(path):
+        with environment(location):
             yield
     except FAILURES as error:
         raise RasterError(f"{name} cannot be read as a raster: {first_line(error)}") from harmless(error)
 
 
 def check_sources(dataset: Any, name: str) -> None:
-    """Refuse a virtual raster of which a file is missing, where GDAL may leave a hole without an error.
+    """Raise if a file of a virtual raster is missing; GDAL may leave a hole without an error.
 
     Raises:
-        RasterError: if one is; the message names it.
+        RasterError: naming the file.
     """
     if dataset.driver != "VRT" or isinstance(dataset, WarpedVRT):
         return
@@ -272,26 +272,18 @@ def check_sources(dataset: Any, name: str) -> None:
             raise RasterError(
                 f"{name} is made of files of which {name_of(file)} is missing; put it back, or leave it out"
             )
+    remote = [file for file in map(Location.of, dataset.files) if file.is_remote]
     with ThreadPoolExecutor(_N_THREADS, thread_name_prefix="geodetect-sources") as pool:
-        list(pool.map(_check_remote, [file for file in dataset.files if is_remote(file)]))
+        list(pool.map(_check_opens, remote))
 
 
-def _check_remote(file: str) -> None:
-    with understood(name_of(file), file), rasterio.open(file):
+def _check_opens(file: Location) -> None:
+    with translate_errors(name_of(file.text), file), file.open():
         pass
 
 
-def _straightened(dataset: Any) -> Any:
-    """The dataset itself where it has a transform or none at all, else a view of it warped onto its points' map."""
-    points, crs = dataset.gcps
-    # A CRS of its own beside the points' contradicts them, and fewer than three points tell nothing.
-    if len(points) < _PLANE or crs is None or dataset.crs is not None or affine_of(dataset) is not None:
-        return dataset
-    return WarpedVRT(dataset, crs=crs, add_alpha=True, resampling=Resampling.bilinear)
-
-
 def affine_of(dataset: Any) -> Affine | None:
-    """The transform from pixels to the map; None where there is none, or control points do not lie on one."""
+    """Return the transform from pixels to the map; None if there is none, or control points do not lie on one."""
     transform, points = dataset.transform, dataset.gcps[0]
     if transform.is_identity and len(points) >= _PLANE:
         transform = from_gcps(points)
@@ -304,15 +296,15 @@ def affine_of(dataset: Any) -> Affine | None:
 
 
 def _usable(transform: Affine) -> bool:
-    """Whether a transform places pixels; GDAL gives the identity where there is none."""
+    """Return whether a transform places pixels; GDAL gives the identity if there is none."""
     return bool(np.isfinite(transform[:6]).all() and transform.determinant != 0 and not transform.is_identity)
 
 
 def grid_of(dataset: Any, name: str) -> Grid:
-    """The dataset's grid; a CRS without a transform places nothing and is left out with it.
+    """Return the dataset's grid; a CRS without a transform is left out, since it places nothing.
 
     Raises:
-        RasterError: if only rational polynomials locate it, or nobody can make sense of its CRS.
+        RasterError: if only rational polynomials locate it, or its CRS is invalid.
     """
     transform, shape = affine_of(dataset), (dataset.height, dataset.width)
     if transform is None:
@@ -322,20 +314,16 @@ def grid_of(dataset: Any, name: str) -> Grid:
             )
         return Grid(shape, name=name)
     crs = dataset.crs or dataset.gcps[1]
-    return Grid(shape, transform, _known_crs(crs, name) if crs else None, name)
-
-
-def _known_crs(crs: Any, name: str) -> CRS:
     try:
-        return _crs_of(crs.to_wkt())
+        return Grid(shape, transform, _parse_crs(crs.to_wkt()) if crs else None, name)
     except FAILURES as error:
         raise RasterError(
-            f"the coordinate reference system of {name} makes no sense ({first_line(error)}); "
+            f"the coordinate reference system of {name} is invalid ({first_line(error)}); "
             "assign the right one with: gdal_edit.py -a_srs EPSG:..."
         ) from harmless(error)
 
 
-@lru_cache(_CRSS)
-def _crs_of(wkt: str) -> CRS:
-    """One object for all files of a CRS: each takes 60 kB, and comparing two takes longer than reading a header."""
+@lru_cache(_N_CRS)
+def _parse_crs(wkt: str) -> CRS:
+    """Return one object for all files of a CRS: each takes 60 kB, and comparing two takes longer than a header."""
     return CRS.from_wkt(wkt)

@@ -1,4 +1,4 @@
-"""Pictures that cameras store rotated or mirrored, with a tag that says how to show them.
+"""Photos that cameras store rotated or mirrored, with a tag that says how to show them.
 
 Orientations are numbered 1 to 8 as in the tag Orientation (274) of TIFF 6.0, which Exif shares.
 """
@@ -25,7 +25,7 @@ _ORDERS = {b"II*\0": "<", b"MM\0*": ">"}  # how TIFF begins
 
 
 class _Turn(NamedTuple):
-    """From a stored picture to the one that is shown: axes exchanged first, then each of the new ones mirrored."""
+    """From the stored to the upright image: axes are exchanged first, then each of the new ones is mirrored."""
 
     transposed: bool = False
     mirrored_x: bool = False
@@ -45,19 +45,19 @@ _TURNS = {
 
 
 class TurnedReader:
-    """A picture with its orientation applied, as viewers show it; the transform of its grid is adapted.
+    """An image turned upright, as viewers show it; the transform of its grid is turned with it.
 
     Args:
-        reader: the picture as it is stored.
+        reader: the image as it is stored.
         orientation: 1 to 8.
     """
 
-    footprints = None  # a picture is one file
+    footprints: np.ndarray | None = None  # a photo is one file
 
     def __init__(self, reader: Reader, orientation: int) -> None:
         self._reader, self._turn = reader, _TURNS[orientation]
         self.n_bands, self.dtype, self.all_valid = reader.n_bands, reader.dtype, reader.all_valid
-        height, width = shown_shape(reader.grid.shape, orientation)
+        height, width = upright_shape(reader.grid.shape, orientation)
         mirror = Affine(
             -1 if self._turn.mirrored_x else 1, 0, width if self._turn.mirrored_x else 0,
             0, -1 if self._turn.mirrored_y else 1, height if self._turn.mirrored_y else 0,
@@ -67,63 +67,74 @@ class TurnedReader:
         self.grid = replace(reader.grid, shape=(height, width), transform=transform)
 
     def read(self, window: Window) -> tuple[Shaped[np.ndarray, "C H W"], Bool[np.ndarray, "H W"]]:
-        """The pixels of a window of `grid`, and which are valid."""
+        """Return the pixels of a window of `grid`, and which are valid."""
         ends = [self._stored @ corner for corner in (window.xyxy[:2], window.xyxy[2:])]
         (x1, x2), (y1, y2) = (sorted(int(value) for value in axis) for axis in zip(*ends, strict=True))
         pixels, valid = self._reader.read(Window(x1, y1, x2 - x1, y2 - y1))
-        return np.ascontiguousarray(self._turned(pixels)), np.ascontiguousarray(self._turned(valid))
+        return self._apply(pixels), self._apply(valid)
 
-    def _turned(self, array: np.ndarray) -> np.ndarray:
+    def _apply(self, array: np.ndarray) -> np.ndarray:
         array = np.swapaxes(array, -1, -2) if self._turn.transposed else array
-        return array[..., :: -1 if self._turn.mirrored_y else 1, :: -1 if self._turn.mirrored_x else 1]
+        array = array[..., :: -1 if self._turn.mirrored_y else 1, :: -1 if self._turn.mirrored_x else 1]
+        return np.ascontiguousarray(array)
 
     def close(self) -> None:
-        """Closes the reader behind it."""
+        """Close the reader of the stored image."""
         self._reader.close()
 
 
-def shown_shape(shape: tuple[int, int], orientation: int) -> tuple[int, int]:
-    """Height and width as viewers show a picture of this orientation."""
+def upright_shape(shape: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Return height and width of an image of this orientation when it is upright."""
     return shape[::-1] if _TURNS[orientation].transposed else shape
 
 
-def turned_by_viewers(orientation: int) -> str:
-    """What to add to a sentence on the pixels of a picture that viewers turn; empty where they do not."""
+def describe_orientation(orientation: int) -> str:
+    """Return what to add to a sentence on the pixels of an image that viewers turn; empty if they do not."""
     if orientation == UPRIGHT:
         return ""
     return (
         f"; these are the pixels as they are stored, which viewers turn (Exif orientation {orientation}): to have them "
-        "as they are shown, save the picture upright first, with PIL.ImageOps.exif_transpose"
+        "as they are shown, save the image upright first, with PIL.ImageOps.exif_transpose"
     )
 
 
 def orientation_of(dataset: Any) -> int:
-    """The orientation of an open raster, 1 to 8; 1 where no tag says another.
+    """Return the orientation of an open raster, 1 to 8; 1 without a valid tag.
 
-    GDAL tells the tag of JPEGs alone; those of PNG, WebP and TIFF are looked up in the file.
+    GDAL reads the tag of JPEGs only; that of PNG, WebP and TIFF is read from the file.
     """
     if dataset.driver == "JPEG":
-        told = dataset.tags().get("EXIF_Orientation", "")
-        value = int(told) if told.isdigit() else UPRIGHT
+        tag = dataset.tags().get("EXIF_Orientation", "")
+        value = int(tag) if tag.isdigit() else UPRIGHT
     elif dataset.driver in ("PNG", "WEBP", "GTiff") and Path(dataset.name).is_file():
         with open(dataset.name, "rb") as file:
-            value = _told(file, dataset.driver)
+            value = _read_orientation(file, dataset.driver)
     else:
         value = UPRIGHT
     return value if value in _TURNS else UPRIGHT
 
 
-def _told(file: BinaryIO, driver: str) -> int:
-    """The orientation in a file of this kind; 1 where it is not told, or the file breaks off."""
+def _read_orientation(file: BinaryIO, driver: str) -> int:
+    """Return the orientation in a file; 1 if it has none, or ends too early."""
     try:
-        start = {"PNG": _png_tags, "WEBP": _webp_tags}.get(driver, lambda _: 0)(file)
-        return UPRIGHT if start is None else _orientation_at(file, start)
+        start = {"PNG": _find_in_png, "WEBP": _find_in_webp}.get(driver, lambda _: 0)(file)
+        if start is None:
+            return UPRIGHT
+        # The tags are laid out as TIFF, from `start` on.
+        head = _bytes(file, start, 8)
+        order = _ORDERS.get(head[:4])
+        if order is None:
+            return UPRIGHT
+        first = start + struct.unpack(f"{order}4xI", head)[0]
+        (n_tags,) = struct.unpack(f"{order}H", _bytes(file, first, 2))
+        tags = struct.iter_unpack(f"{order}HHIH2x", _bytes(file, first + 2, 12 * n_tags))
+        return next((value for tag, kind, _, value in tags if (tag, kind) == (_TAG, _SHORT)), UPRIGHT)
     except struct.error:
         return UPRIGHT
 
 
-def _png_tags(file: BinaryIO) -> int | None:
-    """Where the tags of a PNG begin (https://www.w3.org/TR/png-3/#eXIf); None without any."""
+def _find_in_png(file: BinaryIO) -> int | None:
+    """Return where the tags of a PNG begin (https://www.w3.org/TR/png-3/#eXIf); None without any."""
     place = 8
     while True:
         length, kind = struct.unpack(">I4s", _bytes(file, place, 8))
@@ -132,26 +143,14 @@ def _png_tags(file: BinaryIO) -> int | None:
         place += 12 + length
 
 
-def _webp_tags(file: BinaryIO) -> int | None:
-    """Where the tags of a WebP begin (https://developers.google.com/speed/webp/docs/riff_container)."""
+def _find_in_webp(file: BinaryIO) -> int | None:
+    """Return where the tags of a WebP begin (https://developers.google.com/speed/webp/docs/riff_container)."""
     place = 12
     while True:
         kind, length = struct.unpack("<4sI", _bytes(file, place, 8))
         if kind == b"EXIF":
             return place + (14 if _bytes(file, place + 8, 6) == b"Exif\0\0" else 8)
         place += 8 + length + length % 2
-
-
-def _orientation_at(file: BinaryIO, start: int) -> int:
-    """The orientation among the first tags of what is laid out as TIFF, from its first byte on."""
-    head = _bytes(file, start, 8)
-    order = _ORDERS.get(head[:4])
-    if order is None:
-        return UPRIGHT
-    first = start + struct.unpack(f"{order}4xI", head)[0]
-    (n_tags,) = struct.unpack(f"{order}H", _bytes(file, first, 2))
-    tags = struct.iter_unpack(f"{order}HHIH2x", _bytes(file, first + 2, 12 * n_tags))
-    return next((value for tag, kind, _, value in tags if (tag, kind) == (_TAG, _SHORT)), UPRIGHT)
 
 
 def _bytes(file: BinaryIO, place: int, n_bytes: int) -> bytes:

@@ -1,6 +1,6 @@
-"""Reading windows: the protocol, the reader of files, and one that sees an area only.
+"""Windows of rasters: the `Reader` protocol, the reader of files, and one that is limited to an area.
 
-Shapes: C bands, H W pixels. Bands count from 1, as in rasterio.
+Shapes: C bands, H W pixels, N files. Bands count from 1, as in rasterio.
 """
 
 from __future__ import annotations
@@ -20,45 +20,31 @@ from pyproj import CRS
 
 from geodetect.errors import RasterError, first_line, harmless
 from geodetect.grid import Grid, Window
-from geodetect.raster.blocks import Blocks
-from geodetect.raster.covered import Covered, scaled
-from geodetect.raster.held import Held
-from geodetect.raster.layers import Layers, warn_of_scales
-from geodetect.raster.mosaic import Mosaic, Scene, Single, opened_as
-from geodetect.raster.opening import (
-    FAILURES,
-    Handles,
-    Rasters,
-    check_sources,
-    environment,
-    grid_of,
-    is_remote,
-    overviews,
-    understood,
-)
-from geodetect.raster.orientation import orientation_of
+from geodetect.raster.blocks import Blocks, Pixels
+from geodetect.raster.header import Scene
+from geodetect.raster.layers import Layers
+from geodetect.raster.mosaic import open_scene
+from geodetect.raster.opening import FAILURES, Handles, Location, Rasters, environment, translate_errors
+from geodetect.raster.pool import ReaderPool
 from geodetect.raster.resampling import VALID_SHARE, Axis, resample
-from geodetect.raster.virtual import sources_of
+from geodetect.windows import pixels_of
 
-# How many pixels of an overview, along each axis, a pixel read from it takes in at least. Overviews may hold every
-# n-th pixel (gdaladdo's default); a mean of four of those is still a mean.
-_LEAST_TAKEN_IN = 2
+# Pixels of an overview, along each axis, that a pixel read from it covers at least. Overviews may hold every n-th
+# pixel (gdaladdo's default); a mean of four of those is still a mean.
+_LEAST_COVERED = 2
 _LARGEST_READ = 1 << 24  # values of the file decoded at once when resampling; more is read in halves
 
 
-_Pixels = tuple[Shaped[np.ndarray, "C H W"], Bool[np.ndarray, "H W"]]
-
-
 class Reader(Protocol):
-    """What the package asks of a raster.
+    """What the package needs of a raster.
 
     Attributes:
         grid: the pixels that can be read, and where they lie.
-        n_bands: number of bands that `read` gives.
-        dtype: of the pixels that it gives.
-        all_valid: whether every pixel is valid for certain, so that none need be read to know it.
-        footprints: (N,) outlines of the files that lie on the grid, in its pixels, between which no pixel is valid;
-            None where one file is all of it.
+        n_bands: number of bands that `read` returns.
+        dtype: of the pixels that it returns.
+        all_valid: whether every pixel is known to be valid before any is read.
+        footprints: (N,) outlines of the files on the grid, in its pixels; no pixel outside them is valid. None if one
+            file covers all of it.
     """
 
     grid: Grid
@@ -68,30 +54,58 @@ class Reader(Protocol):
     footprints: np.ndarray | None
 
     def read(self, window: Window) -> tuple[Shaped[np.ndarray, "C H W"], Bool[np.ndarray, "H W"]]:
-        """The pixels of a window inside the grid, 0 where invalid, and which are valid."""
+        """Return the pixels of a window inside the grid, 0 where invalid, and which are valid."""
         ...
 
     def close(self) -> None:
-        """Frees what it holds open or in memory; a later `read` opens it again."""
+        """Free open files and memory; a later `read` opens the raster again."""
         ...
 
 
-class RasterReader:
-    """A raster, or many files that are one scene, read window by window.
+class _Covered:
+    """What the files of a scene cover of a grid, so that nothing is read elsewhere.
 
-    Safe in threads and after a fork: each has its own handle, and all share what was decoded. Pixels keep the file's
-    dtype, but a palette becomes uint8 red, green and blue, and bands with scale and offset become float32. Invalid
-    is what nodata, a mask, an alpha band that is one, or a value that is no number says, and what no file covers.
+    Args:
+        footprints: (N,) outlines of the files in pixels of another grid of the same ground.
+        own: (height, width) of that grid.
+        wanted: (height, width) of this one.
+    """
+
+    def __init__(self, footprints: np.ndarray, own: tuple[int, int], wanted: tuple[int, int]) -> None:
+        scale = np.array(wanted[::-1]) / own[::-1]
+        self.footprints: np.ndarray = footprints
+        if own != wanted:
+            self.footprints = shapely.transform(footprints, lambda xy: xy * scale)
+        self._bounds = pixels_of(self.footprints)
+        self._areas, self._tree = shapely.area(self.footprints), shapely.STRtree(shapely.box(*self._bounds.T))
+
+    def within(self, window: Window, least: float = 0.0) -> Window | None:
+        """Return the bounds of what is covered of a window; None if that is no more than `least` pixels."""
+        inside = np.array(window.xyxy)
+        hit = self._tree.query(shapely.box(*inside))
+        if self._areas[hit].sum() <= least:
+            return None
+        x1, y1 = np.maximum(self._bounds[hit, :2].min(axis=0), inside[:2]).tolist()
+        x2, y2 = np.minimum(self._bounds[hit, 2:].max(axis=0), inside[2:]).tolist()
+        return Window(x1, y1, x2 - x1, y2 - y1) if x1 < x2 and y1 < y2 else None
+
+
+class RasterReader:
+    """A view of an open raster, or of many files that are one scene, read window by window.
+
+    Readers of one `Scene` share its open files; making one costs nothing. Threads and forked processes may read at the
+    same time: each has its own dataset, and threads share decoded blocks. Pixels keep the file's dtype, but a palette
+    becomes uint8 red, green and blue, and bands with scale and offset become float32. Pixels are invalid where nodata,
+    a mask or an alpha band says so, where a value is not finite, and where no file lies.
 
     Args:
         raster: path or URL of a raster; a list of them, a folder of GeoTIFFs or a pattern such as "tiles/*.tif" is
-            one scene; a path or URL of a STAC item is one of its rasters, or the bands of several; or a `Scene`.
-        bands: bands to read, counted from 1, or their names, in any order and any number of times; None for all that
-            are data.
-        pixel_size_m: side of the pixels that are read, in metres on the ground; None for the file's own.
-        crs: of a raster that has a transform and does not name its own.
-        nodata: value that stands for no data besides those that the files declare; a `Scene` brings its own.
-        held: the rasters that this one is one of, of which only some stay open.
+            one scene; a path or URL of a STAC item is one of its rasters, or bands of several; or an open `Scene`.
+        bands: bands to read, counted from 1, or their names, in any order, repeated or not; None: all that are data.
+        pixel_size_m: side of the pixels that are read, in metres on the ground; None: the file's own.
+        crs: of a raster that has a transform and no CRS.
+        nodata: no-data value besides those that the files declare; a `Scene` has its own.
+        pool: of readers of which only some stay open.
 
     Raises:
         RasterError: if the raster is missing, cannot be read, or has no such bands, or files do not go together.
@@ -106,57 +120,47 @@ class RasterReader:
         pixel_size_m: float | None = None,
         crs: CRS | None = None,
         nodata: float | None = None,
-        held: Held | None = None,
+        pool: ReaderPool | None = None,
     ) -> None:
-        # Another reader opens from it without a look at all files of a mosaic, or at an alpha band, again.
-        self.source = raster if isinstance(raster, Single | Mosaic) else opened_as(raster, bands, nodata)
-        self.path, self.name = self.source.path, self.source.name
-        self._pixel_size_m, self._crs = pixel_size_m, crs
-        self._handles = Handles(self.path, self.name)
-        with understood(self.name, self.path), self._handles.dataset() as dataset:
-            self._layers = self.source.layers or Layers.of(dataset, self.name, self.source.undeclared)
-            if isinstance(self.source, Single) and self.source.layers is None:
-                check_sources(dataset, self.name)
-                warn_of_scales([(self.name, self._layers)])
-                self.source = replace(self.source, layers=self._layers)
-            footprints: np.ndarray | None
-            if isinstance(self.source, Mosaic):
-                own, footprints = self.source.grid, self.source.footprints
-            else:
-                own, footprints = grid_of(dataset, self.name), sources_of(dataset)
-        if own.transform is not None and own.crs is None:
-            own = replace(own, crs=crs)
-        self.own_shape, self.grid = own.shape, own.resampled(pixel_size_m)
-        self.bands = self._layers.chosen(bands, self.name)
+        self.scene = raster if isinstance(raster, Scene) else open_scene(raster, bands, nodata)
+        header, footprints = self.scene.header, self.scene.footprints
+        if header.grid.transform is not None and header.grid.crs is None and crs is not None:
+            header = replace(header, grid=replace(header.grid, crs=crs))
+            self.scene = replace(self.scene, header=header)
+        self.name, self._location, self._layers = header.name, header.location, header.layers
+        self.own_shape, self.grid = header.grid.shape, header.grid.resample(pixel_size_m)
+        self.bands = self._layers.select(bands, self.name)
         self.n_bands, self.dtype = len(self.bands), self._layers.dtype
         self.all_valid = self._layers.all_valid and footprints is None
-        self.footprints = scaled(footprints, own.shape, self.grid.shape)
-        if self.grid is not own:
-            self._handles = self._of_overview(own)
-        with understood(self.name, self.path), self._handles.dataset() as dataset:
-            self._shape = dataset.shape
-            stored = scaled(footprints, own.shape, self._shape)
-            self._covered, self._stored = (
-                each if each is None else Covered(each) for each in (self.footprints, stored)
-            )
-            # Not a method of this object: a cycle would keep it, and a mosaic's index, until Python looks for cycles.
-            self._decode = partial(_decoded, self._handles, self._layers, self.bands, self.path)
-            self._blocks = Blocks(self._decode, self._shape, dataset.block_shapes[0])
-        self._held = held
-        if held is not None:
+        self._handles, self._shape, block = self.scene.handles, self.own_shape, header.block
+        shrunk = min(n / m for n, m in zip(self.own_shape, self.grid.shape, strict=True))
+        if fine := [factor for factor in header.factors if factor * _LEAST_COVERED <= shrunk]:
+            self._handles = Handles(self._location, self.name, header.factors.index(max(fine)))
+            with translate_errors(self.name, self._location), self._handles.dataset() as dataset:
+                self._shape, block = dataset.shape, dataset.block_shapes[0]
+        self._covered, self._stored = (
+            None if footprints is None else _Covered(footprints, self.own_shape, shape)
+            for shape in (self.grid.shape, self._shape)
+        )
+        self.footprints = None if self._covered is None else self._covered.footprints
+        # Not a method of this object: a cycle would keep it, and a mosaic's index, until Python looks for cycles.
+        self._decode = partial(_decode, self._handles, self._layers, self.bands, self._location)
+        # Blocks cannot be shared by readers that close after each read.
+        self._blocks = None if pool is not None and not pool.most else Blocks(self._decode, self._shape, block)
+        self._pool = pool
+        if pool is not None:
             self.close()
 
-    def _of_overview(self, own: Grid) -> Handles:
-        """Handles of the overview to read from, or those of the raster itself."""
-        with understood(self.name, self.path), self._handles.dataset() as dataset:
-            level = _overview(overviews(dataset), own, self.grid)
-        if level is None:
-            return self._handles
-        self._handles.close()
-        return Handles(self.path, self.name, level)
+    def view(self, *, bands: Sequence[int | str] | None = None, pixel_size_m: float | None = None) -> RasterReader:
+        """Return a reader of the same open raster.
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _reopened, (self.source, self.bands, self._pixel_size_m, self._crs, self._held)
+        Args:
+            bands: as above; None for those of this reader.
+            pixel_size_m: as above; None for the raster's own.
+        """
+        return RasterReader(
+            self.scene, bands=self.bands if bands is None else bands, pixel_size_m=pixel_size_m, pool=self._pool
+        )
 
     def __enter__(self) -> RasterReader:
         return self
@@ -172,34 +176,34 @@ class RasterReader:
 
     @property
     def band_names(self) -> list[str]:
-        """The bands read by number, with what each is called where it is called something."""
-        names = [self._layers.names[band - 1].told for band in self.bands]
-        return [f"{band} {name}".strip() for band, name in zip(self.bands, names, strict=True)]
+        """Number of each band that is read, followed by its name if it has one."""
+        return [f"{band} {self._layers.names[band - 1].shown}".strip() for band in self.bands]
 
     @property
     def files(self) -> list[str]:
-        """Paths and URLs, with their secrets, of what is read; of a single file its masks and overviews too."""
-        if isinstance(self.source, Mosaic):
-            return self.source.files
-        with understood(self.name, self.path), self._handles.dataset() as dataset:
+        """Paths and URLs, with their secrets, of all files; of a single raster its masks and overviews too."""
+        if self.scene.files is not None:
+            return list(self.scene.files)
+        with translate_errors(self.name, self._location), self.scene.handles.dataset() as dataset:
             return list(dataset.files)
 
     @property
     def orientation(self) -> int:
-        """How viewers turn and mirror the picture, 1 to 8 as Exif has it; `grid` and `read` are as it is stored."""
-        with understood(self.name, self.path), self._handles.dataset() as dataset:
-            return orientation_of(dataset)
+        """How viewers turn and mirror the image, 1 to 8 as in Exif; `grid` and `read` do neither."""
+        return self.scene.orientation
 
     def close(self) -> None:
-        """Closes the file in all threads, and forgets what was decoded; a later read opens it again."""
+        """Close the file, for its other readers too, and forget what was decoded; a later read opens it again."""
         self._handles.close()
-        self._blocks.forget()
+        self.scene.handles.close()
+        if self._blocks is not None:
+            self._blocks.forget()
 
     def read(self, window: Window) -> tuple[Shaped[np.ndarray, "C H W"], Bool[np.ndarray, "H W"]]:
-        """The pixels of a window of `grid`, the same through whichever window a pixel is read.
+        """Return the pixels of a window of `grid`; a pixel's value does not depend on the window.
 
-        When the grid is resampled, a pixel is the mean of what it covers, or is interpolated when pixels
-        shrink; it is valid where at least half of that is, and only valid pixels count.
+        When the grid is resampled, a pixel is the mean of the valid pixels that it covers, or is interpolated where
+        pixels shrink; it is valid if at least half of what it covers is.
 
         Args:
             window: pixels of `grid`, inside it.
@@ -214,11 +218,11 @@ class RasterReader:
         x1, y1, x2, y2 = window.xyxy
         assert 0 <= x1 < x2 <= width, f"{window} of {self.grid.shape}"
         assert 0 <= y1 < y2 <= height, f"{window} of {self.grid.shape}"
-        with nullcontext() if self._held is None else self._held.reading(self):
+        with nullcontext() if self._pool is None else self._pool.reading(self):
             return self._read_own(window) if self.grid.shape == self._shape else self._read_resampled(window)
 
-    def _read_covered(self, part: Window | None, window: Window, read: Callable[[Window], _Pixels]) -> _Pixels:
-        """A window of which only a part is read; the rest is invalid."""
+    def _read_covered(self, part: Window | None, window: Window, read: Callable[[Window], Pixels]) -> Pixels:
+        """Read a part of a window; the rest is invalid."""
         if part == window:
             return read(window)
         pixels = np.zeros((self.n_bands, window.height, window.width), self.dtype)
@@ -229,89 +233,64 @@ class RasterReader:
             pixels[:, *inside], valid[inside] = read(part)
         return pixels, valid
 
-    def _read_own(self, window: Window) -> _Pixels:
-        """A window in the pixels of the file, or of its overview."""
+    def _read_own(self, window: Window) -> Pixels:
+        """Read a window in pixels of the file, or of its overview."""
         part = window if self._stored is None else self._stored.within(window)
         return self._read_covered(part, window, self._read_stored)
 
-    def _read_stored(self, window: Window) -> _Pixels:
+    def _read_stored(self, window: Window) -> Pixels:
         try:
-            return self._blocks.read(window)
+            return self._decode(window) if self._blocks is None else self._blocks.read(window)
         except FAILURES as error:
-            if is_remote(self.path):  # it was tried often enough
+            if self._location.is_remote:  # GDAL has tried several times
                 raise self._broken(window, error) from harmless(error)
         try:
-            return self._decode(window)  # what is broken may lie in a block, but not in the window
+            return self._decode(window)  # the broken part may lie in a block, but outside the window
         except FAILURES as error:
             with self._handles.dataset() as dataset:
                 raise self._broken(_first_broken(dataset, window), error) from harmless(error)
 
     def _broken(self, place: Window, error: BaseException) -> RasterError:
-        """What to raise when pixels cannot be read."""
-        reason = "the server may be away" if is_remote(self.path) else "the file may be damaged or incomplete"
+        """Return the error for pixels that cannot be read."""
+        reason = "the server may be away" if self._location.is_remote else "the file may be damaged or incomplete"
         return RasterError(
             f"{self.name} cannot be read at pixels x {place.x} to {place.x + place.width}, y {place.y} to "
             f"{place.y + place.height}: {first_line(error)}; {reason}"
         )
 
-    def _read_resampled(self, window: Window) -> _Pixels:
-        """A window of the resampled grid; where files cover too little to make any pixel valid nothing is read."""
+    def _read_resampled(self, window: Window) -> Pixels:
+        """Read a window of the resampled grid, in halves where it covers many pixels of the file."""
+        # Where files cover too little to make any pixel valid, nothing is read.
         part = window if self._covered is None else self._covered.within(window, least=VALID_SHARE)
-        return self._read_covered(part, window, self._resampled)
+        return self._read_covered(part, window, self._resample)
 
-    def _resampled(self, window: Window) -> _Pixels:
-        """A window of the resampled grid, in halves where it covers so much that memory would suffer."""
+    def _resample(self, window: Window) -> Pixels:
         # GDAL would resample too, but it takes near infrared tagged as alpha for a mask, lets the driver
         # decide on soft masks, and may or may not look beyond the window.
         (file_height, file_width), (height, width) = self._shape, self.grid.shape
         n_read = window.width * max(1, file_width / width) * window.height * max(1, file_height / height)
         if n_read * self.n_bands > _LARGEST_READ and max(window.width, window.height) > 1:
-            return self._read_halves(window)
+            if window.height >= window.width:
+                size, axis = window.height // 2, -2
+                halves = replace(window, height=size), replace(window, y=window.y + size, height=window.height - size)
+            else:
+                size, axis = window.width // 2, -1
+                halves = replace(window, width=size), replace(window, x=window.x + size, width=window.width - size)
+            parts, masks = zip(*map(self._read_resampled, halves), strict=True)
+            return np.concatenate(parts, axis=axis), np.concatenate(masks, axis=axis)
         across = Axis.of(file_width, width, window.x, window.width)
         down = Axis.of(file_height, height, window.y, window.height)
         pixels, valid = self._read_own(Window(across.first, down.first, across.n_read, down.n_read))
         return resample(pixels, valid, down, across)
 
-    def _read_halves(self, window: Window) -> _Pixels:
-        """The window read in two, cut across its longer side."""
-        if window.height >= window.width:
-            size, axis = window.height // 2, -2
-            halves = replace(window, height=size), replace(window, y=window.y + size, height=window.height - size)
-        else:
-            size, axis = window.width // 2, -1
-            halves = replace(window, width=size), replace(window, x=window.x + size, width=window.width - size)
-        pixels, valid = zip(*map(self._read_resampled, halves), strict=True)
-        return np.concatenate(pixels, axis=axis), np.concatenate(valid, axis=axis)
 
-
-def _decoded(
-    handles: Handles, layers: Layers, bands: tuple[int, ...], path: str, window: Window
-) -> tuple[np.ndarray, np.ndarray]:
-    with handles.dataset() as dataset, environment(path):
+def _decode(handles: Handles, layers: Layers, bands: tuple[int, ...], location: Location, window: Window) -> Pixels:
+    with handles.dataset() as dataset, environment(location):
         return layers.read(dataset, window, bands)
 
 
-def _reopened(
-    source: Scene, bands: tuple[int, ...], pixel_size_m: float | None, crs: CRS | None, held: Held | None
-) -> RasterReader:
-    return RasterReader(source, bands=bands, pixel_size_m=pixel_size_m, crs=crs, held=held)
-
-
-def _overview(factors: Sequence[int], own: Grid, wanted: Grid) -> int | None:
-    """The coarsest overview that is still fine enough, counted in the raster's order; None for the raster itself.
-
-    Args:
-        factors: by how much each overview is coarser.
-        own: the raster's grid.
-        wanted: the grid that is to be read.
-    """
-    shrunk = min(n / m for n, m in zip(own.shape, wanted.shape, strict=True))
-    fine = [level for level, factor in enumerate(factors) if factor * _LEAST_TAKEN_IN <= shrunk]
-    return max(fine, key=factors.__getitem__) if fine else None
-
-
 def _first_broken(dataset: Any, window: Window) -> Window:
-    """The part of the window in the first of the file's blocks that cannot be read; all of it if each can."""
+    """Return the part of the window in the first block that cannot be read; all of it if each block can."""
     x1, y1, x2, y2 = window.xyxy
     block_height, block_width = dataset.block_shapes[0]
     for y in range(y1 - y1 % block_height, y2, block_height):
@@ -327,11 +306,11 @@ def _first_broken(dataset: Any, window: Window) -> Window:
 
 
 class MaskedReader:
-    """A reader that sees only what lies in a polygon; other pixels are invalid and 0.
+    """A reader limited to an area; pixels outside are invalid and 0.
 
     Args:
         reader: any raster.
-        area: polygon or multipolygon in scene pixels of its grid.
+        area: polygon or multipolygon in pixels of its grid.
     """
 
     all_valid = False
@@ -342,24 +321,19 @@ class MaskedReader:
         self.footprints = reader.footprints
 
     def read(self, window: Window) -> tuple[Shaped[np.ndarray, "C H W"], Bool[np.ndarray, "H W"]]:
-        """The window's pixels; those whose centre lies outside the area are invalid."""
+        """Return the window's pixels; those whose centre lies outside the area are invalid."""
         pixels, valid = self._reader.read(window)
-        valid = valid & _inside(self.area, window)
+        # rasterio's `geometry_mask` would do, but warns of a missing georeference when threads use it at once. The
+        # intersection is also a geometry of this thread's own to prepare.
+        part = shapely.intersection(self.area, shapely.box(*window.xyxy))
+        if part.is_empty:
+            return np.zeros_like(pixels), np.zeros_like(valid)
+        if part.area < window.width * window.height:
+            shapely.prepare(part)
+            x, y = np.meshgrid(np.arange(window.width) + 0.5, np.arange(window.height) + 0.5)
+            valid = valid & shapely.contains_xy(part, window.x + x, window.y + y)
         return np.where(valid, pixels, pixels.dtype.type(0)), valid
 
     def close(self) -> None:
-        """Closes the reader behind the mask."""
+        """Close the reader of the whole."""
         self._reader.close()
-
-
-def _inside(area: shapely.Geometry, window: Window) -> Bool[np.ndarray, "H W"]:
-    """Which pixels of a window have their centre in the area.
-
-    rasterio's `geometry_mask` would do, but warns of a missing georeference when threads use it at once.
-    """
-    part = shapely.intersection(area, shapely.box(*window.xyxy))  # also a geometry of this thread's own to prepare
-    if part.is_empty or part.area == window.width * window.height:
-        return np.full((window.height, window.width), not part.is_empty)
-    shapely.prepare(part)
-    x, y = np.meshgrid(np.arange(window.width) + 0.5, np.arange(window.height) + 0.5)
-    return np.asarray(shapely.contains_xy(part, window.x + x, window.y + y))

@@ -1,7 +1,7 @@
-"""Pixels of one size from pixels of another, along rows and columns in turn.
+"""Resampling along rows and columns in turn.
 
-Shapes: n source and m target pixels along an axis, T source pixels that one target pixel takes in.
-A target pixel's value depends on where it lies in the raster alone, never on the window it is read through.
+Shapes: n source and m target pixels along an axis, T source pixels for each target pixel.
+A target pixel's value depends only on its position in the raster, never on the window.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-VALID_SHARE = 0.5 - 1e-5  # a pixel that is half valid counts, in spite of rounding
+VALID_SHARE = 0.5 - 1e-5  # of a valid pixel; half counts, in spite of rounding
 _NOTHING = 1e-9  # a smaller weight is rounding
 
 
 @dataclass(frozen=True, eq=False)
 class Axis:
-    """Which source pixels make up a run of target pixels along one axis.
+    """Weights of source pixels for consecutive target pixels along one axis.
 
     Args:
         first: first source pixel that is needed.
         n_read: number of source pixels that are needed.
         index: (m, T) source pixels of each target pixel, counted from `first`.
-        weight: (m, T) their share in it; each row sums to 1.
+        weight: (m, T) of each; rows sum to 1.
     """
 
     first: int
@@ -34,14 +34,22 @@ class Axis:
 
     @classmethod
     def of(cls, n_source: int, n_target: int, start: int, size: int) -> Axis:
-        """The axis of target pixels `start` to `start + size`, when `n_target` of them cover `n_source`.
+        """Return the axis of target pixels `start` to `start + size`, of which `n_target` cover `n_source`.
 
-        Where pixels grow, each is the mean of what it covers, with those on its edges counted in part;
-        where they shrink, it lies on straight lines between the centres of source pixels.
+        Where pixels grow, each is the mean of what it covers, pixels on its edges counted in part; where they shrink,
+        it is interpolated linearly between the centres of source pixels.
         """
         scale = n_source / n_target
-        target = start + np.arange(size)
-        index, weight = _covered(target, scale) if scale > 1 else _neighbours(target, scale)
+        target = start + np.arange(size)[:, None]
+        if scale > 1:
+            low, high = target * scale, (target + 1) * scale
+            index = np.floor(low + _NOTHING).astype(int) + np.arange(math.ceil(scale) + 1)
+            weight = np.clip(np.minimum(index + 1, high) - np.maximum(index, low), 0, None) / scale
+        else:
+            centre = (target + 0.5) * scale - 0.5
+            left = np.floor(centre + _NOTHING).astype(int)
+            index, share = left + np.arange(2), np.clip(centre - left, 0, 1)
+            weight = np.concatenate([1 - share, share], axis=1)
         # Pixels without weight are not read: they may lie beyond the edge, or in a broken block.
         index = np.where(weight > _NOTHING, index, index[:, :1]).clip(0, n_source - 1)
         first = int(index.min())
@@ -49,7 +57,7 @@ class Axis:
         return cls(first, int(index.max()) - first + 1, index[:, used] - first, weight[:, used])
 
     def resample(self, values: Shaped[np.ndarray, "*S n"], axis: int, dtype: type) -> Float[np.ndarray, "*S m"]:
-        """The target pixels along this axis of `values`, which begins at `first`."""
+        """Return target pixels along this axis of `values`, which begins at `first`."""
         shape = [1] * values.ndim
         shape[axis] = len(self.weight)
         terms = zip(self.index.T, self.weight.T.astype(dtype), strict=True)
@@ -59,31 +67,16 @@ class Axis:
         return np.asarray(first)
 
 
-def _covered(target: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """The source pixels that target pixels cover, and the share of each."""
-    low, high = target[:, None] * scale, (target[:, None] + 1) * scale
-    index = np.floor(low + _NOTHING).astype(int) + np.arange(math.ceil(scale) + 1)
-    return index, np.clip(np.minimum(index + 1, high) - np.maximum(index, low), 0, None) / scale
-
-
-def _neighbours(target: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """The source pixels to the left and right of target centres, and the share of each."""
-    centre = (target[:, None] + 0.5) * scale - 0.5
-    left = np.floor(centre + _NOTHING).astype(int)
-    share = np.clip(centre - left, 0, 1)
-    return left + np.arange(2), np.concatenate([1 - share, share], axis=1)
-
-
 def resample(
     pixels: Shaped[np.ndarray, "C h w"], valid: Bool[np.ndarray, "h w"], down: Axis, across: Axis
 ) -> tuple[Shaped[np.ndarray, "C H W"], Bool[np.ndarray, "H W"]]:
-    """Target pixels and which are valid: those with at least half of their weight on valid source pixels.
+    """Return target pixels, and which are valid: those with at least half of their weight on valid source pixels.
 
     Invalid source pixels have no weight, so they leave no dark edges.
 
     Args:
-        pixels: the source pixels that both axes need, 0 where invalid.
-        valid: which of them hold data.
+        pixels: source pixels that both axes need, 0 where invalid.
+        valid: which of them are valid.
         down: the axis of rows.
         across: the axis of columns.
 

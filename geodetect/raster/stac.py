@@ -1,4 +1,4 @@
-"""Items of a SpatioTemporal Asset Catalog (STAC) as scenes: the one raster of an item, or bands of several.
+"""Items of a SpatioTemporal Asset Catalog (STAC) as scenes: an item's single raster, or bands of several.
 
 Format: https://github.com/radiantearth/stac-spec/blob/master/item-spec/item-spec.md; names of bands are those of
 `bands` (STAC 1.1) or `eo:bands` (https://github.com/stac-extensions/eo), and the keys of the assets.
@@ -11,7 +11,6 @@ import os
 import re
 import urllib.request
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,26 +18,25 @@ from urllib.error import HTTPError
 from urllib.parse import urljoin, urlsplit
 
 import numpy as np
-from affine import Affine
 
 from geodetect.addresses import name_of
 from geodetect.errors import RasterError, harmless
-from geodetect.grid import Grid
-from geodetect.raster.header import File, headers_of
+from geodetect.grid import Grid, Window
+from geodetect.raster.header import Header, read_headers
 from geodetect.raster.layers import check_bands
-from geodetect.raster.opening import gdal_name
-from geodetect.raster.virtual import stacked
+from geodetect.raster.opening import Location
+from geodetect.raster.virtual import stack
 
 _JSON = ".json"
-_API = re.compile(r"/items/[^/]+/?$")  # the path of an item that a server makes
+_API = re.compile(r"/items/[^/]+/?$")  # path of an item in a STAC API
 _RASTER_TYPES = ("image/tiff", "image/jp2", "image/vnd.stac.geotiff")
 _RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt")
-_PICTURES = {"thumbnail", "overview"}  # roles of what is for looking at
+_PREVIEWS = {"thumbnail", "overview"}  # roles
 _TIMEOUT_S = 20
 _LARGEST_BYTES = 50_000_000
-_SAME = 1e-6  # relative difference of pixel sizes that rounding makes
-_ALIGNED = 0.01  # px; that far from a border of pixels is on it
-_TOLD = 20  # names in a message at most
+_SAME = 1e-6  # relative difference of pixel sizes by rounding
+_ALIGNED = 0.01  # px; as close to a pixel's edge is on it
+_LISTED = 20  # names in a message at most
 
 
 class _Band(NamedTuple):
@@ -46,11 +44,11 @@ class _Band(NamedTuple):
 
     Args:
         asset: the key of its asset.
-        href: where that lies.
+        href: the asset's address.
         number: of the band in it, from 1.
-        n_bands: how many bands the asset is known to have.
-        own: its name; empty when it has none.
-        common: what bands of its colour are called everywhere, such as "nir"; empty when that is not told.
+        n_bands: number of bands that the item lists for the asset.
+        own: its name; empty if it has none.
+        common: common name of bands of its colour, such as "nir"; empty if unknown.
     """
 
     asset: str
@@ -62,56 +60,64 @@ class _Band(NamedTuple):
 
 
 def bands_of_item(path: str) -> tuple[str, list[str]] | None:
-    """The name of an item, and each band of its rasters by every name that it has; None for what is no item.
+    """Return the name of an item, and the names of each band of its rasters; None if the file is no item.
 
     Raises:
-        RasterError: as `opened_item`.
+        RasterError: as `locate_item`.
     """
     item = _item(path)
-    return None if item is None else (_name(item, path), [_called(band) for band in _offered(_rasters(item, path))])
+    return (
+        None if item is None else (_name(item, path), [_names_of(band) for band in _list_bands(_rasters(item, path))])
+    )
 
 
-def opened_item(path: str, bands: Sequence[int | str] | None, nodata: float | None = None) -> tuple[str, str]:
-    """What GDAL opens for a raster, and its name: an item's one raster, or the bands named; anything else is itself.
+def locate_item(path: str, bands: Sequence[int | str] | None, nodata: float | None = None) -> tuple[Location, str]:
+    """Return location and name of a raster; of an item its single raster, or the bands given by name.
 
     Args:
         path: a path or URL of a raster or an item.
-        bands: those that will be read. Where an item keeps its bands in files of their own they go by their names.
-        nodata: value that stands for no data besides those that the files declare.
+        bands: those that will be read; bands of an item in files of their own have names only.
+        nodata: no-data value besides those that the files declare.
 
     Raises:
         RasterError: if an item cannot be read, has no raster, or has several of which bands do not choose.
     """
     item = _item(path)
     if item is None:
-        return gdal_name(path), name_of(path)
+        return Location.of(path), name_of(path)
     name, assets = _name(item, path), _rasters(item, path)
     if not assets:
         raise RasterError(f"{name} is a STAC item without a raster (GeoTIFF, JPEG 2000) among its assets")
     if bands is not None:
         check_bands(bands)
-    offered = _offered(assets)
+    offered = _list_bands(assets)
     wanted = [band for band in bands or () if isinstance(band, str)]
-    # The names of a single raster whose bands the item does not tell are its own, unless it goes by its key.
+    # If the item does not list the bands of its single raster, the names are the raster's own, or its key.
     known = len(assets) > 1 or offered[0].own or offered[0].common or set(wanted) == set(assets)
     if wanted and len(wanted) == len(bands or ()) and known:
         return _stack(name, offered, dict.fromkeys(wanted), nodata), name
     if len(assets) > 1:
         raise RasterError(
             f'{name} is a STAC item of {len(assets)} rasters; name the bands to read, such as bands=("red", "green", '
-            f'"blue"), or one of the rasters by its own address; it has {_told(offered)}'
+            f'"blue"), or one of the rasters by its own address; it has {_join_names(offered)}'
         )
     (asset,) = assets.values()
-    return gdal_name(str(asset["href"])), name
+    return Location.of(str(asset["href"])), name
 
 
 def _item(path: str) -> dict[str, Any] | None:
-    """The item that lies there; None for anything else, such as other rasters that GDAL knows in JSON.
+    """Return the item in a file or at a URL; None if there is something else, such as a raster in JSON.
 
     Raises:
-        RasterError: if it cannot be read, or is a part of a catalog that is no item.
+        RasterError: if it cannot be read, or is a catalog or collection.
     """
-    item = _read(path) if _may_be_item(path) else None
+    if path.startswith(("http://", "https://")):
+        inside = _url_path(path)
+        is_api = _API.search(inside) and not inside.lower().endswith(_RASTER_SUFFIXES)
+        may_be_item = inside.endswith(_JSON) or bool(is_api)
+    else:
+        may_be_item = path.lower().endswith(_JSON) and os.path.isfile(path) and os.path.getsize(path) <= _LARGEST_BYTES
+    item = _read_json(path) if may_be_item else None
     if not isinstance(item, dict) or "stac_version" not in item:
         return None
     if item.get("type") != "Feature":
@@ -124,42 +130,32 @@ def _name(item: dict[str, Any], path: str) -> str:
     return str(item.get("id") or name_of(path))
 
 
-def _may_be_item(path: str) -> bool:
-    if path.startswith(("http://", "https://")):
-        inside = _inside(path)
-        return inside.endswith(_JSON) or bool(_API.search(inside) and not inside.lower().endswith(_RASTER_SUFFIXES))
-    return path.lower().endswith(_JSON) and os.path.isfile(path) and os.path.getsize(path) <= _LARGEST_BYTES
-
-
-def _read(path: str) -> Any:
-    """What a file or server holds as JSON.
+def _read_json(path: str) -> Any:
+    """Return the JSON in a file or at a URL; None if a URL without the suffix holds something else.
 
     Raises:
-        RasterError: if it cannot be had, or is no JSON.
+        RasterError: if it cannot be read, or is not JSON.
     """
     try:
-        content = Path(path).read_bytes() if "://" not in path else _fetched(path)
+        if "://" in path:
+            with urllib.request.urlopen(path, timeout=_TIMEOUT_S) as answer:
+                content = bytes(answer.read(_LARGEST_BYTES))
+        else:
+            content = Path(path).read_bytes()
     except (OSError, HTTPException, ValueError) as error:
+        if isinstance(error, HTTPError):
+            error.close()  # it holds the connection open
         raise RasterError(f"{path} cannot be read: {getattr(error, 'reason', None) or error}") from harmless(error)
     try:
         return json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        if not _inside(path).endswith(_JSON):
-            return None  # what a server has under such an address may be a raster
+        if not _url_path(path).endswith(_JSON):
+            return None  # it may be a raster
         raise RasterError(f"{path} is no JSON, and no STAC item: {error}") from harmless(error)
 
 
-def _fetched(url: str) -> bytes:
-    try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:
-            return bytes(answer.read(_LARGEST_BYTES))
-    except HTTPError as error:
-        error.close()  # an error that a server answers holds the connection open
-        raise
-
-
-def _inside(address: str) -> str:
-    """The path in an address; empty where it makes no sense."""
+def _url_path(address: str) -> str:
+    """Return the path in a URL; empty if it is malformed."""
     try:
         return urlsplit(address).path
     except ValueError:
@@ -167,22 +163,17 @@ def _inside(address: str) -> str:
 
 
 def _rasters(item: dict[str, Any], path: str) -> dict[str, dict[str, Any]]:
-    """The assets that are rasters, by their keys, their addresses complete; those with the role "data" if any has."""
+    """Return the assets that are rasters by key, with complete addresses; those with the role "data" if any has it."""
     assets = item.get("assets")
-    found = {
-        key: {**asset, "href": _address(str(asset["href"]), path)}
-        for key, asset in (assets.items() if isinstance(assets, dict) else ())
-        if isinstance(asset, dict) and asset.get("href") and _is_raster(asset)
-    }
+    found = {}
+    for key, asset in assets.items() if isinstance(assets, dict) else ():
+        if not isinstance(asset, dict) or not asset.get("href") or _PREVIEWS & _roles(asset):
+            continue
+        kind, href = str(asset.get("type") or ""), str(asset["href"])
+        if kind.lower().startswith(_RASTER_TYPES) or _url_path(href).lower().endswith(_RASTER_SUFFIXES):
+            found[key] = {**asset, "href": _resolve(href, path)}
     data = {key: asset for key, asset in found.items() if "data" in _roles(asset)}
     return data or found
-
-
-def _is_raster(asset: dict[str, Any]) -> bool:
-    if _PICTURES & _roles(asset):
-        return False
-    kind, where = str(asset.get("type") or ""), _inside(str(asset["href"]))
-    return kind.lower().startswith(_RASTER_TYPES) or where.lower().endswith(_RASTER_SUFFIXES)
 
 
 def _roles(asset: dict[str, Any]) -> set[str]:
@@ -190,17 +181,17 @@ def _roles(asset: dict[str, Any]) -> set[str]:
     return {str(role) for role in roles} if isinstance(roles, list) else set()
 
 
-def _address(href: str, path: str) -> str:
-    """Where an asset lies; a relative address counts from the item's own."""
+def _resolve(href: str, path: str) -> str:
+    """Return the address of an asset; a relative one is relative to the item."""
     if href.startswith("file://"):
-        return urllib.request.url2pathname(_inside(href))
+        return urllib.request.url2pathname(_url_path(href))
     if "://" in href or href.startswith("/vsi"):
         return href
     return urljoin(path, href) if "://" in path else os.path.join(os.path.dirname(path), href)
 
 
-def _offered(assets: dict[str, dict[str, Any]]) -> list[_Band]:
-    """The bands of all rasters of an item; a raster that tells of none has one, named by its key."""
+def _list_bands(assets: dict[str, dict[str, Any]]) -> list[_Band]:
+    """Return the bands of all rasters of an item; a raster without a list of bands has one, named by its key."""
     bands = []
     for key, asset in assets.items():
         listed = asset.get("bands") or asset.get("eo:bands")
@@ -212,10 +203,10 @@ def _offered(assets: dict[str, dict[str, Any]]) -> list[_Band]:
     return bands
 
 
-def _chosen(item: str, offered: Sequence[_Band], wanted: str) -> _Band:
-    """The band of this name: the asset's of that key, or the one named so, or the one that is commonly called so.
+def _find(item: str, offered: Sequence[_Band], wanted: str) -> _Band:
+    """Return the band of the asset with this key, or with this name, or with this common name, in this order.
 
-    Where a picture is made of bands that also lie alone, as in archives of Sentinel-2, the one that lies alone counts.
+    Of a band that lies both alone and in a composite, as in archives of Sentinel-2, the former is returned.
 
     Raises:
         RasterError: if there is none, or more than one.
@@ -223,7 +214,8 @@ def _chosen(item: str, offered: Sequence[_Band], wanted: str) -> _Band:
     keyed = [band for band in offered if band.asset == wanted]
     if len(keyed) > 1:
         raise RasterError(
-            f"{wanted} of {item} has {len(keyed)} bands; name them ({_told(keyed)}), or open {keyed[0].href} itself"
+            f"{wanted} of {item} has {len(keyed)} bands; name them ({_join_names(keyed)}), "
+            f"or open {keyed[0].href} itself"
         )
     for found in (
         keyed,
@@ -237,33 +229,32 @@ def _chosen(item: str, offered: Sequence[_Band], wanted: str) -> _Band:
         if alone:
             where = " and ".join(band.asset for band in alone)
             raise RasterError(f"{item} has a band {wanted!r} in {where}; name one of these instead")
-    raise RasterError(f"{item} has no band {wanted!r}; it has {_told(offered)}")
+    raise RasterError(f"{item} has no band {wanted!r}; it has {_join_names(offered)}")
 
 
-def _told(bands: Iterable[_Band]) -> str:
-    """The bands by every name they have."""
-    names = [_called(band) for band in bands]
-    return ", ".join(names[:_TOLD]) + (f" and {len(names) - _TOLD} more" if len(names) > _TOLD else "")
+def _join_names(bands: Iterable[_Band]) -> str:
+    """Return the names of bands for a message."""
+    names = [_names_of(band) for band in bands]
+    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
 
 
-def _called(band: _Band) -> str:
-    """Every name of a band; one that has none goes by its number in its asset."""
+def _names_of(band: _Band) -> str:
+    """Return all names of a band; if it has none, its number in its asset."""
     names = (band.asset if band.n_bands == 1 else "", band.own, band.common)
     return " or ".join(dict.fromkeys(filter(None, names))) or f"{band.asset} {band.number}"
 
 
-def _stack(name: str, offered: Sequence[_Band], wanted: Iterable[str], nodata: float | None) -> str:
-    """GDAL's XML of the bands of these names, each described by its own, on the grid of the finest.
+def _stack(name: str, offered: Sequence[_Band], wanted: Iterable[str], nodata: float | None) -> Location:
+    """Return the virtual raster of the bands with these names, on the grid of the finest.
 
     Raises:
-        RasterError: if one is not there, or they do not lie on each other.
+        RasterError: if one is missing, or they do not cover the same ground.
     """
-    bands = [(each, _chosen(name, offered, each)) for each in wanted]
+    bands = [(each, _find(name, offered, each)) for each in wanted]
     hrefs = list(dict.fromkeys(band.href for _, band in bands))
-    headers = headers_of([(href, name_of(href)) for href in hrefs], nodata)
-    files = {href: file.masked(file.least_opaque()) for href, file in zip(hrefs, headers, strict=True)}
-    finest = min((file.grid for file in files.values()), key=_pixel_area)
-    common = _common(list(files.values()), finest)
+    headers = read_headers([(Location.of(href), name_of(href)) for href in hrefs], nodata)
+    files = {href: file.with_mask(file.least_opaque()) for href, file in zip(hrefs, headers, strict=True)}
+    frame = min((file.grid for file in files.values()), key=lambda grid: abs(grid.known_transform.determinant))
     for each, band in bands:
         if files[band.href].layers.palette is not None:
             raise RasterError(f"{files[band.href].name} of {name} holds colours by number; open {band.href} itself")
@@ -272,16 +263,13 @@ def _stack(name: str, offered: Sequence[_Band], wanted: Iterable[str], nodata: f
                 f"{files[band.href].name} has {files[band.href].n_bands} bands, not as {name} says of its band "
                 f"{each!r}; open {band.href} itself"
             )
-    return stacked([(each, files[band.href], band.number) for each, band in bands], common)
+    return stack(
+        [(each, files[band.href], band.number) for each, band in bands], _intersect(list(files.values()), frame)
+    )
 
 
-def _pixel_area(grid: Grid) -> float:
-    assert grid.transform is not None
-    return abs(float(grid.transform.determinant))
-
-
-def _common(files: Sequence[File], frame: Grid) -> Grid:
-    """The ground that all files cover, in pixels of the finest.
+def _intersect(files: Sequence[Header], frame: Grid) -> Grid:
+    """Return the ground that all files cover, in pixels of the frame.
 
     Raises:
         RasterError: if the CRS or direction of one differs, or it covers more or less by more than one of its pixels.
@@ -289,20 +277,17 @@ def _common(files: Sequence[File], frame: Grid) -> Grid:
     extents = np.array([_extent(file, frame) for file in files])
     x1, y1 = np.ceil(extents[:, :2].max(axis=0) - _ALIGNED).astype(int)
     x2, y2 = np.floor(extents[:, 2:].min(axis=0) + _ALIGNED).astype(int)
-    assert frame.transform is not None
-    return replace(frame, shape=(int(y2 - y1), int(x2 - x1)), transform=frame.transform @ Affine.translation(x1, y1))
+    return frame.window(Window(int(x1), int(y1), int(x2 - x1), int(y2 - y1)))
 
 
-def _extent(file: File, frame: Grid) -> tuple[float, float, float, float]:
-    """Where a file lies in pixels of the frame: x1, y1, x2, y2."""
+def _extent(file: Header, frame: Grid) -> tuple[float, float, float, float]:
+    """Return the bounds of a file in pixels of the frame: x1, y1, x2, y2."""
     if file.grid.crs != frame.crs:
         raise RasterError(
             f"{file.name} and {frame.name} have different coordinate reference systems; "
             "bring them to one first (gdalwarp)"
         )
-    assert file.grid.transform is not None
-    assert frame.transform is not None
-    place = (~frame.transform) @ file.grid.transform
+    place = (~frame.known_transform) @ file.grid.known_transform
     straight = max(abs(place.b), abs(place.d)) < _SAME and min(place.a, place.e) > 0
     (height, width), (frame_height, frame_width) = file.grid.shape, frame.shape
     x1, y1, x2, y2 = place.c, place.f, place.c + width * place.a, place.f + height * place.e

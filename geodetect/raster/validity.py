@@ -1,4 +1,4 @@
-"""Which boxes lie on data: labels and detections count where at least half of their pixels are valid.
+"""Which boxes lie on data: those with at least half of their pixels valid.
 
 Shapes: N boxes, H W pixels.
 """
@@ -12,9 +12,9 @@ from geodetect.boxes import Boxes
 from geodetect.grid import Window
 from geodetect.raster.reader import Reader
 
-_LEAST_VALID = 0.5  # of an object that lies mostly where the raster holds no data nothing can be learnt or found
-_PLACES = 16  # along each axis, where a box is looked at that no window holds
-_SIDE = 64  # px; of each place: boxes of up to 1,024 px are looked at as a whole
+_LEAST_VALID = 0.5  # share; an object mostly outside the data can be neither learned nor found
+_PLACES = 16  # along each axis, where a box larger than any window is sampled
+_SIDE = 64  # px; of each place: boxes of up to 1,024 px are read whole
 
 
 def mostly_valid(boxes: Boxes, valid: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "N"]:
@@ -29,14 +29,14 @@ def mostly_valid(boxes: Boxes, valid: Bool[np.ndarray, "H W"]) -> Bool[np.ndarra
     if not len(boxes) or valid.all():
         return np.ones(len(boxes), bool)
     low, high = _pixels(boxes, valid.shape)
-    # Counted box by box: sums over the whole window take longer, unless there are thousands of boxes.
+    # Box by box: cumulative sums over the whole window take longer, unless there are thousands of boxes.
     corners = zip(*low.T.tolist(), *high.T.tolist(), strict=True)
     n_valid = np.array([np.count_nonzero(valid[y1:y2, x1:x2]) for x1, y1, x2, y2 in corners])
     return np.asarray(n_valid >= _LEAST_VALID * (high - low).prod(axis=1))
 
 
 def mostly_valid_in(reader: Reader, boxes: Boxes) -> Bool[np.ndarray, "N"]:
-    """Return which boxes are valid in at least half of their pixels; of large ones an even sample is read.
+    """Return which boxes are valid in at least half of their pixels; large ones are sampled evenly.
 
     Args:
         reader: the raster.
@@ -46,19 +46,17 @@ def mostly_valid_in(reader: Reader, boxes: Boxes) -> Bool[np.ndarray, "N"]:
         return np.ones(len(boxes), bool)
     corners = zip(*(each.tolist() for each in _pixels(boxes, reader.grid.shape)), strict=True)
     windows = [Window(x1, y1, x2 - x1, y2 - y1) for (x1, y1), (x2, y2) in corners]
-    return np.array([_share(reader, window) >= _LEAST_VALID for window in windows], bool)
-
-
-def _share(reader: Reader, window: Window) -> float:
-    """The share of a window's pixels that is valid, from up to a million of them."""
-    parts = [reader.read(part)[1] for part in window.spread(_PLACES, _SIDE)]
-    return sum(int(part.sum()) for part in parts) / sum(part.size for part in parts)
+    shares = []
+    for window in windows:  # up to a million pixels of each
+        parts = [reader.read(part)[1] for part in window.spread(_PLACES, _SIDE)]
+        shares.append(sum(int(part.sum()) for part in parts) / sum(part.size for part in parts))
+    return np.array(shares) >= _LEAST_VALID
 
 
 def _pixels(boxes: Boxes, shape: tuple[int, ...]) -> tuple[Int[np.ndarray, "N 2"], Int[np.ndarray, "N 2"]]:
-    """First pixel (x, y) of each box in a rectangle of `shape`, and the one after its last."""
+    """Return the first pixel (x, y) of each box in a rectangle of `shape`, and the one after its last."""
     size = np.array(shape[::-1])
-    # Rounded alike wherever the window begins: half to even would depend on that.
+    # Not rounded half to even, which would depend on where the window begins.
     low, high = np.split(np.ceil(boxes.xyxy - 0.5).astype(int), 2, axis=1)
     low = np.clip(low, 0, size - 1)
     return low, np.clip(high, low + 1, size)

@@ -1,4 +1,4 @@
-"""Chips as GeoTIFFs, or as PNGs and JPEGs with notes beside them that say where they lie."""
+"""Writing chips: GeoTIFFs, or PNGs and JPEGs with world files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CHIP_FORMATS = frozenset(_DRIVERS)
 
 
 def check_chip_format(chip_format: str, n_bands: int, dtype: str) -> None:
-    """Refuses pixels that a format cannot hold.
+    """Raise if a format cannot hold these pixels.
 
     Args:
         chip_format: one of `CHIP_FORMATS`.
@@ -51,15 +51,15 @@ def write_chip(
     grid: Grid,
     valid: Bool[np.ndarray, "H W"] | None = None,
 ) -> Path:
-    """A picture of these pixels, complete under its name or not there at all.
+    """Write pixels as an image that appears under its name when it is complete.
 
-    Safe in threads where the grid has a transform: rasterio warns of those that have none.
+    Safe in threads if the grid has a transform: without one, rasterio's warning is silenced for all threads.
 
     Args:
         path: file to write; its suffix, `.tif`, `.png` or `.jpg`, is its format. One that exists is replaced.
         pixels: of any dtype that the format holds (`check_chip_format`), which is kept.
         grid: where they lie.
-        valid: which hold data; None for all. It is written, as a mask, only into GeoTIFFs, where some do not.
+        valid: which are valid; None: all. Written as a mask into GeoTIFFs, if some are not.
 
     Returns:
         `path`.
@@ -77,7 +77,7 @@ def write_chip(
                     _write(part, pixels, grid, valid)
             else:
                 _write(part, pixels, grid, valid)
-            for beside in part.parent.iterdir():  # the picture last: where it is, all of it is
+            for beside in part.parent.iterdir():  # the image last: when it is there, all of it is
                 if beside != part:
                     os.replace(beside, path.with_name(beside.name))
             os.replace(part, path)
@@ -87,7 +87,7 @@ def write_chip(
 
 
 def _write(part: Path, pixels: np.ndarray, grid: Grid, valid: np.ndarray | None) -> None:
-    # The mask inside the file, so that one file is all that a GeoTIFF is.
+    # The mask inside the file, so that a GeoTIFF is one file.
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
         with rasterio.open(part, "w", **_profile(part.suffix[1:], pixels, grid)) as target:
             target.write(pixels)
@@ -101,7 +101,7 @@ def _write(part: Path, pixels: np.ndarray, grid: Grid, valid: np.ndarray | None)
 
 
 def _profile(chip_format: str, pixels: np.ndarray, grid: Grid) -> dict[str, Any]:
-    """How rasterio is to write these pixels."""
+    """Return rasterio's creation options for these pixels."""
     n_bands, height, width = pixels.shape
     coloured = n_bands in (3, 4) and pixels.dtype in (np.uint8, np.uint16)
     profile: dict[str, Any] = {

@@ -19,7 +19,7 @@ import geopandas as gpd
 import numpy as np
 import shapely
 
-from geodetect.addresses import expanded
+from geodetect.addresses import expand_user
 from geodetect.boxes import Boxes
 from geodetect.errors import ArgumentError, GeodetectError, OutputError, warn
 from geodetect.files import through_links
@@ -121,7 +121,7 @@ def detect_objects(
             full disk, or a cluster that does not respond. No file is left under the output's name then.
     """
     if isinstance(model, str | Path):
-        model = expanded(model)
+        model = expand_user(model)
     outputs = _outputs(output, raster, aoi)
     if resume and not outputs:
         raise ArgumentError("resume=True goes on with what lies beside an output; name the output, or leave resume out")

@@ -42,7 +42,7 @@ def warn_of_numbers(sample: Sample, detector: Any, name: str) -> None:
         detector: any; units can be compared only if its `stretch` holds the values it was trained on.
         name: of the raster, for messages.
     """
-    if undeclared := sample.undeclared(f"the pixels of {name}"):
+    if undeclared := sample.describe_fills(f"the pixels of {name}"):
         warn(undeclared)
     numbers = sample.numbers()
     trained: Numbers | None = getattr(getattr(detector, "stretch", None), "numbers", None)

@@ -31,7 +31,7 @@ from geodetect.errors import (
     warn,
 )
 from geodetect.grid import Grid, Window
-from geodetect.raster import RasterReader, Rasters, Reader, opened_as, turned_by_viewers
+from geodetect.raster import RasterReader, Rasters, Reader, describe_orientation, open_scene
 from geodetect.scene.models import DetectsPixels, suited_batch_size
 from geodetect.vector.datum import warn_of_shift
 from geodetect.vector.writers import DEGREES, WGS84
@@ -140,9 +140,9 @@ def opened(
     n_bands = len(detector.bands)
     if bands is None and tuple(detector.bands) != tuple(range(1, n_bands + 1)):
         bands = detector.bands  # the bands chosen in training apply here too
-    with RasterReader(opened_as(raster, bands, nodata, progress=progress), bands=bands) as native:
+    with RasterReader(open_scene(raster, bands, nodata, progress=progress), bands=bands) as native:
         size = _pixel_size(native.grid, detector, pixel_size_m)
-    reader = RasterReader(native.source, bands=bands, pixel_size_m=size)
+    reader = native.view(pixel_size_m=size)
     if reader.n_bands != n_bands:
         reader.close()
         example = (1,) * n_bands if reader.n_bands < n_bands else tuple(range(1, n_bands + 1))
@@ -213,7 +213,7 @@ def check_place(reader: RasterReader, outputs: Sequence[Path]) -> None:
     where = "pixels, x right and y down" if grid.transform is None else "the plane of its transform"
     warn(
         f"{grid.name} has no coordinate reference system: the result is in {where}, and has none either"
-        f"{turned_by_viewers(reader.orientation)}"
+        f"{describe_orientation(reader.orientation)}"
     )
 
 

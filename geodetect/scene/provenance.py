@@ -29,7 +29,7 @@ def settings_of(reader: RasterReader, detector: DetectsPixels, plan: Plan) -> di
         "transform": None if grid.transform is None else list(grid.transform[:6]),
         "crs": None if grid.crs is None else grid.crs.to_string(),
         "bands": list(reader.bands),
-        "nodata": reader.source.nodata,
+        "nodata": reader.scene.nodata,
         "model": type(detector).__name__,
         "weights": _weights(detector),
         "precision": _text(getattr(detector, "precision", None)),
@@ -66,10 +66,10 @@ def _weights(detector: DetectsPixels) -> str | None:
 
 def _parts(reader: RasterReader) -> str | None:
     """Return a checksum of the files of a mosaic and their positions; None for a single file."""
-    if reader.source.told is None:
+    if reader.scene.identity is None:
         return None
     places = np.zeros(0) if reader.footprints is None else shapely.bounds(reader.footprints).round(_SAME_PLACE)
-    return f"{zlib.crc32(places.tobytes(), zlib.crc32(reader.source.told.encode())):08x}"
+    return f"{zlib.crc32(places.tobytes(), zlib.crc32(reader.scene.identity.encode())):08x}"
 
 
 def state_of(reader: RasterReader) -> str:

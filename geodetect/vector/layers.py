@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyogrio
 
-from geodetect.addresses import expanded, name_of
+from geodetect.addresses import expand_user, name_of
 from geodetect.errors import ArgumentError, LabelsError, is_whole, warn
 from geodetect.facts import listed
 from geodetect.vector.literal import literal_source
@@ -47,7 +47,7 @@ class VectorFile:
         """
         if layer is not None and not (isinstance(layer, str) or (is_whole(layer) and layer >= 0)):
             raise ArgumentError(f"layer must be the name of a layer, or its number from 0; got {layer!r}")
-        text = expanded(source)
+        text = expand_user(source)
         path, *options = [text] if os.path.exists(text) else _OPTION.split(text)
         given = {name.lower(): value for name, _, value in (option.partition("=") for option in options)}
         given.pop("uniquegeometrytype", None)  # QGIS' note to itself

@@ -17,7 +17,7 @@ import shapely
 from geopandas import GeoDataFrame, GeoSeries
 from pyproj.exceptions import ProjError
 
-from geodetect.addresses import is_url, matches, name_of
+from geodetect.addresses import glob_files, is_url, name_of
 from geodetect.errors import ArgumentError, LabelsError, first_line, harmless, warn
 from geodetect.vector.features import Features
 from geodetect.vector.layers import VectorFile
@@ -101,7 +101,7 @@ def _list_files(source: Any, what: str = "labels", layer: str | int | None = Non
         # A folder may also be a file geodatabase, or anything else that GDAL takes for one source.
         inside = path.iterdir() if path.is_dir() and path.suffix.lower() not in _FOLDERS else []
         found = sorted(str(file) for file in inside if file.suffix.lower() in _VECTOR)
-        found = found or ([] if os.path.exists(path) else matches(named.path)) or [named.path]
+        found = found or ([] if os.path.exists(path) else glob_files(named.path)) or [named.path]
         return [replace(named, path=each) for each in found]
     if not (isinstance(source, Sequence) and source and all(isinstance(file, str | Path) for file in source)):
         raise LabelsError(

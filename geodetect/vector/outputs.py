@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
-from geodetect.addresses import expanded, is_url
+from geodetect.addresses import expand_user, is_url
 from geodetect.errors import ArgumentError, OutputError
 from geodetect.files import through_links
 from geodetect.vector.literal import literal_folder
@@ -68,7 +68,7 @@ def check_place(path: str | Path) -> Path:
     """
     if not isinstance(path, str | os.PathLike):
         raise ArgumentError(f"a file is written to a path; got {path!r}")
-    path = Path(expanded(path))
+    path = Path(expand_user(path))
     try:
         str(path).encode()
         target = through_links(path)

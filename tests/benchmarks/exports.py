@@ -134,13 +134,18 @@ def random_detector(backbone: str, pixels: np.ndarray) -> Detector:
     torch.manual_seed(1)
     network = Network(backbone, n_classes=2, n_bands=pixels.shape[1], weights=None)
     stretch = Stretch.fit((chip, np.ones(chip.shape[1:], bool)) for chip in pixels)
-    _settle(network, torch.from_numpy(stretch.apply(pixels[:BATCH])))
+    _settle(network, torch.from_numpy(_standardise(stretch, pixels[:BATCH])))
     bands = tuple(range(1, pixels.shape[1] + 1))
     metadata = Metadata(classes=["a", "b"], bands=bands, stretch=stretch, chip_size=SIDE, overlap=64)
     return Detector(network, metadata, precision="float32", device="cpu")
 
 
 @torch.no_grad()
+def _standardise(stretch: Stretch, pixels: np.ndarray) -> np.ndarray:
+    mean, std = (np.array(each, np.float32)[:, None, None] for each in (stretch.mean, stretch.std))
+    return (pixels.astype(np.float32) - mean) / std
+
+
 def _settle(network: Network, pictures: torch.Tensor) -> None:
     """Give batch norms the moments of these pictures, and answers the spread of a trained network's.
 
@@ -209,7 +214,7 @@ def same(data: Path) -> None:
 @torch.inference_mode()
 def run_program(program: torch.nn.Module, detector: Detector, pixels: np.ndarray, floor: float) -> list[Boxes]:
     """What a `.pt2` program finds: it takes standardised pixels and leaves decoding to its user."""
-    logits, deltas = program(torch.from_numpy(detector.stretch.apply(pixels)))
+    logits, deltas = program(torch.from_numpy(_standardise(detector.stretch, pixels)))
     sizes = detector.network.level_sizes((SIDE, SIDE))
     anchors = detector.network.anchors((SIDE, SIDE))
     return suppress(

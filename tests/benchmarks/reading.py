@@ -10,6 +10,10 @@ python tests/benchmarks/reading.py --empty [--side 20000] ...
 
 Processor time, in seconds, for all windows of a square that holds 1,000 x 1,000 px of data and is empty elsewhere, in
 the ways that files have of saying so. rasterio reads the data bands alone, and does not tell which pixels are valid.
+
+python tests/benchmarks/reading.py --chips [--chip-size 512]
+
+Processor time, in milliseconds, to open and read one chip of a folder, as training does.
 """
 
 from __future__ import annotations
@@ -19,12 +23,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
 from affine import Affine
+from geodetect.chips.pictures import PictureReader
 from rasterio.windows import Window as FileWindow
 
 from geodetect.grid import Tiling, Window
@@ -43,6 +49,13 @@ EMPTY: dict[str, dict[str, object]] = {
     "no data, float32, blocks left out": {"count": 3, "nodata": -9999, "dtype": "float32", "sparse_ok": True},
     "a mask": {"count": 3},
     "an alpha band": {"count": 4, "photometric": "RGB", "alpha": "YES"},
+}
+CHIPS: dict[str, tuple[int, dict[str, object]]] = {
+    "RGB GeoTIFF, deflate": (3, {"driver": "GTiff", "compress": "deflate", "photometric": "RGB"}),
+    "RGBA GeoTIFF, deflate": (4, {"driver": "GTiff", "compress": "deflate", "photometric": "RGB", "alpha": "YES"}),
+    "RGBA GeoTIFF": (4, {"driver": "GTiff", "photometric": "RGB", "alpha": "YES"}),
+    "RGBA PNG": (4, {"driver": "PNG"}),
+    "RGB JPEG": (3, {"driver": "JPEG"}),
 }
 DATA_SIDE = 1000
 ROUNDS = 3
@@ -148,6 +161,33 @@ def tell_empty(folder: Path, side: int, tiling: Tiling) -> None:
         path.unlink()
 
 
+def tell_chips(folder: Path, side: int) -> None:
+    """Write a table: a row per kind of chip; the best of many rounds."""
+    sys.stdout.write("| chip | rasterio, ms | geodetect, ms | ratio |\n|---|---|---|---|\n")
+    pixels = np.concatenate([picture(side), np.full((1, side, side), 255, np.uint8)])
+    pixels[:, : side // 10] = 0
+    place = {"crs": "EPSG:32645", "transform": Affine(0.3, 0, 353_000, 0, -0.3, 3_057_000)}
+    for name, (n_bands, kind) in CHIPS.items():
+        path = folder / name
+        size = {"count": n_bands, "height": side, "width": side, "dtype": "uint8"}
+        with rasterio.open(path, "w", **size, **place, **kind) as target:
+            target.write(pixels[:n_bands])
+        ways = [partial(read_whole, path), partial(PictureReader(path).read, Window(0, 0, side, side))]
+        best = [np.inf, np.inf]
+        for _ in range(100):
+            for i, way in enumerate(ways):
+                start = time.process_time()
+                way()
+                best[i] = min(best[i], 1000 * (time.process_time() - start))
+        sys.stdout.write(f"| {name} | {best[0]:.2f} | {best[1]:.2f} | {best[1] / best[0]:.2f} |\n")
+
+
+def read_whole(path: Path) -> np.ndarray:
+    """All bands, as rasterio opens and reads them."""
+    with rasterio.open(path) as dataset:
+        return dataset.read()
+
+
 def taken(read: Callable[[Path, list[Window], int], int], path: Path, windows: list[Window], chip_size: int) -> float:
     """Seconds."""
     start = time.perf_counter()
@@ -171,7 +211,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--empty", action="store_true")
+    parser.add_argument("--chips", action="store_true")
     choices = parser.parse_args(argv)
+    if choices.chips:
+        with tempfile.TemporaryDirectory(dir=choices.folder) as folder:
+            tell_chips(Path(folder), choices.chip_size)
+        return
     tiling = Tiling((choices.side, choices.side), choices.chip_size, choices.overlap)
     windows = tiling[: choices.rows * tiling.n_columns]
     if choices.empty:

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import shapely
 
-from geodetect.addresses import expanded, name_of
+from geodetect.addresses import expand_user, name_of
 from geodetect.chips.formats.image import Box, Folder, Image, count, join_notes
 from geodetect.chips.formats.listing import Listing
 from geodetect.chips.formats.names import key, posix
@@ -117,7 +117,7 @@ def on_map(labels: Vectors, raster: Rasters) -> Vectors:
     Raises:
         LabelsError: if no file of the raster is listed.
     """
-    path = Path(expanded(labels)) if isinstance(labels, str | Path) else Path()
+    path = Path(expand_user(labels)) if isinstance(labels, str | Path) else Path()
     if not (path.suffix.lower() == ".csv" and path.is_file() and _is_label(path)):
         return labels
     files, name = files_of(raster)
