@@ -157,7 +157,9 @@ class Detector(HasMetadata):
         if not len(pixels):
             return Launched(Fetched(torch.zeros(0, 0, 6)), nms_iou)
         with torch.inference_mode(), evaluating(self.running):
-            pictures = standardised(pixels, self.stretch.mean, self.stretch.std, self.device)
+            pictures, shape = standardised(
+                pixels, self.stretch.mean, self.stretch.std, self.device, self.metadata.min_size
+            )
             with precisions.autocast(precisions.resolve(self.precision, self.device), self.device):
                 logits, deltas = self.running(pictures)
             padded = pictures.shape[2], pictures.shape[3]
@@ -165,10 +167,13 @@ class Detector(HasMetadata):
                 logits,
                 deltas,
                 self.running.anchors(padded),
-                (pixels.shape[2], pixels.shape[3]),
+                shape,
                 level_sizes=self.running.level_sizes(padded),
                 min_score=floors,
             )
+            if self.metadata.min_size is not None:
+                x, y = pixels.shape[3] / shape[1], pixels.shape[2] / shape[0]
+                found[..., :4] *= sent(torch.tensor([x, y, x, y]), self.device)
             return Launched(Fetched(found), nms_iou)
 
     def collect(self, launched: Launched) -> list[Boxes]:
@@ -203,7 +208,7 @@ class Detector(HasMetadata):
         """
         precision = precisions.resolve(self.precision, self.device)
         if self.device.type == "cpu":
-            return most_on_cpu(chip_size, precision)
+            return most_on_cpu(max(chip_size, self.metadata.min_size or 0), precision)
         return fastest(lambda n: self.detect(np.zeros((n, len(self.bands), chip_size, chip_size), np.uint8)))
 
     def _tensor(self, pixels: np.ndarray | Tensor) -> Num[Tensor, "B C H W"]:

@@ -13,7 +13,7 @@ import torch
 from geodetect import plots
 from geodetect.addresses import expanded
 from geodetect.chips import DetectionData
-from geodetect.detector import Detector, load_detector
+from geodetect.detector import Detector, read_detector
 from geodetect.detector.file import check_output
 from geodetect.errors import OutputError, TrainingError, warn
 from geodetect.export import export
@@ -89,7 +89,7 @@ class RetinaNet:
         build.check_boxes(data)
         spec = build.anchors(data, scales=scales, ratios=ratios, anchor_size=anchor_size, levels=levels)
         weights = expanded(weights) if isinstance(weights, str | Path) else weights
-        saved = load_detector(str(weights), device="cpu") if is_saved_detector(weights) else None
+        saved = read_detector(str(weights), device="cpu") if is_saved_detector(weights) else None
         network = build.network(
             data,
             backbone,
@@ -146,7 +146,7 @@ class RetinaNet:
             ModelError: if the file is not a detector, or does not fit the data.
         """
         model = cls.__new__(cls)
-        detector = load_detector(path, device=device)
+        detector = read_detector(path, device=device)
         for sentence in adapt(detector, data, str(path)) if data is not None else ():
             warn(sentence)
         model._become(detector, data)
@@ -391,7 +391,7 @@ class RetinaNet:
         Raises:
             ModelError: if the file is not a detector, or does not fit; the model stays as it was.
         """
-        saved = load_detector(path, device="cpu")
+        saved = read_detector(path, device="cpu")
         refuse_others(saved, self._detector, str(path))
         with held_back():
             told = fill(self._detector, saved, str(path))

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Num
@@ -21,27 +22,48 @@ from geodetect.network.precision import is_native
 from geodetect.network.retinanet import Network
 from geodetect.network.transfer import sent
 
+_LONGEST = 1333  # pixels, torchvision's `max_size`
 MULTIPLE = 32  # pixels; sides at which every backbone halves without a remainder
 
 
+class Pictures(NamedTuple):
+    """Pixels as a network takes them: (B, C, h, w), and the size (H, W) of what is not padding."""
+
+    pixels: Float[Tensor, "B C _h _w"]
+    shape: tuple[int, int]
+
+
 def standardised(
-    pixels: Num[Tensor, "B C H W"], mean: Sequence[float], std: Sequence[float], device: torch.device
-) -> Float[Tensor, "B C _h _w"]:
-    """Pixels as the network takes them, on its device, padded with the mean to sides it can halve.
+    pixels: Num[Tensor, "B C H W"],
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device,
+    min_size: int | None = None,
+) -> Pictures:
+    """Return pixels as the network takes them, on its device, padded with the mean to sides that it can halve.
 
     Args:
         pixels: of any type of number; what is not finite becomes the mean.
         mean: of each band.
         std: of each band.
-        device: where the network lies.
+        device: of the network.
+        min_size: resize images so that their shorter side has so many pixels, as torchvision's detectors do, but the
+            longer one no more than 1,333; None leaves them as they are.
     """
     offsets, factors = sent(torch.tensor([mean, std]), device)[:, :, None, None]
     # To the device first: 8 and 16 bits travel faster than floats.
     pictures = (sent(pixels, device).float() - offsets).div_(factors)
     if pixels.is_floating_point():
         pictures.nan_to_num_(nan=0, posinf=0, neginf=0)
-    right, below = (-side % MULTIPLE for side in (pixels.shape[3], pixels.shape[2]))
-    return nn.functional.pad(pictures, (0, right, 0, below)).contiguous(memory_format=torch.channels_last)
+    if min_size is not None:
+        sides = pixels.shape[2:]
+        factor = min(min_size / min(sides), _LONGEST / max(sides))
+        pictures = nn.functional.interpolate(
+            pictures, scale_factor=factor, mode="bilinear", recompute_scale_factor=True, align_corners=False
+        )
+    height, width = pictures.shape[2:]
+    padded = nn.functional.pad(pictures, (0, -width % MULTIPLE, 0, -height % MULTIPLE))
+    return Pictures(padded.contiguous(memory_format=torch.channels_last), (height, width))
 
 
 @torch.no_grad()
