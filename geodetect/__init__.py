@@ -25,11 +25,12 @@ if TYPE_CHECKING:  # what editors and type checkers know of the names below
     from geodetect.chips import export_training_data as export_training_data
     from geodetect.chips import prepare_data as prepare_data
     from geodetect.detector import Detector as Detector
-    from geodetect.detector import load_detector as load_detector
     from geodetect.drawing import show as show
     from geodetect.learner import RetinaNet as RetinaNet
     from geodetect.scene import detect_objects as detect_objects
     from geodetect.viewer import view as view
+    from geodetect.zoo import load_detector as load_detector
+    from geodetect.zoo import published as published
 
 __version__ = "0.2.0.dev0"
 
@@ -40,8 +41,9 @@ _HOMES = {
     "compute_accuracy": "accuracy",
     "detect_objects": "scene",
     "export_training_data": "chips",
-    "load_detector": "detector",
+    "load_detector": "zoo.names",
     "prepare_data": "chips",
+    "published": "zoo.catalog",
     "show": "drawing",
     "view": "viewer",
 }

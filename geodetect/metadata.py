@@ -88,6 +88,8 @@ class Metadata:
         pixel_size_m: side of a pixel on the ground that it wants to see; None for the scene's own.
         min_score: the score that is best to cut a map at, for all classes or by class; None and NaN mean 0.5.
         stretch: from the raster's numbers to the network's.
+        min_size: side in pixels to which the shorter side of every image is resized before the network sees it, as
+            torchvision's detectors do; None for no resizing.
         architecture: of its network; None if that is not one of ours.
         summary: how it was trained and how well it did; anything that JSON holds.
 
@@ -102,6 +104,7 @@ class Metadata:
     pixel_size_m: float | None = None
     min_score: Scores = UNKNOWN_SCORE
     stretch: Stretch | None = None
+    min_size: int | None = None
     architecture: Architecture | None = None
     summary: Mapping[str, Any] = field(default_factory=dict)
 
@@ -123,6 +126,7 @@ class Metadata:
             ("bands", all(is_whole(band) and band > 0 for band in self.bands), "whole numbers, counted from 1"),
             ("chip_size", is_whole(self.chip_size), "a whole number of pixels"),
             ("overlap", is_whole(self.overlap), "a whole number of pixels"),
+            ("min_size", self.min_size is None or is_whole(self.min_size), "a whole number of pixels, or None"),
             ("pixel_size_m", size_m is None or (is_number(size_m) and size_m > 0), "metres above 0, or None"),
         ):
             if not possible:
@@ -163,9 +167,10 @@ class Metadata:
 
     def to_json(self) -> dict[str, Any]:
         """Return the values that JSON holds, those of the architecture among them; `from_json` undoes it."""
-        own = {name: value for name, value in vars(self).items() if name not in ("stretch", "architecture")}
+        own = {name: value for name, value in vars(self).items() if name not in ("stretch", "min_size", "architecture")}
         stretch = {} if self.stretch is None else {"stretch": asdict(self.stretch)}
-        return own | stretch | ({} if self.architecture is None else self.architecture.to_json())
+        resized = {} if self.min_size is None else {"min_size": self.min_size}
+        return own | stretch | resized | ({} if self.architecture is None else self.architecture.to_json())
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Self:
@@ -184,6 +189,7 @@ class Metadata:
             pixel_size_m=facts["pixel_size_m"],
             min_score=facts["min_score"],
             stretch=Stretch(**facts["stretch"]) if "stretch" in facts else None,
+            min_size=facts.get("min_size"),
             architecture=Architecture.from_json(facts) if "anchors" in facts else None,
             summary=facts.get("summary", {}),
         )
@@ -195,7 +201,8 @@ class Metadata:
             "classes": listed(self.classes),
             "bands": listed(self.bands),
             "pixel size": None if self.pixel_size_m is None else f"{self.pixel_size_m:g} m",
-            "chip size": f"{self.chip_size} px, overlap {self.overlap} px",
+            "chip size": f"{self.chip_size} px, overlap {self.overlap} px"
+            + ("" if self.min_size is None else f"; images are enlarged to {self.min_size} px"),
         }
         if self.architecture is not None:
             anchors = self.architecture.anchors

@@ -21,10 +21,10 @@ import click
 import geopandas as gpd
 import pytest
 
+from geodetect import load_detector
 from geodetect.accuracy import compute_accuracy
 from geodetect.chips import export_training_data, prepare_data
 from geodetect.cli.main import main
-from geodetect.detector import load_detector
 from geodetect.errors import ModelError
 from geodetect.learner import RetinaNet
 from geodetect.scene import detect_objects

@@ -12,8 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from geodetect import load_detector
 from geodetect.anchors import AnchorSpec
-from geodetect.detector import Detector, file, load_detector
+from geodetect.detector import Detector, file
 from geodetect.errors import ArgumentError, ModelError, OutputError
 from geodetect.metadata import Architecture, Metadata
 from geodetect.network.coding import select_candidates, suppress
@@ -348,7 +349,7 @@ def refused(path: Path, message: str) -> None:
 
 def test_a_missing_file_is_refused(tmp_path):
     refused(tmp_path / "huts.safetensors", "there is no model file .*huts.safetensors")
-    refused(tmp_path, "there is no model file")
+    refused(tmp_path, "holds no config.json")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 a pickle in a zip, say", b"\xff" * 100])

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import geodetect as gd
-from geodetect.detector import load_detector
+from geodetect import load_detector
 from tests.fakes import PaintedScene
 
 pytestmark = pytest.mark.slow  # each start of two processes that import torch and fastai takes ten seconds

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import geodetect as gd
+from geodetect import load_detector
 from geodetect.addresses import expand_user
-from geodetect.detector import load_detector
 from geodetect.errors import GeodetectError
 from geodetect.export import export
 from tests.fakes import PaintDetector, PaintedScene, trained

@@ -16,8 +16,9 @@ from torchvision import models
 from torchvision.models.detection import retinanet_resnet50_fpn
 
 import geodetect as gd
+from geodetect.detector.state_dicts import read_state_dict
 from geodetect.errors import ArgumentError, GeodetectError, ModelError, TrainingError
-from geodetect.learner.weights import Start, read
+from geodetect.learner.weights import Start
 from geodetect.stretch import IMAGENET, Numbers, Stretch
 from tests.fakes import PaintedScene, trained
 from tests.test_published import as_published, torchvisions
@@ -61,7 +62,7 @@ def test_names_that_a_class_round_the_network_lengthened_are_known(tmp_path: Pat
     torch.save(state, tmp_path / "wrapped.pth")
     save_file(state, tmp_path / "wrapped.safetensors")
     for path in tmp_path.iterdir():
-        assert set(read(path)) == {"backbone.a", "head.b"}
+        assert set(read_state_dict(path)) == {"backbone.a", "head.b"}
 
 
 def test_another_number_of_classes_is_told_with_the_file(data: gd.DetectionData, tmp_path: Path) -> None:
@@ -254,7 +255,7 @@ def test_code_in_files_is_never_run(tmp_path: Path, write) -> None:
     path = tmp_path / "foreign.pth"
     write({"weight": Harm(tmp_path / "harmed")}, path)
     with pytest.raises(ModelError, match="holds more than tensors, and code in files is never run") as caught:
-        read(path)
+        read_state_dict(path)
     assert not (tmp_path / "harmed").exists()
     assert "\n" not in str(caught.value)
 
@@ -265,7 +266,7 @@ def test_damaged_files_are_refused(tmp_path: Path, content: bytes, suffix: str) 
     path = tmp_path / f"damaged{suffix}"
     path.write_bytes(content)
     with pytest.raises(ModelError, match=r"damaged or holds more than tensors|not a whole safetensors file") as caught:
-        read(path)
+        read_state_dict(path)
     assert "\n" not in str(caught.value)
 
 
@@ -276,20 +277,20 @@ def test_truncated_state_dicts_are_refused(tmp_path: Path, part: float) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * part)])
     with pytest.raises(ModelError, match="is damaged or holds more than tensors"):
-        read(path)
+        read_state_dict(path)
 
 
 @pytest.mark.parametrize("held", [[1, 2], {}, {"weight": 3}, torch.zeros(3), {"model": {"a": "b"}}])
 def test_what_is_no_state_dict_is_refused(tmp_path: Path, held: object) -> None:
     torch.save(held, tmp_path / "held.pth")
     with pytest.raises(ModelError, match="holds no state dict: expected tensors by name, got"):
-        read(tmp_path / "held.pth")
+        read_state_dict(tmp_path / "held.pth")
 
 
 @pytest.mark.parametrize(
     ("keywords", "told"),
     [
-        ({"weights": "imagenett"}, '"imagenet", "coco", None, or the file .*; there is no file imagenett'),
+        ({"weights": "imagenett"}, '"imagenet", "coco", None, .*there is no file imagenett'),
         ({"weights": "no/where.safetensors"}, "there is no file no/where.safetensors"),
         ({"weights": None, "levels": (2, 6)}, r"levels must be \(3, 7\), or \(2, 7\)"),
         ({"weights": None, "backbone": "resnett50"}, "did you mean resnet50"),

@@ -24,8 +24,8 @@ def export(model: Path, output: Path, layout: str | None) -> None:
     for ArcGIS (experimental), a .pt2 program for PyTorch, or a .json STAC item that describes a .pt2 written beside it.
     """
     from geodetect import export as exporting
-    from geodetect.detector import load_detector
+    from geodetect.detector import read_detector
 
     exporting.check_output(output, layout)
-    made = exporting.export(load_detector(model, device="cpu", precision="float32"), output, layout)
+    made = exporting.export(read_detector(model, device="cpu", precision="float32"), output, layout)
     click.echo(f"Wrote {made} ({tables.size_of(made)})")

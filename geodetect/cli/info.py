@@ -70,9 +70,9 @@ def _exported(path: Path) -> dict[str, Any] | None:
 
 
 def _model(path: Path) -> dict[str, Any]:
-    from geodetect.detector import load_detector
+    from geodetect.detector import read_detector
 
-    return {"file": f"{path}, a model ({tables.size_of(path)})", **load_detector(path, device="cpu").facts}
+    return {"file": f"{path}, a model ({tables.size_of(path)})", **read_detector(path, device="cpu").facts}
 
 
 def _raster_or_vector(file: str, label_field: str | None, layer: str | None) -> dict[str, Any]:

@@ -156,18 +156,23 @@ class Detector(HasMetadata):
         if not len(pixels):
             return Launched(Pending(torch.zeros(0, 0, 6)), nms_iou)
         with torch.inference_mode(), eval_mode(self.running):
-            pictures = standardise(pixels, self.stretch.mean, self.stretch.std, self.device)
+            images, shape = standardise(
+                pixels, self.stretch.mean, self.stretch.std, self.device, self.metadata.min_size
+            )
             with precisions.autocast(precisions.resolve(self.precision, self.device), self.device):
-                logits, deltas = self.running(pictures)
-            padded = pictures.shape[2], pictures.shape[3]
+                logits, deltas = self.running(images)
+            padded = images.shape[2], images.shape[3]
             found = select_candidates(
                 logits,
                 deltas,
                 self.running.anchors(padded),
-                (pixels.shape[2], pixels.shape[3]),
+                shape,
                 level_sizes=self.running.level_sizes(padded),
                 min_score=floors,
             )
+            if self.metadata.min_size is not None:
+                x, y = pixels.shape[3] / shape[1], pixels.shape[2] / shape[0]
+                found[..., :4] *= send(torch.tensor([x, y, x, y]), self.device)
             return Launched(Pending(found), nms_iou)
 
     def collect(self, launched: Launched) -> list[Boxes]:
@@ -202,7 +207,7 @@ class Detector(HasMetadata):
         """
         precision = precisions.resolve(self.precision, self.device)
         if self.device.type == "cpu":
-            return choose_on_cpu(chip_size, precision)
+            return choose_on_cpu(max(chip_size, self.metadata.min_size or 0), precision)
         return choose_by_trial(lambda n: self.detect(np.zeros((n, len(self.bands), chip_size, chip_size), np.uint8)))
 
     def _tensor(self, pixels: np.ndarray | Tensor) -> Num[Tensor, "B C H W"]:

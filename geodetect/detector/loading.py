@@ -15,7 +15,7 @@ from geodetect.network import precision as precisions
 from geodetect.network.retinanet import Network
 
 
-def load_detector(path: str | Path, *, device: str | torch.device | None = None, precision: str = "auto") -> Detector:
+def read_detector(path: str | Path, *, device: str | torch.device | None = None, precision: str = "auto") -> Detector:
     """Load a detector that `Detector.save` wrote; no code in the file is ever run.
 
     Args:

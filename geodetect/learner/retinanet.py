@@ -12,7 +12,7 @@ import torch
 from geodetect import plots
 from geodetect.addresses import expand_user
 from geodetect.chips import DetectionData
-from geodetect.detector import Detector, load_detector
+from geodetect.detector import Detector, read_detector
 from geodetect.detector.file import check_output
 from geodetect.errors import TrainingError, warn
 from geodetect.export import export
@@ -116,7 +116,7 @@ class RetinaNet:
             ModelError: if the file is not a detector, or does not fit the data.
         """
         model = cls.__new__(cls)
-        detector = load_detector(path, device=device)
+        detector = read_detector(path, device=device)
         for note in adapt(detector, data, str(path)) if data is not None else ():
             warn(note)
         model._set(detector, data, Loss(), 42)
@@ -341,7 +341,7 @@ class RetinaNet:
         Raises:
             ModelError: if the file is not a detector, or does not fit; the model stays as it was.
         """
-        saved = load_detector(path, device="cpu")
+        saved = read_detector(path, device="cpu")
         check_alike(saved, self._detector, str(path))
         with defer_interrupts():
             notes = fill(self._detector, saved, str(path))

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import warnings
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-# Only the name of an exception of torch; tensors are read by torch's own reader, and nothing else is unpickled.
-from pickle import UnpicklingError
-
-import torch
 from torch import Tensor
 
 from geodetect.addresses import expand_user
 from geodetect.chips import DetectionData
-from geodetect.detector import Detector, load_detector
+from geodetect.detector import Detector, read_detector
 from geodetect.detector.file import is_detector, read_safetensors
+from geodetect.detector.state_dicts import read_state_dict
 from geodetect.errors import ArgumentError, ModelError
 from geodetect.network import published
 from geodetect.network.retinanet import Network
+from geodetect.zoo.names import is_remote, load_detector
 
 IMAGENET, COCO = "imagenet", "coco"
 _SAFE = ".safetensors"
-_DAMAGED = (UnpicklingError, RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError)
-_INSIDE = ("model", "state_dict")  # keys under which training programs keep the state dict, beside the optimizer's
-_WRAPPED = ("model.", "module.")  # what a class around the network puts before every name
 _CLASS_OUT, _BOX_OUT = "class_head.out.", "box_head.out."  # beginnings of the names in the last layers
 _SAME_SIZE = 0.01  # relative difference up to which pixel sizes count as equal
 
@@ -35,8 +29,8 @@ class Start:
     """Weights that training starts from.
 
     Args:
-        name: "imagenet", "coco", None for random weights, or a file.
-        saved: the detector in the file, if it is one.
+        name: "imagenet", "coco", None for random weights, a file, or the name of a published detector.
+        saved: the detector that it stands for, if any.
         state: the state dict in the file, if it is one.
     """
 
@@ -46,23 +40,28 @@ class Start:
 
     @classmethod
     def read(cls, weights: str | Path | None) -> Start:
-        """Read the file, if the weights are one.
+        """Read the file or the published detector, if the weights are one.
 
         Raises:
             ArgumentError: if they are neither one of the words nor a file.
-            ModelError: if the file is damaged, or holds neither a detector nor a state dict.
+            ModelError: if the file is damaged or holds neither a detector nor a state dict, or a name means nothing.
         """
         if weights in (IMAGENET, COCO, None):
             return cls(weights)
         path = Path(expand_user(weights) if isinstance(weights, str | Path) else str(weights))
+        if path.is_dir() or path.suffix.lower() == ".onnx" or is_remote(weights):
+            saved = load_detector(weights, device="cpu")
+            if not isinstance(saved, Detector):
+                raise ModelError(f"{weights} runs in onnxruntime and cannot be trained; start from other weights")
+            return cls(str(weights), saved=saved)
         if not path.is_file():
             raise ArgumentError(
-                'weights must be "imagenet", "coco", None, or the file of a saved detector or of torchvision\'s '
-                f"weights; there is no file {path}"
+                'weights must be "imagenet", "coco", None, the file of a saved detector or of torchvision\'s weights, '
+                f"or the name of a published detector; there is no file {path}"
             )
         if path.suffix == _SAFE and is_detector(read_safetensors(path)[1]):
-            return cls(str(path), saved=load_detector(path, device="cpu"))
-        return cls(str(path), state=read(path))
+            return cls(str(path), saved=read_detector(path, device="cpu"))
+        return cls(str(path), state=read_state_dict(path))
 
     @property
     def has_torchvision_heads(self) -> bool:
@@ -74,44 +73,6 @@ class Start:
         state = published.load_coco() if self.name == COCO else self.state
         source = "torchvision's RetinaNet" if self.name == COCO else str(self.name)
         return published.fill(network, state, source) if state else []
-
-
-def read(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file by name; no code in it is ever run.
-
-    Args:
-        path: a `.safetensors` file, or a state dict written by `torch.save`.
-
-    Raises:
-        ModelError: if it is damaged, or holds anything but tensors.
-    """
-    if path.suffix == _SAFE:
-        return _unwrapped(read_safetensors(path)[0])
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's about protocols of pickle; what it cannot read is an error
-            held = torch.load(path, map_location="cpu", weights_only=True)
-    except _DAMAGED as error:
-        raise ModelError(
-            f"{path} is damaged or holds more than tensors, and code in files is never run; "
-            "expected what torch.save(model.state_dict(), path) writes"
-        ) from error
-    if isinstance(held, dict):
-        held = next((held[key] for key in _INSIDE if isinstance(held.get(key), dict)), held)
-    if not (isinstance(held, dict) and held and all(isinstance(value, Tensor) for value in held.values())):
-        raise ModelError(
-            f"{path} holds no state dict: expected tensors by name, got {type(held).__name__}; "
-            "write it with torch.save(model.state_dict(), path)"
-        )
-    return _unwrapped(held)
-
-
-def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the state without a prefix of all names, which is there if the network was part of another module."""
-    for beginning in _WRAPPED:
-        if all(str(name).startswith(beginning) for name in state):
-            return {str(name).removeprefix(beginning): value for name, value in state.items()}
-    return {str(name): value for name, value in state.items()}
 
 
 def fill(detector: Detector, saved: Detector, source: str) -> list[str]:
@@ -187,6 +148,7 @@ def adapt(detector: Detector, data: DetectionData, source: str) -> list[str]:
         pixel_size_m=data.pixel_size_m,
         chip_size=data.chip_size,
         overlap=data.chip_size // 4,
+        min_size=None,
         stretch=replace(detector.stretch, numbers=data.stretch.numbers),
     )
     return _compare_data(before, detector, source)
@@ -197,7 +159,15 @@ def _compare_data(saved: Detector, detector: Detector, source: str) -> list[str]
     notes = []
     if tuple(saved.bands) != tuple(detector.bands):
         notes.append(f"{source} was trained on the bands {tuple(saved.bands)}; it goes on with {tuple(detector.bands)}")
-    then, now = saved.pixel_size_m, detector.pixel_size_m
+    enlarged, then, now = saved.metadata.min_size, saved.pixel_size_m, detector.pixel_size_m
+    if enlarged is not None and detector.metadata.min_size is None:
+        factor = enlarged / saved.chip_size
+        if then is None:
+            notes.append(
+                f"{source} saw its images enlarged {factor:g} times, and sees yours as they are; give prepare_data a "
+                f"pixel_size_m {factor:g} times smaller than the ground it was trained on"
+            )
+        then = None if then is None else then / factor
     if then and now and abs(then / now - 1) > _SAME_SIZE:
         notes.append(f"{source} was trained on pixels of {then:g} m; it goes on with pixels of {now:g} m")
     trained, numbers = saved.stretch.numbers, detector.stretch.numbers

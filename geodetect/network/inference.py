@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Num
@@ -20,20 +21,45 @@ from geodetect.network.packed import can_pack, pack
 from geodetect.network.precision import is_native
 from geodetect.network.retinanet import Network
 
+_LONGEST = 1333  # pixels, torchvision's `max_size`
 MULTIPLE = 32  # pixels; sides that every backbone halves without a remainder
 
 
+class Images(NamedTuple):
+    """Pixels as a network takes them, (B, C, h, w), and the size (H, W) of what is not padding."""
+
+    pixels: Float[Tensor, "B C _h _w"]
+    shape: tuple[int, int]
+
+
 def standardise(
-    pixels: Num[Tensor, "B C H W"], mean: Sequence[float], std: Sequence[float], device: torch.device
-) -> Float[Tensor, "B C _h _w"]:
+    pixels: Num[Tensor, "B C H W"],
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device,
+    min_size: int | None = None,
+) -> Images:
     """Return standardised pixels on the network's device, padded with the mean to multiples of 32.
 
-    Pixels may be of any type of number; NaN and infinities become the mean of their band.
+    Args:
+        pixels: of any type of number; NaN and infinities become the mean of their band.
+        mean: of each band.
+        std: of each band.
+        device: of the network.
+        min_size: resize images so that their shorter side has so many pixels, as torchvision's detectors do, but the
+            longer one no more than 1,333; None leaves them as they are.
     """
     # To the device first: 8 and 16 bits travel faster than floats.
     images = normalize(send(pixels, device), mean, std)
-    right, below = (-side % MULTIPLE for side in (pixels.shape[3], pixels.shape[2]))
-    return nn.functional.pad(images, (0, right, 0, below)).contiguous(memory_format=torch.channels_last)
+    if min_size is not None:
+        sides = pixels.shape[2:]
+        factor = min(min_size / min(sides), _LONGEST / max(sides))
+        images = nn.functional.interpolate(
+            images, scale_factor=factor, mode="bilinear", recompute_scale_factor=True, align_corners=False
+        )
+    height, width = images.shape[2:]
+    padded = nn.functional.pad(images, (0, -width % MULTIPLE, 0, -height % MULTIPLE))
+    return Images(padded.contiguous(memory_format=torch.channels_last), (height, width))
 
 
 def normalize(pixels: Num[Tensor, "B C H W"], mean: Sequence[float], std: Sequence[float]) -> Float[Tensor, "B C H W"]:

@@ -49,6 +49,12 @@ def has_heads(state: Mapping[str, Tensor]) -> bool:
     return any(_rename_old(key).startswith(_HEADS) for key in state)
 
 
+def count_slots(state: Mapping[str, Tensor]) -> int:
+    """Return for how many classes a whole RetinaNet has scores, a background among them if it has one."""
+    given = {_rename_old(key): value for key, value in state.items()}
+    return given[f"{_CLASS_OUT}bias"].numel() // max(1, given[f"{_BOX_OUT}bias"].numel() // 4)
+
+
 def fill(network: Network, state: Mapping[str, Tensor], source: str) -> list[str]:
     """Copy these weights into the network, and return a sentence for each part that keeps its random weights.
 

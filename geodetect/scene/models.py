@@ -16,6 +16,7 @@ import numpy as np
 from geodetect.boxes import Boxes
 from geodetect.errors import ArgumentError, ModelError, is_number, is_share, is_whole, warn
 from geodetect.metadata import UNKNOWN_SCORE
+from geodetect.zoo.names import load_detector
 
 _BATCH_SIZE = 8  # for a model without `suited_batch_size`
 _NEEDED = ("detect", "classes", "bands", "chip_size", "overlap", "pixel_size_m", "min_score")
@@ -74,10 +75,6 @@ class HoldsDetector(Protocol):
 def detector_of(model: Any, device: str | None, precision: str) -> DetectsPixels:
     """Return the detector given as itself, as a learner or as a file."""
     if isinstance(model, (str, Path)):
-        if Path(model).suffix.lower() == ".onnx":
-            return _onnx_detector(model, device, precision)
-        from geodetect.detector import load_detector  # here, so that torch is imported only if needed
-
         model = load_detector(model, device=device, precision=precision)
     if isinstance(model, type):
         raise ModelError(f"model must be an object that detects; got the class {model.__name__}, make one of it first")
@@ -127,15 +124,6 @@ _ATTRIBUTES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "overlap": (lambda value: value is None or (is_whole(value) and value >= 0), "a whole number of pixels, or None"),
     "pixel_size_m": (lambda value: value is None or (is_number(value) and value > 0), "metres above 0, or None"),
 }
-
-
-def _onnx_detector(path: str | Path, device: str | None, precision: str) -> DetectsPixels:
-    """Return the detector in an `.onnx` file, which always computes in float32."""
-    from geodetect.export.onnx_detector import OnnxDetector
-
-    if precision not in ("auto", "float32"):
-        raise ArgumentError(f'an .onnx file computes in float32; got precision={precision!r}, use "auto" or "float32"')
-    return OnnxDetector(path, device)
 
 
 def made_ready(detector: Model, precision: str | None = None, device: str | None = None) -> Model:

@@ -22,11 +22,12 @@ import torch
 
 from geodetect.anchors import AnchorSpec
 from geodetect.boxes import Boxes
-from geodetect.detector import Detector, load_detector
+from geodetect.detector import Detector
 from geodetect.errors import ModelError
 from geodetect.metadata import Architecture, Metadata
 from geodetect.network.retinanet import Network
 from geodetect.stretch import Stretch
+from geodetect.zoo import load_detector
 
 BLOCK = 4096  # bytes that a disk reads or loses at once
 CHIP = np.random.default_rng(0).integers(0, 255, (1, 3, 96, 96)).astype(np.uint8)

@@ -31,8 +31,8 @@ import torch
 from affine import Affine
 
 import geodetect as gd
+from geodetect import load_detector
 from geodetect.cli.main import main as command_line
-from geodetect.detector import load_detector
 from geodetect.detector.file import checksum, read_safetensors
 from geodetect.learner import checkpoints
 

@@ -1,0 +1,134 @@
+"""The meaning of a detector's name: a file of ours or of another program, a folder, a repository, an address."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from geodetect.addresses import expand_user, redact
+from geodetect.errors import ArgumentError, ModelError
+from geodetect.zoo import hub
+from geodetect.zoo.catalog import ZOO, entry
+
+if TYPE_CHECKING:
+    import torch
+
+    from geodetect.detector import Detector
+
+_OWN, _ONNX, _HUB = ".safetensors", ".onnx", "hf://"
+_WEIGHTS = (".pt", ".pth", ".bin")  # suffixes of state dicts
+# "OWNER/NAME" with letters, digits and "-_." in both, as the hub has them, and perhaps a branch, tag or commit
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(?:@[\w./-]+)?")
+_FORMS = (
+    "a .safetensors or .onnx file, a folder with config.json and model.safetensors, OWNER/NAME of a repository on the "
+    "Hugging Face hub, or the URL of an .onnx file"
+)
+
+
+class Found(NamedTuple):
+    """A file or folder of a detector on this machine, and the name that it has in the catalog of published ones."""
+
+    path: Path
+    name: str
+
+
+def load_detector(
+    name: str | Path,
+    *,
+    classes: Sequence[str] | None = None,
+    pixel_size_m: float | None = None,
+    layout: str | None = None,
+    device: str | torch.device | None = None,
+    precision: str = "auto",
+) -> Detector:
+    """Load a detector from a file, a folder, the Hugging Face hub or a URL; no code in its files is ever run.
+
+    Args:
+        name: a `.safetensors` file that `Detector.save` wrote; an `.onnx` file, or the URL of one, that geodetect
+            exported or that holds the metadata of Deepness, GeoDeep or Ultralytics; a folder with `config.json` and
+            `model.safetensors`, as DeepForest saves its RetinaNets; or such a repository on the hub as
+            OWNER/NAME[@REVISION], also written hf://OWNER/NAME. A local path that exists takes precedence.
+        classes: names of the classes, in the order of the labels, if the files do not hold them.
+        pixel_size_m: side of a pixel on the ground that the detector expects, in metres, if the files do not say; None
+            leaves it at what is known of it, else at the scene's own.
+        layout: layout of an `.onnx` file's output, as a `det_type` of Deepness, if the file does not say.
+        device: None takes a GPU where there is one.
+        precision: "auto" (bf16 where it is native), "float32" or "bf16"; an `.onnx` file computes in float32.
+
+    Returns:
+        a `Detector`; for an `.onnx` file an object with the same attributes and `detect`, which runs in onnxruntime.
+
+    Raises:
+        ModelError: if there is no such file or repository, it is damaged, or it does not hold a detector.
+        ArgumentError: if a value is not possible, or one is missing; the message names the keyword.
+        MissingPackage: if the hub, `.onnx` files or the backbone need a package that is not installed.
+    """
+    found = locate(name)
+    path, suffix = found.path, found.path.suffix.lower()
+    if suffix == _ONNX:
+        if precision not in ("auto", "float32"):
+            raise ArgumentError(
+                f'an .onnx file computes in float32; got precision={precision!r}, use "auto" or "float32"'
+            )
+        from geodetect.zoo.onnx import load_onnx
+
+        where = None if device is None else str(device)
+        onnx: Any = load_onnx(path, classes=classes, pixel_size_m=pixel_size_m, layout=layout, device=where)
+        return onnx  # type: ignore[no-any-return]  # it has the attributes of a Detector
+    if layout is not None:
+        raise ArgumentError(f"layout is for .onnx files; got layout={layout!r} for {found.name}, leave it out")
+    from geodetect.detector import read_detector  # here, as it imports torch
+
+    if not path.is_dir():
+        given: Mapping[str, object] = {"classes": classes, "pixel_size_m": pixel_size_m}
+        if stated := [keyword for keyword, value in given.items() if value is not None]:
+            raise ArgumentError(f"{path.name} holds its own {' and '.join(stated)}; leave {' and '.join(stated)} out")
+        return read_detector(path, device=device, precision=precision)
+    from geodetect.zoo.retinanets import read_retinanet
+
+    if pixel_size_m is None and (known := entry(found.name)) is not None:
+        pixel_size_m = known.pixel_size_m
+    return read_retinanet(
+        path, found.name, classes=classes, pixel_size_m=pixel_size_m, device=device, precision=precision
+    )
+
+
+def is_remote(name: str | Path) -> bool:
+    """Return whether a name can only stand for a published detector, as no file has it."""
+    text = str(name)
+    if Path(expand_user(text)).exists():
+        return False
+    local = Path(text).suffix.lower() in (_OWN, _ONNX, *_WEIGHTS)
+    return text.startswith((_HUB, "http://", "https://")) or (not local and bool(_REPOSITORY.fullmatch(text)))
+
+
+def locate(name: str | Path) -> Found:
+    """Return the local file or folder that a name stands for, downloaded if need be.
+
+    Raises:
+        ModelError: if there is none.
+        ArgumentError: if the name has none of the known forms.
+        MissingPackage: without the extra `hub`, if something has to be downloaded.
+    """
+    if not isinstance(name, str | Path) or not str(name):
+        raise ArgumentError(f"a detector's name must be {_FORMS}; got {name!r}")
+    text = str(name)
+    path = Path(expand_user(text))
+    if path.exists():
+        return Found(path, text)
+    if text.startswith(_HUB):
+        text = text.removeprefix(_HUB)
+        if not _REPOSITORY.fullmatch(text):
+            raise ArgumentError(f"a repository of the hub is written hf://OWNER/NAME[@REVISION]; got {name!r}")
+    elif text.startswith(("http://", "https://")):
+        if not text.partition("?")[0].lower().endswith(_ONNX):
+            raise ModelError(f"a detector is loaded from the URL of an .onnx file alone; got {redact(text)}")
+        return Found(hub.download(text), redact(text))
+    elif text in ZOO.files:
+        return Found(hub.zoo_file(text), text)
+    elif not is_remote(text):
+        raise ModelError(f"there is no model file {path}; expected {_FORMS}")
+    repository, _, revision = text.partition("@")
+    return Found(hub.snapshot(repository, revision or None), repository)

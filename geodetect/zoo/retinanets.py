@@ -1,0 +1,122 @@
+"""RetinaNets in the form that DeepForest saves: `config.json` beside the weights of torchvision's RetinaNet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from geodetect.detector import Detector
+from geodetect.detector.detector import known_device
+from geodetect.detector.state_dicts import read_state_dict
+from geodetect.errors import ArgumentError, ModelError
+from geodetect.metadata import UNKNOWN_SCORE, Metadata
+from geodetect.network import published
+from geodetect.network.retinanet import Network
+from geodetect.stretch import IMAGENET
+from geodetect.zoo.hub import CONFIG, WEIGHTS
+
+_STATE_DICTS = ("*.pt", "*.pth", "*.bin")
+_BACKBONE, _BANDS = "resnet50", (1, 2, 3)
+_CHIP_SIZE = 400  # `patch_size` of DeepForest's configuration
+_MIN_SIZE = 800  # `min_size` of torchvision's RetinaNet, which DeepForest leaves as it is
+_OVERLAP = 100  # a quarter, as of other detectors; DeepForest's own 5 % would cut most crowns
+
+
+def read_retinanet(
+    folder: Path,
+    name: str,
+    *,
+    classes: Sequence[str] | None = None,
+    pixel_size_m: float | None = None,
+    device: str | torch.device | None = None,
+    precision: str = "auto",
+) -> Detector:
+    """Return the detector in a folder, in a network of ours that computes what torchvision's would.
+
+    Windows are 400 px, as by DeepForest's default, and are enlarged to 800 px, as by torchvision's.
+
+    Args:
+        folder: with `config.json` and `model.safetensors`, or one state dict instead.
+        name: what messages call the detector.
+        classes: names of the classes, if `config.json` has no `label_dict`.
+        pixel_size_m: side of a pixel on the ground in metres; None where nobody says.
+        device: None takes a GPU where there is one.
+        precision: "auto", "float32" or "bf16".
+
+    Raises:
+        ModelError: if a file is missing or damaged, or it is another kind of model.
+        ArgumentError: if the classes are missing, or do not fit.
+    """
+    config = _config(folder, name)
+    names = _classes(config, classes, name)
+    where = known_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    state = read_state_dict(_weights(folder, name))
+    if not published.has_heads(state):
+        raise ModelError(f"{name} holds no RetinaNet of torchvision, as DeepForest saves it, but other weights")
+    slots = published.count_slots(state)
+    if slots != len(names):
+        raise ModelError(f"{name} has scores of {slots} classes, but its {CONFIG} has {len(names)}: {', '.join(names)}")
+    network = Network(_BACKBONE, n_classes=len(names), n_bands=len(_BANDS), weights=None)
+    if anew := published.fill(network, state, name):
+        raise ModelError(f"the weights of {name} do not fit its {CONFIG}: {'; '.join(anew)}")
+    return Detector(
+        network.eval(),
+        Metadata(
+            classes=names,
+            bands=_BANDS,
+            chip_size=_CHIP_SIZE,
+            overlap=_OVERLAP,
+            pixel_size_m=pixel_size_m,
+            min_score=config.get("score_thresh", UNKNOWN_SCORE),
+            stretch=IMAGENET,
+            min_size=_MIN_SIZE,
+            summary={"source": name, "nms_iou": config.get("nms_thresh")},
+        ),
+        device=where,
+        precision=precision,
+    )
+
+
+def _config(folder: Path, name: str) -> Mapping[str, Any]:
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(
+            f"the folder {folder} holds no {CONFIG} that can be read; expected one beside {WEIGHTS}"
+        ) from error
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON ({error}); fetch it again") from error
+    if not (isinstance(config, dict) and "num_classes" in config):
+        kind = ", ".join(map(str, config.get("architectures", []))) if isinstance(config, dict) else ""
+        raise ModelError(
+            f"{name} holds {kind or 'another kind of model'}, no RetinaNet as DeepForest saves it: its {CONFIG} lacks "
+            "num_classes"
+        )
+    return config
+
+
+def _classes(config: Mapping[str, Any], given: Sequence[str] | None, name: str) -> list[str]:
+    """Return the names of the classes in the order of their labels."""
+    labels, n_classes = config.get("label_dict") or {}, config["num_classes"]
+    if labels and given is not None:
+        raise ArgumentError(f"{name} names its classes {', '.join(labels)}; leave classes out")
+    names = list(given or sorted(labels, key=lambda label: labels[label]))
+    if not names:
+        raise ArgumentError(f"{name} does not name its {n_classes} classes; give their names in order, classes=[...]")
+    if len(names) != n_classes or (labels and sorted(labels.values()) != list(range(n_classes))):
+        raise ArgumentError(f"{name} has {n_classes} classes; got {len(names)}: {', '.join(names)}")
+    return names
+
+
+def _weights(folder: Path, name: str) -> Path:
+    if (folder / WEIGHTS).is_file():
+        return folder / WEIGHTS
+    states = sorted(path for pattern in _STATE_DICTS for path in folder.glob(pattern))
+    if len(states) != 1:
+        raise ModelError(f"{name} holds no {WEIGHTS}, nor one file of weights instead; fetch it again")
+    return states[0]

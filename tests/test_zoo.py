@@ -1,0 +1,422 @@
+"""Published detectors: what a name means, DeepForest's RetinaNets, and `.onnx` files of other programs."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from safetensors.torch import save_file
+from torchvision.models.detection import retinanet_resnet50_fpn
+
+import geodetect as gd
+from geodetect.boxes import iou
+from geodetect.errors import ArgumentError, GeodetectError, ModelError
+from geodetect.stretch import Stretch
+from tests.fakes import PaintedScene
+
+CELL, SIDE = 16, 64  # px: sides of painted squares and of the images of the tests' own networks
+COLOURS = ("red", "blue")
+IN_ROWS = ("YOLO_v5_or_v7_default", "YOLO_v6")
+IN_COLUMNS = ("YOLO_v8", "YOLO_v9", "YOLO_Ultralytics")
+
+
+# A RetinaNet of torchvision, as DeepForest saves it
+
+
+@pytest.fixture(scope="module")
+def torchvisions() -> Any:
+    """A RetinaNet of torchvision with random weights that finds something."""
+    torch.manual_seed(0)
+    model = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=2, score_thresh=0.3, nms_thresh=0.4)
+    torch.nn.init.normal_(model.head.classification_head.cls_logits.weight, std=0.08)
+    torch.nn.init.normal_(model.head.classification_head.cls_logits.bias, mean=-4.6, std=0.1)
+    torch.nn.init.normal_(model.head.regression_head.bbox_reg.weight, std=0.02)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def folder(torchvisions: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its folder: weights with a prefix, as older versions have them, and classes out of order."""
+    folder = tmp_path_factory.mktemp("crowns")
+    save_file(
+        {f"model.{name}": value for name, value in torchvisions.state_dict().items()}, folder / "model.safetensors"
+    )
+    config = {"num_classes": 2, "nms_thresh": 0.4, "score_thresh": 0.3, "label_dict": {"Dead": 1, "Alive": 0}}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("shape", [(400, 400), (250, 400), (400, 96)])
+def test_a_retinanet_finds_what_torchvision_finds(folder: Path, torchvisions: Any, shape: tuple[int, int]) -> None:
+    detector = gd.load_detector(folder, device="cpu", precision="float32")
+    pixels = np.random.default_rng(1).integers(0, 256, (3, *shape), np.uint8)
+    with torch.inference_mode():
+        (wanted,) = torchvisions([torch.from_numpy(pixels).float() / 255])
+    (found,) = detector.detect(pixels[None], min_score=0.3, nms_iou=0.4)
+    wanted = {name: values[:50] for name, values in wanted.items()}  # of random weights, whose later ones are ties
+    assert len(wanted["scores"]) > 5
+    same = iou(wanted["boxes"].numpy(), found.xyxy)
+    best = same.argmax(axis=1)
+    assert same.max(axis=1).min() > 0.99
+    np.testing.assert_allclose(found.scores[best], wanted["scores"].numpy(), atol=1e-3)
+    assert (found.labels[best] == wanted["labels"].numpy()).all()
+
+
+def test_a_retinanet_is_described_by_its_configuration(folder: Path) -> None:
+    detector = gd.load_detector(folder, pixel_size_m=0.1, device="cpu")
+    assert detector.classes == ["Alive", "Dead"]
+    assert (detector.chip_size, detector.overlap, detector.bands) == (400, 100, (1, 2, 3))
+    assert (detector.min_score, detector.pixel_size_m) == (0.3, 0.1)
+    assert detector.summary["nms_iou"] == 0.4
+    assert gd.load_detector(folder, device="cpu").pixel_size_m is None
+
+
+def test_a_retinanet_saved_by_us_stays_the_same(folder: Path, tmp_path: Path) -> None:
+    detector = gd.load_detector(folder, device="cpu", precision="float32")
+    again = gd.load_detector(detector.save(tmp_path / "crowns.safetensors"), device="cpu", precision="float32")
+    pixels = np.random.default_rng(2).integers(0, 256, (1, 3, 200, 200), np.uint8)
+    for ours, theirs in zip(detector.detect(pixels), again.detect(pixels), strict=True):
+        np.testing.assert_array_equal(ours.xyxy, theirs.xyxy)
+    assert again.metadata == detector.metadata
+
+
+def test_a_whole_raster_is_mapped_by_a_folder(folder: Path, scenes: dict[str, PaintedScene]) -> None:
+    found = gd.detect_objects(scenes["upright"].path, folder, min_score=0.3, device="cpu", progress=False)
+    assert set(found["label"]) <= {"Alive", "Dead"}
+    assert len(found) > 0
+
+
+def test_a_state_dict_serves_where_there_is_no_safetensors_file(
+    folder: Path, torchvisions: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    torch.save(torchvisions.state_dict(), tmp_path / "weights.pt")
+    one, other = (gd.load_detector(each, device="cpu").network.state_dict() for each in (folder, tmp_path))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+# The hub, and other addresses
+
+
+def test_the_hub_is_asked_by_its_own_library(folder: Path, tmp_path: Path) -> None:
+    """Offline, with a cache as the library keeps it; a local folder of the same name takes precedence."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "hub" / "models--owner--crowns"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    (repository / "snapshots").mkdir()
+    (repository / "snapshots" / commit).symlink_to(folder)
+    script = (
+        "import geodetect as gd\n"
+        f"for name in ('owner/crowns', 'hf://owner/crowns', 'owner/crowns@{commit}'):\n"
+        "    print(gd.load_detector(name, device='cpu').classes)\n"
+        "try:\n"
+        "    gd.load_detector('owner/other')\n"
+        "except gd.errors.ModelError as error:\n"
+        "    print(error)\n"
+    )
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", script]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    *classes, refusal = ended.stdout.splitlines()
+    assert classes == ["['Alive', 'Dead']"] * 3
+    assert "owner/other" in refusal
+    assert "local" in refusal
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    """The address of a server for the files of the test's folder."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_an_onnx_file_is_fetched_once(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    save(tmp_path / "squares.onnx", "YOLO_v9")
+    assert gd.load_detector(f"{address}/squares.onnx").classes == list(COLOURS)
+    (tmp_path / "squares.onnx").unlink()
+    assert gd.load_detector(f"{address}/squares.onnx").classes == list(COLOURS)
+    with pytest.raises(ModelError, match=r"other\.onnx could not be downloaded"):
+        gd.load_detector(f"{address}/other.onnx?token=secret")
+    kept = list((tmp_path / "cache" / "geodetect").iterdir())
+    assert len(kept) == 1  # nothing of the second
+
+
+# `.onnx` files of other programs
+
+
+def save(path: Path, layout: str | None, *, batch: int | str = 1, n_bands: int = 3, **metadata: Any) -> Path:
+    """A network that finds squares of 16 px: red ones in the first band, blue ones in the third; on a grid of 16 px."""
+    n_cells = (SIDE // CELL) ** 2
+    y, x = np.divmod(np.arange(n_cells), SIDE // CELL)
+    centres = (np.stack([x, y], axis=1) + 0.5) * CELL
+    boxes = np.concatenate([centres, np.full((n_cells, 2), CELL)], axis=1).astype(np.float32)
+    if layout == "retinanet":
+        boxes = np.concatenate([boxes[:, :2] - CELL / 2, boxes[:, :2] + CELL / 2], axis=1)
+    picked = np.zeros((2, n_bands, 1, 1), np.float32)
+    picked[0, 0], picked[1, n_bands - 1] = 1, 1
+    constants = {"boxes": boxes[None], "picked": picked, "flat": np.array([0, 2, -1]), "one": np.array([1])}
+    nodes = [
+        helper.make_node("AveragePool", ["pixels"], ["means"], kernel_shape=[CELL, CELL], strides=[CELL, CELL]),
+        helper.make_node("Conv", ["means", "picked"], ["grids"]),
+        helper.make_node("Reshape", ["grids", "flat"], ["by_class"]),  # (B, 2, N)
+        helper.make_node("Transpose", ["by_class"], ["scores"], perm=[0, 2, 1]),
+        helper.make_node("ReduceMax", ["scores"], ["any"], axes=[2], keepdims=1),
+        helper.make_node("Mul", ["any", "zero"], ["nothing"]),
+        helper.make_node("Add", ["nothing", "boxes"], ["placed"]),  # for every image of the batch
+    ]
+    constants["zero"] = np.zeros(1, np.float32)
+    outputs = {"output": [batch, n_cells, 7]}
+    if layout in IN_ROWS:
+        nodes.append(helper.make_node("Concat", ["placed", "any", "scores"], ["output"], axis=2))
+    elif layout == "retinanet":
+        nodes += [
+            helper.make_node("Squeeze", ["placed"], ["output"]),
+            helper.make_node("Squeeze", ["any"], ["output_scores"]),
+            helper.make_node("Squeeze", ["nothing"], ["output_labels"]),
+        ]
+        outputs = {"output": [n_cells, 4], "output_scores": [n_cells], "output_labels": [n_cells]}
+    elif layout == "YOLO_end2end":
+        nodes += [
+            helper.make_node("ArgMax", ["scores"], ["best"], axis=2, keepdims=1),
+            helper.make_node("Cast", ["best"], ["label"], to=TensorProto.FLOAT),
+            helper.make_node("Concat", ["placed", "any", "label"], ["output"], axis=2),
+        ]
+        constants["boxes"] = np.concatenate([boxes[:, :2] - CELL / 2, boxes[:, :2] + CELL / 2], axis=1)[None]
+        outputs = {"output": [batch, n_cells, 6]}
+    else:
+        nodes += [
+            helper.make_node("Concat", ["placed", "scores"], ["rows"], axis=2),
+            helper.make_node("Transpose", ["rows"], ["output"], perm=[0, 2, 1]),
+        ]
+        outputs = {"output": [batch, 6, n_cells]}
+    graph = helper.make_graph(
+        nodes,
+        "squares",
+        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, [batch, n_bands, SIDE, SIDE])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()],
+        [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    known = {"class_names": {str(label): name for label, name in enumerate(COLOURS)}, "det_conf": 0.4}
+    if layout == "retinanet":
+        known["class_names"] = {"0": "red"}
+    told = known | ({} if layout is None else {"det_type": layout}) | metadata
+    for key, value in told.items():
+        if value is not None:
+            entry = model.metadata_props.add()
+            entry.key, entry.value = key, value if isinstance(value, str) and key == "names" else json.dumps(value)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+    return path
+
+
+def painted(n_bands: int = 3, squares: Sequence[tuple[int, int, int]] = ((0, 16, 0), (48, 32, 1))) -> np.ndarray:
+    """An image (n, 64, 64) with squares at x, y of a colour: 0 in the first band, 1 in the last."""
+    image = np.zeros((n_bands, SIDE, SIDE), np.uint8)
+    for x, y, colour in squares:
+        image[colour * (n_bands - 1), y : y + CELL, x : x + CELL] = 255
+    return image
+
+
+@pytest.mark.parametrize("batch", [1, "n", 2])
+@pytest.mark.parametrize("layout", [*IN_ROWS, *IN_COLUMNS, "retinanet", "YOLO_end2end"])
+def test_every_layout_finds_the_painted_squares(layout: str, batch: int | str, tmp_path: Path) -> None:
+    if layout == "retinanet" and batch != 1:
+        pytest.skip("has one image at a time")
+    detector = gd.load_detector(save(tmp_path / "squares.onnx", layout, batch=batch))
+    images = np.stack([painted(), painted(squares=()), painted(squares=[(32, 0, 0)])])
+    first, none, last = detector.detect(images, min_score=0.4)
+    one_class = layout == "retinanet"
+    wanted = {(0.0, 16.0, 16.0, 32.0): 0, (48.0, 32.0, 64.0, 48.0): 0 if one_class else 1}
+    assert {tuple(box): label for box, label in zip(first.xyxy.tolist(), first.labels.tolist(), strict=True)} == wanted
+    assert first.scores.tolist() == [1, 1]
+    assert len(none) == 0
+    assert last.xyxy.tolist() == [[32, 0, 48, 16]]
+    assert detector.min_score == 0.4
+    assert detector.classes == (["red"] if one_class else list(COLOURS))
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+@pytest.mark.parametrize("layout", ["YOLO_v5_or_v7_default", "YOLO_v8", "YOLO_v9", "retinanet"])
+def test_geodeep_finds_the_same(layout: str, tmp_path: Path) -> None:
+    inference, detection = pytest.importorskip("geodeep.inference"), pytest.importorskip("geodeep.detection")
+    path = save(tmp_path / "squares.onnx", layout)
+    session, config = inference.create_session(str(path))
+    theirs, scores, classes = detection.extract_bsc(detection.execute_detection(painted(), session, config), config)
+    (ours,) = gd.load_detector(path).detect(painted()[None], min_score=config["det_conf"])
+    found = sorted(zip(theirs, scores, (label for label, _ in classes), strict=True))
+    assert sorted(zip(ours.xyxy.tolist(), ours.scores.tolist(), ours.labels.tolist(), strict=True)) == found
+    assert len(found) == 2
+
+
+def test_a_raster_is_mapped_by_a_file_of_another_program(tmp_path: Path, scenes: dict[str, PaintedScene]) -> None:
+    path = save(tmp_path / "squares.onnx", "YOLO_v9", resolution=50, tiles_overlap=25)
+    found = gd.detect_objects(scenes["upright"].path, path, progress=False)
+    assert set(found["label"]) <= set(COLOURS)
+    assert gd.load_detector(path).overlap == 16
+    assert gd.load_detector(path).pixel_size_m == 0.5
+
+
+def test_pixels_are_standardised_as_the_file_says(tmp_path: Path) -> None:
+    path = save(tmp_path / "n.onnx", "YOLO_v9", standardization_mean=[0.5, 0, 0], standardization_std=[0.25, 1, 1])
+    (found,) = gd.load_detector(path).detect(painted(squares=[(0, 0, 0)])[None], min_score=0.5)
+    assert found.scores.tolist() == [2]  # (1 - 0.5) / 0.25
+
+
+def test_pixels_of_16_bits_and_small_images_are_taken(tmp_path: Path) -> None:
+    detector = gd.load_detector(save(tmp_path / "squares.onnx", "YOLO_v9", n_bands=5))
+    image = painted(5).astype(np.uint16) * 257  # to the largest number of 16 bits
+    (found,) = detector.detect(image[None, :, :40, :], min_score=0.4)  # half of the lower square, and half its score
+    assert sorted(zip(found.xyxy.tolist(), found.scores.tolist(), strict=True)) == [
+        ([0, 16, 16, 32], 1),
+        ([48, 32, 64, 40], 0.5),
+    ]
+    assert detector.bands == (1, 2, 3, 4, 5)
+    (found,) = detector.detect(np.where(image > 0, np.float32(255), np.nan)[None], min_score=0.4)
+    assert len(found) == 2
+
+
+def test_a_users_own_yolo_says_its_classes_as_ultralytics_does(tmp_path: Path) -> None:
+    told = {"class_names": None, "det_conf": None, "names": "{0: 'red', 1: 'blue'}", "stride": 32, "task": "detect"}
+    detector = gd.load_detector(save(tmp_path / "yolo.onnx", None, **told))
+    assert detector.classes == ["red", "blue"]
+    (found,) = detector.detect(painted()[None])
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize(
+    ("metadata", "keywords", "told"),
+    [
+        ({"class_names": None}, {}, "classes="),
+        ({"class_names": {"0": "red"}}, {}, "2 classes"),
+        ({}, {"classes": ["a", "b"]}, "leave classes out"),
+        ({"class_names": None}, {"classes": ["a"]}, "2 classes"),
+        ({"det_type": None}, {}, "layout="),
+        ({"det_type": "YOLO_v99"}, {}, "YOLO_v99"),
+        ({}, {"layout": "YOLO_v6"}, "YOLO_v9"),
+        ({"model_type": "Segmentor"}, {}, "segmentor"),
+        ({"task": "segment"}, {}, "segment"),
+        ({"det_type": "YOLO_Ultralytics_obb"}, {}, "oriented"),
+        ({}, {"precision": "bf16"}, "float32"),
+    ],
+)
+def test_what_an_onnx_file_lacks_is_named(
+    metadata: dict[str, Any], keywords: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    path = save(tmp_path / "squares.onnx", "YOLO_v9", **metadata)
+    with pytest.raises(GeodetectError, match=told):
+        gd.load_detector(path, **keywords)
+
+
+def test_what_a_file_does_not_say_is_a_keyword(tmp_path: Path) -> None:
+    path = save(tmp_path / "squares.onnx", None, class_names=None)
+    detector = gd.load_detector(path, layout="YOLO_v9", classes=["a", "b"], pixel_size_m=0.2)
+    assert (detector.classes, detector.pixel_size_m) == (["a", "b"], 0.2)
+    assert len(detector.detect(painted()[None])[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("houses.safetensors", "no model file"),
+        ("models/houses.safetensors", "no model file"),
+        ("houses.onnx", "no model file"),
+        ("houses", "OWNER/NAME"),
+        ("a/b/c", "OWNER/NAME"),
+        ("", "OWNER/NAME"),
+        (7, "OWNER/NAME"),
+        ("hf://houses", "hf://OWNER/NAME"),
+        ("https://example.org/houses.pt?key=secret", r"URL of an \.onnx file alone; got https://example.org/houses.pt"),
+    ],
+)
+def test_names_that_mean_nothing_are_refused(name: Any, told: str) -> None:
+    with pytest.raises((ModelError, ArgumentError), match=told) as caught:
+        gd.load_detector(name)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (None, "holds no config.json"),
+        ("{", "not JSON"),
+        ({"architectures": ["ViTForImageClassification"]}, "ViTForImageClassification"),
+        ({"num_classes": 2}, "classes="),
+        ({"num_classes": 1, "label_dict": {"Tree": 0}}, "2 classes"),
+        ({"num_classes": 3, "label_dict": {"Tree": 0}}, "3 classes"),
+    ],
+)
+def test_folders_without_a_retinanet_are_refused(config: Any, told: str, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").symlink_to(folder / "model.safetensors")
+    if config is not None:
+        text = config if isinstance(config, str) else json.dumps(config)
+        (tmp_path / "config.json").write_text(text, encoding="utf-8")
+    with pytest.raises((ModelError, ArgumentError), match=told):
+        gd.load_detector(tmp_path)
+
+
+def test_code_in_a_state_dict_is_not_run(folder: Path, tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path(tmp_path / "ran").touch, ())
+
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    torch.save({"weights": Evil()}, tmp_path / "weights.pt")
+    with pytest.raises(ModelError, match="code in files is never run"):
+        gd.load_detector(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_published_ones_are_listed_with_their_sources() -> None:
+    table = gd.published()
+    assert list(table.columns) == ["name", "finds", "pixel_size_m", "licence", "source"]
+    assert table["name"].is_unique
+    assert table["source"].str.startswith("https://").all()
+
+
+# Training from them
+
+
+def test_training_starts_from_a_published_detector(folder: Path, scenes: dict[str, PaintedScene]) -> None:
+    data = gd.prepare_data(scenes["upright"].path, labels=scenes["upright"].truth, chip_size=64)
+    data = replace(data, bands=(1, 2, 3), dtype="uint8", stretch=Stretch((127,) * 3, (60,) * 3))
+    with pytest.warns(UserWarning, match="enlarged 2 times") as caught:
+        model = gd.RetinaNet(data, weights=folder, device="cpu")
+    told = [str(warning.message) for warning in caught]
+    assert any("class head" in text for text in told)
+    theirs, ours = gd.load_detector(folder, device="cpu").network, model.detector.network
+    assert torch.equal(ours.backbone.body[0].weight, theirs.backbone.body[0].weight)
+    assert torch.equal(ours.box_head.out.weight, theirs.box_head.out.weight)
+    assert model.detector.metadata.min_size is None
+    assert model.detector.stretch.mean == gd.load_detector(folder, device="cpu").stretch.mean
+
+
+def test_an_onnx_file_cannot_be_trained(tmp_path: Path, scenes: dict[str, PaintedScene]) -> None:
+    data = gd.prepare_data(scenes["upright"].path, labels=scenes["upright"].truth, chip_size=64)
+    with pytest.raises(ModelError, match="cannot be trained"):
+        gd.RetinaNet(data, weights=save(tmp_path / "squares.onnx", "YOLO_v9"))
