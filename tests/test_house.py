@@ -34,6 +34,7 @@ PUBLIC = {
     "export_training_data",
     "load_detector",
     "prepare_data",
+    "published",
     "show",
     "view",
 }

@@ -98,8 +98,9 @@ def test_layers_are_afterwards_in_the_modes_they_were_in():
 def test_pictures_by_hand():
     # (13 - 10) / 2 = 1.5; what is no number is the mean, 0; and 31 columns and rows of the mean
     pixels = torch.tensor([[[[13.0]], [[float("nan")]]]])
-    got = standardise(pixels, (10.0, 5.0), (2.0, 3.0), torch.device("cpu"))
+    got, shape = standardise(pixels, (10.0, 5.0), (2.0, 3.0), torch.device("cpu"))
     expected = torch.zeros(1, 2, 32, 32)
     expected[0, 0, 0, 0] = 1.5
     assert torch.equal(got, expected)
+    assert shape == (1, 1)
     assert got.is_contiguous(memory_format=torch.channels_last)

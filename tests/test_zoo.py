@@ -402,13 +402,14 @@ def test_the_published_ones_are_listed_with_their_sources() -> None:
 # Training from them
 
 
+@pytest.mark.filterwarnings("ignore:.*overlap no anchor", "ignore:.*class head keeps random weights")
 def test_training_starts_from_a_published_detector(folder: Path, scenes: dict[str, PaintedScene]) -> None:
     data = gd.prepare_data(scenes["upright"].path, labels=scenes["upright"].truth, chip_size=64)
     data = replace(data, bands=(1, 2, 3), dtype="uint8", stretch=Stretch((127,) * 3, (60,) * 3))
     with pytest.warns(UserWarning, match="enlarged 2 times") as caught:
         model = gd.RetinaNet(data, weights=folder, device="cpu")
     told = [str(warning.message) for warning in caught]
-    assert any("class head" in text for text in told)
+    assert len(told) == 1
     theirs, ours = gd.load_detector(folder, device="cpu").network, model.detector.network
     assert torch.equal(ours.backbone.body[0].weight, theirs.backbone.body[0].weight)
     assert torch.equal(ours.box_head.out.weight, theirs.box_head.out.weight)
@@ -416,6 +417,7 @@ def test_training_starts_from_a_published_detector(folder: Path, scenes: dict[st
     assert model.detector.stretch.mean == gd.load_detector(folder, device="cpu").stretch.mean
 
 
+@pytest.mark.filterwarnings("ignore:.*overlap no anchor")
 def test_an_onnx_file_cannot_be_trained(tmp_path: Path, scenes: dict[str, PaintedScene]) -> None:
     data = gd.prepare_data(scenes["upright"].path, labels=scenes["upright"].truth, chip_size=64)
     with pytest.raises(ModelError, match="cannot be trained"):

@@ -157,7 +157,7 @@ class Detector(HasMetadata):
             return Launched(Pending(torch.zeros(0, 0, 6)), nms_iou)
         with torch.inference_mode(), eval_mode(self.running):
             images, shape = standardise(
-                pixels, self.stretch.mean, self.stretch.std, self.device, self.metadata.min_size
+                pixels, self.stretch.mean, self.stretch.std, self.device, min_size=self.metadata.min_size
             )
             with precisions.autocast(precisions.resolve(self.precision, self.device), self.device):
                 logits, deltas = self.running(images)

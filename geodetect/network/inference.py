@@ -37,6 +37,7 @@ def standardise(
     mean: Sequence[float],
     std: Sequence[float],
     device: torch.device,
+    *,
     min_size: int | None = None,
 ) -> Images:
     """Return standardised pixels on the network's device, padded with the mean to multiples of 32.

@@ -224,7 +224,7 @@ def bare(scene: Scene, precision: str) -> Features:
     """The network that geodetect runs, and nothing else, in batches of the same size."""
     detector = scene.ours(precision).frozen(precision)
     network, dtype = detector.running, precisions.resolve(precision, detector.device)
-    pictures = standardise(torch.from_numpy(scene.windows()), IMAGENET.mean, IMAGENET.std, detector.device)
+    pictures, _ = standardise(torch.from_numpy(scene.windows()), IMAGENET.mean, IMAGENET.std, detector.device)
     n_windows = detector.suited_batch_size(scene.chip_size)
 
     @torch.inference_mode()
