@@ -406,10 +406,8 @@ def test_the_published_ones_are_listed_with_their_sources() -> None:
 def test_training_starts_from_a_published_detector(folder: Path, scenes: dict[str, PaintedScene]) -> None:
     data = gd.prepare_data(scenes["upright"].path, labels=scenes["upright"].truth, chip_size=64)
     data = replace(data, bands=(1, 2, 3), dtype="uint8", stretch=Stretch((127,) * 3, (60,) * 3))
-    with pytest.warns(UserWarning, match="enlarged 2 times") as caught:
+    with pytest.warns(UserWarning, match="enlarged 2 times"):
         model = gd.RetinaNet(data, weights=folder, device="cpu")
-    told = [str(warning.message) for warning in caught]
-    assert len(told) == 1
     theirs, ours = gd.load_detector(folder, device="cpu").network, model.detector.network
     assert torch.equal(ours.backbone.body[0].weight, theirs.backbone.body[0].weight)
     assert torch.equal(ours.box_head.out.weight, theirs.box_head.out.weight)
