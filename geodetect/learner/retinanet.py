@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from geodetect.metadata import NMS_IOU, Metadata
 from geodetect.network import backbones
 from geodetect.network.losses import loss
 from geodetect.raster import Rasters
-from geodetect.scene.detect import detect_objects
+from geodetect.scene import DetectOptions, detect_objects
 
 if TYPE_CHECKING:
     from fastai.callback.core import Callback
@@ -331,9 +331,13 @@ class RetinaNet:
         self._detector.min_score = table["min_score"].loc[NMS_IOU].to_dict()
         return table
 
-    def detect(
-        self, raster: Rasters, output: str | Path | Sequence[str | Path] | None = None, **options: Any
-    ) -> GeoDataFrame | Path | list[Path]:
+    @overload
+    def detect(self, raster: Rasters, output: None = None, **options: Unpack[DetectOptions]) -> GeoDataFrame: ...
+    @overload
+    def detect(self, raster: Rasters, output: str | Path, **options: Unpack[DetectOptions]) -> Path: ...  # type: ignore[overload-overlap]
+    @overload
+    def detect(self, raster: Rasters, output: Sequence[str | Path], **options: Unpack[DetectOptions]) -> list[Path]: ...
+    def detect(self, raster: Rasters, output: Any = None, **options: Any) -> GeoDataFrame | Path | list[Path]:
         """What `detect_objects(raster, self, output, ...)` gives; the options are its."""
         return detect_objects(raster, self, output, **options)
 
