@@ -293,6 +293,12 @@ def one_naming(found: GeoDataFrame, truth: GeoDataFrame, by_class: bool) -> Grou
         else:
             warn_of_likenesses(names, "them the same name on both sides")
     else:
+        if by_class and len(names) > 1:
+            without, other = ("labels", "detections") if named[0].any() else ("detections", "labels")
+            warn(
+                f"the {without} have no classes, so that the {len(names)} classes of the {other} count as one; give "
+                f"the {without} a column 'label', or by_class=False if this is what you want"
+            )
         names = names if len(names) == 1 else [_ONE_CLASS]
         found, truth = (f.assign(group=names[0], label=f["label"].fillna(names[0])) for f in (found, truth))
     if ALL in names:

@@ -17,6 +17,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .9rem; text-align: right; border-bottom: 1px solid #ddd }
 th:first-child { text-align: left } .table tbody tr:last-child { font-weight: 600 }
 img { max-width: 100%; height: auto }
+.wide { overflow-x: auto }
 """
 _WORDS = (
     "Precision is the share of detections that are right, recall the share of objects that were found, F1 their "
@@ -42,8 +43,8 @@ def page_of(
     shown = table.rename(columns={"f1": "F1", "ap": "AP", "tp": "TP", "fp": "FP", "fn": "FN"})
     parts = [
         "<h1>Accuracy</h1>",
-        f"<p>A detection is right if it overlaps an object that no better one has taken by an IoU of {match_iou:g} or "
-        f"more. {best}</p>",
+        f"<p>A detection is right if it overlaps an object by an IoU of {match_iou:g} or more, and none of a higher "
+        f"score has taken that object. {best}</p>",
         _table(shown, "table"),
         f"<p>{_WORDS}</p>",
         "<h2>Which score to cut at</h2>",
@@ -52,14 +53,15 @@ def page_of(
     if len(confusion) > 2:  # noqa: PLR2004 more than one class
         told = "Rows are what the objects are, columns what they were detected as."
         parts += ["<h2>Classes</h2>", f"<p>{told}</p>", _table(confusion.rename_axis(None, axis="columns"), "classes")]
-    head = f'<meta charset="utf-8"><title>Accuracy</title><style>{_STYLE}</style>'
+    viewport = '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    head = f'<meta charset="utf-8">{viewport}<title>Accuracy</title><style>{_STYLE}</style>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(parts) + "\n</body></html>\n"
 
 
 def _table(frame: pd.DataFrame, kind: str) -> str:
-    """The frame as HTML, its names escaped, decimals to three places."""
-    html: str = frame.rename_axis(None).to_html(border=0, classes=kind, float_format="%.3f", na_rep="-")
-    return html
+    """The frame as HTML, its names escaped, decimals to three places; it scrolls by itself where it is too wide."""
+    html = frame.rename_axis(None).to_html(border=0, classes=kind, float_format="%.3f", na_rep="-")
+    return f'<div class="wide">{html}</div>'
 
 
 def _inlined(figure: Figure) -> str:

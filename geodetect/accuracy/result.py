@@ -73,7 +73,10 @@ class Accuracy:
         if suffix == ".gpkg":
             return Path(write_features(self.features, path))
         if suffix == ".csv":
-            return write_text(self.table.to_csv(index_label="class"), path)
+            text = self.table.to_csv(index_label="class")
+            return write_text(
+                text if text.isascii() else f"\ufeff{text}", path
+            )  # without the mark Excel reads Ã¤ for ä
         page = page_of(self.table, self.confusion, self.plot(), best_score=self.best_score, match_iou=self.match_iou)
         return write_text(page, path)
 

@@ -108,8 +108,10 @@ def warn_of_likenesses(names: Iterable[str], remedy: str = "class_mapping={}") -
     for name in sorted(set(names)):
         alike[_words(name)].append(name)
     for first, *others in (group for group in alike.values() if len(group) > 1):
-        told = " and ".join(map(repr, (first, *others)))
-        mapping = dict.fromkeys(others, first)
+        same_in_print = len({unicodedata.normalize("NFC", name) for name in (first, *others)}) == 1
+        written = ascii if same_in_print else repr
+        told = " and ".join(map(written, (first, *others)))
+        mapping = written(dict.fromkeys(others, first))
         warn(f"{told} count as several classes; if they are one, give {remedy.format(mapping)}")
 
 

@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import tempfile
 import warnings
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -354,12 +355,24 @@ def _add_searched(part: Path, searched: shapely.Geometry | None, crs: CRS | None
 
 
 def _write_csv(layer: _Layer, tables: Iterator[pa.Table], part: Path) -> None:
-    """Text with the geometry as WKT, in as many digits as it has, in a column of the name that GDAL knows it by."""
+    """Text with the geometry as WKT, in as many digits as it has, in a column of the name that GDAL knows it by.
+
+    It begins with a byte order mark if it is not all ASCII: Excel reads it in the encoding of the system without one.
+    """
+    ascii_alone = True
     with part.open("w", encoding="utf-8", newline="") as file:
         for number, table in enumerate(tables):
             frame = table.to_pandas()
             frame["geometry"] = shapely.to_wkt(shapely.from_wkb(frame["geometry"]), rounding_precision=-1)
-            frame.rename(columns={"geometry": "WKT"}).to_csv(file, header=number == 0, index=False)
+            text = frame.rename(columns={"geometry": "WKT"}).to_csv(header=number == 0, index=False)
+            ascii_alone = ascii_alone and text.isascii()
+            file.write(text)
+    if not ascii_alone:
+        unmarked = part.rename(part.with_name("unmarked.csv"))
+        with unmarked.open("rb") as source, part.open("wb") as target:
+            target.write(BOM_UTF8)
+            shutil.copyfileobj(source, target)
+        unmarked.unlink()
 
 
 def _write_parquet(layer: _Layer, tables: Iterator[pa.Table], part: Path, about: dict[str, str]) -> None:
