@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ import jedi
 import pytest
 
 import geodetect
+from geodetect.scene.options import DetectOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = """\
@@ -27,9 +29,14 @@ reveal_type(gd.RetinaNet.from_model("houses.safetensors"))
 reveal_type(gd.load_detector("houses.safetensors").chip_size)
 reveal_type(gd.compute_accuracy("found.gpkg", "truth.gpkg").best_score)
 reveal_type(gd.boxes.Boxes.empty())
+found = gd.detect_objects("county.tif", model)
+reveal_type(found)
+reveal_type(model.detect("county.tif", "found.gpkg", tta=True))
+reveal_type(gd.detect_objects("county.tif", model, output=["found.gpkg", "found.csv"]))
 gd.prepare_data("town.tif", chipsize=256)
 model.fit(epoch=3)
 gd.detect_objects("county.tif", model, min_scores=0.5)
+model.detect("county.tif", overlaps=64)
 gd.load_detector("houses.safetensors").chip_sizes
 gd.prepare_date("town.tif")
 """
@@ -62,6 +69,12 @@ def test_names_complete(typed: str, offered: set[str]) -> None:
     assert offered <= {each.name for each in script.complete()}
 
 
+def test_checkers_know_every_option_of_a_detection() -> None:
+    parameters = inspect.signature(geodetect.detect_objects).parameters.values()
+    named = {each.name for each in parameters if each.kind is each.KEYWORD_ONLY}
+    assert set(DetectOptions.__annotations__) == named
+
+
 @pytest.mark.slow
 def test_a_script_is_checked_against_the_signatures(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
@@ -77,9 +90,14 @@ def test_a_script_is_checked_against_the_signatures(tmp_path: Path) -> None:
         "int",
         "float",
         "geodetect.boxes.boxes.Boxes",
+        "Any",  # geopandas tells no types
+        "pathlib.Path",
+        "list[pathlib.Path]",
     ]
-    found = dict(re.findall(r"^script.py:(\d+): error: (.*?)  \[", told, re.MULTILINE))
-    faults = ["chipsize", "epoch", "min_scores", "chip_sizes", "prepare_date"]
+    found: dict[str, str] = {}
+    for number, message in re.findall(r"^script.py:(\d+): error: (.*?)  \[", told, re.MULTILINE):
+        found[number] = found.get(number, "") + message
+    faults = ["chipsize", "epoch", "min_scores", "overlaps", "chip_sizes", "prepare_date"]
     places = [number for number, line in enumerate(SCRIPT.splitlines(), 1) if any(fault in line for fault in faults)]
     assert [int(number) for number in found] == places
     for fault, message in zip(faults, found.values(), strict=True):

@@ -62,8 +62,10 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def functions(tree: ast.AST, inside: str = "") -> Iterator[tuple[str, Function]]:
-    """Every function and method with its dotted name."""
+    """Every function and method with its dotted name; overloads, which only type checkers see, are none."""
     for node in ast.iter_child_nodes(tree):
+        if isinstance(node, Function) and "overload" in map(ast.unparse, node.decorator_list):
+            continue
         if isinstance(node, Function):
             yield f"{inside}{node.name}", node
         if isinstance(node, Function | ast.ClassDef):

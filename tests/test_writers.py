@@ -137,7 +137,7 @@ def test_kml_has_the_label_as_name_and_both_as_data(tmp_path: Path) -> None:
 
 def test_csv_is_label_score_and_wkt(tmp_path: Path) -> None:
     path = write_features(_features()[["score", "geometry", "label"]], tmp_path / "found.csv")
-    assert path.read_text(encoding="utf-8").splitlines()[0] == "label,score,WKT"
+    assert path.read_text(encoding="utf-8-sig").splitlines()[0] == "label,score,WKT"
     table = pd.read_csv(path)
     assert shapely.equals(shapely.from_wkt(table["WKT"].tolist()), _features().geometry.to_numpy()).all()
 

@@ -27,6 +27,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .9rem; text-align: right; border-bottom: 1px solid #ddd }
 th:first-child { text-align: left } .table tbody tr:last-child { font-weight: 600 }
 img { max-width: 100%; height: auto }
+.wide { overflow-x: auto }
 """
 _WORDS = (
     "Precision is the share of detections that are right, recall the share of objects that were found, F1 their "
@@ -93,21 +94,24 @@ class Accuracy:
         if suffix == ".gpkg":
             return Path(write_features(self.features, path))
         text = self.table.to_csv(index_label="class") if suffix == ".csv" else self._page()
+        marked = suffix == ".csv" and not text.isascii()  # Excel takes UTF-8 without a mark for the system's encoding
         with appearing(path) as part:
-            part.write_text(text, encoding="utf-8")
+            part.write_text(text, encoding="utf-8-sig" if marked else "utf-8")
         return path
 
     def _page(self) -> str:
         """Return table and figure, and the confusion where there are several classes, as an HTML page."""
         best = f"F1 is best with the detections that score {self.best_score:.3f} or more."
+        if math.isnan(self.best_score):
+            best = "No detection is right."
         png = BytesIO()
         self.plot().savefig(png, format="png", dpi=160)
         figure = "data:image/png;base64," + b64encode(png.getvalue()).decode("ascii")
         table = self.table.rename(columns={"f1": "F1", "ap": "AP", "tp": "TP", "fp": "FP", "fn": "FN"})
         parts = [
             "<h1>Accuracy</h1>",
-            "<p>A detection is right if it overlaps an object that no better one has taken by an IoU of "
-            f"{self.match_iou:g} or more. {'No detection is right.' if math.isnan(self.best_score) else best}</p>",
+            f"<p>A detection is right if it overlaps an object by an IoU of {self.match_iou:g} or more, and none of a "
+            f"higher score has taken that object. {best}</p>",
             _to_html(table, "table"),
             f"<p>{_WORDS}</p>",
             "<h2>Which score to cut at</h2>",
@@ -116,13 +120,14 @@ class Accuracy:
         if len(self.confusion) > 2:  # noqa: PLR2004 more than one class
             legend = "Rows are the true classes of the objects, columns the detected ones."
             parts += ["<h2>Classes</h2>", f"<p>{legend}</p>", _to_html(self.confusion, "classes")]
-        head = f'<meta charset="utf-8"><title>Accuracy</title><style>{_STYLE}</style>'
+        viewport = '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        head = f'<meta charset="utf-8">{viewport}<title>Accuracy</title><style>{_STYLE}</style>'
         body = "\n".join(parts)
         return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
 
 
 def _to_html(frame: pd.DataFrame, kind: str) -> str:
-    """Return a frame as an HTML table, its names escaped, decimals to three places."""
+    """Return a frame as an HTML table that scrolls if it is too wide; names are escaped, decimals have three places."""
     frame = frame.rename_axis(None).rename_axis(None, axis="columns")
-    html: str = frame.to_html(border=0, classes=kind, float_format="%.3f", na_rep="-")
-    return html
+    html = frame.to_html(border=0, classes=kind, float_format="%.3f", na_rep="-")
+    return f'<div class="wide">{html}</div>'

@@ -95,7 +95,6 @@ def _mapped(model: RetinaNet, scenes: Path, out_dir: Path, *, progress: bool) ->
 
     test, labels = scenes / "suburb_test.tif", scenes / "suburb_test.geojson"
     candidates = detect_objects(test, model, min_score=0.05, progress=progress)
-    assert not isinstance(candidates, Path | list)  # which it is only when a file was asked for
     limits = candidates["label"].map(model.detector.min_score)
     found = candidates[candidates["score"] >= limits]
     for name in _MAPS:

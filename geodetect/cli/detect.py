@@ -74,6 +74,5 @@ def detect(raster: str, model: Path, output: tuple[Path, ...], *, scheduler: str
 
     with nullcontext() if scheduler is None else cluster.connected(scheduler) as client:
         made = detect_objects(raster, model, output, client=client, **choices)
-    assert isinstance(made, list)
     for path in made:
         click.echo(f"Wrote {path} ({tables.size_of(path)})")

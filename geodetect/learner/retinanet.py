@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from geodetect.metadata import NMS_IOU
 from geodetect.network import backbones
 from geodetect.network.losses import Loss
 from geodetect.raster import Rasters
-from geodetect.scene.detect import detect_objects
+from geodetect.scene import DetectOptions, detect_objects
 
 if TYPE_CHECKING:
     from fastai.callback.core import Callback
@@ -285,9 +285,13 @@ class RetinaNet:
         self._detector.min_score = table["min_score"].loc[NMS_IOU].to_dict()
         return table
 
-    def detect(
-        self, raster: Rasters, output: str | Path | Sequence[str | Path] | None = None, **options: Any
-    ) -> GeoDataFrame | Path | list[Path]:
+    @overload
+    def detect(self, raster: Rasters, output: None = None, **options: Unpack[DetectOptions]) -> GeoDataFrame: ...
+    @overload
+    def detect(self, raster: Rasters, output: str | Path, **options: Unpack[DetectOptions]) -> Path: ...  # type: ignore[overload-overlap]
+    @overload
+    def detect(self, raster: Rasters, output: Sequence[str | Path], **options: Unpack[DetectOptions]) -> list[Path]: ...
+    def detect(self, raster: Rasters, output: Any = None, **options: Any) -> GeoDataFrame | Path | list[Path]:
         """Return `detect_objects(raster, self, output, ...)`; the options are its own."""
         return detect_objects(raster, self, output, **options)
 

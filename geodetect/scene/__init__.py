@@ -2,5 +2,6 @@
 
 from geodetect.scene.detect import detect_objects
 from geodetect.scene.models import DetectsPixels
+from geodetect.scene.options import DetectOptions
 
-__all__ = ["DetectsPixels", "detect_objects"]
+__all__ = ["DetectOptions", "DetectsPixels", "detect_objects"]

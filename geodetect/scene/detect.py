@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack, overload
 
 import geopandas as gpd
 import numpy as np
@@ -31,6 +31,7 @@ from geodetect.scene.ground import joined
 from geodetect.scene.journal import Journal, journal_of, recorded
 from geodetect.scene.models import DetectsPixels, HoldsDetector, detector_of, lowest_scores, made_ready
 from geodetect.scene.numbers import check_numbers
+from geodetect.scene.options import DetectOptions
 from geodetect.scene.plan import Plan, check_place, opened, planned
 from geodetect.scene.progress import WindowProgress
 from geodetect.scene.provenance import settings_of, state_of
@@ -47,6 +48,27 @@ from geodetect.vector.writers import check_texts, write_features
 _FRAME_SIZE = 1 << 16  # features created and passed to the writer at once
 
 
+@overload
+def detect_objects(
+    raster: Rasters,
+    model: DetectsPixels | HoldsDetector | str | Path,
+    output: None = None,
+    **options: Unpack[DetectOptions],
+) -> gpd.GeoDataFrame: ...
+@overload
+def detect_objects(  # type: ignore[overload-overlap]  # a str is a sequence of them, and matches this one first
+    raster: Rasters,
+    model: DetectsPixels | HoldsDetector | str | Path,
+    output: str | Path,
+    **options: Unpack[DetectOptions],
+) -> Path: ...
+@overload
+def detect_objects(
+    raster: Rasters,
+    model: DetectsPixels | HoldsDetector | str | Path,
+    output: Sequence[str | Path],
+    **options: Unpack[DetectOptions],
+) -> list[Path]: ...
 def detect_objects(
     raster: Rasters,
     model: DetectsPixels | HoldsDetector | str | Path,

@@ -80,8 +80,10 @@ def warn_of_similar_names(names: Iterable[str], remedy: str = "class_mapping={}"
     for name in sorted(set(names)):
         alike[_fold(name)].append(name)
     for first, *others in (group for group in alike.values() if len(group) > 1):
-        group_names = " and ".join(map(repr, (first, *others)))
-        mapping = dict.fromkeys(others, first)
+        same_in_print = len({unicodedata.normalize("NFC", name) for name in (first, *others)}) == 1
+        write = ascii if same_in_print else repr
+        group_names = " and ".join(map(write, (first, *others)))
+        mapping = write(dict.fromkeys(others, first))
         warn(f"{group_names} count as several classes; if they are one, give {remedy.format(mapping)}")
 
 

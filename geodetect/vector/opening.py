@@ -141,7 +141,7 @@ def _read(file: VectorFile, path: Path) -> tuple[GeoDataFrame, str]:
     options: dict[str, Any] = dict(_CSV_OPTIONS) if suffix == ".csv" else {}
     number, note = file.find_layer()
     options |= {"engine": "pyogrio", "layer": number, "where": file.where}
-    source = literal_source(file.path)
+    source = _find_kml(literal_source(file.path)) if suffix == ".kmz" else literal_source(file.path)
     try:
         frame = gpd.read_file(source, **options)
         if suffix == ".shp" and not Path(file.path).with_suffix(".cpg").exists() and _is_misread(frame):
@@ -177,6 +177,16 @@ def _advise_zip(path: str) -> str:
         return ""
     inside = [name for name in inside if not name.startswith("__MACOSX")]
     return f"; give one of the files in it, such as /vsizip/{path}/{inside[0]}" if inside else ""
+
+
+def _find_kml(path: str) -> str:
+    """Return the one KML in a KMZ, whose columns GDAL drops when it opens the archive; the KMZ if there are several."""
+    try:
+        with ZipFile(path) as archive:
+            inside = [name for name in archive.namelist() if name.lower().endswith(".kml")]
+    except (OSError, BadZipFile):
+        return path
+    return f"/vsizip/{path}/{inside[0]}" if len(inside) == 1 else path
 
 
 def _join(features: list[Features], name: str) -> Features:

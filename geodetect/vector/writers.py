@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import tempfile
 import warnings
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -183,12 +184,24 @@ class _Layer:
                     raise OSError("it broke off before its end; the disk may be full")
 
     def _write_csv(self, tables: Iterator[pa.Table], part: Path) -> None:
-        """Write text with the geometry as WKT, in as many digits as it has, in the column where GDAL looks for it."""
+        """Write text with the geometry as WKT, in as many digits as it has, in the column where GDAL looks for it.
+
+        It begins with a byte order mark unless all of it is ASCII: without one Excel reads it in the system's encoding.
+        """
+        is_ascii = True
         with part.open("w", encoding="utf-8", newline="") as file:
             for number, table in enumerate(tables):
                 frame = table.to_pandas()
                 frame["geometry"] = shapely.to_wkt(shapely.from_wkb(frame["geometry"]), rounding_precision=-1)
-                frame.rename(columns={"geometry": "WKT"}).to_csv(file, header=number == 0, index=False)
+                text = frame.rename(columns={"geometry": "WKT"}).to_csv(header=number == 0, index=False)
+                is_ascii = is_ascii and text.isascii()
+                file.write(text)
+        if not is_ascii:
+            unmarked = part.rename(part.with_name("unmarked.csv"))
+            with unmarked.open("rb") as source, part.open("wb") as target:
+                target.write(BOM_UTF8)
+                shutil.copyfileobj(source, target)
+            unmarked.unlink()
 
     def _write_parquet(self, tables: Iterator[pa.Table], part: Path) -> None:
         """Write GeoParquet 1.0: https://geoparquet.org/releases/v1.0.0/."""
