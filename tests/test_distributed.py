@@ -105,8 +105,9 @@ def test_they_train_as_one_process_with_twice_the_batch(
     assert [row[2] for row in told["values"]] == pytest.approx([row[2] for row in model.learner.recorder.values])
     weights = load_file(trained / "frozen0.safetensors")
     for name, value in model.detector.network.state_dict().items():
-        # AdamW steps by nearly the whole rate where a gradient is as small as rounding.
+        # AdamW steps by nearly the whole rate, 1e-3, where a gradient is as small as rounding; that is in few places.
         torch.testing.assert_close(weights[name], value, rtol=1e-2, atol=1e-3)
+        assert torch.isclose(weights[name], value, rtol=1e-2, atol=1e-4).float().mean() > 0.999, name
 
 
 def test_the_command_under_torchrun(scenes: dict[str, PaintedScene], labels: Path, tmp_path: Path) -> None:
