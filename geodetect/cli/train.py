@@ -113,9 +113,7 @@ _SUFFIX = ".safetensors"
     show_default="10, more for few chips",
     help="How often every training chip is seen (a count).",
 )
-@click.option(
-    "--lr", type=float, show_default="0.0005", help="Peak learning rate, above 0; a tenth for an ImageNet backbone."
-)
+@click.option("--lr", type=float, show_default="0.0005", help="Peak learning rate, above 0.")
 @click.option("--one-cycle/--no-one-cycle", default=True, help="Let the rate rise and fall once.")
 @click.option("--early-stopping/--no-early-stopping", default=False, help="End after 5 epochs without a better one.")
 @click.option(

@@ -71,7 +71,7 @@ def make_checkpoint(
     if not isinstance(checkpoint, bool | str | Path):
         raise ArgumentError(f"checkpoint must be True, False, or a folder; got {checkpoint!r}")
     folder = None if isinstance(checkpoint, bool) else checkpoints.make_folder(Path(expand_user(checkpoint)))
-    chosen = None if rate is None else training.choose_rates(detector.network, rate)
+    chosen = None if rate is None else training.choose_rates(rate)
     model, state = checkpoints.identify(detector), None
     if folder and not resume and last is None and (folder / checkpoints.FILE).exists():
         warn(
@@ -87,7 +87,7 @@ def make_checkpoint(
     if state is not None:
         checkpoints.check(state, model=model, monitor=best.monitor, where=str(folder or "the last training"))
         chosen = chosen or state.facts["rates"]
-    chosen = chosen or training.choose_rates(detector.network, training.USUAL_RATE)
+    chosen = chosen or training.choose_rates(training.USUAL_RATE)
     return Checkpoint(best, model=model, rates=chosen, folder=folder, state=state)
 
 

@@ -197,8 +197,8 @@ class RetinaNet:
         Args:
             epochs: number of passes over the training chips, those of a resumed training included; at least 1. None is
                 10, or as many as make 500 steps if chips are few; the number is shown, and the time after the first.
-            lr: peak learning rate; None is the result of `lr_find`, else 5e-4. A backbone with ImageNet weights gets
-                a tenth of it; slice(low, high) is low for the backbone and high for the heads.
+            lr: peak learning rate; None is the result of `lr_find`, else 5e-4. slice(low, high) is low for the backbone
+                and high for the heads.
             one_cycle: let the rate rise and fall once, and fix the statistics of the heads' batch norms halfway; else
                 the rate is constant and they are never fixed.
             early_stopping: end after 5 epochs without a better `monitor`.
