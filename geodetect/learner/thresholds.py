@@ -25,7 +25,7 @@ from geodetect.learner.results import DetectsChips, detect_chips
 from geodetect.metadata import LOWEST_SCORE, NMS_IOU, HasMetadata
 from geodetect.raster import MaskedReader
 from geodetect.scene.detect import boxes_within
-from geodetect.scene.models import made_ready
+from geodetect.scene.models import optimise
 
 _NMS_IOUS = [0.3, 0.35, 0.4, 0.45, NMS_IOU, 0.55, 0.6, 0.65, 0.7]
 _MOST_CHIPS = 100  # of validation; an isolated one needs nine windows, and more would hardly change the score
@@ -55,7 +55,7 @@ def set_min_score(detector: Detector, chips: Chips) -> None:
 
 def choose_scores(detector: DetectsChips, chips: Chips) -> dict[str, float]:
     """Return for each class the score with the best F1 on a map of the validation ground; 0.5 without a hit."""
-    found, truth = detect_ground(made_ready(detector), chips)
+    found, truth = detect_ground(optimise(detector), chips)
     best = Hits.of(found, truth, len(detector.classes)).best()
     return dict(zip(detector.classes, best.scores.tolist(), strict=True))
 
@@ -69,7 +69,7 @@ def tune(detector: DetectsChips, chips: Chips) -> pd.DataFrame:
         a row for each `nms_iou`; columns `f1` of each class and of `all`, their mean, and `min_score` of each class.
         A class without an object has NaN and 0.5.
     """
-    cached, names = _Cached(made_ready(detector)), detector.classes
+    cached, names = _Cached(optimise(detector)), detector.classes
     best = [Hits.of(*detect_ground(cached, chips, nms_iou=iou), len(names)).best() for iou in _NMS_IOUS]
     index = pd.Index(_NMS_IOUS, name="nms_iou")
     f1 = pd.DataFrame([each.f1 for each in best], index, names)
@@ -106,7 +106,7 @@ def detect_ground(detector: DetectsChips, chips: Chips, *, nms_iou: float = NMS_
 
     Scenes are detected as `detect_objects` does, an image of a single chip in one piece. Boxes count if their centre
     lies in a chip; true boxes are whole objects. More than 100 chips are thinned out evenly. The detector is one that
-    `made_ready` returned.
+    `optimise` returned.
     """
     scenes: dict[int, list[ChipPlan]] = {}
     chosen = np.unique(np.linspace(0, len(chips) - 1, min(len(chips), _MOST_CHIPS)).astype(int))

@@ -29,16 +29,16 @@ from geodetect.scene.edges import Parts, join
 from geodetect.scene.features import check_measurable, features_of
 from geodetect.scene.ground import joined
 from geodetect.scene.journal import Journal, journal_of, recorded
-from geodetect.scene.models import DetectsPixels, HoldsDetector, detector_of, lowest_scores, made_ready
+from geodetect.scene.models import DetectsPixels, HoldsDetector, detector_of, lowest_scores, optimise
 from geodetect.scene.numbers import check_numbers
 from geodetect.scene.options import DetectOptions
-from geodetect.scene.plan import Plan, check_place, opened, planned
+from geodetect.scene.plan import Plan, check_place, make_plan, opened
 from geodetect.scene.progress import WindowProgress
 from geodetect.scene.provenance import settings_of, state_of
 from geodetect.scene.ranking import Ranking
-from geodetect.scene.remote import Work, scanned_by
+from geodetect.scene.remote import Work, scan_on_cluster
 from geodetect.scene.runner import Runner, runner_for
-from geodetect.scene.scan import Strip, on_ground, scanned
+from geodetect.scene.scan import Strip, on_ground, scan_strips
 from geodetect.scene.seam import Seam
 from geodetect.vector.areas import read_area
 from geodetect.vector.opening import Area, vector_paths
@@ -155,11 +155,11 @@ def detect_objects(
     precision = "auto" if loaded else precision
     by_trial = precision == getattr(named, "precision", None) == "auto"  # and might turn out differently this time
     chosen = None if precision == "auto" else precision
-    detector = made_ready(named, earlier.get("precision") if by_trial else chosen, None if loaded else device)
+    detector = optimise(named, earlier.get("precision") if by_trial else chosen, None if loaded else device)
     with opened(raster, detector, bands, pixel_size_m, nodata=nodata, progress=progress) as reader:
         check_place(reader, outputs)
         check_measurable(reader.grid, measure=measure)
-        plan = planned(
+        plan = make_plan(
             reader,
             detector,
             lowest_scores(min_score, detector),
@@ -301,10 +301,10 @@ class _Scene:
         n_all, n_todo = (self.plan.n_windows(some) for some in (range(self.plan.n_strips), numbers))
         with WindowProgress(n_all, n_all - n_todo, shown=self.progress) as tally:
             if self.work is None:
-                with closing(scanned(self.reader, self.runner, self.plan, numbers, passed=tally.add)) as strips:
+                with closing(scan_strips(self.reader, self.runner, self.plan, numbers, passed=tally.add)) as strips:
                     yield from strips  # its threads end here, also after an error
                 return
-            with closing(scanned_by(self.client, self.work, numbers)) as done:
+            with closing(scan_on_cluster(self.client, self.work, numbers)) as done:
                 for asked, seen in done:
                     tally.add(self.plan.n_windows(asked), sum(strip.n_run for strip in seen))
                     yield from seen
@@ -336,15 +336,15 @@ def boxes_within(
 
     Args:
         reader: the raster, with the bands and pixel size that the detector expects.
-        detector: as `made_ready` returns it.
+        detector: as `optimise` returns it.
         area: area of interest in the reader's pixels; all windows that intersect it are run.
         min_score: score below which boxes are dropped.
         nms_iou: overlap above which the lower-scored of two boxes of one class is dropped.
     """
     lowest = np.full(len(detector.classes), min_score)
-    plan = planned(reader, detector, lowest, nms_iou=nms_iou, area=area)
+    plan = make_plan(reader, detector, lowest, nms_iou=nms_iou, area=area)
     found = Ranking()
-    with closing(scanned(reader, runner_for(detector, plan), plan, range(plan.n_strips))) as strips:
+    with closing(scan_strips(reader, runner_for(detector, plan), plan, range(plan.n_strips))) as strips:
         _sewn(strips, reader, plan, found)
     return Boxes.concat(found.ranked(), scored=True)
 

@@ -126,7 +126,7 @@ _ATTRIBUTES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def made_ready(detector: Model, precision: str | None = None, device: str | None = None) -> Model:
+def optimise(detector: Model, precision: str | None = None, device: str | None = None) -> Model:
     """Return the detector optimised for many windows: its `frozen(precision)` if it has that, or itself.
 
     Args:

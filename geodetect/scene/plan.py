@@ -98,7 +98,7 @@ class Plan:
         return int(np.diff(self.windows.ends[self._starts])[list(strips)].sum())
 
 
-def planned(
+def make_plan(
     reader: Reader,
     detector: DetectsPixels,
     lowest: np.ndarray,

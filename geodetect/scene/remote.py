@@ -12,10 +12,10 @@ from typing import Any
 
 from geodetect import cluster
 from geodetect.raster import RasterReader
-from geodetect.scene.models import DetectsPixels, detector_of, made_ready
+from geodetect.scene.models import DetectsPixels, detector_of, optimise
 from geodetect.scene.plan import Plan
 from geodetect.scene.runner import Runner, runner_for
-from geodetect.scene.scan import Strip, scanned
+from geodetect.scene.scan import Strip, scan_strips
 
 _PER_WORKER = 8  # minimum number of tasks, so that no worker idles long at the end
 _LARGEST = 16  # strips per task: the work lost when a worker dies
@@ -68,23 +68,23 @@ class Work:
         with self._turn:
             if self._runner is None:
                 self._runner = runner_for(self._ready(), self._plan)
-            with closing(scanned(self._reader, self._runner, self._plan, strips)) as seen:
+            with closing(scan_strips(self._reader, self._runner, self._plan, strips)) as seen:
                 return list(seen)
 
     def _ready(self) -> DetectsPixels:
         if not isinstance(self._model, _File):
-            return made_ready(self._model, self._precision, self._device)
+            return optimise(self._model, self._precision, self._device)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / self._model.name
             file.write_bytes(self._model.content)
-            return made_ready(detector_of(file, self._device, self._precision or "auto"), self._precision)
+            return optimise(detector_of(file, self._device, self._precision or "auto"), self._precision)
 
 
 def _arrived(reader: RasterReader, model: Any, plan: Plan, device: str | None, precision: str | None) -> Work:
     return Work(reader, model, plan, device=device, precision=precision)
 
 
-def scanned_by(
+def scan_on_cluster(
     client: Any, work: Work, strips: Sequence[int]
 ) -> Generator[tuple[Sequence[int], list[Strip]], None, None]:
     """Scan strips on a cluster; yield the numbers of each task with its strips, in any order.

@@ -43,9 +43,12 @@ class Runner:
         in_two = hasattr(detector, "launch") and hasattr(detector, "collect")
         ask: Callable[..., Any] = detector.launch if in_two else detector.detect  # type: ignore[attr-defined]
         known = {"min_score": float(plan.lowest.min(initial=1)), "nms_iou": plan.nms_iou}
-        wanted = _parameters(ask)
+        try:
+            wanted: Iterable[str] = inspect.signature(ask).parameters
+        except (TypeError, ValueError):  # of functions written in C
+            wanted = ()
         self._ask = partial(ask, **{name: known[name] for name in known if name in wanted})
-        self._collect = detector.collect if in_two else _as_it_is  # type: ignore[attr-defined]
+        self._collect = detector.collect if in_two else lambda found: found  # type: ignore[attr-defined]
         self._n_classes, self._side = len(plan.lowest), plan.windows.chip_size
         self._warned = False
         self.batch_size = plan.batch_size
@@ -88,7 +91,8 @@ class Runner:
         return [boxes for n_windows, part in launched for boxes in self._checked(self._collect(part), n_windows)]
 
     def _checked(self, found: Any, n_windows: int) -> list[Boxes]:
-        if not _is_answer(found, n_windows):
+        is_complete = isinstance(found, Sequence) and len(found) == n_windows
+        if not (is_complete and all(isinstance(boxes, Boxes) and boxes.scores is not None for boxes in found)):
             raise ModelError(
                 f"detect must give a list of {n_windows} Boxes with scores, one for each window; got {found!r:.60}"
             )
@@ -145,25 +149,6 @@ class SymmetricRunner(Runner):
 def runner_for(detector: DetectsPixels, plan: Plan) -> Runner:
     """Return the runner of a detector for a plan."""
     return SymmetricRunner(detector, plan) if plan.tta else Runner(detector, plan)
-
-
-def _parameters(ask: Callable[..., Any]) -> Iterable[str]:
-    """Return the parameter names; none if they cannot be inspected, as for functions written in C."""
-    try:
-        return inspect.signature(ask).parameters
-    except (TypeError, ValueError):
-        return ()
-
-
-def _as_it_is(found: Any) -> Any:
-    return found
-
-
-def _is_answer(found: Any, n_windows: int) -> bool:
-    """Return whether a detector's result holds scored boxes for each window."""
-    if not isinstance(found, Sequence) or len(found) != n_windows:
-        return False
-    return all(isinstance(boxes, Boxes) and boxes.scores is not None for boxes in found)
 
 
 def run_batches(

@@ -5,7 +5,7 @@ Shapes: N boxes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -21,16 +21,11 @@ from geodetect.raster import Reader, mostly_valid, mostly_valid_in
 from geodetect.scene.edges import Parts, split
 from geodetect.scene.ground import ground_of, joined
 from geodetect.scene.plan import Plan
-from geodetect.scene.prefetch import Batch, batches
+from geodetect.scene.prefetch import batches
 from geodetect.scene.runner import Runner, run_batches
 from geodetect.scene.seam import Seam
 
 Passed = Callable[[int, int], None]
-_Answer = tuple[Batch, list[Boxes]]
-
-
-def _nobody(n_passed: int, n_run: int) -> None:
-    """Ignore progress."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +57,8 @@ class _Seen(NamedTuple):
     ground: shapely.Geometry
 
 
-def scanned(
-    reader: Reader, model: Runner, plan: Plan, strips: Sequence[int], *, passed: Passed = _nobody
+def scan_strips(
+    reader: Reader, model: Runner, plan: Plan, strips: Sequence[int], *, passed: Passed = lambda n_passed, n_run: None
 ) -> Generator[Strip, None, None]:
     """Scan the strips with these numbers and yield them in this order.
 
@@ -79,10 +74,16 @@ def scanned(
     following = 0
     with memory.kept(), closing(coming):  # its threads end here, also after an error
         found = run_batches(coming, model, reader.grid.name)
-        for group, of_group in groupby(_told_of(found, passed), key=lambda answer: answer[0].group):
+        n_passed = 0
+        for group, of_group in groupby(found, key=lambda answer: answer[0].group):
             yield from map(_empty, strips[following:group])
-            seen = [each for batch, boxes in of_group for each in _seen_in(batch, boxes, plan)]
-            yield _settled(strips[group], seen, plan)
+            seen: list[_Seen] = []
+            for batch, boxes in of_group:
+                windows = zip(boxes, batch.windows, batch.valid, strict=True)
+                seen += [_split_window(each, window, valid, plan) for each, window, valid in windows]
+                passed(batch.n_passed - n_passed, len(batch.windows))
+                n_passed = batch.n_passed
+            yield _settle(strips[group], seen, plan)
             following = group + 1
     yield from map(_empty, strips[following:])
 
@@ -93,22 +94,7 @@ def _empty(number: int) -> Strip:
     return Strip(number, nothing, nothing, Parts.concat([]), 0)
 
 
-def _seen_in(batch: Batch, boxes: Sequence[Boxes], plan: Plan) -> Iterator[_Seen]:
-    """Yield the result of each window of a batch."""
-    for window, valid, found in zip(batch.windows, batch.valid, boxes, strict=True):
-        yield _seen(found, window, valid, plan)
-
-
-def _told_of(answers: Iterable[_Answer], passed: Passed) -> Iterator[_Answer]:
-    """Yield batches with their boxes, and report each as done afterwards."""
-    n_passed = 0
-    for batch, boxes in answers:
-        yield batch, boxes
-        passed(batch.n_passed - n_passed, len(batch.windows))
-        n_passed = batch.n_passed
-
-
-def _settled(number: int, seen: list[_Seen], plan: Plan) -> Strip:
+def _settle(number: int, seen: list[_Seen], plan: Plan) -> Strip:
     """Merge the results of the windows of a strip."""
     row_start, row_end = plan.lines(number)
     seam = Seam(plan.nms_iou, row_start)
@@ -117,7 +103,7 @@ def _settled(number: int, seen: list[_Seen], plan: Plan) -> Strip:
     return Strip(number, settled, seam.held, parts, len(seen), ground)
 
 
-def _seen(found: Boxes, window: Window, valid: np.ndarray, plan: Plan) -> _Seen:
+def _split_window(found: Boxes, window: Window, valid: np.ndarray, plan: Plan) -> _Seen:
     """Filter a window's detections, given in window pixels, and split them into whole boxes and parts."""
     found = found.clip(window.width, window.height)
     assert found.scores is not None
