@@ -1,6 +1,6 @@
-"""Everything that geodetect raises on purpose.
+"""Exceptions, warnings and checks of arguments.
 
-A message says what was expected, what came, and what to do, in one sentence.
+A message says in one sentence what was expected, what was given, and what to do.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from geodetect.addresses import redact
 
 
 class GeodetectError(Exception):
-    """The base of every error that geodetect raises on purpose; its message holds no secrets of URLs."""
+    """Base class of all errors of geodetect; secrets in URLs are removed from the message."""
 
     def __init__(self, message: object = "") -> None:
         # Names of files that are not UTF-8 could not be printed: https://docs.python.org/3/library/codecs.html
@@ -24,35 +24,35 @@ class GeodetectError(Exception):
 
 
 class ArgumentError(GeodetectError, ValueError):
-    """A parameter's value is not possible."""
+    """An argument has an invalid value."""
 
 
 class RasterError(GeodetectError):
-    """A raster is missing, unreadable, or not what was asked for."""
+    """A raster is missing, unreadable, or does not fit the request."""
 
 
 class LabelsError(GeodetectError):
-    """Labels or detections are missing, unreadable, or of no use here."""
+    """Labels or detections are missing, unreadable or unusable."""
 
 
 class NotGeoreferenced(GeodetectError):
-    """A raster or a vector file does not say where it lies."""
+    """A raster or a vector file has no georeference."""
 
 
 class OutputError(GeodetectError):
-    """A file cannot be written where, or as, it was asked for."""
+    """A file cannot be written to the given path or in the given format."""
 
 
 class ModelError(GeodetectError):
-    """A file is not a model, or the model does not fit what it is used on."""
+    """A file is not a model, or the model does not fit the data."""
 
 
 class TrainingError(GeodetectError):
-    """Training cannot start or cannot go on."""
+    """Training cannot start or continue."""
 
 
 class ClusterError(GeodetectError):
-    """The machines of a cluster cannot be reached, or do not do their work."""
+    """A cluster cannot be reached, or its workers fail."""
 
 
 class MissingPackage(GeodetectError, ImportError):
@@ -60,18 +60,18 @@ class MissingPackage(GeodetectError, ImportError):
 
 
 def missing(package: str, extra: str, purpose: str) -> MissingPackage:
-    """The error to raise when an optional package is absent.
+    """Return the error for an optional package that is not installed.
 
     Args:
         package: name to import.
         extra: the extra of geodetect that installs it.
-        purpose: what wanted it, as the start of a sentence.
+        purpose: what needs it; the subject of the message.
     """
     return MissingPackage(f"{purpose} needs {package}; install it with: pip install 'geodetect[{extra}]'")
 
 
 def warn(message: str) -> None:
-    """Issue a UserWarning, without secrets of URLs, that points to the line outside the package that called it.
+    """Issue a UserWarning without secrets of URLs, attributed to the caller outside the package.
 
     Args:
         message: one sentence that says what to do.
@@ -83,7 +83,7 @@ def warn(message: str) -> None:
 
 
 def is_name(value: object) -> bool:
-    """Whether a parameter can name a class in every format: a line of text without control characters."""
+    """Return whether a value can name a class in every format: one line of text without control characters."""
     if not (isinstance(value, str) and value.strip()):
         return False
     return not any(
@@ -92,7 +92,7 @@ def is_name(value: object) -> bool:
 
 
 def is_number(value: object) -> bool:
-    """Whether a parameter is a finite number that a float can hold; a text that looks like one is none."""
+    """Return whether a value is a finite number in the range of float; text is not."""
     try:
         return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
     except OverflowError:
@@ -100,20 +100,20 @@ def is_number(value: object) -> bool:
 
 
 def is_share(value: object) -> bool:
-    """Whether a parameter is a number from 0 to 1."""
+    """Return whether a value is a number from 0 to 1."""
     return is_number(value) and 0 <= value <= 1  # type: ignore[operator]
 
 
 def is_whole(value: object) -> bool:
-    """Whether a parameter is a whole number, of Python or numpy; 2.0 is none."""
+    """Return whether a value is an integer of Python or numpy; 2.0 is not."""
     return not isinstance(value, bool) and isinstance(value, Integral)
 
 
 def check_whole(name: str, value: Any, at_least: int = 1, at_most: int | None = None) -> int:
-    """Return a parameter that must be a whole number as an int of Python.
+    """Return a whole number within bounds as a Python int.
 
     Raises:
-        ArgumentError: if it is not one within these bounds.
+        ArgumentError: if the value is not a whole number, or out of bounds.
     """
     if is_whole(value) and at_least <= value and (at_most is None or value <= at_most):
         return int(value)
@@ -122,17 +122,17 @@ def check_whole(name: str, value: Any, at_least: int = 1, at_most: int | None = 
 
 
 def check_seed(seed: object) -> None:
-    """Refuse what torch and numpy do not both take as a seed.
+    """Raise unless both torch and numpy accept a seed.
 
     Raises:
-        ArgumentError: if it is none.
+        ArgumentError: if it is not a whole number from 0 to 2**64 - 1.
     """
     if check_whole("seed", seed, 0) >= 2**64:
         raise ArgumentError(f"seed must be less than {2**64:,}; got {seed!r}")
 
 
 def harmless(error: BaseException) -> BaseException | None:
-    """An error as the cause of another; None where a traceback would show a secret of a URL with it."""
+    """Return an error for use as a cause; None if its traceback would show a secret of a URL."""
     link: BaseException | None = error
     while link is not None:
         if redact(str(link)) != str(link):
@@ -142,7 +142,7 @@ def harmless(error: BaseException) -> BaseException | None:
 
 
 def first_line(error: BaseException) -> str:
-    """What a library says, or what it says was the cause, in one line without a full stop."""
+    """Return the first line of an error's message, or of its cause's, without a full stop."""
     if isinstance(error, UnicodeEncodeError):
         return "its name, or a text in it, is no valid Unicode, which GDAL needs"
     text = str(error.__cause__ or error).strip() or type(error).__name__

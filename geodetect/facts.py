@@ -1,4 +1,4 @@
-"""Facts as people read them: a value as text, and several as the table that a notebook shows for an object."""
+"""Values as text, and tables of them for notebooks."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-_MOST = 12  # names in a line
+_MOST = 12  # values in a line
 
 
 def text_of(value: Any) -> str:
-    """Return a value as text: decimals to three places, a dash for no number, values by name in one line."""
+    """Return a value as text: floats to three decimals, a dash for NaN, a mapping in one line."""
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {text_of(each)}" for name, each in value.items())
     if not isinstance(value, float):
@@ -20,24 +20,24 @@ def text_of(value: Any) -> str:
 
 
 def listed(values: Iterable[object]) -> str:
-    """Return names or numbers in one line; of many the first few, and how many there are."""
+    """Return values in one line: the first twelve, and the count if there are more."""
     texts = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in values]
     return ", ".join(texts) if len(texts) <= _MOST else f"{', '.join(texts[:_MOST])}, ... ({len(texts)} in all)"
 
 
 def html_table(title: str, facts: Mapping[str, object]) -> str:
-    """Return a table with a row for each fact that is not None, for `_repr_html_`: all text escaped, no scripts."""
+    """Return a table with a row for each fact that is not None, for `_repr_html_`; text is escaped."""
     return _html(title, [(name, text_of(value)) for name, value in facts.items() if value is not None])
 
 
 def html_rows(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table with a line of names above its rows, for `_repr_html_`."""
+    """Return a table with a header of columns, for `_repr_html_`; text is escaped."""
     return _html(title, ([text_of(value) for value in row] for row in rows), columns)
 
 
 def _html(title: str, rows: Iterable[Sequence[str]], columns: Sequence[str] = ()) -> str:
     def line(cell: str, texts: Iterable[str]) -> str:
-        style = ' style="text-align: left"'  # notebooks set cells to the right
+        style = ' style="text-align: left"'  # notebooks align cells right
         return f"<tr>{''.join(f'<{cell}{style}>{escape(text)}</{cell}>' for text in texts)}</tr>"
 
     head = f"<thead>{line('th', columns)}</thead>" if columns else ""

@@ -20,8 +20,9 @@ from geodetect.boxes import Boxes, iou, nms
 from geodetect.cli.main import main
 from geodetect.detector import Detector
 from geodetect.errors import ArgumentError, GeodetectError, ModelError, OutputError
-from geodetect.export import export, facts_in
+from geodetect.export import export
 from geodetect.export.onnx_detector import OnnxDetector
+from geodetect.export.reading import read_facts
 from geodetect.grid import Window
 from geodetect.metadata import Architecture
 from geodetect.network.retinanet import Network
@@ -316,7 +317,7 @@ def test_the_other_layouts_hold_the_same(detector: Detector, folder: Path, tmp_p
     for layout, det_type in [("YOLO_Ultralytics", "YOLO_Ultralytics"), ("yolo", "YOLO_Ultralytics")]:
         path = export(detector, tmp_path / f"{layout}.onnx", layout)
         assert np.array_equal(answers(path, chips(1)), columns)
-        assert det_type in str(facts_in(path))
+        assert det_type in str(read_facts(path))
     rows = answers(export(detector, tmp_path / "rows.onnx", "YOLO_v5_or_v7_default"), chips(1))
     assert np.array_equal(np.delete(rows, 4, axis=2).swapaxes(1, 2), columns)
     assert np.array_equal(rows[..., 4], rows[..., 5:].max(axis=2))
@@ -596,9 +597,9 @@ def test_pystac_finds_the_stac_item_valid_and_reads_the_model(folder: Path) -> N
 def test_any_file_gives_a_name_that_the_extension_allows(stem: str) -> None:
     import re
 
-    from geodetect.export.stac import _name
+    from geodetect.export.stac import _identifier
 
-    assert re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_.\-\s]+[a-zA-Z0-9]", _name(stem))
+    assert re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_.\-\s]+[a-zA-Z0-9]", _identifier(stem))
 
 
 @pytest.mark.slow
@@ -613,13 +614,13 @@ def test_an_item_names_its_program_as_an_address(
 
 @needs_onnx
 def test_names_of_classes_survive_both_spellings() -> None:
-    from geodetect.export.onnx import _metadata, _ultralytics
+    from geodetect.export.onnx import _metadata
 
     names = ["it's", 'a "b"', "船", "\N{OCTOPUS}", "back\\slash"]
     with torch.random.fork_rng(devices=[]):
         network = Network(Architecture("resnet18", anchors=SPEC), n_classes=len(names), n_bands=1, weights=None)
     made = make_detector(network, names, bands=(1,), stretch=Stretch((0.0,), (1.0,)), chip_size=101, overlap=16)
-    told = _metadata(made, [1], "YOLO_v9") | _ultralytics(made)
+    told = _metadata(made, [1], "YOLO_v9")
     assert list(json.loads(told["class_names"]).values()) == names
     assert list(ast.literal_eval(told["names"]).values()) == names
     assert (told["stride"], told["channels"]) == ("1", "1")
@@ -684,9 +685,9 @@ def test_files_that_are_no_exported_models(folder: Path, tmp_path: Path, suffix:
     whole = (folder / f"model{suffix}").read_bytes()
     path.write_bytes(whole[: len(whole) // 2] if content is None else content)
     with pytest.raises(ModelError, match=r"broken\.\w+ is no"):
-        facts_in(path)
+        read_facts(path)
     with pytest.raises(ModelError, match=r"there is no"):
-        facts_in(tmp_path / f"absent{suffix}")
+        read_facts(tmp_path / f"absent{suffix}")
 
 
 @pytest.mark.parametrize(
@@ -696,8 +697,8 @@ def test_packages_with_names_that_lead_out_are_refused(tmp_path: Path, name: str
     path = tmp_path / "evil.dlpk"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(zipfile.ZipInfo(name), "{}")
-    with pytest.raises(ModelError, match="leads out of the archive; do not use this file"):
-        facts_in(path)
+    with pytest.raises(ModelError, match=r"evil\.emd.* leads out of the archive; do not use"):
+        read_facts(path)
 
 
 def test_packages_of_others_are_not_taken_for_ours(tmp_path: Path) -> None:
@@ -705,11 +706,11 @@ def test_packages_of_others_are_not_taken_for_ours(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("model.emd", '{"ModelType": "ObjectDetection"}')
     with pytest.raises(ModelError, match="but not one that geodetect wrote"):
-        facts_in(path)
+        read_facts(path)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("second.emd", "{}")
     with pytest.raises(ModelError, match=r"holds 2 files \*\.emd, where 1 is expected"):
-        facts_in(path)
+        read_facts(path)
 
 
 @needs_onnx

@@ -1,1 +1,1 @@
-"""The command line: one file per command; whatever is heavy is imported when a command runs."""
+"""The command line: one module per command; heavy packages are imported only when a command runs."""

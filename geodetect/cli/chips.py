@@ -1,4 +1,4 @@
-"""`geodetect chips`: a raster and labels, cut into chips on disk."""
+"""`geodetect chips`: cut a raster and labels into chips on disk."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from geodetect.cli import options
 @options.negatives(0.0)
 @options.nodata
 @options.seed
-@click.option("--overwrite/--no-overwrite", default=False, help="Empty OUT_DIR first, whatever it holds.")
+@click.option("--overwrite/--no-overwrite", default=False, help="Empty OUT_DIR first.")
 @options.progress
 def chips(raster: str, labels: str, out_dir: Path, **choices: Any) -> None:
     """Cut RASTER into chips in the folder OUT_DIR, with the boxes of LABELS.
 
     RASTER is a file, a URL, a folder of GeoTIFFs or a pattern in quotes ("tiles/*.tif"),
-    LABELS any vector file in any CRS. A run that was stopped goes on where it was.
+    LABELS any vector file in any CRS. A stopped run is continued.
     """
     from geodetect.chips import export_training_data
     from geodetect.chips.formats import read_folder
@@ -43,5 +43,5 @@ def chips(raster: str, labels: str, out_dir: Path, **choices: Any) -> None:
     made = export_training_data(raster, labels, out_dir, **choices)
     images = read_folder(made, choices["metadata_format"]).images
     names = Counter(str(name) for image in images for name in image.names)
-    told = ", ".join(f"{name} {n:,}" for name, n in names.most_common())
-    click.echo(f"Wrote {made}: {len(images):,} chips with {names.total():,} boxes ({told})")
+    counts = ", ".join(f"{name} {n:,}" for name, n in names.most_common())
+    click.echo(f"Wrote {made}: {len(images):,} chips with {names.total():,} boxes ({counts})")

@@ -1,4 +1,4 @@
-"""`geodetect demo`: the whole way, from labels to map, on a drawn suburb."""
+"""`geodetect demo`: all steps from labels to map, on a drawn suburb."""
 
 from __future__ import annotations
 
@@ -28,24 +28,27 @@ Next, with scenes of your own:
 
 @click.command()
 @click.argument("out_dir", type=click.Path(path_type=Path), default="geodetect-demo", required=False)
-@click.option("--epochs", type=int, default=EPOCHS, help="How often every training chip is seen (a count).")
+@click.option("--epochs", type=int, default=EPOCHS, help="Passes over the training chips (a count).")
 @options.seed
 @options.device
 @options.progress
 def demo(out_dir: Path, *, epochs: int, seed: int, device: str | None, progress: bool) -> None:
-    """Find pools and cars in a drawn suburb: train on one scene, map another in OUT_DIR.
+    """Train on one scene of a drawn suburb, and find pools and cars in another; results go to OUT_DIR.
 
     Nothing is downloaded: the scenes come with geodetect, and training starts from random weights.
     """
-    scenes, out_dir = _scenes(), Path(expand_user(out_dir))
-    _make_folder(out_dir)
+    scenes, out_dir = _find_scenes(), Path(expand_user(out_dir))
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"the folder {out_dir} cannot be made: {error.strerror}; choose another") from error
     click.echo(
-        f"The demo trains on a drawn suburb for {epochs} epochs, of some 5 s each on two idle cores, "
+        f"The demo trains on a drawn suburb for {epochs} epochs, of about 5 s each on two idle cores, "
         f"maps another suburb, and writes to {out_dir}"
     )
-    model = _trained(scenes, epochs=epochs, seed=seed, device=device, progress=progress)
+    model = _train(scenes, epochs=epochs, seed=seed, device=device, progress=progress)
     click.echo(f"Saved {model.save(out_dir / 'suburb.safetensors')}")
-    score = _mapped(model, scenes, out_dir, progress=progress)
+    score = _map(model, scenes, out_dir, progress=progress)
     tables.show_table(score.table, "suburb_test.tif, which was not trained on (ap: average precision at IoU 0.5)")
     for name in score.table.index[:-1]:
         click.echo(f"AP50 {name}: {score.table.loc[name, 'ap']:.3f}")
@@ -53,8 +56,8 @@ def demo(out_dir: Path, *, epochs: int, seed: int, device: str | None, progress:
     click.echo(_NEXT)
 
 
-def _scenes() -> Path:
-    """The folder of the drawn scenes: in a checkout beside the package, in an installation inside it."""
+def _find_scenes() -> Path:
+    """Return the folder of the scenes: beside the package in a checkout, inside it in an installation."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "sample_data", package.parent / "sample_data"):
         if (folder / "suburb_train.tif").is_file():
@@ -62,15 +65,8 @@ def _scenes() -> Path:
     raise RasterError("the demo needs the folder sample_data that comes with geodetect; install geodetect again")
 
 
-def _make_folder(out_dir: Path) -> None:
-    try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"the folder {out_dir} cannot be made: {error.strerror}; choose another") from error
-
-
-def _trained(scenes: Path, *, epochs: int, seed: int, device: str | None, progress: bool) -> RetinaNet:
-    """A detector of pools and cars, from random weights."""
+def _train(scenes: Path, *, epochs: int, seed: int, device: str | None, progress: bool) -> RetinaNet:
+    """Return a detector of pools and cars, trained from random weights."""
     from geodetect.chips import prepare_data
     from geodetect.learner import RetinaNet
 
@@ -85,8 +81,8 @@ def _trained(scenes: Path, *, epochs: int, seed: int, device: str | None, progre
     return model
 
 
-def _mapped(model: RetinaNet, scenes: Path, out_dir: Path, *, progress: bool) -> Accuracy:
-    """What is found in the other scene, written in every way the demo shows, against its labels."""
+def _map(model: RetinaNet, scenes: Path, out_dir: Path, *, progress: bool) -> Accuracy:
+    """Detect in the other scene, write maps, picture and page, and return the accuracy against its labels."""
     from geodetect.accuracy import compute_accuracy
     from geodetect.drawing import show
     from geodetect.scene import detect_objects

@@ -1,4 +1,4 @@
-"""`geodetect detect`: a raster and a model in, boxes on the map out."""
+"""`geodetect detect`: find objects in a raster and write them as a vector file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from geodetect.cli import options, tables
     help="Boxes below are dropped, 0 to 1; for each class: pool=0.4,car=0.3.",
 )
 @click.option(
-    "--nms-iou", type=float, default=0.5, help="Overlap (IoU) above which the worse of two boxes is dropped, 0 to 1."
+    "--nms-iou", type=float, default=0.5, help="IoU above which the worse of two boxes of a class is dropped, 0 to 1."
 )
 @options.chip_size(None, "the model's")
 @options.overlap(None, "the model's")
@@ -36,8 +36,8 @@ from geodetect.cli import options, tables
 @click.option(
     "--batch-size",
     type=int,
-    show_default="what suits the device",
-    help="Windows that the model sees at once (a count).",
+    show_default="chosen for the device",
+    help="Windows per batch (a count).",
 )
 @options.aoi
 @options.nodata
@@ -46,25 +46,25 @@ from geodetect.cli import options, tables
     "--precision",
     type=click.Choice(["auto", "float32", "bf16"]),
     default="auto",
-    help="Numbers that the model computes with; auto: the faster.",
+    help="Number format of the network; auto: the faster.",
 )
 @click.option(
     "--tta/--no-tta",
     default=False,
-    help="Show the model each window turned and mirrored in all eight ways, and join what it finds; 8 times as slow.",
+    help="Detect in all eight rotations and reflections of each window, and join the boxes; 8 times as slow.",
 )
 @click.option("--measure/--no-measure", default=False, help="Add columns area_m2, width_m and height_m, on the ground.")
 @click.option(
     "--resume/--no-resume",
     default=False,
-    help="Go on with what a run that was stopped left in the .journal of the first OUTPUT.",
+    help="Continue a stopped run from the .journal beside the first OUTPUT.",
 )
 @click.option(
-    "--scheduler", metavar="ADDRESS", help="Have the workers of this dask cluster do it, such as tcp://10.0.0.1:8786."
+    "--scheduler", metavar="ADDRESS", help="Run on the workers of a Dask cluster, such as tcp://10.0.0.1:8786."
 )
 @options.progress
 def detect(raster: str, model: Path, output: tuple[Path, ...], *, scheduler: str | None, **choices: Any) -> None:
-    """Find the objects that MODEL knows in RASTER and write them to OUTPUT, or to several of them.
+    """Find the objects of MODEL's classes in RASTER and write them to one or more OUTPUT files.
 
     RASTER is a file, a URL, a folder of GeoTIFFs or a pattern in quotes ("tiles/*.tif").
     OUTPUT is a .gpkg, .geojson, .shp, .fgb, .parquet, .kml or .csv file of boxes with label and score.

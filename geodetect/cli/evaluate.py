@@ -1,16 +1,14 @@
-"""`geodetect evaluate`: detections against true objects."""
+"""`geodetect evaluate`: compare detections with labels."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from geodetect.cli import options, tables
-
-if TYPE_CHECKING:
-    from geodetect.accuracy import Accuracy
 
 
 @click.command()
@@ -21,18 +19,18 @@ if TYPE_CHECKING:
 @options.point_radius_m
 @options.aoi
 @options.match_iou
-@click.option("--by-class/--no-by-class", default=True, help="Only objects of one class match.")
+@click.option("--by-class/--no-by-class", default=True, help="Match only objects of the same class.")
 @options.shape
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
-    help="Also write this file: .gpkg with each feature's outcome, .html with a page to read, or .csv with the table.",
+    help="Also write a file: .gpkg with the outcome of each feature, .html with a report, or .csv with the table.",
 )
 def evaluate(detections: str, labels: str, output: Path | None, **choices: Any) -> None:
     """Compare DETECTIONS with the true objects in LABELS.
 
     Both are vector files, in any CRS. Shows precision, recall, F1 and average precision (0 to 1), and
-    the counts of right (tp), wrong (fp) and missed (fn).
+    the counts of true positives (tp), false positives (fp) and false negatives (fn).
     """
     from geodetect.accuracy import compute_accuracy
 
@@ -41,12 +39,7 @@ def evaluate(detections: str, labels: str, output: Path | None, **choices: Any) 
     if not choices["by_class"]:
         shown = accuracy.confusion.rename_axis(None)
         tables.show_table(shown, "What objects are (rows) and were detected as (columns)")
-    _tell(accuracy, output)
-
-
-def _tell(accuracy: Accuracy, output: Path | None) -> None:
-    """Say which score serves best, and what was written."""
-    if accuracy.best_score == accuracy.best_score:
+    if not math.isnan(accuracy.best_score):
         click.echo(f"Best F1 with the detections that score {accuracy.best_score:.3f} or more")
     else:
         click.echo("No detection is right")

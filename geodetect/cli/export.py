@@ -1,4 +1,4 @@
-"""`geodetect export`: a model for other programs."""
+"""`geodetect export`: write a model for other programs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from geodetect.cli import tables
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option(
     "--layout",
-    show_default="the format's usual one",
+    show_default="the default of the format",
     help="For .onnx: YOLO_v9, YOLO_Ultralytics or YOLO_v5_or_v7_default; for .json: stac-mlm.",
 )
 def export(model: Path, output: Path, layout: str | None) -> None:

@@ -1,4 +1,4 @@
-"""`geodetect qgis`: the plugin for QGIS, packed."""
+"""`geodetect qgis`: pack the plugin for QGIS."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from geodetect import __version__
 from geodetect.errors import OutputError
 from geodetect.files import appearing
 
-_FOLDER = "geodetect_qgis"  # what QGIS calls the plugin's package
+_FOLDER = "geodetect_qgis"  # name of the plugin's package in QGIS
 _SUFFIXES = (".py", ".svg", ".txt")
 
 
@@ -31,17 +31,12 @@ def qgis(plugin: Path) -> None:
     if not plugin.parent.is_dir():
         raise OutputError(f"the folder {plugin.parent} does not exist; make it first, or choose another")
     with appearing(plugin) as part:
-        part.write_bytes(_packed())
+        content = io.BytesIO()
+        with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+            for file in resources.files("geodetect.qgis").iterdir():
+                if file.name.endswith(_SUFFIXES):
+                    version = f"version={__version__}\n" if file.name == "metadata.txt" else ""
+                    archive.writestr(f"{_FOLDER}/{file.name}", file.read_text(encoding="utf-8") + version)
+            archive.writestr(f"{_FOLDER}/python.txt", sys.executable)  # the Python that has geodetect
+        part.write_bytes(content.getvalue())
     click.echo(f"Wrote {plugin}; in QGIS choose it under Plugins > Manage and Install Plugins > Install from ZIP")
-
-
-def _packed() -> bytes:
-    """The plugin's files, its version, and which Python has geodetect."""
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in resources.files("geodetect.qgis").iterdir():
-            if file.name.endswith(_SUFFIXES):
-                version = f"version={__version__}\n" if file.name == "metadata.txt" else ""
-                archive.writestr(f"{_FOLDER}/{file.name}", file.read_text(encoding="utf-8") + version)
-        archive.writestr(f"{_FOLDER}/python.txt", sys.executable)
-    return made.getvalue()

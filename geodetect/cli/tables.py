@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from rich.table import Table
 
-_WIDE = 200  # columns where there is no terminal: nothing is cut off in a file or a pipe
+_WIDE = 200  # columns without a terminal, so that files and pipes get whole lines
 _MEGABYTE = 1000  # kB
 
 
 def show_table(table: DataFrame, title: str) -> None:
-    """Show a frame, its numbers to the right.
+    """Print a frame as a table.
 
     Args:
-        table: its index are the names of the rows.
-        title: what it is, above it.
+        table: its index has the names of the rows.
+        title: text above the table.
     """
     from rich.table import Table
 
@@ -36,7 +36,7 @@ def show_table(table: DataFrame, title: str) -> None:
 
 
 def show_facts(facts: Mapping[str, Any]) -> None:
-    """Show names and values in two columns; facts that are None are left out."""
+    """Print names and values in two columns; facts that are None are left out."""
     from rich.table import Table
 
     shown = Table.grid(padding=(0, 2))
@@ -47,13 +47,13 @@ def show_facts(facts: Mapping[str, Any]) -> None:
 
 
 def size_of(path: Path) -> str:
-    """The size of a file in MB, of a small one in kB."""
+    """Return the size of a file in MB, or in kB below 1 MB."""
     kilobytes = path.stat().st_size / 1000
     return f"{kilobytes:.1f} kB" if kilobytes < _MEGABYTE else f"{kilobytes / _MEGABYTE:.1f} MB"
 
 
 def _show(table: Table) -> None:
-    """Show a table as wide as the terminal; wide where the output goes elsewhere."""
+    """Print a table in the width of the terminal, or of `_WIDE` without one."""
     from rich.console import Console
 
     console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False, markup=False)

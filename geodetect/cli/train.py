@@ -1,4 +1,4 @@
-"""`geodetect train`: chips or a raster with labels in, a model file out."""
+"""`geodetect train`: train a detector on chips, or on a raster with labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from geodetect.cli import options, tables
 from geodetect.errors import OutputError
 
 if TYPE_CHECKING:
-    from geodetect.chips import DetectionData
     from geodetect.learner import RetinaNet
 
 _SUFFIX = ".safetensors"
@@ -25,7 +24,7 @@ _SUFFIX = ".safetensors"
 @click.command()
 @click.argument("source")
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--labels", metavar="FILE", help="Vector file with the labels, in any CRS, when SOURCE is a raster.")
+@click.option("--labels", metavar="FILE", help="Vector file with the labels of a raster, in any CRS.")
 @options.class_mapping
 @options.chip_size(None, "the pictures' size, else 512")
 @options.overlap(None, "0")
@@ -43,8 +42,8 @@ _SUFFIX = ".safetensors"
     show_default="recognised",
     help="Format of the folder SOURCE: coco, voc, yolo, kitti, esri or deepforest.",
 )
-@click.option("--valid-path", metavar="FOLDER", help="Folder of chips to validate on, instead of a share of SOURCE.")
-@click.option("--val-split-pct", type=float, default=0.2, help="Share of the chips that validates, between 0 and 1.")
+@click.option("--valid-path", metavar="FOLDER", help="Folder of validation chips, instead of a share of SOURCE.")
+@click.option("--val-split-pct", type=float, default=0.2, help="Share of the chips for validation, between 0 and 1.")
 @click.option(
     "--split",
     type=click.Choice(["blocks", "random"]),
@@ -52,12 +51,12 @@ _SUFFIX = ".safetensors"
     help="Hold out blocks of ground, or single chips.",
 )
 @click.option("--batch-size", type=int, show_default="8, fewer for few chips", help="Chips in a batch (a count).")
-@click.option("--transforms/--no-transforms", default=True, help="Change training chips at random.")
+@click.option("--transforms/--no-transforms", default=True, help="Augment training chips at random.")
 @click.option("--num-workers", type=int, show_default="chosen", help="Processes that read chips (a count).")
 @click.option("--sampler", type=click.Choice(["balanced"]), help="Show chips with rare classes more often.")
 @options.nodata
 @options.seed
-@click.option("--backbone", default="resnet50", help="Network that sees the pictures.")
+@click.option("--backbone", default="resnet50", help="Backbone of the network.")
 @click.option(
     "--scales",
     type=options.SCALES,
@@ -92,7 +91,7 @@ _SUFFIX = ".safetensors"
     "--size",
     type=click.Choice(["small"]),
     show_default="that of the weights, else the paper's",
-    help="Width of pyramid and heads; a small one is several times faster on a processor.",
+    help="Width of pyramid and heads; small is several times faster on a CPU.",
 )
 @click.option(
     "--head-norm",
@@ -101,7 +100,7 @@ _SUFFIX = ".safetensors"
     show_default="that of the weights, else batch",
     help="Norm in the heads: batch, group, or none as in the paper.",
 )
-@click.option("--freeze/--no-freeze", default=None, show_default="no-freeze", help="Leave the backbone as it is.")
+@click.option("--freeze/--no-freeze", default=None, show_default="no-freeze", help="Do not train the backbone.")
 @click.option("--box-weight", type=float, default=1.0, help="Weight of the box loss, a factor.")
 @click.option("--focal-alpha", type=float, default=0.25, help="Weight of objects in the focal loss, 0 to 1.")
 @click.option("--focal-gamma", type=float, default=2.0, help="Discount of easy anchors in the focal loss, an exponent.")
@@ -111,27 +110,25 @@ _SUFFIX = ".safetensors"
     "--epochs",
     type=int,
     show_default="10, more for few chips",
-    help="How often every training chip is seen (a count).",
+    help="Passes over the training chips (a count).",
 )
 @click.option("--lr", type=float, show_default="0.0005", help="Peak learning rate, above 0.")
-@click.option("--one-cycle/--no-one-cycle", default=True, help="Let the rate rise and fall once.")
-@click.option("--early-stopping/--no-early-stopping", default=False, help="End after 5 epochs without a better one.")
+@click.option("--one-cycle/--no-one-cycle", default=True, help="Raise and lower the learning rate once.")
+@click.option("--early-stopping/--no-early-stopping", default=False, help="Stop after 5 epochs without improvement.")
 @click.option(
     "--checkpoint",
     type=options.CHECKPOINT,
     default=True,
     show_default="yes",
-    help="Keep the best epoch (yes), not the last (no); a folder keeps the state after each epoch too.",
+    help="Keep the best epoch (yes) or the last (no); a folder also keeps the state after each epoch.",
 )
 @click.option(
     "--monitor",
     type=click.Choice(["valid_loss", "AP50"]),
     default="valid_loss",
-    help="What tells the best epoch.",
+    help="Criterion of the best epoch.",
 )
-@click.option(
-    "--resume/--no-resume", default=False, help="Go on where the training in the folder --checkpoint was left."
-)
+@click.option("--resume/--no-resume", default=False, help="Continue the training in the folder --checkpoint.")
 @options.progress
 def train(source: str, model: Path, labels: str | None, **choices: Any) -> None:
     """Train a detector on SOURCE and save it as the file MODEL (.safetensors).
@@ -146,27 +143,22 @@ def train(source: str, model: Path, labels: str | None, **choices: Any) -> None:
     from geodetect.learner import RetinaNet, distributed
 
     with distributed.join(choices["device"]) as choices["device"]:
-        data = prepare_data(source, labels, **_for(prepare_data, choices))
-        speaks = distributed.rank() == 0
-        if speaks:
-            _introduce(data)
-        learner = RetinaNet(data, **_for(RetinaNet, choices))
+        data = prepare_data(source, labels, **_select(prepare_data, choices))
+        is_first = distributed.rank() == 0
+        if is_first:
+            if data.report:
+                click.echo(data.report)
+            tables.show_table(data.describe(), "Objects")
+        learner = RetinaNet(data, **_select(RetinaNet, choices))
         with _terminable():
-            learner.fit(**_for(RetinaNet.fit, choices), save_as=model)
-        if speaks:
-            _tell(learner, model)
-
-
-def _introduce(data: DetectionData) -> None:
-    """Show what there is to learn from."""
-    if data.report:
-        click.echo(data.report)
-    tables.show_table(data.describe(), "Objects")
+            learner.fit(**_select(RetinaNet.fit, choices), save_as=model)
+        if is_first:
+            _report(learner, model)
 
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM, by which schedulers and containers end a job, end training as Ctrl-C does."""
+    """Let SIGTERM, which schedulers and containers send to end a job, end training as Ctrl-C does."""
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt("SIGTERM")
@@ -179,20 +171,20 @@ def _terminable() -> Iterator[None]:
 
 
 def _check_output(model: Path) -> None:
-    """Refuse a name that the model could not be saved under after hours of training."""
+    """Raise before training if the model could not be saved under this name."""
     if model.suffix != _SUFFIX or model.is_dir():
         raise OutputError(f"MODEL must be a {_SUFFIX} file; got {model}")
     if not model.parent.is_dir():
         raise OutputError(f"the folder {model.parent} does not exist; make it first, or choose another")
 
 
-def _for(function: Callable[..., Any], choices: Mapping[str, Any]) -> dict[str, Any]:
-    """The choices that are keywords of this function."""
+def _select(function: Callable[..., Any], choices: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the choices that are keywords of a function."""
     return {name: choices[name] for name in inspect.signature(function).parameters if name in choices}
 
 
-def _tell(learner: RetinaNet, model: Path) -> None:
-    """Say where the model lies, and then how good it is, which needs the data once more."""
+def _report(learner: RetinaNet, model: Path) -> None:
+    """Print where the model was written, and then its AP50, which reads the data again."""
     import pandas as pd
 
     click.echo(f"Wrote {model} ({tables.size_of(model)})")

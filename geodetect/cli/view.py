@@ -1,4 +1,4 @@
-"""`geodetect view`: a page to look at a map with."""
+"""`geodetect view`: write a page that shows detections on a map."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from geodetect.cli import options
 @click.argument("raster")
 @click.argument("detections")
 @click.argument("page", metavar="OUT.html", type=click.Path(path_type=Path))
-@click.option("--labels", metavar="FILE", help="True objects to judge by: a vector file in any CRS.")
+@click.option("--labels", metavar="FILE", help="True objects to compare with: a vector file in any CRS.")
 @options.label_field
 @options.point_radius_m
 @options.aoi
 @options.match_iou
 @options.shape
-@click.option("--max-side", type=int, default=2048, help="Longer side of the scene's picture, in pixels.")
+@click.option("--max-side", type=int, default=2048, help="Longer side of the raster's picture, in pixels.")
 def view(raster: str, detections: str, page: Path, **choices: Any) -> None:
     """Write a page that shows RASTER with the objects of the vector file DETECTIONS.
 
-    One HTML file that works without a network: zoom, click through the boxes, and filter them by score,
-    class and, with --labels, by what is right, wrong or missed.
+    One HTML file that works offline: zoom, step through the boxes, and filter them by score, class and,
+    with --labels, by outcome: right, wrong or missed.
     """
     from geodetect.viewer import view as page_of
 

@@ -1,10 +1,11 @@
-"""Detectors for other programs, one file per format; the suffix names it."""
+"""Export of detectors for other programs: one module per format, chosen by the suffix."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from geodetect.addresses import expand_user
 from geodetect.errors import ArgumentError, OutputError
@@ -13,7 +14,7 @@ from geodetect.export.onnx_detector import LAYOUTS
 if TYPE_CHECKING:
     from geodetect.detector import Detector
 
-# The formats, and the layouts that each has besides its usual one.
+# The layouts of each format besides its default.
 _LAYOUTS: dict[str, tuple[str, ...]] = {
     ".onnx": tuple(name for name in LAYOUTS if name is not None),
     ".dlpk": (),
@@ -21,47 +22,46 @@ _LAYOUTS: dict[str, tuple[str, ...]] = {
     ".json": ("stac-mlm",),
 }
 
-__all__ = ["check_output", "export", "facts_in"]
+__all__ = ["check_output", "export"]
 
 
 def export(detector: Detector, path: str | Path, layout: str | None = None) -> Path:
-    """The path of a file that holds the detector for use without geodetect.
+    """Write the detector to a file for use without geodetect, and return its path.
 
     Args:
         detector: is not changed.
         path: its suffix names the format: `.onnx` for GeoDeep, Deepness, Ultralytics and onnxruntime, `.dlpk` for
-            ArcGIS, `.pt2` for PyTorch, `.json` for a STAC item and a `.pt2` file beside it, which it describes.
-        layout: how an `.onnx` file answers, by the `det_type` of Deepness: "YOLO_v9" (the default, which all of them
-            read), "YOLO_Ultralytics" or "YOLO_v5_or_v7_default"; "stac-mlm" is the only one of `.json`.
+            ArcGIS, `.pt2` for PyTorch, `.json` for a STAC item with the `.pt2` file that it describes beside it.
+        layout: output layout of an `.onnx` file, by the `det_type` of Deepness: "YOLO_v9" (the default, which all of
+            them read), "YOLO_Ultralytics" or "YOLO_v5_or_v7_default"; `.json` knows only "stac-mlm".
 
     Raises:
-        OutputError: if there is no such format, the file cannot be written, or it would not give what the
-            network gives; no file is left then.
+        OutputError: if the suffix is unknown, the file cannot be written, or its results differ from the network's;
+            no file is left then.
         ArgumentError: if the format has no such layout.
         MissingPackage: for `.onnx` without the extra `onnx`.
     """
     check_output(path, layout)
+    # imported here, so that running an `.onnx` file loads no PyTorch
+    from geodetect.export import dlpk, onnx, pt2, stac
+
     path = Path(expand_user(path))
     detector.warn_if_untrained()
-    _writers(layout)[path.suffix.lower()](detector, path)
+    writers: dict[str, Callable[[Detector, Path], None]] = {
+        ".onnx": partial(onnx.export, layout=layout),
+        ".dlpk": dlpk.export,
+        ".pt2": pt2.export,
+        ".json": stac.export,
+    }
+    writers[path.suffix.lower()](detector, path)
     return path
 
 
-def _writers(layout: str | None) -> dict[str, Callable[[Detector, Path], None]]:
-    """What writes each format; imported here, so that running an `.onnx` file loads no PyTorch."""
-    from geodetect.export import dlpk, onnx, pt2, stac
-
-    def write_onnx(detector: Detector, path: Path) -> None:
-        onnx.export(detector, path, layout)
-
-    return {".onnx": write_onnx, ".dlpk": dlpk.export, ".pt2": pt2.export, ".json": stac.export}
-
-
 def check_output(path: str | Path, layout: str | None = None) -> None:
-    """Nothing, when a detector can be exported to a file of this name.
+    """Raise if no detector can be exported to a file of this name.
 
     Raises:
-        OutputError: if the suffix is not one of a format, or there is no folder for the file.
+        OutputError: if no format has the suffix, the folder does not exist, or the path is a folder.
         ArgumentError: if the format has no such layout.
     """
     path = Path(expand_user(path))
@@ -75,17 +75,3 @@ def check_output(path: str | Path, layout: str | None = None) -> None:
         raise OutputError(f"there is no folder {path.parent} to write {path.name} in; make it first")
     if path.is_dir():
         raise OutputError(f"{path} is a folder; give the name of a file")
-
-
-def facts_in(path: Path) -> dict[str, Any] | None:
-    """What an exported file says of its model; None for the name of a file of another kind.
-
-    Keys as in `program.facts`, and `format`: what the file is, in words.
-
-    Raises:
-        ModelError: if the file is damaged, or not one that geodetect wrote.
-        MissingPackage: for `.onnx` without the extra `onnx`.
-    """
-    from geodetect.export import reading
-
-    return reading.facts_in(path)

@@ -1,7 +1,7 @@
-"""`.onnx`: the network with its decoding, for GeoDeep, Deepness, Ultralytics and whatever else runs ONNX.
+"""`.onnx`: the network with its decoding, for GeoDeep, Deepness, Ultralytics and other programs that run ONNX.
 
-Deepness (QGIS), GeoDeep (WebODM) and Ultralytics feed pixels / 255 and read from the file's metadata what the outputs
-mean. Only Deepness standardises, so the file does it itself, and its metadata say mean 0 and deviation 1.
+Deepness (QGIS), GeoDeep (WebODM) and Ultralytics feed pixels / 255 and read the output layout from the file's metadata.
+Only Deepness standardises, so the file does it itself, and its metadata say mean 0 and deviation 1.
 
 Shapes: B pictures, C bands, S the side of a chip, K classes, N candidates of a picture.
 """
@@ -19,17 +19,14 @@ from torch import Tensor, nn
 
 from geodetect.detector import Detector
 from geodetect.errors import missing
-from geodetect.export.onnx_detector import IN_COLUMNS, LAYOUTS, METADATA, session
-from geodetect.export.program import (
-    Detections,
-    traced,
-)
-from geodetect.export.verify import centres_and_sides, refuse_unlike
+from geodetect.export.onnx_detector import IN_COLUMNS, LAYOUTS, METADATA, load_session
+from geodetect.export.program import Detections, trace
+from geodetect.export.verify import check_same, to_centres_and_sides
 from geodetect.files import appearing
 from geodetect.metadata import NMS_IOU
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from onnx import ModelProto
 
 _EXPORTED = 18  # the lowest that PyTorch has operators for
 _OPSET, _IR = 15, 8  # of onnxruntime 1.10, the oldest that GeoDeep takes (its pyproject.toml); Deepness asks for 1.12
@@ -37,29 +34,25 @@ _STRIDE = 32  # Ultralytics' own
 
 
 class _Rows(nn.Module):
-    """Rows of centre, sides, the best score, and the score of each class."""
+    """The network with candidates as rows: centre, sides, best score, and the score of each class."""
 
     def __init__(self, detections: Detections) -> None:
         super().__init__()
         self.detections = detections
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, N, 5 + K) of pixels (B, C, S, S)."""
+        """Return (B, N, 5 + K) for pixels (B, C, S, S)."""
         boxes, scores = self.detections(pixels)
-        return torch.cat([centres_and_sides(boxes), scores.amax(dim=2, keepdim=True), scores], dim=2)
+        return torch.cat([to_centres_and_sides(boxes), scores.amax(dim=2, keepdim=True), scores], dim=2)
 
 
-class _Columns(nn.Module):
-    """Columns of centre, sides, and the score of each class."""
-
-    def __init__(self, detections: Detections) -> None:
-        super().__init__()
-        self.detections = detections
+class _Columns(_Rows):
+    """The network with candidates as columns: centre, sides, and the score of each class."""
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, 4 + K, N) of pixels (B, C, S, S)."""
+        """Return (B, 4 + K, N) for pixels (B, C, S, S)."""
         boxes, scores = self.detections(pixels)
-        return torch.cat([centres_and_sides(boxes), scores], dim=2).transpose(1, 2)
+        return torch.cat([to_centres_and_sides(boxes), scores], dim=2).transpose(1, 2)
 
 
 def export(detector: Detector, path: Path, layout: str | None) -> None:
@@ -67,35 +60,21 @@ def export(detector: Detector, path: Path, layout: str | None) -> None:
 
     Args:
         detector: is not changed.
-        path: appears when onnxruntime has run the file and got what the network gives.
+        path: appears only after onnxruntime has run the file and got the network's results.
         layout: a key of `LAYOUTS`; None for the one that all readers understand.
 
     Raises:
-        OutputError: if the file cannot be written, or gives something else; no file is left then.
+        OutputError: if the file cannot be written, or its results differ; no file is left then.
         MissingPackage: without the extra `onnx`.
     """
-    detections = Detections(detector)
-    det_type = LAYOUTS[layout]
-    arranged = (_Columns if det_type in IN_COLUMNS else _Rows)(detections).eval()
-    model = _lowered(_translated(traced(arranged, detector)))
-    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "B"
-    # Without a name: if this one has one, Ultralytics takes every dimension for free, and overlooks `imgsz`.
-    model.graph.output[0].type.tensor_type.shape.dim[0].Clear()
-    for key, value in (_metadata(detector, detections.groups, det_type) | _ultralytics(detector)).items():
-        model.metadata_props.add(key=key, value=value)
-    with appearing(path) as part:
-        part.write_bytes(model.SerializeToString())
-        _check(part, detections, detector, det_type)
-
-
-def _translated(program: torch.export.ExportedProgram) -> ModelProto:
-    """The program in ONNX's operators, as PyTorch's exporter translates it."""
     try:
-        import onnxscript  # noqa: F401  # the exporter's own need, and its message does not say of which extra
+        import onnxscript  # noqa: F401  # the exporter needs it, and its own message does not name the extra
     except ImportError as error:
         raise missing("onnxscript", "onnx", "export to .onnx") from error
-    whole = torch.onnx.export(
-        program,
+    detections, det_type = Detections(detector), LAYOUTS[layout]
+    in_columns = det_type in IN_COLUMNS
+    exported = torch.onnx.export(
+        trace((_Columns if in_columns else _Rows)(detections).eval(), detector),
         input_names=["images"],
         output_names=["detections"],
         opset_version=_EXPORTED,
@@ -103,27 +82,45 @@ def _translated(program: torch.export.ExportedProgram) -> ModelProto:
         verbose=False,
         external_data=False,
     )
-    assert whole is not None
-    return whole.model_proto
+    assert exported is not None
+    model = _lower(exported.model_proto)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "B"
+    # Without a name: if this one has one, Ultralytics takes every dimension for free, and ignores `imgsz`.
+    model.graph.output[0].type.tensor_type.shape.dim[0].Clear()
+    for key, value in _metadata(detector, detections.groups, det_type).items():
+        model.metadata_props.add(key=key, value=value)
+    with appearing(path) as part:
+        part.write_bytes(model.SerializeToString())
+        session = load_session(part, "cpu")
+
+        def run(pixels: Tensor) -> np.ndarray:
+            (found,) = session.run(None, {"images": pixels.numpy()})
+            return np.asarray(found.swapaxes(1, 2) if in_columns else np.delete(found, 4, axis=2))
+
+        check_same(run, detections, detector)
 
 
-def _lowered(model: ModelProto) -> ModelProto:
-    """The same model for older runtimes: declared in operators of an older set, where those used mean the same.
+def _lower(model: ModelProto) -> ModelProto:
+    """Declare a model in an older operator set, for older runtimes; it is changed and returned.
 
     From 15 to 18 the operators used here changed in two ways: reductions take their axes as an input
-    instead of an attribute, and Resize has new attributes, whose defaults are what it did before
+    instead of an attribute, and Resize has new attributes, whose defaults are the old behaviour
     (https://github.com/onnx/onnx/blob/main/docs/Changelog.md).
     """
     import onnx
 
     constants = {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer}
     for node in model.graph.node:
+        dropped: set[str] = set()
         if node.op_type.startswith("Reduce") and len(node.input) > 1:
             axes = constants[node.input.pop()].tolist()
+            dropped = {"noop_with_empty_axes"}
             node.attribute.append(onnx.helper.make_attribute("axes", axes))
-            _drop(node, {"noop_with_empty_axes"})
         elif node.op_type == "Resize":
-            _drop(node, {"antialias", "axes", "keep_aspect_ratio_policy"})
+            dropped = {"antialias", "axes", "keep_aspect_ratio_policy"}
+        attributes = [each for each in node.attribute if each.name not in dropped]
+        del node.attribute[:]
+        node.attribute.extend(attributes)
         del node.metadata_props[:]  # of format 10, and about our source code
     used = {name for node in model.graph.node for name in node.input}
     kept = [each for each in model.graph.initializer if each.name in used]  # onnxruntime warns of others
@@ -134,43 +131,29 @@ def _lowered(model: ModelProto) -> ModelProto:
     return model
 
 
-def _drop(node: NodeProto, names: set[str]) -> None:
-    """Take these attributes from a node."""
-    kept = [each for each in node.attribute if each.name not in names]
-    del node.attribute[:]
-    node.attribute.extend(kept)
-
-
 def _metadata(detector: Detector, groups: list[int], det_type: str) -> dict[str, str]:
-    """What Deepness and GeoDeep read, in their spelling, and what we read; values are JSON.
+    """Return the metadata that Deepness and GeoDeep read, as JSON, that of Ultralytics, as Python literals, and ours.
 
     https://github.com/PUTvision/qgis-plugin-deepness/blob/master/src/deepness/processing/models/model_base.py,
-    https://github.com/uav4geo/GeoDeep/blob/main/geodeep/inference.py
+    https://github.com/uav4geo/GeoDeep/blob/main/geodeep/inference.py,
+    https://github.com/ultralytics/ultralytics/blob/main/ultralytics/nn/autobackend.py
     """
-    told: dict[str, Any] = {
+    deepness: dict[str, Any] = {
         "model_type": "Detector",
         "det_type": det_type,
         "det_conf": detector.metadata.lowest_score,
         "det_iou_thresh": NMS_IOU,
         "class_names": {str(k): name for k, name in enumerate(detector.classes)},
-        "tile_size": detector.chip_size,  # as Deepness' code has it,
-        "tiles_size": detector.chip_size,  # and as its manual has it
+        "tile_size": detector.chip_size,  # the key in Deepness' code,
+        "tiles_size": detector.chip_size,  # and in its manual
         "tiles_overlap": math.ceil(100 * detector.overlap / detector.chip_size),  # percent
         "standardization_mean": [0.0] * len(detector.bands),
         "standardization_std": [1.0] * len(detector.bands),
         METADATA: detector.metadata.to_json() | {"groups": groups},
     }
     if detector.pixel_size_m is not None:
-        told["resolution"] = round(100 * detector.pixel_size_m, 6)  # centimetres
-    return {key: json.dumps(value) for key, value in told.items()}
-
-
-def _ultralytics(detector: Detector) -> dict[str, str]:
-    """What Ultralytics reads, in its spelling; values are Python literals, and text is bare.
-
-    https://github.com/ultralytics/ultralytics/blob/main/ultralytics/nn/autobackend.py
-    """
-    told = {
+        deepness["resolution"] = round(100 * detector.pixel_size_m, 6)  # centimetres
+    ultralytics = {
         "task": "detect",
         "names": dict(enumerate(detector.classes)),
         "imgsz": [detector.chip_size, detector.chip_size],
@@ -178,19 +161,4 @@ def _ultralytics(detector: Detector) -> dict[str, str]:
         "batch": 1,
         "channels": len(detector.bands),
     }
-    return {key: str(value) for key, value in told.items()}
-
-
-def _check(path: Path, detections: Detections, detector: Detector, det_type: str) -> None:
-    """Run the file and hold it against the network.
-
-    Raises:
-        OutputError: if the two differ.
-    """
-    running = session(path, "cpu")
-
-    def run(pixels: Tensor) -> np.ndarray:
-        (found,) = running.run(None, {"images": pixels.numpy()})
-        return np.asarray(found.swapaxes(1, 2) if det_type in IN_COLUMNS else np.delete(found, 4, axis=2))
-
-    refuse_unlike(run, detections, detector)
+    return {key: json.dumps(value) for key, value in deepness.items()} | {k: str(v) for k, v in ultralytics.items()}

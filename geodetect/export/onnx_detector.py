@@ -1,4 +1,4 @@
-"""A detector that is an `.onnx` file: what `geodetect.export.onnx` wrote, run by onnxruntime, without PyTorch.
+"""`OnnxDetector`: an `.onnx` file of `geodetect.export.onnx`, run by onnxruntime, without PyTorch.
 
 Shapes: B chips, C bands, H W pixels, S the side of a chip, K classes, N candidates of a chip.
 """
@@ -19,9 +19,9 @@ from geodetect.metadata import LOWEST_SCORE, NMS_IOU, HasMetadata, Metadata
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-METADATA = "geodetect"  # the key of our own facts
-# The `det_type` by which other programs recognise each layout. GeoDeep does not know YOLO_Ultralytics, and takes it for
-# the last one; of a batch Deepness looks at the first picture alone, unless it is YOLO_v9.
+METADATA = "geodetect"  # key of our own metadata
+# The `det_type` by which other programs recognise each layout. GeoDeep does not know YOLO_Ultralytics, and reads it as
+# the last one; Deepness reads only the first picture of a batch, unless it is YOLO_v9.
 LAYOUTS: dict[str | None, str] = {
     None: "YOLO_v9",
     "YOLO_v9": "YOLO_v9",
@@ -32,24 +32,26 @@ LAYOUTS: dict[str | None, str] = {
 IN_COLUMNS = ("YOLO_v9", "YOLO_Ultralytics")  # (4 + K, N); the other one has rows, (N, 5 + K)
 _BYTE = np.float32(255)
 _MAX_PER_LEVEL = 1000  # pairs of a box and a class, as in the detector
+# onnxruntime raises a class of its own for each of its error codes; these stand for files that it cannot read.
+_FAILURES = "Fail InvalidArgument InvalidGraph InvalidProtobuf NoSuchFile NotImplemented RuntimeException".split()
 
 
 class OnnxDetector(HasMetadata):
-    """A detector that runs in onnxruntime and finds what the exported one finds, in float32.
+    """A detector that runs in onnxruntime, with the results of the exported one in float32.
 
     Args:
-        path: an `.onnx` file that geodetect wrote.
+        path: an `.onnx` file written by geodetect.
         device: "cpu", "cuda", "cuda:1"; None: a GPU if onnxruntime has one.
 
     Raises:
-        ModelError: if the file is missing, damaged, or not one that geodetect wrote.
+        ModelError: if the file is missing, damaged, or not written by geodetect.
         ArgumentError: if there is no such device.
         MissingPackage: without the extra `onnx`.
     """
 
     def __init__(self, path: str | Path, device: str | None = None) -> None:
-        self._session = session(Path(path), device)
-        facts = facts_of(self._session, path)
+        self._session = load_session(Path(path), device)
+        facts = read_metadata(self._session, path)
         self.name = Path(path).name
         self.checksum = f"{zlib.crc32(Path(path).read_bytes()):08x}"
         self.metadata = Metadata.from_json(facts)
@@ -57,24 +59,24 @@ class OnnxDetector(HasMetadata):
         self._in_columns: bool = facts["det_type"] in IN_COLUMNS
 
     def detect(self, pixels: np.ndarray, *, min_score: float = LOWEST_SCORE, nms_iou: float = NMS_IOU) -> list[Boxes]:
-        """What is on each chip, best first, in the chip's pixels; never reaching over its edge.
+        """Return the boxes of each chip, best first, in the chip's pixels and clipped to it.
 
         Args:
-            pixels: (B, C, H, W) as read from the raster; what is not finite counts as the mean.
+            pixels: (B, C, H, W) as read from the raster; NaN and infinity count as the mean.
             min_score: lowest score.
-            nms_iou: overlap above which the worse of two boxes of a class is dropped.
+            nms_iou: IoU above which the worse of two boxes of a class is dropped.
 
         Raises:
             ModelError: if the pixels have another number of bands, or are larger than the model's chips.
         """
         if not len(pixels):
             return []
-        (found,) = self._session.run(None, {"images": self._pictures(pixels)})
+        (found,) = self._session.run(None, {"images": self._prepare(pixels)})
         rows = found.swapaxes(1, 2) if self._in_columns else found
-        return [self._boxes(each, (pixels.shape[2], pixels.shape[3]), min_score, nms_iou) for each in rows]
+        return [self._select_boxes(each, (pixels.shape[2], pixels.shape[3]), min_score, nms_iou) for each in rows]
 
-    def _pictures(self, pixels: np.ndarray) -> np.ndarray:
-        """Pixels / 255 in squares (B, C, S, S); NaN, which the file takes for the mean, beside smaller chips."""
+    def _prepare(self, pixels: np.ndarray) -> np.ndarray:
+        """Return pixels / 255 as (B, C, S, S), padded with NaN, which counts as the mean."""
         n, n_bands, height, width = pixels.shape
         if n_bands != len(self.bands):
             raise ModelError(f"{self.name} takes {len(self.bands)} bands {self.bands}; got pixels of {n_bands}")
@@ -86,8 +88,8 @@ class OnnxDetector(HasMetadata):
         np.divide(pixels, _BYTE, out=pictures[:, :, :height, :width], casting="unsafe")
         return pictures
 
-    def _boxes(self, rows: np.ndarray, shape: tuple[int, int], min_score: float, nms_iou: float) -> Boxes:
-        """Detections among the candidates (N, 4 + n) of one chip (H, W)."""
+    def _select_boxes(self, rows: np.ndarray, shape: tuple[int, int], min_score: float, nms_iou: float) -> Boxes:
+        """Return the boxes among the candidates (N, 4 + n) of one chip of the size (H, W)."""
         scores = rows[:, -len(self.classes) :].copy()
         ends = np.cumsum(self._groups)
         for first, end in zip(ends - self._groups, ends, strict=True):
@@ -101,14 +103,14 @@ class OnnxDetector(HasMetadata):
 
 
 def _keep_best(scores: np.ndarray) -> None:
-    """Set all scores (n, K) of a level to 0 but its 1,000 best, those below 0, outside the chip, among them."""
+    """Set all scores (n, K) of a level but the 1,000 largest by size to 0; below 0 are those outside the chip."""
     if scores.size > _MAX_PER_LEVEL:
         size = np.abs(scores)
         scores[size < np.partition(size, -_MAX_PER_LEVEL, axis=None)[-_MAX_PER_LEVEL]] = 0
 
 
-def session(path: Path, device: str | None) -> InferenceSession:
-    """The file, loaded and ready to run.
+def load_session(path: Path, device: str | None) -> InferenceSession:
+    """Load a file into onnxruntime.
 
     Raises:
         ModelError: if there is no such file, or onnxruntime cannot read it.
@@ -117,32 +119,26 @@ def session(path: Path, device: str | None) -> InferenceSession:
     """
     try:
         import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
     except ImportError as error:
         raise missing("onnxruntime", "onnx", "running an .onnx file") from error
     if not path.is_file():
-        raise ModelError(f"there is no model file {path}; expected what `export` wrote, with suffix .onnx")
-    providers = _providers(device, onnxruntime.get_available_providers())
+        raise ModelError(f"there is no model file {path}; expected an .onnx file written by `export`")
+    providers = _choose_providers(device, onnxruntime.get_available_providers())
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors alone; they are raised too
+    failures = RuntimeError, ValueError, *(getattr(state, name) for name in _FAILURES)
+    options.log_severity_level = 3  # errors only; they are raised too
     try:
         return onnxruntime.InferenceSession(path, options, providers=providers)
-    except _failures() as error:
+    except failures as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"{path} is not a whole ONNX file that onnxruntime runs ({reason}); export it again"
+            f"{path} is not a complete ONNX file that onnxruntime runs ({reason}); export it again"
         ) from error
 
 
-def _failures() -> tuple[type[Exception], ...]:
-    """What onnxruntime raises for files that it cannot read: a class of its own for each of its error codes."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    names = "Fail InvalidArgument InvalidGraph InvalidProtobuf NoSuchFile NotImplemented RuntimeException"
-    return (RuntimeError, ValueError, *(getattr(state, name) for name in names.split()))
-
-
-def _providers(device: str | None, available: list[str]) -> list[Any]:
-    """The part of onnxruntime that runs on a device."""
+def _choose_providers(device: str | None, available: list[str]) -> list[Any]:
+    """Return the execution providers for a device."""
     cuda = "CUDAExecutionProvider"
     if device == "cpu" or (device is None and cuda not in available):
         return ["CPUExecutionProvider"]
@@ -154,17 +150,17 @@ def _providers(device: str | None, available: list[str]) -> list[Any]:
     return [(cuda, {"device_id": int(number or 0)}), "CPUExecutionProvider"]
 
 
-def facts_of(loaded: InferenceSession, path: str | Path) -> dict[str, Any]:
-    """What the file says of itself, its `det_type` among it.
+def read_metadata(session: InferenceSession, path: str | Path) -> dict[str, Any]:
+    """Return the metadata that `export` wrote into a file, with `det_type`.
 
     Raises:
         ModelError: if geodetect did not write it.
     """
-    told = loaded.get_modelmeta().custom_metadata_map
+    stored = session.get_modelmeta().custom_metadata_map
     try:
-        return dict(json.loads(told[METADATA])) | {"det_type": json.loads(told["det_type"])}
+        return dict(json.loads(stored[METADATA])) | {"det_type": json.loads(stored["det_type"])}
     except (KeyError, ValueError, TypeError) as error:
         raise ModelError(
-            f"{path} is an ONNX file, but not one that geodetect exported: its metadata lack {METADATA!r}; "
+            f"{path} is an ONNX file, but not one that geodetect exported: its metadata lacks {METADATA!r}; "
             "any object with a `detect` runs in detect_objects, so wrap it in one"
         ) from error

@@ -1,4 +1,4 @@
-"""What the formats share: the network as a program and the facts beside it.
+"""The network as a program, and the comparison with it, for all formats.
 
 Shapes: B pictures, C bands, S the side of a chip, A anchors, K classes, N candidates of a picture.
 """
@@ -17,17 +17,18 @@ from geodetect.network.coding import decode
 from geodetect.network.inference import MULTIPLE
 from geodetect.network.retinanet import Network
 
-BYTE = 255.0  # what other tools divide pixels by
-_MAX_PER_LEVEL = 1000  # as many as the detector itself looks at
+BYTE = 255.0  # other programs divide pixels by it
+BATCHES = (1, 3)  # sizes to test: a program with its example's B as a constant fails on one of them
+_MAX_PER_LEVEL = 1000  # as in the detector
 _BLOTCH = 16  # pixels
-_EXAMPLE = 2  # pictures; with one, PyTorch takes B for a constant
+_EXAMPLE = 2  # pictures; with one, PyTorch makes B a constant
 
 
 class Detections(nn.Module):
-    """The network from pixels to boxes: it standardises, decodes and clips; only suppression is left to do.
+    """The network from pixels to boxes, with standardisation, decoding and clipping, but without suppression.
 
-    Of each level the 1,000 anchors with the best scores are decoded. Those are all that the detector
-    itself would look at: of any 1,000 pairs of an anchor and a class that score best, each has its anchor among them.
+    Of each level the 1,000 anchors with the best scores are decoded. They include the anchors of the 1,000 best
+    pairs of anchor and class, which are all that the detector itself considers.
 
     Args:
         detector: is not changed.
@@ -39,7 +40,7 @@ class Detections(nn.Module):
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
-        self.network = plain(detector.network)
+        self.network = copy_plain(detector.network)
         self.side = detector.chip_size
         self.margin = -self.side % MULTIPLE
         padded = self.side + self.margin, self.side + self.margin
@@ -57,29 +58,30 @@ class Detections(nn.Module):
         return [min(_MAX_PER_LEVEL, size) for size in self.level_sizes]
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Corners (B, N, 4) in pixels and scores (B, N, K) of the best candidates; below 0 for what lies outside.
+        """Return corners (B, N, 4) in pixels and scores (B, N, K) of the best candidates.
 
-        No threshold lets such a score pass, and yet it tells which candidates are a level's best.
+        Scores of boxes outside the chip are negated: no threshold lets them pass, but their size still tells which
+        candidates are a level's best.
 
         Args:
-            pixels: (B, C, S, S), divided by 255; what is not finite counts as the mean.
+            pixels: (B, C, S, S), divided by 255; NaN and infinity count as the mean.
         """
         boxes, scores = self.candidates(pixels)
         real = (boxes[..., 2:] > boxes[..., :2]).all(dim=2, keepdim=True)
         return boxes, torch.where(real, scores, -scores)
 
     def candidates(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """As `forward` gives them, but with every score as it is: level by level, the best first."""
+        """Return boxes and scores as `forward` does, but none negated; level by level, best first."""
         known = pixels.abs() <= torch.finfo(torch.float32).max  # False for NaN too
         pictures = (torch.where(known, pixels, self.mean) - self.mean) * self.scale
         logits, deltas = self.network(nn.functional.pad(pictures, (0, self.margin, 0, self.margin)))
         scores = logits.sigmoid()
-        places = self._best(scores)
-        boxes = decode(self.anchors[places], _picked(deltas, places)).clamp(0, self.side)
-        return boxes, _picked(scores, places)
+        places = self._find_best(scores)
+        boxes = decode(self.anchors[places], _take_rows(deltas, places)).clamp(0, self.side)
+        return boxes, _take_rows(scores, places)
 
-    def _best(self, scores: Tensor) -> Tensor:
-        """Places (B, N) of the best anchors of each level among all A."""
+    def _find_best(self, scores: Tensor) -> Tensor:
+        """Return indices (B, N) of the best anchors of each level."""
         places, first = [], 0
         for level, size in zip(torch.split(scores.amax(dim=2), self.level_sizes, dim=1), self.groups, strict=True):
             places.append(level.topk(size, dim=1).indices + first)
@@ -87,15 +89,15 @@ class Detections(nn.Module):
         return torch.cat(places, dim=1)
 
 
-def _picked(values: Tensor, places: Tensor) -> Tensor:
-    """The rows (B, N, n) of (B, A, n) at places (B, N)."""
+def _take_rows(values: Tensor, places: Tensor) -> Tensor:
+    """Return the rows (B, N, n) of values (B, A, n) at places (B, N)."""
     return values.gather(1, places[..., None].expand(-1, -1, values.shape[2]))
 
 
-def plain(network: Network) -> Network:
-    """A copy of the network as any program takes it: on the CPU, float32, in evaluation mode, norms of heads folded.
+def copy_plain(network: Network) -> Network:
+    """Return a copy of the network for export: on the CPU, float32, in evaluation mode, norms of heads folded.
 
-    Weights that are channels last, as the detector has them, are views, which archives do not know.
+    The detector's weights are channels last, which archives cannot hold; the copy's are contiguous.
     """
     copied = copy.deepcopy(network).to("cpu", torch.float32).to(memory_format=torch.contiguous_format)
     for head in (copied.class_head, copied.box_head):
@@ -103,16 +105,16 @@ def plain(network: Network) -> Network:
     return copied.eval()
 
 
-def traced(module: nn.Module, detector: Detector) -> torch.export.ExportedProgram:
-    """A module that takes the detector's chips as a graph for any number of them."""
+def trace(module: nn.Module, detector: Detector) -> torch.export.ExportedProgram:
+    """Return a module as a graph that takes any number of the detector's chips."""
     example = torch.zeros(_EXAMPLE, len(detector.bands), detector.chip_size, detector.chip_size)
     return torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("B", min=1)},))
 
 
-def clouds(detector: Detector, n_pictures: int) -> Tensor:
-    """Standardised pixels (B, C, S, S) of soft blotches, the same for the same B.
+def draw_clouds(detector: Detector, n_pictures: int) -> Tensor:
+    """Return standardised pixels (B, C, S, S) of smooth noise, the same for the same B.
 
-    Grain alone is like no picture: deep networks answer it with logits in the hundreds, and there rounding decides.
+    White noise would not do: deep networks give it logits in the hundreds, where rounding dominates.
     """
     side = detector.chip_size
     shape = n_pictures, len(detector.bands), side // _BLOTCH + 2, side // _BLOTCH + 2
@@ -120,21 +122,21 @@ def clouds(detector: Detector, n_pictures: int) -> Tensor:
     return nn.functional.interpolate(blotches, size=(side, side), mode="bilinear", align_corners=False)
 
 
-def difference(got: Iterable[Tensor], due: Iterable[Tensor]) -> float:
-    """By how much the tensors of two answers differ at most; NaN where something is no number."""
+def max_difference(got: Iterable[Tensor], due: Iterable[Tensor]) -> float:
+    """Return the largest absolute difference of two sequences of tensors; NaN if one holds NaN."""
     return float(torch.stack([(mine - other).abs().max() for mine, other in zip(got, due, strict=True)]).max())
 
 
-def refuse_difference(off: float, allowed: float, what: str) -> None:
-    """Nothing, when what a file gives is near enough to what the network gives.
+def check_difference(off: float, allowed: float, what: str) -> None:
+    """Raise if the difference between a file and the network is too large.
 
     Args:
-        off: by how much they differ at most; NaN where something is no number.
-        allowed: by how much they may.
-        what: differs, as the start of a sentence.
+        off: the difference; NaN is too large.
+        allowed: the largest permitted one.
+        what: subject of the message.
 
     Raises:
-        OutputError: if they differ by more.
+        OutputError: if `off` exceeds `allowed`.
     """
     if not off <= allowed:
         raise OutputError(

@@ -1,64 +1,76 @@
-"""What exported files say of their models."""
+"""Reading the metadata of exported files."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from pathlib import Path
+import zipfile
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 from urllib.parse import unquote
 
 from geodetect.errors import ModelError
 from geodetect.export import stac
-from geodetect.export.archives import read_member
-from geodetect.export.onnx_detector import facts_of, session
+from geodetect.export.onnx_detector import load_session, read_metadata
+
+_LARGEST_BYTES = 16_000_000  # of a member; a small archive may unpack to more than the memory
 
 
-def facts_in(path: Path) -> dict[str, Any] | None:
-    """What an exported file says of its model, with the key `format`; None for a file of another kind.
+def read_facts(path: Path) -> dict[str, Any] | None:
+    """Return the metadata of an exported file, with a description as `format`; None for a file of another kind.
 
     Raises:
-        ModelError: if the file is damaged, or not one that geodetect wrote.
+        ModelError: if the file is damaged, or not written by geodetect.
         MissingPackage: for `.onnx` without the extra `onnx`.
     """
-    readers: dict[str, Callable[[Path], dict[str, Any] | None]] = {
-        ".onnx": _onnx,
-        ".dlpk": _dlpk,
-        ".pt2": _pt2,
-        ".json": _stac,
-    }
-    reader = readers.get(path.suffix.lower())
-    return None if reader is None else reader(path)
+    suffix = path.suffix.lower()
+    if suffix == ".onnx":
+        facts = read_metadata(load_session(path, "cpu"), path)
+        return facts | {"format": f"an ONNX model with the output layout {facts['det_type']}"}
+    if suffix == ".pt2":
+        what = "a PyTorch program (.pt2) written by geodetect"
+        return _read_json(path, "/geodetect.json", what) | {"format": what}
+    if suffix == ".dlpk":
+        what = "a deep learning package for ArcGIS (.dlpk)"
+        definition = _read_json(path, ".emd", what)
+        if "Geodetect" not in definition:
+            raise ModelError(f"{path} is {what}, but not one that geodetect wrote; its .emd lacks Geodetect")
+        arguments = {name: definition.get(name) for name in ("Padding", "Threshold", "BatchSize")}
+        return dict(definition["Geodetect"]) | {"format": f"{what}, experimental", "arguments": arguments}
+    return _read_item(path) if suffix == ".json" else None
 
 
-def _onnx(path: Path) -> dict[str, Any]:
-    facts = facts_of(session(path, "cpu"), path)
-    return facts | {"format": f"an ONNX model that answers as {facts['det_type']}"}
+def _read_json(path: Path, ending: str, what: str) -> dict[str, Any]:
+    """Return the JSON in the one member of a zip file whose name has this ending; nothing is unpacked to disk.
 
-
-def _dlpk(path: Path) -> dict[str, Any]:
-    what = "a deep learning package for ArcGIS (.dlpk)"
-    definition = _parsed(read_member(path, ".emd", what), path, what)
-    if "Geodetect" not in definition:
-        raise ModelError(f"{path} is {what}, but not one that geodetect wrote; its .emd lacks Geodetect")
-    arguments = {name: definition.get(name) for name in ("Padding", "Threshold", "BatchSize")}
-    return dict(definition["Geodetect"]) | {"format": f"{what}, experimental", "arguments": arguments}
-
-
-def _pt2(path: Path) -> dict[str, Any]:
-    what = "a PyTorch program (.pt2) that geodetect wrote"
-    return _parsed(read_member(path, "/geodetect.json", what), path, what) | {"format": what}
-
-
-def _parsed(content: bytes, path: Path, what: str) -> dict[str, Any]:
+    Raises:
+        ModelError: if the file is missing or damaged, a member's name leads out of the archive, or not exactly one
+            member has the ending.
+    """
+    if not path.is_file():
+        raise ModelError(f"there is no file {path}; expected {what}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                windows = PureWindowsPath(name)
+                if PurePosixPath(name).is_absolute() or windows.drive or windows.root or ".." in windows.parts:
+                    raise ModelError(f"{path} holds a member {name!r}, which leads out of the archive; do not use it")
+            found = [each for each in archive.infolist() if each.filename.endswith(ending)]
+            if len(found) != 1:
+                raise ModelError(f"{path} is not {what}: it holds {len(found)} files *{ending}, where 1 is expected")
+            if found[0].file_size > _LARGEST_BYTES:
+                raise ModelError(f"{path} is not {what}: its {found[0].filename} is larger than 16 MB")
+            content = archive.read(found[0])
+    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        # RuntimeError and NotImplementedError: an encrypted member, or an unknown compression
+        raise ModelError(f"{path} is not {what}, or incomplete ({error}); copy or export it again") from error
     try:
         return dict(json.loads(content))
     except (ValueError, TypeError) as error:
-        raise ModelError(f"{path} is not {what}: its description is no JSON ({error}); export it again") from error
+        raise ModelError(f"{path} is not {what}: its metadata is not JSON ({error}); export it again") from error
 
 
-def _stac(path: Path) -> dict[str, Any] | None:
-    """The facts of a STAC item; None for any other JSON, such as features."""
+def _read_item(path: Path) -> dict[str, Any] | None:
+    """Return the facts of a STAC item of a model; None for any other JSON, such as GeoJSON."""
     try:
         item = json.loads(path.read_bytes())
         properties = item["properties"]
@@ -66,6 +78,16 @@ def _stac(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None
     hyperparameters = properties.get("mlm:hyperparameters", {})
+    artifacts = []
+    for asset in item.get("assets", {}).values():
+        name = unquote(str(asset.get("href")))
+        if not (path.parent / name).is_file():
+            state = "not here"
+        elif asset.get("file:checksum") == stac.checksum(path.parent / name):
+            state = "as described"
+        else:
+            state = "another file than the one described"
+        artifacts.append(f"{name} ({state})")
     return {
         "format": "a STAC item of a model",
         "classes": [each.get("description", each["name"]) for each in outputs[0].get("classification:classes", [])],
@@ -75,15 +97,5 @@ def _stac(path: Path) -> dict[str, Any] | None:
         "overlap": hyperparameters.get("overlap"),
         "backbone": hyperparameters.get("backbone"),
         "min_score": hyperparameters.get("min_score"),
-        "artifact": ", ".join(_artifact(path, asset) for asset in item.get("assets", {}).values()),
+        "artifact": ", ".join(artifacts),
     }
-
-
-def _artifact(path: Path, asset: dict[str, Any]) -> str:
-    """The name of a file that an item describes, and whether it is the one."""
-    name = unquote(str(asset.get("href")))
-    file = path.parent / name
-    if not file.is_file():
-        return f"{name} (not here)"
-    same = asset.get("file:checksum") == stac.checksum(file)
-    return f"{name} ({'as described' if same else 'another file than the one described'})"

@@ -1,4 +1,4 @@
-"""The algorithm that finds objects: raster and model in, boxes on the map out."""
+"""The algorithm that detects objects in a raster with a model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .layers import raster_file, write_geometry, write_source
 from .program import run, split
 
 _HELP = (
-    "Finds the objects that a model knows, and draws a box around each, with its class in the column label and its "
+    "Finds the objects of a model's classes and draws a box around each, with its class in the column label and its "
     "score, 0 to 1, in score.\n"
     'Model: a .safetensors file, as "Train a detector" saves it, or an .onnx file that geodetect exported.\n'
     "Lowest score: boxes below are not written; empty for the score that was best in validation.\n"
@@ -35,19 +35,19 @@ _HELP = (
 )
 
 
-class _Shown(QgsProcessingLayerPostProcessorInterface):  # type: ignore[misc]
-    """What is done to the new layer once QGIS has loaded it: the style that its file brings, and a filter.
+class _Styler(QgsProcessingLayerPostProcessorInterface):  # type: ignore[misc]
+    """A post-processor of the new layer: it loads the style in the file, and sets a filter.
 
     Args:
         score: boxes below it are hidden; None shows all.
     """
 
-    _awaited: ClassVar[set[_Shown]] = set()  # QGIS itself keeps none alive
+    _waiting: ClassVar[set[_Styler]] = set()  # keeps them alive, since QGIS holds no reference
 
     def __init__(self, score: float | None) -> None:
         super().__init__()
         self._score = score
-        self._awaited.add(self)
+        self._waiting.add(self)
 
     def postProcessLayer(self, layer: Any, context: Any, feedback: Any) -> None:
         """Called by QGIS when the layer is in the project."""
@@ -55,7 +55,7 @@ class _Shown(QgsProcessingLayerPostProcessorInterface):  # type: ignore[misc]
         if self._score is not None:
             layer.setSubsetString(f'"score" >= {self._score}')
         layer.triggerRepaint()
-        self._awaited.discard(self)
+        self._waiting.discard(self)
 
 
 class Detect(QgsProcessingAlgorithm):  # type: ignore[misc]  # QGIS publishes no types
@@ -115,26 +115,26 @@ class Detect(QgsProcessingAlgorithm):  # type: ignore[misc]  # QGIS publishes no
         if raster is None:
             raise QgsProcessingException(self.invalidRasterError(parameters, self.INPUT))
         output = self.parameterAsOutputLayer(parameters, self.OUTPUT, context)
-        lowest = self._score(self.MIN_SCORE, parameters, context)
+        lowest = self._read_score(self.MIN_SCORE, parameters, context)
         options = [] if lowest is None else ["--min-score", str(lowest)]
         options += split(self.parameterAsString(parameters, self.EXTRA, context))
         model = self.parameterAsFile(parameters, self.MODEL, context)
         with tempfile.TemporaryDirectory() as folder:
-            area = self._area(parameters, context, raster.crs(), folder)
+            area = self._write_area(parameters, context, raster.crs(), folder)
             options += [] if area is None else ["--aoi", area]
             run(["detect", *options, "--", raster_file(raster), model, output], feedback)
         if context.willLoadLayerOnCompletion(output):
-            shown = _Shown(self._score(self.SHOWN, parameters, context))
+            shown = _Styler(self._read_score(self.SHOWN, parameters, context))
             context.layerToLoadOnCompletionDetails(output).setPostProcessor(shown)
         return {self.OUTPUT: output}
 
-    def _score(self, name: str, parameters: dict[str, Any], context: Any) -> float | None:
-        """The number in a field of the form; None where it is empty."""
+    def _read_score(self, name: str, parameters: dict[str, Any], context: Any) -> float | None:
+        """Return the number in a field of the form; None for an empty one."""
         given = parameters.get(name)
         return None if given is None or given == "" else float(self.parameterAsDouble(parameters, name, context))
 
-    def _area(self, parameters: dict[str, Any], context: Any, crs: Any, folder: str) -> str | None:
-        """The area as a vector file; None for everywhere."""
+    def _write_area(self, parameters: dict[str, Any], context: Any, crs: Any, folder: str) -> str | None:
+        """Return the area as a vector file; None for no limit."""
         if parameters.get(self.AREA):
             source = self.parameterAsSource(parameters, self.AREA, context)
             if source is None:

@@ -19,14 +19,14 @@ from qgis.core import (
     QgsWkbTypes,
 )
 
-_NOT_IN_NAMES = r'[<>:"/\\|?*]'  # of files on Windows
+_NOT_IN_NAMES = r'[<>:"/\\|?*]'  # characters that Windows forbids in names of files
 
 
 def raster_file(layer: Any) -> str:
-    """Return what GDAL opens to read a raster layer.
+    """Return the path or the GDAL connection string of a raster layer.
 
     Raises:
-        QgsProcessingException: if the layer is no file, but a map service or a database.
+        QgsProcessingException: if the layer is not read by GDAL, such as a map service.
     """
     if layer.providerType() != "gdal":
         raise QgsProcessingException(
@@ -40,13 +40,13 @@ def raster_file(layer: Any) -> str:
 def write_source(source: Any, folder: str, fields: Sequence[str] = ()) -> str:
     """Write features as QGIS sees them to a GeoPackage; return its path.
 
-    So memory layers, databases, unsaved edits, filters, selections and layers beside others in a file are all alike to
-    geodetect, which calls the file by the name of the layer.
+    This covers memory layers, databases, unsaved edits, filters, selections and files of several layers. The file is
+    named after the layer.
 
     Args:
-        source: features, as an algorithm gets them.
-        folder: where the file is to lie.
-        fields: names of the columns to keep, as far as the source has them.
+        source: feature source of an algorithm.
+        folder: folder of the new file.
+        fields: names of the columns to keep; missing ones are ignored.
 
     Raises:
         QgsProcessingException: if there are no features, or they cannot be written.
@@ -54,7 +54,7 @@ def write_source(source: Any, folder: str, fields: Sequence[str] = ()) -> str:
     if not source.featureCount():
         raise QgsProcessingException(f"{source.sourceName()} has no features; choose another layer, or none")
     columns = [source.fields().at(i) for i in (source.fields().lookupField(name) for name in fields) if i >= 0]
-    unchecked = QgsProcessingFeatureSource.FlagSkipGeometryValidityChecks  # geodetect mends what it can
+    unchecked = QgsProcessingFeatureSource.FlagSkipGeometryValidityChecks  # geodetect repairs them
     features = source.getFeatures(QgsFeatureRequest(), unchecked)
     return _write(features, source.sourceCrs(), _path(folder, source.sourceName()), columns)
 
@@ -65,7 +65,7 @@ def write_geometry(geometry: Any, crs: Any, folder: str) -> str:
     Args:
         geometry: a polygon.
         crs: its coordinate reference system.
-        folder: where the file is to lie.
+        folder: folder of the new file.
 
     Raises:
         QgsProcessingException: if it cannot be written.
@@ -76,14 +76,14 @@ def write_geometry(geometry: Any, crs: Any, folder: str) -> str:
 
 
 def _path(folder: str, name: str) -> Path:
-    """A file of this name, as far as every system allows it."""
+    """Return a path in the folder with a name that every system allows."""
     return Path(folder) / f"{re.sub(_NOT_IN_NAMES, '_', name).strip(' .') or 'layer'}.gpkg"
 
 
 def _write(features: Iterable[Any], crs: Any, path: Path, columns: Sequence[Any]) -> str:
     options = QgsVectorFileWriter.SaveVectorOptions()
     options.driverName, options.layerName = "GPKG", path.stem
-    options.layerOptions = ["FID=geodetect_fid", "GEOMETRY_NAME=geodetect_geometry"]  # as no column is called
+    options.layerOptions = ["FID=geodetect_fid", "GEOMETRY_NAME=geodetect_geometry"]  # names that no column has
     fields = QgsFields()
     for column in columns:
         fields.append(column)
@@ -91,7 +91,10 @@ def _write(features: Iterable[Any], crs: Any, path: Path, columns: Sequence[Any]
     writer = QgsVectorFileWriter.create(str(path), fields, any_kind, crs, context, options)
     for feature in features:
         copy = QgsFeature(fields)
-        copy.setGeometry(_straight(feature.geometry()))
+        geometry = feature.geometry()
+        if QgsWkbTypes.isCurvedType(geometry.wkbType()):  # geodetect reads no curves
+            geometry = QgsGeometry(geometry.constGet().segmentize())
+        copy.setGeometry(geometry)
         copy.setAttributes([feature[column.name()] for column in columns])
         writer.addFeature(copy)
     error = writer.errorMessage()
@@ -99,8 +102,3 @@ def _write(features: Iterable[Any], crs: Any, path: Path, columns: Sequence[Any]
     if error:
         raise QgsProcessingException(f"{path.name} cannot be written: {error}")
     return str(path)
-
-
-def _straight(geometry: Any) -> Any:
-    """The geometry with its curves as short lines, which are all that geodetect reads."""
-    return QgsGeometry(geometry.constGet().segmentize()) if QgsWkbTypes.isCurvedType(geometry.wkbType()) else geometry

@@ -15,7 +15,7 @@ from .train import Train
 
 
 class Plugin:
-    """What QGIS starts and stops."""
+    """The plugin; QGIS calls its methods."""
 
     def __init__(self) -> None:
         self._provider = Provider()
@@ -29,12 +29,12 @@ class Plugin:
         self.initProcessing()
 
     def unload(self) -> None:
-        """Take the algorithms away."""
+        """Remove the algorithms."""
         QgsApplication.processingRegistry().removeProvider(self._provider)
 
 
 class Provider(QgsProcessingProvider):  # type: ignore[misc]  # QGIS publishes no types
-    """The algorithms of geodetect, and the setting that says where it is installed."""
+    """The algorithms of geodetect, and the setting for its program."""
 
     def id(self) -> str:
         """Return the name by which algorithms are called, as in `geodetect:detect`."""
@@ -58,7 +58,7 @@ class Provider(QgsProcessingProvider):  # type: ignore[misc]  # QGIS publishes n
         return True
 
     def unload(self) -> None:
-        """Take the setting away."""
+        """Remove the setting."""
         ProcessingConfig.removeSetting(SETTING)
 
     def loadAlgorithms(self) -> None:

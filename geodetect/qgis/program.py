@@ -1,4 +1,4 @@
-"""How the command line of geodetect is found and run: progress, messages and cancelling, in the terms of QGIS."""
+"""Finding and running the command line of geodetect, with QGIS' progress, messages and cancelling."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from qgis.PyQt.QtCore import QProcess, QProcessEnvironment
 
 SETTING = "GEODETECT_PROGRAM"
 _PYTHON_OF = Path(__file__).with_name("python.txt")  # names the Python that packed this plugin
-# What QGIS sets for its own Python, GDAL and PROJ would mislead those of another installation.
+# Variables that QGIS sets for its own Python, GDAL and PROJ; they would mislead those of another installation.
 _OF_QGIS = ("PYTHONHOME", "PYTHONPATH", "GDAL_DATA", "GDAL_DRIVER_PATH", "PROJ_LIB", "PROJ_DATA")
 _NAME_IT = "name its program under Settings > Options > Processing > Providers > geodetect"
 _POLL_MS = 100
 _PERCENT = re.compile(r"(\d+)% of \d+ windows")
 
-Progress = Callable[[str], "float | None"]  # percent, where a line of the output tells it
+Progress = Callable[[str], "float | None"]  # percent of a line of output; None if it has none
 
 
 def command() -> list[str]:
-    """Return how geodetect is started: as it is set, else where this plugin was packed, else as found on PATH.
+    """Return the command for geodetect: of the setting, else of the Python that packed this plugin, else on PATH.
 
     Raises:
-        QgsProcessingException: if it is nowhere.
+        QgsProcessingException: if there is none.
     """
     packed = _PYTHON_OF.read_text(encoding="utf-8") if _PYTHON_OF.is_file() else ""
     found = packed if Path(packed).is_file() else shutil.which("geodetect")
@@ -50,8 +50,8 @@ def run(arguments: Sequence[str], feedback: Any, progress: Progress = lambda lin
 
     Args:
         arguments: what comes after `geodetect`.
-        feedback: gets progress, output and warnings.
-        progress: reads the percentage from a line of the standard output.
+        feedback: receives progress, output and warnings.
+        progress: returns the percentage of a line of the standard output, or None.
 
     Raises:
         QgsProcessingException: if geodetect cannot be started, or ends with an error, which is the message.
@@ -83,7 +83,7 @@ def run(arguments: Sequence[str], feedback: Any, progress: Progress = lambda lin
 
 
 def _environment() -> Any:
-    """The environment of QGIS without what is meant for QGIS alone."""
+    """Return the environment of QGIS without the variables for QGIS alone."""
     environment = QProcessEnvironment.systemEnvironment()
     for name in _OF_QGIS:
         environment.remove(name)
@@ -93,13 +93,13 @@ def _environment() -> Any:
 
 
 class _Lines:
-    """A stream of bytes as lines; bars that draw over themselves count as lines too."""
+    """A stream of bytes as lines; carriage returns of progress bars end lines too."""
 
     def __init__(self, read: Callable[[], Any]) -> None:
         self._read, self._rest = read, b""
 
     def take(self, *, last: bool = False) -> list[str]:
-        """Return the lines that are complete, and the rest if it is the last."""
+        """Return the complete lines, and with `last` the rest."""
         *lines, self._rest = re.split(rb"[\r\n]+", self._rest + bytes(self._read()))
         if last:
             lines, self._rest = [*lines, self._rest], b""
@@ -107,19 +107,19 @@ class _Lines:
 
 
 class _Messages:
-    """What geodetect says beside its output: progress, warnings, and at last an error."""
+    """The standard error of geodetect: progress, warnings, and an error at the end."""
 
     def __init__(self, read: Callable[[], Any], feedback: Any) -> None:
         self._lines, self._feedback = _Lines(read), feedback
         self.error = ""
 
     def pass_on(self, percent: float | None) -> None:
-        """Move the bar."""
+        """Move the progress bar; None leaves it."""
         if percent is not None:
             self._feedback.setProgress(percent)
 
     def show(self, *, last: bool = False) -> None:
-        """Hand on what has come; the last line that is no warning is the error, if there is one."""
+        """Pass new lines on to QGIS; the last one that is no warning is kept as the error."""
         for line in self._lines.take(last=last):
             kind, colon, text = line.partition(": ")
             found = _PERCENT.match(line)

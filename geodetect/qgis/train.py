@@ -1,4 +1,4 @@
-"""The algorithm that trains a detector: raster and labels in, a model file out."""
+"""The algorithm that trains a detector on a raster and labels."""
 
 from __future__ import annotations
 
@@ -104,11 +104,11 @@ class Train(QgsProcessingAlgorithm):  # type: ignore[misc]  # QGIS publishes no 
         with tempfile.TemporaryDirectory() as folder:
             file = write_source(labels, folder, [field or "label"])
             arguments = ["train", "--labels", file, *options, "--", raster_file(raster), output]
-            run(arguments, feedback, lambda line: _percent(line, epochs))
+            run(arguments, feedback, lambda line: _parse_percent(line, epochs))
         return {self.OUTPUT: output}
 
 
-def _percent(line: str, epochs: int) -> float | None:
-    """How far the training is after the epoch that a line of the output tells of; None for other lines."""
+def _parse_percent(line: str, epochs: int) -> float | None:
+    """Return the progress after the epoch in a line of the training table, in percent; None for other lines."""
     found = re.fullmatch(r"\s*(\d+)(\s+[\d.:na]+){4}\s*", line)
     return None if found is None else 100 * (int(found[1]) + 1) / epochs

@@ -17,7 +17,7 @@ import numpy as np
 
 from geodetect.boxes import Boxes, nms
 from geodetect.errors import ArgumentError, ModelError
-from geodetect.export.onnx_detector import METADATA, OnnxDetector, session
+from geodetect.export.onnx_detector import METADATA, OnnxDetector, load_session
 from geodetect.metadata import LOWEST_SCORE, NMS_IOU, UNKNOWN_SCORE, HasMetadata, Metadata
 
 _CANDIDATE_RANK = 3  # (B, N, n) or (B, n, N)
@@ -77,7 +77,7 @@ def load_onnx(
         ArgumentError: if something is missing that the file does not say, or is given although it does.
         MissingPackage: without the extra `onnx`.
     """
-    loaded = session(path, device)
+    loaded = load_session(path, device)
     if METADATA not in loaded.get_modelmeta().custom_metadata_map:
         return ForeignOnnx(path, loaded, classes=classes, pixel_size_m=pixel_size_m, layout=layout)
     given = {"classes": classes, "pixel_size_m": pixel_size_m, "layout": layout}

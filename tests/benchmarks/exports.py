@@ -33,7 +33,7 @@ import geodetect as gd
 from geodetect.boxes import Boxes, iou, nms
 from geodetect.detector import Detector
 from geodetect.export import export
-from geodetect.export.onnx_detector import OnnxDetector, session
+from geodetect.export.onnx_detector import OnnxDetector, load_session
 from geodetect.grid import Window
 from geodetect.metadata import Metadata
 from geodetect.network.coding import select_candidates, suppress
@@ -261,7 +261,7 @@ def as_deepness(onnx: Path, pixels: np.ndarray, score: float) -> list[Boxes]:
 
     https://github.com/PUTvision/qgis-plugin-deepness
     """
-    (found,) = session(onnx, "cpu").run(None, {"images": (pixels / np.float32(255)).astype(np.float32)})
+    (found,) = load_session(onnx, "cpu").run(None, {"images": (pixels / np.float32(255)).astype(np.float32)})
     boxes = []
     for columns in found:
         rows = columns.T[columns[4:].max(axis=0) >= score]
