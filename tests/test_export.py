@@ -722,3 +722,14 @@ def test_onnx_files_of_others_are_not_taken_for_ours(folder: Path, tmp_path: Pat
     onnx.save(model, tmp_path / "other.onnx")
     with pytest.raises(GeodetectError, match="is an ONNX file, but not one that geodetect exported"):
         OnnxDetector(tmp_path / "other.onnx")
+
+
+def test_damaged_bytes_inside_a_package_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "cars.dlpk"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("cars.emd", json.dumps({"Geodetect": list(range(5000))}))
+    content = bytearray(path.read_bytes())
+    content[60:80] = b"\xff" * 20
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match="copy or export it again"):
+        read_facts(path)

@@ -18,12 +18,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from click.testing import CliRunner
 from onnx import TensorProto, helper
 from safetensors.torch import save_file
 from torchvision.models.detection import retinanet_resnet50_fpn
 
 import geodetect as gd
 from geodetect.boxes import iou
+from geodetect.cli.main import main
 from geodetect.errors import ArgumentError, GeodetectError, ModelError
 from geodetect.stretch import Stretch
 from tests.fakes import PaintedScene
@@ -420,3 +422,23 @@ def test_an_onnx_file_cannot_be_trained(tmp_path: Path, scenes: dict[str, Painte
     data = gd.prepare_data(scenes["upright"].path, labels=scenes["upright"].truth, chip_size=64)
     with pytest.raises(ModelError, match="cannot be trained"):
         gd.RetinaNet(data, weights=save(tmp_path / "squares.onnx", "YOLO_v9"))
+
+
+# The command line
+
+
+def test_the_command_line_describes_and_runs_them(tmp_path: Path, scenes: dict[str, PaintedScene]) -> None:
+    path, scene = save(tmp_path / "squares.onnx", "YOLO_v9", resolution=50), scenes["upright"].path
+    told = CliRunner().invoke(main, ["info", str(path)])
+    assert told.exit_code == 0, told.output
+    assert "red, blue" in told.output
+    assert "0.5 m" in told.output
+    ran = CliRunner().invoke(main, ["detect", str(scene), str(path), str(tmp_path / "found.gpkg"), "--no-progress"])
+    assert ran.exit_code == 0, ran.output
+    assert (tmp_path / "found.gpkg").exists()
+    listed = CliRunner().invoke(main, ["info", "--published"])
+    assert all(name in listed.output for name in gd.published()["name"])
+    assert "FILE" in CliRunner().invoke(main, ["info"]).output
+    missing = CliRunner().invoke(main, ["info", "data/town.tif"])
+    assert missing.exit_code == 1
+    assert "data/town.tif" in missing.output

@@ -13,7 +13,7 @@ from geodetect.cli import options, tables
 
 @click.command()
 @click.argument("raster")
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model")
 @click.argument("output", metavar="OUTPUT...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--min-score",
@@ -63,7 +63,7 @@ from geodetect.cli import options, tables
     "--scheduler", metavar="ADDRESS", help="Run on the workers of a Dask cluster, such as tcp://10.0.0.1:8786."
 )
 @options.progress
-def detect(raster: str, model: Path, output: tuple[Path, ...], *, scheduler: str | None, **choices: Any) -> None:
+def detect(raster: str, model: str, output: tuple[Path, ...], *, scheduler: str | None, **choices: Any) -> None:
     """Find the objects of MODEL's classes in RASTER and write them to one or more OUTPUT files.
 
     RASTER is a file, a URL, a folder of GeoTIFFs or a pattern in quotes ("tiles/*.tif").

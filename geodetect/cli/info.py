@@ -18,16 +18,26 @@ _EXPORTED = (".onnx", ".dlpk", ".pt2", ".json")
 
 
 @click.command()
-@click.argument("file")
+@click.argument("file", required=False)
 @options.label_field
 @options.layer
-def info(file: str, label_field: str | None, layer: str | None) -> None:
-    """Describe FILE: a model, an exported model, a raster or a vector file.
+@click.option("--published", is_flag=True, help="List published detectors that are known to run, instead of a file.")
+def info(file: str | None, label_field: str | None, layer: str | None, *, published: bool) -> None:
+    """Describe FILE: a model, an exported or a published one, a raster or a vector file.
 
     Sizes are in pixels and metres, extents in the units of the file's CRS.
     """
     from geodetect.raster.stac import bands_of_item
+    from geodetect.zoo import catalog
+    from geodetect.zoo.names import is_published
 
+    if published or file is None:
+        if not published:
+            raise click.UsageError("name a FILE, or give --published for a list of published detectors")
+        for each in catalog.CATALOG:
+            tables.show_facts(each._asdict())
+            click.echo()
+        return
     file = expand_user(file)
     if file.endswith(_MODEL):
         from geodetect.detector import read_detector
@@ -35,13 +45,26 @@ def info(file: str, label_field: str | None, layer: str | None) -> None:
         path = Path(file)
         facts: dict[str, Any] = {"file": f"{path}, a model ({tables.size_of(path)})"}
         facts |= read_detector(path, device="cpu").facts
+    elif is_published(file) and (found := _published(file)) is not None:
+        facts = found
     elif file.endswith(_EXPORTED) and (exported := _exported(Path(file))) is not None:
         facts = exported
-    elif (found := bands_of_item(file)) is not None:
-        facts = {"file": f"{redact(file)}, a STAC item, {found[0]}", "bands": ", ".join(found[1])}
+    elif (item := bands_of_item(file)) is not None:
+        facts = {"file": f"{redact(file)}, a STAC item, {item[0]}", "bands": ", ".join(item[1])}
     else:
         facts = _raster_or_vector(file, label_field, layer)
     tables.show_facts(facts)
+
+
+def _published(name: str) -> dict[str, Any] | None:
+    """Return the facts of a detector that others have published; None for an export of geodetect's own."""
+    from geodetect.export.onnx_detector import OnnxDetector
+    from geodetect.zoo import load_detector
+
+    model = load_detector(name, device="cpu")
+    if isinstance(model, OnnxDetector):
+        return None
+    return {"file": f"{redact(name)}, a detector of another program", **model.metadata.facts}
 
 
 def _exported(path: Path) -> dict[str, Any] | None:

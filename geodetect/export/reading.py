@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 from urllib.parse import unquote
@@ -60,7 +61,7 @@ def _read_json(path: Path, ending: str, what: str) -> dict[str, Any]:
             if found[0].file_size > _LARGEST_BYTES:
                 raise ModelError(f"{path} is not {what}: its {found[0].filename} is larger than 16 MB")
             content = archive.read(found[0])
-    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         # RuntimeError and NotImplementedError: an encrypted member, or an unknown compression
         raise ModelError(f"{path} is not {what}, or incomplete ({error}); copy or export it again") from error
     try:

@@ -104,6 +104,15 @@ def is_remote(name: str | Path) -> bool:
     return text.startswith((_HUB, "http://", "https://")) or (not local and bool(_REPOSITORY.fullmatch(text)))
 
 
+def is_published(name: str) -> bool:
+    """Return whether a name, which may be that of any file, is most likely one of a published detector's."""
+    path = Path(expand_user(name))
+    if path.exists():
+        return path.suffix.lower() == _ONNX or (path / hub.CONFIG).is_file()
+    is_url = name.startswith(("http://", "https://")) and name.partition("?")[0].lower().endswith(_ONNX)
+    return is_url or name in ZOO.files or name.startswith(_HUB) or (is_remote(name) and not path.suffix)
+
+
 def locate(name: str | Path) -> Found:
     """Return the local file or folder that a name stands for, downloaded if need be.
 
