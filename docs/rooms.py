@@ -67,7 +67,8 @@ def draw(path: Path) -> None:
             mpl.patches.FancyBboxPatch((x - WIDTH / 2, y - HEIGHT / 2 + 0.1), WIDTH, HEIGHT - 0.2, **box, zorder=3)
         )
         axes.text(x, y, room, ha="center", va="center", zorder=4, fontsize=10)
-    axes.set(xlim=(-6, 6), ylim=(-1.15 * len(rows) + 0.4, 0.7))
+    half = max(abs(x) for x, _ in places.values()) + WIDTH
+    axes.set(xlim=(-half, half), ylim=(-1.15 * len(rows) + 0.4, 0.7))
     axes.axis("off")
     axes.set_title("Rooms of geodetect: imports go downwards only", fontsize=12)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
