@@ -27,6 +27,7 @@ import geodetect as gd
 from geodetect.boxes import iou
 from geodetect.cli.main import main
 from geodetect.errors import ArgumentError, GeodetectError, ModelError
+from geodetect.export import export
 from geodetect.stretch import Stretch
 from tests.fakes import PaintedScene
 
@@ -94,6 +95,12 @@ def test_a_retinanet_saved_by_us_stays_the_same(folder: Path, tmp_path: Path) ->
     for ours, theirs in zip(detector.detect(pixels), again.detect(pixels), strict=True):
         np.testing.assert_array_equal(ours.xyxy, theirs.xyxy)
     assert again.metadata == detector.metadata
+
+
+def test_what_enlarges_its_images_is_not_exported(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="enlarges its images to 800 px"):
+        export(gd.load_detector(folder, device="cpu"), tmp_path / "crowns.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_whole_raster_is_mapped_by_a_folder(folder: Path, scenes: dict[str, PaintedScene]) -> None:

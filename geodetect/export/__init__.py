@@ -38,7 +38,7 @@ def export(detector: Detector, path: str | Path, layout: str | None = None) -> P
     Raises:
         OutputError: if the suffix is unknown, the file cannot be written, or its results differ from the network's;
             no file is left then.
-        ArgumentError: if the format has no such layout.
+        ArgumentError: if the format has no such layout, or the detector enlarges its images (`Metadata.min_size`).
         MissingPackage: for `.onnx` without the extra `onnx`.
     """
     check_output(path, layout)
@@ -46,6 +46,11 @@ def export(detector: Detector, path: str | Path, layout: str | None = None) -> P
     from geodetect.export import dlpk, onnx, pt2, stac
 
     path = Path(expand_user(path))
+    if detector.metadata.min_size is not None:
+        raise ArgumentError(
+            f"this detector enlarges its images to {detector.metadata.min_size} px, which exported files cannot; train "
+            "on from it with RetinaNet(data, weights=...), and export that"
+        )
     detector.warn_if_untrained()
     writers: dict[str, Callable[[Detector, Path], None]] = {
         ".onnx": partial(onnx.export, layout=layout),
