@@ -1,7 +1,4 @@
-"""Work on many machines: tasks out, results back as they come, through dask.
-
-Nothing here knows what the work is.
-"""
+"""Tasks on many machines, through dask; independent of what the tasks are."""
 
 from __future__ import annotations
 
@@ -15,19 +12,19 @@ from geodetect.errors import ArgumentError, ClusterError, GeodetectError, missin
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 _TIMEOUT = 10.0
-_WAITING = 2  # tasks handed out for each thread: one in work and one at hand; results wait nowhere in numbers
+_WAITING = 2  # tasks per thread: one running and one queued, so that few results wait
 
 
 @contextmanager
 def connected(address: str, *, timeout_s: float = _TIMEOUT) -> Iterator[Any]:
-    """A client of the scheduler at this address.
+    """Connect to the scheduler at an address, and yield a client.
 
     Args:
-        address: as a scheduler gives it, such as tcp://10.0.0.1:8786.
-        timeout_s: how long to wait for an answer, in seconds.
+        address: as the scheduler prints it, such as tcp://10.0.0.1:8786.
+        timeout_s: time to wait for an answer, in seconds.
 
     Raises:
-        ClusterError: if none answers there.
+        ClusterError: if no scheduler answers.
         MissingPackage: if dask is not installed.
     """
     distributed = _distributed()
@@ -48,11 +45,11 @@ def _distributed() -> Any:
 
 
 def n_workers(client: Any) -> int:
-    """How many workers the cluster has now.
+    """Return the present number of workers of a cluster.
 
     Raises:
-        ArgumentError: if this is no client of a cluster.
-        ClusterError: if there are none.
+        ArgumentError: if `client` is not a client of dask.
+        ClusterError: if there is no worker.
     """
     if not hasattr(client, "scheduler_info"):
         raise ArgumentError(f"client must be a dask.distributed.Client; got {type(client).__name__}")
@@ -65,18 +62,18 @@ def n_workers(client: Any) -> int:
 def run(
     work: Callable[[Task], Result], tasks: Sequence[Task], client: Any
 ) -> Generator[tuple[Task, Result], None, None]:
-    """Each task with its result, in the order in which they are done.
+    """Run tasks on a cluster, and yield each with its result as soon as it is done.
 
-    `work` goes to each worker once. A worker that dies costs its tasks a second try elsewhere. What
-    goes wrong in a task is raised here as it is, and ends the others; so does closing the iterator.
+    `work` is sent to each worker once. If a worker dies, its tasks are run again on another. An error in a task is
+    raised here unchanged and cancels the other tasks, as closing the iterator does.
 
     Args:
-        work: what to do with a task.
-        tasks: handed out as workers become free.
+        work: function of a task.
+        tasks: submitted as workers become free.
         client: a `dask.distributed.Client`.
 
     Raises:
-        ClusterError: if workers die of one task again and again.
+        ClusterError: if a task repeatedly kills its worker.
     """
     distributed = _distributed()
     coming = iter(tasks)
@@ -104,7 +101,7 @@ def run(
 
 
 def _done(work: Callable[[Task], Result], task: Task) -> Result | GeodetectError:
-    """The result, or the error that is to be told: as a result, since not every cause of one can travel."""
+    """Return the result of a task, or its error: as a result, since not every cause of an error can be pickled."""
     try:
         return work(task)
     except GeodetectError as error:

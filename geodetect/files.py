@@ -1,4 +1,4 @@
-"""Files that appear under their name once they are complete."""
+"""Files written atomically: they appear under their name once they are complete."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from pathlib import Path
 
 from geodetect.errors import OutputError
 
-_ABANDONED_S = 3600  # a temporary file that was not written to for so long was left by a killed process
+_ABANDONED_S = 3600  # age of temporary files that a killed process must have left
 
 
 @contextmanager
 def appearing(path: Path) -> Iterator[Path]:
-    """Give a temporary path, and move what is written there to `path` once it is complete and on the disk.
+    """Yield a temporary path, and rename the file written there to `path` after it was flushed to disk.
 
-    A symbolic link is followed: the file that it leads to is replaced, not the link.
+    If `path` is a symbolic link, its target is replaced, not the link.
 
     Raises:
-        OutputError: for an OSError or UnicodeError inside. A file that was at `path` before is then unchanged.
+        OutputError: for an OSError or UnicodeError in the block. A file that was at `path` before is unchanged then.
     """
     target = through_links(path)
-    # Short, for names near the file system's limit; with a number, for several processes that write to one name; and
-    # with the suffix, which PyTorch asks for.
+    # Short, as names may be near the file system's limit; with the process' number, as several may write to one name;
+    # with the suffix, which PyTorch requires.
     beginning = f".{target.stem[:40]}."
     part = target.with_name(f"{beginning}{os.getpid()}.part{target.suffix}")
     try:
@@ -33,32 +33,34 @@ def appearing(path: Path) -> Iterator[Path]:
         yield part
         _flush(part)
         os.replace(part, target)
-    except (OSError, UnicodeError) as error:  # a text may hold what UTF-8 cannot
+    except (OSError, UnicodeError) as error:  # lone surrogates in a text
         before = f"; the file that was at {path.name} before is unchanged" if path.is_file() else ""
         raise OutputError(
             f"{path} cannot be written: {str(error).splitlines()[0]}{before}; choose another place"
         ) from error
     finally:
         part.unlink(missing_ok=True)
-    with suppress(OSError):  # the new name, too, is to survive a power failure; Windows opens no folders
+    with suppress(OSError):  # so that the new name survives a power failure; Windows cannot open folders
         _flush(target.parent)
 
 
 def through_links(path: Path) -> Path:
-    """Return the file that a symbolic link leads to, whether it exists or not; any other path as it is."""
+    """Return the target of a symbolic link, whether it exists or not; any other path unchanged."""
     return path.resolve() if path.is_symlink() else path
 
 
 def _remove_abandoned(folder: Path, pattern: str) -> None:
     for part in folder.glob(pattern):
-        with suppress(OSError):  # it may be another process' that has just finished it
+        with suppress(OSError):  # another process may just have renamed it
             if time.time() - part.stat().st_mtime > _ABANDONED_S:
                 part.unlink()
 
 
 def _flush(path: Path) -> None:
-    """Wait until a file, or the list of names in a folder, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows flushes what it may write to
+    """Flush a file, or the entries of a folder, to disk."""
+    descriptor = os.open(
+        path, os.O_RDONLY if path.is_dir() else os.O_RDWR
+    )  # Windows only flushes files opened for writing
     try:
         os.fsync(descriptor)
     finally:

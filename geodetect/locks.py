@@ -1,4 +1,4 @@
-"""One run at a time: two that write to one place would take away each other's work."""
+"""Locks, so that two runs never write to one place at the same time."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from geodetect.errors import OutputError
 
 @contextmanager
 def held(place: Path) -> Iterator[None]:
-    """Keep a file or folder for this run, by a hidden file beside it that goes with the run.
+    """Lock a file or folder for this run, with a hidden lock file beside it that is removed at the end.
 
-    The lock is the system's, so that of a run that was killed holds nobody up, whatever is left of its file.
+    The operating system holds the lock, so the lock file that a killed run leaves behind blocks no other run.
 
     Raises:
-        OutputError: if another run holds it, in this process or another, or the file cannot be made.
+        OutputError: if another run, in this process or another, holds the lock, or the lock file cannot be created.
     """
     marker = place.with_name(f".{place.name}.lock")
     lock = FileLock(marker, timeout=0)
     try:
-        with suppress(NotImplementedError):  # a disk without locks
+        with suppress(NotImplementedError):  # file system without locks
             lock.acquire()
     except Timeout:
         raise OutputError(
@@ -34,6 +34,6 @@ def held(place: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # Windows removes no open file; there the release does it
+        with suppress(OSError):  # Windows cannot remove an open file; releasing the lock removes it there
             marker.unlink()
         lock.release()

@@ -1,8 +1,8 @@
-"""How much memory there is, errors that say it is short, and freed memory that is kept for the next array.
+"""Available memory, out-of-memory errors, and freed memory that is kept for the next array.
 
-A network's maps, and batches of windows, are blocks of many MiB that come and go in turn. glibc gives such blocks
-back as soon as they are free, and the system zeroes them page by page when they are asked for again: without this a
-float32 network spent a third of its time so (see the benchmarks).
+Feature maps and batches of windows are blocks of many MiB that are allocated and freed in turn. glibc returns such
+blocks to the system at once, which zeroes their pages when they are allocated again: a float32 network spent a third
+of its time on that (see the benchmarks).
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from geodetect.errors import ArgumentError
 
-# Where Linux says what a container may take, in versions 2 and 1 of its control groups:
+# Where Linux states the limit of a container, in versions 2 and 1 of its control groups:
 # https://docs.kernel.org/admin-guide/cgroup-v2.html, https://docs.kernel.org/admin-guide/cgroup-v1/memory.html
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-_BEYOND_WORDS = 10**18  # bytes; more is not told in digits
+_BEYOND_WORDS = 10**18  # bytes; larger sizes are not written out
 
 # https://man7.org/linux/man-pages/man3/mallopt.3.html; the numbers are those of malloc.h
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
@@ -33,9 +32,9 @@ _USUAL_MMAP_THRESHOLD = 32 << 20
 
 
 def is_short(error: BaseException) -> bool:
-    """Whether an error says that memory does not suffice, that of the processor or of a GPU.
+    """Return whether an error means that memory ran out, on the processor or on a GPU.
 
-    Torch's own are known by their names, since other models run without torch.
+    Torch's errors are recognised by name, since other models run without torch.
     """
     named = type(error).__name__ == "OutOfMemoryError"
     return named or isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
@@ -43,15 +42,14 @@ def is_short(error: BaseException) -> bool:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Keep what is freed in here for what is allocated next; at the end it goes back to the system.
+    """Keep memory freed in the block for later allocations, and return it to the system at the end.
 
-    For the whole process, while one `with` block lasts; the first of several that ends, ends it for all. Nothing
-    happens where memory is not glibc's.
+    This holds for the whole process; of several blocks the first to end ends it for all. Without glibc it does nothing.
     """
-    libc = _glibc()
-    if libc is None:
+    if platform.libc_ver()[0] != "glibc":
         yield
         return
+    libc = ctypes.CDLL(None)
     libc.mallopt(_MMAP_MAX, 0)
     libc.mallopt(_TRIM_THRESHOLD, _NEVER)
     try:
@@ -63,29 +61,27 @@ def kept() -> Iterator[None]:
         libc.malloc_trim(0)
 
 
-def _glibc() -> Any:
-    """The C library of this process, if it is glibc."""
-    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
-
-
 def check_fits(n_bytes: int, what: str, advice: str) -> None:
-    """Refuse what needs more memory than this process can have.
+    """Raise if something needs more memory than this process can have.
 
     Args:
-        n_bytes: least size of what will be in memory at once.
-        what: what needs it, as the start of a sentence.
-        advice: what to do, as its end.
+        n_bytes: smallest size that will be in memory at once.
+        what: the thing that needs it, as the start of a sentence.
+        advice: what to do, as the end of the sentence.
 
     Raises:
-        ArgumentError: if there is less memory.
+        ArgumentError: if there is not enough memory.
     """
     if n_bytes > (there := available()):
         raise ArgumentError(f"{what} would take {_size(n_bytes)} of memory, and there is {_size(there)}; {advice}")
 
 
 def available() -> int:
-    """Bytes that this process may have: the machine's memory, or less where a container or a limit leaves it less."""
-    sizes = [_of_machine(), *map(_of_limit, _LIMITS)]
+    """Return the bytes that this process may use: the machine's memory, or the limit of its container or its own."""
+    sizes = [_of_machine()]
+    for path in _LIMITS:
+        with suppress(OSError, ValueError):  # not there, or "max"
+            sizes.append(int(Path(path).read_text()))
     with suppress(ImportError):  # on Windows
         import resource
 
@@ -94,7 +90,7 @@ def available() -> int:
 
 
 def _of_machine() -> int:
-    """Size of the machine's memory in bytes; 0 where it does not tell."""
+    """Return the size of the machine's memory in bytes; 0 if unknown."""
     if hasattr(os, "sysconf"):
         with suppress(ValueError, OSError):
             return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -116,13 +112,6 @@ class _MemoryStatus(ctypes.Structure):
     )
 
 
-def _of_limit(path: str) -> int:
-    """The number in a file; 0 where there is none."""
-    with suppress(OSError, ValueError):
-        return int(Path(path).read_text())
-    return 0
-
-
 def _size(n_bytes: int) -> str:
-    """A size in words."""
+    """Return a size as text."""
     return f"{n_bytes / 1e9:,.1f} GB" if n_bytes < _BEYOND_WORDS else f"more than {_BEYOND_WORDS // 10**9:,} GB"

@@ -1,4 +1,4 @@
-"""How far a long task has come: in a terminal, a notebook, or a file."""
+"""Progress of a long task, in a terminal, a notebook or a file."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _PAUSE_S = 0.2  # between two updates of a notebook, each of which is a message 
 
 
 class Bar:
-    """A progress bar as long as it is entered.
+    """Progress bar, a context manager.
 
-    In a terminal it is a line on stderr, so that stdout stays the user's. In a notebook it is one output of the cell,
-    which needs no widgets and is updated in place. In a file or a pipe it is a line for each further percent, such as
-    `12% of 400 windows`, on stderr too.
+    In a terminal it is a line on stderr, so that stdout stays free. In a notebook it is one output of the cell, which
+    needs no widgets and is updated in place. In a file or a pipe it is a line on stderr for each percent, such as
+    `12% of 400 windows`.
 
     Args:
-        what: what is counted, in the plural.
-        total: how many there are.
-        done: how many of them were done before.
+        what: name of what is counted, in the plural.
+        total: number to count to.
+        done: number done before.
         shown: False shows nothing.
     """
 
@@ -54,7 +54,7 @@ class Bar:
         self._update()
 
     def advance(self, n: int = 1, what: str | None = None) -> None:
-        """Count `n` more that are done, and change what is said to be counted if it is given."""
+        """Advance by `n`, and rename what is counted if `what` is given."""
         self._progress.update(self._task, advance=n, description=what)
         if time.monotonic() - self._updated > _PAUSE_S:
             self._update()
@@ -64,13 +64,13 @@ class Bar:
             self._progress.console.out(f"{self._percent}% of {task.total} {task.description}", highlight=False)
 
     def _update(self) -> None:
-        """Bring a notebook up to date."""
+        """Update the output in a notebook."""
         if self._output is not None:
             self._output.update(self._rendered(), raw=True)
             self._updated = time.monotonic()
 
     def _rendered(self) -> dict[str, str]:
-        """The bar as a notebook stores it."""
+        """Return the bar as text and HTML for a notebook."""
         (task,) = self._progress.tasks
         total = task.total or 0
         told = f"{task.completed:,.0f} of {total:,.0f} {task.description}"
@@ -83,7 +83,7 @@ class Bar:
 
 
 def _clock(seconds: float) -> str:
-    """A time as minutes and seconds, with hours where there are any: 0:07, 1:02:03."""
+    """Format a time as minutes and seconds, with hours if needed: 0:07, 1:02:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
