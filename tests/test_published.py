@@ -86,7 +86,7 @@ def test_with_another_number_the_last_layer_starts_anew_and_says_so(theirs, n_cl
     ours = network(n_classes)
     before = ours.class_head.out.weight.clone()
     (told,) = fill(ours, theirs.state_dict(), "theirs.pth")
-    expected = f"theirs.pth has 4 class slots, this model {n_classes} classes; the last layer of the class head starts"
+    expected = f"theirs.pth has 4 class slots, this model {n_classes} classes; the last layer of the class head"
     assert told.startswith(expected)
     assert torch.equal(ours.class_head.out.weight, before)
     assert torch.equal(ours.box_head.out.weight, theirs.head.regression_head.bbox_reg.weight)

@@ -19,6 +19,7 @@ from geodetect.grid import Window
 from geodetect.raster import RasterReader
 from geodetect.stretch import Numbers, Sample
 from geodetect.vector.areas import read_area
+from geodetect.vector.labels import Labels
 from tests.fakes import labels_on
 from tests.real_data import REAL_DATA
 
@@ -101,8 +102,8 @@ def test_every_encoding_reads(real_data: Path, name: str) -> None:
 def test_every_encoding_gives_the_same_boxes(real_data: Path, name: str) -> None:
     folder = real_data / "torture_raster/one_scene_many_encodings"
     labels, side = folder / "buildings_4326.geojson", Cutting(chip_size=1024, min_visible=0)
-    (plan,) = from_raster(folder / name, labels, side).plans
-    (base,) = from_raster(folder / "01_base_utm_uint8.tif", labels, side).plans
+    (plan,) = from_raster(folder / name, Labels(labels), side).plans
+    (base,) = from_raster(folder / "01_base_utm_uint8.tif", Labels(labels), side).plans
     # A building's box is upright in its own grid: on a turned one, or in degrees, it is another rectangle
     # round the same building, so there it is what touches the building on four sides.
     grid, frame = plan.grid, base.grid
@@ -126,7 +127,7 @@ def test_every_encoding_gives_the_same_boxes(real_data: Path, name: str) -> None
 def test_an_encoding_without_a_place_says_so(real_data: Path, name: str) -> None:
     folder = real_data / "torture_raster/one_scene_many_encodings"
     with pytest.raises(NotGeoreferenced, match=UNPLACED[name]):
-        from_raster(folder / name, folder / "buildings_4326.geojson", Cutting())
+        from_raster(folder / name, Labels(folder / "buildings_4326.geojson"), Cutting())
 
 
 def test_trees_of_31_tiles_open_with_one_call(real_data: Path) -> None:
@@ -234,7 +235,7 @@ def _numbers(path: Path) -> Numbers:
     with RasterReader(path) as reader:
         height, width = reader.grid.shape
         sample = Sample(reader.read(part) for part in Window(0, 0, width, height).spread(4, 64))
-    assert sample.undeclared(path.name) == ""
+    assert sample.describe_fills(path.name) == ""
     numbers = sample.numbers()
     assert numbers is not None
     return numbers

@@ -133,7 +133,7 @@ def test_a_detector_that_runs_out_of_memory_is_tuned(upright: PaintedScene) -> N
 def test_scenes_are_closed(upright: PaintedScene) -> None:
     chips = _data(upright, 0).valid
     detect_ground(PaintDetector(classes=NAMES), chips)
-    assert not chips.plans[0].reader._handles._opened
+    assert not chips.plans[0].reader._handles._datasets
     assert len(chips[0].pixels) == 3  # and opened again
 
 

@@ -27,7 +27,7 @@ from places import REAL_DATA, halves
 EPOCHS = 46
 
 
-def ground(raster: Path, labels: Path, west: Polygon, *, batch_size: int, seed: int) -> gd.DetectionData:
+def ground(raster: Path, labels: Path, west: Polygon, *, batch_size: int = 2, seed: int) -> gd.DetectionData:
     """Chips of the west alone."""
     return gd.prepare_data(
         raster,
@@ -43,8 +43,9 @@ def ground(raster: Path, labels: Path, west: Polygon, *, batch_size: int, seed: 
 
 
 def train(data: gd.DetectionData, *, epochs: int, seed: int, **choices: str | None) -> gd.RetinaNet:
-    """A detector of buildings."""
-    model = gd.RetinaNet(data, scales="auto", giou=True, box_weight=2, seed=seed, **choices)
+    """A detector of buildings; the choices are parameters of `RetinaNet`."""
+    network = {"backbone": "resnet18", "weights": None} | choices
+    model = gd.RetinaNet(data, scales="auto", giou=True, box_weight=2, seed=seed, **network)
     model.fit(epochs, monitor="AP50", progress=False)
     return model
 
