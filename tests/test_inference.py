@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from geodetect.metadata import Architecture
-from geodetect.network.inference import eval_mode, freeze, standardise
+from geodetect.network.inference import eval_mode, freeze, prepare_images
 from geodetect.network.retinanet import Network
 
 FAMILIES = ["resnet18", "resnet50", "vgg11_bn", "efficientnet_b0"]
@@ -98,7 +98,7 @@ def test_layers_are_afterwards_in_the_modes_they_were_in():
 def test_pictures_by_hand():
     # (13 - 10) / 2 = 1.5; what is no number is the mean, 0; and 31 columns and rows of the mean
     pixels = torch.tensor([[[[13.0]], [[float("nan")]]]])
-    got, shape = standardise(pixels, (10.0, 5.0), (2.0, 3.0), torch.device("cpu"))
+    got, shape = prepare_images(pixels, (10.0, 5.0), (2.0, 3.0), torch.device("cpu"))
     expected = torch.zeros(1, 2, 32, 32)
     expected[0, 0, 0, 0] = 1.5
     assert torch.equal(got, expected)

@@ -24,7 +24,7 @@ from geodetect.metadata import LOWEST_SCORE, NMS_IOU, HasMetadata, Metadata, Sco
 from geodetect.network import precision as precisions
 from geodetect.network.batching import choose_by_trial, choose_on_cpu
 from geodetect.network.coding import select_candidates, suppress
-from geodetect.network.inference import Pending, eval_mode, freeze, send, standardise
+from geodetect.network.inference import Pending, eval_mode, freeze, prepare_images, send
 from geodetect.network.retinanet import Network
 from geodetect.stretch import Stretch
 
@@ -156,7 +156,7 @@ class Detector(HasMetadata):
         if not len(pixels):
             return Launched(Pending(torch.zeros(0, 0, 6)), nms_iou)
         with torch.inference_mode(), eval_mode(self.running):
-            images, shape = standardise(
+            images, shape = prepare_images(
                 pixels, self.stretch.mean, self.stretch.std, self.device, min_size=self.metadata.min_size
             )
             with precisions.autocast(precisions.resolve(self.precision, self.device), self.device):

@@ -32,7 +32,7 @@ class Images(NamedTuple):
     shape: tuple[int, int]
 
 
-def standardise(
+def prepare_images(
     pixels: Num[Tensor, "B C H W"],
     mean: Sequence[float],
     std: Sequence[float],

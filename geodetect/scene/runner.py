@@ -107,9 +107,9 @@ class Runner:
             raise ModelError(f"scores must lie between 0 and 1; got scores from {scores.min():g} to {scores.max():g}")
         if (scores > 1).any() or (scores < 0).any():
             found = [replace(boxes, scores=np.clip(boxes.scores, 0, 1)) for boxes in found]
-        return [self._possible(boxes) for boxes in found]
+        return [self._drop_impossible(boxes) for boxes in found]
 
-    def _possible(self, boxes: Boxes) -> Boxes:
+    def _drop_impossible(self, boxes: Boxes) -> Boxes:
         """Return the boxes that are finite, ordered and within reach of the window; warn once of others."""
         corners = boxes.xyxy
         possible = np.isfinite(corners).all(axis=1) & (corners[:, :2] <= corners[:, 2:]).all(axis=1)

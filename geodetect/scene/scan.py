@@ -80,7 +80,7 @@ def scan_strips(
             seen: list[_Seen] = []
             for batch, boxes in of_group:
                 windows = zip(boxes, batch.windows, batch.valid, strict=True)
-                seen += [_split_window(each, window, valid, plan) for each, window, valid in windows]
+                seen += [_select_boxes(each, window, valid, plan) for each, window, valid in windows]
                 passed(batch.n_passed - n_passed, len(batch.windows))
                 n_passed = batch.n_passed
             yield _settle(strips[group], seen, plan)
@@ -103,7 +103,7 @@ def _settle(number: int, seen: list[_Seen], plan: Plan) -> Strip:
     return Strip(number, settled, seam.held, parts, len(seen), ground)
 
 
-def _split_window(found: Boxes, window: Window, valid: np.ndarray, plan: Plan) -> _Seen:
+def _select_boxes(found: Boxes, window: Window, valid: np.ndarray, plan: Plan) -> _Seen:
     """Filter a window's detections, given in window pixels, and split them into whole boxes and parts."""
     found = found.clip(window.width, window.height)
     assert found.scores is not None

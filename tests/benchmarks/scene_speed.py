@@ -34,7 +34,7 @@ from geodetect.detector import Detector
 from geodetect.grid import Tiling
 from geodetect.metadata import Metadata
 from geodetect.network import precision as precisions
-from geodetect.network.inference import standardise
+from geodetect.network.inference import prepare_images
 from geodetect.network.retinanet import Network
 from geodetect.raster import RasterReader
 from geodetect.stretch import IMAGENET
@@ -224,7 +224,7 @@ def bare(scene: Scene, precision: str) -> Features:
     """The network that geodetect runs, and nothing else, in batches of the same size."""
     detector = scene.ours(precision).frozen(precision)
     network, dtype = detector.running, precisions.resolve(precision, detector.device)
-    pictures, _ = standardise(torch.from_numpy(scene.windows()), IMAGENET.mean, IMAGENET.std, detector.device)
+    pictures, _ = prepare_images(torch.from_numpy(scene.windows()), IMAGENET.mean, IMAGENET.std, detector.device)
     n_windows = detector.suited_batch_size(scene.chip_size)
 
     @torch.inference_mode()
