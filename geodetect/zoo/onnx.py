@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from geodetect.boxes import Boxes, nms
-from geodetect.errors import ArgumentError, ModelError
+from geodetect.errors import ArgumentError, ModelError, warn
 from geodetect.export.onnx_detector import METADATA, OnnxDetector, load_session
 from geodetect.metadata import LOWEST_SCORE, NMS_IOU, UNKNOWN_SCORE, HasMetadata, Metadata
 
@@ -89,8 +89,8 @@ def load_onnx(
 class ForeignOnnx(HasMetadata):
     """A detector of another program, run by onnxruntime in float32.
 
-    Whole numbers are divided by the largest of their type, as GeoDeep and Deepness do; floats are taken for numbers
-    from 0 to 255. What is not finite, and what is missing to a full image, is 0.
+    Such models are made for 8 bits. Other whole numbers are divided by the largest of their type, as in GeoDeep, and
+    floats are taken for numbers from 0 to 255, with a warning. NaN, infinity and padding become 0.
 
     Args:
         path: an `.onnx` file.
@@ -113,7 +113,7 @@ class ForeignOnnx(HasMetadata):
         pixel_size_m: float | None = None,
         layout: str | None = None,
     ) -> None:
-        self.name, self._session = path.name, loaded
+        self.name, self._session, self._warned = path.name, loaded, False
         self.checksum = f"{zlib.crc32(path.read_bytes()):08x}"
         told = {key: _parsed(value) for key, value in loaded.get_modelmeta().custom_metadata_map.items()}
         _refuse_other_kinds(told, loaded, self.name)
@@ -175,6 +175,12 @@ class ForeignOnnx(HasMetadata):
         if max(height, width) > self.chip_size:
             raise ModelError(f"{self.name} takes images of {self.chip_size} px; got {width} x {height} px")
         highest = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "iu" else 255
+        if pixels.dtype != np.uint8 and not self._warned:
+            self._warned = True
+            warn(
+                f"{self.name} is made for 8-bit pixels; these are {pixels.dtype}, and {highest:,} counts as white; "
+                "if your brightest pixels are much darker, convert the raster first (gdal_translate -ot Byte -scale)"
+            )
         images = np.zeros((n, n_bands, self.chip_size, self.chip_size), np.float32)
         images[:, :, :height, :width] = np.nan_to_num(pixels, nan=0, posinf=0, neginf=0) / np.float32(highest)
         return (images - self._mean[:, None, None]) / self._std[:, None, None]
@@ -231,7 +237,9 @@ def _layout(told: Mapping[str, Any], given: str | None, name: str) -> str:
     known = [*LAYOUTS, _RETINANET, _END_TO_END]
     stated = told.get("det_type")
     if stated is None and "names" in told and "stride" in told:
-        stated = _END_TO_END if told.get("end2end") or _has_nms(told) else "YOLO_Ultralytics"
+        arguments = told.get("args")
+        has_nms = isinstance(arguments, Mapping) and arguments.get("nms")  # suppression inside the model
+        stated = _END_TO_END if told.get("end2end") or has_nms else "YOLO_Ultralytics"
     if stated is not None and given is not None and given != stated:
         raise ArgumentError(f"{name} says that its layout is {stated}; got layout={given!r}, leave it out")
     layout = given or stated
@@ -240,12 +248,6 @@ def _layout(told: Mapping[str, Any], given: str | None, name: str) -> str:
     if layout not in known:
         raise ArgumentError(f"layout must be one of {', '.join(known)}; got {layout!r} for {name}")
     return str(layout)
-
-
-def _has_nms(told: Mapping[str, Any]) -> bool:
-    """Return whether Ultralytics exported the model with suppression inside."""
-    arguments = told.get("args")
-    return isinstance(arguments, Mapping) and bool(arguments.get("nms"))
 
 
 def _side(told: Mapping[str, Any], name: str) -> int:
