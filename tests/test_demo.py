@@ -38,4 +38,4 @@ def test_the_demo_says_first_what_it_does_and_how_long_it_takes(tmp_path: Path) 
     result = CliRunner().invoke(main, ["demo", str(tmp_path / "demo"), "--epochs", "0"])
     assert result.exit_code == 1
     first = result.stdout.splitlines()[0]
-    assert all(fact in first for fact in ("drawn suburb", "0 epochs", "5 s each", str(tmp_path / "demo")))
+    assert all(fact in first for fact in ("synthetic", "0 epochs", "5 s each", str(tmp_path / "demo")))

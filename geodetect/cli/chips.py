@@ -32,10 +32,10 @@ from geodetect.cli import options
 @click.option("--overwrite/--no-overwrite", default=False, help="Empty OUT_DIR first.")
 @options.progress
 def chips(raster: str, labels: str, out_dir: Path, **choices: Any) -> None:
-    """Cut RASTER into chips in the folder OUT_DIR, with the boxes of LABELS.
+    """Write chips of RASTER, with the boxes of LABELS, to the folder OUT_DIR.
 
-    RASTER is a file, a URL, a folder of GeoTIFFs or a pattern in quotes ("tiles/*.tif"),
-    LABELS any vector file in any CRS. A stopped run is continued.
+    RASTER is a file, a URL, a folder of GeoTIFFs or a quoted pattern ("tiles/*.tif").
+    LABELS is a vector file in any CRS. An interrupted run is resumed.
     """
     from geodetect.chips import export_training_data
     from geodetect.chips.formats import read_folder

@@ -33,7 +33,7 @@ Next, with scenes of your own:
 @options.device
 @options.progress
 def demo(out_dir: Path, *, epochs: int, seed: int, device: str | None, progress: bool) -> None:
-    """Train on one scene of a drawn suburb, and find pools and cars in another; results go to OUT_DIR.
+    """Train on a synthetic scene, detect pools and cars in another, and write the results to OUT_DIR.
 
     Nothing is downloaded: the scenes come with geodetect, and training starts from random weights.
     """
@@ -43,13 +43,13 @@ def demo(out_dir: Path, *, epochs: int, seed: int, device: str | None, progress:
     except OSError as error:
         raise OutputError(f"the folder {out_dir} cannot be made: {error.strerror}; choose another") from error
     click.echo(
-        f"The demo trains on a drawn suburb for {epochs} epochs, of about 5 s each on two idle cores, "
-        f"maps another suburb, and writes to {out_dir}"
+        f"The demo trains on a synthetic scene for {epochs} epochs of about 5 s each on two idle cores, "
+        f"detects in another scene, and writes to {out_dir}"
     )
     model = _train(scenes, epochs=epochs, seed=seed, device=device, progress=progress)
     click.echo(f"Saved {model.save(out_dir / 'suburb.safetensors')}")
     score = _map(model, scenes, out_dir, progress=progress)
-    tables.show_table(score.table, "suburb_test.tif, which was not trained on (ap: average precision at IoU 0.5)")
+    tables.show_table(score.table, "suburb_test.tif, not used for training (ap: average precision at IoU 0.5)")
     for name in score.table.index[:-1]:
         click.echo(f"AP50 {name}: {score.table.loc[name, 'ap']:.3f}")
     click.echo(f"Wrote {', '.join((*_MAPS, _PICTURE))} to {out_dir}; open found.gpkg in QGIS or ArcGIS")

@@ -19,10 +19,13 @@ from geodetect.cli import options, tables
     "--min-score",
     type=options.SCORES,
     show_default="the model's best",
-    help="Boxes below are dropped, 0 to 1; for each class: pool=0.4,car=0.3.",
+    help="Drop boxes with lower scores, 0 to 1; per class: pool=0.4,car=0.3.",
 )
 @click.option(
-    "--nms-iou", type=float, default=0.5, help="IoU above which the worse of two boxes of a class is dropped, 0 to 1."
+    "--nms-iou",
+    type=float,
+    default=0.5,
+    help="Of two boxes of a class with a higher IoU, drop the one with the lower score, 0 to 1.",
 )
 @options.chip_size(None, "the model's")
 @options.overlap(None, "the model's")
@@ -30,7 +33,7 @@ from geodetect.cli import options, tables
     "--pixel-size-m",
     type=options.METRES,
     default="model",
-    help="Read at this ground resolution, in metres a pixel; model: the model's; none: the raster's own.",
+    help="Read at this ground resolution, in metres per pixel; model: the model's; none: the raster's own.",
 )
 @options.bands("the model's")
 @click.option(
@@ -46,27 +49,27 @@ from geodetect.cli import options, tables
     "--precision",
     type=click.Choice(["auto", "float32", "bf16"]),
     default="auto",
-    help="Number format of the network; auto: the faster.",
+    help="Data type of the network's computations; auto: the faster one.",
 )
 @click.option(
     "--tta/--no-tta",
     default=False,
-    help="Detect in all eight rotations and reflections of each window, and join the boxes; 8 times as slow.",
+    help="Detect in all eight rotations and reflections of each window, and merge the boxes; 8 times slower.",
 )
 @click.option("--measure/--no-measure", default=False, help="Add columns area_m2, width_m and height_m, on the ground.")
 @click.option(
     "--resume/--no-resume",
     default=False,
-    help="Continue a stopped run from the .journal beside the first OUTPUT.",
+    help="Continue an interrupted run from the .journal folder beside the first OUTPUT.",
 )
 @click.option(
     "--scheduler", metavar="ADDRESS", help="Run on the workers of a Dask cluster, such as tcp://10.0.0.1:8786."
 )
 @options.progress
 def detect(raster: str, model: str, output: tuple[Path, ...], *, scheduler: str | None, **choices: Any) -> None:
-    """Find the objects of MODEL's classes in RASTER and write them to one or more OUTPUT files.
+    """Detect objects in RASTER with MODEL and write them to one or more OUTPUT files.
 
-    RASTER is a file, a URL, a folder of GeoTIFFs or a pattern in quotes ("tiles/*.tif").
+    RASTER is a file, a URL, a folder of GeoTIFFs or a quoted pattern ("tiles/*.tif").
     OUTPUT is a .gpkg, .geojson, .shp, .fgb, .parquet, .kml or .csv file of boxes with label and score.
     """
     from geodetect import cluster

@@ -24,13 +24,13 @@ from geodetect.cli import options, tables
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
-    help="Also write a file: .gpkg with the outcome of each feature, .html with a report, or .csv with the table.",
+    help="Also write a .gpkg with the outcome of each feature, an .html report, or a .csv of the table.",
 )
 def evaluate(detections: str, labels: str, output: Path | None, **choices: Any) -> None:
     """Compare DETECTIONS with the true objects in LABELS.
 
-    Both are vector files, in any CRS. Shows precision, recall, F1 and average precision (0 to 1), and
-    the counts of true positives (tp), false positives (fp) and false negatives (fn).
+    Both are vector files in any CRS. Prints precision, recall, F1 and average precision (0 to 1), and
+    the numbers of true positives (tp), false positives (fp) and false negatives (fn).
     """
     from geodetect.accuracy import compute_accuracy
 
@@ -38,9 +38,9 @@ def evaluate(detections: str, labels: str, output: Path | None, **choices: Any) 
     tables.show_table(accuracy.table, f"Accuracy at IoU {choices['match_iou']:g}")
     if not choices["by_class"]:
         shown = accuracy.confusion.rename_axis(None)
-        tables.show_table(shown, "What objects are (rows) and were detected as (columns)")
+        tables.show_table(shown, "True classes (rows) and detected classes (columns)")
     if not math.isnan(accuracy.best_score):
-        click.echo(f"Best F1 with the detections that score {accuracy.best_score:.3f} or more")
+        click.echo(f"Best F1 at a minimum score of {accuracy.best_score:.3f}")
     else:
         click.echo("No detection is right")
     if output is not None:

@@ -18,10 +18,10 @@ from geodetect.cli import tables
     help="For .onnx: YOLO_v9, YOLO_Ultralytics or YOLO_v5_or_v7_default; for .json: stac-mlm.",
 )
 def export(model: Path, output: Path, layout: str | None) -> None:
-    """Write MODEL as OUTPUT, for use without geodetect.
+    """Export MODEL to OUTPUT, for use without geodetect.
 
     OUTPUT is an .onnx file for GeoDeep (WebODM), Deepness (QGIS), Ultralytics and onnxruntime, a .dlpk package
-    for ArcGIS (experimental), a .pt2 program for PyTorch, or a .json STAC item that describes a .pt2 written beside it.
+    for ArcGIS (experimental), a .pt2 program for PyTorch, or a .json STAC item with a .pt2 file beside it.
     """
     from geodetect import export as exporting
     from geodetect.detector import read_detector

@@ -21,9 +21,9 @@ _EXPORTED = (".onnx", ".dlpk", ".pt2", ".json")
 @click.argument("file", required=False)
 @options.label_field
 @options.layer
-@click.option("--published", is_flag=True, help="List published detectors that are known to run, instead of a file.")
+@click.option("--published", is_flag=True, help="List published detectors instead of describing a file.")
 def info(file: str | None, label_field: str | None, layer: str | None, *, published: bool) -> None:
-    """Describe FILE: a model, an exported or a published one, a raster or a vector file.
+    """Describe FILE: a saved, exported or published model, a raster, or a vector file.
 
     Sizes are in pixels and metres, extents in the units of the file's CRS.
     """
@@ -33,7 +33,7 @@ def info(file: str | None, label_field: str | None, layer: str | None, *, publis
 
     if published or file is None:
         if not published:
-            raise click.UsageError("name a FILE, or give --published for a list of published detectors")
+            raise click.UsageError("expected a FILE, or --published for a list of published detectors")
         for each in catalog.CATALOG:
             tables.show_facts(each._asdict())
             click.echo()

@@ -113,7 +113,7 @@ pixel_size_m = click.option(
     "--pixel-size-m",
     type=float,
     show_default="the raster's own",
-    help="Read at this ground resolution, in metres a pixel.",
+    help="Read at this ground resolution, in metres per pixel.",
 )
 
 
@@ -123,15 +123,15 @@ def bands(otherwise: str) -> Option:
         "--bands",
         type=BANDS,
         show_default=otherwise,
-        help="Bands to read, numbered from 1 or by name, such as 1,2,3 or red,nir; a band may come twice.",
+        help="Bands to read, by number from 1 or by name, such as 1,2,3 or red,nir; may repeat a band.",
     )
 
 
 nodata = click.option(
     "--nodata",
     type=float,
-    show_default="what the raster declares",
-    help="Value of pixels without data, in addition to those that the raster declares.",
+    show_default="as the raster declares",
+    help="No-data value, in addition to those that the raster declares.",
 )
 label_field = click.option(
     "--label-field",
@@ -142,7 +142,7 @@ layer = click.option(
     "--layer",
     metavar="NAME",
     show_default="the first with features",
-    help="Layer of the labels' file, by name or number from 0; for other files write FILE|layername=NAME.",
+    help="Layer of the label file, by name or by number from 0; for other files, write FILE|layername=NAME.",
 )
 point_radius_m = click.option(
     "--point-radius-m", type=float, help="Radius of the circles that replace points, in metres on the ground."
@@ -158,19 +158,19 @@ match_iou = click.option(
     "--match-iou",
     type=float,
     default=0.5,
-    help="Lowest IoU of a detection and its label, above 0, at most 1.",
+    help="Minimum IoU for a detection to match a label, above 0, at most 1.",
 )
 shape = click.option(
     "--shape",
     type=click.Choice(["box", "polygon"]),
     default="box",
-    help="Compare envelopes or the polygons themselves.",
+    help="Compare bounding boxes or polygons.",
 )
 min_visible = click.option(
     "--min-visible",
     type=float,
     default=0.3,
-    help="Smallest visible share of a label's area for it to count in a chip, 0 to 1.",
+    help="Minimum share of a label's area that must lie in a chip for the label to count, 0 to 1.",
 )
 
 
@@ -189,10 +189,10 @@ class_mapping = click.option(
     metavar="OLD=NEW",
     multiple=True,
     callback=_parse_mapping,
-    help="Rename a class, or drop it with OLD=; may be repeated.",
+    help="Rename a class, or drop it with OLD=; may be given several times.",
 )
 seed = click.option("--seed", type=int, default=42, help="Random seed (a whole number).")
 device = click.option(
-    "--device", show_default="a GPU where there is one", help="Where to compute: cpu, cuda, cuda:1, mps."
+    "--device", show_default="a GPU if available", help="Device to compute on: cpu, cuda, cuda:1, mps."
 )
 progress = click.option("--progress/--no-progress", default=True, help="Show a progress bar.")

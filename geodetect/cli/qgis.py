@@ -21,10 +21,10 @@ _SUFFIXES = (".py", ".svg", ".txt")
 @click.command()
 @click.argument("plugin", metavar="OUT.zip", type=click.Path(path_type=Path))
 def qgis(plugin: Path) -> None:
-    """Write the plugin for QGIS as OUT.zip.
+    """Write the QGIS plugin to OUT.zip.
 
-    QGIS installs it: Plugins > Manage and Install Plugins > Install from ZIP. It runs this installation of
-    geodetect, and adds "Detect objects" and "Train a detector" to the Processing toolbox.
+    Install it with Plugins > Manage and Install Plugins > Install from ZIP. It adds "Detect objects" and
+    "Train a detector" to the Processing toolbox, and runs this installation of geodetect.
     """
     if plugin.suffix.lower() != ".zip":
         raise OutputError(f"OUT.zip must be a .zip file; got {plugin}")
@@ -39,4 +39,4 @@ def qgis(plugin: Path) -> None:
                     archive.writestr(f"{_FOLDER}/{file.name}", file.read_text(encoding="utf-8") + version)
             archive.writestr(f"{_FOLDER}/python.txt", sys.executable)  # the Python that has geodetect
         part.write_bytes(content.getvalue())
-    click.echo(f"Wrote {plugin}; in QGIS choose it under Plugins > Manage and Install Plugins > Install from ZIP")
+    click.echo(f"Wrote {plugin}; install it in QGIS with Plugins > Manage and Install Plugins > Install from ZIP")

@@ -26,7 +26,7 @@ _SUFFIX = ".safetensors"
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--labels", metavar="FILE", help="Vector file with the labels of a raster, in any CRS.")
 @options.class_mapping
-@options.chip_size(None, "the pictures' size, else 512")
+@options.chip_size(None, "the size of the images, else 512")
 @options.overlap(None, "0")
 @options.pixel_size_m
 @options.bands("all")
@@ -39,20 +39,20 @@ _SUFFIX = ".safetensors"
 @click.option(
     "--dataset-type",
     metavar="FORMAT",
-    show_default="recognised",
+    show_default="detected",
     help="Format of the folder SOURCE: coco, voc, yolo, kitti, esri or deepforest.",
 )
-@click.option("--valid-path", metavar="FOLDER", help="Folder of validation chips, instead of a share of SOURCE.")
+@click.option("--valid-path", metavar="FOLDER", help="Folder of validation chips, instead of a part of SOURCE.")
 @click.option("--val-split-pct", type=float, default=0.2, help="Share of the chips for validation, between 0 and 1.")
 @click.option(
     "--split",
     type=click.Choice(["blocks", "random"]),
     default="blocks",
-    help="Hold out blocks of ground, or single chips.",
+    help="Hold out spatial blocks, or random chips.",
 )
-@click.option("--batch-size", type=int, show_default="8, fewer for few chips", help="Chips in a batch (a count).")
-@click.option("--transforms/--no-transforms", default=True, help="Augment training chips at random.")
-@click.option("--num-workers", type=int, show_default="chosen", help="Processes that read chips (a count).")
+@click.option("--batch-size", type=int, show_default="8, fewer for few chips", help="Chips per batch (a count).")
+@click.option("--transforms/--no-transforms", default=True, help="Apply random augmentation to training chips.")
+@click.option("--num-workers", type=int, show_default="chosen", help="Processes for data loading (a count).")
 @click.option("--sampler", type=click.Choice(["balanced"]), help="Show chips with rare classes more often.")
 @options.nodata
 @options.seed
@@ -62,17 +62,20 @@ _SUFFIX = ".safetensors"
     type=options.SCALES,
     default=(1, 2 ** (1 / 3), 2 ** (2 / 3)),
     show_default="1,1.26,1.59",
-    help="Sides of anchors over the base side, or auto to fit all anchors to the data.",
+    help="Anchor sizes relative to the base size, or auto to fit all anchors to the data.",
 )
 @click.option(
     "--ratios",
     type=options.RATIOS,
     default=(0.5, 1, 2),
     show_default="0.5,1,2",
-    help="Heights of anchors over their widths.",
+    help="Aspect ratios of anchors: height divided by width.",
 )
 @click.option(
-    "--anchor-size", type=float, default=4, help="Base side of anchors, in strides of their level (4: 32 px)."
+    "--anchor-size",
+    type=float,
+    default=4,
+    help="Base size of anchors, in strides of their level (4: 32 px at level 3).",
 )
 @click.option(
     "--levels",
@@ -85,7 +88,7 @@ _SUFFIX = ".safetensors"
     "--weights",
     type=options.PATH_OR_NONE,
     default="imagenet",
-    help="Start from imagenet, coco, none, or a file: a saved model or torchvision's weights.",
+    help="Initial weights: imagenet, coco, none, or a file (a saved model or torchvision weights).",
 )
 @click.option(
     "--size",
@@ -98,13 +101,15 @@ _SUFFIX = ".safetensors"
     type=options.NORM,
     default=None,
     show_default="that of the weights, else batch",
-    help="Norm in the heads: batch, group, or none as in the paper.",
+    help="Normalization layers in the heads: batch, group, or none as in the paper.",
 )
-@click.option("--freeze/--no-freeze", default=None, show_default="no-freeze", help="Do not train the backbone.")
+@click.option(
+    "--freeze/--no-freeze", default=None, show_default="no-freeze", help="Keep the weights of the backbone fixed."
+)
 @click.option("--box-weight", type=float, default=1.0, help="Weight of the box loss, a factor.")
-@click.option("--focal-alpha", type=float, default=0.25, help="Weight of objects in the focal loss, 0 to 1.")
-@click.option("--focal-gamma", type=float, default=2.0, help="Discount of easy anchors in the focal loss, an exponent.")
-@click.option("--giou/--no-giou", default=False, help="Generalised IoU as box loss; the paper has smooth L1.")
+@click.option("--focal-alpha", type=float, default=0.25, help="Weight of positive anchors in the focal loss, 0 to 1.")
+@click.option("--focal-gamma", type=float, default=2.0, help="Focusing parameter of the focal loss, an exponent.")
+@click.option("--giou/--no-giou", default=False, help="Use generalised IoU as box loss, instead of smooth L1.")
 @options.device
 @click.option(
     "--epochs",
@@ -113,29 +118,31 @@ _SUFFIX = ".safetensors"
     help="Passes over the training chips (a count).",
 )
 @click.option("--lr", type=float, show_default="0.0005", help="Peak learning rate, above 0.")
-@click.option("--one-cycle/--no-one-cycle", default=True, help="Raise and lower the learning rate once.")
+@click.option(
+    "--one-cycle/--no-one-cycle", default=True, help="Use the one-cycle schedule, instead of a constant learning rate."
+)
 @click.option("--early-stopping/--no-early-stopping", default=False, help="Stop after 5 epochs without improvement.")
 @click.option(
     "--checkpoint",
     type=options.CHECKPOINT,
     default=True,
     show_default="yes",
-    help="Keep the best epoch (yes) or the last (no); a folder also keeps the state after each epoch.",
+    help="Keep the weights of the best epoch (yes) or the last (no); a folder also stores the state after each epoch.",
 )
 @click.option(
     "--monitor",
     type=click.Choice(["valid_loss", "AP50"]),
     default="valid_loss",
-    help="Criterion of the best epoch.",
+    help="Metric that determines the best epoch.",
 )
-@click.option("--resume/--no-resume", default=False, help="Continue the training in the folder --checkpoint.")
+@click.option("--resume/--no-resume", default=False, help="Continue training from the folder given by --checkpoint.")
 @options.progress
 def train(source: str, model: Path, labels: str | None, **choices: Any) -> None:
-    """Train a detector on SOURCE and save it as the file MODEL (.safetensors).
+    """Train a detector on SOURCE and save it to MODEL (.safetensors).
 
-    SOURCE is a folder of chips, or, with --labels, a raster: a file, a URL, a folder of
-    GeoTIFFs or a pattern in quotes ("tiles/*.tif"). Under torchrun --nproc-per-node N -m geodetect train
-    N processes share every batch. Ctrl-C, SIGTERM and errors save the best weights so far.
+    SOURCE is a folder of chips, or with --labels a raster: a file, a URL, a folder of
+    GeoTIFFs or a quoted pattern ("tiles/*.tif"). On Ctrl-C, SIGTERM and errors the best weights so far
+    are saved. To share each batch between N processes, run torchrun --nproc-per-node N -m geodetect train.
     """
     model = Path(expand_user(model))
     _check_output(model)

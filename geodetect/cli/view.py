@@ -20,12 +20,12 @@ from geodetect.cli import options
 @options.aoi
 @options.match_iou
 @options.shape
-@click.option("--max-side", type=int, default=2048, help="Longer side of the raster's picture, in pixels.")
+@click.option("--max-side", type=int, default=2048, help="Maximum length of the longer side of the image, in pixels.")
 def view(raster: str, detections: str, page: Path, **choices: Any) -> None:
-    """Write a page that shows RASTER with the objects of the vector file DETECTIONS.
+    """Write a web page that shows RASTER with the vector file DETECTIONS.
 
-    One HTML file that works offline: zoom, step through the boxes, and filter them by score, class and,
-    with --labels, by outcome: right, wrong or missed.
+    The page is a single HTML file that works offline. It can be zoomed, and its boxes filtered by score, class
+    and, with --labels, outcome: right, wrong or missed.
     """
     from geodetect.viewer import view as page_of
 
