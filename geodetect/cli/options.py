@@ -131,7 +131,7 @@ nodata = click.option(
     "--nodata",
     type=float,
     show_default="as the raster declares",
-    help="No-data value, in addition to those that the raster declares.",
+    help="Value of no-data pixels, in addition to those that the raster declares.",
 )
 label_field = click.option(
     "--label-field",

@@ -24,14 +24,14 @@ from .layers import raster_file, write_geometry, write_source
 from .program import run, split
 
 _HELP = (
-    "Finds the objects of a model's classes and draws a box around each, with its class in the column label and its "
-    "score, 0 to 1, in score.\n"
-    'Model: a .safetensors file, as "Train a detector" saves it, or an .onnx file that geodetect exported.\n'
-    "Lowest score: boxes below are not written; empty for the score that was best in validation.\n"
-    "Show from this score on: the filter of the new layer. Write boxes from 0.05 on and show them from 0.5 on, say; "
-    "Layer > Filter then moves the limit without another run.\n"
-    "Area: only objects with their centre inside are kept; a layer of polygons, or an extent.\n"
-    "A GeoPackage (.gpkg) brings its style: a colour for each class, and the scores at 1:5,000 and closer."
+    "Detects objects with a trained model and writes a box for each, with the class in the column label and the score, "
+    "0 to 1, in the column score.\n"
+    'Model: a .safetensors file from "Train a detector", or an .onnx file exported by geodetect.\n'
+    "Lowest score: boxes with lower scores are not written. By default, the score that was best in validation.\n"
+    "Show from this score on: the filter of the new layer. For example, write boxes from 0.05 and show them from 0.5; "
+    "change the threshold later with Layer > Filter.\n"
+    "Area: a polygon layer or an extent; only objects with their centre inside are kept.\n"
+    "A GeoPackage (.gpkg) includes a style: one colour per class, and scores at scales of 1:5,000 and larger."
 )
 
 
@@ -96,7 +96,9 @@ class Detect(QgsProcessingAlgorithm):  # type: ignore[misc]  # QGIS publishes no
         )
         self.addParameter(QgsProcessingParameterExtent(self.EXTENT, "Area: extent", optional=True))
         extra = QgsProcessingParameterString(self.EXTRA, "More options of geodetect detect", optional=True)
-        extra.setHelp("As on the command line, such as --bands 1,1,1 to show a grey raster to a model of three bands")
+        extra.setHelp(
+            "As on the command line, such as --bands 1,1,1 to use a greyscale raster with a model of three bands"
+        )
         extra.setFlags(extra.flags() | QgsProcessingParameterDefinition.FlagAdvanced)
         self.addParameter(extra)
         output = QgsProcessingParameterVectorDestination(self.OUTPUT, "Detections", polygons[0])
@@ -106,7 +108,7 @@ class Detect(QgsProcessingAlgorithm):  # type: ignore[misc]  # QGIS publishes no
     def checkParameterValues(self, parameters: dict[str, Any], context: Any) -> tuple[bool, str]:
         """Return whether the form can be run, and what is wrong if not."""
         if parameters.get(self.AREA) and not self.parameterAsExtent(parameters, self.EXTENT, context).isNull():
-            return False, "An area is given as a layer or as an extent, not as both; leave one of them empty"
+            return False, "Area: expected a layer or an extent, got both; leave one of them empty"
         return super().checkParameterValues(parameters, context)  # type: ignore[no-any-return]
 
     def processAlgorithm(self, parameters: dict[str, Any], context: Any, feedback: Any) -> dict[str, Any]:

@@ -24,14 +24,14 @@ from .program import run, split
 
 _HELP = (
     'Trains a detector on a raster and a layer of labels, and saves it as a .safetensors file for "Detect objects".\n'
-    "Labels: polygons around the objects, or points with a radius. Label every object of the raster, or of the ground "
-    "that a polygon layer of --aoi covers: what has no label counts as background.\n"
-    "Class field: the column with the class of each label; without one the column label, else all labels are one class "
-    "with the name of the layer.\n"
-    "Chip size: the raster is cut into squares of this side; small rasters and small objects want smaller ones.\n"
-    "Epochs: how often every chip is seen; few labels want more. One takes seconds on a GPU, minutes without one.\n"
-    "Parts of the ground are held out to validate; the log shows the average precision there (AP50) after each epoch. "
-    "Cancelling leaves no model."
+    "Labels: polygons around the objects, or points with a radius. Label every object in the raster, or in the polygons "
+    "given by --aoi: unlabelled objects count as background.\n"
+    "Class field: the column with the class of each label. By default the column label; without it, all labels are one "
+    "class with the name of the layer.\n"
+    "Chip size: side of the squares into which the raster is divided; use less for small rasters and small objects.\n"
+    "Epochs: number of passes over the chips; use more for few labels. One takes seconds on a GPU, minutes without.\n"
+    "Spatial blocks are held out for validation; the log shows the average precision (AP50) on them after each epoch. "
+    "No model is saved if you cancel."
 )
 
 
