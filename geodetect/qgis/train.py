@@ -24,7 +24,7 @@ from .program import run, split
 
 _HELP = (
     'Trains a detector on a raster and a layer of labels, and saves it as a .safetensors file for "Detect objects".\n'
-    "Labels: polygons around the objects, or points with a radius. Label every object in the raster, or in the polygons "
+    "Labels: polygons around the objects, or points with a radius. Label every object in the raster, or in the area "
     "given by --aoi: unlabelled objects count as background.\n"
     "Class field: the column with the class of each label. By default the column label; without it, all labels are one "
     "class with the name of the layer.\n"
