@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import os
 import re
 import shutil
@@ -491,24 +492,40 @@ def test_wide_tables_are_not_cut_off_in_a_pipe(work: Path, tmp_path: Path) -> No
     assert "precision" in answer.stdout
 
 
+IN_TURN = """
+import json, sys
+from geodetect.cli.main import main
+for arguments in json.loads(sys.argv[1]):
+    try:
+        main(arguments)
+    except SystemExit as ended:
+        print("ended with", ended.code or 0, flush=True)
+"""
+
+
 def test_classes_that_a_terminal_cannot_show_end_nothing(upright: PaintedScene, tmp_path: Path) -> None:
     truth = tmp_path / "truth.gpkg"
     upright.truth.replace({"red": "泳池", "blue": "Bäume"}).to_file(truth)
     small = ("--chip-size", "64", "--no-progress")
-    for arguments in (
+    commands = [
         ("chips", upright.path, truth, tmp_path / "chips", *small),
         ("info", truth),
         ("evaluate", truth, truth),
         ("chips", upright.path, truth, tmp_path / "chips", *small, "--metadata-format", "泳"),
-    ):
-        command = [sys.executable, "-m", "geodetect", *map(str, arguments)]
-        environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
-        answer = subprocess.run(command, capture_output=True, env=environment, check=False)
-        refused = "泳" in arguments
-        assert answer.returncode == refused, answer.stderr
-        assert (b"\\u6cf3" in answer.stdout) != refused
-        assert (b"B\xe4ume" in answer.stdout) != refused
-        assert b"Traceback" not in answer.stderr
+    ]
+    texts = [[str(each) for each in arguments] for arguments in commands]
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
+    command = [sys.executable, "-c", IN_TURN, json.dumps(texts)]  # one program, since importing takes seconds
+    answer = subprocess.run(command, capture_output=True, env=environment, check=True)
+    assert b"Traceback" not in answer.stderr
+    *shown, rest = answer.stdout.split(b"ended with ")
+    assert len(shown) == len(commands)
+    codes = [int(each.split()[0]) for each in [*shown[1:], rest]]
+    assert codes == [0, 0, 0, 1], answer.stderr
+    told = [each.partition(b"\n")[2] if k else each for k, each in enumerate(shown)]
+    for said_so, refused in zip(told, codes, strict=True):
+        assert (b"\\u6cf3" in said_so) != refused
+        assert (b"B\xe4ume" in said_so) != refused
 
 
 def test_a_warning_names_options(upright: PaintedScene, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,6 +72,7 @@ def folders(draw: st.DrawFn, *, blanks: bool) -> Folder:
     names = st.text(letters, min_size=1, max_size=8).map(lambda name: " ".join(name.split())).filter(bool)
     odd = st.sampled_from(["0", "1", "swimming pool", "yes", "null", "1.0", "ship & boat"])
     named = st.one_of(names, odd).map(lambda name: name if blanks else name.replace(" ", "-"))
+    named = named.filter(lambda name: name != "DontCare")  # which marks areas to ignore in KITTI
     classes = draw(st.lists(named, min_size=1, max_size=4, unique=True))
     pictures = []
     for number in range(draw(st.integers(1, 3))):
