@@ -356,7 +356,7 @@ def test_other_backbones_give_the_same_in_every_format(backbone: str, n_bands: i
 
 
 @needs_onnx
-@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("norm", ["batch", pytest.param("group", marks=pytest.mark.slow)])  # group: of older files
 def test_heads_of_other_sizes_and_norms_give_the_same_in_every_format(norm: str, tmp_path: Path) -> None:
     check_every_format(_network(head_norm=norm, width=96, depth=2), tmp_path)
 
