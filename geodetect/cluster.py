@@ -16,7 +16,7 @@ _WAITING = 2  # tasks per thread: one running and one queued, so that few result
 
 
 @contextmanager
-def connected(address: str, *, timeout_s: float = _TIMEOUT) -> Iterator[Any]:
+def connect(address: str, *, timeout_s: float = _TIMEOUT) -> Iterator[Any]:
     """Connect to the scheduler at an address, and yield a client.
 
     Args:

@@ -15,7 +15,7 @@ _ABANDONED_S = 3600  # age of temporary files that a killed process must have le
 
 
 @contextmanager
-def appearing(path: Path) -> Iterator[Path]:
+def replace_atomically(path: Path) -> Iterator[Path]:
     """Yield a temporary path, and rename the file written there to `path` after it was flushed to disk.
 
     If `path` is a symbolic link, its target is replaced, not the link.
@@ -23,7 +23,7 @@ def appearing(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: for an OSError or UnicodeError in the block. A file that was at `path` before is unchanged then.
     """
-    target = through_links(path)
+    target = follow_link(path)
     # Short, as names may be near the file system's limit; with the process' number, as several may write to one name;
     # with the suffix, which PyTorch requires.
     beginning = f".{target.stem[:40]}."
@@ -44,7 +44,7 @@ def appearing(path: Path) -> Iterator[Path]:
         _flush(target.parent)
 
 
-def through_links(path: Path) -> Path:
+def follow_link(path: Path) -> Path:
     """Return the target of a symbolic link, whether it exists or not; any other path unchanged."""
     return path.resolve() if path.is_symlink() else path
 

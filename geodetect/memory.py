@@ -41,7 +41,7 @@ def is_short(error: BaseException) -> bool:
 
 
 @contextmanager
-def kept() -> Iterator[None]:
+def reuse_freed() -> Iterator[None]:
     """Keep memory freed in the block for later allocations, and return it to the system at the end.
 
     This holds for the whole process; of several blocks the first to end ends it for all. Without glibc it does nothing.
@@ -72,11 +72,11 @@ def check_fits(n_bytes: int, what: str, advice: str) -> None:
     Raises:
         ArgumentError: if there is not enough memory.
     """
-    if n_bytes > (there := available()):
+    if n_bytes > (there := available_bytes()):
         raise ArgumentError(f"{what} would take {_size(n_bytes)} of memory, and there is {_size(there)}; {advice}")
 
 
-def available() -> int:
+def available_bytes() -> int:
     """Return the bytes that this process may use: the machine's memory, or the limit of its container or its own."""
     sizes = [_of_machine()]
     for path in _LIMITS:

@@ -44,7 +44,7 @@ class Bar:
         if self._in_notebook:
             from IPython.display import display
 
-            self._output = display(self._rendered(), raw=True, display_id=True)  # type: ignore[no-untyped-call]
+            self._output = display(self._render(), raw=True, display_id=True)  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(
@@ -66,10 +66,10 @@ class Bar:
     def _update(self) -> None:
         """Update the output in a notebook."""
         if self._output is not None:
-            self._output.update(self._rendered(), raw=True)
+            self._output.update(self._render(), raw=True)
             self._updated = time.monotonic()
 
-    def _rendered(self) -> dict[str, str]:
+    def _render(self) -> dict[str, str]:
         """Return the bar as text and HTML for a notebook."""
         (task,) = self._progress.tasks
         total = task.total or 0

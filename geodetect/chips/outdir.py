@@ -11,7 +11,7 @@ from pathlib import Path
 from geodetect.addresses import expand_user
 from geodetect.chips.formats import IMAGES
 from geodetect.errors import ArgumentError, OutputError
-from geodetect.locks import held
+from geodetect.locks import hold
 from geodetect.raster import Rasters, files_of
 from geodetect.vector.opening import Area, Vectors, vector_paths
 
@@ -104,7 +104,7 @@ class OutDir:
         Raises:
             OutputError: if another run writes it, or an OSError is raised.
         """
-        with held(Path(os.path.abspath(self.path))):
+        with hold(Path(os.path.abspath(self.path))):
             try:
                 self.path.mkdir(exist_ok=True)
                 self._clean(plan)
@@ -131,7 +131,7 @@ class OutDir:
             shutil.rmtree(left)
 
     def write(self, name: str, text: str) -> None:
-        """Write a text, complete under its name or not at all; without `files.appearing`, which syncs every file."""
+        """Write a text atomically; without `files.replace_atomically`, which syncs every file."""
         path, part = self.path / name, self.workplace / Path(name).name
         path.parent.mkdir(exist_ok=True)
         part.write_text(text, encoding="utf-8", newline="")

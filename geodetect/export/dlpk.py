@@ -25,7 +25,7 @@ from geodetect.errors import OutputError
 from geodetect.export.program import Detections, trace
 from geodetect.export.raster_function import GeodetectDetector, Program
 from geodetect.export.verify import check_same, to_rows
-from geodetect.files import appearing
+from geodetect.files import replace_atomically
 
 _CLASS = GeodetectDetector.__name__  # ArcGIS wants the module to have the same name
 _WEIGHTS = "network.safetensors"
@@ -45,7 +45,7 @@ def export(detector: Detector, path: Path) -> None:
     detections = Detections(detector).eval()
     network = _serialise(trace(detections, detector))
     source = resources.files("geodetect.export").joinpath("raster_function.py").read_text(encoding="utf-8")
-    with appearing(path) as part:
+    with replace_atomically(path) as part:
         with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(f"{path.stem}.emd", json.dumps(_definition(detector, path.stem), indent=2))
             archive.writestr(f"{_CLASS}.py", source)

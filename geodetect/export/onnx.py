@@ -22,7 +22,7 @@ from geodetect.errors import missing
 from geodetect.export.onnx_detector import IN_COLUMNS, LAYOUTS, METADATA, load_session
 from geodetect.export.program import Detections, trace
 from geodetect.export.verify import check_same, to_centres_and_sides
-from geodetect.files import appearing
+from geodetect.files import replace_atomically
 from geodetect.metadata import NMS_IOU
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def export(detector: Detector, path: Path, layout: str | None) -> None:
     model.graph.output[0].type.tensor_type.shape.dim[0].Clear()
     for key, value in _metadata(detector, detections.groups, det_type).items():
         model.metadata_props.add(key=key, value=value)
-    with appearing(path) as part:
+    with replace_atomically(path) as part:
         part.write_bytes(model.SerializeToString())
         session = load_session(part, "cpu")
 

@@ -17,7 +17,7 @@ import torch
 from geodetect.colours import class_colours
 from geodetect.detector import Detector
 from geodetect.export import pt2
-from geodetect.files import appearing
+from geodetect.files import replace_atomically
 
 _EXTENSIONS = (
     "https://stac-extensions.github.io/mlm/v1.4.0/schema.json",  # the newest that pystac reads
@@ -41,7 +41,7 @@ def export(detector: Detector, path: Path) -> None:
     """
     program = path.with_suffix(".pt2")
     pt2.export(detector, program)
-    with appearing(path) as part:
+    with replace_atomically(path) as part:
         part.write_text(json.dumps(_item(detector, program), indent=2, ensure_ascii=False), encoding="utf-8")
 
 

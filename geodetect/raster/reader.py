@@ -218,7 +218,7 @@ class RasterReader:
         x1, y1, x2, y2 = window.xyxy
         assert 0 <= x1 < x2 <= width, f"{window} of {self.grid.shape}"
         assert 0 <= y1 < y2 <= height, f"{window} of {self.grid.shape}"
-        with nullcontext() if self._pool is None else self._pool.reading(self):
+        with nullcontext() if self._pool is None else self._pool.keep_open(self):
             return self._read_own(window) if self.grid.shape == self._shape else self._read_resampled(window)
 
     def _read_covered(self, part: Window | None, window: Window, read: Callable[[Window], Pixels]) -> Pixels:

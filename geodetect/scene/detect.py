@@ -22,8 +22,8 @@ import shapely
 from geodetect.addresses import expand_user
 from geodetect.boxes import Boxes
 from geodetect.errors import ArgumentError, GeodetectError, OutputError, warn
-from geodetect.files import through_links
-from geodetect.locks import held
+from geodetect.files import follow_link
+from geodetect.locks import hold
 from geodetect.raster import RasterReader, Rasters, Reader, files_of
 from geodetect.scene.edges import Parts, join
 from geodetect.scene.features import check_measurable, features_of
@@ -179,7 +179,7 @@ def detect_objects(
         scene = _Scene(reader, detector, plan, runner, measure=measure, progress=progress, client=client, work=work)
         if not outputs:
             return scene.features()
-        with held(journal_of(outputs[0]).with_suffix("")):
+        with hold(journal_of(outputs[0]).with_suffix("")):
             scene.write(outputs, resume=resume)
         return outputs if isinstance(output, Sequence) and not isinstance(output, str) else outputs[0]
 
@@ -273,7 +273,7 @@ class _Scene:
         searched = self._searched(ran)
         for path in outputs:
             # Incomplete files are kept in the journal, unless that is on another disk.
-            here = folder if through_links(path).parent.stat().st_dev == folder.stat().st_dev else None
+            here = folder if follow_link(path).parent.stat().st_dev == folder.stat().st_dev else None
             try:
                 write_features(self._frames(found), path, workplace=here, about=self._about(ran), searched=searched)
                 written.append(path.name)

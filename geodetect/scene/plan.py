@@ -120,7 +120,7 @@ def make_plan(
     windows = _windows(reader, detector, chip_size, overlap, area)
     n_bytes = _IN_MEMORY * _window_bytes(reader, windows.chip_size)
     if batch_size is None:
-        batch_size = max(1, min(suited_batch_size(detector, windows.chip_size), memory.available() // n_bytes))
+        batch_size = max(1, min(suited_batch_size(detector, windows.chip_size), memory.available_bytes() // n_bytes))
     batch_size = check_whole("batch_size", batch_size)
     what = f"batch_size={batch_size:,} with windows of {windows.chip_size:,} px"
     memory.check_fits(batch_size * n_bytes, what, f"make {'batch_size' if batch_size > 1 else 'chip_size'} smaller")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from geodetect.addresses import expand_user, is_url
 from geodetect.errors import ArgumentError, OutputError
-from geodetect.files import through_links
+from geodetect.files import follow_link
 from geodetect.vector.literal import literal_folder
 
 SUFFIXES = (".gpkg", ".geojson", ".shp", ".fgb", ".kml", ".parquet", ".csv")
@@ -38,14 +38,14 @@ def check_output(path: str | Path) -> Path:
     if path.suffix.lower() not in SUFFIXES:
         raise OutputError(f"{path.name} should end in one of {' '.join(SUFFIXES)}; got {path.suffix or 'no suffix'!r}")
     try:
-        with literal_folder(through_links(path).parent):
+        with literal_folder(follow_link(path).parent):
             pass
     except FileNotFoundError as error:
         raise OutputError(f"the working folder was removed; change to one that exists to write {path.name}") from error
     except OSError as error:
         raise OutputError(f"GDAL does not write into {path.parent}, which has ! ; or ? in its name") from error
     if path.suffix.lower() == ".gpkg":
-        _check_geopackage(through_links(path))
+        _check_geopackage(follow_link(path))
     if not _is_shapefile(path):
         return path
     if path.is_symlink():
@@ -71,7 +71,7 @@ def check_place(path: str | Path) -> Path:
     path = Path(expand_user(path))
     try:
         str(path).encode()
-        target = through_links(path)
+        target = follow_link(path)
         target.lstat()
     except FileNotFoundError:
         pass

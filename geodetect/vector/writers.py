@@ -28,7 +28,7 @@ from pyproj import CRS
 from pyproj.exceptions import ProjError
 
 from geodetect.errors import OutputError, first_line
-from geodetect.files import through_links
+from geodetect.files import follow_link
 from geodetect.vector.geometry import cut_at_180
 from geodetect.vector.literal import literal_folder
 from geodetect.vector.outputs import SEARCHED, check_output, name_layer, publish
@@ -285,7 +285,7 @@ def write_features(
         OutputError: if it cannot be written, or the format cannot hold the features; then nothing is left behind.
     """
     path = check_output(path)
-    suffix, target = path.suffix.lower(), through_links(path)
+    suffix, target = path.suffix.lower(), follow_link(path)
     frames = iter([features] if isinstance(features, GeoDataFrame) else features)
     first = next(frames, None)
     if first is None:
