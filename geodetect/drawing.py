@@ -150,28 +150,19 @@ def _whole_pixels(grid: Grid, x1: float, y1: float, x2: float, y2: float) -> Win
 
 
 def _read(reader: RasterReader, part: Window, longer_side: int = _LONGER_SIDE) -> _Part:
-    """Read a part of the raster in at most so many pixels, which are square on the ground if it has a CRS."""
+    """Read a part of the raster in at most so many pixels, which are square on the ground if it has a CRS.
+
+    Without a CRS pixels have no size in metres to resample to; then every n-th is read.
+    """
     own, coarser = reader.grid, max(1.0, max(part.width, part.height) / longer_side)
     side_m = _pixel_size_m(own)
-    if side_m is None:
-        return _read_every(reader, part, math.ceil(coarser))
-    with reader.view(pixel_size_m=side_m * min(coarser, *own.shape)) as coarse:
-        across, down = (n / m for n, m in zip(coarse.grid.shape[::-1], own.shape[::-1], strict=True))
-        x1, y1, x2, y2 = part.xyxy
-        window = _whole_pixels(coarse.grid, x1 * across, y1 * down, x2 * across, y2 * down)
-        return _Part(*coarse.read(window), coarse.grid.window(window))
-
-
-def _pixel_size_m(grid: Grid) -> float | None:
-    """Return the side of a pixel in metres; None without a CRS."""
-    try:
-        return grid.pixel_size_m
-    except NotGeoreferenced:
-        return None
-
-
-def _read_every(reader: RasterReader, part: Window, step: int) -> _Part:
-    """Read every `step`th pixel, for rasters without a CRS, whose pixels have no size in metres to resample to."""
+    if side_m is not None:
+        with reader.view(pixel_size_m=side_m * min(coarser, *own.shape)) as coarse:
+            across, down = (n / m for n, m in zip(coarse.grid.shape[::-1], own.shape[::-1], strict=True))
+            x1, y1, x2, y2 = part.xyxy
+            window = _whole_pixels(coarse.grid, x1 * across, y1 * down, x2 * across, y2 * down)
+            return _Part(*coarse.read(window), coarse.grid.window(window))
+    step = math.ceil(coarser)
     side = step * max(1, math.isqrt(_WINDOW_VALUES // reader.n_bands) // step)
     tiling = Tiling((part.height, part.width), side, 0, part.x, part.y)
     valid = np.zeros((-(-part.height // step), -(-part.width // step)), bool)
@@ -184,9 +175,17 @@ def _read_every(reader: RasterReader, part: Window, step: int) -> _Part:
         height, width = is_valid.shape
         pixels[:, *there][:, :height, :width] = values
         valid[there][:height, :width] = is_valid
-    plane = reader.grid.in_plane().window(part)
+    plane = own.in_plane().window(part)
     transform = plane.known_transform @ Affine.scale(step)
     return _Part(pixels, valid, replace(plane, shape=valid.shape, transform=transform))
+
+
+def _pixel_size_m(grid: Grid) -> float | None:
+    """Return the side of a pixel in metres; None without a CRS."""
+    try:
+        return grid.pixel_size_m
+    except NotGeoreferenced:
+        return None
 
 
 def _marks(

@@ -29,7 +29,10 @@ def replace_atomically(path: Path) -> Iterator[Path]:
     beginning = f".{target.stem[:40]}."
     part = target.with_name(f"{beginning}{os.getpid()}.part{target.suffix}")
     try:
-        _remove_abandoned(target.parent, f"{escape(beginning)}*.part{escape(target.suffix)}")
+        for abandoned in target.parent.glob(f"{escape(beginning)}*.part{escape(target.suffix)}"):
+            with suppress(OSError):  # another process may just have renamed it
+                if time.time() - abandoned.stat().st_mtime > _ABANDONED_S:
+                    abandoned.unlink()
         yield part
         _flush(part)
         os.replace(part, target)
@@ -49,18 +52,10 @@ def follow_link(path: Path) -> Path:
     return path.resolve() if path.is_symlink() else path
 
 
-def _remove_abandoned(folder: Path, pattern: str) -> None:
-    for part in folder.glob(pattern):
-        with suppress(OSError):  # another process may just have renamed it
-            if time.time() - part.stat().st_mtime > _ABANDONED_S:
-                part.unlink()
-
-
 def _flush(path: Path) -> None:
     """Flush a file, or the entries of a folder, to disk."""
-    descriptor = os.open(
-        path, os.O_RDONLY if path.is_dir() else os.O_RDWR
-    )  # Windows only flushes files opened for writing
+    # Windows only flushes files opened for writing.
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

@@ -217,7 +217,11 @@ def _select(blocks: Int[np.ndarray, "B 5"], places: _Places, grounds: Sequence[n
             inside &= _hit(tree, ground, "covers")
         done = meets & (inside | ((row_end - row == 1) & (column_end - column == 1)))
         found.append(blocks[done])
-        blocks = _quarter(blocks[meets & ~done])
+        blocks = blocks[meets & ~done]
+        for start, stop in ((1, 2), (3, 4)):  # halved between its rows, then between its columns, if it has several
+            upper, lower = blocks.copy(), blocks.copy()
+            upper[:, stop] = lower[:, start] = (blocks[:, start] + blocks[:, stop] + 1) // 2
+            blocks = np.concatenate([upper, lower[lower[:, stop] > lower[:, start]]])
     return np.concatenate(found)
 
 
@@ -226,12 +230,3 @@ def _hit(tree: shapely.STRtree, polygons: np.ndarray, predicate: str) -> np.ndar
     hit = np.zeros(len(tree), bool)
     hit[tree.query(polygons, predicate)[1]] = True
     return hit
-
-
-def _quarter(blocks: Int[np.ndarray, "B 5"]) -> Int[np.ndarray, "B 5"]:
-    """Return blocks divided in the middle of their rows and columns, where they have more than one."""
-    for start, stop in ((1, 2), (3, 4)):
-        upper, lower = blocks.copy(), blocks.copy()
-        upper[:, stop] = lower[:, start] = (blocks[:, start] + blocks[:, stop] + 1) // 2
-        blocks = np.concatenate([upper, lower[lower[:, stop] > lower[:, start]]])
-    return blocks

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -109,29 +108,29 @@ def read_headers(
     Raises:
         RasterError: if one cannot be read or has no transform.
     """
+
+    def read(file: tuple[Location, str]) -> Header:
+        location, name = file
+        with translate_errors(name, location), location.open() as dataset:
+            header = Header.of(dataset, location, name, nodata)
+            if header.grid.transform is None or dataset.transform.is_identity:
+                raise RasterError(
+                    f"{name} has no transform of its own, so its place beside the other files is unknown; "
+                    "give it one (gdal_translate -a_srs EPSG:... -a_ullr ..., or gdalwarp where it has control points)"
+                )
+            if header.layers.stored.name not in TYPES:
+                raise RasterError(f"{name} holds {header.layers.stored} values, which a mosaic cannot; convert it")
+            return header
+
     headers: list[Header] = []
     with warnings.catch_warnings(), ThreadPoolExecutor(_N_THREADS, thread_name_prefix="geodetect-headers") as pool:
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # such files are refused in our own words
         with Bar("files", len(files), shown=progress and len(files) > _MANY) as bar:
-            for header in pool.map(partial(_read_header, nodata), files):
+            for header in pool.map(read, files):
                 headers.append(header)
                 bar.advance()
     warn_of_scales((header.name, header.layers) for header in headers)
     return headers
-
-
-def _read_header(nodata: float | None, file: tuple[Location, str]) -> Header:
-    location, name = file
-    with translate_errors(name, location), location.open() as dataset:
-        header = Header.of(dataset, location, name, nodata)
-        if header.grid.transform is None or dataset.transform.is_identity:
-            raise RasterError(
-                f"{name} has no transform of its own, so its place beside the other files is unknown; "
-                "give it one (gdal_translate -a_srs EPSG:... -a_ullr ..., or gdalwarp where it has control points)"
-            )
-        if header.layers.stored.name not in TYPES:
-            raise RasterError(f"{name} holds {header.layers.stored} values, which a mosaic cannot; convert it")
-        return header
 
 
 @dataclass(frozen=True, eq=False)

@@ -101,9 +101,16 @@ def open_scenes(raster: Rasters, bands: Sequence[int | str] | None = None, nodat
     if len(files) == 1:
         return [open_single(*files[0], nodata)]
     headers = _check_names(read_headers(files, nodata), bands)
-    groups = _group_touching(headers)
+    outlines = np.array([shapely.Polygon(file.grid.corners) for file in headers], object)
+    # A little larger, so that rounding does not separate neighbours.
+    sides = shapely.length(outlines) / [2 * sum(file.grid.shape) for file in headers]
+    outlines = shapely.buffer(outlines, _ALIGNED * sides, join_style="mitre")
+    a, b = shapely.STRtree(outlines).query(outlines, "intersects")
+    same_crs = np.array([headers[i].grid.crs == headers[j].grid.crs for i, j in zip(a, b, strict=True)])
+    group = connected_components(len(headers), a[same_crs], b[same_crs])
+    groups = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
     scenes = []
-    for first, *others in groups:
+    for first, *others in ([headers[i] for i in group] for group in groups):
         if others:
             together = name if len(groups) == 1 else f"{first.name} and those beside it"
             scenes.append(_open_mosaic([first, *others], together, nodata))
@@ -133,10 +140,11 @@ def _open_mosaic(files: Sequence[Header], name: str, nodata: float | None) -> Sc
     frame = _frame(files := _with_masks(files))
     grid, footprints = _lay_out(files, frame, name)
     _check_overlaps(files, footprints)
-    resampled = not all(_is_aligned(file.grid, frame) for file in files)
+    corners = np.concatenate([frame.to_pixel(file.grid.corners[:1]) for file in files])
+    aligned = np.abs(corners - corners.round()).max() < _ALIGNED and all(_is_parallel(f.grid, frame) for f in files)
     upright = _is_upright(frame)
     location = _Index(
-        describe(files, grid, upright=upright, resampled=resampled),
+        describe(files, grid, upright=upright, resampled=not aligned),
         is_virtual=True,
         is_remote=any(file.location.is_remote for file in files),
         content=write_index(files, grid, footprints, upright=upright),
@@ -170,19 +178,6 @@ def _check_names(files: list[Header], bands: Sequence[int | str] | None) -> list
                     "(gdal_translate -b)"
                 )
     return files
-
-
-def _group_touching(files: list[Header]) -> list[list[Header]]:
-    """Return the files in groups that touch each other and share a CRS, in the files' order."""
-    outlines = np.array([shapely.Polygon(file.grid.corners) for file in files], object)
-    # A little larger, so that rounding does not separate neighbours.
-    sides = shapely.length(outlines) / [2 * sum(file.grid.shape) for file in files]
-    outlines = shapely.buffer(outlines, _ALIGNED * sides, join_style="mitre")
-    a, b = shapely.STRtree(outlines).query(outlines, "intersects")
-    same_crs = np.array([files[i].grid.crs == files[j].grid.crs for i, j in zip(a, b, strict=True)])
-    group = connected_components(len(files), a[same_crs], b[same_crs])
-    groups = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
-    return [[files[i] for i in group] for group in groups]
 
 
 def _with_masks(files: Sequence[Header]) -> Sequence[Header]:
@@ -277,12 +272,6 @@ def _is_parallel(grid: Grid, frame: Grid) -> bool:
     return grid.crs == frame.crs and max(abs(off.a - 1), abs(off.b), abs(off.d), abs(off.e - 1)) < far
 
 
-def _is_aligned(grid: Grid, frame: Grid) -> bool:
-    """Return whether the pixels of both coincide."""
-    corner = frame.to_pixel(grid.corners[:1])
-    return _is_parallel(grid, frame) and bool(np.abs(corner - corner.round()).max() < _ALIGNED)
-
-
 def _lay_out(files: Sequence[Header], frame: Grid, name: str) -> tuple[Grid, np.ndarray]:
     """Return the smallest grid that holds all files, and the outline of each in its pixels."""
     outlines = np.array([shapely.transform(_outline(file, frame), frame.to_pixel) for file in files], object)
@@ -337,21 +326,15 @@ def _outline(file: Header, frame: Grid) -> shapely.Polygon:
         except FAILURES as error:
             raise RasterError(problem) from harmless(error)
         across = pixel / math.sqrt(abs(_linear(frame).determinant)) * frame.pixel_size_m
-        if not all(shape) or across > _TORN * max(file.grid.pixel_sides_m) or not _is_invertible(file.grid, frame):
+        # Coordinates far outside a CRS come back somewhere else, where GDAL would then look for pixels.
+        own, other, corners = _rasterio_crs(file.grid), _rasterio_crs(frame), file.grid.corners
+        moved = np.column_stack(transform(other, own, *transform(own, other, *corners.T))) - corners
+        if own.is_geographic:
+            moved[:, 0] = (moved[:, 0] + 180) % 360 - 180  # 181 and -179 are one meridian
+        is_back = np.hypot(*moved.T).max() < max(file.grid.shape) * math.sqrt(abs(_linear(file.grid).determinant))
+        if not all(shape) or across > _TORN * max(file.grid.pixel_sides_m) or not is_back:
             raise RasterError(problem)
     return outline
-
-
-def _is_invertible(grid: Grid, frame: Grid) -> bool:
-    """Return whether the corners of a grid, transformed to the frame's CRS and back, are about where they were.
-
-    Coordinates far outside a CRS come back somewhere else, where GDAL would then look for pixels.
-    """
-    own, other = _rasterio_crs(grid), _rasterio_crs(frame)
-    moved = np.column_stack(transform(other, own, *transform(own, other, *grid.corners.T))) - grid.corners
-    if own.is_geographic:
-        moved[:, 0] = (moved[:, 0] + 180) % 360 - 180  # 181 and -179 are one meridian
-    return bool(np.hypot(*moved.T).max() < max(grid.shape) * math.sqrt(abs(_linear(grid).determinant)))
 
 
 def _rasterio_crs(grid: Grid) -> Any:

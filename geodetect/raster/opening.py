@@ -272,14 +272,14 @@ def check_sources(dataset: Any, name: str) -> None:
             raise RasterError(
                 f"{name} is made of files of which {name_of(file)} is missing; put it back, or leave it out"
             )
+
+    def check(file: Location) -> None:
+        with translate_errors(name_of(file.text), file), file.open():
+            pass
+
     remote = [file for file in map(Location.of, dataset.files) if file.is_remote]
     with ThreadPoolExecutor(_N_THREADS, thread_name_prefix="geodetect-sources") as pool:
-        list(pool.map(_check_opens, remote))
-
-
-def _check_opens(file: Location) -> None:
-    with translate_errors(name_of(file.text), file), file.open():
-        pass
+        list(pool.map(check, remote))
 
 
 def affine_of(dataset: Any) -> Affine | None:

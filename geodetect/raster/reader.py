@@ -247,8 +247,21 @@ class RasterReader:
         try:
             return self._decode(window)  # the broken part may lie in a block, but outside the window
         except FAILURES as error:
-            with self._handles.dataset() as dataset:
-                raise self._broken(_first_broken(dataset, window), error) from harmless(error)
+            raise self._broken(self._find_broken(window), error) from harmless(error)
+
+    def _find_broken(self, window: Window) -> Window:
+        """Return the part of the window in the first block that cannot be read; all of it if each block can."""
+        x1, y1, x2, y2 = window.xyxy
+        with self._handles.dataset() as dataset, rasterio.Env():
+            height, width = dataset.block_shapes[0]
+            for y in range(y1 - y1 % height, y2, height):
+                for x in range(x1 - x1 % width, x2, width):
+                    left, top, right, bottom = max(x, x1), max(y, y1), min(x + width, x2), min(y + height, y2)
+                    try:
+                        dataset.read(window=((top, bottom), (left, right)))
+                    except FAILURES:
+                        return Window(left, top, right - left, bottom - top)
+        return window
 
     def _broken(self, place: Window, error: BaseException) -> RasterError:
         """Return the error for pixels that cannot be read."""
@@ -287,22 +300,6 @@ class RasterReader:
 def _decode(handles: Handles, layers: Layers, bands: tuple[int, ...], location: Location, window: Window) -> Pixels:
     with handles.dataset() as dataset, environment(location):
         return layers.read(dataset, window, bands)
-
-
-def _first_broken(dataset: Any, window: Window) -> Window:
-    """Return the part of the window in the first block that cannot be read; all of it if each block can."""
-    x1, y1, x2, y2 = window.xyxy
-    block_height, block_width = dataset.block_shapes[0]
-    for y in range(y1 - y1 % block_height, y2, block_height):
-        for x in range(x1 - x1 % block_width, x2, block_width):
-            left, top = max(x, x1), max(y, y1)
-            right, bottom = min(x + block_width, x2), min(y + block_height, y2)
-            try:
-                with rasterio.Env():
-                    dataset.read(window=((top, bottom), (left, right)))
-            except FAILURES:
-                return Window(left, top, right - left, bottom - top)
-    return window
 
 
 class MaskedReader:

@@ -245,7 +245,7 @@ def _names_of(band: _Band) -> str:
 
 
 def _stack(name: str, offered: Sequence[_Band], wanted: Iterable[str], nodata: float | None) -> Location:
-    """Return the virtual raster of the bands with these names, on the grid of the finest.
+    """Return the virtual raster of the bands with these names: the ground of all, in pixels of the finest.
 
     Raises:
         RasterError: if one is missing, or they do not cover the same ground.
@@ -263,25 +263,19 @@ def _stack(name: str, offered: Sequence[_Band], wanted: Iterable[str], nodata: f
                 f"{files[band.href].name} has {files[band.href].n_bands} bands, not as {name} says of its band "
                 f"{each!r}; open {band.href} itself"
             )
-    return stack(
-        [(each, files[band.href], band.number) for each, band in bands], _intersect(list(files.values()), frame)
-    )
-
-
-def _intersect(files: Sequence[Header], frame: Grid) -> Grid:
-    """Return the ground that all files cover, in pixels of the frame.
-
-    Raises:
-        RasterError: if the CRS or direction of one differs, or it covers more or less by more than one of its pixels.
-    """
-    extents = np.array([_extent(file, frame) for file in files])
-    x1, y1 = np.ceil(extents[:, :2].max(axis=0) - _ALIGNED).astype(int)
-    x2, y2 = np.floor(extents[:, 2:].min(axis=0) + _ALIGNED).astype(int)
-    return frame.window(Window(int(x1), int(y1), int(x2 - x1), int(y2 - y1)))
+    extents = np.array([_extent(file, frame) for file in files.values()])
+    x1, y1 = np.ceil(extents[:, :2].max(axis=0) - _ALIGNED).astype(int).tolist()
+    x2, y2 = np.floor(extents[:, 2:].min(axis=0) + _ALIGNED).astype(int).tolist()
+    grid = frame.window(Window(x1, y1, x2 - x1, y2 - y1))
+    return stack([(each, files[band.href], band.number) for each, band in bands], grid)
 
 
 def _extent(file: Header, frame: Grid) -> tuple[float, float, float, float]:
-    """Return the bounds of a file in pixels of the frame: x1, y1, x2, y2."""
+    """Return the bounds of a file in pixels of the frame: x1, y1, x2, y2.
+
+    Raises:
+        RasterError: if its CRS or direction differs, or it covers more or less by more than one of its pixels.
+    """
     if file.grid.crs != frame.crs:
         raise RasterError(
             f"{file.name} and {frame.name} have different coordinate reference systems; "
