@@ -27,8 +27,9 @@ def info(file: str | None, label_field: str | None, layer: str | None, *, publis
 
     Sizes are in pixels and metres, extents in the units of the file's CRS.
     """
+    from geodetect.export.onnx_detector import OnnxDetector
     from geodetect.raster.stac import bands_of_item
-    from geodetect.zoo import catalog
+    from geodetect.zoo import catalog, load_detector
     from geodetect.zoo.names import is_published
 
     if published or file is None:
@@ -45,8 +46,8 @@ def info(file: str | None, label_field: str | None, layer: str | None, *, publis
         path = Path(file)
         facts: dict[str, Any] = {"file": f"{path}, a model ({tables.size_of(path)})"}
         facts |= read_detector(path, device="cpu").facts
-    elif is_published(file) and (found := _published(file)) is not None:
-        facts = found
+    elif is_published(file) and not isinstance(model := load_detector(file, device="cpu"), OnnxDetector):
+        facts = {"file": f"{redact(file)}, a detector of another program", **model.metadata.facts}
     elif file.endswith(_EXPORTED) and (exported := _exported(Path(file))) is not None:
         facts = exported
     elif (item := bands_of_item(file)) is not None:
@@ -54,17 +55,6 @@ def info(file: str | None, label_field: str | None, layer: str | None, *, publis
     else:
         facts = _raster_or_vector(file, label_field, layer)
     tables.show_facts(facts)
-
-
-def _published(name: str) -> dict[str, Any] | None:
-    """Return the facts of a detector that others have published; None for an export of geodetect's own."""
-    from geodetect.export.onnx_detector import OnnxDetector
-    from geodetect.zoo import load_detector
-
-    model = load_detector(name, device="cpu")
-    if isinstance(model, OnnxDetector):
-        return None
-    return {"file": f"{redact(name)}, a detector of another program", **model.metadata.facts}
 
 
 def _exported(path: Path) -> dict[str, Any] | None:

@@ -71,8 +71,7 @@ def export(detector: Detector, path: Path, layout: str | None) -> None:
         import onnxscript  # noqa: F401  # the exporter needs it, and its own message does not name the extra
     except ImportError as error:
         raise missing("onnxscript", "onnx", "export to .onnx") from error
-    detections, det_type = Detections(detector), LAYOUTS[layout]
-    in_columns = det_type in IN_COLUMNS
+    detections, in_columns = Detections(detector), LAYOUTS[layout] in IN_COLUMNS
     exported = torch.onnx.export(
         trace((_Columns if in_columns else _Rows)(detections).eval(), detector),
         input_names=["images"],
@@ -87,7 +86,7 @@ def export(detector: Detector, path: Path, layout: str | None) -> None:
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "B"
     # Without a name: if this one has one, Ultralytics takes every dimension for free, and ignores `imgsz`.
     model.graph.output[0].type.tensor_type.shape.dim[0].Clear()
-    for key, value in _metadata(detector, detections.groups, det_type).items():
+    for key, value in _metadata(detector, detections.groups, LAYOUTS[layout]).items():
         model.metadata_props.add(key=key, value=value)
     with replace_atomically(path) as part:
         part.write_bytes(model.SerializeToString())

@@ -41,8 +41,30 @@ def export(detector: Detector, path: Path) -> None:
     """
     program = path.with_suffix(".pt2")
     pt2.export(detector, program)
+    properties = _properties(detector) | {"mlm:name": _to_identifier(program.stem)}
+    model = {
+        "href": f"./{quote(program.name)}",
+        "title": "The network as a PyTorch program",
+        "type": "application/zip; application=pytorch",
+        "roles": ["mlm:model"],
+        "mlm:artifact_type": "torch.export.save",
+        "file:size": program.stat().st_size,
+        "file:checksum": checksum(program),
+        # The extension requires bands in the properties, and STAC 1.1 then requires them in an asset as well.
+        "bands": properties["bands"],
+    }
+    item = {
+        "type": "Feature",
+        "stac_version": "1.1.0",
+        "stac_extensions": list(_EXTENSIONS),
+        "id": properties["mlm:name"],
+        "geometry": None,  # a model has no place
+        "properties": properties,
+        "links": [],
+        "assets": {"model": model},
+    }
     with replace_atomically(path) as part:
-        part.write_text(json.dumps(_item(detector, program), indent=2, ensure_ascii=False), encoding="utf-8")
+        part.write_text(json.dumps(item, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def checksum(path: Path) -> str:
@@ -51,34 +73,7 @@ def checksum(path: Path) -> str:
         return _SHA256 + hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _item(detector: Detector, program: Path) -> dict[str, Any]:
-    """Return the item of a program; its geometry is null, since a model has no place."""
-    properties = _properties(detector) | {"mlm:name": _identifier(program.stem)}
-    return {
-        "type": "Feature",
-        "stac_version": "1.1.0",
-        "stac_extensions": list(_EXTENSIONS),
-        "id": properties["mlm:name"],
-        "geometry": None,
-        "properties": properties,
-        "links": [],
-        "assets": {
-            "model": {
-                "href": f"./{quote(program.name)}",
-                "title": "The network as a PyTorch program",
-                "type": "application/zip; application=pytorch",
-                "roles": ["mlm:model"],
-                "mlm:artifact_type": "torch.export.save",
-                "file:size": program.stat().st_size,
-                "file:checksum": checksum(program),
-                # The extension requires bands in the properties, and STAC 1.1 then requires them in an asset as well.
-                "bands": properties["bands"],
-            }
-        },
-    }
-
-
-def _identifier(stem: str) -> str:
+def _to_identifier(stem: str) -> str:
     """Return a file's name as the extension allows it: letters, digits, and `_.-` between them."""
     plain = re.sub(r"[^a-zA-Z0-9_.-]+", "-", stem)
     return plain if re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_.-]+[a-zA-Z0-9]", plain) else f"model-{plain.strip('-_.') or '0'}"
@@ -151,6 +146,7 @@ def _outputs(detector: Detector) -> list[dict[str, Any]]:
     ]
     logits = "For each anchor and class, before the sigmoid; anchors as the hyperparameters describe them."
     deltas = "For each anchor how it moves (dx, dy in its sides) and grows (logarithms dw, dh), as in R-CNN."
+    kinds = (("logits", logits, "class", len(classes)), ("deltas", deltas, "delta", 4))
     return [
         {
             "name": name,
@@ -163,8 +159,5 @@ def _outputs(detector: Detector) -> list[dict[str, Any]]:
             },
             "classification:classes": classes if name == "logits" else [],
         }
-        for name, description, dimension, size in (
-            ("logits", logits, "class", len(classes)),
-            ("deltas", deltas, "delta", 4),
-        )
+        for name, description, dimension, size in kinds
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -126,8 +126,9 @@ def _open(file: VectorFile) -> Features:
     except _UNREADABLE as error:
         # GDAL's advice is on drivers, which users do not choose here.
         reason = first_line(error).split("; It might help")[0].rstrip(".")
-        message = f"{path.name} cannot be read as a vector file: {reason}{_advise_zip(file.path)}"
-        raise LabelsError(message) from harmless(error)
+        inside = _list_zip(file.path, _VECTOR)
+        advice = f"; give one of the files in it, such as /vsizip/{file.path}/{inside[0]}" if inside else ""
+        raise LabelsError(f"{path.name} cannot be read as a vector file: {reason}{advice}") from harmless(error)
     return _check(Features(frame, path.name, path.stem, note))
 
 
@@ -141,7 +142,9 @@ def _read(file: VectorFile, path: Path) -> tuple[GeoDataFrame, str]:
     options: dict[str, Any] = dict(_CSV_OPTIONS) if suffix == ".csv" else {}
     number, note = file.find_layer()
     options |= {"engine": "pyogrio", "layer": number, "where": file.where}
-    source = _find_kml(literal_source(file.path)) if suffix == ".kmz" else literal_source(file.path)
+    source = literal_source(file.path)
+    if suffix == ".kmz" and len(inside := _list_zip(source, {".kml"})) == 1:
+        source = f"/vsizip/{source}/{inside[0]}"  # GDAL drops its columns when it opens the archive
     try:
         frame = gpd.read_file(source, **options)
         if suffix == ".shp" and not Path(file.path).with_suffix(".cpg").exists() and _is_misread(frame):
@@ -168,25 +171,14 @@ def _is_misread(frame: GeoDataFrame) -> bool:
         return False
 
 
-def _advise_zip(path: str) -> str:
-    """Return how to read the vector files in a zip archive that GDAL does not open as a whole; else empty."""
+def _list_zip(path: str, suffixes: Collection[str]) -> list[str]:
+    """Return the files with these suffixes in a zip archive; none for any other file."""
     try:
         with ZipFile(path) as archive:
-            inside = [name for name in archive.namelist() if Path(name).suffix.lower() in _VECTOR]
+            names = archive.namelist()
     except (OSError, BadZipFile):
-        return ""
-    inside = [name for name in inside if not name.startswith("__MACOSX")]
-    return f"; give one of the files in it, such as /vsizip/{path}/{inside[0]}" if inside else ""
-
-
-def _find_kml(path: str) -> str:
-    """Return the one KML in a KMZ, whose columns GDAL drops when it opens the archive; the KMZ if there are several."""
-    try:
-        with ZipFile(path) as archive:
-            inside = [name for name in archive.namelist() if name.lower().endswith(".kml")]
-    except (OSError, BadZipFile):
-        return path
-    return f"/vsizip/{path}/{inside[0]}" if len(inside) == 1 else path
+        return []
+    return [n for n in names if Path(n).suffix.lower() in suffixes and not n.startswith("__MACOSX")]
 
 
 def _join(features: list[Features], name: str) -> Features:

@@ -298,7 +298,7 @@ def write_features(
     _check_columns(first, path)
     layer = _Layer.of(first, path, {**(about or {}), **({} if searched is None else {SEARCHED: searched.wkt})})
     try:
-        with _workplace(workplace or target.parent) as folder, _naming_a_full_disk(folder):
+        with _make_workplace(workplace or target.parent) as folder:
             part = folder / f"part{suffix}"
             layer.write(chain([first], frames), part)
             if suffix == ".gpkg":
@@ -312,25 +312,20 @@ def write_features(
 
 
 @contextmanager
-def _workplace(beside: Path) -> Iterator[Path]:
-    """Make a hidden folder in another, under a name that GDAL takes literally; remove it with its content."""
-    with tempfile.TemporaryDirectory(dir=beside, prefix=".") as folder, literal_folder(Path(folder)) as plain:
-        yield plain
-
-
-@contextmanager
-def _naming_a_full_disk(folder: Path) -> Iterator[None]:
-    """Name a full disk as the reason of a failure: GDAL's drivers do not, and SQLite's misses its own tables then.
+def _make_workplace(beside: Path) -> Iterator[Path]:
+    """Make a hidden folder in another, under a name that GDAL takes literally; remove it with its content.
 
     Raises:
-        OSError: instead of what failed for it.
+        OSError: in place of another failure if the disk is full: GDAL's drivers do not say so, and SQLite's misses its
+            own tables then.
     """
-    try:
-        yield
-    except _FAILURES:
-        if shutil.disk_usage(folder).free < _LITTLE_BYTES:
-            raise OSError("the disk is full") from None
-        raise
+    with tempfile.TemporaryDirectory(dir=beside, prefix=".") as folder, literal_folder(Path(folder)) as plain:
+        try:
+            yield plain
+        except _FAILURES:
+            if shutil.disk_usage(plain).free < _LITTLE_BYTES:
+                raise OSError("the disk is full") from None
+            raise
 
 
 def _add_searched(part: Path, searched: shapely.Geometry, crs: CRS | None) -> None:
