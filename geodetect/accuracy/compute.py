@@ -28,7 +28,7 @@ from geodetect.accuracy.inputs import (
     warn_of_rotated,
 )
 from geodetect.accuracy.result import Accuracy
-from geodetect.boxes import Boxes, Pairs, area, find_overlaps
+from geodetect.boxes import Boxes, area, find_overlaps
 from geodetect.errors import ArgumentError, warn
 from geodetect.metrics import average_precision, best_score, check_match_iou, match_pairs, precision_recall
 from geodetect.vector.datum import warn_of_datum
@@ -140,7 +140,20 @@ class _Comparison:
             boxes = Boxes(shapely.bounds(frame.geometry.to_numpy()), groups, frame["score"].to_numpy())
             sides.append(frame.iloc[boxes.rank()].reset_index(drop=True))
         found, truth = sides
-        i, j, iou = _find_overlaps(found, truth, match_iou, polygons)
+        # Pairs of one class that may match, and their IoU, without a matrix of all pairs.
+        a, b = (frame.geometry.to_numpy() for frame in sides)
+        envelopes = shapely.bounds(a), shapely.bounds(b)
+        i, j, iou = find_overlaps(*envelopes)
+        able = found["group"].to_numpy()[i] == truth["group"].to_numpy()[j]
+        if polygons:
+            a = mend(a)
+            areas = np.nan_to_num(shapely.area(a))[i] + shapely.area(b)[j]
+            # Polygons share no more than their envelopes do; most pairs are too far apart by that alone.
+            shared = iou / (1 + iou) * (area(envelopes[0])[i] + area(envelopes[1])[j])
+            able &= shared >= match_iou / (1 + match_iou) * areas * _ROUNDED
+            shared = np.nan_to_num(shapely.area(shapely.intersection(a[i[able]], b[j[able]])))
+            iou[able] = shared / (areas[able] - shared)
+        i, j, iou = i[able], j[able], iou[able]
         partner, iou = match_pairs(np.arange(len(found)), i, j, iou, n_truth=len(truth), match_iou=match_iou)
         return cls(found, truth.assign(score=np.nan), partner, iou)
 
@@ -187,21 +200,3 @@ class _Comparison:
         np.add.at(counts, (true[missed], len(names)), 1)
         rows, columns = pd.Index([*names, _NO_OBJECT], name="true"), pd.Index([*names, _NO_DETECTION], name="detected")
         return pd.DataFrame(counts, rows, columns)
-
-
-def _find_overlaps(found: GeoDataFrame, truth: GeoDataFrame, match_iou: float, polygons: bool) -> Pairs:
-    """Return pairs of one class that may match, and their IoU, without a matrix of all pairs."""
-    a, b = (frame.geometry.to_numpy() for frame in (found, truth))
-    boxes, true_boxes = shapely.bounds(a), shapely.bounds(b)
-    i, j, iou = find_overlaps(boxes, true_boxes)
-    able = found["group"].to_numpy()[i] == truth["group"].to_numpy()[j]
-    if not polygons:
-        return Pairs(i[able], j[able], iou[able])
-    a = mend(a)
-    areas = np.nan_to_num(shapely.area(a))[i] + shapely.area(b)[j]
-    # Polygons share no more than their envelopes do; most pairs are too far apart by that alone.
-    shared = iou / (1 + iou) * (area(boxes)[i] + area(true_boxes)[j])
-    able &= shared >= match_iou / (1 + match_iou) * areas * _ROUNDED
-    i, j, areas = i[able], j[able], areas[able]
-    shared = np.nan_to_num(shapely.area(shapely.intersection(a[i], b[j])))
-    return Pairs(i, j, shared / (areas - shared))

@@ -102,7 +102,7 @@ def _serialise(program: torch.export.ExportedProgram) -> bytes:
     steps = [
         {
             "name": node.name,
-            "op": _operator_name(node),
+            "op": _to_json(node.target),
             "args": _to_json(node.args),
             "kwargs": _to_json(dict(node.kwargs)),
             "done": [e.name for e in node.all_input_nodes if e.op == "call_function" and last_users[e] is node],
@@ -125,18 +125,15 @@ def _serialise(program: torch.export.ExportedProgram) -> bytes:
     return bytes(serialise(weights, {"program": json.dumps(listing)}))
 
 
-def _operator_name(node: fx.Node) -> str:
-    """Return the name of the operator that a node calls: `aten.conv2d.default`, or `operator.getitem`."""
-    if isinstance(node.target, torch._ops.OpOverload):
-        return str(node.target)
-    name = getattr(node.target, "__name__", "")
-    if not hasattr(operator, name):
-        raise OutputError(f"the network uses {node.target}, which no package for ArcGIS can hold; export .onnx instead")
-    return f"operator.{name}"
-
-
 def _to_json(argument: Any) -> Any:
-    """Return an argument as JSON, with the results of other steps by name."""
+    """Return an argument as JSON, with the results of other steps by name.
+
+    Operators have names too: `aten.conv2d.default` of PyTorch, `operator.getitem` of Python.
+    """
+    if isinstance(argument, torch._ops.OpOverload):
+        return str(argument)
+    if callable(argument) and hasattr(operator, name := getattr(argument, "__name__", "")):
+        return f"operator.{name}"
     if isinstance(argument, fx.Node):
         return {"value": argument.name}
     if isinstance(argument, list | tuple):
@@ -145,4 +142,4 @@ def _to_json(argument: Any) -> Any:
         return {name: _to_json(each) for name, each in argument.items()}
     if argument is None or isinstance(argument, bool | int | float | str):
         return argument
-    raise OutputError(f"the network takes {argument!r}, which a package for ArcGIS cannot hold; export .onnx instead")
+    raise OutputError(f"the network uses {argument!r}, which a package for ArcGIS cannot hold; export .onnx instead")

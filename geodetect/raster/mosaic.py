@@ -28,7 +28,7 @@ from geodetect.boxes import connected_components
 from geodetect.errors import RasterError, harmless, warn
 from geodetect.grid import Grid
 from geodetect.raster.header import Header, Scene, open_single, read_headers
-from geodetect.raster.masks import ANY, Least, check_nodata
+from geodetect.raster.masks import ANY, check_nodata
 from geodetect.raster.opening import FAILURES, Location, Rasters, environment, files_of
 from geodetect.raster.stac import locate_item
 from geodetect.raster.virtual import describe, write_index
@@ -139,7 +139,6 @@ def _open_mosaic(files: Sequence[Header], name: str, nodata: float | None) -> Sc
     """
     frame = _frame(files := _with_masks(files))
     grid, footprints = _lay_out(files, frame, name)
-    _check_overlaps(files, footprints)
     corners = np.concatenate([frame.to_pixel(file.grid.corners[:1]) for file in files])
     aligned = np.abs(corners - corners.round()).max() < _ALIGNED and all(_is_parallel(f.grid, frame) for f in files)
     upright = _is_upright(frame)
@@ -181,15 +180,22 @@ def _check_names(files: list[Header], bands: Sequence[int | str] | None) -> list
 
 
 def _with_masks(files: Sequence[Header]) -> Sequence[Header]:
-    """Return the files with alpha bands as masks, where they are; all have the same data bands then.
+    """Return the files with alpha bands as masks if they are masks in all files; all have the same data bands then.
 
-    A file without an alpha band is valid throughout.
+    Some programs tag near infrared as alpha. A file without an alpha band is valid throughout.
 
     Raises:
         RasterError: if number of bands, dtype, or scale and offset differ.
     """
-    least = _least_opaque(files)
-    files = [file.with_mask(least) for file in files]
+    tagged = [file for file in files if file.tagged is not None]
+    if tagged and not {file.n_bands for file in tagged} & {file.n_bands for file in files if file.tagged is None}:
+        sample = np.unique(np.linspace(0, len(tagged) - 1, _ALPHA_FILES).astype(int))
+        found = [tagged[i].least_opaque() for i in sample]
+        known = [least for least in found if least is not None]
+        if len(known) == len(found):
+            # A file that is transparent wherever it was sampled says nothing; of the others the lowest hides no pixel.
+            least = min((least for least in known if least > ANY), default=ANY)
+            files = [file.with_mask(least) for file in files]
     first = files[0]
     for file in files:
         if file.n_bands != first.n_bands:
@@ -212,22 +218,6 @@ def _with_masks(files: Sequence[Header]) -> Sequence[Header]:
 
 def _scales(file: Header) -> np.ndarray:
     return np.zeros((0, 2)) if file.layers.scaled is None else file.layers.scaled
-
-
-def _least_opaque(files: Sequence[Header]) -> Least | None:
-    """Return the lowest opaque value of the bands that are tagged as alpha; None unless they are masks in all files.
-
-    Some programs tag near infrared as alpha.
-    """
-    tagged = [file for file in files if file.tagged is not None]
-    counts = {file.n_bands for file in tagged}
-    if not tagged or any(file.tagged is None and file.n_bands in counts for file in files):
-        return None
-    sample = np.unique(np.linspace(0, len(tagged) - 1, _ALPHA_FILES).astype(int))
-    found = [tagged[i].least_opaque() for i in sample]
-    known = [least for least in found if least is not None]
-    # A file that is transparent wherever it was sampled says nothing; of the others the lowest hides no valid pixel.
-    return min((least for least in known if least > ANY), default=ANY) if len(known) == len(found) else None
 
 
 def _frame(files: Sequence[Header]) -> Grid:
@@ -273,7 +263,7 @@ def _is_parallel(grid: Grid, frame: Grid) -> bool:
 
 
 def _lay_out(files: Sequence[Header], frame: Grid, name: str) -> tuple[Grid, np.ndarray]:
-    """Return the smallest grid that holds all files, and the outline of each in its pixels."""
+    """Return the smallest grid that holds all files, and the outline of each in its pixels; warn of copies."""
     outlines = np.array([shapely.transform(_outline(file, frame), frame.to_pixel) for file in files], object)
     low_x, low_y, high_x, high_y = shapely.total_bounds(outlines)
     x1, y1 = math.floor(low_x + _ALIGNED), math.floor(low_y + _ALIGNED)
@@ -286,16 +276,10 @@ def _lay_out(files: Sequence[Header], frame: Grid, name: str) -> tuple[Grid, np.
             f"{far.name} lies farthest from the others: leave it out, or work on the files in groups"
         )
     place = frame.known_transform @ Affine.translation(x1, y1)
-    grid = Grid((y2 - y1, x2 - x1), place, frame.crs, name)
-    return grid, shapely.transform(outlines, lambda xy: xy - [x1, y1])
-
-
-def _check_overlaps(files: Sequence[Header], footprints: np.ndarray) -> None:
-    """Warn of files that overlap by more than half, and say which of them is read."""
-    a, b = shapely.STRtree(footprints).query(footprints)
+    outlines = shapely.transform(outlines, lambda xy: xy - [x1, y1])
+    a, b = shapely.STRtree(outlines).query(outlines)
     a, b = a[a < b], b[a < b]
-    areas = shapely.area(footprints)
-    shared = shapely.area(shapely.intersection(footprints[a], footprints[b]))
+    areas, shared = shapely.area(outlines), shapely.area(shapely.intersection(outlines[a], outlines[b]))
     over = np.flatnonzero(shared > _SAME_GROUND * np.minimum(areas[a], areas[b]))
     if len(over):
         below, above = files[a[over[0]]].name, files[b[over[0]]].name
@@ -304,6 +288,7 @@ def _check_overlaps(files: Sequence[Header], footprints: np.ndarray) -> None:
             f"{below} and {above} show the same ground{more}: only the later file counts there, here {above}; "
             "leave one out, or list the files in the order that you want"
         )
+    return Grid((y2 - y1, x2 - x1), place, frame.crs, name), outlines
 
 
 def _outline(file: Header, frame: Grid) -> shapely.Polygon:

@@ -170,8 +170,13 @@ def _rasters(item: dict[str, Any], path: str) -> dict[str, dict[str, Any]]:
         if not isinstance(asset, dict) or not asset.get("href") or _PREVIEWS & _roles(asset):
             continue
         kind, href = str(asset.get("type") or ""), str(asset["href"])
-        if kind.lower().startswith(_RASTER_TYPES) or _url_path(href).lower().endswith(_RASTER_SUFFIXES):
-            found[key] = {**asset, "href": _resolve(href, path)}
+        if not (kind.lower().startswith(_RASTER_TYPES) or _url_path(href).lower().endswith(_RASTER_SUFFIXES)):
+            continue
+        if href.startswith("file://"):
+            href = urllib.request.url2pathname(_url_path(href))
+        elif "://" not in href and not href.startswith("/vsi"):  # relative to the item
+            href = urljoin(path, href) if "://" in path else os.path.join(os.path.dirname(path), href)
+        found[key] = {**asset, "href": href}
     data = {key: asset for key, asset in found.items() if "data" in _roles(asset)}
     return data or found
 
@@ -179,15 +184,6 @@ def _rasters(item: dict[str, Any], path: str) -> dict[str, dict[str, Any]]:
 def _roles(asset: dict[str, Any]) -> set[str]:
     roles = asset.get("roles")
     return {str(role) for role in roles} if isinstance(roles, list) else set()
-
-
-def _resolve(href: str, path: str) -> str:
-    """Return the address of an asset; a relative one is relative to the item."""
-    if href.startswith("file://"):
-        return urllib.request.url2pathname(_url_path(href))
-    if "://" in href or href.startswith("/vsi"):
-        return href
-    return urljoin(path, href) if "://" in path else os.path.join(os.path.dirname(path), href)
 
 
 def _list_bands(assets: dict[str, dict[str, Any]]) -> list[_Band]:

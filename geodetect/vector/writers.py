@@ -75,8 +75,24 @@ class _Layer:
 
     @classmethod
     def of(cls, first: GeoDataFrame, path: Path, about: Mapping[str, Any]) -> _Layer:
-        """Return the layer of frames like the first."""
-        suffix = path.suffix.lower()
+        """Return the layer of frames like the first.
+
+        Raises:
+            OutputError: if the file would not return a column's name as it is, or libraries take two for one another.
+        """
+        suffix, names = path.suffix.lower(), [str(name) for name in first.columns]
+        check_texts(names, path)
+        twins = [name for name, n in Counter(map(str.casefold, names)).items() if n > 1]
+        if twins:
+            raise OutputError(
+                f"{path.name} cannot hold several columns named {twins[0]!r}, in capitals or not; rename one"
+            )
+        cut = [name for name in names if not name.isascii() and len(name.encode()) > _DBF_NAME_BYTES]
+        if cut and suffix == ".shp":
+            raise OutputError(
+                f"the column {cut[0]!r} takes {len(cut[0].encode())} bytes, and a shapefile cuts names to "
+                f"{_DBF_NAME_BYTES}; rename it, or write {path.stem}.gpkg instead"
+            )
         kinds = set(first.geom_type.dropna()) or {"Polygon"}
         if suffix in DEGREES:  # a box across the antimeridian becomes two there
             kind = "Unknown"
@@ -135,6 +151,14 @@ class _Layer:
         """Write frames to a file, one after another."""
         write = {".csv": self._write_csv, ".parquet": self._write_parquet}.get(part.suffix, self._write_gdal)
         write(map(self.table, frames), part)
+
+    def add_searched(self, part: Path, searched: shapely.Geometry) -> None:
+        """Add the layer of the ground that was searched to a GeoPackage."""
+        polygons = shapely.get_parts(searched)
+        ground = GeoDataFrame(geometry=[shapely.multipolygons(polygons)] if len(polygons) else [], crs=self.crs)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="'crs' was not provided", category=UserWarning)
+            pyogrio.write_dataframe(ground, part, layer=SEARCHED, geometry_type="MultiPolygon", append=True)
 
     def _write_gdal(self, tables: Iterator[pa.Table], part: Path) -> None:
         """Write one layer as a stream through GDAL."""
@@ -237,25 +261,6 @@ def check_texts(texts: Iterable[str], path: Path | None) -> None:
             )
 
 
-def _check_columns(frame: GeoDataFrame, path: Path) -> None:
-    """Refuse names of columns that a file would not return as they are, or that libraries take for one another.
-
-    Raises:
-        OutputError: if there are any.
-    """
-    names = [str(name) for name in frame.columns]
-    check_texts(names, path)
-    twins = [name for name, n in Counter(map(str.casefold, names)).items() if n > 1]
-    if twins:
-        raise OutputError(f"{path.name} cannot hold several columns named {twins[0]!r}, in capitals or not; rename one")
-    cut = [name for name in names if not name.isascii() and len(name.encode()) > _DBF_NAME_BYTES]
-    if cut and path.suffix.lower() == ".shp":
-        raise OutputError(
-            f"the column {cut[0]!r} takes {len(cut[0].encode())} bytes, and a shapefile cuts names to "
-            f"{_DBF_NAME_BYTES}; rename it, or write {path.stem}.gpkg instead"
-        )
-
-
 def write_features(
     features: GeoDataFrame | Iterable[GeoDataFrame],
     path: str | Path,
@@ -295,7 +300,6 @@ def write_features(
         raise OutputError(
             f"KML is in WGS 84 by definition, and these features have no CRS; write {path.stem}.gpkg instead"
         )
-    _check_columns(first, path)
     layer = _Layer.of(first, path, {**(about or {}), **({} if searched is None else {SEARCHED: searched.wkt})})
     try:
         with _make_workplace(workplace or target.parent) as folder:
@@ -303,7 +307,7 @@ def write_features(
             layer.write(chain([first], frames), part)
             if suffix == ".gpkg":
                 if searched is not None:
-                    _add_searched(part, searched, first.crs)
+                    layer.add_searched(part, searched)
                 add_style(part)
             publish(part, target)
     except _FAILURES as error:
@@ -326,12 +330,3 @@ def _make_workplace(beside: Path) -> Iterator[Path]:
             if shutil.disk_usage(plain).free < _LITTLE_BYTES:
                 raise OSError("the disk is full") from None
             raise
-
-
-def _add_searched(part: Path, searched: shapely.Geometry, crs: CRS | None) -> None:
-    """Add the layer of the ground that was searched to a GeoPackage."""
-    polygons = shapely.get_parts(searched)
-    ground = GeoDataFrame(geometry=[shapely.multipolygons(polygons)] if len(polygons) else [], crs=crs)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="'crs' was not provided", category=UserWarning)
-        pyogrio.write_dataframe(ground, part, layer=SEARCHED, geometry_type="MultiPolygon", append=True)
