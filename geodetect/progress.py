@@ -73,13 +73,13 @@ class Bar:
         """Return the bar as text and HTML for a notebook."""
         (task,) = self._progress.tasks
         total = task.total or 0
-        told = f"{task.completed:,.0f} of {total:,.0f} {task.description}"
+        text = f"{task.completed:,.0f} of {total:,.0f} {task.description}"
         if task.finished:
-            told += f", {_clock(task.elapsed or 0)}"
+            text += f", {_clock(task.elapsed or 0)}"
         elif task.time_remaining:
-            told += f", {_clock(task.time_remaining)} left"
+            text += f", {_clock(task.time_remaining)} left"
         bar = f'<progress value="{task.completed:.0f}" max="{max(total, 1):.0f}" aria-label="Progress"></progress>'
-        return {"text/plain": told, "text/html": f"{bar} {escape(told)}"}
+        return {"text/plain": text, "text/html": f"{bar} {escape(text)}"}
 
 
 def _clock(seconds: float) -> str:

@@ -120,7 +120,7 @@ def check_stride(chip_size: int, overlap: int) -> None:
         )
 
 
-def tilings_over(
+def plan_tilings(
     shape: tuple[int, int], chip_size: int, overlap: int, footprints: np.ndarray | None = None
 ) -> list[Tiling]:
     """Return a tiling of the scene, or one for each part where parts lie so far apart that no window holds two.

@@ -12,8 +12,8 @@ from geodetect.addresses import expand_user
 from geodetect.chips.formats import IMAGES
 from geodetect.errors import ArgumentError, OutputError
 from geodetect.locks import hold
-from geodetect.raster import Rasters, files_of
-from geodetect.vector.opening import Area, Vectors, vector_paths
+from geodetect.raster import Rasters, list_files
+from geodetect.vector.opening import Area, Vectors, list_paths
 
 _UNFINISHED = ".unfinished.json"  # the plan of a run that has not ended, by which it continues
 _COMPLETE = "export.json"  # its name from the end of the run on
@@ -65,7 +65,7 @@ class OutDir:
             raise OutputError(
                 f"{self.path} is or holds the working directory, and is not emptied; choose another out_dir"
             )
-        for file in [*files_of(raster)[0], *vector_paths(labels), *vector_paths(aoi)]:
+        for file in [*list_files(raster)[0], *list_paths(labels), *list_paths(aoi)]:
             path = Path(file)
             # Under its own name, or as the target of a link.
             if any(each.is_relative_to(folder) for each in (path.parent.resolve() / path.name, path.resolve())):

@@ -28,7 +28,7 @@ def info(file: str | None, label_field: str | None, layer: str | None, *, publis
     Sizes are in pixels and metres, extents in the units of the file's CRS.
     """
     from geodetect.export.onnx_detector import OnnxDetector
-    from geodetect.raster.stac import bands_of_item
+    from geodetect.raster.stac import list_item_bands
     from geodetect.zoo import catalog, load_detector
     from geodetect.zoo.names import is_published
 
@@ -50,7 +50,7 @@ def info(file: str | None, label_field: str | None, layer: str | None, *, publis
         facts = {"file": f"{redact(file)}, a detector of another program", **model.metadata.facts}
     elif file.endswith(_EXPORTED) and (exported := _exported(Path(file))) is not None:
         facts = exported
-    elif (item := bands_of_item(file)) is not None:
+    elif (item := list_item_bands(file)) is not None:
         facts = {"file": f"{redact(file)}, a STAC item, {item[0]}", "bands": ", ".join(item[1])}
     else:
         facts = _raster_or_vector(file, label_field, layer)

@@ -15,10 +15,10 @@ from geodetect.errors import RasterError
 from geodetect.grid import Grid
 from geodetect.progress import Bar
 from geodetect.raster.layers import Layers, warn_of_scales
-from geodetect.raster.masks import Least, alpha_tag, least_opaque
-from geodetect.raster.opening import Handles, Location, check_sources, grid_of, overviews, translate_errors
-from geodetect.raster.orientation import UPRIGHT, orientation_of
-from geodetect.raster.virtual import TYPES, sources_of
+from geodetect.raster.masks import Least, find_alpha, find_least_opaque
+from geodetect.raster.opening import Handles, Location, check_sources, overviews, read_grid, translate_errors
+from geodetect.raster.orientation import UPRIGHT, read_orientation
+from geodetect.raster.virtual import TYPES, outline_sources
 
 _N_THREADS = 8  # headers are read by so many at once: on a network they only wait
 _MANY = 100  # files whose headers take a second or more
@@ -65,10 +65,10 @@ class Header:
         return cls(
             location,
             name,
-            grid_of(dataset, name),
+            read_grid(dataset, name),
             layers,
             tuple(layers.undeclared if value is None else value for value in dataset.nodatavals),
-            alpha_tag(dataset),
+            find_alpha(dataset),
             tuple(overviews(dataset)),
             dataset.block_shapes[0],
         )
@@ -78,7 +78,7 @@ class Header:
         """Number of bands that are data."""
         return len(self.layers.data)
 
-    def least_opaque(self) -> Least | None:
+    def read_least_opaque(self) -> Least | None:
         """Return the lowest opaque value of the band that is tagged as alpha; None if there is none or it is no mask.
 
         A few blocks of it are read.
@@ -86,7 +86,7 @@ class Header:
         if self.tagged is None:
             return None
         with translate_errors(self.name, self.location), self.location.open() as dataset:
-            return least_opaque(dataset, self.tagged)
+            return find_least_opaque(dataset, self.tagged)
 
     def with_mask(self, least: Least | None) -> Header:
         """Return the header with the tagged band as a mask, valid from `least` on; itself if either is None."""
@@ -169,14 +169,14 @@ def open_single(location: Location, name: str, nodata: float | None = None) -> S
     with translate_errors(name, location), handles.dataset() as dataset:
         header = Header.of(dataset, location, name, nodata)
         if header.tagged is not None:
-            header = header.with_mask(least_opaque(dataset, header.tagged))
+            header = header.with_mask(find_least_opaque(dataset, header.tagged))
         check_sources(dataset, name)
         warn_of_scales([(name, header.layers)])
         return Scene(
             header,
             handles,
             nodata,
-            footprints=sources_of(dataset),
+            footprints=outline_sources(dataset),
             identity=location.identity,
-            orientation=orientation_of(dataset),
+            orientation=read_orientation(dataset),
         )

@@ -29,7 +29,7 @@ from geodetect.errors import RasterError, harmless, warn
 from geodetect.grid import Grid
 from geodetect.raster.header import Header, Scene, open_single, read_headers
 from geodetect.raster.masks import ANY, check_nodata
-from geodetect.raster.opening import FAILURES, Location, Rasters, environment, files_of
+from geodetect.raster.opening import FAILURES, Location, Rasters, environment, list_files
 from geodetect.raster.stac import locate_item
 from geodetect.raster.virtual import describe, write_index
 
@@ -125,7 +125,7 @@ def _locate(
 ) -> tuple[list[tuple[Location, str]], str]:
     """Return location and name of each file, and the name of all."""
     check_nodata(nodata)
-    files, name = files_of(raster)
+    files, name = list_files(raster)
     return [locate_item(file, bands, nodata) for file in files], name
 
 
@@ -190,7 +190,7 @@ def _with_masks(files: Sequence[Header]) -> Sequence[Header]:
     tagged = [file for file in files if file.tagged is not None]
     if tagged and not {file.n_bands for file in tagged} & {file.n_bands for file in files if file.tagged is None}:
         sample = np.unique(np.linspace(0, len(tagged) - 1, _ALPHA_FILES).astype(int))
-        found = [tagged[i].least_opaque() for i in sample]
+        found = [tagged[i].read_least_opaque() for i in sample]
         known = [least for least in found if least is not None]
         if len(known) == len(found):
             # A file that is transparent wherever it was sampled says nothing; of the others the lowest hides no pixel.

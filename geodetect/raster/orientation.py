@@ -98,7 +98,7 @@ def describe_orientation(orientation: int) -> str:
     )
 
 
-def orientation_of(dataset: Any) -> int:
+def read_orientation(dataset: Any) -> int:
     """Return the orientation of an open raster, 1 to 8; 1 without a valid tag.
 
     GDAL reads the tag of JPEGs only; that of PNG, WebP and TIFF is read from the file.
@@ -108,13 +108,13 @@ def orientation_of(dataset: Any) -> int:
         value = int(tag) if tag.isdigit() else UPRIGHT
     elif dataset.driver in ("PNG", "WEBP", "GTiff") and Path(dataset.name).is_file():
         with open(dataset.name, "rb") as file:
-            value = _read_orientation(file, dataset.driver)
+            value = _parse_orientation(file, dataset.driver)
     else:
         value = UPRIGHT
     return value if value in _TURNS else UPRIGHT
 
 
-def _read_orientation(file: BinaryIO, driver: str) -> int:
+def _parse_orientation(file: BinaryIO, driver: str) -> int:
     """Return the orientation in a file; 1 if it has none, or ends too early."""
     try:
         start = 0 if driver == "GTiff" else _find_exif(file, is_png=driver == "PNG")

@@ -59,7 +59,7 @@ class _Band(NamedTuple):
     common: str
 
 
-def bands_of_item(path: str) -> tuple[str, list[str]] | None:
+def list_item_bands(path: str) -> tuple[str, list[str]] | None:
     """Return the name of an item, and the names of each band of its rasters; None if the file is no item.
 
     Raises:
@@ -249,7 +249,7 @@ def _stack(name: str, offered: Sequence[_Band], wanted: Iterable[str], nodata: f
     bands = [(each, _find(name, offered, each)) for each in wanted]
     hrefs = list(dict.fromkeys(band.href for _, band in bands))
     headers = read_headers([(Location.of(href), name_of(href)) for href in hrefs], nodata)
-    files = {href: file.with_mask(file.least_opaque()) for href, file in zip(hrefs, headers, strict=True)}
+    files = {href: file.with_mask(file.read_least_opaque()) for href, file in zip(hrefs, headers, strict=True)}
     frame = min((file.grid for file in files.values()), key=lambda grid: abs(grid.known_transform.determinant))
     for each, band in bands:
         if files[band.href].layers.palette is not None:

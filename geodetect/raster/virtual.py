@@ -146,7 +146,7 @@ def stack(bands: Sequence[tuple[str, Header, int]], grid: Grid) -> Location:
     return Location(xml, is_virtual=True, is_remote=any(file.location.is_remote for _, file, _ in bands))
 
 
-def sources_of(dataset: Any) -> np.ndarray | None:
+def outline_sources(dataset: Any) -> np.ndarray | None:
     """Return the outlines (N,) of a virtual raster's sources in its pixels; None if they cover it, or if unknown.
 
     Unknown is what GDAL warps or computes; other rasters have no sources.

@@ -24,7 +24,7 @@ from geodetect.boxes import Boxes
 from geodetect.errors import ArgumentError, GeodetectError, OutputError, warn
 from geodetect.files import follow_link
 from geodetect.locks import hold
-from geodetect.raster import RasterReader, Rasters, Reader, files_of
+from geodetect.raster import RasterReader, Rasters, Reader, list_files
 from geodetect.scene.edges import Parts, join
 from geodetect.scene.features import check_measurable, features_of
 from geodetect.scene.ground import joined
@@ -41,7 +41,7 @@ from geodetect.scene.runner import Runner, runner_for
 from geodetect.scene.scan import Strip, on_ground, scan_strips
 from geodetect.scene.seam import Seam
 from geodetect.vector.areas import read_area
-from geodetect.vector.opening import Area, vector_paths
+from geodetect.vector.opening import Area, list_paths
 from geodetect.vector.outputs import SEARCHED, check_output, check_parts
 from geodetect.vector.writers import check_texts, write_features
 
@@ -198,7 +198,7 @@ def _outputs(output: Any, raster: Rasters, aoi: Any) -> list[Path]:
         raise ArgumentError(f"output must be a file or several different ones; got {output!r:.200}")
     check_parts(paths)
     if replaced := [path for path in paths if path.exists()]:
-        read = [*files_of(raster)[0], *vector_paths(aoi)]
+        read = [*list_files(raster)[0], *list_paths(aoi)]
         for path in replaced:
             if any(os.path.exists(file) and path.samefile(file) for file in read):
                 raise OutputError(f"{path} is to be read, and would be replaced; choose another output")

@@ -21,7 +21,7 @@ from geodetect.addresses import glob_files, is_url, name_of
 from geodetect.errors import ArgumentError, LabelsError, first_line, harmless, warn
 from geodetect.vector.features import Features
 from geodetect.vector.layers import VectorFile
-from geodetect.vector.literal import literal_source
+from geodetect.vector.literal import escape_path
 
 _PARQUET = {".parquet", ".geoparquet", ".pq"}
 # What GDAL, GEOS, PROJ and Arrow raise on bad files; pyogrio's and PROJ's own are RuntimeErrors.
@@ -67,7 +67,7 @@ def open_features(source: Vectors, what: str = "labels", layer: str | int | None
             raise ArgumentError(f"layer={layer!r} cannot be applied to a frame of {what}; it is for files")
         frame = source if isinstance(source, GeoDataFrame) else GeoDataFrame(geometry=source)
         return _check(Features(frame, f"the frame of {what}"))
-    found = [_open(file) for file in _list_files(source, what, layer)]
+    found = [_open(file) for file in _find_files(source, what, layer)]
     if len(found) == 1:
         return found[0]
     if isinstance(source, str | Path):  # a folder or a pattern: files of one kind, whose names say where, not what
@@ -75,13 +75,13 @@ def open_features(source: Vectors, what: str = "labels", layer: str | int | None
     return _join(found, f"{found[0].name} and {len(found) - 1} more")
 
 
-def vector_paths(source: Area | None) -> list[str]:
+def list_paths(source: Area | None) -> list[str]:
     """Return the files that features are read from; none for frames, geometries and numbers."""
     several = source if isinstance(source, list | tuple) else [source]
-    return [file.path for each in several if isinstance(each, str | Path) for file in _list_files(each)]
+    return [file.path for each in several if isinstance(each, str | Path) for file in _find_files(each)]
 
 
-def _list_files(source: Any, what: str = "labels", layer: str | int | None = None) -> list[VectorFile]:
+def _find_files(source: Any, what: str = "labels", layer: str | int | None = None) -> list[VectorFile]:
     """Return the files named, those of a folder, or those that match a pattern.
 
     Args:
@@ -142,7 +142,7 @@ def _read(file: VectorFile, path: Path) -> tuple[GeoDataFrame, str]:
     options: dict[str, Any] = dict(_CSV_OPTIONS) if suffix == ".csv" else {}
     number, note = file.find_layer()
     options |= {"engine": "pyogrio", "layer": number, "where": file.where}
-    source = literal_source(file.path)
+    source = escape_path(file.path)
     if suffix == ".kmz" and len(inside := _list_zip(source, {".kml"})) == 1:
         source = f"/vsizip/{source}/{inside[0]}"  # GDAL drops its columns when it opens the archive
     try:

@@ -15,7 +15,7 @@ from pathlib import Path
 from geodetect.addresses import expand_user, is_url
 from geodetect.errors import ArgumentError, OutputError
 from geodetect.files import follow_link
-from geodetect.vector.literal import literal_folder
+from geodetect.vector.literal import escape_folder
 
 SUFFIXES = (".gpkg", ".geojson", ".shp", ".fgb", ".kml", ".parquet", ".csv")
 SEARCHED, STYLES = "searched", "layer_styles"  # tables of a GeoPackage beside the features
@@ -38,7 +38,7 @@ def check_output(path: str | Path) -> Path:
     if path.suffix.lower() not in SUFFIXES:
         raise OutputError(f"{path.name} should end in one of {' '.join(SUFFIXES)}; got {path.suffix or 'no suffix'!r}")
     try:
-        with literal_folder(follow_link(path).parent):
+        with escape_folder(follow_link(path).parent):
             pass
     except FileNotFoundError as error:
         raise OutputError(f"the working folder was removed; change to one that exists to write {path.name}") from error

@@ -30,7 +30,7 @@ from pyproj.exceptions import ProjError
 from geodetect.errors import OutputError, first_line
 from geodetect.files import follow_link
 from geodetect.vector.geometry import cut_at_180
-from geodetect.vector.literal import literal_folder
+from geodetect.vector.literal import escape_folder
 from geodetect.vector.outputs import SEARCHED, check_output, name_layer, publish
 from geodetect.vector.qgis import add_style
 
@@ -323,7 +323,7 @@ def _make_workplace(beside: Path) -> Iterator[Path]:
         OSError: in place of another failure if the disk is full: GDAL's drivers do not say so, and SQLite's misses its
             own tables then.
     """
-    with tempfile.TemporaryDirectory(dir=beside, prefix=".") as folder, literal_folder(Path(folder)) as plain:
+    with tempfile.TemporaryDirectory(dir=beside, prefix=".") as folder, escape_folder(Path(folder)) as plain:
         try:
             yield plain
         except _FAILURES:
