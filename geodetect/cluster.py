@@ -1,4 +1,4 @@
-"""Tasks on many machines, through dask; independent of what the tasks are."""
+"""Running tasks on many machines through dask."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from geodetect.windows import Windows
 _LONGER_SIDE = 1_600  # pixels of the image; a screen shows no more
 _SMALL_SHARE = 0.025  # of the longer side of the image; smaller outlines are too small to judge
 _DETAIL_SHARE = 0.2  # of the longer side of the image, which is enlarged if objects are small
-_POINT_SHARE = 0.006  # radius of the circle that stands for a point, likewise
+_POINT_SHARE = 0.006  # of the longer side too: radius of the circle that replaces a point
 _JPEG_SIDE = 65_500  # pixels that libjpeg takes at most: https://github.com/libjpeg-turbo/libjpeg-turbo jmorecfg.h
 _IMAGE_BYTES = 24  # of a pixel: three values of float64
 _WINDOW_VALUES = 1 << 24  # read at once if a raster is thinned out

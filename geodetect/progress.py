@@ -54,7 +54,7 @@ class Bar:
         self._update()
 
     def advance(self, n: int = 1, what: str | None = None) -> None:
-        """Advance by `n`, and rename what is counted if `what` is given."""
+        """Advance by `n`, and rename the counted things if `what` is given."""
         self._progress.update(self._task, advance=n, description=what)
         if time.monotonic() - self._updated > _PAUSE_S:
             self._update()

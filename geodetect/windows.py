@@ -187,7 +187,7 @@ class _Places:
         return np.asarray(self.origins[tiling] + np.minimum(np.column_stack([column, row]) * self.stride, last))
 
     def high(self, tiling: np.ndarray, row: np.ndarray, column: np.ndarray) -> Int[np.ndarray, "N 2"]:
-        """Return lower right corners likewise."""
+        """Return lower right corners of windows in scene pixels, by tiling, row and column."""
         return np.asarray(self.low(tiling, row, column) + self._sizes(tiling))
 
     def _sizes(self, tiling: np.ndarray) -> Int[np.ndarray, "N 2"]:

@@ -56,7 +56,7 @@ def compute_accuracy(
     """Count how many true objects were found, and how many detections are right.
 
     A detection is right if it overlaps a true object that no better detection has taken by at least
-    `match_iou`. Every detection given counts, whatever its score; those without a column `score` count as
+    `match_iou`. Every detection given counts, with any score; those without a column `score` count as
     1. Precision and F1 are 0 where nothing was found; recall and `ap` are NaN for a class without truth.
 
     Args:
@@ -119,7 +119,7 @@ class _Comparison:
 
     Args:
         found: detections, highest score first; ties by place, so that no result depends on the order of rows in a file.
-        truth: labels in a fixed order likewise.
+        truth: labels, in a fixed order too.
         partner: (N,) row of the label that each detection found; -1 for none.
         iou: (N,) their overlap; 0 for none.
     """

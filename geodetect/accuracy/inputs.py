@@ -1,4 +1,4 @@
-"""Preparation of what is compared: detections and labels as frames of polygons in the detections' CRS."""
+"""Preparation of the comparison: detections and labels as frames of polygons in the detections' CRS."""
 
 from __future__ import annotations
 

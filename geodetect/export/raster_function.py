@@ -214,7 +214,7 @@ class GeodetectDetector:
         return self._side - 2 * self.padding
 
     def _detect(self, pixels: np.ndarray) -> _Found:
-        """Return what is in a padded block (C, H, W), before suppression, in pixels of the block without padding."""
+        """Return the objects in a padded block (C, H, W) before suppression, in pixels of the block without padding."""
         if self._program is None:
             self._program = Program(self._weights, self._device)
         n_bands, height, width = pixels.shape

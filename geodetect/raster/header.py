@@ -1,4 +1,4 @@
-"""What a raster says before a pixel of it is used, read once; and the scene, a raster that was opened once."""
+"""The header of a raster, read once; and the scene, a raster that was opened once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MANY = 100  # files whose headers take a second or more
 
 @dataclass(frozen=True, eq=False)
 class Header:
-    """What a raster says before a pixel of it is used.
+    """What a raster declares of itself before any pixel is read.
 
     Args:
         location: what GDAL opens.

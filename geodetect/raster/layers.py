@@ -26,7 +26,7 @@ _LARGEST_BLOCK_BYTES = 500_000_000  # GDAL decodes whole blocks for any window
 _COLOURS = ("red", "green", "blue")  # of a palette
 _ENDLESS = 1e30  # a scale times a 16-bit integer is still a float32
 _FLOAT32 = np.finfo(np.float32)
-_NO_COLOURS = ("undefined", "gray", "palette")  # GDAL's default for the first band is grey, whatever it holds
+_NO_COLOURS = ("undefined", "gray", "palette")  # GDAL's default for the first band is grey, with any content
 
 
 class BandName(NamedTuple):

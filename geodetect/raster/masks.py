@@ -47,7 +47,7 @@ def find_alpha(dataset: Any) -> int | None:
 def find_least_opaque(dataset: Any, band: int) -> Least | None:
     """Return the lowest opaque value of a band that is tagged as alpha, from a sample; None if it is not a mask.
 
-    A mask holds 0 and one other value nearly everywhere, whatever its type: 1, 255, 2047 or 65535. Some programs tag
+    A mask holds 0 and one other value nearly everywhere, in any type: 1, 255, 2047 or 65535. Some programs tag
     near infrared as alpha.
     """
     if isinstance(dataset, WarpedVRT):  # we added the band ourselves

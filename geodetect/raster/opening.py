@@ -110,7 +110,7 @@ def list_files(raster: Rasters) -> tuple[list[str], str]:
 
 @dataclass(frozen=True)
 class Location:
-    """What GDAL opens: a file, or the description of a virtual raster.
+    """The address of a raster for GDAL: a file, or the description of a virtual raster.
 
     Args:
         text: a path or URL as GDAL spells it, or XML.

@@ -36,7 +36,7 @@ _LARGEST_READ = 1 << 24  # values of the file decoded at once when resampling; m
 
 
 class Reader(Protocol):
-    """What the package needs of a raster.
+    """The interface of rasters that the package reads.
 
     Attributes:
         grid: the pixels that can be read, and where they lie.
@@ -63,7 +63,7 @@ class Reader(Protocol):
 
 
 class _Covered:
-    """What the files of a scene cover of a grid, so that nothing is read elsewhere.
+    """The part of a grid that the files of a scene cover, so that nothing is read elsewhere.
 
     Args:
         footprints: (N,) outlines of the files in pixels of another grid of the same ground.
@@ -80,7 +80,7 @@ class _Covered:
         self._areas, self._tree = shapely.area(self.footprints), shapely.STRtree(shapely.box(*self._bounds.T))
 
     def within(self, window: Window, least: float = 0.0) -> Window | None:
-        """Return the bounds of what is covered of a window; None if that is no more than `least` pixels."""
+        """Return the bounds of the covered part of a window; None if it has no more than `least` pixels."""
         inside = np.array(window.xyxy)
         hit = self._tree.query(shapely.box(*inside))
         if self._areas[hit].sum() <= least:

@@ -65,7 +65,7 @@ def list_item_bands(path: str) -> tuple[str, list[str]] | None:
     Raises:
         RasterError: as `locate_item`.
     """
-    item = _item(path)
+    item = _read_item(path)
     return (
         None if item is None else (_name(item, path), [_names_of(band) for band in _list_bands(_rasters(item, path))])
     )
@@ -82,7 +82,7 @@ def locate_item(path: str, bands: Sequence[int | str] | None, nodata: float | No
     Raises:
         RasterError: if an item cannot be read, has no raster, or has several of which bands do not choose.
     """
-    item = _item(path)
+    item = _read_item(path)
     if item is None:
         return Location.of(path), name_of(path)
     name, assets = _name(item, path), _rasters(item, path)
@@ -105,11 +105,11 @@ def locate_item(path: str, bands: Sequence[int | str] | None, nodata: float | No
     return Location.of(str(asset["href"])), name
 
 
-def _item(path: str) -> dict[str, Any] | None:
-    """Return the item in a file or at a URL; None if there is something else, such as a raster in JSON.
+def _read_item(path: str) -> dict[str, Any] | None:
+    """Return the item in a file or at a URL; None if there is something else, such as a raster.
 
     Raises:
-        RasterError: if it cannot be read, or is a catalog or collection.
+        RasterError: if it cannot be read, is named as JSON and is none, or is a catalog or collection.
     """
     if path.startswith(("http://", "https://")):
         inside = _url_path(path)
@@ -117,25 +117,8 @@ def _item(path: str) -> dict[str, Any] | None:
         may_be_item = inside.endswith(_JSON) or bool(is_api)
     else:
         may_be_item = path.lower().endswith(_JSON) and os.path.isfile(path) and os.path.getsize(path) <= _LARGEST_BYTES
-    item = _read_json(path) if may_be_item else None
-    if not isinstance(item, dict) or "stac_version" not in item:
+    if not may_be_item:
         return None
-    if item.get("type") != "Feature":
-        kind = item.get("type", "object")
-        raise RasterError(f"{_name(item, path)} is a STAC {kind} and no item; name one of its items")
-    return item
-
-
-def _name(item: dict[str, Any], path: str) -> str:
-    return str(item.get("id") or name_of(path))
-
-
-def _read_json(path: str) -> Any:
-    """Return the JSON in a file or at a URL; None if a URL without the suffix holds something else.
-
-    Raises:
-        RasterError: if it cannot be read, or is not JSON.
-    """
     try:
         if "://" in path:
             with urllib.request.urlopen(path, timeout=_TIMEOUT_S) as answer:
@@ -147,11 +130,21 @@ def _read_json(path: str) -> Any:
             error.close()  # it holds the connection open
         raise RasterError(f"{path} cannot be read: {getattr(error, 'reason', None) or error}") from harmless(error)
     try:
-        return json.loads(content.decode("utf-8-sig"))
+        item = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         if not _url_path(path).endswith(_JSON):
             return None  # it may be a raster
         raise RasterError(f"{path} is no JSON, and no STAC item: {error}") from harmless(error)
+    if not isinstance(item, dict) or "stac_version" not in item:
+        return None
+    if item.get("type") != "Feature":
+        kind = item.get("type", "object")
+        raise RasterError(f"{_name(item, path)} is a STAC {kind} and no item; name one of its items")
+    return item
+
+
+def _name(item: dict[str, Any], path: str) -> str:
+    return str(item.get("id") or name_of(path))
 
 
 def _url_path(address: str) -> str:

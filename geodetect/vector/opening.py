@@ -1,4 +1,4 @@
-"""Reading of vector files and frames, whatever their format."""
+"""Reading of vector files in any format, and of frames."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from geodetect.vector.literal import escape_path
 _PARQUET = {".parquet", ".geoparquet", ".pq"}
 # What GDAL, GEOS, PROJ and Arrow raise on bad files; pyogrio's and PROJ's own are RuntimeErrors.
 _UNREADABLE = (RuntimeError, ValueError, TypeError, OSError, OverflowError, shapely.errors.ShapelyError)
-_VECTOR = {".geojson", ".json", ".gpkg", ".shp", ".fgb", ".kml", ".gml", *_PARQUET}  # what is taken from a folder
+_VECTOR = {".geojson", ".json", ".gpkg", ".shp", ".fgb", ".kml", ".gml", *_PARQUET}  # taken from a folder
 _FOLDERS = {".gdb", *_PARQUET}  # that are one source, and not a folder of files
 _CSV_OPTIONS = {
     "GEOM_POSSIBLE_NAMES": "geometry,wkt,geom,the_geom",
@@ -117,7 +117,7 @@ def _open(file: VectorFile) -> Features:
     try:
         # Coordinates that are no numbers are counted later, so shapely's warnings of them are not needed.
         with warnings.catch_warnings(), np.errstate(invalid="ignore"):
-            # pyogrio warns of odd fields, rings and measures that it mends or leaves out; we count what is lost.
+            # pyogrio warns of odd fields, rings and measures that it mends or leaves out; we count the losses.
             warnings.filterwarnings("ignore", category=RuntimeWarning, module="pyogrio")
             warnings.filterwarnings("ignore", category=UserWarning, module="pyogrio")
             frame, note = _read(file, path)

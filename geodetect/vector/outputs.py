@@ -151,7 +151,7 @@ def name_layer(path: Path) -> str:
 
 
 def publish(part: Path, path: Path) -> None:
-    """Move `part` to `path`, and the files beside it under its name likewise, in place of older files.
+    """Move `part` to `path`, and the files of its name beside it, in place of older files.
 
     The main file is moved last, and an older one of a shapefile removed first: where it is, all of it is.
 

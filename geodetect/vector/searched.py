@@ -68,7 +68,7 @@ def _read_ground(path: str) -> GeoSeries | None:
 
 
 def _read_member(path: str) -> Mapping[str, Any]:
-    """Read our member of a GeoJSON file, which stands before its features; those are not read."""
+    """Read our member of a GeoJSON file, which comes before its features; those are not read."""
     text = ""
     with open(path, encoding="utf-8") as file:
         while more := file.read(_HEAD):

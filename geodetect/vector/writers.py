@@ -277,7 +277,7 @@ def write_features(
         features: a frame; or frames of polygons with the same columns and CRS, which are never held all at once.
         path: `.gpkg .geojson .shp .fgb .parquet .kml .csv`; an existing file is replaced, and where it is a symbolic
             link, the file that it leads to.
-        workplace: a folder on the same disk for what is not complete; None: a hidden one beside the file.
+        workplace: a folder on the same disk for incomplete files; None: a hidden one beside the file.
         about: facts to store with the features, under the name `geodetect`: in the metadata of a GeoPackage's layer,
             of GeoParquet and of FlatGeobuf, and as a member of GeoJSON. The other formats have no place for them.
         searched: the ground that was searched for the features, in their CRS: WKT among the facts, and a layer of a

@@ -43,7 +43,7 @@ class Page:
         Args:
             name: of the scene.
             rgb: its picture, 0 to 1.
-            content: what the scripts draw, as JSON holds it.
+            content: the objects that the scripts draw, as JSON holds them.
         """
         part = {name: files(__package__).joinpath(name).read_text("utf-8") for name in (_TEMPLATE, _STYLE, *_SCRIPTS)}
         jpeg = BytesIO()
