@@ -24,8 +24,8 @@ from geodetect.accuracy.inputs import (
     group_by_class,
     keep_searched,
     read_inside,
-    warn_of_apart,
-    warn_of_rotated,
+    warn_if_apart,
+    warn_if_rotated,
 )
 from geodetect.accuracy.result import Accuracy
 from geodetect.boxes import Boxes, area, find_overlaps
@@ -94,10 +94,10 @@ def compute_accuracy(
         truth = keep_searched(truth, ground, ours.name)
     if inside is not None and len(found) == len(truth) == 0 < len(ours.frame) + len(theirs.frame):
         warn("neither detections nor labels lie inside the aoi")
-    warn_of_apart(found, truth)
+    warn_if_apart(found, truth)
     warn_of_datum(theirs, target)
     if shape == "box":
-        warn_of_rotated(found)
+        warn_if_rotated(found)
     found, truth, classes = group_by_class(found, truth, by_class)
     truth = drop_duplicates(truth, theirs.name)
     comparison = _Comparison.of(found, truth, classes, match_iou=match_iou, polygons=shape == "polygon")

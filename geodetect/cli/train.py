@@ -152,16 +152,16 @@ def train(source: str, model: Path, labels: str | None, **choices: Any) -> None:
                 click.echo(data.report)
             tables.show_table(data.describe(), "Objects")
         learner = RetinaNet(data, **_select(RetinaNet, choices))
-        with _terminable():
+        with _raise_on_sigterm():
             learner.fit(**_select(RetinaNet.fit, choices), save_as=model)
         if is_first:
-            click.echo(f"Wrote {model} ({tables.size_of(model)})")
+            click.echo(f"Wrote {model} ({tables.format_size(model)})")
             scores = learner.average_precision_score()  # reads the data again
             tables.show_table(pd.DataFrame({"AP50": scores}), "Average precision on the validation chips")
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def _raise_on_sigterm() -> Iterator[None]:
     """Let SIGTERM, which schedulers and containers send to end a job, end training as Ctrl-C does."""
 
     def stop(*_: object) -> None:

@@ -47,7 +47,7 @@ def export(detector: Detector, path: Path) -> None:
     source = resources.files("geodetect.export").joinpath("raster_function.py").read_text(encoding="utf-8")
     with replace_atomically(path) as part:
         with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr(f"{path.stem}.emd", json.dumps(_definition(detector, path.stem), indent=2))
+            archive.writestr(f"{path.stem}.emd", json.dumps(_describe(detector, path.stem), indent=2))
             archive.writestr(f"{_CLASS}.py", source)
             archive.writestr(_WEIGHTS, network)
         with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(part) as archive:
@@ -55,7 +55,7 @@ def export(detector: Detector, path: Path) -> None:
         check_same(lambda pixels: to_rows(*program(pixels)), detections, detector)
 
 
-def _definition(detector: Detector, name: str) -> dict[str, Any]:
+def _describe(detector: Detector, name: str) -> dict[str, Any]:
     """Return the model definition.
 
     https://github.com/Esri/raster-deep-learning/blob/master/docs/writing_model_definition.md

@@ -86,7 +86,7 @@ def export(detector: Detector, path: Path, layout: str | None) -> None:
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "B"
     # Without a name: if this one has one, Ultralytics takes every dimension for free, and ignores `imgsz`.
     model.graph.output[0].type.tensor_type.shape.dim[0].Clear()
-    for key, value in _metadata(detector, detections.groups, LAYOUTS[layout]).items():
+    for key, value in _describe(detector, detections.groups, LAYOUTS[layout]).items():
         model.metadata_props.add(key=key, value=value)
     with replace_atomically(path) as part:
         part.write_bytes(model.SerializeToString())
@@ -130,7 +130,7 @@ def _lower(model: ModelProto) -> ModelProto:
     return model
 
 
-def _metadata(detector: Detector, groups: list[int], det_type: str) -> dict[str, str]:
+def _describe(detector: Detector, groups: list[int], det_type: str) -> dict[str, str]:
     """Return the metadata that Deepness and GeoDeep read, as JSON, that of Ultralytics, as Python literals, and ours.
 
     https://github.com/PUTvision/qgis-plugin-deepness/blob/master/src/deepness/processing/models/model_base.py,

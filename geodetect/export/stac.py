@@ -41,7 +41,7 @@ def export(detector: Detector, path: Path) -> None:
     """
     program = path.with_suffix(".pt2")
     pt2.export(detector, program)
-    properties = _properties(detector) | {"mlm:name": _to_identifier(program.stem)}
+    properties = _describe(detector) | {"mlm:name": _to_identifier(program.stem)}
     model = {
         "href": f"./{quote(program.name)}",
         "title": "The network as a PyTorch program",
@@ -79,7 +79,7 @@ def _to_identifier(stem: str) -> str:
     return plain if re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_.-]+[a-zA-Z0-9]", plain) else f"model-{plain.strip('-_.') or '0'}"
 
 
-def _properties(detector: Detector) -> dict[str, Any]:
+def _describe(detector: Detector) -> dict[str, Any]:
     """Return the properties of an item but its name."""
     bands = [{"name": f"band-{band}", "description": f"Band {band} of the raster."} for band in detector.bands]
     architecture = detector.network.architecture
@@ -95,8 +95,8 @@ def _properties(detector: Detector) -> dict[str, Any]:
         "mlm:framework_version": re.match(r"[\d.]*\d", torch.__version__)[0],  # type: ignore[index]
         "mlm:total_parameters": sum(weight.numel() for weight in detector.network.parameters()),
         "mlm:batch_size_suggestion": _BATCH_SIZE,
-        "mlm:input": [_input(detector, [band["name"] for band in bands])],
-        "mlm:output": _outputs(detector),
+        "mlm:input": [_describe_input(detector, [band["name"] for band in bands])],
+        "mlm:output": _describe_outputs(detector),
         "mlm:hyperparameters": {
             "backbone": architecture.backbone,
             "anchor_scales": list(architecture.anchors.scales),
@@ -110,7 +110,7 @@ def _properties(detector: Detector) -> dict[str, Any]:
     }
 
 
-def _input(detector: Detector, bands: list[str]) -> dict[str, Any]:
+def _describe_input(detector: Detector, bands: list[str]) -> dict[str, Any]:
     """Return the description of the network's input."""
     side = detector.chip_size
     return {
@@ -130,7 +130,7 @@ def _input(detector: Detector, bands: list[str]) -> dict[str, Any]:
     }
 
 
-def _outputs(detector: Detector) -> list[dict[str, Any]]:
+def _describe_outputs(detector: Detector) -> list[dict[str, Any]]:
     """Return the descriptions of the network's outputs."""
     n_anchors = len(detector.network.anchors((detector.chip_size, detector.chip_size)))
     colours = class_colours(detector.classes)

@@ -65,7 +65,7 @@ class Blocks:
         futures = [(key, self._request(key)) for key in self._keys(window)]
         parts = [(self._window(key), *self._wait(key, future)) for key, future in futures]
         # The next window needs the same strips, however wide the raster.
-        self._room = max(self._room, 2 * sum(_bytes_of(part[1:]) for part in parts))
+        self._room = max(self._room, 2 * sum(_count_bytes(part[1:]) for part in parts))
         first, some = parts[0][1], [part for part in parts if part[2].any()]
         new = np.empty if len(some) == len(parts) else np.zeros  # zeros cost no memory until they are written to
         pixels = new((len(first), window.height, window.width), first.dtype)
@@ -122,11 +122,11 @@ class Blocks:
         """Count a decoded block, and drop the least recently used ones if they take too much memory."""
         with self._lock:
             if self._cached.get(key) is future:
-                self._n_bytes += _bytes_of(future.result())
+                self._n_bytes += _count_bytes(future.result())
             while self._n_bytes > self._room:
                 _, oldest = self._cached.popitem(last=False)
-                self._n_bytes -= _bytes_of(oldest.result()) if oldest.done() else 0
+                self._n_bytes -= _count_bytes(oldest.result()) if oldest.done() else 0
 
 
-def _bytes_of(block: Pixels) -> int:
+def _count_bytes(block: Pixels) -> int:
     return sum(array.nbytes for array in block)

@@ -137,7 +137,7 @@ def _open_mosaic(files: Sequence[Header], name: str, nodata: float | None) -> Sc
     Raises:
         RasterError: if they do not go together; the message names the file that does not.
     """
-    frame = _frame(files := _with_masks(files))
+    frame = _choose_frame(files := _with_masks(files))
     grid, footprints = _lay_out(files, frame, name)
     corners = np.concatenate([frame.to_pixel(file.grid.corners[:1]) for file in files])
     aligned = np.abs(corners - corners.round()).max() < _ALIGNED and all(_is_parallel(f.grid, frame) for f in files)
@@ -220,7 +220,7 @@ def _scales(file: Header) -> np.ndarray:
     return np.zeros((0, 2)) if file.layers.scaled is None else file.layers.scaled
 
 
-def _frame(files: Sequence[Header]) -> Grid:
+def _choose_frame(files: Sequence[Header]) -> Grid:
     """Return the grid that the mosaic's pixels lie on: that of the finest file in the most frequent CRS.
 
     Raises:

@@ -280,7 +280,7 @@ def _source(
     (height, width), (block_height, block_width) = file.grid.shape, file.block
     size = f'RasterXSize="{width}" RasterYSize="{height}" DataType="{kind}"'
     blocks = f'BlockXSize="{block_width}" BlockYSize="{block_height}"'
-    content = f"{_named(file)}{_element('SourceBand', band)}<SourceProperties {size} {blocks}/>"
+    content = f"{_filename(file)}{_element('SourceBand', band)}<SourceProperties {size} {blocks}/>"
     source = "ComplexSource" if table else "SimpleSource"
     if grid is None:
         return _element(source, content + table)
@@ -294,14 +294,14 @@ def _source(
 
 def _indices(file: Header, meaning: str) -> str:
     """Return the colours of a file with a palette; GDAL opens it at once, since it has to see the palette."""
-    return _element("ComplexSource", _named(file) + _element("SourceBand", 1) + meaning)
+    return _element("ComplexSource", _filename(file) + _element("SourceBand", 1) + meaning)
 
 
 def _nodata(value: float | None) -> str:
     return "" if value is None else _element("NoDataValue", repr(value))
 
 
-def _named(file: Header) -> str:
+def _filename(file: Header) -> str:
     return f'<SourceFilename relativeToVRT="0">{escape(file.location.text)}</SourceFilename>'
 
 
