@@ -1,4 +1,4 @@
-"""Tasks on many machines, through dask; independent of what the tasks are."""
+"""Running tasks on many machines through dask."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WAITING = 2  # tasks per thread: one running and one queued, so that few result
 
 
 @contextmanager
-def connected(address: str, *, timeout_s: float = _TIMEOUT) -> Iterator[Any]:
+def connect(address: str, *, timeout_s: float = _TIMEOUT) -> Iterator[Any]:
     """Connect to the scheduler at an address, and yield a client.
 
     Args:

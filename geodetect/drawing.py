@@ -31,7 +31,7 @@ from geodetect.windows import Windows
 _LONGER_SIDE = 1_600  # pixels of the image; a screen shows no more
 _SMALL_SHARE = 0.025  # of the longer side of the image; smaller outlines are too small to judge
 _DETAIL_SHARE = 0.2  # of the longer side of the image, which is enlarged if objects are small
-_POINT_SHARE = 0.006  # radius of the circle that stands for a point, likewise
+_POINT_SHARE = 0.006  # of the longer side too: radius of the circle that replaces a point
 _JPEG_SIDE = 65_500  # pixels that libjpeg takes at most: https://github.com/libjpeg-turbo/libjpeg-turbo jmorecfg.h
 _IMAGE_BYTES = 24  # of a pixel: three values of float64
 _WINDOW_VALUES = 1 << 24  # read at once if a raster is thinned out
@@ -88,10 +88,10 @@ def show(
     """
     with RasterReader(raster, bands=bands) as reader:
         own = reader.grid
-        scene = _read(reader, _window(own, aoi))
+        scene = _read_part(reader, _locate(own, aoi))
     grid, marks = scene.grid, plots.Marks()
     if features is not None:
-        marks = _marks(open_features(features, "features"), own, grid, label_field, classes)
+        marks = _make_marks(open_features(features, "features"), own, grid, label_field, classes)
     if min_score is not None and marks.scores is not None:
         marks = marks.select(np.flatnonzero(~(marks.scores < min_score)).tolist())
     limits = plots.compute_limits([scene.pixels])
@@ -100,7 +100,7 @@ def show(
         corners = plots.find_fullest_part(grid.shape, marks.outlines, _DETAIL_SHARE * max(grid.shape))
         low, high = own.in_plane().to_pixel(grid.to_map(np.array(corners).reshape(2, 2)))
         with reader:
-            closer = _read(reader, _whole_pixels(own, *low, *high))
+            closer = _read_part(reader, _round_out(own, *low, *high))
         low, high = grid.to_pixel(closer.grid.to_map(np.array([[0, 0], closer.grid.shape[::-1]], float)))
         detail = plots.Detail((*low, *high), closer.to_rgb(limits))
     side_m = _pixel_size_m(grid)
@@ -128,20 +128,20 @@ def render(raster: str | Path, *, longer_side: int) -> tuple[Float[np.ndarray, "
     what = f"an image of {own.name} with a side of {longer_side:,} px"
     memory.check_fits(math.ceil(_IMAGE_BYTES * n_pixels), what, "make that smaller")
     with reader:
-        scene = _read(reader, _window(own, None), longer_side)
+        scene = _read_part(reader, _locate(own, None), longer_side)
     rgb = scene.to_rgb(plots.compute_limits([scene.pixels]))
     height, width, _ = rgb.shape
     # Pixels are not merged over more than the shorter side, so a strip may be longer still.
     return rgb[:: max(1, height // longer_side), :: max(1, width // longer_side)], own
 
 
-def _window(own: Grid, aoi: Area | None) -> Window:
+def _locate(own: Grid, aoi: Area | None) -> Window:
     """Return the bounds of the area, or all of the raster, in its own pixels."""
     height, width = own.shape
-    return Window(0, 0, width, height) if aoi is None else _whole_pixels(own, *read_area(aoi, own).bounds)
+    return Window(0, 0, width, height) if aoi is None else _round_out(own, *read_area(aoi, own).bounds)
 
 
-def _whole_pixels(grid: Grid, x1: float, y1: float, x2: float, y2: float) -> Window:
+def _round_out(grid: Grid, x1: float, y1: float, x2: float, y2: float) -> Window:
     """Return the window of the pixels that a rectangle touches, at least one."""
     height, width = grid.shape
     left, top = min(max(math.floor(x1), 0), width - 1), min(max(math.floor(y1), 0), height - 1)
@@ -149,29 +149,20 @@ def _whole_pixels(grid: Grid, x1: float, y1: float, x2: float, y2: float) -> Win
     return Window(left, top, right - left, bottom - top)
 
 
-def _read(reader: RasterReader, part: Window, longer_side: int = _LONGER_SIDE) -> _Part:
-    """Read a part of the raster in at most so many pixels, which are square on the ground if it has a CRS."""
+def _read_part(reader: RasterReader, part: Window, longer_side: int = _LONGER_SIDE) -> _Part:
+    """Read a part of the raster in at most so many pixels, which are square on the ground if it has a CRS.
+
+    Without a CRS pixels have no size in metres to resample to; then every n-th is read.
+    """
     own, coarser = reader.grid, max(1.0, max(part.width, part.height) / longer_side)
     side_m = _pixel_size_m(own)
-    if side_m is None:
-        return _read_every(reader, part, math.ceil(coarser))
-    with reader.view(pixel_size_m=side_m * min(coarser, *own.shape)) as coarse:
-        across, down = (n / m for n, m in zip(coarse.grid.shape[::-1], own.shape[::-1], strict=True))
-        x1, y1, x2, y2 = part.xyxy
-        window = _whole_pixels(coarse.grid, x1 * across, y1 * down, x2 * across, y2 * down)
-        return _Part(*coarse.read(window), coarse.grid.window(window))
-
-
-def _pixel_size_m(grid: Grid) -> float | None:
-    """Return the side of a pixel in metres; None without a CRS."""
-    try:
-        return grid.pixel_size_m
-    except NotGeoreferenced:
-        return None
-
-
-def _read_every(reader: RasterReader, part: Window, step: int) -> _Part:
-    """Read every `step`th pixel, for rasters without a CRS, whose pixels have no size in metres to resample to."""
+    if side_m is not None:
+        with reader.view(pixel_size_m=side_m * min(coarser, *own.shape)) as coarse:
+            across, down = (n / m for n, m in zip(coarse.grid.shape[::-1], own.shape[::-1], strict=True))
+            x1, y1, x2, y2 = part.xyxy
+            window = _round_out(coarse.grid, x1 * across, y1 * down, x2 * across, y2 * down)
+            return _Part(*coarse.read(window), coarse.grid.window(window))
+    step = math.ceil(coarser)
     side = step * max(1, math.isqrt(_WINDOW_VALUES // reader.n_bands) // step)
     tiling = Tiling((part.height, part.width), side, 0, part.x, part.y)
     valid = np.zeros((-(-part.height // step), -(-part.width // step)), bool)
@@ -184,12 +175,20 @@ def _read_every(reader: RasterReader, part: Window, step: int) -> _Part:
         height, width = is_valid.shape
         pixels[:, *there][:, :height, :width] = values
         valid[there][:height, :width] = is_valid
-    plane = reader.grid.in_plane().window(part)
+    plane = own.in_plane().window(part)
     transform = plane.known_transform @ Affine.scale(step)
     return _Part(pixels, valid, replace(plane, shape=valid.shape, transform=transform))
 
 
-def _marks(
+def _pixel_size_m(grid: Grid) -> float | None:
+    """Return the side of a pixel in metres; None without a CRS."""
+    try:
+        return grid.pixel_size_m
+    except NotGeoreferenced:
+        return None
+
+
+def _make_marks(
     features: Features, own: Grid, grid: Grid, label_field: str | None, classes: Sequence[str] | None
 ) -> plots.Marks:
     """Return the features in the image.

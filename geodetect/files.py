@@ -15,7 +15,7 @@ _ABANDONED_S = 3600  # age of temporary files that a killed process must have le
 
 
 @contextmanager
-def appearing(path: Path) -> Iterator[Path]:
+def replace_atomically(path: Path) -> Iterator[Path]:
     """Yield a temporary path, and rename the file written there to `path` after it was flushed to disk.
 
     If `path` is a symbolic link, its target is replaced, not the link.
@@ -23,13 +23,16 @@ def appearing(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: for an OSError or UnicodeError in the block. A file that was at `path` before is unchanged then.
     """
-    target = through_links(path)
+    target = follow_link(path)
     # Short, as names may be near the file system's limit; with the process' number, as several may write to one name;
     # with the suffix, which PyTorch requires.
     beginning = f".{target.stem[:40]}."
     part = target.with_name(f"{beginning}{os.getpid()}.part{target.suffix}")
     try:
-        _remove_abandoned(target.parent, f"{escape(beginning)}*.part{escape(target.suffix)}")
+        for abandoned in target.parent.glob(f"{escape(beginning)}*.part{escape(target.suffix)}"):
+            with suppress(OSError):  # another process may just have renamed it
+                if time.time() - abandoned.stat().st_mtime > _ABANDONED_S:
+                    abandoned.unlink()
         yield part
         _flush(part)
         os.replace(part, target)
@@ -44,23 +47,15 @@ def appearing(path: Path) -> Iterator[Path]:
         _flush(target.parent)
 
 
-def through_links(path: Path) -> Path:
+def follow_link(path: Path) -> Path:
     """Return the target of a symbolic link, whether it exists or not; any other path unchanged."""
     return path.resolve() if path.is_symlink() else path
 
 
-def _remove_abandoned(folder: Path, pattern: str) -> None:
-    for part in folder.glob(pattern):
-        with suppress(OSError):  # another process may just have renamed it
-            if time.time() - part.stat().st_mtime > _ABANDONED_S:
-                part.unlink()
-
-
 def _flush(path: Path) -> None:
     """Flush a file, or the entries of a folder, to disk."""
-    descriptor = os.open(
-        path, os.O_RDONLY if path.is_dir() else os.O_RDWR
-    )  # Windows only flushes files opened for writing
+    # Windows only flushes files opened for writing.
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

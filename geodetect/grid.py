@@ -50,16 +50,13 @@ class Window:
 
         They do not overlap. If they have room for every pixel of the window, they cover all of it.
         """
-        across, down = (_sample(*span, n, side) for span in ((self.x, self.width), (self.y, self.height)))
-        return [Window(x, y, width, height) for y, height in down for x, width in across]
-
-
-def _sample(start: int, length: int, n: int, side: int) -> list[tuple[int, int]]:
-    """Return start and length of up to `n` pieces of a span, each in the middle of its share of it."""
-    edges = np.linspace(start, start + length, min(n, math.ceil(length / side)) + 1).round().astype(int)
-    shares = np.diff(edges)
-    lengths = np.minimum(shares, side)
-    return list(zip((edges[:-1] + (shares - lengths) // 2).tolist(), lengths.tolist(), strict=True))
+        spans = []
+        for start, length in ((self.x, self.width), (self.y, self.height)):
+            edges = np.linspace(start, start + length, min(n, math.ceil(length / side)) + 1).round().astype(int)
+            shares = np.diff(edges)
+            lengths = np.minimum(shares, side)
+            spans.append(list(zip((edges[:-1] + (shares - lengths) // 2).tolist(), lengths.tolist(), strict=True)))
+        return [Window(x, y, width, height) for y, height in spans[1] for x, width in spans[0]]
 
 
 @dataclass(frozen=True)

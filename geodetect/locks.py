@@ -12,7 +12,7 @@ from geodetect.errors import OutputError
 
 
 @contextmanager
-def held(place: Path) -> Iterator[None]:
+def hold(place: Path) -> Iterator[None]:
     """Lock a file or folder for this run, with a hidden lock file beside it that is removed at the end.
 
     The operating system holds the lock, so the lock file that a killed run leaves behind blocks no other run.

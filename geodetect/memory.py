@@ -41,7 +41,7 @@ def is_short(error: BaseException) -> bool:
 
 
 @contextmanager
-def kept() -> Iterator[None]:
+def reuse_freed() -> Iterator[None]:
     """Keep memory freed in the block for later allocations, and return it to the system at the end.
 
     This holds for the whole process; of several blocks the first to end ends it for all. Without glibc it does nothing.
@@ -72,13 +72,20 @@ def check_fits(n_bytes: int, what: str, advice: str) -> None:
     Raises:
         ArgumentError: if there is not enough memory.
     """
-    if n_bytes > (there := available()):
+    if n_bytes > (there := available_bytes()):
         raise ArgumentError(f"{what} would take {_size(n_bytes)} of memory, and there is {_size(there)}; {advice}")
 
 
-def available() -> int:
+def available_bytes() -> int:
     """Return the bytes that this process may use: the machine's memory, or the limit of its container or its own."""
-    sizes = [_of_machine()]
+    sizes = [sys.maxsize]
+    if hasattr(os, "sysconf"):
+        with suppress(ValueError, OSError):
+            sizes.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    elif hasattr(ctypes, "windll"):
+        status = _MemoryStatus(ctypes.sizeof(_MemoryStatus))
+        ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
+        sizes.append(int(status.total))
     for path in _LIMITS:
         with suppress(OSError, ValueError):  # not there, or "max"
             sizes.append(int(Path(path).read_text()))
@@ -86,19 +93,7 @@ def available() -> int:
         import resource
 
         sizes.append(resource.getrlimit(resource.RLIMIT_AS)[0])
-    return min(size for size in [*sizes, sys.maxsize] if size > 0)
-
-
-def _of_machine() -> int:
-    """Return the size of the machine's memory in bytes; 0 if unknown."""
-    if hasattr(os, "sysconf"):
-        with suppress(ValueError, OSError):
-            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if hasattr(ctypes, "windll"):
-        status = _MemoryStatus(ctypes.sizeof(_MemoryStatus))
-        ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
-        return int(status.total)
-    return 0
+    return min(size for size in sizes if size > 0)
 
 
 class _MemoryStatus(ctypes.Structure):

@@ -44,7 +44,7 @@ class Bar:
         if self._in_notebook:
             from IPython.display import display
 
-            self._output = display(self._rendered(), raw=True, display_id=True)  # type: ignore[no-untyped-call]
+            self._output = display(self._render(), raw=True, display_id=True)  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(
@@ -54,7 +54,7 @@ class Bar:
         self._update()
 
     def advance(self, n: int = 1, what: str | None = None) -> None:
-        """Advance by `n`, and rename what is counted if `what` is given."""
+        """Advance by `n`, and rename the counted things if `what` is given."""
         self._progress.update(self._task, advance=n, description=what)
         if time.monotonic() - self._updated > _PAUSE_S:
             self._update()
@@ -66,20 +66,20 @@ class Bar:
     def _update(self) -> None:
         """Update the output in a notebook."""
         if self._output is not None:
-            self._output.update(self._rendered(), raw=True)
+            self._output.update(self._render(), raw=True)
             self._updated = time.monotonic()
 
-    def _rendered(self) -> dict[str, str]:
+    def _render(self) -> dict[str, str]:
         """Return the bar as text and HTML for a notebook."""
         (task,) = self._progress.tasks
         total = task.total or 0
-        told = f"{task.completed:,.0f} of {total:,.0f} {task.description}"
+        text = f"{task.completed:,.0f} of {total:,.0f} {task.description}"
         if task.finished:
-            told += f", {_clock(task.elapsed or 0)}"
+            text += f", {_clock(task.elapsed or 0)}"
         elif task.time_remaining:
-            told += f", {_clock(task.time_remaining)} left"
+            text += f", {_clock(task.time_remaining)} left"
         bar = f'<progress value="{task.completed:.0f}" max="{max(total, 1):.0f}" aria-label="Progress"></progress>'
-        return {"text/plain": told, "text/html": f"{bar} {escape(told)}"}
+        return {"text/plain": text, "text/html": f"{bar} {escape(text)}"}
 
 
 def _clock(seconds: float) -> str:

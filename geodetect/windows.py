@@ -46,7 +46,7 @@ class Windows:
         blocks = np.array([(i, 0, tiling.n_rows, 0, tiling.n_columns) for i, tiling in enumerate(tilings)])
         places = _Places.of(tilings)
         wanted = [ground for ground in grounds if ground is not None]
-        blocks = _select(blocks.reshape(-1, 5), places, wanted) if wanted else blocks.reshape(-1, 5)
+        blocks = places.select(blocks.reshape(-1, 5), wanted) if wanted else blocks.reshape(-1, 5)
         # Each row of each block, those side by side joined to runs.
         n_rows = blocks[:, 2] - blocks[:, 1]
         block = np.repeat(np.arange(len(blocks)), n_rows)
@@ -120,7 +120,7 @@ def check_stride(chip_size: int, overlap: int) -> None:
         )
 
 
-def tilings_over(
+def plan_tilings(
     shape: tuple[int, int], chip_size: int, overlap: int, footprints: np.ndarray | None = None
 ) -> list[Tiling]:
     """Return a tiling of the scene, or one for each part where parts lie so far apart that no window holds two.
@@ -187,38 +187,40 @@ class _Places:
         return np.asarray(self.origins[tiling] + np.minimum(np.column_stack([column, row]) * self.stride, last))
 
     def high(self, tiling: np.ndarray, row: np.ndarray, column: np.ndarray) -> Int[np.ndarray, "N 2"]:
-        """Return lower right corners likewise."""
+        """Return lower right corners of windows in scene pixels, by tiling, row and column."""
         return np.asarray(self.low(tiling, row, column) + self._sizes(tiling))
+
+    def select(self, blocks: Int[np.ndarray, "B 5"], grounds: Sequence[np.ndarray]) -> Int[np.ndarray, "B 5"]:
+        """Return blocks of windows all of which intersect a polygon of each of `grounds`.
+
+        A block that intersects none is dropped with all its windows, one inside a polygon is kept whole, and others are
+        divided in four until they are single windows.
+
+        Args:
+            blocks: tiling, first row, last row + 1, first column, last column + 1 of each.
+            grounds: (P,) polygons each.
+        """
+        polygons = [shapely.get_parts(ground) for ground in grounds]
+        found = [blocks[:0]]
+        while len(blocks):
+            tiling, row, row_end, column, column_end = blocks.T
+            low, high = self.low(tiling, row, column), self.high(tiling, row_end - 1, column_end - 1)
+            tree = shapely.STRtree(shapely.box(*(low + SLIVER).T, *(high - SLIVER).T))
+            meets, inside = np.ones((2, len(blocks)), bool)
+            for ground in polygons:
+                meets &= _hit(tree, ground, "intersects")
+                inside &= _hit(tree, ground, "covers")
+            done = meets & (inside | ((row_end - row == 1) & (column_end - column == 1)))
+            found.append(blocks[done])
+            blocks = blocks[meets & ~done]
+            for start, stop in ((1, 2), (3, 4)):  # halved between its rows, then between its columns, if it has several
+                upper, lower = blocks.copy(), blocks.copy()
+                upper[:, stop] = lower[:, start] = (blocks[:, start] + blocks[:, stop] + 1) // 2
+                blocks = np.concatenate([upper, lower[lower[:, stop] > lower[:, start]]])
+        return np.concatenate(found)
 
     def _sizes(self, tiling: np.ndarray) -> Int[np.ndarray, "N 2"]:
         return np.asarray(np.minimum(self.chip_size, self.lengths[tiling]))
-
-
-def _select(blocks: Int[np.ndarray, "B 5"], places: _Places, grounds: Sequence[np.ndarray]) -> Int[np.ndarray, "B 5"]:
-    """Return blocks of windows all of which intersect a polygon of each of `grounds`.
-
-    A block that intersects none is dropped with all its windows, one inside a polygon is kept whole, and others are
-    divided in four until they are single windows.
-
-    Args:
-        blocks: tiling, first row, last row + 1, first column, last column + 1 of each.
-        places: corners of windows.
-        grounds: (P,) polygons each.
-    """
-    polygons = [shapely.get_parts(ground) for ground in grounds]
-    found = [blocks[:0]]
-    while len(blocks):
-        tiling, row, row_end, column, column_end = blocks.T
-        low, high = places.low(tiling, row, column), places.high(tiling, row_end - 1, column_end - 1)
-        tree = shapely.STRtree(shapely.box(*(low + SLIVER).T, *(high - SLIVER).T))
-        meets, inside = np.ones((2, len(blocks)), bool)
-        for ground in polygons:
-            meets &= _hit(tree, ground, "intersects")
-            inside &= _hit(tree, ground, "covers")
-        done = meets & (inside | ((row_end - row == 1) & (column_end - column == 1)))
-        found.append(blocks[done])
-        blocks = _quarter(blocks[meets & ~done])
-    return np.concatenate(found)
 
 
 def _hit(tree: shapely.STRtree, polygons: np.ndarray, predicate: str) -> np.ndarray:
@@ -226,12 +228,3 @@ def _hit(tree: shapely.STRtree, polygons: np.ndarray, predicate: str) -> np.ndar
     hit = np.zeros(len(tree), bool)
     hit[tree.query(polygons, predicate)[1]] = True
     return hit
-
-
-def _quarter(blocks: Int[np.ndarray, "B 5"]) -> Int[np.ndarray, "B 5"]:
-    """Return blocks divided in the middle of their rows and columns, where they have more than one."""
-    for start, stop in ((1, 2), (3, 4)):
-        upper, lower = blocks.copy(), blocks.copy()
-        upper[:, stop] = lower[:, start] = (blocks[:, start] + blocks[:, stop] + 1) // 2
-        blocks = np.concatenate([upper, lower[lower[:, stop] > lower[:, start]]])
-    return blocks

@@ -177,7 +177,7 @@ def test_an_error_on_a_worker_is_one_sentence(client, tall):
 
 @pytest.mark.slow
 def test_the_command_line_takes_the_address_of_a_scheduler(client, tall, undisturbed, tmp_path):
-    with cluster.connected(client.scheduler.address) as again:
+    with cluster.connect(client.scheduler.address) as again:
         found = detect_objects(tall, PaintDetector(), client=again, batch_size=2, progress=False)
     assert [row[:2] for row in undisturbed] == list(zip(found["label"], found["score"], strict=True))
 
@@ -186,7 +186,7 @@ def test_an_address_where_nobody_answers_is_one_sentence():
     with pytest.raises(
         ClusterError, match=r"no scheduler answers at tcp://127\.0\.0\.1:9: .*start one with: dask sched"
     ):
-        with cluster.connected("tcp://127.0.0.1:9", timeout_s=0.5):
+        with cluster.connect("tcp://127.0.0.1:9", timeout_s=0.5):
             pass
 
 

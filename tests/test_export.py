@@ -597,9 +597,9 @@ def test_pystac_finds_the_stac_item_valid_and_reads_the_model(folder: Path) -> N
 def test_any_file_gives_a_name_that_the_extension_allows(stem: str) -> None:
     import re
 
-    from geodetect.export.stac import _identifier
+    from geodetect.export.stac import _to_identifier
 
-    assert re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_.\-\s]+[a-zA-Z0-9]", _identifier(stem))
+    assert re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_.\-\s]+[a-zA-Z0-9]", _to_identifier(stem))
 
 
 @pytest.mark.slow

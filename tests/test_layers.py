@@ -15,7 +15,7 @@ import shapely
 from geodetect.errors import ArgumentError, LabelsError
 from geodetect.vector.areas import read_area
 from geodetect.vector.layers import VectorFile
-from geodetect.vector.opening import open_features, vector_paths
+from geodetect.vector.opening import list_paths, open_features
 from geodetect.vector.writers import write_features
 from tests.fakes import UTM, PaintedScene
 
@@ -115,7 +115,7 @@ def test_several_files_have_a_layer_each(town: Path, tmp_path: Path) -> None:
     several = [f"{town}|layername=2024", f"{town}|layerid=0", tmp_path / "village.geojson"]
     assert len(open_features(several).frame) == 9 + 2 + 3
     assert len(open_features(f"{tmp_path}/*.gpkg|layername=2024").frame) == 9
-    assert vector_paths(several) == [str(town), str(town), str(tmp_path / "village.geojson")]
+    assert list_paths(several) == [str(town), str(town), str(tmp_path / "village.geojson")]
     with pytest.raises(LabelsError, match=r"village\.geojson has no layer '2024'"):
         open_features([town, tmp_path / "village.geojson"], layer="2024")
 

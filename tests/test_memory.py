@@ -27,7 +27,7 @@ def resident():
 first = resident()
 np.ones(BLOCK, np.uint8)
 freed = resident()
-with memory.kept():
+with memory.reuse_freed():
     np.ones(BLOCK, np.uint8)
     kept = resident()
 print(freed - first, kept - first, resident() - first)
@@ -45,5 +45,5 @@ def test_a_freed_block_stays_until_the_end() -> None:
 
 def test_nothing_happens_with_another_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
-    with memory.kept():
+    with memory.reuse_freed():
         assert np.ones(40 << 20, np.uint8).all()

@@ -14,7 +14,7 @@ import geodetect as gd
 from geodetect.chips.images import ImageReader
 from geodetect.grid import Grid, Window
 from geodetect.raster import RasterReader, TurnedReader
-from geodetect.raster.orientation import _TURNS, _read_orientation
+from geodetect.raster.orientation import _TURNS, _parse_orientation
 from tests.fakes import ROTATED, UTM, FakeReader
 
 SHAPE = (24, 40)
@@ -78,7 +78,7 @@ def test_a_file_that_breaks_off_in_its_tags_is_upright(tmp_path: Path, n_bytes: 
         path = picture(tmp_path / f"a{suffix}", 6)
         path.write_bytes(path.read_bytes()[:n_bytes])
         with path.open("rb") as file:
-            assert _read_orientation(file, driver) in (1, 6)
+            assert _parse_orientation(file, driver) in (1, 6)
 
 
 @pytest.mark.parametrize("orientation", _TURNS)

@@ -18,7 +18,7 @@ from geodetect.boxes import Boxes
 from geodetect.chips.outdir import OutDir
 from geodetect.errors import ArgumentError, GeodetectError, OutputError
 from geodetect.grid import Grid, Window
-from geodetect.locks import held
+from geodetect.locks import hold
 from geodetect.raster import RasterReader
 from geodetect.vector.opening import open_features
 from geodetect.vector.outputs import SUFFIXES, check_output
@@ -413,7 +413,7 @@ class _Usage(NamedTuple):
 
 
 def test_a_folder_that_a_run_works_in_is_held(tmp_path: Path) -> None:
-    with held(tmp_path / "chips"):
+    with hold(tmp_path / "chips"):
         with (
             pytest.raises(OutputError, match="another run is writing chips"),
             OutDir(tmp_path / "chips", overwrite=False).open("{}"),

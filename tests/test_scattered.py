@@ -339,7 +339,7 @@ class _Raster:
 def test_the_rasters_read_last_stay_open() -> None:
     held, rasters = ReaderPool(2), [_Raster() for _ in range(4)]
     for raster in (*rasters[:3], rasters[1], rasters[3]):
-        with held.reading(raster):
+        with held.keep_open(raster):
             raster.is_open = True
     assert [raster.is_open for raster in rasters] == [False, True, False, True]
 
@@ -348,7 +348,7 @@ def test_a_raster_that_is_being_read_stays_open() -> None:
     held, rasters, go_on = ReaderPool(1), [_Raster() for _ in range(3)], threading.Event()
 
     def read() -> None:
-        with held.reading(rasters[0]):
+        with held.keep_open(rasters[0]):
             rasters[0].is_open = True
             go_on.wait(10)
 
@@ -357,7 +357,7 @@ def test_a_raster_that_is_being_read_stays_open() -> None:
     while not rasters[0].is_open:
         time.sleep(0.001)
     for raster in rasters[1:]:
-        with held.reading(raster):
+        with held.keep_open(raster):
             raster.is_open = True
     assert [raster.is_open for raster in rasters] == [True, False, False]
     go_on.set()

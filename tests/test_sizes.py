@@ -85,7 +85,7 @@ def test_a_detector_that_suits_itself_gets_what_fits(upright: PaintedScene) -> N
 
     found = gd.detect_objects(upright.path, Greedy(), progress=False)
     window = 64 * 64 * 3 * 2
-    assert 0 < found.attrs["batch_size"] * window < memory.available()
+    assert 0 < found.attrs["batch_size"] * window < memory.available_bytes()
     assert len(found) == len(upright.boxes)
 
 
@@ -198,7 +198,7 @@ def test_plans_of_more_chips_than_memory_holds(monkeypatch: pytest.MonkeyPatch) 
     from geodetect.chips.cut import plan_windows
 
     wide = FakeReader(np.zeros((1, 4, 4_000), np.uint8), Grid((4, 4_000), UPRIGHT, UTM, "wide.tif"))
-    monkeypatch.setattr(memory, "available", lambda: 1_000_000)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1_000_000)
     message = r"plans of 1,000 chips of wide\.tif would take 0\.0 GB .* make chip_size larger or overlap smaller"
     refused(lambda: plan_windows(wide, chip_size=4, overlap=0, area=None), message)
     assert len(plan_windows(wide, chip_size=40, overlap=0, area=None)) == 100
@@ -229,11 +229,11 @@ def test_a_number_is_one_that_a_float_can_hold(value: int) -> None:
 
 
 def test_memory_is_what_a_limit_leaves() -> None:
-    whole = memory.available()
+    whole = memory.available_bytes()
     assert 2**28 < whole < 2**50
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30));"
-        "from geodetect import memory; print(memory.available())"
+        "from geodetect import memory; print(memory.available_bytes())"
     )
     told = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True).stdout
     assert int(told) == min(whole, 3 << 30)
@@ -243,6 +243,6 @@ def test_memory_is_what_a_container_leaves(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "limit").write_text("1073741824\n")
     monkeypatch.setattr(memory, "_LIMITS", (str(tmp_path / "memory.max"), str(tmp_path / "gone")))
-    unlimited = memory.available()
+    unlimited = memory.available_bytes()
     monkeypatch.setattr(memory, "_LIMITS", (str(tmp_path / "memory.max"), str(tmp_path / "limit")))
-    assert memory.available() == 1 << 30 < unlimited
+    assert memory.available_bytes() == 1 << 30 < unlimited

@@ -18,7 +18,7 @@ from geodetect import detect_objects, prepare_data
 from geodetect.errors import ArgumentError, RasterError
 from geodetect.grid import Grid, Window
 from geodetect.raster import RasterReader
-from geodetect.raster.stac import bands_of_item
+from geodetect.raster.stac import list_item_bands
 from tests.fakes import SHAPE, UPRIGHT, UTM, PaintDetector, PaintedScene, painted, write_raster
 from tests.http_server import served
 from tests.strategies import windows
@@ -285,8 +285,8 @@ def test_an_item_of_a_server(item: Path) -> None:
     (item.parent / "items" / "S2A_T45").write_text(item.read_text(), encoding="utf-8")
     (item.parent / "items" / "scene").write_bytes((item.parent / "B04.tif").read_bytes())
     with served(item.parent) as address:
-        assert bands_of_item(address("items/S2A_T45")) == bands_of_item(str(item))
-        assert bands_of_item(address("items/scene")) is None
+        assert list_item_bands(address("items/S2A_T45")) == list_item_bands(str(item))
+        assert list_item_bands(address("items/scene")) is None
         reader = RasterReader(address("scene.json"), bands=COLOURS)
         assert np.array_equal(reader.read(WHOLE)[0], painted())
         with pytest.raises(RasterError, match=r"none\.json cannot be read: Not Found"):
@@ -337,8 +337,8 @@ def test_other_json_is_refused_in_a_sentence(tmp_path: Path, text: str, message:
 
 def test_an_item_tells_what_bands_it_has(item: Path, tmp_path: Path) -> None:
     told = ["B04 or red", "B03 or green", "B02 or blue", "B8A or nir08", "B04 or red", "B03 or green", "B02 or blue"]
-    assert bands_of_item(str(item)) == ("S2A_T45", told)
-    assert bands_of_item(str(tmp_path / "B04.tif")) is None
+    assert list_item_bands(str(item)) == ("S2A_T45", told)
+    assert list_item_bands(str(tmp_path / "B04.tif")) is None
 
 
 def test_bands_that_do_not_lie_on_each_other_are_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from geodetect.grid import Tiling, Window
 from geodetect.scene.plan import Plan
-from geodetect.windows import Windows, tilings_over
+from geodetect.windows import Windows, plan_tilings
 from tests.fakes import outlines
 
 _SIDE = 300
@@ -66,7 +66,7 @@ def test_windows_are_those_of_the_whole_list_that_meet_each_ground(tiling: Tilin
 
 @given(grounds(), st.integers(8, 90))
 def test_each_part_has_windows_of_its_own_and_no_window_reaches_two(footprints: np.ndarray, chip_size: int) -> None:
-    parts = tilings_over((_SIDE, _SIDE), chip_size, chip_size // 4, footprints)
+    parts = plan_tilings((_SIDE, _SIDE), chip_size, chip_size // 4, footprints)
     windows = Windows.of(parts, footprints)
     reach = shapely.box(*np.array([part.ground.xyxy for part in parts]).T)
     distance = shapely.distance(reach[:, None], reach)
@@ -84,17 +84,17 @@ def test_each_part_has_windows_of_its_own_and_no_window_reaches_two(footprints: 
 def test_ground_that_hangs_together_is_tiled_as_a_whole() -> None:
     touching = outlines([[0, 0, 100, 100], [100, 0, 200, 100], [0, 100, 100, 210]])
     assert (
-        tilings_over((210, 200), 64, 16, touching) == tilings_over((210, 200), 64, 16) == [Tiling((210, 200), 64, 16)]
+        plan_tilings((210, 200), 64, 16, touching) == plan_tilings((210, 200), 64, 16) == [Tiling((210, 200), 64, 16)]
     )
     # A gap that a window can reach over does not part them; beyond it each begins at its own corner.
     near, far = (outlines([[0, 0, 100, 100], [100 + gap, 7, 200 + gap, 107]]) for gap in (64, 65))
-    assert len(tilings_over((107, 300), 64, 16, near)) == 1
-    assert tilings_over((107, 300), 64, 16, far) == [Tiling((100, 100), 64, 16), Tiling((100, 100), 64, 16, 165, 7)]
+    assert len(plan_tilings((107, 300), 64, 16, near)) == 1
+    assert plan_tilings((107, 300), 64, 16, far) == [Tiling((100, 100), 64, 16), Tiling((100, 100), 64, 16, 165, 7)]
 
 
 def test_rounded_coordinates_do_not_add_windows() -> None:
     footprints = outlines([[1e-7, -1e-7, 256 + 1e-7, 256], [9_999.9999999, 0, 10_256.0000001, 256]])
-    assert list(Windows.of(tilings_over((256, 10_256), 256, 0, footprints), footprints)) == [
+    assert list(Windows.of(plan_tilings((256, 10_256), 256, 0, footprints), footprints)) == [
         Window(0, 0, 256, 256),
         Window(10_000, 0, 256, 256),
     ]
@@ -109,8 +109,8 @@ def test_a_country_with_a_few_files_takes_no_more_than_the_files() -> None:
     river = np.array([shapely.LineString([(0, 0), (1_100_000, 1_340_000)]).buffer(2.5)], object)
     tracemalloc.start()
     start = time.process_time()
-    scattered = Windows.of(tilings_over(shape, 256, 0, footprints), footprints)
-    along = Windows.of(tilings_over(shape, 256, 0), river)
+    scattered = Windows.of(plan_tilings(shape, 256, 0, footprints), footprints)
+    along = Windows.of(plan_tilings(shape, 256, 0), river)
     taken, (_, peak) = time.process_time() - start, tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert 9_000 < len(scattered) <= 11_000
@@ -122,7 +122,7 @@ def test_a_country_with_a_few_files_takes_no_more_than_the_files() -> None:
 
 @given(grounds(), st.integers(8, 90), st.integers(1, 3))
 def test_strips_are_whole_rows_and_keep_their_promises(footprints: np.ndarray, chip_size: int, batch_size: int) -> None:
-    windows = Windows.of(tilings_over((_SIDE, _SIDE), chip_size, chip_size // 4, footprints), footprints)
+    windows = Windows.of(plan_tilings((_SIDE, _SIDE), chip_size, chip_size // 4, footprints), footprints)
     plan = Plan(windows, np.zeros(1), 0.5, batch_size)
     strips = [plan.of_strip(number) for number in range(plan.n_strips)]
     assert [window for strip in strips for window in strip] == list(windows)

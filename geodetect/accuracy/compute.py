@@ -24,11 +24,11 @@ from geodetect.accuracy.inputs import (
     group_by_class,
     keep_searched,
     read_inside,
-    warn_of_apart,
-    warn_of_rotated,
+    warn_if_apart,
+    warn_if_rotated,
 )
 from geodetect.accuracy.result import Accuracy
-from geodetect.boxes import Boxes, Pairs, area, find_overlaps
+from geodetect.boxes import Boxes, area, find_overlaps
 from geodetect.errors import ArgumentError, warn
 from geodetect.metrics import average_precision, best_score, check_match_iou, match_pairs, precision_recall
 from geodetect.vector.datum import warn_of_datum
@@ -56,7 +56,7 @@ def compute_accuracy(
     """Count how many true objects were found, and how many detections are right.
 
     A detection is right if it overlaps a true object that no better detection has taken by at least
-    `match_iou`. Every detection given counts, whatever its score; those without a column `score` count as
+    `match_iou`. Every detection given counts, with any score; those without a column `score` count as
     1. Precision and F1 are 0 where nothing was found; recall and `ap` are NaN for a class without truth.
 
     Args:
@@ -94,10 +94,10 @@ def compute_accuracy(
         truth = keep_searched(truth, ground, ours.name)
     if inside is not None and len(found) == len(truth) == 0 < len(ours.frame) + len(theirs.frame):
         warn("neither detections nor labels lie inside the aoi")
-    warn_of_apart(found, truth)
+    warn_if_apart(found, truth)
     warn_of_datum(theirs, target)
     if shape == "box":
-        warn_of_rotated(found)
+        warn_if_rotated(found)
     found, truth, classes = group_by_class(found, truth, by_class)
     truth = drop_duplicates(truth, theirs.name)
     comparison = _Comparison.of(found, truth, classes, match_iou=match_iou, polygons=shape == "polygon")
@@ -119,7 +119,7 @@ class _Comparison:
 
     Args:
         found: detections, highest score first; ties by place, so that no result depends on the order of rows in a file.
-        truth: labels in a fixed order likewise.
+        truth: labels, in a fixed order too.
         partner: (N,) row of the label that each detection found; -1 for none.
         iou: (N,) their overlap; 0 for none.
     """
@@ -140,7 +140,20 @@ class _Comparison:
             boxes = Boxes(shapely.bounds(frame.geometry.to_numpy()), groups, frame["score"].to_numpy())
             sides.append(frame.iloc[boxes.rank()].reset_index(drop=True))
         found, truth = sides
-        i, j, iou = _find_overlaps(found, truth, match_iou, polygons)
+        # Pairs of one class that may match, and their IoU, without a matrix of all pairs.
+        a, b = (frame.geometry.to_numpy() for frame in sides)
+        envelopes = shapely.bounds(a), shapely.bounds(b)
+        i, j, iou = find_overlaps(*envelopes)
+        able = found["group"].to_numpy()[i] == truth["group"].to_numpy()[j]
+        if polygons:
+            a = mend(a)
+            areas = np.nan_to_num(shapely.area(a))[i] + shapely.area(b)[j]
+            # Polygons share no more than their envelopes do; most pairs are too far apart by that alone.
+            shared = iou / (1 + iou) * (area(envelopes[0])[i] + area(envelopes[1])[j])
+            able &= shared >= match_iou / (1 + match_iou) * areas * _ROUNDED
+            shared = np.nan_to_num(shapely.area(shapely.intersection(a[i[able]], b[j[able]])))
+            iou[able] = shared / (areas[able] - shared)
+        i, j, iou = i[able], j[able], iou[able]
         partner, iou = match_pairs(np.arange(len(found)), i, j, iou, n_truth=len(truth), match_iou=match_iou)
         return cls(found, truth.assign(score=np.nan), partner, iou)
 
@@ -187,21 +200,3 @@ class _Comparison:
         np.add.at(counts, (true[missed], len(names)), 1)
         rows, columns = pd.Index([*names, _NO_OBJECT], name="true"), pd.Index([*names, _NO_DETECTION], name="detected")
         return pd.DataFrame(counts, rows, columns)
-
-
-def _find_overlaps(found: GeoDataFrame, truth: GeoDataFrame, match_iou: float, polygons: bool) -> Pairs:
-    """Return pairs of one class that may match, and their IoU, without a matrix of all pairs."""
-    a, b = (frame.geometry.to_numpy() for frame in (found, truth))
-    boxes, true_boxes = shapely.bounds(a), shapely.bounds(b)
-    i, j, iou = find_overlaps(boxes, true_boxes)
-    able = found["group"].to_numpy()[i] == truth["group"].to_numpy()[j]
-    if not polygons:
-        return Pairs(i[able], j[able], iou[able])
-    a = mend(a)
-    areas = np.nan_to_num(shapely.area(a))[i] + shapely.area(b)[j]
-    # Polygons share no more than their envelopes do; most pairs are too far apart by that alone.
-    shared = iou / (1 + iou) * (area(boxes)[i] + area(true_boxes)[j])
-    able &= shared >= match_iou / (1 + match_iou) * areas * _ROUNDED
-    i, j, areas = i[able], j[able], areas[able]
-    shared = np.nan_to_num(shapely.area(shapely.intersection(a[i], b[j])))
-    return Pairs(i, j, shared / (areas - shared))

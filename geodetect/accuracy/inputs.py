@@ -1,4 +1,4 @@
-"""Preparation of what is compared: detections and labels as frames of polygons in the detections' CRS."""
+"""Preparation of the comparison: detections and labels as frames of polygons in the detections' CRS."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def frame_detections(features: Features, target: Target, inside: shapely.Geometr
         LabelsError: if a score is missing or not a finite number, or there are other geometries than polygons.
     """
     note_unread_columns(features, None, "rename the one that holds the class to it")
-    objects = Objects.of(features, _class_names(features), apart=False)
+    objects = Objects.of(features, _read_classes(features), apart=False)
     frame = _frame(objects, _place(objects, target, inside, AREAL), inside)
     if "score" not in features.frame.columns:
         if other := [name for name in features.frame.columns if str(name).lower() in _SCORE_COLUMNS]:
@@ -128,13 +128,13 @@ def frame_labels(features: Features, labels: Labels, target: Target, inside: sha
         LabelsError: if there are lines, or points and no radius.
     """
     note_unread_columns(features, labels.label_field)
-    objects = Objects.of(features, _class_names(features, labels.label_field))
+    objects = Objects.of(features, _read_classes(features, labels.label_field))
     objects.require_radius(labels.point_radius_m)
     placement = _place(objects, target, inside, (*AREAL, POINT))
     return _frame(objects, placement.to_polygons(labels.point_radius_m), inside).assign(score=np.nan)
 
 
-def _class_names(features: Features, label_field: str | None = None) -> np.ndarray | None:
+def _read_classes(features: Features, label_field: str | None = None) -> np.ndarray | None:
     """Return the class of each feature; None where they have none at all."""
     named = label_field is not None or "label" in features.frame.columns
     return features.class_names(label_field) if named else None
@@ -210,7 +210,7 @@ def drop_duplicates(truth: GeoDataFrame, name: str) -> GeoDataFrame:
     return truth[~again].reset_index(drop=True)
 
 
-def warn_of_apart(found: GeoDataFrame, truth: GeoDataFrame) -> None:
+def warn_if_apart(found: GeoDataFrame, truth: GeoDataFrame) -> None:
     """Warn where the two lie in different places, so that nothing can match."""
     if len(found) and len(truth):
         ours, theirs = found.total_bounds, truth.total_bounds
@@ -219,7 +219,7 @@ def warn_of_apart(found: GeoDataFrame, truth: GeoDataFrame) -> None:
             warn(f"detections and labels lie apart, at {ours} and {theirs} (x1, y1, x2, y2), so none can match")
 
 
-def warn_of_rotated(found: GeoDataFrame) -> None:
+def warn_if_rotated(found: GeoDataFrame) -> None:
     """Warns where envelopes are much larger than the detections in them."""
     areas = np.nan_to_num(shapely.area(mend(found.geometry.to_numpy())))
     envelopes = area(shapely.bounds(found.geometry.to_numpy()))

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from geodetect import plots
 from geodetect.errors import OutputError
 from geodetect.facts import html_rows, text_of
-from geodetect.files import appearing
+from geodetect.files import replace_atomically
 from geodetect.vector.outputs import check_place
 from geodetect.vector.writers import write_features
 
@@ -95,7 +95,7 @@ class Accuracy:
             return Path(write_features(self.features, path))
         text = self.table.to_csv(index_label="class") if suffix == ".csv" else self._page()
         marked = suffix == ".csv" and not text.isascii()  # Excel takes UTF-8 without a mark for the system's encoding
-        with appearing(path) as part:
+        with replace_atomically(path) as part:
             part.write_text(text, encoding="utf-8-sig" if marked else "utf-8")
         return path
 

@@ -21,7 +21,7 @@ from geodetect.chips.chip import ChipPlan
 from geodetect.errors import ArgumentError, check_seed, is_number, is_share
 from geodetect.grid import Tiling, Window
 from geodetect.raster import MaskedReader, Reader, mostly_valid
-from geodetect.windows import Windows, check_stride, tilings_over
+from geodetect.windows import Windows, check_stride, plan_tilings
 
 MIN_SIDE = 2.0  # px; parts of objects that are narrower after cutting teach nothing
 _PLAN_BYTES = 2000  # of a chip that is planned
@@ -102,7 +102,7 @@ def plan_windows(reader: Reader, *, chip_size: int, overlap: int, area: shapely.
     what = f"a chip of {chip_size:,} px of {reader.grid.name}"
     memory.check_fits(pixels * reader.dtype.itemsize, what, "make chip_size smaller")
     if area is None:
-        tilings = tilings_over(reader.grid.shape, chip_size, overlap, reader.footprints)
+        tilings = plan_tilings(reader.grid.shape, chip_size, overlap, reader.footprints)
     else:
         bounds = np.array(area.bounds)
         x1, y1 = np.maximum(np.floor(bounds[:2]), 0).astype(int).tolist()

@@ -26,7 +26,7 @@ from geodetect.chips.sources import Source, from_raster
 from geodetect.chips.split import split_chips
 from geodetect.errors import ArgumentError, LabelsError, warn
 from geodetect.progress import Bar
-from geodetect.raster import CHIP_FORMATS, MaskedReader, Rasters, check_chip_format, files_of, write_chip
+from geodetect.raster import CHIP_FORMATS, MaskedReader, Rasters, check_chip_format, list_files, write_chip
 from geodetect.vector.features import Target
 from geodetect.vector.labels import Labels
 from geodetect.vector.opening import Area, Vectors
@@ -120,7 +120,7 @@ def export_training_data(
             f"{metadata_format} cannot hold classes called {', '.join(map(repr, unfit))}; "
             "rename them in the labels, or choose another metadata_format"
         )
-    plan = _fingerprint(source, files_of(raster)[0], [cutting, metadata_format, chip_format])
+    plan = _fingerprint(source, list_files(raster)[0], [cutting, metadata_format, chip_format])
     paths = [out.path / IMAGES / f"{number:09d}.{chip_format}" for number in range(len(source.plans))]
     if out.is_complete(plan, paths):
         warn(f"{out.path} is complete already; overwrite=True cuts it anew")

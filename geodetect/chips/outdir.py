@@ -11,9 +11,9 @@ from pathlib import Path
 from geodetect.addresses import expand_user
 from geodetect.chips.formats import IMAGES
 from geodetect.errors import ArgumentError, OutputError
-from geodetect.locks import held
-from geodetect.raster import Rasters, files_of
-from geodetect.vector.opening import Area, Vectors, vector_paths
+from geodetect.locks import hold
+from geodetect.raster import Rasters, list_files
+from geodetect.vector.opening import Area, Vectors, list_paths
 
 _UNFINISHED = ".unfinished.json"  # the plan of a run that has not ended, by which it continues
 _COMPLETE = "export.json"  # its name from the end of the run on
@@ -65,7 +65,7 @@ class OutDir:
             raise OutputError(
                 f"{self.path} is or holds the working directory, and is not emptied; choose another out_dir"
             )
-        for file in [*files_of(raster)[0], *vector_paths(labels), *vector_paths(aoi)]:
+        for file in [*list_files(raster)[0], *list_paths(labels), *list_paths(aoi)]:
             path = Path(file)
             # Under its own name, or as the target of a link.
             if any(each.is_relative_to(folder) for each in (path.parent.resolve() / path.name, path.resolve())):
@@ -104,7 +104,7 @@ class OutDir:
         Raises:
             OutputError: if another run writes it, or an OSError is raised.
         """
-        with held(Path(os.path.abspath(self.path))):
+        with hold(Path(os.path.abspath(self.path))):
             try:
                 self.path.mkdir(exist_ok=True)
                 self._clean(plan)
@@ -131,7 +131,7 @@ class OutDir:
             shutil.rmtree(left)
 
     def write(self, name: str, text: str) -> None:
-        """Write a text, complete under its name or not at all; without `files.appearing`, which syncs every file."""
+        """Write a text atomically; without `files.replace_atomically`, which syncs every file."""
         path, part = self.path / name, self.workplace / Path(name).name
         path.parent.mkdir(exist_ok=True)
         part.write_text(text, encoding="utf-8", newline="")

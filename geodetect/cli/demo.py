@@ -37,7 +37,11 @@ def demo(out_dir: Path, *, epochs: int, seed: int, device: str | None, progress:
 
     Nothing is downloaded: the scenes come with geodetect, and training starts from random weights.
     """
-    scenes, out_dir = _find_scenes(), Path(expand_user(out_dir))
+    package, out_dir = Path(__file__).resolve().parents[1], Path(expand_user(out_dir))
+    folders = [package / "sample_data", package.parent / "sample_data"]  # in an installation; in a checkout
+    scenes = next((folder for folder in folders if (folder / "suburb_train.tif").is_file()), None)
+    if scenes is None:
+        raise RasterError("the demo needs the folder sample_data that comes with geodetect; install geodetect again")
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -54,15 +58,6 @@ def demo(out_dir: Path, *, epochs: int, seed: int, device: str | None, progress:
         click.echo(f"AP50 {name}: {score.table.loc[name, 'ap']:.3f}")
     click.echo(f"Wrote {', '.join((*_MAPS, _PICTURE))} to {out_dir}; open found.gpkg in QGIS or ArcGIS")
     click.echo(_NEXT)
-
-
-def _find_scenes() -> Path:
-    """Return the folder of the scenes: beside the package in a checkout, inside it in an installation."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "sample_data", package.parent / "sample_data"):
-        if (folder / "suburb_train.tif").is_file():
-            return folder
-    raise RasterError("the demo needs the folder sample_data that comes with geodetect; install geodetect again")
 
 
 def _train(scenes: Path, *, epochs: int, seed: int, device: str | None, progress: bool) -> RetinaNet:

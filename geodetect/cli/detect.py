@@ -75,7 +75,7 @@ def detect(raster: str, model: str, output: tuple[Path, ...], *, scheduler: str 
     from geodetect import cluster
     from geodetect.scene import detect_objects
 
-    with nullcontext() if scheduler is None else cluster.connected(scheduler) as client:
+    with nullcontext() if scheduler is None else cluster.connect(scheduler) as client:
         made = detect_objects(raster, model, output, client=client, **choices)
     for path in made:
-        click.echo(f"Wrote {path} ({tables.size_of(path)})")
+        click.echo(f"Wrote {path} ({tables.format_size(path)})")

@@ -28,4 +28,4 @@ def export(model: Path, output: Path, layout: str | None) -> None:
 
     exporting.check_output(output, layout)
     made = exporting.export(read_detector(model, device="cpu", precision="float32"), output, layout)
-    click.echo(f"Wrote {made} ({tables.size_of(made)})")
+    click.echo(f"Wrote {made} ({tables.format_size(made)})")

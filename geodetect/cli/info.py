@@ -27,8 +27,9 @@ def info(file: str | None, label_field: str | None, layer: str | None, *, publis
 
     Sizes are in pixels and metres, extents in the units of the file's CRS.
     """
-    from geodetect.raster.stac import bands_of_item
-    from geodetect.zoo import catalog
+    from geodetect.export.onnx_detector import OnnxDetector
+    from geodetect.raster.stac import list_item_bands
+    from geodetect.zoo import catalog, load_detector
     from geodetect.zoo.names import is_published
 
     if published or file is None:
@@ -43,31 +44,20 @@ def info(file: str | None, label_field: str | None, layer: str | None, *, publis
         from geodetect.detector import read_detector
 
         path = Path(file)
-        facts: dict[str, Any] = {"file": f"{path}, a model ({tables.size_of(path)})"}
+        facts: dict[str, Any] = {"file": f"{path}, a model ({tables.format_size(path)})"}
         facts |= read_detector(path, device="cpu").facts
-    elif is_published(file) and (found := _published(file)) is not None:
-        facts = found
-    elif file.endswith(_EXPORTED) and (exported := _exported(Path(file))) is not None:
+    elif is_published(file) and not isinstance(model := load_detector(file, device="cpu"), OnnxDetector):
+        facts = {"file": f"{redact(file)}, a detector of another program", **model.metadata.facts}
+    elif file.endswith(_EXPORTED) and (exported := _describe_export(Path(file))) is not None:
         facts = exported
-    elif (item := bands_of_item(file)) is not None:
+    elif (item := list_item_bands(file)) is not None:
         facts = {"file": f"{redact(file)}, a STAC item, {item[0]}", "bands": ", ".join(item[1])}
     else:
-        facts = _raster_or_vector(file, label_field, layer)
+        facts = _describe_file(file, label_field, layer)
     tables.show_facts(facts)
 
 
-def _published(name: str) -> dict[str, Any] | None:
-    """Return the facts of a detector that others have published; None for an export of geodetect's own."""
-    from geodetect.export.onnx_detector import OnnxDetector
-    from geodetect.zoo import load_detector
-
-    model = load_detector(name, device="cpu")
-    if isinstance(model, OnnxDetector):
-        return None
-    return {"file": f"{redact(name)}, a detector of another program", **model.metadata.facts}
-
-
-def _exported(path: Path) -> dict[str, Any] | None:
+def _describe_export(path: Path) -> dict[str, Any] | None:
     """Return the facts of an exported model; None for a `.json` file of another kind."""
     from geodetect.export.reading import read_facts
 
@@ -76,7 +66,7 @@ def _exported(path: Path) -> dict[str, Any] | None:
         return None
     size, overlap = facts["pixel_size_m"], facts["overlap"]
     return {
-        "file": f"{path}, {facts['format']} ({tables.size_of(path)})",
+        "file": f"{path}, {facts['format']} ({tables.format_size(path)})",
         "classes": ", ".join(facts["classes"]),
         "bands": ", ".join(str(band) for band in facts["bands"]),
         "pixel size": None if size is None else f"{size:g} m",
@@ -88,7 +78,7 @@ def _exported(path: Path) -> dict[str, Any] | None:
     }
 
 
-def _raster_or_vector(file: str, label_field: str | None, layer: str | None) -> dict[str, Any]:
+def _describe_file(file: str, label_field: str | None, layer: str | None) -> dict[str, Any]:
     """Return the facts of a file that is no model.
 
     Raises:
@@ -96,10 +86,10 @@ def _raster_or_vector(file: str, label_field: str | None, layer: str | None) -> 
             attempt, or one that names both.
     """
     try:
-        return _raster(file)
+        return _describe_raster(file)
     except RasterError as no_raster:
         try:
-            return _vector(file, label_field, layer)
+            return _describe_vector(file, label_field, layer)
         except LabelsError as no_vector:
             if not Path(file.partition("|")[0]).is_file():
                 raise no_raster from no_vector
@@ -109,7 +99,7 @@ def _raster_or_vector(file: str, label_field: str | None, layer: str | None) -> 
             raise RasterError(both) from no_vector
 
 
-def _raster(file: str) -> dict[str, Any]:
+def _describe_raster(file: str) -> dict[str, Any]:
     """Return the facts of a raster; without a CRS or a georeference those that need one are left out."""
     from geodetect.errors import NotGeoreferenced
     from geodetect.raster import RasterReader
@@ -132,7 +122,7 @@ def _raster(file: str) -> dict[str, Any]:
     return facts | {"pixel size": f"{x:.4g} x {y:.4g} m"}
 
 
-def _vector(file: str, label_field: str | None, layer: str | None) -> dict[str, Any]:
+def _describe_vector(file: str, label_field: str | None, layer: str | None) -> dict[str, Any]:
     """Return the facts of a vector file."""
     from geodetect.vector.opening import open_features
 

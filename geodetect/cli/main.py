@@ -100,24 +100,23 @@ def _name_options(message: str, command: click.Command | None) -> str:
 @contextmanager
 def _show_warnings() -> Iterator[None]:
     """Show geodetect's warnings as one line on stderr, and hide those of other packages and GDAL's log."""
+
+    def show(message: Warning | str, category: type[Warning], *_place: Any) -> None:
+        if category is UserWarning:  # not its subclasses, such as rasterio's NotGeoreferencedWarning
+            context = click.get_current_context(silent=True)
+            text = _name_options(" ".join(str(message).split()), context.command if context else None)
+            click.echo(f"Warning: {text}", err=True)
+
     silent = logging.NullHandler()  # without any handler Python would write the log to stderr
     logging.getLogger().addHandler(silent)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.filterwarnings("default", category=UserWarning, module=_OURS)
-            warnings.showwarning = _show_warning  # type: ignore[assignment]  # takes file and line as `_place`
+            warnings.showwarning = show  # type: ignore[assignment]  # takes file and line as `_place`
             yield
     finally:
         logging.getLogger().removeHandler(silent)
-
-
-def _show_warning(message: Warning | str, category: type[Warning], *_place: Any) -> None:
-    """Print a warning in one line, without file and line."""
-    if category is UserWarning:  # not its subclasses, such as rasterio's NotGeoreferencedWarning
-        context = click.get_current_context(silent=True)
-        text = _name_options(" ".join(str(message).split()), context.command if context else None)
-        click.echo(f"Warning: {text}", err=True)
 
 
 @click.group(

@@ -12,7 +12,7 @@ import click
 
 from geodetect import __version__
 from geodetect.errors import OutputError
-from geodetect.files import appearing
+from geodetect.files import replace_atomically
 
 _FOLDER = "geodetect_qgis"  # name of the plugin's package in QGIS
 _SUFFIXES = (".py", ".svg", ".txt")
@@ -30,7 +30,7 @@ def qgis(plugin: Path) -> None:
         raise OutputError(f"OUT.zip must be a .zip file; got {plugin}")
     if not plugin.parent.is_dir():
         raise OutputError(f"the folder {plugin.parent} does not exist; make it first, or choose another")
-    with appearing(plugin) as part:
+    with replace_atomically(plugin) as part:
         content = io.BytesIO()
         with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
             for file in resources.files("geodetect.qgis").iterdir():

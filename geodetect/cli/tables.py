@@ -46,7 +46,7 @@ def show_facts(facts: Mapping[str, Any]) -> None:
     _show(shown)
 
 
-def size_of(path: Path) -> str:
+def format_size(path: Path) -> str:
     """Return the size of a file in MB, or in kB below 1 MB."""
     kilobytes = path.stat().st_size / 1000
     return f"{kilobytes:.1f} kB" if kilobytes < _MEGABYTE else f"{kilobytes / _MEGABYTE:.1f} MB"

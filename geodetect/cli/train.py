@@ -7,16 +7,13 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from geodetect.addresses import expand_user
 from geodetect.cli import options, tables
 from geodetect.errors import OutputError
-
-if TYPE_CHECKING:
-    from geodetect.learner import RetinaNet
 
 _SUFFIX = ".safetensors"
 
@@ -145,7 +142,12 @@ def train(source: str, model: Path, labels: str | None, **choices: Any) -> None:
     are saved. To share each batch between N processes, run torchrun --nproc-per-node N -m geodetect train.
     """
     model = Path(expand_user(model))
-    _check_output(model)
+    if model.suffix != _SUFFIX or model.is_dir():
+        raise OutputError(f"MODEL must be a {_SUFFIX} file; got {model}")
+    if not model.parent.is_dir():
+        raise OutputError(f"the folder {model.parent} does not exist; make it first, or choose another")
+    import pandas as pd
+
     from geodetect.chips import prepare_data
     from geodetect.learner import RetinaNet, distributed
 
@@ -157,14 +159,16 @@ def train(source: str, model: Path, labels: str | None, **choices: Any) -> None:
                 click.echo(data.report)
             tables.show_table(data.describe(), "Objects")
         learner = RetinaNet(data, **_select(RetinaNet, choices))
-        with _terminable():
+        with _raise_on_sigterm():
             learner.fit(**_select(RetinaNet.fit, choices), save_as=model)
         if is_first:
-            _report(learner, model)
+            click.echo(f"Wrote {model} ({tables.format_size(model)})")
+            scores = learner.average_precision_score()  # reads the data again
+            tables.show_table(pd.DataFrame({"AP50": scores}), "Average precision on the validation chips")
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def _raise_on_sigterm() -> Iterator[None]:
     """Let SIGTERM, which schedulers and containers send to end a job, end training as Ctrl-C does."""
 
     def stop(*_: object) -> None:
@@ -177,23 +181,6 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _check_output(model: Path) -> None:
-    """Raise before training if the model could not be saved under this name."""
-    if model.suffix != _SUFFIX or model.is_dir():
-        raise OutputError(f"MODEL must be a {_SUFFIX} file; got {model}")
-    if not model.parent.is_dir():
-        raise OutputError(f"the folder {model.parent} does not exist; make it first, or choose another")
-
-
 def _select(function: Callable[..., Any], choices: Mapping[str, Any]) -> dict[str, Any]:
     """Return the choices that are keywords of a function."""
     return {name: choices[name] for name in inspect.signature(function).parameters if name in choices}
-
-
-def _report(learner: RetinaNet, model: Path) -> None:
-    """Print where the model was written, and then its AP50, which reads the data again."""
-    import pandas as pd
-
-    click.echo(f"Wrote {model} ({tables.size_of(model)})")
-    scores = learner.average_precision_score()
-    tables.show_table(pd.DataFrame({"AP50": scores}), "Average precision on the validation chips")

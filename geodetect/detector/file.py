@@ -18,7 +18,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from geodetect.errors import ModelError, OutputError
-from geodetect.files import appearing
+from geodetect.files import replace_atomically
 from geodetect.metadata import Metadata
 
 _FORMAT_VERSION = 4  # heads have batch norm, a width and a depth, which version 3 does not know
@@ -41,7 +41,7 @@ def write(path: Path, weights: Mapping[str, Tensor], metadata: Metadata) -> Path
     stored = {key: json.dumps(value) for key, value in metadata.to_json().items()}
     stored["format_version"] = str(_FORMAT_VERSION)
     stored["checksum"] = checksum(stored, weights)
-    with appearing(path) as part:
+    with replace_atomically(path) as part:
         part.write_bytes(serialise(dict(weights), stored))  # `save_file` would make it readable for its owner alone
     return path
 

@@ -25,7 +25,7 @@ from geodetect.errors import OutputError
 from geodetect.export.program import Detections, trace
 from geodetect.export.raster_function import GeodetectDetector, Program
 from geodetect.export.verify import check_same, to_rows
-from geodetect.files import appearing
+from geodetect.files import replace_atomically
 
 _CLASS = GeodetectDetector.__name__  # ArcGIS wants the module to have the same name
 _WEIGHTS = "network.safetensors"
@@ -45,9 +45,9 @@ def export(detector: Detector, path: Path) -> None:
     detections = Detections(detector).eval()
     network = _serialise(trace(detections, detector))
     source = resources.files("geodetect.export").joinpath("raster_function.py").read_text(encoding="utf-8")
-    with appearing(path) as part:
+    with replace_atomically(path) as part:
         with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr(f"{path.stem}.emd", json.dumps(_definition(detector, path.stem), indent=2))
+            archive.writestr(f"{path.stem}.emd", json.dumps(_describe(detector, path.stem), indent=2))
             archive.writestr(f"{_CLASS}.py", source)
             archive.writestr(_WEIGHTS, network)
         with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(part) as archive:
@@ -55,7 +55,7 @@ def export(detector: Detector, path: Path) -> None:
         check_same(lambda pixels: to_rows(*program(pixels)), detections, detector)
 
 
-def _definition(detector: Detector, name: str) -> dict[str, Any]:
+def _describe(detector: Detector, name: str) -> dict[str, Any]:
     """Return the model definition.
 
     https://github.com/Esri/raster-deep-learning/blob/master/docs/writing_model_definition.md
@@ -102,7 +102,7 @@ def _serialise(program: torch.export.ExportedProgram) -> bytes:
     steps = [
         {
             "name": node.name,
-            "op": _operator_name(node),
+            "op": _to_json(node.target),
             "args": _to_json(node.args),
             "kwargs": _to_json(dict(node.kwargs)),
             "done": [e.name for e in node.all_input_nodes if e.op == "call_function" and last_users[e] is node],
@@ -125,18 +125,15 @@ def _serialise(program: torch.export.ExportedProgram) -> bytes:
     return bytes(serialise(weights, {"program": json.dumps(listing)}))
 
 
-def _operator_name(node: fx.Node) -> str:
-    """Return the name of the operator that a node calls: `aten.conv2d.default`, or `operator.getitem`."""
-    if isinstance(node.target, torch._ops.OpOverload):
-        return str(node.target)
-    name = getattr(node.target, "__name__", "")
-    if not hasattr(operator, name):
-        raise OutputError(f"the network uses {node.target}, which no package for ArcGIS can hold; export .onnx instead")
-    return f"operator.{name}"
-
-
 def _to_json(argument: Any) -> Any:
-    """Return an argument as JSON, with the results of other steps by name."""
+    """Return an argument as JSON, with the results of other steps by name.
+
+    Operators have names too: `aten.conv2d.default` of PyTorch, `operator.getitem` of Python.
+    """
+    if isinstance(argument, torch._ops.OpOverload):
+        return str(argument)
+    if callable(argument) and hasattr(operator, name := getattr(argument, "__name__", "")):
+        return f"operator.{name}"
     if isinstance(argument, fx.Node):
         return {"value": argument.name}
     if isinstance(argument, list | tuple):
@@ -145,4 +142,4 @@ def _to_json(argument: Any) -> Any:
         return {name: _to_json(each) for name, each in argument.items()}
     if argument is None or isinstance(argument, bool | int | float | str):
         return argument
-    raise OutputError(f"the network takes {argument!r}, which a package for ArcGIS cannot hold; export .onnx instead")
+    raise OutputError(f"the network uses {argument!r}, which a package for ArcGIS cannot hold; export .onnx instead")

@@ -22,7 +22,7 @@ from geodetect.errors import missing
 from geodetect.export.onnx_detector import IN_COLUMNS, LAYOUTS, METADATA, load_session
 from geodetect.export.program import Detections, trace
 from geodetect.export.verify import check_same, to_centres_and_sides
-from geodetect.files import appearing
+from geodetect.files import replace_atomically
 from geodetect.metadata import NMS_IOU
 
 if TYPE_CHECKING:
@@ -71,8 +71,7 @@ def export(detector: Detector, path: Path, layout: str | None) -> None:
         import onnxscript  # noqa: F401  # the exporter needs it, and its own message does not name the extra
     except ImportError as error:
         raise missing("onnxscript", "onnx", "export to .onnx") from error
-    detections, det_type = Detections(detector), LAYOUTS[layout]
-    in_columns = det_type in IN_COLUMNS
+    detections, in_columns = Detections(detector), LAYOUTS[layout] in IN_COLUMNS
     exported = torch.onnx.export(
         trace((_Columns if in_columns else _Rows)(detections).eval(), detector),
         input_names=["images"],
@@ -87,9 +86,9 @@ def export(detector: Detector, path: Path, layout: str | None) -> None:
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "B"
     # Without a name: if this one has one, Ultralytics takes every dimension for free, and ignores `imgsz`.
     model.graph.output[0].type.tensor_type.shape.dim[0].Clear()
-    for key, value in _metadata(detector, detections.groups, det_type).items():
+    for key, value in _describe(detector, detections.groups, LAYOUTS[layout]).items():
         model.metadata_props.add(key=key, value=value)
-    with appearing(path) as part:
+    with replace_atomically(path) as part:
         part.write_bytes(model.SerializeToString())
         session = load_session(part, "cpu")
 
@@ -131,7 +130,7 @@ def _lower(model: ModelProto) -> ModelProto:
     return model
 
 
-def _metadata(detector: Detector, groups: list[int], det_type: str) -> dict[str, str]:
+def _describe(detector: Detector, groups: list[int], det_type: str) -> dict[str, str]:
     """Return the metadata that Deepness and GeoDeep read, as JSON, that of Ultralytics, as Python literals, and ours.
 
     https://github.com/PUTvision/qgis-plugin-deepness/blob/master/src/deepness/processing/models/model_base.py,

@@ -93,20 +93,16 @@ class OnnxDetector(HasMetadata):
         scores = rows[:, -len(self.classes) :].copy()
         ends = np.cumsum(self._groups)
         for first, end in zip(ends - self._groups, ends, strict=True):
-            _keep_best(scores[first:end])
+            # The 1,000 largest by size of a level; below 0 are those outside the chip.
+            size = np.abs(level := scores[first:end])
+            if size.size > _MAX_PER_LEVEL:
+                level[size < np.partition(size, -_MAX_PER_LEVEL, axis=None)[-_MAX_PER_LEVEL]] = 0
         place, label = np.nonzero(scores >= max(min_score, np.finfo(np.float32).tiny))
         centres, halves = rows[place, :2].astype(float), rows[place, 2:4].astype(float) / 2
         xyxy = np.concatenate([centres - halves, centres + halves], axis=1)
         boxes = Boxes(xyxy, label, scores[place, label]).clip(shape[1], shape[0])
         boxes = boxes[(boxes.sizes > 0).all(axis=1)]
         return boxes[nms(boxes, nms_iou)]
-
-
-def _keep_best(scores: np.ndarray) -> None:
-    """Set all scores (n, K) of a level but the 1,000 largest by size to 0; below 0 are those outside the chip."""
-    if scores.size > _MAX_PER_LEVEL:
-        size = np.abs(scores)
-        scores[size < np.partition(size, -_MAX_PER_LEVEL, axis=None)[-_MAX_PER_LEVEL]] = 0
 
 
 def load_session(path: Path, device: str | None) -> InferenceSession:
@@ -124,7 +120,15 @@ def load_session(path: Path, device: str | None) -> InferenceSession:
         raise missing("onnxruntime", "onnx", "running an .onnx file") from error
     if not path.is_file():
         raise ModelError(f"there is no model file {path}; expected an .onnx file written by `export`")
-    providers = _choose_providers(device, onnxruntime.get_available_providers())
+    providers: list[Any] = ["CPUExecutionProvider"]
+    cuda, available = "CUDAExecutionProvider", onnxruntime.get_available_providers()
+    if device != "cpu" and not (device is None and cuda not in available):
+        kind, _, number = (device or "cuda").partition(":")
+        if kind != "cuda" or cuda not in available or not (number or "0").isdecimal():
+            raise ArgumentError(
+                f'onnxruntime has no device {device!r} here; use "cpu", or install onnxruntime-gpu for "cuda"'
+            )
+        providers.insert(0, (cuda, {"device_id": int(number or 0)}))
     options = onnxruntime.SessionOptions()
     failures = RuntimeError, ValueError, *(getattr(state, name) for name in _FAILURES)
     options.log_severity_level = 3  # errors only; they are raised too
@@ -135,19 +139,6 @@ def load_session(path: Path, device: str | None) -> InferenceSession:
         raise ModelError(
             f"{path} is not a complete ONNX file that onnxruntime runs ({reason}); export it again"
         ) from error
-
-
-def _choose_providers(device: str | None, available: list[str]) -> list[Any]:
-    """Return the execution providers for a device."""
-    cuda = "CUDAExecutionProvider"
-    if device == "cpu" or (device is None and cuda not in available):
-        return ["CPUExecutionProvider"]
-    kind, _, number = (device or "cuda").partition(":")
-    if kind != "cuda" or cuda not in available or not (number or "0").isdecimal():
-        raise ArgumentError(
-            f'onnxruntime has no device {device!r} here; use "cpu", or install onnxruntime-gpu for "cuda"'
-        )
-    return [(cuda, {"device_id": int(number or 0)}), "CPUExecutionProvider"]
 
 
 def read_metadata(session: InferenceSession, path: str | Path) -> dict[str, Any]:

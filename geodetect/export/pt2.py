@@ -12,7 +12,7 @@ import torch
 
 from geodetect.detector import Detector
 from geodetect.export.program import BATCHES, BYTE, check_difference, copy_plain, draw_clouds, max_difference, trace
-from geodetect.files import appearing
+from geodetect.files import replace_atomically
 
 _METADATA = "geodetect.json"  # beside the program in the archive, under extra/
 _TOLERANCE = 1e-4  # of logits and deltas; moves a score by 2.5e-5 at most
@@ -34,7 +34,7 @@ def export(detector: Detector, path: Path) -> None:
         "standardization_std": [std / BYTE for std in detector.stretch.std],
     }
     metadata = json.dumps(detector.metadata.to_json() | standardisation)
-    with appearing(path) as part:
+    with replace_atomically(path) as part:
         try:
             torch.export.save(trace(network, detector), part, extra_files={_METADATA: metadata})
         except RuntimeError as error:  # how PyTorch's archive writer reports a full disk

@@ -42,7 +42,13 @@ class Program:
             header = json.loads(file.read(length))
             content = bytearray(file.read())  # torch.frombuffer wants a writable buffer
         program = json.loads(header.pop("__metadata__")["program"])
-        self._tensors = {name: _read_tensor(content, entry).to(device) for name, entry in header.items()}
+        self._tensors = {}
+        for name, entry in header.items():
+            (first, end), shape, dtype = entry["data_offsets"], entry["shape"], _DTYPES[entry["dtype"]]
+            tensor = torch.zeros(shape, dtype=dtype)
+            if first < end:  # torch.frombuffer refuses tensors without an element
+                tensor = torch.frombuffer(content, dtype=dtype, count=tensor.numel(), offset=first).reshape(shape)
+            self._tensors[name] = tensor.to(device)
         self._steps, self._input, self._outputs = program["steps"], program["input"], program["outputs"]
         self.device = device
 
@@ -53,20 +59,13 @@ class Program:
         for step in self._steps:
             arguments = [_fill(each, values) for each in step["args"]]
             named = {name: _fill(each, values) for name, each in step["kwargs"].items()}
-            values[step["name"]] = _find_operator(step["op"])(*arguments, **named)
+            # `aten.conv2d.default` of PyTorch, `operator.getitem` of Python
+            namespace, name, *overload = step["op"].split(".")
+            found = getattr(operator if namespace == "operator" else torch.ops.aten, name)
+            values[step["name"]] = (getattr(found, overload[0]) if overload else found)(*arguments, **named)
             for name in step["done"]:
                 del values[name]
         return [values[name] for name in self._outputs]
-
-
-def _read_tensor(content: bytearray, entry: dict[str, Any]) -> torch.Tensor:
-    """Return the tensor that an entry of a safetensors header describes."""
-    first, end = entry["data_offsets"]
-    dtype = _DTYPES[entry["dtype"]]
-    if first == end:
-        return torch.zeros(entry["shape"], dtype=dtype)
-    size = torch.zeros(1, dtype=dtype).element_size()
-    return torch.frombuffer(content, dtype=dtype, count=(end - first) // size, offset=first).reshape(entry["shape"])
 
 
 def _fill(argument: Any, values: dict[str, Any]) -> Any:
@@ -76,15 +75,6 @@ def _fill(argument: Any, values: dict[str, Any]) -> Any:
     if isinstance(argument, list):
         return [_fill(each, values) for each in argument]
     return argument
-
-
-def _find_operator(name: str) -> Any:
-    """Return the operator of this name: `aten.conv2d.default` of PyTorch, `operator.getitem` of Python."""
-    namespace, _, rest = name.partition(".")
-    if namespace == "operator":
-        return getattr(operator, rest)
-    packet, _, overload = rest.partition(".")
-    return getattr(getattr(torch.ops.aten, packet), overload)
 
 
 class _Found(NamedTuple):
@@ -97,6 +87,21 @@ class _Found(NamedTuple):
     def take(self, indices: np.ndarray) -> _Found:
         """Return the boxes at these indices."""
         return _Found(*(each[indices] for each in self))
+
+    def suppress(self, overlap: float) -> _Found:
+        """Return the boxes that greedy suppression within each class keeps, best first."""
+        boxes, _, labels = self
+        low, high = boxes[:, :2], boxes[:, 2:]
+        areas = (high - low).prod(axis=1)
+        order, kept = np.argsort(-self.scores, kind="stable"), []
+        while len(order):
+            best, order = order[0], order[1:]
+            kept.append(best)
+            sides = np.minimum(high[best], high[order]) - np.maximum(low[best], low[order])
+            shared = np.clip(sides, 0, None).prod(axis=1)
+            iou = shared / (areas[best] + areas[order] - shared)
+            order = order[(labels[order] != labels[best]) | (iou <= overlap)]
+        return self.take(np.array(kept, int))
 
 
 class GeodetectDetector:
@@ -123,7 +128,9 @@ class GeodetectDetector:
         else:
             self.definition = json.loads(model)
         self._weights = os.path.join(folder, self.definition["ModelFile"])
-        self._device = _choose_device(kwargs.get("device"))
+        number = _CPU if kwargs.get("device") is None else int(kwargs["device"])
+        any_gpu = "cuda" if number == _ANY and torch.cuda.is_available() else "cpu"
+        self._device = torch.device(f"cuda:{number}" if number >= 0 else any_gpu)
         self._side = int(self.definition["ImageHeight"])
         self.getConfiguration()
 
@@ -181,7 +188,9 @@ class GeodetectDetector:
     def vectorize(self, **pixelBlocks: Any) -> dict[str, str]:
         """Return the objects of a block as a feature set, in pixels of the block without its padding."""
         pixels = np.array(pixelBlocks["raster_pixels"], np.float32)  # a copy: the block is ArcGIS' own
-        valid = _read_mask(pixelBlocks.get("raster_mask"), pixels.shape[1:])
+        mask = pixelBlocks.get("raster_mask")  # (H, W), or one for each band
+        valid = np.ones(pixels.shape[1:], bool) if mask is None else np.array(mask, bool)
+        valid = np.asarray(valid.all(axis=0)) if valid.ndim == pixels.ndim else valid
         if not valid.any():
             return {"output_vectors": _feature_set([])}
         pixels[:, ~valid] = 0
@@ -189,8 +198,7 @@ class GeodetectDetector:
         # boxes count by the pixel under their centre, in the padded block
         centres = ((found.boxes[:, :2] + found.boxes[:, 2:]) / 2 + self.padding).astype(int)
         x, y = (np.clip(centres[:, axis], 0, valid.shape[1 - axis] - 1) for axis in (0, 1))
-        found = found.take(np.flatnonzero(valid[y, x]))
-        found = found.take(_suppress(found, self.nms_overlap))
+        found = found.take(np.flatnonzero(valid[y, x])).suppress(self.nms_overlap)
         features = []
         for number, (box, score, label) in enumerate(zip(*found), start=1):  # noqa: B905
             x1, y1, x2, y2 = box.tolist()
@@ -206,7 +214,7 @@ class GeodetectDetector:
         return self._side - 2 * self.padding
 
     def _detect(self, pixels: np.ndarray) -> _Found:
-        """Return what is in a padded block (C, H, W), before suppression, in pixels of the block without padding."""
+        """Return the objects in a padded block (C, H, W) before suppression, in pixels of the block without padding."""
         if self._program is None:
             self._program = Program(self._weights, self._device)
         n_bands, height, width = pixels.shape
@@ -245,41 +253,6 @@ def _parameter(
     """Return a parameter in ArcGIS' form; a value of None is no default."""
     parameter = {"name": name, "dataType": kind, "required": required, "displayName": title, "description": description}
     return parameter if value is None else {**parameter, "value": value}
-
-
-def _choose_device(number: Any) -> torch.device:
-    """Return the device for ArcGIS' number; None is the CPU."""
-    number = _CPU if number is None else int(number)
-    if number >= 0:
-        return torch.device("cuda", number)
-    return torch.device("cuda" if number == _ANY and torch.cuda.is_available() else "cpu")
-
-
-def _read_mask(mask: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Return a block's valid pixels (H, W); all are valid without a mask."""
-    if mask is None:
-        return np.ones(shape, bool)
-    valid = np.asarray(mask) != 0
-    return np.asarray(valid.all(axis=0) if valid.ndim > len(shape) else valid)
-
-
-def _suppress(found: _Found, overlap: float) -> np.ndarray:
-    """Return the indices that greedy suppression within each class keeps, best first."""
-    boxes, scores, labels = found
-    order, kept = np.argsort(-scores, kind="stable"), []
-    while len(order):
-        best, order = order[0], order[1:]
-        kept.append(best)
-        order = order[(labels[order] != labels[best]) | (_iou(boxes[best], boxes[order]) <= overlap)]
-    return np.array(kept, int)
-
-
-def _iou(box: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the intersection over union of one box with others (N, 4)."""
-    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
-    shared = np.clip(sides, 0, None).prod(axis=1)
-    whole = (box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(axis=1) - shared
-    return np.asarray(shared / whole)
 
 
 def _feature_set(features: list[dict[str, Any]]) -> str:

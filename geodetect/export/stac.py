@@ -17,7 +17,7 @@ import torch
 from geodetect.colours import class_colours
 from geodetect.detector import Detector
 from geodetect.export import pt2
-from geodetect.files import appearing
+from geodetect.files import replace_atomically
 
 _EXTENSIONS = (
     "https://stac-extensions.github.io/mlm/v1.4.0/schema.json",  # the newest that pystac reads
@@ -41,8 +41,30 @@ def export(detector: Detector, path: Path) -> None:
     """
     program = path.with_suffix(".pt2")
     pt2.export(detector, program)
-    with appearing(path) as part:
-        part.write_text(json.dumps(_item(detector, program), indent=2, ensure_ascii=False), encoding="utf-8")
+    properties = _describe(detector) | {"mlm:name": _to_identifier(program.stem)}
+    model = {
+        "href": f"./{quote(program.name)}",
+        "title": "The network as a PyTorch program",
+        "type": "application/zip; application=pytorch",
+        "roles": ["mlm:model"],
+        "mlm:artifact_type": "torch.export.save",
+        "file:size": program.stat().st_size,
+        "file:checksum": checksum(program),
+        # The extension requires bands in the properties, and STAC 1.1 then requires them in an asset as well.
+        "bands": properties["bands"],
+    }
+    item = {
+        "type": "Feature",
+        "stac_version": "1.1.0",
+        "stac_extensions": list(_EXTENSIONS),
+        "id": properties["mlm:name"],
+        "geometry": None,  # a model has no place
+        "properties": properties,
+        "links": [],
+        "assets": {"model": model},
+    }
+    with replace_atomically(path) as part:
+        part.write_text(json.dumps(item, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def checksum(path: Path) -> str:
@@ -51,40 +73,13 @@ def checksum(path: Path) -> str:
         return _SHA256 + hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _item(detector: Detector, program: Path) -> dict[str, Any]:
-    """Return the item of a program; its geometry is null, since a model has no place."""
-    properties = _properties(detector) | {"mlm:name": _identifier(program.stem)}
-    return {
-        "type": "Feature",
-        "stac_version": "1.1.0",
-        "stac_extensions": list(_EXTENSIONS),
-        "id": properties["mlm:name"],
-        "geometry": None,
-        "properties": properties,
-        "links": [],
-        "assets": {
-            "model": {
-                "href": f"./{quote(program.name)}",
-                "title": "The network as a PyTorch program",
-                "type": "application/zip; application=pytorch",
-                "roles": ["mlm:model"],
-                "mlm:artifact_type": "torch.export.save",
-                "file:size": program.stat().st_size,
-                "file:checksum": checksum(program),
-                # The extension requires bands in the properties, and STAC 1.1 then requires them in an asset as well.
-                "bands": properties["bands"],
-            }
-        },
-    }
-
-
-def _identifier(stem: str) -> str:
+def _to_identifier(stem: str) -> str:
     """Return a file's name as the extension allows it: letters, digits, and `_.-` between them."""
     plain = re.sub(r"[^a-zA-Z0-9_.-]+", "-", stem)
     return plain if re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_.-]+[a-zA-Z0-9]", plain) else f"model-{plain.strip('-_.') or '0'}"
 
 
-def _properties(detector: Detector) -> dict[str, Any]:
+def _describe(detector: Detector) -> dict[str, Any]:
     """Return the properties of an item but its name."""
     bands = [{"name": f"band-{band}", "description": f"Band {band} of the raster."} for band in detector.bands]
     architecture = detector.network.architecture
@@ -100,8 +95,8 @@ def _properties(detector: Detector) -> dict[str, Any]:
         "mlm:framework_version": re.match(r"[\d.]*\d", torch.__version__)[0],  # type: ignore[index]
         "mlm:total_parameters": sum(weight.numel() for weight in detector.network.parameters()),
         "mlm:batch_size_suggestion": _BATCH_SIZE,
-        "mlm:input": [_input(detector, [band["name"] for band in bands])],
-        "mlm:output": _outputs(detector),
+        "mlm:input": [_describe_input(detector, [band["name"] for band in bands])],
+        "mlm:output": _describe_outputs(detector),
         "mlm:hyperparameters": {
             "backbone": architecture.backbone,
             "anchor_scales": list(architecture.anchors.scales),
@@ -115,7 +110,7 @@ def _properties(detector: Detector) -> dict[str, Any]:
     }
 
 
-def _input(detector: Detector, bands: list[str]) -> dict[str, Any]:
+def _describe_input(detector: Detector, bands: list[str]) -> dict[str, Any]:
     """Return the description of the network's input."""
     side = detector.chip_size
     return {
@@ -135,7 +130,7 @@ def _input(detector: Detector, bands: list[str]) -> dict[str, Any]:
     }
 
 
-def _outputs(detector: Detector) -> list[dict[str, Any]]:
+def _describe_outputs(detector: Detector) -> list[dict[str, Any]]:
     """Return the descriptions of the network's outputs."""
     n_anchors = len(detector.network.anchors((detector.chip_size, detector.chip_size)))
     colours = class_colours(detector.classes)
@@ -151,6 +146,7 @@ def _outputs(detector: Detector) -> list[dict[str, Any]]:
     ]
     logits = "For each anchor and class, before the sigmoid; anchors as the hyperparameters describe them."
     deltas = "For each anchor how it moves (dx, dy in its sides) and grows (logarithms dw, dh), as in R-CNN."
+    kinds = (("logits", logits, "class", len(classes)), ("deltas", deltas, "delta", 4))
     return [
         {
             "name": name,
@@ -163,8 +159,5 @@ def _outputs(detector: Detector) -> list[dict[str, Any]]:
             },
             "classification:classes": classes if name == "logits" else [],
         }
-        for name, description, dimension, size in (
-            ("logits", logits, "class", len(classes)),
-            ("deltas", deltas, "delta", 4),
-        )
+        for name, description, dimension, size in kinds
     ]

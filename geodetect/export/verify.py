@@ -59,9 +59,12 @@ def check_same(run: Callable[[Tensor], np.ndarray], detections: Detections, dete
             raise OutputError(f"the exported program gives {got.shape} where the network gives {due.shape}")
         allowed = max(_SCORE_TOLERANCE, _NOISE_FACTOR * _score_difference(shaken, due))
         check_difference(_score_difference(got, due), allowed, "the exported program")
-        certain = _find_certain(
-            detections.candidates(pixels)[1].amax(dim=2).numpy(), due, detections.groups, 2 * allowed
-        )
+        # Candidates that are certain of their rank and have no side near 0.
+        apart = np.abs(np.diff(detections.candidates(pixels)[1].amax(dim=2).numpy(), axis=1)) > 2 * allowed
+        above = np.pad(apart, ((0, 0), (1, 0)), constant_values=True)
+        below = np.pad(apart, ((0, 0), (0, 1)))
+        below[:, np.cumsum(detections.groups) - 1] = False  # the runner-up of a level is unknown
+        certain = above & below & (due[..., 2:4] > _THIN).all(axis=2)
         off, wobble = (np.abs(each - due)[certain].max(axis=0, initial=0)[:4].max() for each in (got, shaken))
         allowed_box = max(_BOX_TOLERANCE * detector.chip_size, _NOISE_FACTOR * float(wobble))
         check_difference(float(off), allowed_box, "a box of the exported program")
@@ -73,12 +76,3 @@ def _score_difference(got: np.ndarray, due: np.ndarray) -> float:
     The largest are left out: where rounding swaps two candidates, one inside the chip may replace one outside it.
     """
     return float(np.quantile(np.abs(np.sort(got[..., 4:], axis=1) - np.sort(due[..., 4:], axis=1)), _QUANTILE))
-
-
-def _find_certain(best: np.ndarray, due: np.ndarray, groups: list[int], gap: float) -> np.ndarray:
-    """Return a mask (B, N) of the candidates that are certain of their rank and have no side near 0."""
-    apart = np.abs(np.diff(best, axis=1)) > gap
-    above = np.pad(apart, ((0, 0), (1, 0)), constant_values=True)
-    below = np.pad(apart, ((0, 0), (0, 1)))
-    below[:, np.cumsum(groups) - 1] = False  # the runner-up of a level is unknown
-    return np.asarray(above & below & (due[..., 2:4] > _THIN).all(axis=2))

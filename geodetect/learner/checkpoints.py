@@ -22,7 +22,7 @@ from torch import Tensor
 from geodetect.detector import Detector
 from geodetect.detector.file import checksum
 from geodetect.errors import OutputError, TrainingError
-from geodetect.files import appearing
+from geodetect.files import replace_atomically
 from geodetect.learner import distributed
 from geodetect.learner.callbacks import BestEpoch, copy_weights
 from geodetect.learner.interrupts import defer_interrupts
@@ -180,7 +180,7 @@ def write(state: State, folder: Path) -> None:
     """
     tensors = {name: value.contiguous() for name, value in state.tensors.items()}
     metadata = {"facts": json.dumps(state.facts), "training_version": str(_FORMAT_VERSION)}
-    with appearing(folder / FILE) as part:
+    with replace_atomically(folder / FILE) as part:
         try:
             save_file(tensors, part, metadata | {"checksum": checksum(metadata, tensors)})
         except SafetensorError as error:  # a full disk, for instance

@@ -151,7 +151,7 @@ class Fit:
         fit = learner.fit_one_cycle if one_cycle else learner.fit
         halfway = [FixHeadNorms()] if one_cycle else []  # at a constant rate more epochs may follow the last
         try:
-            with memory.kept(), distributed.parallelise(learner.model) as learner.parallel:
+            with memory.reuse_freed(), distributed.parallelise(learner.model) as learner.parallel:
                 fit(epochs, checkpoint.rates, cbs=[checkpoint.best, checkpoint, *halfway, *callbacks])
         finally:
             learner.parallel, learner.first_epoch = None, 0

@@ -131,7 +131,7 @@ def find_rate(learner: DetectionLearner) -> RateTest:
     state = {name: value.clone() for name, value in learner.model.state_dict().items()}
     learner.opt = None
     try:
-        with memory.kept(), learner.no_bar():
+        with memory.reuse_freed(), learner.no_bar():
             found = learner.lr_find(show_plot=False, suggest_funcs=(valley,))
     finally:
         with defer_interrupts():

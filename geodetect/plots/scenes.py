@@ -36,6 +36,46 @@ class Ground(NamedTuple):
     pixel_size_m: float
     north: tuple[float, float]
 
+    def draw_scale_bar(self, ax: Axes) -> None:
+        """Draw a bar of 1, 2 or 5 times a power of ten metres, at most a quarter of the image wide."""
+        (x1, x2), (y2, y1) = ax.get_xlim(), ax.get_ylim()
+        longest = (x2 - x1) * self.pixel_size_m / 4
+        power = 10.0 ** math.floor(math.log10(longest))
+        metres = max(n * power for n in (1, 2, 5) if n * power <= longest)
+        length, x, y = metres / self.pixel_size_m, x1 + 0.04 * (x2 - x1), y2 - 0.04 * (y2 - y1)
+        casing = [withStroke(linewidth=4.5, foreground="black")]
+        ax.plot([x, x + length], [y, y], color="white", linewidth=2.5, solid_capstyle="butt", path_effects=casing)
+        text = f"{metres / 1000:g} km" if metres >= 1000 else f"{metres:g} m"  # noqa: PLR2004
+        casing = [withStroke(linewidth=2.5, foreground="black")]
+        place = (x + length / 2, y - 0.012 * (y2 - y1))
+        ax.text(*place, text, color="white", ha="center", va="bottom", fontsize=9, path_effects=casing)
+
+    def draw_north(self, ax: Axes) -> None:
+        """Draw a north arrow in the upper right corner, with its letter before the tip."""
+        x, y = self.north[0], -self.north[1]  # inches count y upwards
+
+        def at(share: float) -> Transform:
+            """Return a place on the arrow, from -1 at its tail to 1 at its tip."""
+            right, up = (_ARROW_IN * (share * each / 2 - 1) for each in (x, y))
+            return ax.transAxes + ScaledTranslation(right, up, ax.figure.dpi_scale_trans)
+
+        corner = (1, 1)
+        casing: list[AbstractPathEffect] = [withStroke(linewidth=2.5, foreground="black")]
+        arrow = ax.annotate(
+            "",
+            corner,
+            xycoords=at(1),
+            xytext=corner,
+            textcoords=at(-1),
+            arrowprops={"arrowstyle": "-|>", "color": "white", "linewidth": 1.6, "shrinkA": 0, "shrinkB": 0},
+        )
+        assert arrow.arrow_patch is not None
+        arrow.arrow_patch.set_path_effects(casing)
+        letter = ax.text(*corner, "N", transform=at(1.45), color="white", ha="center", va="center", fontsize=9)
+        letter.set_path_effects(casing)
+        for text in (arrow, letter):
+            text.set_in_layout(False)
+
 
 class Detail(NamedTuple):
     """A part of a scene, enlarged beside it.
@@ -91,8 +131,8 @@ def draw_scene(
         draw_marks(axes[1], marks, width=1.6)
     if ground is not None:
         for ax in axes:
-            _add_scale_bar(ax, ground.pixel_size_m)
-        _add_north(axes[0], ground.north)
+            ground.draw_scale_bar(ax)
+        ground.draw_north(axes[0])
     (x1, x2), (y2, y1) = axes[-1].get_xlim(), axes[-1].get_ylim()
     is_inside = [bool((o >= (x1, y1)).all() and (o <= (x2, y2)).all()) for o in marks.outlines]
     write_scores(axes[-1], marks.select(np.flatnonzero(is_inside).tolist()))
@@ -118,45 +158,3 @@ def find_fullest_part(
     fullest = np.bincount(row * n_columns + column, minlength=n_rows * n_columns).argmax()
     y, x = divmod(int(fullest), n_columns)
     return x * side, y * side, (x + 1) * side, (y + 1) * side
-
-
-def _add_scale_bar(ax: Axes, pixel_size_m: float) -> None:
-    """Draw a bar of 1, 2 or 5 times a power of ten metres, at most a quarter of the image wide."""
-    (x1, x2), (y2, y1) = ax.get_xlim(), ax.get_ylim()
-    longest = (x2 - x1) * pixel_size_m / 4
-    power = 10.0 ** math.floor(math.log10(longest))
-    metres = max(n * power for n in (1, 2, 5) if n * power <= longest)
-    length, x, y = metres / pixel_size_m, x1 + 0.04 * (x2 - x1), y2 - 0.04 * (y2 - y1)
-    casing = [withStroke(linewidth=4.5, foreground="black")]
-    ax.plot([x, x + length], [y, y], color="white", linewidth=2.5, solid_capstyle="butt", path_effects=casing)
-    text = f"{metres / 1000:g} km" if metres >= 1000 else f"{metres:g} m"  # noqa: PLR2004
-    casing = [withStroke(linewidth=2.5, foreground="black")]
-    place = (x + length / 2, y - 0.012 * (y2 - y1))
-    ax.text(*place, text, color="white", ha="center", va="bottom", fontsize=9, path_effects=casing)
-
-
-def _add_north(ax: Axes, north: tuple[float, float]) -> None:
-    """Draw a north arrow in the upper right corner, with its letter before the tip."""
-    x, y = north[0], -north[1]  # inches count y upwards
-
-    def at(share: float) -> Transform:
-        """Return a place on the arrow, from -1 at its tail to 1 at its tip."""
-        right, up = (_ARROW_IN * (share * each / 2 - 1) for each in (x, y))
-        return ax.transAxes + ScaledTranslation(right, up, ax.figure.dpi_scale_trans)
-
-    corner = (1, 1)
-    casing: list[AbstractPathEffect] = [withStroke(linewidth=2.5, foreground="black")]
-    arrow = ax.annotate(
-        "",
-        corner,
-        xycoords=at(1),
-        xytext=corner,
-        textcoords=at(-1),
-        arrowprops={"arrowstyle": "-|>", "color": "white", "linewidth": 1.6, "shrinkA": 0, "shrinkB": 0},
-    )
-    assert arrow.arrow_patch is not None
-    arrow.arrow_patch.set_path_effects(casing)
-    letter = ax.text(*corner, "N", transform=at(1.45), color="white", ha="center", va="center", fontsize=9)
-    letter.set_path_effects(casing)
-    for text in (arrow, letter):
-        text.set_in_layout(False)

@@ -58,7 +58,12 @@ def run(arguments: Sequence[str], feedback: Any, progress: Progress = lambda lin
     """
     program, *first = command()
     process = QProcess()
-    process.setProcessEnvironment(_environment())
+    environment = QProcessEnvironment.systemEnvironment()
+    for name in _OF_QGIS:
+        environment.remove(name)
+    for name in ("PYTHONIOENCODING=utf-8", "PYTHONUNBUFFERED=1"):
+        environment.insert(*name.split("="))
+    process.setProcessEnvironment(environment)
     feedback.pushCommandInfo(" ".join(f'"{word}"' if " " in word else word for word in (program, *first, *arguments)))
     process.start(program, [*first, *arguments])
     if not process.waitForStarted(-1):
@@ -80,16 +85,6 @@ def run(arguments: Sequence[str], feedback: Any, progress: Progress = lambda lin
         raise QgsProcessingException("geodetect was ended by the system, most often because memory ran out")
     if process.exitCode():
         raise QgsProcessingException(messages.error or f"geodetect failed with exit code {process.exitCode()}")
-
-
-def _environment() -> Any:
-    """Return the environment of QGIS without the variables for QGIS alone."""
-    environment = QProcessEnvironment.systemEnvironment()
-    for name in _OF_QGIS:
-        environment.remove(name)
-    environment.insert("PYTHONIOENCODING", "utf-8")
-    environment.insert("PYTHONUNBUFFERED", "1")
-    return environment
 
 
 class _Lines:

@@ -101,14 +101,14 @@ class Train(QgsProcessingAlgorithm):  # type: ignore[misc]  # QGIS publishes no 
             options += ["--point-radius-m", str(self.parameterAsDouble(parameters, self.POINT_RADIUS, context))]
         options += split(self.parameterAsString(parameters, self.EXTRA, context))
         output = self.parameterAsFileOutput(parameters, self.OUTPUT, context)
+
+        def parse_percent(line: str) -> float | None:
+            """Return the progress after the epoch in a line of the training table; None for other lines."""
+            found = re.fullmatch(r"\s*(\d+)(\s+[\d.:na]+){4}\s*", line)
+            return None if found is None else 100 * (int(found[1]) + 1) / epochs
+
         with tempfile.TemporaryDirectory() as folder:
             file = write_source(labels, folder, [field or "label"])
             arguments = ["train", "--labels", file, *options, "--", raster_file(raster), output]
-            run(arguments, feedback, lambda line: _parse_percent(line, epochs))
+            run(arguments, feedback, parse_percent)
         return {self.OUTPUT: output}
-
-
-def _parse_percent(line: str, epochs: int) -> float | None:
-    """Return the progress after the epoch in a line of the training table, in percent; None for other lines."""
-    found = re.fullmatch(r"\s*(\d+)(\s+[\d.:na]+){4}\s*", line)
-    return None if found is None else 100 * (int(found[1]) + 1) / epochs

@@ -5,7 +5,7 @@ The rest of the package uses the protocol `Reader`; `RasterReader` reads files, 
 
 from geodetect.raster.header import Scene
 from geodetect.raster.mosaic import open_scene, open_scenes
-from geodetect.raster.opening import Rasters, files_of
+from geodetect.raster.opening import Rasters, list_files
 from geodetect.raster.orientation import UPRIGHT, TurnedReader, describe_orientation, upright_shape
 from geodetect.raster.pool import ReaderPool
 from geodetect.raster.reader import MaskedReader, RasterReader, Reader
@@ -24,7 +24,7 @@ __all__ = [
     "TurnedReader",
     "check_chip_format",
     "describe_orientation",
-    "files_of",
+    "list_files",
     "mostly_valid",
     "mostly_valid_in",
     "open_scene",

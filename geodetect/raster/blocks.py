@@ -63,10 +63,22 @@ class Blocks:
         if self._size[0] * self._size[1] > _LARGEST_PIXELS:
             return self._decode(window)
         futures = [(key, self._request(key)) for key in self._keys(window)]
-        parts = [(self._window(key), self._wait(key, future)) for key, future in futures]
+        parts = [(self._window(key), *self._wait(key, future)) for key, future in futures]
         # The next window needs the same strips, however wide the raster.
-        self._room = max(self._room, 2 * sum(_bytes_of(part) for _, part in parts))
-        return _join(window, parts)
+        self._room = max(self._room, 2 * sum(_count_bytes(part[1:]) for part in parts))
+        first, some = parts[0][1], [part for part in parts if part[2].any()]
+        new = np.empty if len(some) == len(parts) else np.zeros  # zeros cost no memory until they are written to
+        pixels = new((len(first), window.height, window.width), first.dtype)
+        valid = new((window.height, window.width), bool)
+        x1, y1, x2, y2 = window.xyxy
+        for place, block, is_valid in some:
+            left, right = max(x1, place.x), min(x2, place.x + place.width)
+            top, bottom = max(y1, place.y), min(y2, place.y + place.height)
+            target = np.s_[top - y1 : bottom - y1, left - x1 : right - x1]
+            source = np.s_[top - place.y : bottom - place.y, left - place.x : right - place.x]
+            pixels[(..., *target)] = block[(..., *source)]
+            valid[target] = is_valid[source]
+        return pixels, valid
 
     def _keys(self, window: Window) -> list[tuple[int, int]]:
         """Return row and column of each block that a window intersects."""
@@ -110,29 +122,11 @@ class Blocks:
         """Count a decoded block, and drop the least recently used ones if they take too much memory."""
         with self._lock:
             if self._cached.get(key) is future:
-                self._n_bytes += _bytes_of(future.result())
+                self._n_bytes += _count_bytes(future.result())
             while self._n_bytes > self._room:
                 _, oldest = self._cached.popitem(last=False)
-                self._n_bytes -= _bytes_of(oldest.result()) if oldest.done() else 0
+                self._n_bytes -= _count_bytes(oldest.result()) if oldest.done() else 0
 
 
-def _bytes_of(block: Pixels) -> int:
+def _count_bytes(block: Pixels) -> int:
     return sum(array.nbytes for array in block)
-
-
-def _join(window: Window, parts: list[tuple[Window, Pixels]]) -> Pixels:
-    """Return a window assembled from blocks, in new arrays."""
-    first, _ = parts[0][1]
-    holding = [(place, block, held) for place, (block, held) in parts if held.any()]
-    new = np.empty if len(holding) == len(parts) else np.zeros  # zeros cost no memory until they are written to
-    pixels = new((len(first), window.height, window.width), first.dtype)
-    valid = new((window.height, window.width), bool)
-    x1, y1, x2, y2 = window.xyxy
-    for place, block, held in holding:
-        left, right = max(x1, place.x), min(x2, place.x + place.width)
-        top, bottom = max(y1, place.y), min(y2, place.y + place.height)
-        target = np.s_[top - y1 : bottom - y1, left - x1 : right - x1]
-        source = np.s_[top - place.y : bottom - place.y, left - place.x : right - place.x]
-        pixels[(..., *target)] = block[(..., *source)]
-        valid[target] = held[source]
-    return pixels, valid

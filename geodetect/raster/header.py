@@ -1,4 +1,4 @@
-"""What a raster says before a pixel of it is used, read once; and the scene, a raster that was opened once."""
+"""The header of a raster, read once; and the scene, a raster that was opened once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,10 @@ from geodetect.errors import RasterError
 from geodetect.grid import Grid
 from geodetect.progress import Bar
 from geodetect.raster.layers import Layers, warn_of_scales
-from geodetect.raster.masks import Least, alpha_tag, least_opaque
-from geodetect.raster.opening import Handles, Location, check_sources, grid_of, overviews, translate_errors
-from geodetect.raster.orientation import UPRIGHT, orientation_of
-from geodetect.raster.virtual import TYPES, sources_of
+from geodetect.raster.masks import Least, find_alpha, find_least_opaque
+from geodetect.raster.opening import Handles, Location, check_sources, overviews, read_grid, translate_errors
+from geodetect.raster.orientation import UPRIGHT, read_orientation
+from geodetect.raster.virtual import TYPES, outline_sources
 
 _N_THREADS = 8  # headers are read by so many at once: on a network they only wait
 _MANY = 100  # files whose headers take a second or more
@@ -27,7 +26,7 @@ _MANY = 100  # files whose headers take a second or more
 
 @dataclass(frozen=True, eq=False)
 class Header:
-    """What a raster says before a pixel of it is used.
+    """What a raster declares of itself before any pixel is read.
 
     Args:
         location: what GDAL opens.
@@ -66,10 +65,10 @@ class Header:
         return cls(
             location,
             name,
-            grid_of(dataset, name),
+            read_grid(dataset, name),
             layers,
             tuple(layers.undeclared if value is None else value for value in dataset.nodatavals),
-            alpha_tag(dataset),
+            find_alpha(dataset),
             tuple(overviews(dataset)),
             dataset.block_shapes[0],
         )
@@ -79,7 +78,7 @@ class Header:
         """Number of bands that are data."""
         return len(self.layers.data)
 
-    def least_opaque(self) -> Least | None:
+    def read_least_opaque(self) -> Least | None:
         """Return the lowest opaque value of the band that is tagged as alpha; None if there is none or it is no mask.
 
         A few blocks of it are read.
@@ -87,7 +86,7 @@ class Header:
         if self.tagged is None:
             return None
         with translate_errors(self.name, self.location), self.location.open() as dataset:
-            return least_opaque(dataset, self.tagged)
+            return find_least_opaque(dataset, self.tagged)
 
     def with_mask(self, least: Least | None) -> Header:
         """Return the header with the tagged band as a mask, valid from `least` on; itself if either is None."""
@@ -109,29 +108,29 @@ def read_headers(
     Raises:
         RasterError: if one cannot be read or has no transform.
     """
+
+    def read(file: tuple[Location, str]) -> Header:
+        location, name = file
+        with translate_errors(name, location), location.open() as dataset:
+            header = Header.of(dataset, location, name, nodata)
+            if header.grid.transform is None or dataset.transform.is_identity:
+                raise RasterError(
+                    f"{name} has no transform of its own, so its place beside the other files is unknown; "
+                    "give it one (gdal_translate -a_srs EPSG:... -a_ullr ..., or gdalwarp where it has control points)"
+                )
+            if header.layers.stored.name not in TYPES:
+                raise RasterError(f"{name} holds {header.layers.stored} values, which a mosaic cannot; convert it")
+            return header
+
     headers: list[Header] = []
     with warnings.catch_warnings(), ThreadPoolExecutor(_N_THREADS, thread_name_prefix="geodetect-headers") as pool:
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # such files are refused in our own words
         with Bar("files", len(files), shown=progress and len(files) > _MANY) as bar:
-            for header in pool.map(partial(_read_header, nodata), files):
+            for header in pool.map(read, files):
                 headers.append(header)
                 bar.advance()
     warn_of_scales((header.name, header.layers) for header in headers)
     return headers
-
-
-def _read_header(nodata: float | None, file: tuple[Location, str]) -> Header:
-    location, name = file
-    with translate_errors(name, location), location.open() as dataset:
-        header = Header.of(dataset, location, name, nodata)
-        if header.grid.transform is None or dataset.transform.is_identity:
-            raise RasterError(
-                f"{name} has no transform of its own, so its place beside the other files is unknown; "
-                "give it one (gdal_translate -a_srs EPSG:... -a_ullr ..., or gdalwarp where it has control points)"
-            )
-        if header.layers.stored.name not in TYPES:
-            raise RasterError(f"{name} holds {header.layers.stored} values, which a mosaic cannot; convert it")
-        return header
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,14 +169,14 @@ def open_single(location: Location, name: str, nodata: float | None = None) -> S
     with translate_errors(name, location), handles.dataset() as dataset:
         header = Header.of(dataset, location, name, nodata)
         if header.tagged is not None:
-            header = header.with_mask(least_opaque(dataset, header.tagged))
+            header = header.with_mask(find_least_opaque(dataset, header.tagged))
         check_sources(dataset, name)
         warn_of_scales([(name, header.layers)])
         return Scene(
             header,
             handles,
             nodata,
-            footprints=sources_of(dataset),
+            footprints=outline_sources(dataset),
             identity=location.identity,
-            orientation=orientation_of(dataset),
+            orientation=read_orientation(dataset),
         )

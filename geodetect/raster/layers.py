@@ -19,14 +19,14 @@ from rasterio.windows import Window as FileWindow
 
 from geodetect.errors import ArgumentError, RasterError, is_whole
 from geodetect.grid import Window
-from geodetect.raster.masks import Least, as_stored, is_sparse, least_of_mask
+from geodetect.raster.masks import Least, convert_nodata, find_least_shown, is_sparse
 from geodetect.raster.opening import block_bytes
 
 _LARGEST_BLOCK_BYTES = 500_000_000  # GDAL decodes whole blocks for any window
 _COLOURS = ("red", "green", "blue")  # of a palette
 _ENDLESS = 1e30  # a scale times a 16-bit integer is still a float32
 _FLOAT32 = np.finfo(np.float32)
-_NO_COLOURS = ("undefined", "gray", "palette")  # GDAL's default for the first band is grey, whatever it holds
+_NO_COLOURS = ("undefined", "gray", "palette")  # GDAL's default for the first band is grey, with any content
 
 
 class BandName(NamedTuple):
@@ -106,7 +106,7 @@ class Layers:
         scaled, unusable = (None, "") if palette is not None else _read_scales(dataset)
         stored = np.result_type(*dataset.dtypes)
         described = zip(dataset.descriptions, dataset.colorinterp, strict=True)
-        undeclared = None if nodata is None else as_stored(nodata, stored, name)
+        undeclared = None if nodata is None else convert_nodata(nodata, stored, name)
         declared = any(MaskFlags.nodata in flag for flag in flags)
         has_mask = MaskFlags.per_dataset in flags[0] and MaskFlags.alpha not in flags[0]
         return cls(
@@ -116,7 +116,7 @@ class Layers:
             dtype=np.dtype(np.uint8 if palette is not None else stored if scaled is None else np.float32),
             alpha=None,
             least=0.0,
-            mask=least_of_mask(dataset, name) if has_mask else None,
+            mask=find_least_shown(dataset, name) if has_mask else None,
             nodata=declared,
             undeclared=None if declared and set(dataset.nodatavals) == {undeclared} else undeclared,
             palette=palette,

@@ -37,17 +37,17 @@ _ROUNDED = 1e-3  # the lowest float32 is -3.4028235e38, and is often written as 
 _NOISE = 16  # how far lossy compression moves a byte that was 0 or 255
 
 
-def alpha_tag(dataset: Any) -> int | None:
+def find_alpha(dataset: Any) -> int | None:
     """Return the band that is tagged as alpha; None if there is none beside the data."""
     kinds = zip(dataset.indexes, dataset.colorinterp, strict=True)
     tagged = [band for band, kind in kinds if kind == ColorInterp.alpha]
     return tagged[-1] if tagged and dataset.count > 1 else None
 
 
-def least_opaque(dataset: Any, band: int) -> Least | None:
+def find_least_opaque(dataset: Any, band: int) -> Least | None:
     """Return the lowest opaque value of a band that is tagged as alpha, from a sample; None if it is not a mask.
 
-    A mask holds 0 and one other value nearly everywhere, whatever its type: 1, 255, 2047 or 65535. Some programs tag
+    A mask holds 0 and one other value nearly everywhere, in any type: 1, 255, 2047 or 65535. Some programs tag
     near infrared as alpha.
     """
     if isinstance(dataset, WarpedVRT):  # we added the band ourselves
@@ -68,7 +68,7 @@ def least_opaque(dataset: Any, band: int) -> Least | None:
     return opaque / 2 if is_mask else None
 
 
-def least_of_mask(dataset: Any, name: str) -> Least:
+def find_least_shown(dataset: Any, name: str) -> Least:
     """Return the lowest valid value of a dataset's mask.
 
     Raises:
@@ -115,7 +115,7 @@ def check_nodata(nodata: object) -> None:
         raise ArgumentError(f"nodata must be a number, such as -9999; got {nodata!r}")
 
 
-def as_stored(nodata: float, dtype: np.dtype[Any], name: str) -> float:
+def convert_nodata(nodata: float, dtype: np.dtype[Any], name: str) -> float:
     """Return a no-data value as pixels of this type hold it; -3.4e38 is the lowest float32.
 
     Raises:

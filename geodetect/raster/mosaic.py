@@ -28,8 +28,8 @@ from geodetect.boxes import connected_components
 from geodetect.errors import RasterError, harmless, warn
 from geodetect.grid import Grid
 from geodetect.raster.header import Header, Scene, open_single, read_headers
-from geodetect.raster.masks import ANY, Least, check_nodata
-from geodetect.raster.opening import FAILURES, Location, Rasters, environment, files_of
+from geodetect.raster.masks import ANY, check_nodata
+from geodetect.raster.opening import FAILURES, Location, Rasters, environment, list_files
 from geodetect.raster.stac import locate_item
 from geodetect.raster.virtual import describe, write_index
 
@@ -101,9 +101,16 @@ def open_scenes(raster: Rasters, bands: Sequence[int | str] | None = None, nodat
     if len(files) == 1:
         return [open_single(*files[0], nodata)]
     headers = _check_names(read_headers(files, nodata), bands)
-    groups = _group_touching(headers)
+    outlines = np.array([shapely.Polygon(file.grid.corners) for file in headers], object)
+    # A little larger, so that rounding does not separate neighbours.
+    sides = shapely.length(outlines) / [2 * sum(file.grid.shape) for file in headers]
+    outlines = shapely.buffer(outlines, _ALIGNED * sides, join_style="mitre")
+    a, b = shapely.STRtree(outlines).query(outlines, "intersects")
+    same_crs = np.array([headers[i].grid.crs == headers[j].grid.crs for i, j in zip(a, b, strict=True)])
+    group = connected_components(len(headers), a[same_crs], b[same_crs])
+    groups = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
     scenes = []
-    for first, *others in groups:
+    for first, *others in ([headers[i] for i in group] for group in groups):
         if others:
             together = name if len(groups) == 1 else f"{first.name} and those beside it"
             scenes.append(_open_mosaic([first, *others], together, nodata))
@@ -118,7 +125,7 @@ def _locate(
 ) -> tuple[list[tuple[Location, str]], str]:
     """Return location and name of each file, and the name of all."""
     check_nodata(nodata)
-    files, name = files_of(raster)
+    files, name = list_files(raster)
     return [locate_item(file, bands, nodata) for file in files], name
 
 
@@ -130,13 +137,13 @@ def _open_mosaic(files: Sequence[Header], name: str, nodata: float | None) -> Sc
     Raises:
         RasterError: if they do not go together; the message names the file that does not.
     """
-    frame = _frame(files := _with_masks(files))
+    frame = _choose_frame(files := _with_masks(files))
     grid, footprints = _lay_out(files, frame, name)
-    _check_overlaps(files, footprints)
-    resampled = not all(_is_aligned(file.grid, frame) for file in files)
+    corners = np.concatenate([frame.to_pixel(file.grid.corners[:1]) for file in files])
+    aligned = np.abs(corners - corners.round()).max() < _ALIGNED and all(_is_parallel(f.grid, frame) for f in files)
     upright = _is_upright(frame)
     location = _Index(
-        describe(files, grid, upright=upright, resampled=resampled),
+        describe(files, grid, upright=upright, resampled=not aligned),
         is_virtual=True,
         is_remote=any(file.location.is_remote for file in files),
         content=write_index(files, grid, footprints, upright=upright),
@@ -172,29 +179,23 @@ def _check_names(files: list[Header], bands: Sequence[int | str] | None) -> list
     return files
 
 
-def _group_touching(files: list[Header]) -> list[list[Header]]:
-    """Return the files in groups that touch each other and share a CRS, in the files' order."""
-    outlines = np.array([shapely.Polygon(file.grid.corners) for file in files], object)
-    # A little larger, so that rounding does not separate neighbours.
-    sides = shapely.length(outlines) / [2 * sum(file.grid.shape) for file in files]
-    outlines = shapely.buffer(outlines, _ALIGNED * sides, join_style="mitre")
-    a, b = shapely.STRtree(outlines).query(outlines, "intersects")
-    same_crs = np.array([files[i].grid.crs == files[j].grid.crs for i, j in zip(a, b, strict=True)])
-    group = connected_components(len(files), a[same_crs], b[same_crs])
-    groups = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
-    return [[files[i] for i in group] for group in groups]
-
-
 def _with_masks(files: Sequence[Header]) -> Sequence[Header]:
-    """Return the files with alpha bands as masks, where they are; all have the same data bands then.
+    """Return the files with alpha bands as masks if they are masks in all files; all have the same data bands then.
 
-    A file without an alpha band is valid throughout.
+    Some programs tag near infrared as alpha. A file without an alpha band is valid throughout.
 
     Raises:
         RasterError: if number of bands, dtype, or scale and offset differ.
     """
-    least = _least_opaque(files)
-    files = [file.with_mask(least) for file in files]
+    tagged = [file for file in files if file.tagged is not None]
+    if tagged and not {file.n_bands for file in tagged} & {file.n_bands for file in files if file.tagged is None}:
+        sample = np.unique(np.linspace(0, len(tagged) - 1, _ALPHA_FILES).astype(int))
+        found = [tagged[i].read_least_opaque() for i in sample]
+        known = [least for least in found if least is not None]
+        if len(known) == len(found):
+            # A file that is transparent wherever it was sampled says nothing; of the others the lowest hides no pixel.
+            least = min((least for least in known if least > ANY), default=ANY)
+            files = [file.with_mask(least) for file in files]
     first = files[0]
     for file in files:
         if file.n_bands != first.n_bands:
@@ -219,23 +220,7 @@ def _scales(file: Header) -> np.ndarray:
     return np.zeros((0, 2)) if file.layers.scaled is None else file.layers.scaled
 
 
-def _least_opaque(files: Sequence[Header]) -> Least | None:
-    """Return the lowest opaque value of the bands that are tagged as alpha; None unless they are masks in all files.
-
-    Some programs tag near infrared as alpha.
-    """
-    tagged = [file for file in files if file.tagged is not None]
-    counts = {file.n_bands for file in tagged}
-    if not tagged or any(file.tagged is None and file.n_bands in counts for file in files):
-        return None
-    sample = np.unique(np.linspace(0, len(tagged) - 1, _ALPHA_FILES).astype(int))
-    found = [tagged[i].least_opaque() for i in sample]
-    known = [least for least in found if least is not None]
-    # A file that is transparent wherever it was sampled says nothing; of the others the lowest hides no valid pixel.
-    return min((least for least in known if least > ANY), default=ANY) if len(known) == len(found) else None
-
-
-def _frame(files: Sequence[Header]) -> Grid:
+def _choose_frame(files: Sequence[Header]) -> Grid:
     """Return the grid that the mosaic's pixels lie on: that of the finest file in the most frequent CRS.
 
     Raises:
@@ -277,14 +262,8 @@ def _is_parallel(grid: Grid, frame: Grid) -> bool:
     return grid.crs == frame.crs and max(abs(off.a - 1), abs(off.b), abs(off.d), abs(off.e - 1)) < far
 
 
-def _is_aligned(grid: Grid, frame: Grid) -> bool:
-    """Return whether the pixels of both coincide."""
-    corner = frame.to_pixel(grid.corners[:1])
-    return _is_parallel(grid, frame) and bool(np.abs(corner - corner.round()).max() < _ALIGNED)
-
-
 def _lay_out(files: Sequence[Header], frame: Grid, name: str) -> tuple[Grid, np.ndarray]:
-    """Return the smallest grid that holds all files, and the outline of each in its pixels."""
+    """Return the smallest grid that holds all files, and the outline of each in its pixels; warn of copies."""
     outlines = np.array([shapely.transform(_outline(file, frame), frame.to_pixel) for file in files], object)
     low_x, low_y, high_x, high_y = shapely.total_bounds(outlines)
     x1, y1 = math.floor(low_x + _ALIGNED), math.floor(low_y + _ALIGNED)
@@ -297,16 +276,10 @@ def _lay_out(files: Sequence[Header], frame: Grid, name: str) -> tuple[Grid, np.
             f"{far.name} lies farthest from the others: leave it out, or work on the files in groups"
         )
     place = frame.known_transform @ Affine.translation(x1, y1)
-    grid = Grid((y2 - y1, x2 - x1), place, frame.crs, name)
-    return grid, shapely.transform(outlines, lambda xy: xy - [x1, y1])
-
-
-def _check_overlaps(files: Sequence[Header], footprints: np.ndarray) -> None:
-    """Warn of files that overlap by more than half, and say which of them is read."""
-    a, b = shapely.STRtree(footprints).query(footprints)
+    outlines = shapely.transform(outlines, lambda xy: xy - [x1, y1])
+    a, b = shapely.STRtree(outlines).query(outlines)
     a, b = a[a < b], b[a < b]
-    areas = shapely.area(footprints)
-    shared = shapely.area(shapely.intersection(footprints[a], footprints[b]))
+    areas, shared = shapely.area(outlines), shapely.area(shapely.intersection(outlines[a], outlines[b]))
     over = np.flatnonzero(shared > _SAME_GROUND * np.minimum(areas[a], areas[b]))
     if len(over):
         below, above = files[a[over[0]]].name, files[b[over[0]]].name
@@ -315,6 +288,7 @@ def _check_overlaps(files: Sequence[Header], footprints: np.ndarray) -> None:
             f"{below} and {above} show the same ground{more}: only the later file counts there, here {above}; "
             "leave one out, or list the files in the order that you want"
         )
+    return Grid((y2 - y1, x2 - x1), place, frame.crs, name), outlines
 
 
 def _outline(file: Header, frame: Grid) -> shapely.Polygon:
@@ -337,21 +311,15 @@ def _outline(file: Header, frame: Grid) -> shapely.Polygon:
         except FAILURES as error:
             raise RasterError(problem) from harmless(error)
         across = pixel / math.sqrt(abs(_linear(frame).determinant)) * frame.pixel_size_m
-        if not all(shape) or across > _TORN * max(file.grid.pixel_sides_m) or not _is_invertible(file.grid, frame):
+        # Coordinates far outside a CRS come back somewhere else, where GDAL would then look for pixels.
+        own, other, corners = _rasterio_crs(file.grid), _rasterio_crs(frame), file.grid.corners
+        moved = np.column_stack(transform(other, own, *transform(own, other, *corners.T))) - corners
+        if own.is_geographic:
+            moved[:, 0] = (moved[:, 0] + 180) % 360 - 180  # 181 and -179 are one meridian
+        is_back = np.hypot(*moved.T).max() < max(file.grid.shape) * math.sqrt(abs(_linear(file.grid).determinant))
+        if not all(shape) or across > _TORN * max(file.grid.pixel_sides_m) or not is_back:
             raise RasterError(problem)
     return outline
-
-
-def _is_invertible(grid: Grid, frame: Grid) -> bool:
-    """Return whether the corners of a grid, transformed to the frame's CRS and back, are about where they were.
-
-    Coordinates far outside a CRS come back somewhere else, where GDAL would then look for pixels.
-    """
-    own, other = _rasterio_crs(grid), _rasterio_crs(frame)
-    moved = np.column_stack(transform(other, own, *transform(own, other, *grid.corners.T))) - grid.corners
-    if own.is_geographic:
-        moved[:, 0] = (moved[:, 0] + 180) % 360 - 180  # 181 and -179 are one meridian
-    return bool(np.hypot(*moved.T).max() < max(grid.shape) * math.sqrt(abs(_linear(grid).determinant)))
 
 
 def _rasterio_crs(grid: Grid) -> Any:

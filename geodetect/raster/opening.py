@@ -75,7 +75,7 @@ Rasters: TypeAlias = str | Path | Sequence[str | Path]
 """A raster as a path or URL, or several that are one scene: a list, a folder of GeoTIFFs, or a pattern."""
 
 
-def files_of(raster: Rasters) -> tuple[list[str], str]:
+def list_files(raster: Rasters) -> tuple[list[str], str]:
     """Return paths or URLs of the files of a scene, and the name that messages give it.
 
     Of a folder these are the GeoTIFFs, without hidden ones: macOS puts `._town.tif` beside `town.tif`.
@@ -103,14 +103,14 @@ def files_of(raster: Rasters) -> tuple[list[str], str]:
         return found or [path], name_of(path)
     if not (isinstance(raster, Sequence) and raster and all(isinstance(file, str | Path) for file in raster)):
         raise RasterError(f"a raster is expected as a path or URL, or several of them in a list; got {raster!r:.80}")
-    files = [file for each in raster for file in files_of(each)[0]]
+    files = [file for each in raster for file in list_files(each)[0]]
     more = f" and {len(files) - 1} more" if len(files) > 1 else ""
     return files, f"{name_of(files[0])}{more}"
 
 
 @dataclass(frozen=True)
 class Location:
-    """What GDAL opens: a file, or the description of a virtual raster.
+    """The address of a raster for GDAL: a file, or the description of a virtual raster.
 
     Args:
         text: a path or URL as GDAL spells it, or XML.
@@ -213,7 +213,7 @@ class Handles:
             dataset = self._location.open(self._level)
             points, crs = dataset.gcps
             # A CRS of its own beside the points' contradicts them, and fewer than three points say nothing.
-            warped = len(points) >= _PLANE and crs is not None and dataset.crs is None and affine_of(dataset) is None
+            warped = len(points) >= _PLANE and crs is not None and dataset.crs is None and read_affine(dataset) is None
             if self._level is not None or not warped:
                 return dataset
             return WarpedVRT(dataset, crs=crs, add_alpha=True, resampling=Resampling.bilinear)
@@ -272,17 +272,17 @@ def check_sources(dataset: Any, name: str) -> None:
             raise RasterError(
                 f"{name} is made of files of which {name_of(file)} is missing; put it back, or leave it out"
             )
+
+    def check(file: Location) -> None:
+        with translate_errors(name_of(file.text), file), file.open():
+            pass
+
     remote = [file for file in map(Location.of, dataset.files) if file.is_remote]
     with ThreadPoolExecutor(_N_THREADS, thread_name_prefix="geodetect-sources") as pool:
-        list(pool.map(_check_opens, remote))
+        list(pool.map(check, remote))
 
 
-def _check_opens(file: Location) -> None:
-    with translate_errors(name_of(file.text), file), file.open():
-        pass
-
-
-def affine_of(dataset: Any) -> Affine | None:
+def read_affine(dataset: Any) -> Affine | None:
     """Return the transform from pixels to the map; None if there is none, or control points do not lie on one."""
     transform, points = dataset.transform, dataset.gcps[0]
     if transform.is_identity and len(points) >= _PLANE:
@@ -300,13 +300,13 @@ def _usable(transform: Affine) -> bool:
     return bool(np.isfinite(transform[:6]).all() and transform.determinant != 0 and not transform.is_identity)
 
 
-def grid_of(dataset: Any, name: str) -> Grid:
+def read_grid(dataset: Any, name: str) -> Grid:
     """Return the dataset's grid; a CRS without a transform is left out, since it places nothing.
 
     Raises:
         RasterError: if only rational polynomials locate it, or its CRS is invalid.
     """
-    transform, shape = affine_of(dataset), (dataset.height, dataset.width)
+    transform, shape = read_affine(dataset), (dataset.height, dataset.width)
     if transform is None:
         if dataset.rpcs is not None:
             raise RasterError(

@@ -98,7 +98,7 @@ def describe_orientation(orientation: int) -> str:
     )
 
 
-def orientation_of(dataset: Any) -> int:
+def read_orientation(dataset: Any) -> int:
     """Return the orientation of an open raster, 1 to 8; 1 without a valid tag.
 
     GDAL reads the tag of JPEGs only; that of PNG, WebP and TIFF is read from the file.
@@ -108,16 +108,16 @@ def orientation_of(dataset: Any) -> int:
         value = int(tag) if tag.isdigit() else UPRIGHT
     elif dataset.driver in ("PNG", "WEBP", "GTiff") and Path(dataset.name).is_file():
         with open(dataset.name, "rb") as file:
-            value = _read_orientation(file, dataset.driver)
+            value = _parse_orientation(file, dataset.driver)
     else:
         value = UPRIGHT
     return value if value in _TURNS else UPRIGHT
 
 
-def _read_orientation(file: BinaryIO, driver: str) -> int:
+def _parse_orientation(file: BinaryIO, driver: str) -> int:
     """Return the orientation in a file; 1 if it has none, or ends too early."""
     try:
-        start = {"PNG": _find_in_png, "WEBP": _find_in_webp}.get(driver, lambda _: 0)(file)
+        start = 0 if driver == "GTiff" else _find_exif(file, is_png=driver == "PNG")
         if start is None:
             return UPRIGHT
         # The tags are laid out as TIFF, from `start` on.
@@ -133,24 +133,21 @@ def _read_orientation(file: BinaryIO, driver: str) -> int:
         return UPRIGHT
 
 
-def _find_in_png(file: BinaryIO) -> int | None:
-    """Return where the tags of a PNG begin (https://www.w3.org/TR/png-3/#eXIf); None without any."""
-    place = 8
-    while True:
-        length, kind = struct.unpack(">I4s", _bytes(file, place, 8))
-        if kind in (b"eXIf", b"IEND"):
-            return place + 8 if kind == b"eXIf" else None
-        place += 12 + length
+def _find_exif(file: BinaryIO, *, is_png: bool) -> int | None:
+    """Return where the tags of a PNG or WebP begin; None if there are none.
 
-
-def _find_in_webp(file: BinaryIO) -> int | None:
-    """Return where the tags of a WebP begin (https://developers.google.com/speed/webp/docs/riff_container)."""
-    place = 12
+    https://www.w3.org/TR/png-3/#eXIf, https://developers.google.com/speed/webp/docs/riff_container
+    """
+    place = 8 if is_png else 12
     while True:
-        kind, length = struct.unpack("<4sI", _bytes(file, place, 8))
-        if kind == b"EXIF":
-            return place + (14 if _bytes(file, place + 8, 6) == b"Exif\0\0" else 8)
-        place += 8 + length + length % 2
+        head = struct.unpack(">I4s" if is_png else "<4sI", _bytes(file, place, 8))
+        length, kind = head if is_png else head[::-1]
+        place += 8
+        if kind in (b"eXIf", b"EXIF"):
+            return place + (6 if _bytes(file, place, 6) == b"Exif\0\0" else 0)
+        if kind == b"IEND":
+            return None
+        place += length + (4 if is_png else length % 2)
 
 
 def _bytes(file: BinaryIO, place: int, n_bytes: int) -> bytes:

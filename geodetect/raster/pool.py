@@ -30,7 +30,7 @@ class ReaderPool:
         return ReaderPool, (self.most,)  # nothing is open in another process
 
     @contextmanager
-    def reading(self, reader: Reader) -> Iterator[None]:
+    def keep_open(self, reader: Reader) -> Iterator[None]:
         """Keep the reader open for a `with` block, and afterwards until `most` others were read."""
         with self._lock:
             self._n_reading[reader] = self._n_reading.get(reader, 0) + 1

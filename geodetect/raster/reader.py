@@ -36,7 +36,7 @@ _LARGEST_READ = 1 << 24  # values of the file decoded at once when resampling; m
 
 
 class Reader(Protocol):
-    """What the package needs of a raster.
+    """The interface of rasters that the package reads.
 
     Attributes:
         grid: the pixels that can be read, and where they lie.
@@ -63,7 +63,7 @@ class Reader(Protocol):
 
 
 class _Covered:
-    """What the files of a scene cover of a grid, so that nothing is read elsewhere.
+    """The part of a grid that the files of a scene cover, so that nothing is read elsewhere.
 
     Args:
         footprints: (N,) outlines of the files in pixels of another grid of the same ground.
@@ -80,7 +80,7 @@ class _Covered:
         self._areas, self._tree = shapely.area(self.footprints), shapely.STRtree(shapely.box(*self._bounds.T))
 
     def within(self, window: Window, least: float = 0.0) -> Window | None:
-        """Return the bounds of what is covered of a window; None if that is no more than `least` pixels."""
+        """Return the bounds of the covered part of a window; None if it has no more than `least` pixels."""
         inside = np.array(window.xyxy)
         hit = self._tree.query(shapely.box(*inside))
         if self._areas[hit].sum() <= least:
@@ -218,7 +218,7 @@ class RasterReader:
         x1, y1, x2, y2 = window.xyxy
         assert 0 <= x1 < x2 <= width, f"{window} of {self.grid.shape}"
         assert 0 <= y1 < y2 <= height, f"{window} of {self.grid.shape}"
-        with nullcontext() if self._pool is None else self._pool.reading(self):
+        with nullcontext() if self._pool is None else self._pool.keep_open(self):
             return self._read_own(window) if self.grid.shape == self._shape else self._read_resampled(window)
 
     def _read_covered(self, part: Window | None, window: Window, read: Callable[[Window], Pixels]) -> Pixels:
@@ -247,8 +247,21 @@ class RasterReader:
         try:
             return self._decode(window)  # the broken part may lie in a block, but outside the window
         except FAILURES as error:
-            with self._handles.dataset() as dataset:
-                raise self._broken(_first_broken(dataset, window), error) from harmless(error)
+            raise self._broken(self._find_broken(window), error) from harmless(error)
+
+    def _find_broken(self, window: Window) -> Window:
+        """Return the part of the window in the first block that cannot be read; all of it if each block can."""
+        x1, y1, x2, y2 = window.xyxy
+        with self._handles.dataset() as dataset, rasterio.Env():
+            height, width = dataset.block_shapes[0]
+            for y in range(y1 - y1 % height, y2, height):
+                for x in range(x1 - x1 % width, x2, width):
+                    left, top, right, bottom = max(x, x1), max(y, y1), min(x + width, x2), min(y + height, y2)
+                    try:
+                        dataset.read(window=((top, bottom), (left, right)))
+                    except FAILURES:
+                        return Window(left, top, right - left, bottom - top)
+        return window
 
     def _broken(self, place: Window, error: BaseException) -> RasterError:
         """Return the error for pixels that cannot be read."""
@@ -287,22 +300,6 @@ class RasterReader:
 def _decode(handles: Handles, layers: Layers, bands: tuple[int, ...], location: Location, window: Window) -> Pixels:
     with handles.dataset() as dataset, environment(location):
         return layers.read(dataset, window, bands)
-
-
-def _first_broken(dataset: Any, window: Window) -> Window:
-    """Return the part of the window in the first block that cannot be read; all of it if each block can."""
-    x1, y1, x2, y2 = window.xyxy
-    block_height, block_width = dataset.block_shapes[0]
-    for y in range(y1 - y1 % block_height, y2, block_height):
-        for x in range(x1 - x1 % block_width, x2, block_width):
-            left, top = max(x, x1), max(y, y1)
-            right, bottom = min(x + block_width, x2), min(y + block_height, y2)
-            try:
-                with rasterio.Env():
-                    dataset.read(window=((top, bottom), (left, right)))
-            except FAILURES:
-                return Window(left, top, right - left, bottom - top)
-    return window
 
 
 class MaskedReader:

@@ -59,13 +59,13 @@ class _Band(NamedTuple):
     common: str
 
 
-def bands_of_item(path: str) -> tuple[str, list[str]] | None:
+def list_item_bands(path: str) -> tuple[str, list[str]] | None:
     """Return the name of an item, and the names of each band of its rasters; None if the file is no item.
 
     Raises:
         RasterError: as `locate_item`.
     """
-    item = _item(path)
+    item = _read_item(path)
     return (
         None if item is None else (_name(item, path), [_names_of(band) for band in _list_bands(_rasters(item, path))])
     )
@@ -82,7 +82,7 @@ def locate_item(path: str, bands: Sequence[int | str] | None, nodata: float | No
     Raises:
         RasterError: if an item cannot be read, has no raster, or has several of which bands do not choose.
     """
-    item = _item(path)
+    item = _read_item(path)
     if item is None:
         return Location.of(path), name_of(path)
     name, assets = _name(item, path), _rasters(item, path)
@@ -105,11 +105,11 @@ def locate_item(path: str, bands: Sequence[int | str] | None, nodata: float | No
     return Location.of(str(asset["href"])), name
 
 
-def _item(path: str) -> dict[str, Any] | None:
-    """Return the item in a file or at a URL; None if there is something else, such as a raster in JSON.
+def _read_item(path: str) -> dict[str, Any] | None:
+    """Return the item in a file or at a URL; None if there is something else, such as a raster.
 
     Raises:
-        RasterError: if it cannot be read, or is a catalog or collection.
+        RasterError: if it cannot be read, is named as JSON and is none, or is a catalog or collection.
     """
     if path.startswith(("http://", "https://")):
         inside = _url_path(path)
@@ -117,25 +117,8 @@ def _item(path: str) -> dict[str, Any] | None:
         may_be_item = inside.endswith(_JSON) or bool(is_api)
     else:
         may_be_item = path.lower().endswith(_JSON) and os.path.isfile(path) and os.path.getsize(path) <= _LARGEST_BYTES
-    item = _read_json(path) if may_be_item else None
-    if not isinstance(item, dict) or "stac_version" not in item:
+    if not may_be_item:
         return None
-    if item.get("type") != "Feature":
-        kind = item.get("type", "object")
-        raise RasterError(f"{_name(item, path)} is a STAC {kind} and no item; name one of its items")
-    return item
-
-
-def _name(item: dict[str, Any], path: str) -> str:
-    return str(item.get("id") or name_of(path))
-
-
-def _read_json(path: str) -> Any:
-    """Return the JSON in a file or at a URL; None if a URL without the suffix holds something else.
-
-    Raises:
-        RasterError: if it cannot be read, or is not JSON.
-    """
     try:
         if "://" in path:
             with urllib.request.urlopen(path, timeout=_TIMEOUT_S) as answer:
@@ -147,11 +130,21 @@ def _read_json(path: str) -> Any:
             error.close()  # it holds the connection open
         raise RasterError(f"{path} cannot be read: {getattr(error, 'reason', None) or error}") from harmless(error)
     try:
-        return json.loads(content.decode("utf-8-sig"))
+        item = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         if not _url_path(path).endswith(_JSON):
             return None  # it may be a raster
         raise RasterError(f"{path} is no JSON, and no STAC item: {error}") from harmless(error)
+    if not isinstance(item, dict) or "stac_version" not in item:
+        return None
+    if item.get("type") != "Feature":
+        kind = item.get("type", "object")
+        raise RasterError(f"{_name(item, path)} is a STAC {kind} and no item; name one of its items")
+    return item
+
+
+def _name(item: dict[str, Any], path: str) -> str:
+    return str(item.get("id") or name_of(path))
 
 
 def _url_path(address: str) -> str:
@@ -170,8 +163,13 @@ def _rasters(item: dict[str, Any], path: str) -> dict[str, dict[str, Any]]:
         if not isinstance(asset, dict) or not asset.get("href") or _PREVIEWS & _roles(asset):
             continue
         kind, href = str(asset.get("type") or ""), str(asset["href"])
-        if kind.lower().startswith(_RASTER_TYPES) or _url_path(href).lower().endswith(_RASTER_SUFFIXES):
-            found[key] = {**asset, "href": _resolve(href, path)}
+        if not (kind.lower().startswith(_RASTER_TYPES) or _url_path(href).lower().endswith(_RASTER_SUFFIXES)):
+            continue
+        if href.startswith("file://"):
+            href = urllib.request.url2pathname(_url_path(href))
+        elif "://" not in href and not href.startswith("/vsi"):  # relative to the item
+            href = urljoin(path, href) if "://" in path else os.path.join(os.path.dirname(path), href)
+        found[key] = {**asset, "href": href}
     data = {key: asset for key, asset in found.items() if "data" in _roles(asset)}
     return data or found
 
@@ -179,15 +177,6 @@ def _rasters(item: dict[str, Any], path: str) -> dict[str, dict[str, Any]]:
 def _roles(asset: dict[str, Any]) -> set[str]:
     roles = asset.get("roles")
     return {str(role) for role in roles} if isinstance(roles, list) else set()
-
-
-def _resolve(href: str, path: str) -> str:
-    """Return the address of an asset; a relative one is relative to the item."""
-    if href.startswith("file://"):
-        return urllib.request.url2pathname(_url_path(href))
-    if "://" in href or href.startswith("/vsi"):
-        return href
-    return urljoin(path, href) if "://" in path else os.path.join(os.path.dirname(path), href)
 
 
 def _list_bands(assets: dict[str, dict[str, Any]]) -> list[_Band]:
@@ -245,7 +234,7 @@ def _names_of(band: _Band) -> str:
 
 
 def _stack(name: str, offered: Sequence[_Band], wanted: Iterable[str], nodata: float | None) -> Location:
-    """Return the virtual raster of the bands with these names, on the grid of the finest.
+    """Return the virtual raster of the bands with these names: the ground of all, in pixels of the finest.
 
     Raises:
         RasterError: if one is missing, or they do not cover the same ground.
@@ -253,7 +242,7 @@ def _stack(name: str, offered: Sequence[_Band], wanted: Iterable[str], nodata: f
     bands = [(each, _find(name, offered, each)) for each in wanted]
     hrefs = list(dict.fromkeys(band.href for _, band in bands))
     headers = read_headers([(Location.of(href), name_of(href)) for href in hrefs], nodata)
-    files = {href: file.with_mask(file.least_opaque()) for href, file in zip(hrefs, headers, strict=True)}
+    files = {href: file.with_mask(file.read_least_opaque()) for href, file in zip(hrefs, headers, strict=True)}
     frame = min((file.grid for file in files.values()), key=lambda grid: abs(grid.known_transform.determinant))
     for each, band in bands:
         if files[band.href].layers.palette is not None:
@@ -263,25 +252,19 @@ def _stack(name: str, offered: Sequence[_Band], wanted: Iterable[str], nodata: f
                 f"{files[band.href].name} has {files[band.href].n_bands} bands, not as {name} says of its band "
                 f"{each!r}; open {band.href} itself"
             )
-    return stack(
-        [(each, files[band.href], band.number) for each, band in bands], _intersect(list(files.values()), frame)
-    )
-
-
-def _intersect(files: Sequence[Header], frame: Grid) -> Grid:
-    """Return the ground that all files cover, in pixels of the frame.
-
-    Raises:
-        RasterError: if the CRS or direction of one differs, or it covers more or less by more than one of its pixels.
-    """
-    extents = np.array([_extent(file, frame) for file in files])
-    x1, y1 = np.ceil(extents[:, :2].max(axis=0) - _ALIGNED).astype(int)
-    x2, y2 = np.floor(extents[:, 2:].min(axis=0) + _ALIGNED).astype(int)
-    return frame.window(Window(int(x1), int(y1), int(x2 - x1), int(y2 - y1)))
+    extents = np.array([_extent(file, frame) for file in files.values()])
+    x1, y1 = np.ceil(extents[:, :2].max(axis=0) - _ALIGNED).astype(int).tolist()
+    x2, y2 = np.floor(extents[:, 2:].min(axis=0) + _ALIGNED).astype(int).tolist()
+    grid = frame.window(Window(x1, y1, x2 - x1, y2 - y1))
+    return stack([(each, files[band.href], band.number) for each, band in bands], grid)
 
 
 def _extent(file: Header, frame: Grid) -> tuple[float, float, float, float]:
-    """Return the bounds of a file in pixels of the frame: x1, y1, x2, y2."""
+    """Return the bounds of a file in pixels of the frame: x1, y1, x2, y2.
+
+    Raises:
+        RasterError: if its CRS or direction differs, or it covers more or less by more than one of its pixels.
+    """
     if file.grid.crs != frame.crs:
         raise RasterError(
             f"{file.name} and {frame.name} have different coordinate reference systems; "

@@ -108,7 +108,7 @@ def describe(files: Sequence[Header], grid: Grid, *, upright: bool, resampled: b
     for i, band in enumerate(layers.data, 1):
         own, colour = layers.names[band - 1]
         tags = _element("Description", escape(own))
-        # Bands of a mosaic are data, whatever they are tagged as.
+        # Bands of a mosaic are data, even if tagged otherwise.
         tags += _element("ColorInterp", "undefined" if colour in ("alpha", "palette") else colour)
         tags += "" if layers.scaled is None else _scale(*layers.scaled[band - 1])
         bands.append(f'<Band band="{i}" dataType="{kind}">{tags}</Band>')
@@ -126,7 +126,6 @@ def stack(bands: Sequence[tuple[str, Header, int]], grid: Grid) -> Location:
         bands: the name of each, its file, and its number in that.
         grid: the pixels of the whole; the files have its CRS and directions.
     """
-    height, width = grid.shape
     content = []
     if grid.crs is not None:
         content.append(_element("SRS", escape(grid.crs.to_wkt())))
@@ -142,11 +141,14 @@ def stack(bands: Sequence[tuple[str, Header, int]], grid: Grid) -> Location:
         masks = {(file.location.text, file.layers.alpha or f"mask,{band}"): file for _, file, band in bands}
         sources = [_mask_source(file, mask, grid) for (_, mask), file in masks.items()]
         content.append(_element("MaskBand", _combine("mul", sources)))
-    xml = f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}">{"".join(content)}</VRTDataset>'
-    return Location(xml, is_virtual=True, is_remote=any(file.location.is_remote for _, file, _ in bands))
+    return Location(
+        _dataset(grid, "".join(content)),
+        is_virtual=True,
+        is_remote=any(file.location.is_remote for _, file, _ in bands),
+    )
 
 
-def sources_of(dataset: Any) -> np.ndarray | None:
+def outline_sources(dataset: Any) -> np.ndarray | None:
     """Return the outlines (N,) of a virtual raster's sources in its pixels; None if they cover it, or if unknown.
 
     Unknown is what GDAL warps or computes; other rasters have no sources.
@@ -199,7 +201,7 @@ def _describe_file(file: Header, pixels: Grid | None, *, masked: bool) -> str:
     Args:
         file: one of many.
         pixels: lay it out in these, y up; None: on the map.
-        masked: say in a mask what is valid, not by no-data values alone.
+        masked: describe the valid pixels by a mask, not by no-data values alone.
     """
     kind, transform = TYPES[file.layers.stored.name], file.grid.known_transform
     if file.layers.palette is not None:
@@ -213,12 +215,12 @@ def _describe_file(file: Header, pixels: Grid | None, *, masked: bool) -> str:
         transform = Affine(1, 0, round(x), 0, -1, -round(y))
     elif file.grid.crs is not None:
         srs = _element("SRS", escape(file.grid.crs.to_wkt()))
-    mask = _describe_mask(file, _dataset(file, bands)) if masked else ""
-    return _dataset(file, srs + _transform(transform) + bands + (mask and _element("MaskBand", mask)))
+    mask = _describe_mask(file, _dataset(file.grid, bands)) if masked else ""
+    return _dataset(file.grid, srs + _transform(transform) + bands + (mask and _element("MaskBand", mask)))
 
 
-def _dataset(file: Header, content: str) -> str:
-    height, width = file.grid.shape
+def _dataset(grid: Grid, content: str) -> str:
+    height, width = grid.shape
     return f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}">{content}</VRTDataset>'
 
 
@@ -278,7 +280,7 @@ def _source(
     (height, width), (block_height, block_width) = file.grid.shape, file.block
     size = f'RasterXSize="{width}" RasterYSize="{height}" DataType="{kind}"'
     blocks = f'BlockXSize="{block_width}" BlockYSize="{block_height}"'
-    content = f"{_named(file)}{_element('SourceBand', band)}<SourceProperties {size} {blocks}/>"
+    content = f"{_filename(file)}{_element('SourceBand', band)}<SourceProperties {size} {blocks}/>"
     source = "ComplexSource" if table else "SimpleSource"
     if grid is None:
         return _element(source, content + table)
@@ -292,14 +294,14 @@ def _source(
 
 def _indices(file: Header, meaning: str) -> str:
     """Return the colours of a file with a palette; GDAL opens it at once, since it has to see the palette."""
-    return _element("ComplexSource", _named(file) + _element("SourceBand", 1) + meaning)
+    return _element("ComplexSource", _filename(file) + _element("SourceBand", 1) + meaning)
 
 
 def _nodata(value: float | None) -> str:
     return "" if value is None else _element("NoDataValue", repr(value))
 
 
-def _named(file: Header) -> str:
+def _filename(file: Header) -> str:
     return f'<SourceFilename relativeToVRT="0">{escape(file.location.text)}</SourceFilename>'
 
 

@@ -87,9 +87,21 @@ def write_chip(
 
 
 def _write(part: Path, pixels: np.ndarray, grid: Grid, valid: np.ndarray | None) -> None:
+    n_bands, height, width = pixels.shape
+    profile: dict[str, Any] = {"driver": _DRIVERS[part.suffix[1:]], "count": n_bands, "height": height, "width": width}
+    if part.suffix == ".tif":
+        coloured = n_bands in (3, 4) and pixels.dtype in (np.uint8, np.uint16)
+        # Without "alpha" GDAL tags the fourth band as one, and the next reader takes it for a mask.
+        profile |= {"compress": "deflate", "photometric": "RGB" if coloured else "MINISBLACK", "alpha": "NO"}
+    elif part.suffix == ".jpg":
+        profile["quality"] = _QUALITY
+    if grid.transform is not None:
+        profile["transform"] = grid.transform
+    if grid.crs is not None:
+        profile["crs"] = rasterio.crs.CRS.from_wkt(grid.crs.to_wkt())
     # The mask inside the file, so that a GeoTIFF is one file.
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
-        with rasterio.open(part, "w", **_profile(part.suffix[1:], pixels, grid)) as target:
+        with rasterio.open(part, "w", dtype=pixels.dtype.name, **profile) as target:
             target.write(pixels)
             if valid is not None and not valid.all() and part.suffix == ".tif":
                 target.write_mask(valid)
@@ -98,26 +110,3 @@ def _write(part: Path, pixels: np.ndarray, grid: Grid, valid: np.ndarray | None)
         place = grid.transform @ Affine.translation(0.5, 0.5)
         world = (place.a, place.d, place.b, place.e, place.c, place.f)
         part.with_suffix(_WORLD[part.suffix]).write_text("".join(f"{value!r}\n" for value in world), encoding="ascii")
-
-
-def _profile(chip_format: str, pixels: np.ndarray, grid: Grid) -> dict[str, Any]:
-    """Return rasterio's creation options for these pixels."""
-    n_bands, height, width = pixels.shape
-    coloured = n_bands in (3, 4) and pixels.dtype in (np.uint8, np.uint16)
-    profile: dict[str, Any] = {
-        "driver": _DRIVERS[chip_format],
-        "count": n_bands,
-        "height": height,
-        "width": width,
-        "dtype": pixels.dtype.name,
-    }
-    if chip_format == "tif":
-        # Without "alpha" GDAL tags the fourth band as one, and the next reader takes it for a mask.
-        profile |= {"compress": "deflate", "photometric": "RGB" if coloured else "MINISBLACK", "alpha": "NO"}
-    elif chip_format == "jpg":
-        profile["quality"] = _QUALITY
-    if grid.transform is not None:
-        profile["transform"] = grid.transform
-    if grid.crs is not None:
-        profile["crs"] = rasterio.crs.CRS.from_wkt(grid.crs.to_wkt())
-    return profile

@@ -22,9 +22,9 @@ import shapely
 from geodetect.addresses import expand_user
 from geodetect.boxes import Boxes
 from geodetect.errors import ArgumentError, GeodetectError, OutputError, warn
-from geodetect.files import through_links
-from geodetect.locks import held
-from geodetect.raster import RasterReader, Rasters, Reader, files_of
+from geodetect.files import follow_link
+from geodetect.locks import hold
+from geodetect.raster import RasterReader, Rasters, Reader, list_files
 from geodetect.scene.edges import Parts, join
 from geodetect.scene.features import check_measurable, features_of
 from geodetect.scene.ground import joined
@@ -41,7 +41,7 @@ from geodetect.scene.runner import Runner, runner_for
 from geodetect.scene.scan import Strip, on_ground, scan_strips
 from geodetect.scene.seam import Seam
 from geodetect.vector.areas import read_area
-from geodetect.vector.opening import Area, vector_paths
+from geodetect.vector.opening import Area, list_paths
 from geodetect.vector.outputs import SEARCHED, check_output, check_parts
 from geodetect.vector.writers import check_texts, write_features
 
@@ -179,7 +179,7 @@ def detect_objects(
         scene = _Scene(reader, detector, plan, runner, measure=measure, progress=progress, client=client, work=work)
         if not outputs:
             return scene.features()
-        with held(journal_of(outputs[0]).with_suffix("")):
+        with hold(journal_of(outputs[0]).with_suffix("")):
             scene.write(outputs, resume=resume)
         return outputs if isinstance(output, Sequence) and not isinstance(output, str) else outputs[0]
 
@@ -198,7 +198,7 @@ def _outputs(output: Any, raster: Rasters, aoi: Any) -> list[Path]:
         raise ArgumentError(f"output must be a file or several different ones; got {output!r:.200}")
     check_parts(paths)
     if replaced := [path for path in paths if path.exists()]:
-        read = [*files_of(raster)[0], *vector_paths(aoi)]
+        read = [*list_files(raster)[0], *list_paths(aoi)]
         for path in replaced:
             if any(os.path.exists(file) and path.samefile(file) for file in read):
                 raise OutputError(f"{path} is to be read, and would be replaced; choose another output")
@@ -273,7 +273,7 @@ class _Scene:
         searched = self._searched(ran)
         for path in outputs:
             # Incomplete files are kept in the journal, unless that is on another disk.
-            here = folder if through_links(path).parent.stat().st_dev == folder.stat().st_dev else None
+            here = folder if follow_link(path).parent.stat().st_dev == folder.stat().st_dev else None
             try:
                 write_features(self._frames(found), path, workplace=here, about=self._about(ran), searched=searched)
                 written.append(path.name)

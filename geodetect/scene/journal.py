@@ -24,7 +24,7 @@ from jaxtyping import Bool, UInt8
 
 from geodetect.boxes import Boxes
 from geodetect.errors import ArgumentError, OutputError
-from geodetect.files import through_links
+from geodetect.files import follow_link
 from geodetect.scene.edges import Parts
 from geodetect.scene.scan import Strip
 
@@ -43,7 +43,7 @@ def journal_of(output: Path) -> Path:
 
     It is on the same disk as the output, so for a link beside its target.
     """
-    return through_links(output).with_suffix(".journal")
+    return follow_link(output).with_suffix(".journal")
 
 
 def recorded(folder: Path) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from geodetect.raster import RasterReader, Rasters, Reader, describe_orientation
 from geodetect.scene.models import DetectsPixels, suited_batch_size
 from geodetect.vector.datum import warn_of_shift
 from geodetect.vector.writers import DEGREES, WGS84
-from geodetect.windows import Windows, check_stride, tilings_over
+from geodetect.windows import Windows, check_stride, plan_tilings
 
 _IN_MEMORY = 3  # batches at once: the current one and two that are read ahead
 _FULL_BATCHES = 4  # per strip at least, so that the last one, which may be smaller, costs little
@@ -120,7 +120,7 @@ def make_plan(
     windows = _windows(reader, detector, chip_size, overlap, area)
     n_bytes = _IN_MEMORY * _window_bytes(reader, windows.chip_size)
     if batch_size is None:
-        batch_size = max(1, min(suited_batch_size(detector, windows.chip_size), memory.available() // n_bytes))
+        batch_size = max(1, min(suited_batch_size(detector, windows.chip_size), memory.available_bytes() // n_bytes))
     batch_size = check_whole("batch_size", batch_size)
     what = f"batch_size={batch_size:,} with windows of {windows.chip_size:,} px"
     memory.check_fits(batch_size * n_bytes, what, f"make {'batch_size' if batch_size > 1 else 'chip_size'} smaller")
@@ -186,7 +186,7 @@ def _windows(
         _window_bytes(reader, chip_size), f"a window of {chip_size:,} x {chip_size:,} px", "make chip_size smaller"
     )
     check_stride(chip_size, overlap)
-    tilings = tilings_over(reader.grid.shape, chip_size, overlap, reader.footprints)
+    tilings = plan_tilings(reader.grid.shape, chip_size, overlap, reader.footprints)
     windows = Windows.of(tilings, reader.footprints, None if area is None else np.array([area], object))
     if not len(windows):
         raise LabelsError(f"the aoi meets none of the files of {reader.grid.name}; check that both are of one place")

@@ -72,7 +72,7 @@ def scan_strips(
     groups = (plan.of_strip(strip) for strip in strips)
     coming = batches(reader, groups, chip_size=plan.windows.chip_size, batch_size=plan.batch_size)
     following = 0
-    with memory.kept(), closing(coming):  # its threads end here, also after an error
+    with memory.reuse_freed(), closing(coming):  # its threads end here, also after an error
         found = run_batches(coming, model, reader.grid.name)
         n_passed = 0
         for group, of_group in groupby(found, key=lambda answer: answer[0].group):

@@ -115,7 +115,7 @@ def open_area(aoi: Area, crs: CRS | None) -> Features:
 
 
 def place_area(features: Features, target: Target) -> Placement:
-    """Bring the polygons of an area of interest into a CRS; warn of what is left out, and of the datum shift.
+    """Bring the polygons of an area of interest into a CRS; warn of features left out, and of the datum shift.
 
     Raises:
         LabelsError: if there are no polygons with an area, or no transformation leads to this CRS.

@@ -38,6 +38,47 @@ class _Shift(NamedTuple):
     accuracy_m: float
     better: Any
 
+    @classmethod
+    def between(cls, crs: CRS, to: CRS, place: Float[np.ndarray, "2"], limit_m: float) -> _Shift | None:
+        """Return how PROJ shifts datums at a place; None where there is nothing to shift.
+
+        Raises:
+            ProjError: if no transformation leads from one CRS to the other.
+        """
+        transformer = Transformer.from_crs(crs, to, always_xy=True)
+        origin = np.array(transformer.transform(place[0], place[1], direction="INVERSE"))
+        after, before = _to_lonlat(to, place), _to_lonlat(crs, origin)
+        if not np.isfinite([*after, *before]).all():
+            return None
+        transformer.transform(*origin)
+        try:
+            used = transformer.get_last_used_operation()
+        except ProjError:  # where there is but one operation, PROJ keeps no record
+            used = transformer
+        a, b = crs.ellipsoid, to.ellipsoid
+        assert a is not None  # as PROJ knows a transformation
+        assert b is not None
+        # PROJ takes datums as one that it knows nothing of or has no grid for; those of today lie close to each other.
+        ballpark = "Ballpark geographic offset" in used.description
+        modern = all(abs(each.semi_major_metre - _MODERN_AXIS_M) < 1 for each in (a, b))
+        accuracy_m = (_ENSEMBLE_M if modern else math.inf) if ballpark else float(used.accuracy)
+        moves = Geod(ellps="WGS84").inv(*before, *after)[2] > _SHIFT_M
+        # NAD83 and WGS 84 were equal when they were defined, and coordinates are taken from one to the other unchanged.
+        enough_m = math.inf if moves or ballpark else min(limit_m, _REAL_SHIFT_M)
+        useful_m = min(accuracy_m * _WORTH_IT, enough_m)
+        lon, lat = after
+        around = AreaOfInterest(lon - _AROUND_DEG, lat - _AROUND_DEG, lon + _AROUND_DEG, lat + _AROUND_DEG)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that a grid is missing, which we say ourselves
+            lacking = TransformerGroup(crs, to, always_xy=True, area_of_interest=around).unavailable_operations
+        better = [each for each in lacking if 0 <= each.accuracy < useful_m]
+        if better:
+            return cls(accuracy_m, better[0])  # PROJ's first choice for the place
+        # A sphere is an ellipsoid for maps, and has no datum of its own.
+        spherical = 0.0 in (a.inverse_flattening, b.inverse_flattening)
+        differ = not spherical and abs(a.semi_major_metre - b.semi_major_metre) > 1
+        return cls(accuracy_m, None) if moves or (ballpark and differ) else None
+
 
 def warn_of_datum(features: Features, target: Target) -> None:
     """Warn where features are shifted to the datum of a target with an error above its tolerance."""
@@ -63,7 +104,7 @@ def warn_of_shift(
     if crs is None or to is None or crs == to:
         return
     try:
-        shift = _evaluate_shift(crs.to_2d(), to.to_2d(), place, limit_m)
+        shift = _Shift.between(crs.to_2d(), to.to_2d(), place, limit_m)
     except ProjError:
         return  # not on earth, or beyond one of the two, which other messages report
     if shift is None or shift.accuracy_m <= limit_m:
@@ -82,47 +123,6 @@ def warn_of_shift(
         warn(f"{shifted}; with a grid that PROJ lacks it is {shift.better.accuracy:.2g} m: {remedy}")
     elif shift.accuracy_m > _ENSEMBLE_M:
         warn(f"{shifted}; check its CRS, or bring it into {to.name} with a program that knows a better transformation")
-
-
-def _evaluate_shift(crs: CRS, to: CRS, place: Float[np.ndarray, "2"], limit_m: float) -> _Shift | None:
-    """Return how PROJ shifts datums at a place; None where there is nothing to shift.
-
-    Raises:
-        ProjError: if no transformation leads from one CRS to the other.
-    """
-    transformer = Transformer.from_crs(crs, to, always_xy=True)
-    origin = np.array(transformer.transform(place[0], place[1], direction="INVERSE"))
-    after, before = _to_lonlat(to, place), _to_lonlat(crs, origin)
-    if not np.isfinite([*after, *before]).all():
-        return None
-    transformer.transform(*origin)
-    try:
-        used = transformer.get_last_used_operation()
-    except ProjError:  # where there is but one operation, PROJ keeps no record
-        used = transformer
-    a, b = crs.ellipsoid, to.ellipsoid
-    assert a is not None  # as PROJ knows a transformation
-    assert b is not None
-    # PROJ takes datums as one that it knows nothing of or has no grid for; those of today lie close to each other.
-    ballpark = "Ballpark geographic offset" in used.description
-    modern = all(abs(each.semi_major_metre - _MODERN_AXIS_M) < 1 for each in (a, b))
-    accuracy_m = (_ENSEMBLE_M if modern else math.inf) if ballpark else float(used.accuracy)
-    moves = Geod(ellps="WGS84").inv(*before, *after)[2] > _SHIFT_M
-    # NAD83 and WGS 84 were equal when they were defined, and coordinates are taken from one to the other unchanged.
-    enough_m = math.inf if moves or ballpark else min(limit_m, _REAL_SHIFT_M)
-    useful_m = min(accuracy_m * _WORTH_IT, enough_m)
-    lon, lat = after
-    around = AreaOfInterest(lon - _AROUND_DEG, lat - _AROUND_DEG, lon + _AROUND_DEG, lat + _AROUND_DEG)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that a grid is missing, which we say ourselves
-        lacking = TransformerGroup(crs, to, always_xy=True, area_of_interest=around).unavailable_operations
-    better = [each for each in lacking if 0 <= each.accuracy < useful_m]
-    if better:
-        return _Shift(accuracy_m, better[0])  # PROJ's first choice for the place
-    # A sphere is an ellipsoid for maps, and has no datum of its own.
-    spherical = 0.0 in (a.inverse_flattening, b.inverse_flattening)
-    differ = not spherical and abs(a.semi_major_metre - b.semi_major_metre) > 1
-    return _Shift(accuracy_m, None) if moves or (ballpark and differ) else None
 
 
 def _to_lonlat(crs: CRS, xy: Float[np.ndarray, "2"]) -> tuple[float, float]:

@@ -223,7 +223,7 @@ class Objects:
 
     @property
     def report(self) -> str:
-        """What was read and what was left out, in one line."""
+        """Summary of the features read and left out, in one line."""
         names, source = self.names[self.used], self.features.name
         n_classes, n_features = len(set(names)), len(self.features.frame)
         if n_features != len(self.names):

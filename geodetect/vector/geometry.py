@@ -182,7 +182,7 @@ def join_cut(parts: np.ndarray, rows: Int[np.ndarray, "P"]) -> tuple[np.ndarray,
 def shift_near(geometry: np.ndarray, longitude: float) -> np.ndarray:
     """Shift geometries by whole turns, so that each lies in one place, within half a turn of a longitude.
 
-    What is beyond two turns is no longitude, and stays as it is.
+    Values beyond two turns are no longitudes, and stay as they are.
     """
     x1, _, x2, _ = shapely.bounds(geometry).reshape(-1, 4).T
     shifted = geometry.copy()

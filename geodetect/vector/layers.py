@@ -13,7 +13,7 @@ import pyogrio
 from geodetect.addresses import expand_user, name_of
 from geodetect.errors import ArgumentError, LabelsError, is_whole, warn
 from geodetect.facts import listed
-from geodetect.vector.literal import literal_source
+from geodetect.vector.literal import escape_path
 from geodetect.vector.outputs import SEARCHED
 
 _OPTION = re.compile(r"\|(?=\w+=)")
@@ -77,7 +77,7 @@ class VectorFile:
             LabelsError: if the layer that was chosen does not exist, or has no geometry.
             ValueError: if there are no layers.
         """
-        layers = pyogrio.list_layers(literal_source(self.path)).tolist()
+        layers = pyogrio.list_layers(escape_path(self.path)).tolist()
         if not layers:
             raise ValueError("it holds no layers")
         names = [str(layer) for layer, _ in layers]
@@ -119,6 +119,6 @@ class VectorFile:
         """Return whether a layer may hold a feature; some drivers take long to count all."""
         options = {"layer": number, "max_features": 1, "read_geometry": False, "return_fids": True}
         try:
-            return len(pyogrio.raw.read(literal_source(self.path), **options)[1]) > 0
+            return len(pyogrio.raw.read(escape_path(self.path), **options)[1]) > 0
         except RuntimeError:  # of a layer that cannot be read, this is not known
             return True

@@ -16,7 +16,7 @@ from pathlib import Path
 _PARSED = set("!;?\r\n\t")
 
 
-def literal_source(path: str) -> str:
+def escape_path(path: str) -> str:
     """Return the name under which pyogrio opens the file of a path, and no other; the path itself if there is none."""
     if not os.path.exists(path):
         return path
@@ -28,7 +28,7 @@ def literal_source(path: str) -> str:
 
 
 @contextmanager
-def literal_folder(folder: Path) -> Iterator[Path]:
+def escape_folder(folder: Path) -> Iterator[Path]:
     """Give a folder to write into, through a link elsewhere if pyogrio would misread its path."""
     absolute = _absolute(folder)
     if not _PARSED & set(absolute):

@@ -1,10 +1,10 @@
-"""Reading of vector files and frames, whatever their format."""
+"""Reading of vector files in any format, and of frames."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,12 +21,12 @@ from geodetect.addresses import glob_files, is_url, name_of
 from geodetect.errors import ArgumentError, LabelsError, first_line, harmless, warn
 from geodetect.vector.features import Features
 from geodetect.vector.layers import VectorFile
-from geodetect.vector.literal import literal_source
+from geodetect.vector.literal import escape_path
 
 _PARQUET = {".parquet", ".geoparquet", ".pq"}
 # What GDAL, GEOS, PROJ and Arrow raise on bad files; pyogrio's and PROJ's own are RuntimeErrors.
 _UNREADABLE = (RuntimeError, ValueError, TypeError, OSError, OverflowError, shapely.errors.ShapelyError)
-_VECTOR = {".geojson", ".json", ".gpkg", ".shp", ".fgb", ".kml", ".gml", *_PARQUET}  # what is taken from a folder
+_VECTOR = {".geojson", ".json", ".gpkg", ".shp", ".fgb", ".kml", ".gml", *_PARQUET}  # taken from a folder
 _FOLDERS = {".gdb", *_PARQUET}  # that are one source, and not a folder of files
 _CSV_OPTIONS = {
     "GEOM_POSSIBLE_NAMES": "geometry,wkt,geom,the_geom",
@@ -67,7 +67,7 @@ def open_features(source: Vectors, what: str = "labels", layer: str | int | None
             raise ArgumentError(f"layer={layer!r} cannot be applied to a frame of {what}; it is for files")
         frame = source if isinstance(source, GeoDataFrame) else GeoDataFrame(geometry=source)
         return _check(Features(frame, f"the frame of {what}"))
-    found = [_open(file) for file in _list_files(source, what, layer)]
+    found = [_open(file) for file in _find_files(source, what, layer)]
     if len(found) == 1:
         return found[0]
     if isinstance(source, str | Path):  # a folder or a pattern: files of one kind, whose names say where, not what
@@ -75,13 +75,13 @@ def open_features(source: Vectors, what: str = "labels", layer: str | int | None
     return _join(found, f"{found[0].name} and {len(found) - 1} more")
 
 
-def vector_paths(source: Area | None) -> list[str]:
+def list_paths(source: Area | None) -> list[str]:
     """Return the files that features are read from; none for frames, geometries and numbers."""
     several = source if isinstance(source, list | tuple) else [source]
-    return [file.path for each in several if isinstance(each, str | Path) for file in _list_files(each)]
+    return [file.path for each in several if isinstance(each, str | Path) for file in _find_files(each)]
 
 
-def _list_files(source: Any, what: str = "labels", layer: str | int | None = None) -> list[VectorFile]:
+def _find_files(source: Any, what: str = "labels", layer: str | int | None = None) -> list[VectorFile]:
     """Return the files named, those of a folder, or those that match a pattern.
 
     Args:
@@ -117,7 +117,7 @@ def _open(file: VectorFile) -> Features:
     try:
         # Coordinates that are no numbers are counted later, so shapely's warnings of them are not needed.
         with warnings.catch_warnings(), np.errstate(invalid="ignore"):
-            # pyogrio warns of odd fields, rings and measures that it mends or leaves out; we count what is lost.
+            # pyogrio warns of odd fields, rings and measures that it mends or leaves out; we count the losses.
             warnings.filterwarnings("ignore", category=RuntimeWarning, module="pyogrio")
             warnings.filterwarnings("ignore", category=UserWarning, module="pyogrio")
             frame, note = _read(file, path)
@@ -126,8 +126,9 @@ def _open(file: VectorFile) -> Features:
     except _UNREADABLE as error:
         # GDAL's advice is on drivers, which users do not choose here.
         reason = first_line(error).split("; It might help")[0].rstrip(".")
-        message = f"{path.name} cannot be read as a vector file: {reason}{_advise_zip(file.path)}"
-        raise LabelsError(message) from harmless(error)
+        inside = _list_zip(file.path, _VECTOR)
+        advice = f"; give one of the files in it, such as /vsizip/{file.path}/{inside[0]}" if inside else ""
+        raise LabelsError(f"{path.name} cannot be read as a vector file: {reason}{advice}") from harmless(error)
     return _check(Features(frame, path.name, path.stem, note))
 
 
@@ -141,7 +142,9 @@ def _read(file: VectorFile, path: Path) -> tuple[GeoDataFrame, str]:
     options: dict[str, Any] = dict(_CSV_OPTIONS) if suffix == ".csv" else {}
     number, note = file.find_layer()
     options |= {"engine": "pyogrio", "layer": number, "where": file.where}
-    source = _find_kml(literal_source(file.path)) if suffix == ".kmz" else literal_source(file.path)
+    source = escape_path(file.path)
+    if suffix == ".kmz" and len(inside := _list_zip(source, {".kml"})) == 1:
+        source = f"/vsizip/{source}/{inside[0]}"  # GDAL drops its columns when it opens the archive
     try:
         frame = gpd.read_file(source, **options)
         if suffix == ".shp" and not Path(file.path).with_suffix(".cpg").exists() and _is_misread(frame):
@@ -168,25 +171,14 @@ def _is_misread(frame: GeoDataFrame) -> bool:
         return False
 
 
-def _advise_zip(path: str) -> str:
-    """Return how to read the vector files in a zip archive that GDAL does not open as a whole; else empty."""
+def _list_zip(path: str, suffixes: Collection[str]) -> list[str]:
+    """Return the files with these suffixes in a zip archive; none for any other file."""
     try:
         with ZipFile(path) as archive:
-            inside = [name for name in archive.namelist() if Path(name).suffix.lower() in _VECTOR]
+            names = archive.namelist()
     except (OSError, BadZipFile):
-        return ""
-    inside = [name for name in inside if not name.startswith("__MACOSX")]
-    return f"; give one of the files in it, such as /vsizip/{path}/{inside[0]}" if inside else ""
-
-
-def _find_kml(path: str) -> str:
-    """Return the one KML in a KMZ, whose columns GDAL drops when it opens the archive; the KMZ if there are several."""
-    try:
-        with ZipFile(path) as archive:
-            inside = [name for name in archive.namelist() if name.lower().endswith(".kml")]
-    except (OSError, BadZipFile):
-        return path
-    return f"/vsizip/{path}/{inside[0]}" if len(inside) == 1 else path
+        return []
+    return [n for n in names if Path(n).suffix.lower() in suffixes and not n.startswith("__MACOSX")]
 
 
 def _join(features: list[Features], name: str) -> Features:

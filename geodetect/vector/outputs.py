@@ -14,8 +14,8 @@ from pathlib import Path
 
 from geodetect.addresses import expand_user, is_url
 from geodetect.errors import ArgumentError, OutputError
-from geodetect.files import through_links
-from geodetect.vector.literal import literal_folder
+from geodetect.files import follow_link
+from geodetect.vector.literal import escape_folder
 
 SUFFIXES = (".gpkg", ".geojson", ".shp", ".fgb", ".kml", ".parquet", ".csv")
 SEARCHED, STYLES = "searched", "layer_styles"  # tables of a GeoPackage beside the features
@@ -38,14 +38,14 @@ def check_output(path: str | Path) -> Path:
     if path.suffix.lower() not in SUFFIXES:
         raise OutputError(f"{path.name} should end in one of {' '.join(SUFFIXES)}; got {path.suffix or 'no suffix'!r}")
     try:
-        with literal_folder(through_links(path).parent):
+        with escape_folder(follow_link(path).parent):
             pass
     except FileNotFoundError as error:
         raise OutputError(f"the working folder was removed; change to one that exists to write {path.name}") from error
     except OSError as error:
         raise OutputError(f"GDAL does not write into {path.parent}, which has ! ; or ? in its name") from error
     if path.suffix.lower() == ".gpkg":
-        _check_geopackage(through_links(path))
+        _check_geopackage(follow_link(path))
     if not _is_shapefile(path):
         return path
     if path.is_symlink():
@@ -71,7 +71,7 @@ def check_place(path: str | Path) -> Path:
     path = Path(expand_user(path))
     try:
         str(path).encode()
-        target = through_links(path)
+        target = follow_link(path)
         target.lstat()
     except FileNotFoundError:
         pass
@@ -151,7 +151,7 @@ def name_layer(path: Path) -> str:
 
 
 def publish(part: Path, path: Path) -> None:
-    """Move `part` to `path`, and the files beside it under its name likewise, in place of older files.
+    """Move `part` to `path`, and the files of its name beside it, in place of older files.
 
     The main file is moved last, and an older one of a shapefile removed first: where it is, all of it is.
 

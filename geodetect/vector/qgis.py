@@ -46,7 +46,16 @@ INSERT INTO layer_styles
      description, owner)
 VALUES ('', '', ?, ?, ?, ?, '', 1, ?, '')
 """
-_LABELS_FROM = 5000  # 1 to this many, and closer: a score is then about as wide as a house is
+# The score of each box in two decimals, where the map is 1:5,000 or larger: it is then about as wide as a house. QGIS'
+# number 8 puts it beside the box, so that small objects stay visible.
+_LABELS = """<labeling type="simple"><settings calloutType="simple">
+<text-style fieldName="format_number(&quot;score&quot;, 2)" isExpression="1" fontSize="8" fontSizeUnit="Point"
+ textColor="0,0,0,255">
+<text-buffer bufferDraw="1" bufferSize="0.7" bufferSizeUnits="MM" bufferColor="255,255,255,255"/>
+</text-style>
+<placement placement="8" dist="0.5" distUnits="MM"/>
+<rendering scaleVisibility="1" scaleMin="0" scaleMax="5000" obstacle="0"/>
+</settings></labeling>"""
 _WIDTH_MM, _CASING_MM = "0.4", "0.9"
 _GREY = "#505050"
 
@@ -120,7 +129,7 @@ def style_boxes(column: str, categories: Sequence[_Category], *, scored: bool) -
         _add_line(symbol, "#000000", _CASING_MM, alpha=128)
         _add_line(symbol, each.colour, _WIDTH_MM, dashed=each.dashed)
     if scored:
-        _add_labels(root)
+        root.append(ElementTree.fromstring(_LABELS))
     return ElementTree.tostring(root, encoding="unicode")
 
 
@@ -143,31 +152,3 @@ def _add_line(symbol: Element, colour: str, width_mm: str, *, alpha: int = 255, 
     for name, value in line.items():
         SubElement(options, "Option", name=name, value=value, type="QString")
         SubElement(layer, "prop", k=name, v=value)  # where QGIS before 3.26 looks
-
-
-def _add_labels(root: Element) -> None:
-    """Label each box with its score, in two decimals, where the map is at least as large as 1:5,000."""
-    settings = SubElement(SubElement(root, "labeling", type="simple"), "settings", calloutType="simple")
-    text = SubElement(
-        settings,
-        "text-style",
-        fieldName='format_number("score", 2)',
-        isExpression="1",
-        fontSize="8",
-        fontSizeUnit="Point",
-        textColor="0,0,0,255",
-    )
-    SubElement(
-        text, "text-buffer", bufferDraw="1", bufferSize="0.7", bufferSizeUnits="MM", bufferColor="255,255,255,255"
-    )
-    # QGIS' numbers; beside the box, so that small objects stay visible.
-    outside_polygons, at_some_scales = "8", "1"
-    SubElement(settings, "placement", placement=outside_polygons, dist="0.5", distUnits="MM")
-    SubElement(
-        settings,
-        "rendering",
-        scaleVisibility=at_some_scales,
-        scaleMin="0",
-        scaleMax=str(_LABELS_FROM),  # the number after "1:", so that of the smallest map with scores
-        obstacle="0",
-    )

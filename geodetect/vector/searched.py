@@ -19,8 +19,8 @@ from pyproj import CRS
 from pyproj.exceptions import ProjError
 
 from geodetect.addresses import name_of
-from geodetect.vector.literal import literal_source
-from geodetect.vector.opening import Vectors, vector_paths
+from geodetect.vector.literal import escape_path
+from geodetect.vector.opening import Vectors, list_paths
 from geodetect.vector.outputs import SEARCHED
 
 _HEAD = 1 << 16  # characters of a GeoJSON file that are read at once
@@ -37,7 +37,7 @@ def read_searched_ground(detections: Vectors) -> GeoSeries | None:
     """
     if isinstance(detections, GeoDataFrame):
         return _parse_facts(detections.attrs)
-    grounds = [_read_ground(path) for path in vector_paths(detections)]
+    grounds = [_read_ground(path) for path in list_paths(detections)]
     if len(grounds) == 1:
         return grounds[0]
     known = [ground for ground in grounds if ground is not None]
@@ -48,7 +48,7 @@ def read_searched_ground(detections: Vectors) -> GeoSeries | None:
 
 def _read_ground(path: str) -> GeoSeries | None:
     """Return the ground that one file records; None for an unreadable file, which the reading of features reports."""
-    suffix, source = Path(name_of(path)).suffix.lower(), literal_source(path)
+    suffix, source = Path(name_of(path)).suffix.lower(), escape_path(path)
     try:
         if suffix in (".geojson", ".json"):
             return _parse_facts(_read_member(path))
@@ -68,7 +68,7 @@ def _read_ground(path: str) -> GeoSeries | None:
 
 
 def _read_member(path: str) -> Mapping[str, Any]:
-    """Read our member of a GeoJSON file, which stands before its features; those are not read."""
+    """Read our member of a GeoJSON file, which comes before its features; those are not read."""
     text = ""
     with open(path, encoding="utf-8") as file:
         while more := file.read(_HEAD):

@@ -28,9 +28,9 @@ from pyproj import CRS
 from pyproj.exceptions import ProjError
 
 from geodetect.errors import OutputError, first_line
-from geodetect.files import through_links
+from geodetect.files import follow_link
 from geodetect.vector.geometry import cut_at_180
-from geodetect.vector.literal import literal_folder
+from geodetect.vector.literal import escape_folder
 from geodetect.vector.outputs import SEARCHED, check_output, name_layer, publish
 from geodetect.vector.qgis import add_style
 
@@ -75,8 +75,24 @@ class _Layer:
 
     @classmethod
     def of(cls, first: GeoDataFrame, path: Path, about: Mapping[str, Any]) -> _Layer:
-        """Return the layer of frames like the first."""
-        suffix = path.suffix.lower()
+        """Return the layer of frames like the first.
+
+        Raises:
+            OutputError: if the file would not return a column's name as it is, or libraries take two for one another.
+        """
+        suffix, names = path.suffix.lower(), [str(name) for name in first.columns]
+        check_texts(names, path)
+        twins = [name for name, n in Counter(map(str.casefold, names)).items() if n > 1]
+        if twins:
+            raise OutputError(
+                f"{path.name} cannot hold several columns named {twins[0]!r}, in capitals or not; rename one"
+            )
+        cut = [name for name in names if not name.isascii() and len(name.encode()) > _DBF_NAME_BYTES]
+        if cut and suffix == ".shp":
+            raise OutputError(
+                f"the column {cut[0]!r} takes {len(cut[0].encode())} bytes, and a shapefile cuts names to "
+                f"{_DBF_NAME_BYTES}; rename it, or write {path.stem}.gpkg instead"
+            )
         kinds = set(first.geom_type.dropna()) or {"Polygon"}
         if suffix in DEGREES:  # a box across the antimeridian becomes two there
             kind = "Unknown"
@@ -135,6 +151,14 @@ class _Layer:
         """Write frames to a file, one after another."""
         write = {".csv": self._write_csv, ".parquet": self._write_parquet}.get(part.suffix, self._write_gdal)
         write(map(self.table, frames), part)
+
+    def add_searched(self, part: Path, searched: shapely.Geometry) -> None:
+        """Add the layer of the ground that was searched to a GeoPackage."""
+        polygons = shapely.get_parts(searched)
+        ground = GeoDataFrame(geometry=[shapely.multipolygons(polygons)] if len(polygons) else [], crs=self.crs)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="'crs' was not provided", category=UserWarning)
+            pyogrio.write_dataframe(ground, part, layer=SEARCHED, geometry_type="MultiPolygon", append=True)
 
     def _write_gdal(self, tables: Iterator[pa.Table], part: Path) -> None:
         """Write one layer as a stream through GDAL."""
@@ -237,25 +261,6 @@ def check_texts(texts: Iterable[str], path: Path | None) -> None:
             )
 
 
-def _check_columns(frame: GeoDataFrame, path: Path) -> None:
-    """Refuse names of columns that a file would not return as they are, or that libraries take for one another.
-
-    Raises:
-        OutputError: if there are any.
-    """
-    names = [str(name) for name in frame.columns]
-    check_texts(names, path)
-    twins = [name for name, n in Counter(map(str.casefold, names)).items() if n > 1]
-    if twins:
-        raise OutputError(f"{path.name} cannot hold several columns named {twins[0]!r}, in capitals or not; rename one")
-    cut = [name for name in names if not name.isascii() and len(name.encode()) > _DBF_NAME_BYTES]
-    if cut and path.suffix.lower() == ".shp":
-        raise OutputError(
-            f"the column {cut[0]!r} takes {len(cut[0].encode())} bytes, and a shapefile cuts names to "
-            f"{_DBF_NAME_BYTES}; rename it, or write {path.stem}.gpkg instead"
-        )
-
-
 def write_features(
     features: GeoDataFrame | Iterable[GeoDataFrame],
     path: str | Path,
@@ -272,7 +277,7 @@ def write_features(
         features: a frame; or frames of polygons with the same columns and CRS, which are never held all at once.
         path: `.gpkg .geojson .shp .fgb .parquet .kml .csv`; an existing file is replaced, and where it is a symbolic
             link, the file that it leads to.
-        workplace: a folder on the same disk for what is not complete; None: a hidden one beside the file.
+        workplace: a folder on the same disk for incomplete files; None: a hidden one beside the file.
         about: facts to store with the features, under the name `geodetect`: in the metadata of a GeoPackage's layer,
             of GeoParquet and of FlatGeobuf, and as a member of GeoJSON. The other formats have no place for them.
         searched: the ground that was searched for the features, in their CRS: WKT among the facts, and a layer of a
@@ -285,7 +290,7 @@ def write_features(
         OutputError: if it cannot be written, or the format cannot hold the features; then nothing is left behind.
     """
     path = check_output(path)
-    suffix, target = path.suffix.lower(), through_links(path)
+    suffix, target = path.suffix.lower(), follow_link(path)
     frames = iter([features] if isinstance(features, GeoDataFrame) else features)
     first = next(frames, None)
     if first is None:
@@ -295,15 +300,14 @@ def write_features(
         raise OutputError(
             f"KML is in WGS 84 by definition, and these features have no CRS; write {path.stem}.gpkg instead"
         )
-    _check_columns(first, path)
     layer = _Layer.of(first, path, {**(about or {}), **({} if searched is None else {SEARCHED: searched.wkt})})
     try:
-        with _workplace(workplace or target.parent) as folder, _naming_a_full_disk(folder):
+        with _make_workplace(workplace or target.parent) as folder:
             part = folder / f"part{suffix}"
             layer.write(chain([first], frames), part)
             if suffix == ".gpkg":
                 if searched is not None:
-                    _add_searched(part, searched, first.crs)
+                    layer.add_searched(part, searched)
                 add_style(part)
             publish(part, target)
     except _FAILURES as error:
@@ -312,31 +316,17 @@ def write_features(
 
 
 @contextmanager
-def _workplace(beside: Path) -> Iterator[Path]:
-    """Make a hidden folder in another, under a name that GDAL takes literally; remove it with its content."""
-    with tempfile.TemporaryDirectory(dir=beside, prefix=".") as folder, literal_folder(Path(folder)) as plain:
-        yield plain
-
-
-@contextmanager
-def _naming_a_full_disk(folder: Path) -> Iterator[None]:
-    """Name a full disk as the reason of a failure: GDAL's drivers do not, and SQLite's misses its own tables then.
+def _make_workplace(beside: Path) -> Iterator[Path]:
+    """Make a hidden folder in another, under a name that GDAL takes literally; remove it with its content.
 
     Raises:
-        OSError: instead of what failed for it.
+        OSError: in place of another failure if the disk is full: GDAL's drivers do not say so, and SQLite's misses its
+            own tables then.
     """
-    try:
-        yield
-    except _FAILURES:
-        if shutil.disk_usage(folder).free < _LITTLE_BYTES:
-            raise OSError("the disk is full") from None
-        raise
-
-
-def _add_searched(part: Path, searched: shapely.Geometry, crs: CRS | None) -> None:
-    """Add the layer of the ground that was searched to a GeoPackage."""
-    polygons = shapely.get_parts(searched)
-    ground = GeoDataFrame(geometry=[shapely.multipolygons(polygons)] if len(polygons) else [], crs=crs)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="'crs' was not provided", category=UserWarning)
-        pyogrio.write_dataframe(ground, part, layer=SEARCHED, geometry_type="MultiPolygon", append=True)
+    with tempfile.TemporaryDirectory(dir=beside, prefix=".") as folder, escape_folder(Path(folder)) as plain:
+        try:
+            yield plain
+        except _FAILURES:
+            if shutil.disk_usage(plain).free < _LITTLE_BYTES:
+                raise OSError("the disk is full") from None
+            raise

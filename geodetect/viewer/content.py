@@ -62,7 +62,7 @@ def describe_boxes(rows: GeoDataFrame, name: str, grid: Grid) -> dict[str, Any]:
 
 
 def describe_scene(grid: Grid) -> dict[str, Any]:
-    """Return the scene's size and place; None for what is unknown.
+    """Return the scene's size and place; None for unknown facts.
 
     Returns:
         `name`, `width` and `height` in pixels, `transform` (a to f) to map coordinates, `crs` (its name), and where

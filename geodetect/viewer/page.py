@@ -18,7 +18,7 @@ from jaxtyping import Float
 from matplotlib.image import imsave
 
 from geodetect.errors import OutputError
-from geodetect.files import appearing
+from geodetect.files import replace_atomically
 from geodetect.vector.outputs import check_place
 
 _NOTEBOOK_HEIGHT = 720  # px of the page inside a notebook
@@ -43,7 +43,7 @@ class Page:
         Args:
             name: of the scene.
             rgb: its picture, 0 to 1.
-            content: what the scripts draw, as JSON holds it.
+            content: the objects that the scripts draw, as JSON holds them.
         """
         part = {name: files(__package__).joinpath(name).read_text("utf-8") for name in (_TEMPLATE, _STYLE, *_SCRIPTS)}
         jpeg = BytesIO()
@@ -77,6 +77,6 @@ class Page:
         path = check_place(path)
         if path.suffix.lower() not in (".html", ".htm"):
             raise OutputError(f"the page is saved as .html; got {path.name}")
-        with appearing(path) as part:
+        with replace_atomically(path) as part:
             part.write_text(self.html, encoding="utf-8")
         return path

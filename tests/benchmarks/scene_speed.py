@@ -229,7 +229,7 @@ def bare(scene: Scene, precision: str) -> Features:
 
     @torch.inference_mode()
     def run() -> int:
-        with memory.kept(), precisions.autocast(dtype, detector.device):
+        with memory.reuse_freed(), precisions.autocast(dtype, detector.device):
             for batch in pictures.split(n_windows):
                 network(batch)
         return 0

@@ -150,7 +150,7 @@ def main(argv: list[str]) -> None:
     taken: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
     for _ in range(choices.rounds):
         for name, step in steps.items():
-            with nullcontext() if name == REFERENCE else memory.kept():
+            with nullcontext() if name == REFERENCE else memory.reuse_freed():
                 taken[name] += [step(batch) for _ in range(choices.steps)][1:]
     medians = {name: statistics.median(t["step"] for t in times) for name, times in taken.items()}
     reference = medians[first]

@@ -26,7 +26,7 @@ from geodetect.chips.formats.names import key, posix
 from geodetect.chips.formats.text import parse_number, read_lines, read_text
 from geodetect.errors import LabelsError, warn
 from geodetect.facts import listed
-from geodetect.raster import RasterReader, Rasters, files_of
+from geodetect.raster import RasterReader, Rasters, list_files
 from geodetect.vector.opening import Vectors
 
 LABELS = "labels.csv"
@@ -120,7 +120,7 @@ def on_map(labels: Vectors, raster: Rasters) -> Vectors:
     path = Path(expand_user(labels)) if isinstance(labels, str | Path) else Path()
     if not (path.suffix.lower() == ".csv" and path.is_file() and _is_label(path)):
         return labels
-    files, name = files_of(raster)
+    files, name = list_files(raster)
     by_key = {key(name_of(file)): file for file in files}
     images = _read_csv(path).values()
     there = [image for image in images if key(image.path.name) in by_key]
