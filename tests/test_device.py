@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -208,3 +211,13 @@ class CountWaits(Callback):  # type: ignore[misc]
         if self.training:
             self.steps.append(Counter(self.seen.waits) - self.so_far)
             self.so_far = Counter(self.seen.waits)
+
+
+@pytest.mark.slow
+def test_the_benchmark_for_gpus_runs(tmp_path: Path) -> None:
+    script, table = Path(__file__).parent / "benchmarks" / "gpu.py", tmp_path / "gpu.md"
+    subprocess.run([sys.executable, script, "--tiny", "--device", "cpu", "--output", table], check=True)
+    rows = [line for line in table.read_text().splitlines() if line.startswith("| ")]
+    assert any("scene, detect_objects bf16" in row for row in rows)
+    (boxes,) = (row for row in rows if "boxes in float32" in row)
+    assert re.search(r"\| (\d+) of \1 at IoU 0.99", boxes)
