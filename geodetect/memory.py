@@ -34,10 +34,12 @@ _USUAL_MMAP_THRESHOLD = 32 << 20
 def is_short(error: BaseException) -> bool:
     """Return whether an error means that memory ran out, on the processor or on a GPU.
 
-    Torch's errors are recognised by name, since other models run without torch.
+    Torch's errors are recognised by name, since other models run without torch; those of the processor and of MPS
+    are plain RuntimeErrors.
     """
-    named = type(error).__name__ == "OutOfMemoryError"
-    return named or isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return any(sign in str(error) for sign in ("DefaultCPUAllocator", "MPS backend out of memory"))
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from geodetect.chips.cut import MIN_SIDE
+from geodetect.network.inference import send
 
 _ZOOM = (0.8, 1.25)  # scale jitter; more would hide the size of an object, which tells much of its class
 _MIN_VISIBLE = 0.3  # of a box's area after a zoom has cut it; the default of `prepare_data`
@@ -61,7 +62,7 @@ def random_symmetry(batch: Batch, generator: torch.Generator) -> Batch:
     square = images.shape[-1] == images.shape[-2]
     numbers = torch.randint(8 if square else 4, (len(images),), generator=generator)
     for number in set(numbers.tolist()):
-        mine = (numbers == number).to(images.device)
+        mine = send(torch.nonzero(numbers == number)[:, 0], images.device)  # of a mask the device would have to tell
         images[mine], boxes[mine], _ = apply_symmetry(Batch(images[mine], boxes[mine], batch.labels[mine]), number)
     return Batch(images, boxes, batch.labels)
 
@@ -75,8 +76,8 @@ def random_zoom(batch: Batch, generator: torch.Generator) -> Batch:
     low, high = _ZOOM
     zoom = low * (high / low) ** torch.rand(len(images), generator=generator)
     corner = torch.rand(len(images), 2, generator=generator) * (1 - 1 / zoom)[:, None]  # share of the sides
-    zoom, corner = zoom.to(images.device), corner.to(images.device)
-    size = torch.tensor(images.shape[:1:-1], device=images.device)  # width, height
+    zoom, corner = send(zoom, images.device), send(corner, images.device)
+    size = send(torch.tensor(images.shape[:1:-1]), images.device)  # width, height
     moved = (boxes - (corner * size).repeat(1, 2)[:, None]) * zoom[:, None, None]
     kept = torch.minimum(moved.clamp(min=0), size.repeat(2))
     sides, whole = kept[..., 2:] - kept[..., :2], moved[..., 2:] - moved[..., :2]
@@ -91,6 +92,6 @@ def random_zoom(batch: Batch, generator: torch.Generator) -> Batch:
 def random_light(images: Float[Tensor, "B C H W"], generator: torch.Generator) -> Float[Tensor, "B C H W"]:
     """Change contrast and brightness of standardised images: much in all bands alike, a little in each."""
     n_images, n_bands = images.shape[:2]
-    draw = torch.rand(3, n_images, n_bands, 1, 1, generator=generator).to(images.device) * 2 - 1
+    draw = send(torch.rand(3, n_images, n_bands, 1, 1, generator=generator), images.device) * 2 - 1
     gain = 1 + _GAIN * draw[0, :, :1] + _BAND_GAIN * draw[2]
     return images * gain + _BIAS * draw[1, :, :1]

@@ -24,6 +24,7 @@ from geodetect.metadata import LOWEST_SCORE, NMS_IOU, HasMetadata, Metadata, Sco
 from geodetect.network import precision as precisions
 from geodetect.network.batching import choose_by_trial, choose_on_cpu
 from geodetect.network.coding import select_candidates, suppress
+from geodetect.network.devices import find_device
 from geodetect.network.inference import Pending, eval_mode, freeze, prepare_images, send
 from geodetect.network.retinanet import Network
 from geodetect.stretch import Stretch
@@ -73,7 +74,7 @@ class Detector(HasMetadata):
                 f"names {list(metadata.classes)}, and {network.n_bands} bands, {metadata.bands}"
             )
         if device is not None:
-            self.network.to(known_device(device))
+            self.network.to(find_device(device))
         precisions.resolve(precision, self.device)
 
     @property
@@ -191,8 +192,8 @@ class Detector(HasMetadata):
             ArgumentError: if there is no such precision or device.
         """
         fast = copy(self)
-        if device is not None and known_device(device) != self.device:
-            fast.network = deepcopy(self.network).to(known_device(device))
+        if device is not None and find_device(device) != self.device:
+            fast.network = deepcopy(self.network).to(find_device(device))
         fast.precision = precision or self.precision
         if fast.precision == "auto":
             fast.precision = precisions.choose(fast.device)
@@ -239,22 +240,3 @@ class Detector(HasMetadata):
         self.warn_if_untrained()
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
         return file.write(Path(expand_user(path)), weights, self.metadata)
-
-
-def known_device(device: str | torch.device) -> torch.device:
-    """Return the device with this name.
-
-    Raises:
-        ArgumentError: if it is not there.
-    """
-    try:
-        known = torch.device(device)
-        torch.empty(0, device=known)
-    except (RuntimeError, AssertionError, TypeError) as error:  # AssertionError: torch was built without CUDA
-        raise ArgumentError(f'there is no device {str(device)!r} here ({first_line(error)}); use "cpu"') from error
-    return known
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its name."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

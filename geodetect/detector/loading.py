@@ -9,9 +9,10 @@ from torch import Tensor
 
 from geodetect.addresses import expand_user
 from geodetect.detector import file
-from geodetect.detector.detector import Detector, first_line, known_device
-from geodetect.errors import ModelError
+from geodetect.detector.detector import Detector
+from geodetect.errors import ModelError, first_line
 from geodetect.network import precision as precisions
+from geodetect.network.devices import find_device
 from geodetect.network.retinanet import Network
 
 
@@ -28,7 +29,7 @@ def read_detector(path: str | Path, *, device: str | torch.device | None = None,
         ArgumentError: if the device or the precision is not possible.
         MissingPackage: if its backbone comes from timm and that is not installed.
     """
-    where = known_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = find_device(device)
     precisions.resolve(precision, where)
     path = Path(expand_user(path))
     weights, metadata = file.read(path)

@@ -18,6 +18,7 @@ from geodetect.facts import listed
 from geodetect.learner import weights
 from geodetect.learner.weights import COCO, IMAGENET, Start
 from geodetect.metadata import Architecture, Metadata
+from geodetect.network.devices import find_device
 from geodetect.network.losses import Loss
 from geodetect.network.retinanet import Network
 
@@ -157,7 +158,7 @@ def make_detector(
         pixel_size_m=data.pixel_size_m,
         stretch=stretch,
     )
-    detector = Detector(network, metadata, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    detector = Detector(network, metadata, device=find_device(device))
     if start.saved is not None:
         notes += weights.fill(detector, start.saved, str(start.name))
     for note in notes:

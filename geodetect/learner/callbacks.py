@@ -191,9 +191,9 @@ class ChipAP(Metric):  # type: ignore[misc]
         logits, deltas = (output.detach() for output in learn.pred)
         anchors, sizes = learn.model.anchors(self.shape), learn.model.level_sizes(self.shape)
         self.found += suppress(select_candidates(logits, deltas, anchors, self.shape, level_sizes=sizes).cpu(), NMS_IOU)
-        for boxes, labels in zip(*learn.yb, strict=True):
+        for boxes, labels in zip(*(part.cpu().numpy() for part in learn.yb), strict=True):
             is_real = labels >= 0  # not padding
-            self.truth.append(Boxes(boxes[is_real].double().cpu().numpy(), labels[is_real].cpu().numpy()))
+            self.truth.append(Boxes(boxes[is_real], labels[is_real]))
 
     @property
     def value(self) -> float:

@@ -15,6 +15,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from geodetect.errors import ArgumentError
+from geodetect.network.devices import find_device
 
 
 @contextmanager
@@ -30,11 +31,19 @@ def join(device: str | None = None) -> Iterator[str | None]:
     if not distributed.is_available() or not distributed.is_torchelastic_launched() or distributed.is_initialized():
         yield device
         return
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if str(place) != place.type:
+    place = find_device(device)
+    if device is not None and str(device) != place.type:
         raise ArgumentError(f'torchrun gives each process a device of its own; give "{place.type}", not "{place}"')
+    if place.type == "mps":  # torch.distributed has no backend for it
+        place = torch.device("cpu")
     if place.type == "cuda":
-        place = torch.device("cuda", distributed.get_node_local_rank())
+        number, n_gpus = distributed.get_node_local_rank(), torch.cuda.device_count()
+        if number >= n_gpus:
+            raise ArgumentError(
+                f"each process needs a GPU of its own; torchrun started more than the {n_gpus} of this machine: "
+                f"use --nproc-per-node {n_gpus}"
+            )
+        place = torch.device("cuda", number)
         torch.cuda.set_device(place)
     distributed.init_process_group()
     try:

@@ -125,8 +125,8 @@ class DetectionLearner(Learner):  # type: ignore[misc]
         self.pred, self.loss_grad = None, None
         if self.training:
             self.opt.zero_grad()
-        if self.model.device.type == "cuda":
-            torch.cuda.empty_cache()
+        if self.model.device.type != "cpu":
+            torch.get_device_module(self.model.device).empty_cache()
         warnings.warn(  # not `errors.warn`, which would blame fastai's loop
             f"the memory of {self.model.device} does not hold {n_chips} chips at once: from here on the network takes "
             f"{-(-n_chips // self.n_parts)} at a time, with the same steps",

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import torch
 
+from geodetect.memory import is_short
+
 # Activations stay in the processor's cache up to about this size: a ResNet50 in float32 was fastest with one window of
 # 512 px (227 ms; 270 ms each with two, 245 ms with four), and small images with a few together.
 _CACHE_BYTES = 32 * 2**20
@@ -33,7 +35,9 @@ def choose_by_trial(run: Callable[[int], object], sizes: tuple[int, ...] = _SIZE
             run(size)  # warm-up
             start = time.perf_counter()
             run(size)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_short(error):
+                raise
             break
         achieved = size / (time.perf_counter() - start)
         if achieved < _GAIN * rate:

@@ -69,7 +69,7 @@ def select_candidates(
         level_sizes: number of anchors at each level; they sum to A.
         min_score: lowest score of a candidate, for all classes or for each.
     """
-    lowest = torch.as_tensor(min_score, dtype=torch.float32, device=logits.device).expand(logits.shape[2])
+    lowest = torch.zeros(logits.shape[2], device=logits.device) + min_score
     floors = (torch.logit(lowest.clamp(max=_NEARLY_CERTAIN)) - _MARGIN).to(logits.dtype)
     able = torch.where(logits >= floors, logits, -math.inf)  # `>=` is False for NaN too
     n_classes, first, levels = logits.shape[2], 0, []

@@ -72,7 +72,7 @@ class Head(nn.Module):
     def gives_prior(self) -> bool:
         """Whether the biases are still those of a class head that was never trained."""
         assert self.out.bias is not None
-        return bool((self.out.bias == self.out.bias.new_tensor(_PRIOR_LOGIT)).all())
+        return bool((self.out.bias == torch.full_like(self.out.bias, _PRIOR_LOGIT)).all())
 
     def forward(self, levels: Sequence[Float[Tensor, "B C _h _w"]]) -> Float[Tensor, "B A K"]:
         """Return the outputs in the order of `anchors.make_anchors`: levels, rows, columns, shapes of a cell."""

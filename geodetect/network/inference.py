@@ -134,12 +134,13 @@ def eval_mode(network: nn.Module) -> Iterator[None]:
 def send(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a tensor to a device without waiting for it; work that is queued there later finds it complete.
 
-    CUDA copies from and to page-locked memory while both sides go on working
-    (https://docs.pytorch.org/tutorials/intermediate/pinmem_nonblock.html). Elsewhere this is a plain copy.
+    CUDA copies from page-locked memory while both sides go on working
+    (https://docs.pytorch.org/tutorials/intermediate/pinmem_nonblock.html). Elsewhere the copy blocks: MPS would read
+    the memory of a tensor that is freed before it has been copied.
     """
-    if device.type == "cuda" and tensor.device.type == "cpu":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class Pending:

@@ -67,4 +67,4 @@ class Loss:
         else:
             box = smooth_l1_loss(moves, encode(positive, true), beta=1.0, reduction="sum")
         n_positive = max(1, len(anchor))
-        return focal[target != IGNORED].sum() / n_positive, self.box_weight * box / n_positive
+        return focal.masked_fill(target == IGNORED, 0).sum() / n_positive, self.box_weight * box / n_positive

@@ -88,7 +88,8 @@ def is_native(dtype: torch.dtype, device: torch.device) -> bool:
     if dtype == torch.float32:
         return True
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        with torch.cuda.device(device):  # the question is about the current one
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         # torch has no public function for this; without the instructions oneDNN emulates bf16, at half the speed
         native = getattr(torch.cpu, "_is_avx512_bf16_supported", None)

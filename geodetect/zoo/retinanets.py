@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from geodetect.detector import Detector
-from geodetect.detector.detector import known_device
 from geodetect.detector.state_dicts import read_state_dict
 from geodetect.errors import ArgumentError, ModelError
 from geodetect.metadata import UNKNOWN_SCORE, Metadata
 from geodetect.network import published
+from geodetect.network.devices import find_device
 from geodetect.network.retinanet import Network
 from geodetect.stretch import IMAGENET
 from geodetect.zoo.hub import CONFIG, WEIGHTS
@@ -53,7 +53,7 @@ def read_retinanet(
     """
     config = _config(folder, name)
     names = _classes(config, classes, name)
-    where = known_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = find_device(device)
     state = read_state_dict(_weights(folder, name))
     if not published.has_heads(state):
         raise ModelError(f"{name} holds no RetinaNet of torchvision, as DeepForest saves it, but other weights")
