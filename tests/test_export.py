@@ -613,14 +613,17 @@ def test_an_item_names_its_program_as_an_address(
 
 
 @needs_onnx
-def test_names_of_classes_survive_both_spellings() -> None:
-    from geodetect.export.onnx import _metadata
+def test_names_of_classes_survive_both_spellings(tmp_path: Path) -> None:
+    import onnx
 
     names = ["it's", 'a "b"', "船", "\N{OCTOPUS}", "back\\slash"]
     with torch.random.fork_rng(devices=[]):
         network = Network(Architecture("resnet18", anchors=SPEC), n_classes=len(names), n_bands=1, weights=None)
-    made = make_detector(network, names, bands=(1,), stretch=Stretch((0.0,), (1.0,)), chip_size=101, overlap=16)
-    told = _metadata(made, [1], "YOLO_v9")
+    made = make_detector(
+        trained(network), names, bands=(1,), stretch=Stretch((0.0,), (1.0,)), chip_size=101, overlap=16
+    )
+    path = export(made, tmp_path / "model.onnx")
+    told = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
     assert list(json.loads(told["class_names"]).values()) == names
     assert list(ast.literal_eval(told["names"]).values()) == names
     assert (told["stride"], told["channels"]) == ("1", "1")
