@@ -26,9 +26,12 @@ from torchvision.models.detection import retinanet_resnet50_fpn
 import geodetect as gd
 from geodetect.boxes import iou
 from geodetect.cli.main import main
+from geodetect.detector import Detector
 from geodetect.errors import ArgumentError, GeodetectError, ModelError
 from geodetect.export import export
-from geodetect.stretch import Stretch
+from geodetect.metadata import Metadata
+from geodetect.network.retinanet import Network
+from geodetect.stretch import IMAGENET, Stretch
 from tests.fakes import PaintedScene
 
 CELL, SIDE = 16, 64  # px: sides of painted squares and of the images of the tests' own networks
@@ -121,31 +124,60 @@ def test_a_state_dict_serves_where_there_is_no_safetensors_file(
 # The hub, and other addresses
 
 
+def publish(hub: Path, repository: str, folder: Path) -> str:
+    """Put a folder into a cache as the hub's library keeps it, and return the commit."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    kept = hub / f"models--{repository.replace('/', '--')}"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "main").write_text(commit)
+    (kept / "snapshots").mkdir()
+    (kept / "snapshots" / commit).symlink_to(folder)
+    return commit
+
+
+def offline(hub: Path, script: str) -> list[str]:
+    """Run a script whose hub is a cache without a network, and return the lines that it writes."""
+    environment = os.environ | {"HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", f"import geodetect as gd\n{script}"]
+    ended = subprocess.run(command, cwd=hub.parent, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.splitlines()
+
+
 def test_the_hub_is_asked_by_its_own_library(folder: Path, tmp_path: Path) -> None:
     """Offline, with a cache as the library keeps it; a local folder of the same name takes precedence."""
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    repository = tmp_path / "hub" / "models--owner--crowns"
-    (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text(commit)
-    (repository / "snapshots").mkdir()
-    (repository / "snapshots" / commit).symlink_to(folder)
-    script = (
-        "import geodetect as gd\n"
+    hub = tmp_path / "hub"
+    commit = publish(hub, "owner/crowns", folder)
+    *classes, refusal = offline(
+        hub,
         f"for name in ('owner/crowns', 'hf://owner/crowns', 'owner/crowns@{commit}'):\n"
         "    print(gd.load_detector(name, device='cpu').classes)\n"
         "try:\n"
         "    gd.load_detector('owner/other')\n"
         "except gd.errors.ModelError as error:\n"
-        "    print(error)\n"
+        "    print(error)\n",
     )
-    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", script]
-    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
-    *classes, refusal = ended.stdout.splitlines()
     assert classes == ["['Alive', 'Dead']"] * 3
     assert "owner/other" in refusal
     assert "local" in refusal
+
+
+@pytest.mark.filterwarnings("ignore:this model has learnt nothing yet")
+def test_a_repository_or_folder_may_hold_a_detector_of_ours(tmp_path: Path) -> None:
+    network = Network("resnet18", n_classes=2, n_bands=3, weights=None)
+    ours = Detector(
+        network.eval(), Metadata(classes=["car", "pool"], bands=(1, 2, 3), chip_size=64, overlap=16, stretch=IMAGENET)
+    )
+    (tmp_path / "ours").mkdir()
+    ours.save(tmp_path / "ours" / "model.safetensors")
+    assert gd.load_detector(tmp_path / "ours", device="cpu").classes == ["car", "pool"]
+    (tmp_path / "ours" / "config.json").write_text('{"library": "geodetect"}')  # a page of the hub wants one
+    assert gd.load_detector(tmp_path / "ours", device="cpu").classes == ["car", "pool"]
+    (tmp_path / "ours" / "config.json").unlink()
+    publish(tmp_path / "hub", "owner/ours", tmp_path / "ours")
+    assert offline(tmp_path / "hub", "print(*gd.RetinaNet.from_model('owner/ours').detector.classes)") == ["car pool"]
+    with pytest.raises(ArgumentError, match="holds its own classes"):
+        gd.load_detector(tmp_path / "ours", classes=["car"])
 
 
 @pytest.fixture
@@ -376,7 +408,7 @@ def test_names_that_mean_nothing_are_refused(name: Any, told: str) -> None:
 @pytest.mark.parametrize(
     ("config", "told"),
     [
-        (None, "holds no config.json"),
+        (None, "neither a config.json"),
         ("{", "not JSON"),
         ({"architectures": ["ViTForImageClassification"]}, "ViTForImageClassification"),
         ({"num_classes": 2}, "classes="),
@@ -431,8 +463,11 @@ def test_training_starts_from_a_published_detector(folder: Path, scenes: dict[st
 @pytest.mark.filterwarnings("ignore:.*overlap no anchor")
 def test_an_onnx_file_cannot_be_trained(tmp_path: Path, scenes: dict[str, PaintedScene]) -> None:
     data = gd.prepare_data(scenes["upright"].path, labels=scenes["upright"].truth, chip_size=64)
+    path = save(tmp_path / "squares.onnx", "YOLO_v9")
     with pytest.raises(ModelError, match="cannot be trained"):
-        gd.RetinaNet(data, weights=save(tmp_path / "squares.onnx", "YOLO_v9"))
+        gd.RetinaNet(data, weights=path)
+    with pytest.raises(ModelError, match="cannot be trained"):
+        gd.RetinaNet.from_model(path)
 
 
 # The command line

@@ -6,6 +6,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from geodetect.addresses import expand_user
@@ -50,10 +51,7 @@ class Start:
             return cls(weights)
         path = Path(expand_user(weights) if isinstance(weights, str | Path) else str(weights))
         if path.is_dir() or path.suffix.lower() == ".onnx" or is_remote(weights):
-            saved = load_detector(weights, device="cpu")
-            if not isinstance(saved, Detector):
-                raise ModelError(f"{weights} runs in onnxruntime and cannot be trained; start from other weights")
-            return cls(str(weights), saved=saved)
+            return cls(str(weights), saved=load_trainable(weights, device="cpu"))
         if not path.is_file():
             raise ArgumentError(
                 'weights must be "imagenet", "coco", None, the file of a saved detector or of torchvision\'s weights, '
@@ -73,6 +71,18 @@ class Start:
         state = published.load_coco() if self.name == COCO else self.state
         source = "torchvision's RetinaNet" if self.name == COCO else str(self.name)
         return published.fill(network, state, source) if state else []
+
+
+def load_trainable(name: str | Path, *, device: str | torch.device | None) -> Detector:
+    """Load a detector as `load_detector` does, to train it.
+
+    Raises:
+        ModelError: if there is none, or it runs in onnxruntime.
+    """
+    detector = load_detector(name, device=device)
+    if not isinstance(detector, Detector):
+        raise ModelError(f"{name} runs in onnxruntime and cannot be trained; start from other weights")
+    return detector
 
 
 def fill(detector: Detector, saved: Detector, source: str) -> list[str]:

@@ -17,7 +17,7 @@ _STATE_DICTS = (".pt", ".pth", ".bin")  # read with torch's reader of tensors, w
 
 
 def snapshot(repository: str, revision: str | None) -> Path:
-    """Return the folder of a repository's `config.json` and weights in the hub's cache, fetched if need be.
+    """Return the folder of a repository's weights and `config.json`, if any, in the hub's cache, fetched if need be.
 
     Args:
         repository: OWNER/NAME.
@@ -31,13 +31,16 @@ def snapshot(repository: str, revision: str | None) -> Path:
     with _told(repository, revision):
         try:
             config = library.hf_hub_download(repository, CONFIG, revision=revision)
-        except library.errors.EntryNotFoundError as error:
-            if isinstance(error, library.errors.LocalEntryNotFoundError):
-                raise
+        except library.errors.EntryNotFoundError as no_config:  # a detector of ours needs none
+            try:
+                return Path(library.hf_hub_download(repository, WEIGHTS, revision=revision)).parent
+            except library.errors.EntryNotFoundError as error:
+                if isinstance(error, library.errors.LocalEntryNotFoundError):
+                    raise
             raise ModelError(
-                f"the repository {repository} holds no {CONFIG}, which a RetinaNet of DeepForest's form has"
-                f"{_listed(library, repository, revision)}"
-            ) from error
+                f"the repository {repository} holds no {CONFIG}, which a RetinaNet of DeepForest's form has, nor a "
+                f"detector of geodetect's as {WEIGHTS}{_listed(library, repository, revision)}"
+            ) from no_config
         try:
             library.hf_hub_download(repository, WEIGHTS, revision=revision)
         except library.errors.EntryNotFoundError as error:

@@ -22,8 +22,8 @@ _WEIGHTS = (".pt", ".pth", ".bin")  # suffixes of state dicts
 # "OWNER/NAME" with letters, digits and "-_." in both, as the hub has them, and perhaps a branch, tag or commit
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(?:@[\w./-]+)?")
 _FORMS = (
-    "a .safetensors or .onnx file, a folder with config.json and model.safetensors, OWNER/NAME of a repository on the "
-    "Hugging Face hub, or the URL of an .onnx file"
+    "a .safetensors or .onnx file, a folder with model.safetensors, OWNER/NAME of a repository on the Hugging Face "
+    "hub, or the URL of an .onnx file"
 )
 
 
@@ -47,9 +47,10 @@ def load_detector(
 
     Args:
         name: a `.safetensors` file that `Detector.save` wrote; an `.onnx` file, or the URL of one, that geodetect
-            exported or that holds the metadata of Deepness, GeoDeep or Ultralytics; a folder with `config.json` and
-            `model.safetensors`, as DeepForest saves its RetinaNets; or such a repository on the hub as
-            OWNER/NAME[@REVISION], also written hf://OWNER/NAME. A local path that exists takes precedence.
+            exported or that holds the metadata of Deepness, GeoDeep or Ultralytics; a folder with a detector that
+            `Detector.save` wrote as `model.safetensors`, or with `config.json` and `model.safetensors`, as DeepForest
+            saves its RetinaNets; or such a repository on the hub as OWNER/NAME[@REVISION], also written
+            hf://OWNER/NAME. A local path that exists takes precedence.
         classes: names of the classes, in the order of the labels, if the files do not hold them.
         pixel_size_m: side of a pixel on the ground that the detector expects, in metres, if the files do not say; None
             leaves it at what is known of it, else at the scene's own.
@@ -80,11 +81,14 @@ def load_detector(
     if layout is not None:
         raise ArgumentError(f"layout is for .onnx files; got layout={layout!r} for {found.name}, leave it out")
     from geodetect.detector import read_detector  # here, as it imports torch
+    from geodetect.detector.file import holds_detector
 
+    if path.is_dir() and holds_detector(path / hub.WEIGHTS):
+        path /= hub.WEIGHTS
     if not path.is_dir():
         given: Mapping[str, object] = {"classes": classes, "pixel_size_m": pixel_size_m}
         if stated := [keyword for keyword, value in given.items() if value is not None]:
-            raise ArgumentError(f"{path.name} holds its own {' and '.join(stated)}; leave {' and '.join(stated)} out")
+            raise ArgumentError(f"{found.name} holds its own {' and '.join(stated)}; leave {' and '.join(stated)} out")
         return read_detector(path, device=device, precision=precision)
     from geodetect.zoo.retinanets import read_retinanet
 

@@ -87,7 +87,8 @@ def _config(folder: Path, name: str) -> Mapping[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelError(
-            f"the folder {folder} holds no {CONFIG} that can be read; expected one beside {WEIGHTS}"
+            f"the folder {folder} holds neither a {CONFIG} that can be read nor a {WEIGHTS} that geodetect saved; "
+            "expected one of them"
         ) from error
     except ValueError as error:
         raise ModelError(f"{path} is not JSON ({error}); fetch it again") from error
