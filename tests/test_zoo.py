@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import gc
+import hashlib
 import http.server
 import json
 import os
@@ -180,10 +182,22 @@ def test_a_repository_or_folder_may_hold_a_detector_of_ours(tmp_path: Path) -> N
         gd.load_detector(tmp_path / "ours", classes=["car"])
 
 
+class Careless(http.server.SimpleHTTPRequestHandler):
+    """A server for the files of a folder; of one called `half` it sends the first half."""
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        content = source.read()
+        outputfile.write(content[: len(content) // 2] if "half" in self.path else content)
+
+    def log_message(self, *_: Any) -> None:
+        """Write nothing."""
+
+
 @pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
-    """The address of a server for the files of the test's folder."""
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a server for the files of the test's folder; the cache of downloads is in it too."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    handler = functools.partial(Careless, directory=str(tmp_path))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -193,18 +207,47 @@ def address(tmp_path: Path) -> Iterator[str]:
     server.server_close()
 
 
-def test_an_onnx_file_is_fetched_once(
-    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def kept(tmp_path: Path) -> list[str]:
+    """Names of the files in the cache of downloads."""
+    return sorted(path.name for path in (tmp_path / "cache" / "geodetect").iterdir())
+
+
+def test_an_onnx_file_is_fetched_once(address: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = save(tmp_path / "squares.onnx", "YOLO_v9")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert gd.load_detector(f"{address}/squares.onnx?token=secret").classes == list(COLOURS)
+    path.unlink()
+    assert gd.load_detector(f"{address}/squares.onnx?token=secret").classes == list(COLOURS)
+    assert gd.load_detector(f"{address}/squares.onnx?token=secret#sha256={digest.upper()}").classes == list(COLOURS)
+    assert "secret" not in "".join(capfd.readouterr())
+    assert len(kept(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("other.onnx?token=secret", r"other\.onnx.* could not be downloaded"),
+        ("half.onnx", r"half\.onnx could not be downloaded"),
+        ("page.onnx", "not an ONNX file .*<!DOCTYPE html>.*not of a page"),
+        ("empty.onnx", "not an ONNX file"),
+        ("squares.onnx#sha256=" + 64 * "0", f"does not have the checksum {64 * '0'}"),
+        ("squares.onnx#sha256=00", "64 hexadecimal digits; got '00'"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # pooch leaves the socket of half a file
+def test_what_cannot_be_used_is_not_kept(name: str, told: str, address: str, tmp_path: Path) -> None:
     save(tmp_path / "squares.onnx", "YOLO_v9")
-    assert gd.load_detector(f"{address}/squares.onnx").classes == list(COLOURS)
-    (tmp_path / "squares.onnx").unlink()
-    assert gd.load_detector(f"{address}/squares.onnx").classes == list(COLOURS)
-    with pytest.raises(ModelError, match=r"other\.onnx could not be downloaded"):
-        gd.load_detector(f"{address}/other.onnx?token=secret")
-    kept = list((tmp_path / "cache" / "geodetect").iterdir())
-    assert len(kept) == 1  # nothing of the second
+    (tmp_path / "half.onnx").write_bytes((tmp_path / "squares.onnx").read_bytes())
+    (tmp_path / "page.onnx").write_text("<!DOCTYPE html><title>Log in</title>")
+    (tmp_path / "empty.onnx").touch()
+    (tmp_path / "cache" / "geodetect").mkdir(parents=True)
+    for _ in range(2):
+        with pytest.raises((ModelError, ArgumentError), match=told) as caught:
+            gd.load_detector(f"{address}/{name}")
+        assert "secret" not in str(caught.value)
+        assert kept(tmp_path) == []
+    del caught
+    gc.collect()  # the socket, here
 
 
 # `.onnx` files of other programs

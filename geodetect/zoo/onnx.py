@@ -162,9 +162,9 @@ class ForeignOnnx(HasMetadata):
         floors, found = self.metadata.scores(min_score), []
         for candidates in self._run(self._images(pixels)):
             keep = candidates.scores >= np.maximum(floors[candidates.labels], np.finfo(np.float32).tiny)
-            boxes = Boxes(*(values[keep] for values in candidates)).clip(pixels.shape[3], pixels.shape[2])
-            boxes = boxes[(boxes.sizes > 0).all(axis=1)]
-            found.append(boxes[nms(boxes, nms_iou)])
+            boxes = Boxes(*(values[keep] for values in candidates))
+            boxes = boxes[nms(boxes, nms_iou)].clip(pixels.shape[3], pixels.shape[2])  # in this order, as Ultralytics
+            found.append(boxes[(boxes.sizes > 0).all(axis=1)])
         return found
 
     def _images(self, pixels: np.ndarray) -> np.ndarray:
