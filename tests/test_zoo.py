@@ -503,6 +503,23 @@ def test_training_starts_from_a_published_detector(folder: Path, scenes: dict[st
     assert model.detector.stretch.mean == gd.load_detector(folder, device="cpu").stretch.mean
 
 
+@pytest.mark.filterwarnings("ignore:.*overlap no anchor", "ignore:.*enlarged 2 times", "ignore:.*on the bands")
+def test_training_starts_from_it_with_other_classes_and_a_fourth_band(
+    folder: Path, scenes: dict[str, PaintedScene]
+) -> None:
+    data = gd.prepare_data(scenes["upright"].path, labels=scenes["upright"].truth, chip_size=64)
+    data = replace(data, bands=(1, 2, 3, 4), stretch=Stretch((1, 2, 3, 4), (5, 6, 7, 8)), classes=["square"])
+    with pytest.warns(UserWarning, match=r"finds Alive, Dead, this model square; the last layer .* random"):
+        model = gd.RetinaNet(data, weights=folder, device="cpu")
+    theirs, ours = gd.load_detector(folder, device="cpu"), model.detector
+    first = ours.network.backbone.body[0].weight
+    assert torch.equal(first[:, :3], theirs.network.backbone.body[0].weight)
+    torch.testing.assert_close(first[:, 3], first[:, :3].mean(dim=1))
+    assert ours.stretch.mean == (*theirs.stretch.mean, 4)
+    assert ours.stretch.std == (*theirs.stretch.std, 8)
+    assert ours.classes == ["square"]
+
+
 @pytest.mark.filterwarnings("ignore:.*overlap no anchor")
 def test_an_onnx_file_cannot_be_trained(tmp_path: Path, scenes: dict[str, PaintedScene]) -> None:
     data = gd.prepare_data(scenes["upright"].path, labels=scenes["upright"].truth, chip_size=64)
