@@ -152,14 +152,15 @@ def test_the_hub_is_asked_by_its_own_library(folder: Path, tmp_path: Path) -> No
     commit = publish(hub, "owner/crowns", folder)
     *classes, refusal = offline(
         hub,
-        f"for name in ('owner/crowns', 'hf://owner/crowns', 'owner/crowns@{commit}'):\n"
+        "page = 'https://huggingface.co/owner/crowns'\n"
+        f"for name in ('owner/crowns', 'owner/crowns/', 'hf://owner/crowns', page, 'owner/crowns@{commit}'):\n"
         "    print(gd.load_detector(name, device='cpu').classes)\n"
         "try:\n"
         "    gd.load_detector('owner/other')\n"
         "except gd.errors.ModelError as error:\n"
         "    print(error)\n",
     )
-    assert classes == ["['Alive', 'Dead']"] * 3
+    assert classes == ["['Alive', 'Dead']"] * 5
     assert "owner/other" in refusal
     assert "local" in refusal
 
@@ -410,6 +411,16 @@ def test_a_users_own_yolo_says_its_classes_as_ultralytics_does(tmp_path: Path) -
         ({"model_type": "Segmentor"}, {}, "segmentor"),
         ({"task": "segment"}, {}, "segment"),
         ({"det_type": "YOLO_Ultralytics_obb"}, {}, "oriented"),
+        ({"class_names": None}, {"classes": "ab"}, "list of names; got 'ab'"),
+        ({"class_names": {"a": "red", "b": "blue"}}, {}, "numbers from 0"),
+        ({"class_names": "car"}, {}, "2 classes; got 1 names: car"),
+        ({"class_names": ["car", "car"]}, {}, r"squares\.onnx .* own name"),
+        ({"resolution": "10 cm"}, {}, "resolution='10 cm'"),
+        ({"tiles_overlap": 100}, {}, "tiles_overlap=100 .* 0 to 90"),
+        ({"det_conf": 40}, {}, "det_conf=40 .* 0 to 1"),
+        ({"standardization_mean": [0.5, 0.5]}, {}, "standardization_mean.* 3 numbers"),
+        ({"standardization_std": [0, 1, 1]}, {}, "standardization_std.*above 0"),
+        ({}, {"pixel_size_m": 0}, "pixel_size_m must be metres above 0"),
         ({}, {"precision": "bf16"}, "float32"),
     ],
 )
@@ -437,6 +448,7 @@ def test_what_a_file_does_not_say_is_a_keyword(tmp_path: Path) -> None:
         ("houses", "OWNER/NAME"),
         ("a/b/c", "OWNER/NAME"),
         ("", "OWNER/NAME"),
+        (5000 * "a", "OWNER/NAME"),
         (7, "OWNER/NAME"),
         ("hf://houses", "hf://OWNER/NAME"),
         ("https://example.org/houses.pt?key=secret", r"URL of an \.onnx file alone; got https://example.org/houses.pt"),
@@ -457,6 +469,10 @@ def test_names_that_mean_nothing_are_refused(name: Any, told: str) -> None:
         ({"num_classes": 2}, "classes="),
         ({"num_classes": 1, "label_dict": {"Tree": 0}}, "2 classes"),
         ({"num_classes": 3, "label_dict": {"Tree": 0}}, "3 classes"),
+        ({"num_classes": "2"}, "a whole number.* '2'"),
+        ({"num_classes": 2, "label_dict": ["Alive", "Dead"]}, "a mapping of names"),
+        ({"num_classes": 2, "label_dict": {"Alive": 1, "Dead": 2}}, "labels 0 to 1"),
+        ({"num_classes": 2, "label_dict": {"Alive": 0, "Dead": 1}, "score_thresh": "high"}, "min_score.*'high'"),
     ],
 )
 def test_folders_without_a_retinanet_are_refused(config: Any, told: str, folder: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -139,8 +140,11 @@ def _fetch_onnx(url: str, file: str, cache: Any) -> None:
 
 def _library(wanted: str) -> Any:
     try:
-        import huggingface_hub
-        import huggingface_hub.errors
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "IProgress not found")  # of its progress bar, in many notebooks
+            import huggingface_hub
+            import huggingface_hub.errors
+            import huggingface_hub.utils
     except ImportError as error:
         raise missing("huggingface_hub", "hub", f"The detector {wanted} on the Hugging Face hub") from error
     return huggingface_hub

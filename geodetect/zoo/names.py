@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from geodetect.detector import Detector
 
-_OWN, _HUB = ".safetensors", "hf://"
+_OWN = ".safetensors"
+_HUB, _PAGE = "hf://", "https://huggingface.co/"  # what names of repositories may begin with
 _WEIGHTS = (".pt", ".pth", ".bin")  # suffixes of state dicts
 # "OWNER/NAME" with letters, digits and "-_." in both, as the hub has them, and perhaps a branch, tag or commit
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(?:@[\w./-]+)?")
@@ -53,7 +54,7 @@ def load_detector(
               geodetect exported or that holds the metadata of Deepness, GeoDeep or Ultralytics;
             - a folder with a detector that `Detector.save` wrote as `model.safetensors`, or with `config.json` and
               `model.safetensors`, as DeepForest saves its RetinaNets;
-            - such a repository on the hub, OWNER/NAME[@REVISION], also written hf://OWNER/NAME.
+            - such a repository on the hub, OWNER/NAME[@REVISION], also written hf://OWNER/NAME or as its address.
             A local path that exists takes precedence.
         classes: names of the classes, in the order of the labels, if the files do not hold them.
         pixel_size_m: side of a pixel on the ground that the detector expects, in metres, if the files do not say; None
@@ -70,6 +71,8 @@ def load_detector(
         ArgumentError: if a value is not possible, or one is missing; the message names the keyword.
         MissingPackage: if the hub, `.onnx` files or the backbone need a package that is not installed.
     """
+    if isinstance(classes, str):
+        raise ArgumentError(f"classes must be a list of names; got {classes!r}")
     found = locate(name)
     path, suffix = found.path, found.path.suffix.lower()
     if suffix == ONNX:
@@ -103,10 +106,18 @@ def load_detector(
     )
 
 
+def _exists(path: str | Path) -> bool:
+    """Return whether there is a file or folder of this name; the system refuses some, such as very long ones."""
+    try:
+        return Path(path).exists()
+    except OSError:
+        return False
+
+
 def is_remote(name: str | Path) -> bool:
     """Return whether a name can only stand for a published detector, as no file has it."""
-    text = str(name)
-    if Path(expand_user(text)).exists():
+    text = str(name).rstrip("/")
+    if _exists(expand_user(text)):
         return False
     local = Path(text).suffix.lower() in (_OWN, ONNX, *_WEIGHTS)
     return text.startswith((_HUB, "http://", "https://")) or (not local and bool(_REPOSITORY.fullmatch(text)))
@@ -115,7 +126,7 @@ def is_remote(name: str | Path) -> bool:
 def is_published(name: str) -> bool:
     """Return whether a name, which may be that of any file, is most likely one of a published detector's."""
     path = Path(expand_user(name))
-    if path.exists():
+    if _exists(path):
         return path.suffix.lower() == ONNX or (path / hub.CONFIG).is_file()
     return _is_onnx_url(name) or name in ZOO_FILES or name.startswith(_HUB) or (is_remote(name) and not path.suffix)
 
@@ -138,8 +149,11 @@ def locate(name: str | Path) -> Found:
         raise ArgumentError(f"a detector's name must be {_FORMS}; got {name!r}")
     text = str(name)
     path = Path(expand_user(text))
-    if path.exists():
+    if _exists(path):
         return Found(path, text)
+    text = text.rstrip("/")
+    if _REPOSITORY.fullmatch(text.removeprefix(_PAGE)):
+        text = text.removeprefix(_PAGE)
     if text.startswith(_HUB):
         text = text.removeprefix(_HUB)
         if not _REPOSITORY.fullmatch(text):
@@ -151,6 +165,6 @@ def locate(name: str | Path) -> Found:
     elif text in ZOO_FILES:
         return Found(hub.zoo_file(text), text)
     elif not is_remote(text):
-        raise ModelError(f"there is no model file {path}; expected {_FORMS}")
+        raise ModelError(f"there is no model file {path!s:.200}; expected {_FORMS}")
     repository, _, revision = text.partition("@")
     return Found(hub.snapshot(repository, revision or None), repository)
