@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import gc
+import hashlib
 import http.server
 import json
 import os
@@ -26,9 +28,12 @@ from torchvision.models.detection import retinanet_resnet50_fpn
 import geodetect as gd
 from geodetect.boxes import iou
 from geodetect.cli.main import main
+from geodetect.detector import Detector
 from geodetect.errors import ArgumentError, GeodetectError, ModelError
 from geodetect.export import export
-from geodetect.stretch import Stretch
+from geodetect.metadata import Metadata
+from geodetect.network.retinanet import Network
+from geodetect.stretch import IMAGENET, Stretch
 from tests.fakes import PaintedScene
 
 CELL, SIDE = 16, 64  # px: sides of painted squares and of the images of the tests' own networks
@@ -121,37 +126,79 @@ def test_a_state_dict_serves_where_there_is_no_safetensors_file(
 # The hub, and other addresses
 
 
+def publish(hub: Path, repository: str, folder: Path) -> str:
+    """Put a folder into a cache as the hub's library keeps it, and return the commit."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    kept = hub / f"models--{repository.replace('/', '--')}"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "main").write_text(commit)
+    (kept / "snapshots").mkdir()
+    (kept / "snapshots" / commit).symlink_to(folder)
+    return commit
+
+
+def offline(hub: Path, script: str) -> list[str]:
+    """Run a script whose hub is a cache without a network, and return the lines that it writes."""
+    environment = os.environ | {"HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", f"import geodetect as gd\n{script}"]
+    ended = subprocess.run(command, cwd=hub.parent, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.splitlines()
+
+
 def test_the_hub_is_asked_by_its_own_library(folder: Path, tmp_path: Path) -> None:
     """Offline, with a cache as the library keeps it; a local folder of the same name takes precedence."""
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    repository = tmp_path / "hub" / "models--owner--crowns"
-    (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text(commit)
-    (repository / "snapshots").mkdir()
-    (repository / "snapshots" / commit).symlink_to(folder)
-    script = (
-        "import geodetect as gd\n"
-        f"for name in ('owner/crowns', 'hf://owner/crowns', 'owner/crowns@{commit}'):\n"
+    hub = tmp_path / "hub"
+    commit = publish(hub, "owner/crowns", folder)
+    *classes, refusal = offline(
+        hub,
+        "page = 'https://huggingface.co/owner/crowns'\n"
+        f"for name in ('owner/crowns', 'owner/crowns/', 'hf://owner/crowns', page, 'owner/crowns@{commit}'):\n"
         "    print(gd.load_detector(name, device='cpu').classes)\n"
         "try:\n"
         "    gd.load_detector('owner/other')\n"
         "except gd.errors.ModelError as error:\n"
-        "    print(error)\n"
+        "    print(error)\n",
     )
-    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", script]
-    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
-    *classes, refusal = ended.stdout.splitlines()
-    assert classes == ["['Alive', 'Dead']"] * 3
+    assert classes == ["['Alive', 'Dead']"] * 5
     assert "owner/other" in refusal
     assert "local" in refusal
 
 
+@pytest.mark.filterwarnings("ignore:this model has learnt nothing yet")
+def test_a_repository_or_folder_may_hold_a_detector_of_ours(tmp_path: Path) -> None:
+    network = Network("resnet18", n_classes=2, n_bands=3, weights=None)
+    ours = Detector(
+        network.eval(), Metadata(classes=["car", "pool"], bands=(1, 2, 3), chip_size=64, overlap=16, stretch=IMAGENET)
+    )
+    (tmp_path / "ours").mkdir()
+    ours.save(tmp_path / "ours" / "model.safetensors")
+    assert gd.load_detector(tmp_path / "ours", device="cpu").classes == ["car", "pool"]
+    (tmp_path / "ours" / "config.json").write_text('{"library": "geodetect"}')  # a page of the hub wants one
+    assert gd.load_detector(tmp_path / "ours", device="cpu").classes == ["car", "pool"]
+    (tmp_path / "ours" / "config.json").unlink()
+    publish(tmp_path / "hub", "owner/ours", tmp_path / "ours")
+    assert offline(tmp_path / "hub", "print(*gd.RetinaNet.from_model('owner/ours').detector.classes)") == ["car pool"]
+    with pytest.raises(ArgumentError, match="holds its own classes"):
+        gd.load_detector(tmp_path / "ours", classes=["car"])
+
+
+class Careless(http.server.SimpleHTTPRequestHandler):
+    """A server for the files of a folder; of one called `half` it sends the first half."""
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        content = source.read()
+        outputfile.write(content[: len(content) // 2] if "half" in self.path else content)
+
+    def log_message(self, *_: Any) -> None:
+        """Write nothing."""
+
+
 @pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
-    """The address of a server for the files of the test's folder."""
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a server for the files of the test's folder; the cache of downloads is in it too."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    handler = functools.partial(Careless, directory=str(tmp_path))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -161,18 +208,47 @@ def address(tmp_path: Path) -> Iterator[str]:
     server.server_close()
 
 
-def test_an_onnx_file_is_fetched_once(
-    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def kept(tmp_path: Path) -> list[str]:
+    """Names of the files in the cache of downloads."""
+    return sorted(path.name for path in (tmp_path / "cache" / "geodetect").iterdir())
+
+
+def test_an_onnx_file_is_fetched_once(address: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = save(tmp_path / "squares.onnx", "YOLO_v9")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert gd.load_detector(f"{address}/squares.onnx?token=secret").classes == list(COLOURS)
+    path.unlink()
+    assert gd.load_detector(f"{address}/squares.onnx?token=secret").classes == list(COLOURS)
+    assert gd.load_detector(f"{address}/squares.onnx?token=secret#sha256={digest.upper()}").classes == list(COLOURS)
+    assert "secret" not in "".join(capfd.readouterr())
+    assert len(kept(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("other.onnx?token=secret", r"other\.onnx.* could not be downloaded"),
+        ("half.onnx", r"half\.onnx could not be downloaded"),
+        ("page.onnx", "not an ONNX file .*<!DOCTYPE html>.*not of a page"),
+        ("empty.onnx", "not an ONNX file"),
+        ("squares.onnx#sha256=" + 64 * "0", f"does not have the checksum {64 * '0'}"),
+        ("squares.onnx#sha256=00", "64 hexadecimal digits; got '00'"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # pooch leaves the socket of half a file
+def test_what_cannot_be_used_is_not_kept(name: str, told: str, address: str, tmp_path: Path) -> None:
     save(tmp_path / "squares.onnx", "YOLO_v9")
-    assert gd.load_detector(f"{address}/squares.onnx").classes == list(COLOURS)
-    (tmp_path / "squares.onnx").unlink()
-    assert gd.load_detector(f"{address}/squares.onnx").classes == list(COLOURS)
-    with pytest.raises(ModelError, match=r"other\.onnx could not be downloaded"):
-        gd.load_detector(f"{address}/other.onnx?token=secret")
-    kept = list((tmp_path / "cache" / "geodetect").iterdir())
-    assert len(kept) == 1  # nothing of the second
+    (tmp_path / "half.onnx").write_bytes((tmp_path / "squares.onnx").read_bytes())
+    (tmp_path / "page.onnx").write_text("<!DOCTYPE html><title>Log in</title>")
+    (tmp_path / "empty.onnx").touch()
+    (tmp_path / "cache" / "geodetect").mkdir(parents=True)
+    for _ in range(2):
+        with pytest.raises((ModelError, ArgumentError), match=told) as caught:
+            gd.load_detector(f"{address}/{name}")
+        assert "secret" not in str(caught.value)
+        assert kept(tmp_path) == []
+    del caught
+    gc.collect()  # the socket, here
 
 
 # `.onnx` files of other programs
@@ -335,6 +411,16 @@ def test_a_users_own_yolo_says_its_classes_as_ultralytics_does(tmp_path: Path) -
         ({"model_type": "Segmentor"}, {}, "segmentor"),
         ({"task": "segment"}, {}, "segment"),
         ({"det_type": "YOLO_Ultralytics_obb"}, {}, "oriented"),
+        ({"class_names": None}, {"classes": "ab"}, "list of names; got 'ab'"),
+        ({"class_names": {"a": "red", "b": "blue"}}, {}, "numbers from 0"),
+        ({"class_names": "car"}, {}, "2 classes; got 1 names: car"),
+        ({"class_names": ["car", "car"]}, {}, r"squares\.onnx .* own name"),
+        ({"resolution": "10 cm"}, {}, "resolution='10 cm'"),
+        ({"tiles_overlap": 100}, {}, "tiles_overlap=100 .* 0 to 90"),
+        ({"det_conf": 40}, {}, "det_conf=40 .* 0 to 1"),
+        ({"standardization_mean": [0.5, 0.5]}, {}, "standardization_mean.* 3 numbers"),
+        ({"standardization_std": [0, 1, 1]}, {}, "standardization_std.*above 0"),
+        ({}, {"pixel_size_m": 0}, "pixel_size_m must be metres above 0"),
         ({}, {"precision": "bf16"}, "float32"),
     ],
 )
@@ -362,6 +448,7 @@ def test_what_a_file_does_not_say_is_a_keyword(tmp_path: Path) -> None:
         ("houses", "OWNER/NAME"),
         ("a/b/c", "OWNER/NAME"),
         ("", "OWNER/NAME"),
+        (5000 * "a", "OWNER/NAME"),
         (7, "OWNER/NAME"),
         ("hf://houses", "hf://OWNER/NAME"),
         ("https://example.org/houses.pt?key=secret", r"URL of an \.onnx file alone; got https://example.org/houses.pt"),
@@ -376,12 +463,16 @@ def test_names_that_mean_nothing_are_refused(name: Any, told: str) -> None:
 @pytest.mark.parametrize(
     ("config", "told"),
     [
-        (None, "holds no config.json"),
+        (None, "neither a config.json"),
         ("{", "not JSON"),
         ({"architectures": ["ViTForImageClassification"]}, "ViTForImageClassification"),
         ({"num_classes": 2}, "classes="),
         ({"num_classes": 1, "label_dict": {"Tree": 0}}, "2 classes"),
         ({"num_classes": 3, "label_dict": {"Tree": 0}}, "3 classes"),
+        ({"num_classes": "2"}, "a whole number.* '2'"),
+        ({"num_classes": 2, "label_dict": ["Alive", "Dead"]}, "a mapping of names"),
+        ({"num_classes": 2, "label_dict": {"Alive": 1, "Dead": 2}}, "labels 0 to 1"),
+        ({"num_classes": 2, "label_dict": {"Alive": 0, "Dead": 1}, "score_thresh": "high"}, "min_score.*'high'"),
     ],
 )
 def test_folders_without_a_retinanet_are_refused(config: Any, told: str, folder: Path, tmp_path: Path) -> None:
@@ -428,11 +519,31 @@ def test_training_starts_from_a_published_detector(folder: Path, scenes: dict[st
     assert model.detector.stretch.mean == gd.load_detector(folder, device="cpu").stretch.mean
 
 
+@pytest.mark.filterwarnings("ignore:.*overlap no anchor", "ignore:.*enlarged 2 times", "ignore:.*on the bands")
+def test_training_starts_from_it_with_other_classes_and_a_fourth_band(
+    folder: Path, scenes: dict[str, PaintedScene]
+) -> None:
+    data = gd.prepare_data(scenes["upright"].path, labels=scenes["upright"].truth, chip_size=64)
+    data = replace(data, bands=(1, 2, 3, 4), stretch=Stretch((1, 2, 3, 4), (5, 6, 7, 8)), classes=["square"])
+    with pytest.warns(UserWarning, match=r"finds Alive, Dead, this model square; the last layer .* random"):
+        model = gd.RetinaNet(data, weights=folder, device="cpu")
+    theirs, ours = gd.load_detector(folder, device="cpu"), model.detector
+    first = ours.network.backbone.body[0].weight
+    assert torch.equal(first[:, :3], theirs.network.backbone.body[0].weight)
+    torch.testing.assert_close(first[:, 3], first[:, :3].mean(dim=1))
+    assert ours.stretch.mean == (*theirs.stretch.mean, 4)
+    assert ours.stretch.std == (*theirs.stretch.std, 8)
+    assert ours.classes == ["square"]
+
+
 @pytest.mark.filterwarnings("ignore:.*overlap no anchor")
 def test_an_onnx_file_cannot_be_trained(tmp_path: Path, scenes: dict[str, PaintedScene]) -> None:
     data = gd.prepare_data(scenes["upright"].path, labels=scenes["upright"].truth, chip_size=64)
+    path = save(tmp_path / "squares.onnx", "YOLO_v9")
     with pytest.raises(ModelError, match="cannot be trained"):
-        gd.RetinaNet(data, weights=save(tmp_path / "squares.onnx", "YOLO_v9"))
+        gd.RetinaNet(data, weights=path)
+    with pytest.raises(ModelError, match="cannot be trained"):
+        gd.RetinaNet.from_model(path)
 
 
 # The command line

@@ -85,7 +85,7 @@ _SUFFIX = ".safetensors"
     "--weights",
     type=options.PATH_OR_NONE,
     default="imagenet",
-    help="Initial weights: imagenet, coco, none, or a file (a saved model or torchvision weights).",
+    help="Initial weights: imagenet, coco, none, a file (a saved model or torchvision weights) or a published model.",
 )
 @click.option(
     "--size",

@@ -81,6 +81,15 @@ def is_detector(stored: Mapping[str, str]) -> bool:
     return not stored.keys().isdisjoint({"format_version", "checksum"})
 
 
+def holds_detector(path: Path) -> bool:
+    """Return whether a path is that of a file that `write` wrote; False, too, if it cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return is_detector(file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
+
+
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of any safetensors file.
 

@@ -22,7 +22,7 @@ from geodetect.learner.callbacks import BestEpoch
 from geodetect.learner.fit import PATIENCE, Fit, check_arguments, make_checkpoint
 from geodetect.learner.interrupts import defer_interrupts
 from geodetect.learner.loop import DetectionLearner
-from geodetect.learner.weights import Start, adapt, check_alike, fill
+from geodetect.learner.weights import Start, adapt, check_alike, fill, load_trainable
 from geodetect.metadata import NMS_IOU
 from geodetect.network import backbones
 from geodetect.network.losses import Loss
@@ -104,19 +104,19 @@ class RetinaNet:
     def from_model(
         cls, path: str | Path, data: DetectionData | None = None, *, device: str | torch.device | None = None
     ) -> RetinaNet:
-        """Load a saved detector to use it, or, with `data`, to go on training.
+        """Load a saved or published detector to use it, or, with `data`, to go on training.
 
         Args:
-            path: a `.safetensors` file that `save` wrote.
+            path: a `.safetensors` file that `save` wrote, or another name that `load_detector` takes, but for `.onnx`.
             data: chips with the same classes and number of bands. The detector takes over their bands, pixel size and
                 chip size, with a warning if bands or pixel size change.
             device: "cpu", "cuda", ...; None takes a GPU when there is one.
 
         Raises:
-            ModelError: if the file is not a detector, or does not fit the data.
+            ModelError: if there is no such detector, it cannot be trained, or it does not fit the data.
         """
         model = cls.__new__(cls)
-        detector = read_detector(path, device=device)
+        detector = load_trainable(path, device=device)
         for note in adapt(detector, data, str(path)) if data is not None else ():
             warn(note)
         model._set(detector, data, Loss(), 42)

@@ -6,6 +6,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from geodetect.addresses import expand_user
@@ -15,12 +16,15 @@ from geodetect.detector.file import is_detector, read_safetensors
 from geodetect.detector.state_dicts import read_state_dict
 from geodetect.errors import ArgumentError, ModelError
 from geodetect.network import published
+from geodetect.network.backbones import widen
 from geodetect.network.retinanet import Network
+from geodetect.stretch import Stretch
 from geodetect.zoo.names import is_remote, load_detector
 
 IMAGENET, COCO = "imagenet", "coco"
 _SAFE = ".safetensors"
 _CLASS_OUT, _BOX_OUT = "class_head.out.", "box_head.out."  # beginnings of the names in the last layers
+_RGB = 3
 _SAME_SIZE = 0.01  # relative difference up to which pixel sizes count as equal
 
 
@@ -50,10 +54,7 @@ class Start:
             return cls(weights)
         path = Path(expand_user(weights) if isinstance(weights, str | Path) else str(weights))
         if path.is_dir() or path.suffix.lower() == ".onnx" or is_remote(weights):
-            saved = load_detector(weights, device="cpu")
-            if not isinstance(saved, Detector):
-                raise ModelError(f"{weights} runs in onnxruntime and cannot be trained; start from other weights")
-            return cls(str(weights), saved=saved)
+            return cls(str(weights), saved=load_trainable(weights, device="cpu"))
         if not path.is_file():
             raise ArgumentError(
                 'weights must be "imagenet", "coco", None, the file of a saved detector or of torchvision\'s weights, '
@@ -75,10 +76,23 @@ class Start:
         return published.fill(network, state, source) if state else []
 
 
+def load_trainable(name: str | Path, *, device: str | torch.device | None) -> Detector:
+    """Load a detector as `load_detector` does, to train it.
+
+    Raises:
+        ModelError: if there is none, or it runs in onnxruntime.
+    """
+    detector = load_detector(name, device=device)
+    if not isinstance(detector, Detector):
+        raise ModelError(f"{name} runs in onnxruntime and cannot be trained; start from other weights")
+    return detector
+
+
 def fill(detector: Detector, saved: Detector, source: str) -> list[str]:
     """Copy the weights and the stretch of a saved detector, and return a sentence for each warning that is due.
 
-    With other classes or anchors the last layers keep their random weights. Messages call the saved one `source`.
+    With other classes or anchors the last layers keep their random weights. A first convolution for three bands is
+    widened to more; those bands are standardised by the data's numbers. Messages call the saved one `source`.
 
     Raises:
         ModelError: if its network has another architecture; the detector stays as it was.
@@ -98,14 +112,23 @@ def fill(detector: Detector, saved: Detector, source: str) -> list[str]:
         {name: value for name, value in each.network.state_dict().items() if not name.startswith(left_out)}
         for each in (detector, saved)
     )
+    first, n_known, n_bands = published.first_convolution(saved.network), len(saved.bands), len(detector.bands)
+    if n_known == _RGB < n_bands:
+        given[first] = widen(given[first], n_bands)
     if {name: value.shape for name, value in own.items()} != {name: value.shape for name, value in given.items()}:
         raise ModelError(
             f"{source} holds a {theirs.backbone} for {len(saved.bands)} bands, of another make than this "
-            f"model's {ours.backbone} for {len(detector.bands)}; open it with RetinaNet.from_model"
+            f"model's {ours.backbone} for {len(detector.bands)}; give RetinaNet the same backbone and bands, or open "
+            "it with RetinaNet.from_model"
         )
     detector.network.load_state_dict(given, strict=False)
     detector.network.set_norm_eps(theirs.norm_eps)
-    metadata = replace(detector.metadata, stretch=replace(saved.stretch, numbers=detector.stretch.numbers))
+    stretch = Stretch(
+        mean=(*saved.stretch.mean, *detector.stretch.mean[n_known:]),
+        std=(*saved.stretch.std, *detector.stretch.std[n_known:]),
+        numbers=detector.stretch.numbers,
+    )
+    metadata = replace(detector.metadata, stretch=stretch)
     if not left_out:
         metadata = replace(metadata, min_score=saved.metadata.min_score, summary=saved.metadata.summary)
     detector.metadata = metadata

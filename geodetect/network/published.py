@@ -143,6 +143,12 @@ def _find_misfits(network: Network, slots: _Slots, source: str) -> dict[str, str
     return left_out
 
 
+def first_convolution(network: Network) -> str:
+    """Return the name of the weights of the first convolution, whose filters are for as many bands as a raster has."""
+    layers = network.backbone.named_modules()
+    return next(f"backbone.{name}.weight" for name, layer in layers if isinstance(layer, nn.Conv2d))
+
+
 def _copy(
     network: Network, state: Mapping[str, Tensor], names: Mapping[str, str], left_out: tuple[str, ...], *, source: str
 ) -> None:
@@ -153,8 +159,7 @@ def _copy(
     """
     own = network.state_dict()
     given = {key: value for key, value in state.items() if not key.startswith(left_out)}
-    layers = network.backbone.named_modules()
-    first = next(f"backbone.{name}.weight" for name, layer in layers if isinstance(layer, nn.Conv2d))
+    first = first_convolution(network)
     for key in (key for key, name in names.items() if name == first and key in given):
         if given[key].ndim == _ON_IMAGES and given[key].shape[1] == _RGB != network.n_bands:
             given[key] = widen(given[key], network.n_bands)

@@ -12,7 +12,7 @@ class Entry(NamedTuple):
     """A published detector.
 
     Args:
-        name: as `load_detector` takes it.
+        name: as `load_detector` takes it; a bare file is in GeoDeep's repository on the hub.
         finds: what it finds.
         pixel_size_m: side of a pixel that it was trained on, in metres; None where its authors do not say.
         licence: of the weights; "not stated" where its authors do not say.
@@ -26,42 +26,42 @@ class Entry(NamedTuple):
     source: str
 
 
-class Zoo(NamedTuple):
-    """A data set repository of the hub that holds `.onnx` files."""
-
-    repository: str
-    files: tuple[str, ...]
-
-
-# Detection models of https://github.com/uav4geo/GeoDeep; pixel sizes are those that the files state in their metadata.
-ZOO = Zoo(
-    "UAV4GEO/GeoDeep-Models",
-    (
-        "car_aerial_detection_yolo7_ITCVD_deepness.onnx",
-        "model_yolov7_tiny_planes_256.onnx",
-        "tree_crown_detection_retinanet_deepforest.onnx",
-        "yolov9_trees.onnx",
-        "bird_detection_retinanet_deepforest.onnx",
-        "aerovision16-yolo8.onnx",
-        "waldo30_nano.onnx",
-    ),
-)
-_SEVERAL = "objects of several kinds"
-_FINDS = ("cars", "planes", "tree crowns", "tree crowns", "birds", _SEVERAL, _SEVERAL)
 _DEEPFOREST = "https://deepforest.readthedocs.io, prebuilt models"
-_GEODEEP = "https://huggingface.co/datasets/UAV4GEO/GeoDeep-Models; the pixel size is in the file"
+_DEEPNESS = "https://qgis-plugin-deepness.readthedocs.io, model zoo"
+_GEODEEP = "https://github.com/uav4geo/GeoDeep, models"
+_UNSTATED = "not stated"
 _AGPL = "not stated; made with Ultralytics' YOLO, which is AGPL-3.0"
+_GPL = "not stated; made with YOLOv7 or YOLOv9, which are GPL-3.0"
 
+ZOO = "UAV4GEO/GeoDeep-Models"  # a data set repository of the hub, which holds the `.onnx` files below without a folder
 CATALOG = (
     Entry("weecology/deepforest-tree", "tree crowns", 0.1, "MIT", f"{_DEEPFOREST}: trained on imagery of about 0.1 m"),
     Entry("weecology/deepforest-bird", "birds", None, "MIT", _DEEPFOREST),
     Entry("weecology/deepforest-livestock", "cattle", None, "MIT", _DEEPFOREST),
     Entry("weecology/everglades-nest-detection", "nests of birds", None, "MIT", _DEEPFOREST),
-    *(
-        Entry(name, finds, None, _AGPL if "yolo8" in name or "waldo" in name else "not stated", _GEODEEP)
-        for name, finds in zip(ZOO.files, _FINDS, strict=True)
+    Entry("car_aerial_detection_yolo7_ITCVD_deepness.onnx", "cars", 0.1, _GPL, f"{_DEEPNESS}: aerial cars, 10 cm"),
+    Entry("model_yolov7_tiny_planes_256.onnx", "planes", 0.7, _GPL, f"{_DEEPNESS}: Airbus planes, 70 cm"),
+    Entry(
+        "https://chmura.put.poznan.pl/s/gMundpKsYUC7sNb/download",
+        "oil tanks",
+        1.5,
+        _AGPL,
+        f"{_DEEPNESS}: Airbus oil storage, YOLOv5-m, 150 cm",
     ),
+    Entry("yolov9_trees.onnx", "tree tops", 0.1, _GPL, f"{_GEODEEP}: trees_yolov9, 10 cm"),
+    Entry("tree_crown_detection_retinanet_deepforest.onnx", "tree crowns", 0.1, _UNSTATED, f"{_GEODEEP}: trees, 10 cm"),
+    Entry("bird_detection_retinanet_deepforest.onnx", "birds", 0.02, _UNSTATED, f"{_GEODEEP}: birds, 2 cm"),
+    Entry(
+        "aerovision16-yolo8.onnx",
+        "vehicles, planes, boats, storage tanks, sports fields and more",
+        0.3,
+        _AGPL,
+        f"{_GEODEEP}: aerovision, 30 cm",
+    ),
+    Entry("utilities-811-yolo8.onnx", "paint of utility locators", 0.03, _AGPL, f"{_GEODEEP}: utilities, 3 cm"),
+    Entry("waldo30_nano.onnx", "objects of several kinds", 0.05, _AGPL, f"{_GEODEEP}: waldo30_nano, 5 cm"),
 )
+ZOO_FILES = frozenset(each.name for each in CATALOG if "/" not in each.name)
 
 
 def entry(name: str) -> Entry | None:
@@ -73,8 +73,8 @@ def published() -> DataFrame:
     """Return published detectors that are known to run, one in a row; the names are for `load_detector`.
 
     Returns:
-        columns `name`, `finds`, `pixel_size_m` (NaN where unknown or held by the file), `licence` of the weights, and
-        `source` of these figures.
+        columns `name`, `finds`, `pixel_size_m` (NaN where unknown; a figure in the file takes precedence), `licence`
+        of the weights, and `source` of these figures.
     """
     import pandas as pd
 

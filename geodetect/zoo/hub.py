@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from geodetect.addresses import redact
-from geodetect.errors import ModelError, missing
+from geodetect.errors import ArgumentError, ModelError, missing
+from geodetect.export.onnx_detector import load_session
 from geodetect.zoo.catalog import ZOO
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+ONNX = ".onnx"
+_CHECKSUM = "#sha256="
 _STATE_DICTS = (".pt", ".pth", ".bin")  # read with torch's reader of tensors, which runs no code
 
 
 def snapshot(repository: str, revision: str | None) -> Path:
-    """Return the folder of a repository's `config.json` and weights in the hub's cache, fetched if need be.
+    """Return the folder of a repository's weights and `config.json`, if any, in the hub's cache, fetched if need be.
 
     Args:
         repository: OWNER/NAME.
@@ -31,13 +36,16 @@ def snapshot(repository: str, revision: str | None) -> Path:
     with _told(repository, revision):
         try:
             config = library.hf_hub_download(repository, CONFIG, revision=revision)
-        except library.errors.EntryNotFoundError as error:
-            if isinstance(error, library.errors.LocalEntryNotFoundError):
-                raise
+        except library.errors.EntryNotFoundError as no_config:  # a detector of ours needs none
+            try:
+                return Path(library.hf_hub_download(repository, WEIGHTS, revision=revision)).parent
+            except library.errors.EntryNotFoundError as error:
+                if isinstance(error, library.errors.LocalEntryNotFoundError):
+                    raise
             raise ModelError(
-                f"the repository {repository} holds no {CONFIG}, which a RetinaNet of DeepForest's form has"
-                f"{_listed(library, repository, revision)}"
-            ) from error
+                f"the repository {repository} holds no {CONFIG}, which a RetinaNet of DeepForest's form has, nor a "
+                f"detector of geodetect's as {WEIGHTS}{_listed(library, repository, revision)}"
+            ) from no_config
         try:
             library.hf_hub_download(repository, WEIGHTS, revision=revision)
         except library.errors.EntryNotFoundError as error:
@@ -62,35 +70,81 @@ def zoo_file(name: str) -> Path:
         MissingPackage: without the extra `hub`.
     """
     library = _library(name)
-    with _told(ZOO.repository, None):
-        return Path(library.hf_hub_download(ZOO.repository, name, repo_type="dataset"))
+    with _told(ZOO, None):
+        return Path(library.hf_hub_download(ZOO, name, repo_type="dataset"))
 
 
 def download(url: str) -> Path:
-    """Return the path of what lies at a URL, in a cache of pooch, fetched if it is not there yet.
+    """Return the path of the `.onnx` file at a URL, in a cache of pooch, fetched if it is not there yet.
+
+    It is kept only if onnxruntime can read it, so that an error page or half a file is not found again next time.
+
+    Args:
+        url: address, at the end perhaps `#sha256=` and the checksum that the file must have.
 
     Raises:
-        ModelError: if it cannot be fetched.
-        MissingPackage: without the extra `hub`.
+        ModelError: if it cannot be fetched, has another checksum, or is no ONNX file.
+        ArgumentError: if the checksum is none.
+        MissingPackage: without the extras `hub` and `onnx`.
     """
+    address, marker, digest = url.partition(_CHECKSUM)
+    if marker and not re.fullmatch("[0-9a-fA-F]{64}", digest):
+        raise ArgumentError(f"{_CHECKSUM} of a URL must be followed by 64 hexadecimal digits; got {digest!r:.80}")
     try:
         import pooch
     except ImportError as error:
-        raise missing("pooch", "hub", f"The detector at {redact(url)}") from error
+        raise missing("pooch", "hub", f"The detector at {redact(address)}") from error
+    name = pooch.utils.unique_file_name(address)
+    logger = pooch.get_logger()
+    level = logger.level
+    logger.setLevel("ERROR")  # it writes whole URLs, with the tokens in them
     try:
-        # Downloads into a temporary file beside it and renames that; the name has a digest of the URL.
-        return Path(pooch.retrieve(url, known_hash=None, path=pooch.os_cache("geodetect")))
-    except (OSError, ValueError) as error:  # requests' errors are OSErrors
+        # Into a temporary file beside it, which is renamed; the name has a digest of the URL.
+        return Path(
+            pooch.retrieve(
+                address,
+                known_hash=digest.lower() or None,
+                fname=name if name.endswith(ONNX) else name + ONNX,
+                path=pooch.os_cache("geodetect"),
+                downloader=_fetch_onnx,
+            )
+        )
+    except OSError as error:  # requests' errors are OSErrors
         raise ModelError(
-            f"{redact(url)} could not be downloaded ({redact(str(error))}); check the address and the network, or "
+            f"{redact(address)} could not be downloaded ({redact(str(error))}); check the address and the network, or "
             "download the file and give its path"
+        ) from None
+    except ValueError as error:
+        raise ModelError(
+            f"what lies at {redact(address)} does not have the checksum {digest}; if the file was replaced by a newer "
+            "one on purpose, change the checksum"
+        ) from error
+    finally:
+        logger.setLevel(level)
+
+
+def _fetch_onnx(url: str, file: str, cache: Any) -> None:
+    """Fetch a file as pooch does, and raise if onnxruntime cannot read it."""
+    import pooch
+
+    pooch.HTTPDownloader()(url, file, cache)
+    try:
+        load_session(Path(file), "cpu")
+    except ModelError:
+        begin = Path(file).read_bytes()[:40]
+        raise ModelError(
+            f"what lies at {redact(url)} is not an ONNX file that onnxruntime can read; it begins with {begin!r}; "
+            "give the address of the file itself, not of a page about it"
         ) from None
 
 
 def _library(wanted: str) -> Any:
     try:
-        import huggingface_hub
-        import huggingface_hub.errors
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "IProgress not found")  # of its progress bar, in many notebooks
+            import huggingface_hub
+            import huggingface_hub.errors
+            import huggingface_hub.utils
     except ImportError as error:
         raise missing("huggingface_hub", "hub", f"The detector {wanted} on the Hugging Face hub") from error
     return huggingface_hub

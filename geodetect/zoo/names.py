@@ -10,20 +10,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from geodetect.addresses import expand_user, redact
 from geodetect.errors import ArgumentError, ModelError
 from geodetect.zoo import hub
-from geodetect.zoo.catalog import ZOO, entry
+from geodetect.zoo.catalog import ZOO_FILES, entry
+from geodetect.zoo.hub import ONNX
 
 if TYPE_CHECKING:
     import torch
 
     from geodetect.detector import Detector
 
-_OWN, _ONNX, _HUB = ".safetensors", ".onnx", "hf://"
+_OWN = ".safetensors"
+_HUB, _PAGE = "hf://", "https://huggingface.co/"  # what names of repositories may begin with
 _WEIGHTS = (".pt", ".pth", ".bin")  # suffixes of state dicts
 # "OWNER/NAME" with letters, digits and "-_." in both, as the hub has them, and perhaps a branch, tag or commit
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(?:@[\w./-]+)?")
 _FORMS = (
-    "a .safetensors or .onnx file, a folder with config.json and model.safetensors, OWNER/NAME of a repository on the "
-    "Hugging Face hub, or the URL of an .onnx file"
+    "a .safetensors or .onnx file, a folder with model.safetensors, OWNER/NAME of a repository on the Hugging Face "
+    "hub, or the URL of an .onnx file"
 )
 
 
@@ -46,10 +48,14 @@ def load_detector(
     """Load a detector from a file, a folder, the Hugging Face hub or a URL; no code in its files is ever run.
 
     Args:
-        name: a `.safetensors` file that `Detector.save` wrote; an `.onnx` file, or the URL of one, that geodetect
-            exported or that holds the metadata of Deepness, GeoDeep or Ultralytics; a folder with `config.json` and
-            `model.safetensors`, as DeepForest saves its RetinaNets; or such a repository on the hub as
-            OWNER/NAME[@REVISION], also written hf://OWNER/NAME. A local path that exists takes precedence.
+        name: one of
+            - a `.safetensors` file that `Detector.save` wrote;
+            - an `.onnx` file, or the URL of one (perhaps with `#sha256=` and the checksum that it must have), that
+              geodetect exported or that holds the metadata of Deepness, GeoDeep or Ultralytics;
+            - a folder with a detector that `Detector.save` wrote as `model.safetensors`, or with `config.json` and
+              `model.safetensors`, as DeepForest saves its RetinaNets;
+            - such a repository on the hub, OWNER/NAME[@REVISION], also written hf://OWNER/NAME or as its address.
+            A local path that exists takes precedence.
         classes: names of the classes, in the order of the labels, if the files do not hold them.
         pixel_size_m: side of a pixel on the ground that the detector expects, in metres, if the files do not say; None
             leaves it at what is known of it, else at the scene's own.
@@ -65,9 +71,11 @@ def load_detector(
         ArgumentError: if a value is not possible, or one is missing; the message names the keyword.
         MissingPackage: if the hub, `.onnx` files or the backbone need a package that is not installed.
     """
+    if isinstance(classes, str):
+        raise ArgumentError(f"classes must be a list of names; got {classes!r}")
     found = locate(name)
     path, suffix = found.path, found.path.suffix.lower()
-    if suffix == _ONNX:
+    if suffix == ONNX:
         if precision not in ("auto", "float32"):
             raise ArgumentError(
                 f'an .onnx file computes in float32; got precision={precision!r}, use "auto" or "float32"'
@@ -80,11 +88,14 @@ def load_detector(
     if layout is not None:
         raise ArgumentError(f"layout is for .onnx files; got layout={layout!r} for {found.name}, leave it out")
     from geodetect.detector import read_detector  # here, as it imports torch
+    from geodetect.detector.file import holds_detector
 
+    if path.is_dir() and holds_detector(path / hub.WEIGHTS):
+        path /= hub.WEIGHTS
     if not path.is_dir():
         given: Mapping[str, object] = {"classes": classes, "pixel_size_m": pixel_size_m}
         if stated := [keyword for keyword, value in given.items() if value is not None]:
-            raise ArgumentError(f"{path.name} holds its own {' and '.join(stated)}; leave {' and '.join(stated)} out")
+            raise ArgumentError(f"{found.name} holds its own {' and '.join(stated)}; leave {' and '.join(stated)} out")
         return read_detector(path, device=device, precision=precision)
     from geodetect.zoo.retinanets import read_retinanet
 
@@ -95,22 +106,35 @@ def load_detector(
     )
 
 
+def _exists(path: str | Path) -> bool:
+    """Return whether there is a file or folder of this name; the system refuses some, such as very long ones."""
+    try:
+        return Path(path).exists()
+    except OSError:
+        return False
+
+
 def is_remote(name: str | Path) -> bool:
     """Return whether a name can only stand for a published detector, as no file has it."""
-    text = str(name)
-    if Path(expand_user(text)).exists():
+    text = str(name).rstrip("/")
+    if _exists(expand_user(text)):
         return False
-    local = Path(text).suffix.lower() in (_OWN, _ONNX, *_WEIGHTS)
+    local = Path(text).suffix.lower() in (_OWN, ONNX, *_WEIGHTS)
     return text.startswith((_HUB, "http://", "https://")) or (not local and bool(_REPOSITORY.fullmatch(text)))
 
 
 def is_published(name: str) -> bool:
     """Return whether a name, which may be that of any file, is most likely one of a published detector's."""
     path = Path(expand_user(name))
-    if path.exists():
-        return path.suffix.lower() == _ONNX or (path / hub.CONFIG).is_file()
-    is_url = name.startswith(("http://", "https://")) and name.partition("?")[0].lower().endswith(_ONNX)
-    return is_url or name in ZOO.files or name.startswith(_HUB) or (is_remote(name) and not path.suffix)
+    if _exists(path):
+        return path.suffix.lower() == ONNX or (path / hub.CONFIG).is_file()
+    return _is_onnx_url(name) or name in ZOO_FILES or name.startswith(_HUB) or (is_remote(name) and not path.suffix)
+
+
+def _is_onnx_url(name: str) -> bool:
+    """Return whether a name is the URL of an `.onnx` file, by its suffix or because it is in the catalog."""
+    is_url = name.startswith(("http://", "https://"))
+    return is_url and (entry(name) is not None or re.split(r"[?#]", name)[0].lower().endswith(ONNX))
 
 
 def locate(name: str | Path) -> Found:
@@ -125,19 +149,22 @@ def locate(name: str | Path) -> Found:
         raise ArgumentError(f"a detector's name must be {_FORMS}; got {name!r}")
     text = str(name)
     path = Path(expand_user(text))
-    if path.exists():
+    if _exists(path):
         return Found(path, text)
+    text = text.rstrip("/")
+    if _REPOSITORY.fullmatch(text.removeprefix(_PAGE)):
+        text = text.removeprefix(_PAGE)
     if text.startswith(_HUB):
         text = text.removeprefix(_HUB)
         if not _REPOSITORY.fullmatch(text):
             raise ArgumentError(f"a repository of the hub is written hf://OWNER/NAME[@REVISION]; got {name!r}")
     elif text.startswith(("http://", "https://")):
-        if not text.partition("?")[0].lower().endswith(_ONNX):
+        if not _is_onnx_url(text):
             raise ModelError(f"a detector is loaded from the URL of an .onnx file alone; got {redact(text)}")
         return Found(hub.download(text), redact(text))
-    elif text in ZOO.files:
+    elif text in ZOO_FILES:
         return Found(hub.zoo_file(text), text)
     elif not is_remote(text):
-        raise ModelError(f"there is no model file {path}; expected {_FORMS}")
+        raise ModelError(f"there is no model file {path!s:.200}; expected {_FORMS}")
     repository, _, revision = text.partition("@")
     return Found(hub.snapshot(repository, revision or None), repository)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from geodetect.metadata import LOWEST_SCORE, NMS_IOU, UNKNOWN_SCORE, HasMetadata
 
 _CANDIDATE_RANK = 3  # (B, N, n) or (B, n, N)
 _BOX = 4  # numbers of a box
+_MOST_OVERLAP = 90  # percent of a window
 
 
 @dataclass(frozen=True)
@@ -126,19 +128,26 @@ class ForeignOnnx(HasMetadata):
         side = width if isinstance(width, int) else _side(told, self.name)
         if not isinstance(n_bands, int) or (isinstance(height, int) and height != side):
             raise ModelError(f"{self.name} must take square images (B, C, S, S); its input is {given.shape}")
-        mean, std = told.get("standardization_mean"), told.get("standardization_std")
-        self._mean = np.zeros(n_bands, np.float32) if mean is None else np.asarray(mean, np.float32)
-        self._std = np.ones(n_bands, np.float32) if std is None else np.asarray(std, np.float32)
-        resolution = told.get("resolution")  # of Deepness, in cm
-        self.metadata = Metadata(
-            classes=_classes(told, classes, self._n_classes(), self.name),
-            bands=range(1, n_bands + 1),
-            chip_size=side,
-            overlap=min(side - 1, round(side * float(told.get("tiles_overlap") or 0) / 100)),
-            pixel_size_m=pixel_size_m or (float(resolution) / 100 if resolution else None),
-            min_score=told.get("det_conf", UNKNOWN_SCORE),
-            summary={"layout": self.layout, "nms_iou": told.get("det_iou_thresh")},
-        )
+        self._mean = _by_band(told, "standardization_mean", 0, n_bands, self.name)
+        self._std = _by_band(told, "standardization_std", 1, n_bands, self.name)
+        if not (self._std > 0).all():
+            raise ModelError(f"{self.name} states standardization_std={self._std.tolist()}; each must be above 0")
+        resolution = _number(told, "resolution", math.inf, self.name)  # of Deepness, in cm
+        if pixel_size_m is None and resolution:
+            pixel_size_m = resolution / 100
+        overlap = _number(told, "tiles_overlap", _MOST_OVERLAP, self.name) or 0  # in percent
+        try:
+            self.metadata = Metadata(
+                classes=_classes(told, classes, self._n_classes(), self.name),
+                bands=range(1, n_bands + 1),
+                chip_size=side,
+                overlap=min(side - 1, round(side * overlap / 100)),
+                pixel_size_m=pixel_size_m,
+                min_score=UNKNOWN_SCORE if (score := _number(told, "det_conf", 1, self.name)) is None else score,
+                summary={"layout": self.layout, "nms_iou": told.get("det_iou_thresh")},
+            )
+        except ArgumentError as error:
+            raise ArgumentError(f"{self.name} cannot be run so: {error}") from error
 
     def _n_classes(self) -> int | None:
         """Return how many classes the output has room for, if its shape says."""
@@ -162,9 +171,9 @@ class ForeignOnnx(HasMetadata):
         floors, found = self.metadata.scores(min_score), []
         for candidates in self._run(self._images(pixels)):
             keep = candidates.scores >= np.maximum(floors[candidates.labels], np.finfo(np.float32).tiny)
-            boxes = Boxes(*(values[keep] for values in candidates)).clip(pixels.shape[3], pixels.shape[2])
-            boxes = boxes[(boxes.sizes > 0).all(axis=1)]
-            found.append(boxes[nms(boxes, nms_iou)])
+            boxes = Boxes(*(values[keep] for values in candidates))
+            boxes = boxes[nms(boxes, nms_iou)].clip(pixels.shape[3], pixels.shape[2])  # in this order, as Ultralytics
+            found.append(boxes[(boxes.sizes > 0).all(axis=1)])
         return found
 
     def _images(self, pixels: np.ndarray) -> np.ndarray:
@@ -183,7 +192,8 @@ class ForeignOnnx(HasMetadata):
             )
         images = np.zeros((n, n_bands, self.chip_size, self.chip_size), np.float32)
         images[:, :, :height, :width] = np.nan_to_num(pixels, nan=0, posinf=0, neginf=0) / np.float32(highest)
-        return (images - self._mean[:, None, None]) / self._std[:, None, None]
+        standardised: np.ndarray = (images - self._mean[:, None, None]) / self._std[:, None, None]
+        return standardised
 
     def _run(self, images: np.ndarray) -> Iterator[Candidates]:
         """Yield the candidates of each image."""
@@ -219,6 +229,39 @@ def _parsed(text: str) -> Any:
         except (ValueError, SyntaxError):
             continue
     return text
+
+
+def _number(told: Mapping[str, Any], key: str, most: float, name: str) -> float | None:
+    """Return a number of the metadata, None if it is not there.
+
+    Raises:
+        ModelError: if it is no number from 0 to `most`.
+    """
+    value = told.get(key)
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number <= most:
+        expected = f"a number from 0 to {most:g}" if math.isfinite(most) else "a number of at least 0"
+        raise ModelError(f"{name} states {key}={value!r:.80} in its metadata; expected {expected}")
+    return number
+
+
+def _by_band(told: Mapping[str, Any], key: str, otherwise: float, n_bands: int, name: str) -> np.ndarray:
+    """Return a number of the metadata for each band; a single one is for all.
+
+    Raises:
+        ModelError: if they are no numbers, or too few or many.
+    """
+    value = told.get(key)
+    try:
+        numbers: np.ndarray = np.broadcast_to(np.asarray(otherwise if value is None else value, np.float32), n_bands)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{name} states {key}={value!r:.80} in its metadata; expected {n_bands} numbers") from error
+    return numbers
 
 
 def _refuse_other_kinds(told: Mapping[str, Any], loaded: Any, name: str) -> None:
@@ -266,8 +309,15 @@ def _classes(told: Mapping[str, Any], given: Sequence[str] | None, n_classes: in
     stated = told.get("class_names") or told.get("names")
     if isinstance(stated, list) and len(stated) == 1 and isinstance(stated[0], Mapping):
         (stated,) = stated  # a list of one mapping, as some files have it
+    if isinstance(stated, str):
+        stated = [stated]
     if isinstance(stated, Mapping):
-        by_label = {int(label): str(value) for label, value in stated.items()}
+        try:
+            by_label = {int(label): str(value) for label, value in stated.items()}
+        except ValueError as error:
+            raise ModelError(
+                f"{name} must name its classes by numbers from 0; its metadata has {stated!r:.80}"
+            ) from error
         stated = [by_label.get(label, f"class {label}") for label in range(max(by_label, default=-1) + 1)]
     if stated and given is not None:
         raise ArgumentError(f"{name} names its classes {', '.join(map(str, stated))}; leave classes out")

@@ -63,9 +63,8 @@ def read_retinanet(
     network = Network(_BACKBONE, n_classes=len(names), n_bands=len(_BANDS), weights=None)
     if anew := published.fill(network, state, name):
         raise ModelError(f"the weights of {name} do not fit its {CONFIG}: {'; '.join(anew)}")
-    return Detector(
-        network.eval(),
-        Metadata(
+    try:
+        metadata = Metadata(
             classes=names,
             bands=_BANDS,
             chip_size=_CHIP_SIZE,
@@ -75,10 +74,10 @@ def read_retinanet(
             stretch=IMAGENET,
             min_size=_MIN_SIZE,
             summary={"source": name, "nms_iou": config.get("nms_thresh")},
-        ),
-        device=where,
-        precision=precision,
-    )
+        )
+    except ArgumentError as error:
+        raise ArgumentError(f"{name} cannot be run so: {error}") from error
+    return Detector(network.eval(), metadata, device=where, precision=precision)
 
 
 def _config(folder: Path, name: str) -> Mapping[str, Any]:
@@ -87,7 +86,8 @@ def _config(folder: Path, name: str) -> Mapping[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelError(
-            f"the folder {folder} holds no {CONFIG} that can be read; expected one beside {WEIGHTS}"
+            f"the folder {folder} holds neither a {CONFIG} that can be read nor a {WEIGHTS} that geodetect saved; "
+            "expected one of them"
         ) from error
     except ValueError as error:
         raise ModelError(f"{path} is not JSON ({error}); fetch it again") from error
@@ -103,12 +103,19 @@ def _config(folder: Path, name: str) -> Mapping[str, Any]:
 def _classes(config: Mapping[str, Any], given: Sequence[str] | None, name: str) -> list[str]:
     """Return the names of the classes in the order of their labels."""
     labels, n_classes = config.get("label_dict") or {}, config["num_classes"]
+    if not isinstance(n_classes, int) or not isinstance(labels, Mapping):
+        raise ModelError(
+            f"the {CONFIG} of {name} must hold num_classes, a whole number, and label_dict, a mapping of names to "
+            f"labels; got {n_classes!r:.40} and {labels!r:.80}"
+        )
+    if labels and set(labels.values()) != set(range(len(labels))):
+        raise ModelError(f"the label_dict of {name} must have the labels 0 to {len(labels) - 1}; got {labels!r:.80}")
     if labels and given is not None:
         raise ArgumentError(f"{name} names its classes {', '.join(labels)}; leave classes out")
     names = list(given or sorted(labels, key=lambda label: labels[label]))
     if not names:
         raise ArgumentError(f"{name} does not name its {n_classes} classes; give their names in order, classes=[...]")
-    if len(names) != n_classes or (labels and sorted(labels.values()) != list(range(n_classes))):
+    if len(names) != n_classes:
         raise ArgumentError(f"{name} has {n_classes} classes; got {len(names)}: {', '.join(names)}")
     return names
 

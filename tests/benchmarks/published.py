@@ -1,35 +1,69 @@
-"""Whether geodetect finds what DeepForest finds with the same weights, and both times.
+"""Whether geodetect finds what DeepForest and Ultralytics find with the same weights, and the times.
 
-    python tests/benchmarks/published.py [--data FOLDER] [--windows 6] [--raster FILE]
+    python tests/benchmarks/published.py [--data FOLDER] [--windows 6] [--side 2000] [--ultralytics]
 
 DeepForest's own RetinaNet, with random weights that find something, is saved by its own `save_pretrained`, opened by
-both, and run on windows of 400 px of real images. With --raster both map a whole file in windows of 400 px, DeepForest
-by `predict_tile`; its windows are merged at an IoU of 0.15 regardless of class, ours by `detect_objects` exactly, so
-that only the times compare. Needs the package `deepforest`.
+both, and run on windows of 400 px of real images. With --side both map a square of so many pixels, made of one of them
+again and again, in windows of 400 px that overlap by a quarter: DeepForest by `predict_tile`, which suppresses boxes of
+all windows at an IoU of 0.15, geodetect by `detect_objects`; so the numbers of boxes do not compare, but the times do.
+With --ultralytics a YOLO11n with random weights is exported to ONNX by Ultralytics and run by its `predict` and by
+geodetect instead. Needs the package `deepforest` or `ultralytics`.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import rasterio
 import torch
 import torchvision
+from affine import Affine
 from places import REAL_DATA
 
 import geodetect as gd
 from geodetect.boxes import iou
+from geodetect.grid import Window
 from geodetect.raster import RasterReader
 
-SIDE, NMS_IOU, MIN_SCORE = 400, 0.4, 0.3
+SIDE, YOLO_SIDE, NMS_IOU, MIN_SCORE = 400, 320, 0.4, 0.3
 MOST = 50  # of the best boxes of a window: those of random weights are ties further down
 IMAGES = ("2019_YELL_2_541000_4977000_image_crop.png", "2018_SJER_3_252000_4107000_image_477.tif")
+
+
+def windows(data: Path, n_windows: int, side: int) -> Iterator[np.ndarray]:
+    """Yield pixels (3, H, W) of windows of real images, the same each time."""
+    for name in IMAGES:
+        with RasterReader(data / "train" / "trees_deepforest" / name, bands=(1, 2, 3)) as reader:
+            height, width = reader.grid.shape
+            places = np.random.default_rng(0).integers(0, (max(1, width - side), max(1, height - side)), (n_windows, 2))
+            for x, y in places.tolist():
+                pixels, _ = reader.read(Window(x, y, min(side, width - x), min(side, height - y)))
+                yield pixels
+
+
+def square(data: Path, side: int, folder: Path) -> Path:
+    """Write a square of so many pixels, made of one real image again and again, and return its path."""
+    with rasterio.open(data / "train" / "trees_deepforest" / IMAGES[0]) as image:
+        pixels = image.read((1, 2, 3))
+    times = [-(-side // length) for length in pixels.shape[1:]]
+    pixels = np.tile(pixels, (1, *times))[:, :side, :side]
+    path = folder / "square.tif"
+    place = {"crs": "EPSG:32612", "transform": Affine(0.1, 0, 541_000, 0, -0.1, 4_978_000)}
+    tiles = {"tiled": True, "blockxsize": 256, "blockysize": 256}
+    with rasterio.open(
+        path, "w", driver="GTiff", width=side, height=side, count=3, dtype="uint8", **place, **tiles
+    ) as to:
+        to.write(pixels)
+    return path
 
 
 def theirs(folder: Path) -> torch.nn.Module:
@@ -54,29 +88,23 @@ def compare_windows(model: torch.nn.Module, folder: Path, data: Path, n_windows:
 
     detector = gd.load_detector(folder, device="cpu", precision="float32")
     worst_iou, worst_score, n_boxes, seconds = 1.0, 0.0, 0, {"DeepForest": 0.0, "geodetect": 0.0}
-    for name in IMAGES:
-        with RasterReader(data / "train" / "trees_deepforest" / name, bands=(1, 2, 3)) as reader:
-            height, width = reader.grid.shape
-            places = np.random.default_rng(0).integers(0, (max(1, width - SIDE), max(1, height - SIDE)), (n_windows, 2))
-            for x, y in places.tolist():
-                window = gd.grid.Window(x, y, min(SIDE, width - x), min(SIDE, height - y))
-                pixels, _ = reader.read(window)
-                start = time.perf_counter()
-                image = np.moveaxis(pixels, 0, -1).astype("float32")
-                found = predict._predict_image_(model=model, image=image, path=None, nms_thresh=NMS_IOU)
-                middle = time.perf_counter()
-                (ours,) = detector.detect(pixels[None], min_score=MIN_SCORE, nms_iou=NMS_IOU)
-                seconds["DeepForest"] += middle - start
-                seconds["geodetect"] += time.perf_counter() - middle
-                if found is None:
-                    assert not len(ours)
-                    continue
-                best = found.sort_values("score", ascending=False).head(MOST)
-                same = iou(best[["xmin", "ymin", "xmax", "ymax"]].to_numpy(float), ours.xyxy)
-                worst_iou = min(worst_iou, same.max(axis=1).min())
-                differences = np.abs(ours.scores[same.argmax(axis=1)] - best["score"].to_numpy())
-                worst_score = max(worst_score, differences.max())
-                n_boxes += len(best)
+    for pixels in windows(data, n_windows, SIDE):
+        start = time.perf_counter()
+        image = np.moveaxis(pixels, 0, -1).astype("float32")
+        found = predict._predict_image_(model=model, image=image, path=None, nms_thresh=NMS_IOU)
+        middle = time.perf_counter()
+        (ours,) = detector.detect(pixels[None], min_score=MIN_SCORE, nms_iou=NMS_IOU)
+        seconds["DeepForest"] += middle - start
+        seconds["geodetect"] += time.perf_counter() - middle
+        if found is None:
+            assert not len(ours)
+            continue
+        best = found.sort_values("score", ascending=False).head(MOST)
+        same = iou(best[["xmin", "ymin", "xmax", "ymax"]].to_numpy(float), ours.xyxy)
+        worst_iou = min(worst_iou, same.max(axis=1).min())
+        differences = np.abs(ours.scores[same.argmax(axis=1)] - best["score"].to_numpy())
+        worst_score = max(worst_score, differences.max())
+        n_boxes += len(best)
     times = ", ".join(f"{name} {each:.1f} s" for name, each in seconds.items())
     return f"{n_boxes} boxes: IoU at least {worst_iou:.5f}, scores within {worst_score:.1e}; {times}"
 
@@ -100,20 +128,74 @@ def compare_raster(model: torch.nn.Module, folder: Path, raster: Path) -> str:
     )
 
 
+def compare_ultralytics(data: Path, n_windows: int) -> str:
+    """Export a YOLO11n and run it with both on windows of real images; return the largest differences, and seconds."""
+    from ultralytics import YOLO
+    from ultralytics.nn.tasks import DetectionModel
+
+    torch.manual_seed(0)
+    exporter = YOLO("yolo11n.yaml")
+    # Two classes: it moves boxes of class k by 7,680 k px before suppression, where float32 rounds to 0.06 px for 80.
+    two = DetectionModel("yolo11n.yaml", nc=2, verbose=False)
+    two.args, two.task = exporter.model.args, exporter.task
+    exporter.model = two
+    for branch, std in (("cv2", 0.1), ("cv3", 0.8)):  # the last layers of boxes and of classes
+        for layers in getattr(exporter.model.model[-1], branch):
+            torch.nn.init.normal_(layers[-1].weight, std=std)
+    for module in exporter.model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the statistics of the pass below, else features vanish
+    seen = torch.from_numpy(np.stack(list(windows(data, n_windows, YOLO_SIDE)))).float() / 255
+    exporter.model.train()(seen)
+    exporter.model.eval()
+    path = Path(exporter.export(format="onnx", imgsz=YOLO_SIDE, simplify=False, verbose=False))
+    program, detector = YOLO(path, task="detect"), gd.load_detector(path)
+    worst_iou, worst_score, n_boxes, n_ours, seconds = 1.0, 0.0, 0, 0, {"Ultralytics": 0.0, "geodetect": 0.0}
+    for pixels in windows(data, n_windows, YOLO_SIDE):
+        image = np.ascontiguousarray(np.moveaxis(pixels, 0, -1)[..., ::-1])  # blue first, as OpenCV reads it
+        start = time.perf_counter()
+        (result,) = program.predict(
+            image, imgsz=YOLO_SIDE, conf=MIN_SCORE, iou=NMS_IOU, max_det=30_000, device="cpu", verbose=False
+        )
+        middle = time.perf_counter()
+        (ours,) = detector.detect(pixels[None], min_score=MIN_SCORE, nms_iou=NMS_IOU)
+        seconds["Ultralytics"] += middle - start
+        seconds["geodetect"] += time.perf_counter() - middle
+        boxes = result.boxes
+        same = iou(boxes.xyxy.numpy().astype(float), ours.xyxy)
+        same[boxes.cls.numpy()[:, None] != ours.labels[None]] = 0
+        if not len(boxes):
+            continue
+        worst_iou = min(worst_iou, same.max(axis=1).min())
+        worst_score = max(worst_score, np.abs(ours.scores[same.argmax(axis=1)] - boxes.conf.numpy()).max())
+        n_boxes, n_ours = n_boxes + len(boxes), n_ours + len(ours)
+    times = ", ".join(f"{name} {each:.1f} s" for name, each in seconds.items())
+    return (
+        f"{n_boxes} boxes of Ultralytics, {n_ours} of geodetect: IoU at least {worst_iou:.5f}, scores within "
+        f"{worst_score:.1e}; {times}"
+    )
+
+
 def main(argv: list[str]) -> None:
     """Compare and write a line for each comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=REAL_DATA, help="folder that holds train/trees_deepforest")
     parser.add_argument("--windows", type=int, default=6, help="of each image")
-    parser.add_argument("--raster", type=Path, help="a file to map as a whole")
+    parser.add_argument("--side", type=int, help="pixels of a square to map as a whole")
+    parser.add_argument("--ultralytics", action="store_true", help="compare with Ultralytics, not with DeepForest")
     choices = parser.parse_args(argv)
     warnings.simplefilter("ignore")
-    with tempfile.TemporaryDirectory() as folder:
-        model = theirs(Path(folder))
-        sys.stdout.write(f"{compare_windows(model, Path(folder), choices.data, choices.windows)}\n")
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        if choices.ultralytics:
+            with contextlib.chdir(folder):  # where it exports to
+                sys.stdout.write(f"{compare_ultralytics(choices.data.resolve(), choices.windows)}\n")
+            return
+        model = theirs(folder)
+        sys.stdout.write(f"{compare_windows(model, folder, choices.data, choices.windows)}\n")
         sys.stdout.flush()
-        if choices.raster is not None:
-            sys.stdout.write(f"{compare_raster(model, Path(folder), choices.raster)}\n")
+        if choices.side is not None:
+            sys.stdout.write(f"{compare_raster(model, folder, square(choices.data, choices.side, folder))}\n")
 
 
 if __name__ == "__main__":
