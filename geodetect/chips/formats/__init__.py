@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from geodetect.chips.formats import coco, deepforest, esri, kitti, voc, yolo
+from geodetect.chips.formats import coco, deepforest, dota, esri, kitti, voc, yolo
 from geodetect.chips.formats.image import Folder, Image, join_notes
 from geodetect.chips.formats.listing import Listing
 from geodetect.chips.formats.names import SUFFIXES
@@ -26,12 +26,16 @@ class Format:
         read: reads the labels of a folder.
         render: yields the label files of a folder: paths relative to it, and their texts.
         can_name: whether a class of this name, in one line, is read back as it was written.
+        oriented: whether it is written with oriented boxes.
+        parts: whether it stores which part of the data set each chip belongs to.
     """
 
     recognises: Callable[[Listing], bool]
     read: Callable[[Listing], Folder]
     render: Callable[[Folder], Iterator[tuple[str, str]]]
     can_name: Callable[[str], bool] = lambda _: True
+    oriented: bool = False
+    parts: bool = False
 
 
 # In the order of recognition: an export of ArcGIS holds labels of other formats too.
@@ -40,7 +44,10 @@ FORMATS: Mapping[str, Format] = {
     "coco": Format(coco.recognises, coco.read, coco.render),
     "voc": Format(voc.recognises, voc.read, voc.render),
     "kitti": Format(kitti.recognises, kitti.read, kitti.render, kitti.can_name),
-    "yolo": Format(yolo.recognises, yolo.read, yolo.render),
+    "dota": Format(dota.recognises, dota.read, dota.render, dota.can_name, oriented=True),
+    "yolo": Format(yolo.recognises, yolo.read, yolo.render, parts=True),
+    # Recognised as "yolo", which reads lines of both kinds; this one insists on four corners.
+    "yolo_obb": Format(lambda _: False, yolo.read_corners, yolo.render_corners, oriented=True, parts=True),
     "deepforest": Format(deepforest.recognises, deepforest.read, deepforest.render),
 }
 IMAGES = "images"

@@ -7,21 +7,37 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+import shapely
 from jaxtyping import Float
 from pyproj import CRS
 
+from geodetect.errors import LabelsError
+from geodetect.vector.geometry import mend
+
 TRAIN, VALID, TEST, UNLISTED = "train", "valid", "test", "unlisted"  # parts of a data set
 _NONCHARACTERS = re.compile("[\ufdd0-\ufdef\ufffe\uffff]")  # of the first plane; XML allows the others
+_FEWEST = 6  # numbers of a ring with an area
+
+Outline: TypeAlias = Sequence[Any]  # of one object: rings, in each of which x and y alternate
 
 
 class Box(NamedTuple):
-    """A class and four numbers: left, top, right and bottom in pixels, or as shares of the image's sides."""
+    """A class and four numbers: left, top, right and bottom in pixels, or as shares of the image's sides.
+
+    Its outline, in the same units, where the format has one.
+    """
 
     name: str
     xyxy: Sequence[float]
+    outline: Outline | None = None
+
+    @classmethod
+    def around(cls, name: str, ring: Sequence[float]) -> Box:
+        """Return the bounds of an outline of one ring, with it."""
+        return cls(name, [min(ring[::2]), min(ring[1::2]), max(ring[::2]), max(ring[1::2])], [ring])
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +52,7 @@ class Image:
         relative: whether the corners are shares, 0 to 1, as in YOLO.
         label: the label file; None for an image without labels, which counts as one without objects.
         part: `TRAIN`, `VALID` or `TEST` if the data set says so, `UNLISTED` if it lists only others; None otherwise.
+        outlines: (N,) of each object, None for one that only has a box; None if none has one.
     """
 
     path: Path
@@ -45,6 +62,7 @@ class Image:
     relative: bool = False
     label: Path | None = None
     part: str | None = None
+    outlines: Sequence[Outline | None] | None = None
 
     @classmethod
     def of(
@@ -59,7 +77,9 @@ class Image:
         """Make an image of its boxes one by one; arguments as in the class."""
         boxes = list(boxes)
         xyxy = np.array([box.xyxy for box in boxes], float).reshape(-1, 4)
-        return cls(path, xyxy, np.array([box.name for box in boxes], dtype=object), shape, relative, label)
+        names = np.array([box.name for box in boxes], dtype=object)
+        outlines = [box.outline for box in boxes] if any(box.outline is not None for box in boxes) else None
+        return cls(path, xyxy, names, shape, relative, label, outlines=outlines)
 
     @property
     def labelled(self) -> bool:
@@ -73,6 +93,41 @@ class Image:
             shape: (height, width) of the file.
         """
         return self.xyxy * np.tile(np.array(shape[::-1], float), 2) if self.relative else self.xyxy
+
+    def polygons(self, shape: tuple[int, int]) -> np.ndarray:
+        """Return the outlines as valid polygons in the pixels of the file; None for those without an area.
+
+        Args:
+            shape: (height, width) of the file.
+
+        Raises:
+            LabelsError: if the numbers of an outline are no pairs.
+        """
+        size = np.array(shape[::-1] if self.relative else (1, 1), float)
+        polygons = np.full(len(self.names), None)
+        for i, outline in enumerate(self.outlines or ()):
+            try:
+                rings = [
+                    np.asarray(ring, float).reshape(-1, 2) * size for ring in outline or () if len(ring) >= _FEWEST
+                ]
+            except (TypeError, ValueError) as error:
+                raise LabelsError(
+                    f"an outline of {self.names[i]} in {self.path.name} is not made of pairs of numbers, x and y: "
+                    f"{error}; correct it in {self.label}"
+                ) from error
+            polygons[i] = (
+                shapely.polygons(rings[0])
+                if len(rings) == 1
+                else shapely.multipolygons(list(map(shapely.polygons, rings)))
+            )
+        return mend(polygons)
+
+    @property
+    def corners(self) -> Float[np.ndarray, "N 8"]:
+        """X and y of the four corners of each box: of its outline where it has one, which must have as many."""
+        if self.outlines is None:
+            return np.asarray(self.xyxy[:, [0, 1, 2, 1, 2, 3, 0, 3]])
+        return np.array([ring for outline in self.outlines for ring in outline or ()], float).reshape(-1, 8)
 
 
 @dataclass(frozen=True, eq=False)
