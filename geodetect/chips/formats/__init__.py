@@ -46,8 +46,7 @@ FORMATS: Mapping[str, Format] = {
     "kitti": Format(kitti.recognises, kitti.read, kitti.render, kitti.can_name),
     "dota": Format(dota.recognises, dota.read, dota.render, dota.can_name, oriented=True),
     "yolo": Format(yolo.recognises, yolo.read, yolo.render, parts=True),
-    # Recognised as "yolo", which reads lines of both kinds; this one insists on four corners.
-    "yolo_obb": Format(lambda _: False, yolo.read_corners, yolo.render_corners, oriented=True, parts=True),
+    "yolo_obb": Format(yolo.recognises_corners, yolo.read_corners, yolo.render_corners, oriented=True, parts=True),
     "deepforest": Format(deepforest.recognises, deepforest.read, deepforest.render),
 }
 IMAGES = "images"

@@ -87,8 +87,22 @@ class _Classes(NamedTuple):
 
 
 def recognises(listing: Listing) -> bool:
-    """Return whether some text of the folder holds lines in shares."""
-    return any(_is_label(read_lines(path)) for path in listing.sample(".txt"))
+    """Return whether some text of the folder holds lines in shares, not all of them with four corners."""
+    return bool(_sample(listing)) and not recognises_corners(listing)
+
+
+def recognises_corners(listing: Listing) -> bool:
+    """Return whether all lines of the folder's texts have four corners in shares."""
+    lines = [line.text.split() for text in _sample(listing) for line in text]
+    return bool(lines) and all(map(_has_corners, lines)) and not _Classes.find(listing).key_points
+
+
+def _sample(listing: Listing) -> list[list[Line]]:
+    return [lines for path in listing.sample(".txt") if _is_label(lines := read_lines(path))]
+
+
+def _has_corners(words: Sequence[str]) -> bool:
+    return len(words) in (1 + _CORNERS, _SCORED_CORNERS)
 
 
 def _is_label(lines: Sequence[Line]) -> bool:
@@ -187,11 +201,11 @@ def _check_corners(texts: Mapping[Path, Sequence[Line]]) -> None:
     """
     for label, lines in texts.items():
         for row, line in lines:
-            n_numbers = len(line.split()) - 1
-            if n_numbers + 1 not in (_CORNERS + 1, _SCORED_CORNERS):
+            words = line.split()
+            if not _has_corners(words):
                 raise LabelsError(
                     f"line {row} of {label} is not YOLO-OBB: expected the number of a class, then {_CORNERS} numbers, "
-                    f"the x and y of four corners as shares of the image; got {n_numbers} in {line[:80]!r}"
+                    f"the x and y of four corners as shares of the image; got {len(words) - 1} in {line[:80]!r}"
                 )
 
 
