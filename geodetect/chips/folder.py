@@ -104,11 +104,11 @@ def _check_outlines(images: Sequence[Image], folder: Path) -> None:
     n_bare = [len(each.names) - sum(outline is not None for outline in each.outlines or ()) for each in images]
     if any(n_bare):
         first = next(each.label for each, n in zip(images, n_bare, strict=True) if n)
-        n_all = sum(len(each.names) for each in images)
         raise LabelsError(
-            f'boxes="oriented" needs the outline of every object; {sum(n_bare):,} of {n_all:,} objects of {folder} have '
-            f"an upright box or an incomplete outline, the first in {first}; give labels of DOTA, YOLO-OBB or COCO with "
-            'polygons, or choose boxes="upright"'
+            f'boxes="oriented" needs the outline of every object; {sum(n_bare):,} of '
+            f"{sum(len(each.names) for each in images):,} objects of {folder} have an upright box or an incomplete "
+            f"outline, the first in {first}; give labels of DOTA, YOLO-OBB or COCO with polygons, or choose "
+            'boxes="upright"'
         )
 
 

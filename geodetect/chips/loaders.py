@@ -1,9 +1,10 @@
 """Batches for training: padded boxes, augmentation, standardisation.
 
 A batch is (images (B, C, S, S) float32 standardised, boxes (B, M, 4) float32 in pixels,
-labels (B, M) int64 with -1 for padding); oriented boxes are (B, M, 5), the last number the
-angle in radians. fastai takes the first as input and the others as target. Padding keeps the targets regular: fastai weighs the validation loss by batch
-length, and would take a ragged target for one.
+labels (B, M) int64 with -1 for padding). Oriented boxes are (B, M, 5), the last number the
+angle in radians. fastai takes the first as input and the others as target. Padding keeps
+the targets regular: fastai weighs the validation loss by batch length, and would take a
+ragged target for one.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def _is_label(lines: Sequence[Line]) -> bool:
     if first is None or len(first.numbers) not in (_NUMBERS, _NUMBERS + 1):
         return False
     # As many numbers between 0 and 1 after the number of a class are an outline in YOLO's shares.
-    return not is_number(first.name) or max(first.numbers[_BOX]) > _FAR
+    return not all(map(is_number, first.name.split())) or max(first.numbers[_BOX]) > _FAR
 
 
 def _parse(line: str) -> _Object | None:
