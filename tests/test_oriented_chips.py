@@ -291,6 +291,8 @@ def test_yolo_with_corners_and_with_outlines(tmp_path: Path) -> None:
     }
     data = gd.prepare_data(put(tmp_path, texts), split="random", boxes="oriented")
     assert data.classes == ["car", "ship"]
+    assert "bounds" not in data.report
+    assert "whose bounds are taken: 3" in gd.prepare_data(tmp_path, split="random").report
     assert_same(np.concatenate([shapes(plan.boxes) for plan in data.plans]), np.array([ONE, TWO, THREE]), 0.001)
 
 
@@ -313,7 +315,12 @@ def test_polygons_of_coco_give_their_smallest_rectangles(tmp_path: Path) -> None
     split = [ring(shapely.box(60, 60, 70, 66)), ring(shapely.box(74, 60, 90, 66))]  # one object under a bridge
     data = gd.prepare_data(put(tmp_path, {"labels.json": coco([ring(house)], split)}), split="random", boxes="oriented")
     boxes = np.concatenate([shapes(plan.boxes) for plan in data.plans])
-    assert_same(boxes, np.array([shapely.oriented_envelope(house), shapely.box(60, 60, 90, 66)]), 1e-9)
+    expected = np.array([shapely.oriented_envelope(house), shapely.box(60, 60, 90, 66)])
+    assert_same(boxes, expected, 1e-9)
+    pairs = np.reshape(ring(house), (-1, 2)).tolist()  # as some tools write a ring
+    put(tmp_path, {"labels.json": coco(pairs, split)}, "")
+    again = gd.prepare_data(tmp_path, split="random", boxes="oriented")
+    assert_same(np.concatenate([shapes(plan.boxes) for plan in again.plans]), expected, 1e-9)
 
 
 FLAT = shapely.LineString([(10, 10), (60, 40), (60, 40), (10, 10)])
@@ -345,6 +352,11 @@ FLAT = shapely.LineString([(10, 10), (60, 40), (60, 40), (10, 10)])
         ),
         ({"labels.json": coco([ring(ONE)], {"size": [100, 100], "counts": [9]})}, None, "1 of 2 objects"),
         ({"labels.json": coco([ring(ONE)], [ring(TWO)[:7]])}, None, r"b\.tif is not made of pairs.*labels\.json"),
+        (
+            {"labels.json": coco([ring(ONE)], [[0, 0, 1, float("nan"), 9, 9]])},
+            None,
+            r"b\.tif is not made .* not finite",
+        ),
         ({"labelTxt/a.txt": line(FLAT, "car 0")}, None, "boxes without an area: 1"),
         ({"labels/a.txt": f"0 {shares(FLAT)}\n"}, None, "boxes without an area: 1"),
         ({"labels.json": coco([ring(FLAT)])}, None, "boxes without an area: 1"),

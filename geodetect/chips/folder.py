@@ -55,10 +55,11 @@ def from_folder(
             "folder that they lie in to train on them all the same"
         )
     if cutting.oriented:
-        _check_outlines(parts.train + parts.valid, folder)
+        _check_outlines(content.images, folder)
     cutter = ImageCutter(parts.train + parts.valid, content.crs, cutting, rename)
     train, valid = cutter.plan(parts.train), cutter.plan(parts.valid)
-    report = join_notes(content.report, parts.report, cutter.report, unknown)
+    bounds = "" if cutting.oriented else content.upright_note
+    report = join_notes(content.report, bounds, parts.report, cutter.report, unknown)
     if not any(len(plan.boxes) for plan in train):
         raise LabelsError(
             f"no image of {folder} holds a box that is at least {MIN_SIDE:g} px wide and lies inside it"

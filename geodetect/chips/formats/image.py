@@ -19,7 +19,8 @@ from geodetect.vector.geometry import mend
 
 TRAIN, VALID, TEST, UNLISTED = "train", "valid", "test", "unlisted"  # parts of a data set
 _NONCHARACTERS = re.compile("[\ufdd0-\ufdef\ufffe\uffff]")  # of the first plane; XML allows the others
-_FEWEST = 6  # numbers of a ring with an area
+_PAIR = 2  # numbers of a point
+_FEWEST = 3  # points of a ring with an area
 
 Outline: TypeAlias = Sequence[Any]  # of one object: rings, in each of which x and y alternate
 
@@ -106,20 +107,15 @@ class Image:
         size = np.array(shape[::-1] if self.relative else (1, 1), float)
         polygons = np.full(len(self.names), None)
         for i, outline in enumerate(self.outlines or ()):
+            if outline is None:
+                continue
             try:
-                rings = [
-                    np.asarray(ring, float).reshape(-1, 2) * size for ring in outline or () if len(ring) >= _FEWEST
-                ]
+                polygons[i] = _as_polygon(outline, size)
             except (TypeError, ValueError) as error:
                 raise LabelsError(
                     f"an outline of {self.names[i]} in {self.path.name} is not made of pairs of numbers, x and y: "
                     f"{error}; correct it in {self.label}"
                 ) from error
-            polygons[i] = (
-                shapely.polygons(rings[0])
-                if len(rings) == 1
-                else shapely.multipolygons(list(map(shapely.polygons, rings)))
-            )
         return mend(polygons)
 
     @property
@@ -128,6 +124,21 @@ class Image:
         if self.outlines is None:
             return np.asarray(self.xyxy[:, [0, 1, 2, 1, 2, 3, 0, 3]])
         return np.array([ring for outline in self.outlines for ring in outline or ()], float).reshape(-1, 8)
+
+
+def _as_polygon(outline: Outline, size: np.ndarray) -> shapely.Geometry | None:
+    """Return the polygon of an outline times `size`, of several parts if it has several rings; None for no ring.
+
+    Raises:
+        ValueError: if it is not made of pairs of finite numbers.
+    """
+    # Some write a single ring without the list around it, or as pairs.
+    rings = [outline] if np.size(outline[0]) <= _PAIR else outline
+    points = [np.asarray(ring, float).reshape(-1, _PAIR) * size for ring in rings]
+    if not all(np.isfinite(each).all() for each in points):
+        raise ValueError("it holds a number that is not finite")
+    parts = [shapely.Polygon(each) for each in points if len(each) >= _FEWEST]
+    return shapely.MultiPolygon(parts) if len(parts) > 1 else next(iter(parts), None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +153,7 @@ class Folder:
         cell: width and height of a pixel in units of the CRS; None if unknown.
         n_bands: of the images; None if unknown.
         values: (value, class) for each number that the format has for a class.
+        upright_note: what a report says besides if boxes are upright; empty for nothing.
     """
 
     images: list[Image]
@@ -151,6 +163,7 @@ class Folder:
     cell: tuple[float, float] | None = None
     n_bands: int | None = None
     values: tuple[tuple[str, str], ...] = ()
+    upright_note: str = ""
 
     @classmethod
     def of(cls, images: list[Image], report: str, values: Iterable[tuple[str, str]] = ()) -> Folder:

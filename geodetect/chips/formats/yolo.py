@@ -14,6 +14,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -157,7 +158,9 @@ def read(listing: Listing, *, corners: bool = False) -> Folder:
     unnamed = {name for image in images for name in image.names} - set(classes.names.values())
     values = [(str(number), name) for number, name in classes.names.items()]
     values += [(number, number) for number in sorted(unnamed, key=lambda number: (len(number), number))]
-    return Folder.of(images + found.bare, report, values)
+    n_outlines = sum(outline is not None for image in images for outline in image.outlines or ())
+    upright_note = count(n_outlines, "lines with corners instead of a box, whose bounds are taken")
+    return replace(Folder.of(images + found.bare, report, values), upright_note=upright_note)
 
 
 def _read_boxes(label: Path, lines: Sequence[Line], classes: _Classes, lost: Counter[str]) -> Iterator[Box]:
@@ -179,7 +182,6 @@ def _read_boxes(label: Path, lines: Sequence[Line], classes: _Classes, lost: Cou
         )
         name = classes.names.get(number, str(number))
         if not classes.key_points and (ring := _outline(values)):
-            lost["lines with corners instead of a box, whose bounds are taken"] += 1
             yield Box.around(name, ring)
         else:
             x, y, width, height = values[1 : 1 + _BOX]
