@@ -44,7 +44,7 @@ def from_folder(
         LabelsError: if the folder is missing, of no known format, or holds no box to train on.
     """
     folder = _check_folder(folder, argument)
-    content = read_folder(folder, dataset_type)
+    content = read_folder(folder, dataset_type, oriented=cutting.oriented)
     rename, unknown = _rename_classes(content, class_mapping)
     parts = _OwnParts.of(content.images)
     if argument == "valid_path":
@@ -58,8 +58,7 @@ def from_folder(
         _check_outlines(content.images, folder)
     cutter = ImageCutter(parts.train + parts.valid, content.crs, cutting, rename)
     train, valid = cutter.plan(parts.train), cutter.plan(parts.valid)
-    bounds = "" if cutting.oriented else content.upright_note
-    report = join_notes(content.report, bounds, parts.report, cutter.report, unknown)
+    report = join_notes(content.report, parts.report, cutter.report, unknown)
     if not any(len(plan.boxes) for plan in train):
         raise LabelsError(
             f"no image of {folder} holds a box that is at least {MIN_SIDE:g} px wide and lies inside it"

@@ -78,13 +78,14 @@ _FOREIGN = (
 )
 
 
-def read_folder(folder: Path, dataset_type: str | None = None) -> Folder:
+def read_folder(folder: Path, dataset_type: str | None = None, *, oriented: bool = False) -> Folder:
     """Read the labels in a folder, or beside a folder that only holds images.
 
     Args:
         folder: with images and labels, in sub-folders too; or the images of a layout that keeps labels apart, as
             `images/val`.
         dataset_type: the format; None recognises it.
+        oriented: whether outlines are used; otherwise the report says where boxes are only their bounds.
 
     Raises:
         ArgumentError: if there is no such format.
@@ -113,7 +114,7 @@ def read_folder(folder: Path, dataset_type: str | None = None) -> Folder:
     # ArcGIS writes labels of other formats, which hold only a part of what it knows.
     others = [f"dataset_type={each!r}" for each in kinds if dataset_type is None and kind not in (each, "esri")]
     also = f"read as {kind}; there is {' and '.join(others)} too" if others else ""
-    return replace(read, report=join_notes(also, read.report))
+    return replace(read, report=join_notes(also, read.report, "" if oriented else read.upright_note))
 
 
 def _recognise(listing: Listing) -> list[str]:

@@ -153,7 +153,7 @@ class Folder:
         cell: width and height of a pixel in units of the CRS; None if unknown.
         n_bands: of the images; None if unknown.
         values: (value, class) for each number that the format has for a class.
-        upright_note: what a report says besides if boxes are upright; empty for nothing.
+        upright_note: what is to be reported besides if outlines are not used.
     """
 
     images: list[Image]
