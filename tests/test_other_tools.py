@@ -99,6 +99,20 @@ def test_supervision_reads_all(exports: dict[str, Path], kind: str) -> None:
     assert names == counts(read_folder(root))
 
 
+def test_supervision_reads_corners(exports: dict[str, Path]) -> None:
+    data = pytest.importorskip("supervision", exc_type=ImportError).DetectionDataset
+    root = exports["yolo_obb"]
+    found = data.from_yolo(root / "images", root / "labels", root / "data.yaml", is_obb=True)
+    truth = {each.path.name: each for each in read_folder(root).images}
+    assert len(found) == len(truth) == 16
+    for path, _, boxes in found:
+        image = truth[Path(path).name]
+        assert Counter(found.classes[label] for label in boxes.class_id) == Counter(image.names.tolist())
+        if len(boxes):
+            corners = shapely.polygons(boxes.data["xyxyxyxy"])
+            assert (shapely.hausdorff_distance(corners, image.polygons((64, 64))) < 0.01).all()
+
+
 def test_datumaro_recognises_coco(exports: dict[str, Path]) -> None:
     datumaro = pytest.importorskip("datumaro")
     found = datumaro.Dataset.import_from(str(exports["coco"]))

@@ -72,7 +72,7 @@ def relabel(plans: Iterable[ChipPlan], old: Sequence[str], new: Sequence[str]) -
 
     def renumber(boxes: Boxes) -> Boxes:
         labels = number[boxes.labels]
-        return Boxes(boxes.xyxy[labels >= 0], labels[labels >= 0])
+        return replace(boxes, labels=labels)[labels >= 0]
 
     return [
         replace(plan, boxes=renumber(plan.boxes), objects=None if plan.objects is None else renumber(plan.objects))

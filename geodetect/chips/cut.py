@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import partial
 from itertools import pairwise
@@ -16,7 +16,7 @@ import numpy as np
 import shapely
 
 from geodetect import memory
-from geodetect.boxes import Boxes
+from geodetect.boxes import Boxes, oriented_envelope
 from geodetect.chips.chip import ChipPlan
 from geodetect.errors import ArgumentError, check_seed, is_number, is_share
 from geodetect.grid import Tiling, Window
@@ -27,6 +27,7 @@ MIN_SIDE = 2.0  # px; parts of objects that are narrower after cutting teach not
 _PLAN_BYTES = 2000  # of a chip that is planned
 _LARGEST_WHOLE = 1024  # px; images up to this size are chips as they are
 _USUAL_CHIP = 512
+_ENDLESS = 1e9  # px; beyond any label
 
 
 class Fate(IntEnum):
@@ -40,7 +41,7 @@ class Fate(IntEnum):
 
 @dataclass(frozen=True)
 class Cutting:
-    """How rasters become chips; names as in `prepare_data`, and the shortest side of a box in pixels.
+    """How rasters become chips; names as in `prepare_data`, the shortest side of a box in pixels, and its kind.
 
     Raises:
         ArgumentError: if a value is not possible.
@@ -54,7 +55,9 @@ class Cutting:
     negatives: float = 1.0
     seed: int = 42
     nodata: float | None = None
-    min_side: float = field(default=MIN_SIDE, repr=False)  # stopped exports are recognised by the repr of the others
+    # Stopped exports are recognised by the repr of the others.
+    min_side: float = field(default=MIN_SIDE, repr=False)
+    oriented: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.chip_size is not None:
@@ -126,8 +129,10 @@ def cut(
     min_visible: float,
     area: shapely.Geometry | None = None,
     min_side: float = MIN_SIDE,
+    oriented: bool = False,
+    within: tuple[int, int] | None = None,
 ) -> list[Boxes]:
-    """Return the boxes of each window, in its own pixels: the bounds of the visible part of each label.
+    """Return the boxes of each window, in its own pixels, around the visible part of each label.
 
     Args:
         polygons: (N,) shapely polygons in scene pixels.
@@ -135,13 +140,15 @@ def cut(
         windows: rectangles in scene pixels.
         min_visible: smallest share of a label's area that is kept, 0 to 1.
         area: scene pixels; nothing outside is visible.
-        min_side: pixels; parts with a shorter side are dropped.
+        min_side: pixels; boxes with a shorter side are dropped.
+        oriented: whether boxes are the smallest rotated rectangles around the parts instead of their bounds.
+        within: (height, width) of an image that is labelled by itself: what reaches beyond it is not cut there.
 
     Returns:
         One `Boxes` for each window.
     """
     inside = polygons if area is None else shapely.intersection(polygons, area)
-    frames = _frames(windows)
+    frames = _frames(windows, within)
     which, label = shapely.STRtree(inside).query(frames)
     parts, frames = inside[label], frames[which]
     own, bounds = shapely.bounds(parts), shapely.bounds(frames)
@@ -151,15 +158,30 @@ def cut(
     bounds = shapely.bounds(parts)
     with np.errstate(invalid="ignore"):
         keep = (share >= min_visible) & (np.nan_to_num(bounds[:, 2:] - bounds[:, :2]) >= min_side).all(axis=1)
-    bounds, labels = bounds[keep], labels[label[keep]]
+    if oriented:
+        # A convex outline fills at least half of its smallest rotated rectangle; slivers may have none at all.
+        keep[keep] = shapely.area(shapely.convex_hull(parts[keep])) >= min_side**2 / 2
+        boxes = oriented_envelope(parts[keep], labels[label[keep]])
+        wide = boxes.sizes.min(axis=1, initial=np.inf) >= min_side
+        keep[keep], boxes = wide, boxes[wide]
+    else:
+        boxes = Boxes(bounds[keep], labels[label[keep]])
     return [
-        Boxes(bounds[share], labels[share]).shift(-window.x, -window.y)
+        boxes[share].shift(-window.x, -window.y)
         for window, share in zip(windows, _slices(which[keep], len(windows)), strict=True)
     ]
 
 
-def _frames(windows: Sequence[Window]) -> np.ndarray:
-    return np.asarray(shapely.box(*np.array([window.xyxy for window in windows], float).reshape(-1, 4).T), object)
+def _frames(windows: Sequence[Window], within: tuple[int, int] | None = None) -> np.ndarray:
+    """Return the windows as polygons; those at the edges of `within` (height, width) without an end there."""
+    xyxy = np.array([window.xyxy for window in windows], float).reshape(-1, 4)
+    if within is not None:
+        size = np.array(within[::-1])
+        xyxy = np.concatenate(
+            [np.where(xyxy[:, :2] <= 0, -_ENDLESS, xyxy[:, :2]), np.where(xyxy[:, 2:] >= size, _ENDLESS, xyxy[:, 2:])],
+            axis=1,
+        )
+    return np.asarray(shapely.box(*xyxy.T), object)
 
 
 def _slices(which: np.ndarray, n: int) -> list[slice]:
@@ -175,6 +197,7 @@ def plan_chips(
     *,
     side: int,
     area: shapely.Geometry | None = None,
+    within: tuple[int, int] | None = None,
 ) -> tuple[list[ChipPlan], np.ndarray]:
     """Plan a chip for every window of one raster, with a box or without, and return the `Fate` of each label.
 
@@ -188,9 +211,17 @@ def plan_chips(
         cutting: the overlap of chips, and which parts of labels count.
         side: of a chip in pixels.
         area: scene pixels; pixels outside become invalid, and labels are cut at its edge.
+        within: as in `cut`.
     """
     windows = plan_windows(reader, chip_size=side, overlap=cutting.overlap, area=area)
-    visible = partial(cut, min_visible=cutting.min_visible, area=area, min_side=cutting.min_side)
+    visible = partial(
+        cut,
+        min_visible=cutting.min_visible,
+        area=area,
+        min_side=cutting.min_side,
+        oriented=cutting.oriented,
+        within=within,
+    )
     numbers = np.arange(len(polygons))
     parts = visible(polygons, numbers, windows)
     seen = [
@@ -209,10 +240,10 @@ def plan_chips(
     height, width = reader.grid.shape
     held = numbers[fates != Fate.BLANK]
     (whole,) = visible(polygons[held], held, [Window(0, 0, width, height)])
-    which, centred = shapely.STRtree(shapely.points(whole.centres)).query(_frames(windows))
+    which, centred = shapely.STRtree(shapely.points(whole.centres)).query(_frames(windows, within))
     objects = [whole[centred[share]] for share in _slices(which, len(windows))]
     plans = [
-        ChipPlan(reader, window, *(Boxes(each.xyxy, labels[each.labels]) for each in both))
+        ChipPlan(reader, window, *(replace(each, labels=labels[each.labels]) for each in both))
         for window, *both in zip(windows, seen, objects, strict=True)
     ]
     return plans, fates

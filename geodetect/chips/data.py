@@ -41,6 +41,7 @@ class DetectionData:
         sampler: "balanced" if training chips with rare classes are drawn more often; None if each is drawn once.
         seed: of the split, and of everything random in training.
         report: what was read and what was left out, in one line.
+        oriented: whether boxes lie as their objects do.
     """
 
     classes: list[str]
@@ -58,6 +59,7 @@ class DetectionData:
     sampler: str | None = None
     seed: int = 42
     report: str = ""
+    oriented: bool = False
 
     @property
     def _facts(self) -> dict[str, str]:
@@ -69,6 +71,7 @@ class DetectionData:
             + (f", {len(self.left_out):,} left out on the border" if len(self.left_out) else ""),
             "size": f"{self.chip_size} px{at}",
             "pixels": f"bands {listed(self.bands)} ({self.dtype})",
+            **({"boxes": "oriented"} if self.oriented else {}),
             **({"report": self.report} if self.report else {}),
         }
 
@@ -103,8 +106,8 @@ class DetectionData:
 
         Returns:
             Rows classes and `all`; columns `chips` (with such an object), `objects`, `median_px`, `median_m`, and
-            `unreached`, the share of objects whose IoU with every default anchor is below 0.5. `attrs` holds the
-            numbers of chips in `train`, `valid` and `left_out`.
+            `unreached`, the share of objects whose IoU with every default anchor is below 0.5; of an oriented box its
+            bounds count, as anchors are upright. `attrs` holds the numbers of chips in `train`, `valid` and `left_out`.
         """
         objects = self._objects()
         rows = {name: _summarise(objects[objects["label"] == i]) for i, name in enumerate(self.classes)}
@@ -122,7 +125,7 @@ class DetectionData:
                     "label": plan.boxes.labels,
                     "side": np.sqrt(plan.boxes.sizes.prod(axis=1)),
                     "metres": np.nan if self.pixel_size_m is None else self.pixel_size_m,
-                    "best": best_iou(plan.boxes.xyxy, (plan.window.height, plan.window.width)),
+                    "best": best_iou(plan.boxes.bounds, (plan.window.height, plan.window.width)),
                 }
             )
             for i, plan in enumerate(self.plans)
@@ -141,7 +144,7 @@ class DetectionData:
         if tuple(levels) not in PYRAMIDS:
             raise ArgumentError(f"levels must be one of {', '.join(map(str, PYRAMIDS))}; got {levels}")
         plans = [plan for plan in self.train.plans if len(plan.boxes)]
-        return suggest_anchors([plan.boxes.xyxy for plan in plans], (self.chip_size, self.chip_size), levels)
+        return suggest_anchors([plan.boxes.bounds for plan in plans], (self.chip_size, self.chip_size), levels)
 
     def show_batch(self, rows: int = 3) -> Figure:
         """Plot training chips with their true boxes.
@@ -156,7 +159,7 @@ class DetectionData:
         names = np.array(self.classes, dtype=object)
         return draw_chips(
             [chip.pixels for chip in chips],
-            [Marks.of_boxes(chip.boxes.xyxy, names[chip.boxes.labels]) for chip in chips],
+            [Marks(list(chip.boxes.corners), names[chip.boxes.labels].tolist()) for chip in chips],
             classes=self.classes,
             columns=min(rows, len(chosen)),
         )

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 _MAP = "chips"
 _WGS84 = CRS.from_epsg(4326)
 _VALID_SHARE = 0.2  # of the chips to validate on, in formats with parts; the default of `prepare_data`
-_WITH_PARTS = ("yolo",)  # formats that store the part of a chip
 _MOST_OUTLINES = 1000  # chips whose outlines are in memory at once
 
 
@@ -78,7 +77,8 @@ def export_training_data(
         out_dir: a folder that is empty or does not exist.
         metadata_format: layout of the labels: "coco"; "voc"; "yolo", with lists of the chips to train and to validate
             on, split as in `prepare_data`, or at random, with a warning, if blocks of ground cannot part them;
-            "kitti"; "esri", which is ArcGIS' own with boxes as Pascal VOC; or "deepforest", a CSV.
+            "kitti"; "esri", which is ArcGIS' own with boxes as Pascal VOC; "deepforest", a CSV; "dota", or "yolo_obb"
+            with lists as "yolo": both hold oriented boxes.
         chip_size: side of a chip in pixels.
         overlap: of neighbouring chips, in pixels; None is 0.
         chip_format: "tif" for GeoTIFFs; "png" (1 or 3 bands of 8 or 16 bits) or "jpg" (of 8 bits), which are
@@ -109,12 +109,15 @@ def export_training_data(
     ):
         if value not in list(known):
             raise ArgumentError(f"{name} must be one of {', '.join(sorted(known))}; got {value!r}")
-    cutting = Cutting(chip_size, overlap or 0, pixel_size_m, bands, min_visible, negatives, seed, nodata)
+    layout = FORMATS[metadata_format]
+    cutting = Cutting(
+        chip_size, overlap or 0, pixel_size_m, bands, min_visible, negatives, seed, nodata, oriented=layout.oriented
+    )
     out = OutDir(out_dir, overwrite=overwrite)
     out.check_spared(raster, labels, aoi)
     source = from_raster(raster, Labels(labels, label_field, layer, point_radius_m), cutting, aoi)
     check_chip_format(chip_format, len(source.bands), source.dtype)
-    unfit = [name for name in source.classes if not (is_plain(name) and FORMATS[metadata_format].can_name(name))]
+    unfit = [name for name in source.classes if not (is_plain(name) and layout.can_name(name))]
     if unfit:
         raise ArgumentError(
             f"{metadata_format} cannot hold classes called {', '.join(map(repr, unfit))}; "
@@ -128,10 +131,10 @@ def export_training_data(
     place = _choose_map(source)
     if not source.complete or place is None:
         warn(join_notes(source.report, "" if place else "no map, as no CRS holds all chips"))
-    parts = _assign_parts(source.plans, seed) if metadata_format in _WITH_PARTS else [None] * len(paths)
+    parts = _assign_parts(source.plans, seed) if layout.parts else [None] * len(paths)
     with out.open(plan):
         folder = _write_chips(source, paths, parts, progress=progress)
-        for name, text in FORMATS[metadata_format].render(folder):
+        for name, text in layout.render(folder):
             out.write(name, text)
         if place is not None:
             name, crs = place
@@ -152,6 +155,7 @@ def _fingerprint(source: Source, files: Sequence[str], settings: Sequence[object
             digest.update(repr(reader.grid).encode())
             digest.update(shapely.to_wkb(reader.area) if isinstance(reader, MaskedReader) else b"")
         digest.update(repr(plan.window).encode() + plan.boxes.xyxy.tobytes() + plan.boxes.labels.tobytes())
+        digest.update(b"" if plan.boxes.angles is None else plan.boxes.angles.tobytes())
     return json.dumps({"plan": digest.hexdigest()})
 
 
@@ -163,7 +167,9 @@ def _write_chips(source: Source, paths: Sequence[Path], parts: Sequence[str | No
         if not path.exists():
             pixels, valid = plan.reader.read(plan.window)
             write_chip(path, pixels, plan.grid, valid)
-        return Image(path, plan.boxes.xyxy, classes[plan.boxes.labels], plan.grid.shape, part=part)
+        boxes = plan.boxes
+        outlines = [[corners.ravel()] for corners in boxes.corners] if boxes.oriented else None
+        return Image(path, boxes.bounds, classes[boxes.labels], plan.grid.shape, part=part, outlines=outlines)
 
     grid = source.plans[0].grid
     # Without a transform all threads would take turns at one handle of the raster.
@@ -230,8 +236,9 @@ def _outline_chips(source: Source, images: Sequence[Image], crs: CRS | None) -> 
         some = images[first : first + _MOST_OUTLINES]
         outlines: list[np.ndarray] = []
         for plan in source.plans[first : first + _MOST_OUTLINES]:
-            corners = np.concatenate([[[0, 0, plan.window.width, plan.window.height]], plan.boxes.xyxy])
-            shapes = shapely.transform(shapely.box(*corners.T), plan.grid.in_plane().to_map)
+            boxes, chip = plan.boxes, shapely.box(0, 0, plan.window.width, plan.window.height)
+            inside = shapely.polygons(boxes.corners) if boxes.oriented else shapely.box(*boxes.xyxy.T)
+            shapes = shapely.transform(np.append([chip], inside), plan.grid.in_plane().to_map)
             shapes = np.asarray(shapes, dtype=object)
             outlines.append(Target(crs, _MAP).bring(shapes, plan.grid.crs, plan.grid.name))
         columns = {

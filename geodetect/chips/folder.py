@@ -44,7 +44,7 @@ def from_folder(
         LabelsError: if the folder is missing, of no known format, or holds no box to train on.
     """
     folder = _check_folder(folder, argument)
-    content = read_folder(folder, dataset_type)
+    content = read_folder(folder, dataset_type, oriented=cutting.oriented)
     rename, unknown = _rename_classes(content, class_mapping)
     parts = _OwnParts.of(content.images)
     if argument == "valid_path":
@@ -54,6 +54,8 @@ def from_folder(
             f"{folder} only holds images to test with ({len(parts.test):,}), which are not trained on; give the "
             "folder that they lie in to train on them all the same"
         )
+    if cutting.oriented:
+        _check_outlines(content.images, folder)
     cutter = ImageCutter(parts.train + parts.valid, content.crs, cutting, rename)
     train, valid = cutter.plan(parts.train), cutter.plan(parts.valid)
     report = join_notes(content.report, parts.report, cutter.report, unknown)
@@ -91,6 +93,23 @@ def _check_folder(folder: str | Path | Sequence[str | Path], argument: str) -> P
             f"{expected}; got {folder}, which {f'is a file{hint}' if folder.exists() else 'does not exist'}"
         )
     return folder
+
+
+def _check_outlines(images: Sequence[Image], folder: Path) -> None:
+    """Raise unless every object has an outline.
+
+    Raises:
+        LabelsError: if one has only an upright box.
+    """
+    n_bare = [len(each.names) - sum(outline is not None for outline in each.outlines or ()) for each in images]
+    if any(n_bare):
+        first = next(each.label for each, n in zip(images, n_bare, strict=True) if n)
+        raise LabelsError(
+            f'boxes="oriented" needs the outline of every object; {sum(n_bare):,} of '
+            f"{sum(len(each.names) for each in images):,} objects of {folder} have an upright box or an incomplete "
+            f"outline, the first in {first}; give labels of DOTA, YOLO-OBB or COCO with polygons, or choose "
+            'boxes="upright"'
+        )
 
 
 def _rename_classes(

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import shapely
@@ -20,11 +21,20 @@ from geodetect.chips.sources import Source, check_alike, drop_unused, note_pixel
 from geodetect.errors import LabelsError
 from geodetect.grid import Window
 from geodetect.raster import UPRIGHT, RasterReader, Reader, ReaderPool, TurnedReader, upright_shape
+from geodetect.vector.geometry import number_outlines
 
 _LEAST_SIDE = MIN_SIDE - 0.0101  # px; labels are written in hundredths, and each corner is off by up to half of one
 # Roboflow's name of the augmented copies of an image: `IMG_7_jpg.rf.1c9a7d0e5b3f4a2e8d6c1b0a9f8e7d6c.jpg`.
 _COPY = re.compile(r"(.+)\.rf\.[0-9a-zA-Z]+$")
 _DECIMALS = 6  # of a pixel; boxes that differ by less are duplicates
+_FLAT, _DUPLICATE, _OUTSIDE = "boxes without an area", "duplicate boxes", "boxes outside their image"  # counted as lost
+
+
+class _Objects(NamedTuple):
+    """Polygons in the pixels of an image that is read, and their labels under the new names."""
+
+    polygons: np.ndarray
+    labels: np.ndarray
 
 
 class ImageReader:
@@ -131,39 +141,68 @@ class ImageCutter:
         for image in images:
             reader = self._used.get(image.path) or self._open(image)
             if _kind(reader) == self._kind:
-                boxes = self._boxes(image, reader)
+                find, within = (self._outlines, reader.grid.shape) if self._cutting.oriented else (self._boxes, None)
+                objects = find(image, reader)
                 made, fates = plan_chips(
-                    reader, shapely.box(*boxes.xyxy.T), boxes.labels, self._cutting, side=self._side
+                    reader, objects.polygons, objects.labels, self._cutting, side=self._side, within=within
                 )
                 plans += [replace(plan, original=self._originals.get(image.path)) for plan in made]
                 self._fates.append(fates)
         return plans
 
-    def _boxes(self, image: Image, reader: ImageReader) -> Boxes:
-        """The usable boxes of an image, in the pixels that are read, under the new names; others count as lost."""
+    def _relabel(self, image: Image) -> np.ndarray:
+        """The new label of each box of an image; -1 for one that is dropped."""
         names = [self._rename[name] for name in image.names]
         labels = np.array([-1 if name is None else self.classes.index(name) for name in names], int)
         self._lost["boxes of classes that class_mapping drops"] += int((labels < 0).sum())
+        return labels
+
+    def _frame(self, image: Image, reader: ImageReader) -> tuple[int, int]:
+        """The (height, width) that the coordinates of an image's labels are of."""
         frame = image.shape or reader.source_shape
         self._lost["images resized since they were labelled, their boxes too"] += frame != reader.source_shape
+        return frame
+
+    def _outlines(self, image: Image, reader: ImageReader) -> _Objects:
+        """The usable outlines of an image, in the pixels that are read; others count as lost."""
+        labels, frame = self._relabel(image), self._frame(image, reader)
+        kept = labels >= 0
+        (height, width), scale = reader.grid.shape, np.divide(reader.grid.shape, frame)[::-1]
+        polygons, labels = image.polygons(frame)[kept], labels[kept]
+        solid = ~shapely.is_missing(polygons)
+        self._lost[_FLAT] += int((~solid).sum())
+        polygons, labels = shapely.transform(polygons[solid], lambda xy: xy * scale), labels[solid]
+        rows = np.column_stack([labels, number_outlines(polygons)])
+        first = np.sort(np.unique(rows, axis=0, return_index=True)[1])
+        self._lost[_DUPLICATE] += len(polygons) - len(first)
+        polygons, labels = polygons[first], labels[first]
+        inside = shapely.area(shapely.intersection(polygons, shapely.box(0, 0, width, height)))
+        good = inside >= np.maximum(self._cutting.min_visible * shapely.area(polygons), np.finfo(float).tiny)
+        self._lost[_OUTSIDE] += int((~good).sum())
+        return _Objects(polygons[good], labels[good])
+
+    def _boxes(self, image: Image, reader: ImageReader) -> _Objects:
+        """The usable boxes of an image, in the pixels that are read; others count as lost."""
+        labels, frame = self._relabel(image), self._frame(image, reader)
         (height, width), scale = reader.grid.shape, np.divide(reader.grid.shape, frame)[::-1]
         boxes = Boxes(image.in_pixels(frame) * np.tile(scale, 2), labels)[labels >= 0]
         rows = np.column_stack([boxes.labels, boxes.xyxy.round(_DECIMALS)])
         _, first = np.unique(rows, axis=0, return_index=True)
-        self._lost["duplicate boxes"] += len(boxes) - len(first)
+        self._lost[_DUPLICATE] += len(boxes) - len(first)
         boxes = boxes[np.sort(first)]
         whole, inside = area(boxes.xyxy), boxes.clip(width, height)
         least = np.maximum(self._cutting.min_visible * whole, np.finfo(float).tiny)
         faults = {
-            "boxes without an area": ~(whole > 0),  # NaN coordinates too
-            "boxes outside their image": area(inside.xyxy) < least,
+            _FLAT: ~(whole > 0),  # NaN coordinates too
+            _OUTSIDE: area(inside.xyxy) < least,
             f"boxes under {MIN_SIDE:g} px": ~(inside.sizes >= _LEAST_SIDE).all(axis=1),
         }
         good = np.ones(len(boxes), bool)
         for fault, has in faults.items():
             self._lost[fault] += int((good & has).sum())
             good &= ~has
-        return boxes[good]
+        boxes = boxes[good]
+        return _Objects(shapely.box(*boxes.xyxy.T), boxes.labels)
 
     def source(self, plans: Sequence[ChipPlan], name: str) -> Source:
         """Return chips with what all of them share; of those without a box as many as are asked for.

@@ -1,9 +1,10 @@
 """Batches for training: padded boxes, augmentation, standardisation.
 
 A batch is (images (B, C, S, S) float32 standardised, boxes (B, M, 4) float32 in pixels,
-labels (B, M) int64 with -1 for padding). fastai takes the first as input and the others
-as target. Padding keeps the targets regular: fastai weighs the validation loss by batch
-length, and would take a ragged target for one.
+labels (B, M) int64 with -1 for padding). Oriented boxes are (B, M, 5), the last number the
+angle in radians. fastai takes the first as input and the others as target. Padding keeps
+the targets regular: fastai weighs the validation loss by batch length, and would take a
+ragged target for one.
 """
 
 from __future__ import annotations
@@ -151,12 +152,15 @@ def collate(chips: Sequence[Chip], chip_size: int) -> tuple[Tensor, ...]:
     """Return raw pixels, boxes and labels of chips, padded to one size; fastai cannot copy named tuples."""
     n_boxes = max(len(chip.boxes) for chip in chips)
     images = np.zeros((len(chips), len(chips[0].pixels), chip_size, chip_size), np.float32)
-    boxes = np.zeros((len(chips), n_boxes, 4), np.float32)
+    oriented = any(chip.boxes.oriented for chip in chips)
+    boxes = np.zeros((len(chips), n_boxes, 5 if oriented else 4), np.float32)
     labels = np.full((len(chips), n_boxes), -1, np.int64)
     for i, chip in enumerate(chips):
         _, height, width = chip.pixels.shape
         images[i, :, :height, :width] = chip.pixels
-        boxes[i, : len(chip.boxes)] = chip.boxes.xyxy
+        boxes[i, : len(chip.boxes), :4] = chip.boxes.xyxy
+        if chip.boxes.angles is not None:
+            boxes[i, : len(chip.boxes), 4] = chip.boxes.angles
         labels[i, : len(chip.boxes)] = chip.boxes.labels
     return torch.from_numpy(images), torch.from_numpy(boxes), torch.from_numpy(labels)
 

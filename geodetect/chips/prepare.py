@@ -57,6 +57,7 @@ def prepare_data(
     sampler: str | None = None,
     seed: int = 42,
     nodata: float | None = None,
+    boxes: str = "upright",
 ) -> DetectionData:
     """Prepare chips to train and to validate on, from a raster with labels or from a folder of labelled chips.
 
@@ -65,8 +66,8 @@ def prepare_data(
     Args:
         source: a raster: a path, a URL, a list of them, a folder of GeoTIFFs or a pattern, or a STAC item. Files that
             touch are one scene; where they overlap, the later one counts. Without `labels`, a folder of chips in the
-            layout of COCO, Pascal VOC, YOLO, KITTI, DeepForest or an export of ArcGIS; if its labels lie beside the
-            images, as in Ultralytics' layout, the folder of images (`images/train`) is enough.
+            layout of COCO, Pascal VOC, YOLO, DOTA, KITTI, DeepForest or an export of ArcGIS; if its labels lie
+            beside the images, as in Ultralytics' layout, the folder of images (`images/train`) is enough.
         labels: when `source` is a raster: a vector file, several in a list, a folder or a pattern, or a GeoDataFrame,
             in any CRS.
         class_mapping: `{value: name}` renames classes; a value mapped to None is dropped. In a folder the value is a
@@ -87,7 +88,8 @@ def prepare_data(
         min_visible: smallest share of a label's area that must be visible in a chip, 0 to 1.
         negatives: chips without an object, as a share of those with one; 0 or more. They are drawn from all rasters
             or images alike.
-        dataset_type: the folder's format, "coco", "voc", "yolo", "kitti", "esri" or "deepforest"; None recognises it.
+        dataset_type: the folder's format, "coco", "voc", "yolo", "yolo_obb", "dota", "kitti", "esri" or "deepforest";
+            None recognises it.
         valid_path: a second folder to validate on, in any layout of `source`; `split` and `val_split_pct` are
             ignored then. So they are if a folder is split itself, by names of folders or by lists: its parts to train
             and to validate on are used as they are, and the one to test on is in `left_out`.
@@ -100,12 +102,21 @@ def prepare_data(
         sampler: "balanced" shows chips with rare classes more often in training; None shows each chip once an epoch.
         seed: of everything random here and in training.
         nodata: value that stands for no data, in addition to those that the rasters or images declare.
+        boxes: "upright", or "oriented" for boxes that lie as their objects do: the smallest rotated rectangle around
+            the visible part of each polygon, and a square around a point. A folder must hold outlines then: DOTA
+            (whose difficult objects are labels like others), YOLO-OBB, or COCO with polygons. A detector of such data
+            finds oriented boxes.
 
     Raises:
         GeodetectError: if a file or a parameter is not usable; the message says which and why.
     """
     _check_arguments(split, batch_size, num_workers, sampler)
-    cutting = Cutting(chip_size, overlap or 0, pixel_size_m, bands, min_visible, negatives, seed, nodata)
+    if boxes not in ("upright", "oriented"):
+        raise ArgumentError(f'boxes must be "upright" or "oriented"; got {boxes!r}')
+    oriented = boxes == "oriented"
+    cutting = Cutting(
+        chip_size, overlap or 0, pixel_size_m, bands, min_visible, negatives, seed, nodata, oriented=oriented
+    )
     if labels is not None:
         if valid_path is None:
             _refuse({"dataset_type": dataset_type}, "a raster with labels, which is no folder of chips")
@@ -155,6 +166,7 @@ def prepare_data(
         seed=seed,
         sampler=sampler,
         report=report,
+        oriented=oriented,
     )
 
 

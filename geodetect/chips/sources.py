@@ -113,7 +113,10 @@ def _plan_scenes(
         here = np.full(len(labelled.numbers), Fate.OUTSIDE)
         if inside is None or not inside.is_empty:
             labels = np.array([number[name] for name in labelled.names], int)
-            made, here = plan_chips(reader, labelled.polygons, labels, cutting, side=side, area=inside)
+            polygons = labelled.polygons
+            if cutting.oriented:  # the smallest rectangle around a circle may lie at any angle
+                polygons = np.where(labelled.of_points, shapely.envelope(polygons), polygons)
+            made, here = plan_chips(reader, polygons, labels, cutting, side=side, area=inside)
             plans += made
         np.maximum.at(fates, labelled.numbers, here)
     return plans, fates

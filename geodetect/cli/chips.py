@@ -15,7 +15,12 @@ from geodetect.cli import options
 @click.argument("raster")
 @click.argument("labels")
 @click.argument("out_dir", type=click.Path(path_type=Path))
-@click.option("--metadata-format", default="coco", metavar="FORMAT", help="coco, voc, yolo, kitti, esri or deepforest.")
+@click.option(
+    "--metadata-format",
+    default="coco",
+    metavar="FORMAT",
+    help="coco, voc, yolo, kitti, esri, deepforest; dota or yolo_obb for oriented boxes.",
+)
 @options.chip_size(512)
 @options.overlap(0)
 @click.option("--chip-format", default="tif", metavar="FORMAT", help="tif, png or jpg.")

@@ -174,6 +174,14 @@ min_visible = click.option(
 )
 
 
+boxes = click.option(
+    "--boxes",
+    type=click.Choice(["upright", "oriented"]),
+    default="upright",
+    help="Upright boxes, or oriented ones: the smallest rotated rectangle around each label.",
+)
+
+
 def negatives(default: float) -> Option:
     """Return the option for how many chips without objects are kept."""
     return click.option(

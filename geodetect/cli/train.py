@@ -37,7 +37,7 @@ _SUFFIX = ".safetensors"
     "--dataset-type",
     metavar="FORMAT",
     show_default="detected",
-    help="Format of the folder SOURCE: coco, voc, yolo, kitti, esri or deepforest.",
+    help="Format of the folder SOURCE: coco, voc, yolo, yolo_obb, dota, kitti, esri or deepforest.",
 )
 @click.option("--valid-path", metavar="FOLDER", help="Folder of validation chips, instead of a part of SOURCE.")
 @click.option("--val-split-pct", type=float, default=0.2, help="Share of the chips for validation, between 0 and 1.")
@@ -52,6 +52,7 @@ _SUFFIX = ".safetensors"
 @click.option("--num-workers", type=int, show_default="chosen", help="Processes for data loading (a count).")
 @click.option("--sampler", type=click.Choice(["balanced"]), help="Show chips with rare classes more often.")
 @options.nodata
+@options.boxes
 @options.seed
 @click.option("--backbone", default="resnet50", help="Backbone of the network.")
 @click.option(

@@ -57,6 +57,6 @@ def _pixels(boxes: Boxes, shape: tuple[int, ...]) -> tuple[Int[np.ndarray, "N 2"
     """Return the first pixel (x, y) of each box in a rectangle of `shape`, and the one after its last."""
     size = np.array(shape[::-1])
     # Not rounded half to even, which would depend on where the window begins.
-    low, high = np.split(np.ceil(boxes.xyxy - 0.5).astype(int), 2, axis=1)
+    low, high = np.split(np.ceil(boxes.bounds - 0.5).astype(int), 2, axis=1)
     low = np.clip(low, 0, size - 1)
     return low, np.clip(high, low + 1, size)

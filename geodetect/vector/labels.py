@@ -155,6 +155,11 @@ class GridLabels:
         """The class of each polygon, (P,)."""
         return np.asarray(self.objects.names[self.numbers])
 
+    @property
+    def of_points(self) -> np.ndarray:
+        """Whether each polygon is the circle of a point, (P,)."""
+        return np.asarray(shapely.get_type_id(self.objects.geometry[self.numbers]) == POINT)
+
 
 class _Search:
     """A search for objects on one raster after another: what one of them reaches or meets is not lost.

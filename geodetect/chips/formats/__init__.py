@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from geodetect.chips.formats import coco, deepforest, esri, kitti, voc, yolo
+from geodetect.chips.formats import coco, deepforest, dota, esri, kitti, voc, yolo
 from geodetect.chips.formats.image import Folder, Image, join_notes
 from geodetect.chips.formats.listing import Listing
 from geodetect.chips.formats.names import SUFFIXES
@@ -26,12 +26,16 @@ class Format:
         read: reads the labels of a folder.
         render: yields the label files of a folder: paths relative to it, and their texts.
         can_name: whether a class of this name, in one line, is read back as it was written.
+        oriented: whether it is written with oriented boxes.
+        parts: whether it stores which part of the data set each chip belongs to.
     """
 
     recognises: Callable[[Listing], bool]
     read: Callable[[Listing], Folder]
     render: Callable[[Folder], Iterator[tuple[str, str]]]
     can_name: Callable[[str], bool] = lambda _: True
+    oriented: bool = False
+    parts: bool = False
 
 
 # In the order of recognition: an export of ArcGIS holds labels of other formats too.
@@ -40,7 +44,9 @@ FORMATS: Mapping[str, Format] = {
     "coco": Format(coco.recognises, coco.read, coco.render),
     "voc": Format(voc.recognises, voc.read, voc.render),
     "kitti": Format(kitti.recognises, kitti.read, kitti.render, kitti.can_name),
-    "yolo": Format(yolo.recognises, yolo.read, yolo.render),
+    "dota": Format(dota.recognises, dota.read, dota.render, dota.can_name, oriented=True),
+    "yolo": Format(yolo.recognises, yolo.read, yolo.render, parts=True),
+    "yolo_obb": Format(yolo.recognises_corners, yolo.read_corners, yolo.render_corners, oriented=True, parts=True),
     "deepforest": Format(deepforest.recognises, deepforest.read, deepforest.render),
 }
 IMAGES = "images"
@@ -72,13 +78,14 @@ _FOREIGN = (
 )
 
 
-def read_folder(folder: Path, dataset_type: str | None = None) -> Folder:
+def read_folder(folder: Path, dataset_type: str | None = None, *, oriented: bool = False) -> Folder:
     """Read the labels in a folder, or beside a folder that only holds images.
 
     Args:
         folder: with images and labels, in sub-folders too; or the images of a layout that keeps labels apart, as
             `images/val`.
         dataset_type: the format; None recognises it.
+        oriented: whether outlines are used; otherwise the report says where boxes are only their bounds.
 
     Raises:
         ArgumentError: if there is no such format.
@@ -107,7 +114,7 @@ def read_folder(folder: Path, dataset_type: str | None = None) -> Folder:
     # ArcGIS writes labels of other formats, which hold only a part of what it knows.
     others = [f"dataset_type={each!r}" for each in kinds if dataset_type is None and kind not in (each, "esri")]
     also = f"read as {kind}; there is {' and '.join(others)} too" if others else ""
-    return replace(read, report=join_notes(also, read.report))
+    return replace(read, report=join_notes(also, read.report, "" if oriented else read.upright_note))
 
 
 def _recognise(listing: Listing) -> list[str]:

@@ -92,7 +92,9 @@ def _read_content(content: dict[str, Any], path: Path, listing: Listing) -> Fold
             xy = np.concatenate([np.array(ring, float).reshape(-1, 2) for ring in outline])
             bbox = [*xy.min(axis=0), *np.ptp(xy, axis=0)]
         if bbox:
-            boxes[str(annotation["image_id"])].append(Box(names[str(annotation["category_id"])], list(bbox)))
+            rings = outline if outline and isinstance(outline, list) else None  # else a mask
+            box = Box(names[str(annotation["category_id"])], list(bbox), rings)
+            boxes[str(annotation["image_id"])].append(box)
         else:
             boxless += 1
     entries: dict[str, dict[str, Any]] = {}

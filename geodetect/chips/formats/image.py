@@ -7,21 +7,38 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+import shapely
 from jaxtyping import Float
 from pyproj import CRS
 
+from geodetect.errors import LabelsError
+from geodetect.vector.geometry import mend
+
 TRAIN, VALID, TEST, UNLISTED = "train", "valid", "test", "unlisted"  # parts of a data set
 _NONCHARACTERS = re.compile("[\ufdd0-\ufdef\ufffe\uffff]")  # of the first plane; XML allows the others
+_PAIR = 2  # numbers of a point
+_FEWEST = 3  # points of a ring with an area
+
+Outline: TypeAlias = Sequence[Any]  # of one object: rings, in each of which x and y alternate
 
 
 class Box(NamedTuple):
-    """A class and four numbers: left, top, right and bottom in pixels, or as shares of the image's sides."""
+    """A class and four numbers: left, top, right and bottom in pixels, or as shares of the image's sides.
+
+    Its outline, in the same units, where the format has one.
+    """
 
     name: str
     xyxy: Sequence[float]
+    outline: Outline | None = None
+
+    @classmethod
+    def around(cls, name: str, ring: Sequence[float]) -> Box:
+        """Return the bounds of an outline of one ring, with it."""
+        return cls(name, [min(ring[::2]), min(ring[1::2]), max(ring[::2]), max(ring[1::2])], [ring])
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +53,7 @@ class Image:
         relative: whether the corners are shares, 0 to 1, as in YOLO.
         label: the label file; None for an image without labels, which counts as one without objects.
         part: `TRAIN`, `VALID` or `TEST` if the data set says so, `UNLISTED` if it lists only others; None otherwise.
+        outlines: (N,) of each object, None for one that only has a box; None if none has one.
     """
 
     path: Path
@@ -45,6 +63,7 @@ class Image:
     relative: bool = False
     label: Path | None = None
     part: str | None = None
+    outlines: Sequence[Outline | None] | None = None
 
     @classmethod
     def of(
@@ -59,7 +78,9 @@ class Image:
         """Make an image of its boxes one by one; arguments as in the class."""
         boxes = list(boxes)
         xyxy = np.array([box.xyxy for box in boxes], float).reshape(-1, 4)
-        return cls(path, xyxy, np.array([box.name for box in boxes], dtype=object), shape, relative, label)
+        names = np.array([box.name for box in boxes], dtype=object)
+        outlines = [box.outline for box in boxes] if any(box.outline is not None for box in boxes) else None
+        return cls(path, xyxy, names, shape, relative, label, outlines=outlines)
 
     @property
     def labelled(self) -> bool:
@@ -74,6 +95,51 @@ class Image:
         """
         return self.xyxy * np.tile(np.array(shape[::-1], float), 2) if self.relative else self.xyxy
 
+    def polygons(self, shape: tuple[int, int]) -> np.ndarray:
+        """Return the outlines as valid polygons in the pixels of the file; None for those without an area.
+
+        Args:
+            shape: (height, width) of the file.
+
+        Raises:
+            LabelsError: if the numbers of an outline are no pairs.
+        """
+        size = np.array(shape[::-1] if self.relative else (1, 1), float)
+        polygons = np.full(len(self.names), None)
+        for i, outline in enumerate(self.outlines or ()):
+            if outline is None:
+                continue
+            try:
+                polygons[i] = _as_polygon(outline, size)
+            except (TypeError, ValueError) as error:
+                raise LabelsError(
+                    f"an outline of {self.names[i]} in {self.path.name} is not made of pairs of numbers, x and y: "
+                    f"{error}; correct it in {self.label}"
+                ) from error
+        return mend(polygons)
+
+    @property
+    def corners(self) -> Float[np.ndarray, "N 8"]:
+        """X and y of the four corners of each box: of its outline where it has one, which must have as many."""
+        if self.outlines is None:
+            return np.asarray(self.xyxy[:, [0, 1, 2, 1, 2, 3, 0, 3]])
+        return np.array([ring for outline in self.outlines for ring in outline or ()], float).reshape(-1, 8)
+
+
+def _as_polygon(outline: Outline, size: np.ndarray) -> shapely.Geometry | None:
+    """Return the polygon of an outline times `size`, of several parts if it has several rings; None for no ring.
+
+    Raises:
+        ValueError: if it is not made of pairs of finite numbers.
+    """
+    # Some write a single ring without the list around it, or as pairs.
+    rings = [outline] if np.size(outline[0]) <= _PAIR else outline
+    points = [np.asarray(ring, float).reshape(-1, _PAIR) * size for ring in rings]
+    if not all(np.isfinite(each).all() for each in points):
+        raise ValueError("it holds a number that is not finite")
+    parts = [shapely.Polygon(each) for each in points if len(each) >= _FEWEST]
+    return shapely.MultiPolygon(parts) if len(parts) > 1 else next(iter(parts), None)
+
 
 @dataclass(frozen=True, eq=False)
 class Folder:
@@ -87,6 +153,7 @@ class Folder:
         cell: width and height of a pixel in units of the CRS; None if unknown.
         n_bands: of the images; None if unknown.
         values: (value, class) for each number that the format has for a class.
+        upright_note: what is to be reported besides if outlines are not used.
     """
 
     images: list[Image]
@@ -96,6 +163,7 @@ class Folder:
     cell: tuple[float, float] | None = None
     n_bands: int | None = None
     values: tuple[tuple[str, str], ...] = ()
+    upright_note: str = ""
 
     @classmethod
     def of(cls, images: list[Image], report: str, values: Iterable[tuple[str, str]] = ()) -> Folder:

@@ -6,14 +6,13 @@ type, truncated, occluded, alpha, the box, then seven more for the object in spa
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from geodetect.chips.formats.image import Box, Folder, Image, count, join_notes
 from geodetect.chips.formats.listing import Listing, Reference
-from geodetect.chips.formats.text import Line, parse_number, read_lines
+from geodetect.chips.formats.text import Line, is_number, parse_number, read_lines
 from geodetect.errors import LabelsError
 
 LABELS = "labels"
@@ -43,7 +42,7 @@ def _is_label(lines: Sequence[Line]) -> bool:
     if first is None or len(first.numbers) not in (_NUMBERS, _NUMBERS + 1):
         return False
     # As many numbers between 0 and 1 after the number of a class are an outline in YOLO's shares.
-    return not _is_number(first.name) or max(first.numbers[_BOX]) > _FAR
+    return not all(map(is_number, first.name.split())) or max(first.numbers[_BOX]) > _FAR
 
 
 def _parse(line: str) -> _Object | None:
@@ -53,7 +52,7 @@ def _parse(line: str) -> _Object | None:
     """
     words = line.split()
     # The type may be a number.
-    n_numbers = next((n for n, word in enumerate(reversed(words[1:])) if not _is_number(word)), len(words) - 1)
+    n_numbers = next((n for n, word in enumerate(reversed(words[1:])) if not is_number(word)), len(words) - 1)
     if n_numbers < _BOX.stop:
         return None
     counts = [n for n in (_NUMBERS, _NUMBERS + 1) if n <= n_numbers] or [n_numbers]
@@ -69,13 +68,6 @@ def _fits_columns(words: Sequence[str]) -> bool:
     return shares and words[1] in _OCCLUDED and angles and x1 <= x2 and y1 <= y2
 
 
-def _is_number(word: str) -> bool:
-    try:
-        return math.isfinite(parse_number(word))
-    except ValueError:
-        return False
-
-
 def read(listing: Listing) -> Folder:
     """Read the images that have a text of the same name, and those beside them without one as empty ones.
 
@@ -83,7 +75,7 @@ def read(listing: Listing) -> Folder:
         LabelsError: if a line has too few columns.
     """
     lines = {path: read_lines(path) for path in listing.with_suffix(".txt")}
-    labels = [path for path in lines if _is_label(lines[path]) or listing.find(path.stem)]
+    labels = listing.choose_texts(lines, _is_label)
     found = listing.match([Reference(label.stem, label) for label in labels])
     boxes = {path: read_boxes(label, lines[label]) for path, label in found.labels.items()}
     n_ignored = sum(box.name == _IGNORED for each in boxes.values() for box in each)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -24,6 +24,7 @@ from geodetect.chips.formats.names import (
     posix,
     strip_copy,
 )
+from geodetect.chips.formats.text import Line
 from geodetect.errors import GeodetectError, LabelsError
 from geodetect.raster import RasterReader
 
@@ -139,6 +140,21 @@ class Listing:
     def find(self, name: str) -> Sequence[Path]:
         """Return the images of this name in any folder, with this or another suffix."""
         return self._by_key.get(key(name), ())
+
+    def choose_texts(
+        self, texts: Mapping[Path, Sequence[Line]], is_label: Callable[[Sequence[Line]], bool]
+    ) -> list[Path]:
+        """Return the texts that are labels of a format, or are called like an image.
+
+        A text of another format is left out if the image has one of this format too.
+        """
+        sure = {path for path, lines in texts.items() if is_label(lines)}
+        named = {key(path.stem) for path in sure}
+        return [
+            path
+            for path, lines in texts.items()
+            if path in sure or (self.find(path.stem) and not (lines and key(path.stem) in named))
+        ]
 
     def is_near(self, wanted: Reference) -> bool:
         """Return whether an image of this name lies in folders like those of the label."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import math
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -79,3 +80,11 @@ def parse_number(text: str) -> float:
     if "_" in text:  # which Python allows between digits
         raise ValueError(f"could not convert string to float: {text!r}")
     return float(text)
+
+
+def is_number(word: str) -> bool:
+    """Return whether a word is a finite number as `parse_number` reads it."""
+    try:
+        return math.isfinite(parse_number(word))
+    except ValueError:
+        return False

@@ -1,8 +1,10 @@
 """YOLO: a text for each image, a line `class x y width height` for each box, in shares of its sides.
 
+YOLO-OBB: lines `class x1 y1 x2 y2 x3 y3 x4 y4` (https://docs.ultralytics.com/datasets/obb/).
+
 The layout is described at https://docs.ultralytics.com/datasets/detect/: classes count from 0 and a YAML holds
 their names; Darknet before it kept them in a list, one a line. Lines with the corners of an outline instead of a box
-give its bounds.
+have its bounds as box.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +29,8 @@ from geodetect.errors import LabelsError
 IMAGES, LABELS, NAMES = "images", "labels", "data.yaml"
 _BOX = 4  # numbers of a box
 _OUTLINE = 6  # and the fewest of an outline
+_CORNERS = 8  # numbers of four corners
+_SCORED_CORNERS = 10  # numbers of a line: a class, four corners, and a score as in files of detections
 _YAML = (".yaml", ".yml")
 _NAMES = re.compile(rb"""^["']?names["']?\s*:""", re.MULTILINE)
 _LISTS = ("classes.txt", "labels.txt", "names.txt")
@@ -83,8 +88,22 @@ class _Classes(NamedTuple):
 
 
 def recognises(listing: Listing) -> bool:
-    """Return whether some text of the folder holds lines in shares."""
-    return any(_is_label(read_lines(path)) for path in listing.sample(".txt"))
+    """Return whether some text of the folder holds lines in shares, not all of them with four corners."""
+    return bool(_sample(listing)) and not recognises_corners(listing)
+
+
+def recognises_corners(listing: Listing) -> bool:
+    """Return whether all lines of the folder's texts have four corners in shares."""
+    lines = [line.text.split() for text in _sample(listing) for line in text]
+    return bool(lines) and all(map(_has_corners, lines)) and not _Classes.find(listing).key_points
+
+
+def _sample(listing: Listing) -> list[list[Line]]:
+    return [lines for path in listing.sample(".txt") if _is_label(lines := read_lines(path))]
+
+
+def _has_corners(words: Sequence[str]) -> bool:
+    return len(words) in (1 + _CORNERS, _SCORED_CORNERS)
 
 
 def _is_label(lines: Sequence[Line]) -> bool:
@@ -101,17 +120,32 @@ def _parse(line: str) -> list[float] | None:
     return values if right else None
 
 
-def read(listing: Listing) -> Folder:
+def read_corners(listing: Listing) -> Folder:
+    """Read as `read` does, each line with four corners.
+
+    Raises:
+        LabelsError: if a line cannot be read or is made of anything else, or the file of names.
+    """
+    return read(listing, corners=True)
+
+
+def read(listing: Listing, *, corners: bool = False) -> Folder:
     """Read the images that have a text of the same name, and those beside them without one as empty ones.
+
+    Args:
+        listing: the files of the folder.
+        corners: whether every line must have four corners.
 
     Raises:
         LabelsError: if a line cannot be read, or the file of names.
     """
     classes = _Classes.find(listing)
     lines = {path: read_lines(path) for path in listing.with_suffix(".txt") if path != classes.path}
-    labels = [path for path in lines if _is_label(lines[path]) or listing.find(path.stem)]
+    labels = listing.choose_texts(lines, _is_label)
     found = listing.match([Reference(label.stem, label) for label in labels])
     lost: Counter[str] = Counter()
+    if corners:
+        _check_corners({label: lines[label] for label in found.labels.values()})
     images = [
         Image.of(path, _read_boxes(label, lines[label], classes, lost), label, relative=True)
         for path, label in found.labels.items()
@@ -124,7 +158,9 @@ def read(listing: Listing) -> Folder:
     unnamed = {name for image in images for name in image.names} - set(classes.names.values())
     values = [(str(number), name) for number, name in classes.names.items()]
     values += [(number, number) for number in sorted(unnamed, key=lambda number: (len(number), number))]
-    return Folder.of(images + found.bare, report, values)
+    n_outlines = sum(outline is not None for image in images for outline in image.outlines or ())
+    upright_note = count(n_outlines, "lines with corners instead of a box, whose bounds are taken")
+    return replace(Folder.of(images + found.bare, report, values), upright_note=upright_note)
 
 
 def _read_boxes(label: Path, lines: Sequence[Line], classes: _Classes, lost: Counter[str]) -> Iterator[Box]:
@@ -144,17 +180,43 @@ def _read_boxes(label: Path, lines: Sequence[Line], classes: _Classes, lost: Cou
         lost["boxes of classes without a name, called by their number"] += bool(classes.names) and (
             number not in classes.names
         )
-        if not classes.key_points and len(values) > _OUTLINE and len(values) % 2 == 1:
-            lost["lines with corners instead of a box, whose bounds are taken"] += 1
-            corners = np.reshape(values[1:], (-1, 2))
-            xyxy = [*corners.min(axis=0), *corners.max(axis=0)]
+        name = classes.names.get(number, str(number))
+        if not classes.key_points and (ring := _outline(values)):
+            yield Box.around(name, ring)
         else:
             x, y, width, height = values[1 : 1 + _BOX]
-            xyxy = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
-        yield Box(classes.names.get(number, str(number)), xyxy)
+            yield Box(name, [x - width / 2, y - height / 2, x + width / 2, y + height / 2])
 
 
-def render(folder: Folder) -> Iterator[tuple[str, str]]:
+def _outline(values: Sequence[float]) -> Sequence[float]:
+    """The corners in a line of outlines, x and y in turn; empty in a line of a box."""
+    if len(values) == _SCORED_CORNERS:
+        return values[1:-1]
+    return values[1:] if len(values) > _OUTLINE and len(values) % 2 == 1 else ()
+
+
+def _check_corners(texts: Mapping[Path, Sequence[Line]]) -> None:
+    """Raise for a line that does not have four corners.
+
+    Raises:
+        LabelsError: if there is one.
+    """
+    for label, lines in texts.items():
+        for row, line in lines:
+            words = line.split()
+            if not _has_corners(words):
+                raise LabelsError(
+                    f"line {row} of {label} is not YOLO-OBB: expected the number of a class, then {_CORNERS} numbers, "
+                    f"the x and y of four corners as shares of the image; got {len(words) - 1} in {line[:80]!r}"
+                )
+
+
+def render_corners(folder: Folder) -> Iterator[tuple[str, str]]:
+    """Yield as `render` does, with the four corners of each box."""
+    return render(folder, corners=True)
+
+
+def render(folder: Folder, *, corners: bool = False) -> Iterator[tuple[str, str]]:
     """Yield `data.yaml`, lists of both parts if there are two, and a text for each image, in millionths of its sides.
 
     Without `path` in it Ultralytics opens `data.yaml` from any folder: paths are then relative to the file itself.
@@ -171,8 +233,11 @@ def render(folder: Folder) -> Iterator[tuple[str, str]]:
     for image in folder.images:
         assert image.shape is not None
         height, width = image.shape
-        corners = image.xyxy / (width, height, width, height)
-        centres, sides = (corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]
-        rows = zip(image.names, np.concatenate([centres, sides], axis=1).tolist(), strict=True)
-        lines = (f"{numbers[name]} {' '.join(f'{share:.6f}' for share in box)}\n" for name, box in rows)
+        if corners:
+            shares = image.corners / np.tile((width, height), 4)
+        else:
+            xyxy = image.xyxy / (width, height, width, height)
+            shares = np.concatenate([(xyxy[:, :2] + xyxy[:, 2:]) / 2, xyxy[:, 2:] - xyxy[:, :2]], axis=1)
+        rows = zip(image.names, shares.tolist(), strict=True)
+        lines = (f"{numbers[name]} {' '.join(f'{share:.6f}' for share in each)}\n" for name, each in rows)
         yield f"{LABELS}/{image.path.stem}.txt", "".join(lines)
