@@ -149,8 +149,14 @@ def _outputs(detector: Detector) -> list[dict[str, Any]]:
         }
         for k, name in enumerate(detector.classes)
     ]
+    oriented = detector.network.architecture.oriented
     logits = "For each anchor and class, before the sigmoid; anchors as the hyperparameters describe them."
     deltas = "For each anchor how it moves (dx, dy in its sides) and grows (logarithms dw, dh), as in R-CNN."
+    if oriented:
+        deltas = (
+            "For each anchor how it moves (dx, dy in its sides) and grows (logarithms of the longer and the shorter side), "
+            "and cosine and sine of twice the angle of the longer side, from +x towards +y (down)."
+        )
     return [
         {
             "name": name,
@@ -165,6 +171,6 @@ def _outputs(detector: Detector) -> list[dict[str, Any]]:
         }
         for name, description, dimension, size in (
             ("logits", logits, "class", len(classes)),
-            ("deltas", deltas, "delta", 4),
+            ("deltas", deltas, "delta", 6 if oriented else 4),
         )
     ]
