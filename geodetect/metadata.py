@@ -36,6 +36,7 @@ class Architecture:
         head_norm: "batch" norm by level or "group" norm in the heads, or None.
         width: channels of the pyramid and of the heads.
         depth: convolutions of a head before its last.
+        oriented: whether the box head also gives the angle of each box.
 
     Raises:
         ArgumentError: if a value of the heads is not possible.
@@ -47,6 +48,7 @@ class Architecture:
     head_norm: str | None = None
     width: int = 256  # "all pyramid levels have C = 256 channels" (https://arxiv.org/abs/1708.02002, section 4)
     depth: int = 4  # "applies four 3x3 conv layers" (likewise)
+    oriented: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "head_norm", known_norm(self.head_norm))
@@ -60,8 +62,8 @@ class Architecture:
         return f"{self.depth} convolutions of {self.width} channels, {norm}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the values that JSON holds; `from_json` undoes it."""
-        return asdict(self)
+        """Return the values that JSON holds, "oriented" only where it is true; `from_json` undoes it."""
+        return {name: value for name, value in asdict(self).items() if name != "oriented" or value}
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Self:
@@ -73,6 +75,7 @@ class Architecture:
             facts.get("head_norm"),  # heads had none in version 1, and group norm if any up to version 3
             facts.get("width", cls.width),
             facts.get("depth", cls.depth),
+            facts.get("oriented", cls.oriented),
         )
 
 
@@ -91,6 +94,7 @@ class Metadata:
         min_size: side in pixels to which the shorter side of every image is resized before the network sees it, as
             torchvision's detectors do; None for no resizing.
         architecture: of its network; None if that is not one of ours.
+        oriented: whether its boxes have angles; an architecture decides this itself.
         summary: how it was trained and how well it did; anything that JSON holds.
 
     Raises:
@@ -106,6 +110,7 @@ class Metadata:
     stretch: Stretch | None = None
     min_size: int | None = None
     architecture: Architecture | None = None
+    oriented: bool = False
     summary: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -116,6 +121,8 @@ class Metadata:
             object.__setattr__(self, name, tuple(values))
         object.__setattr__(self, "min_score", _known(self.min_score))
         object.__setattr__(self, "summary", dict(self.summary or {}))
+        if self.architecture is not None:
+            object.__setattr__(self, "oriented", self.architecture.oriented)
         self._check()
         self.scores(self.min_score)
 
@@ -126,6 +133,7 @@ class Metadata:
             ("bands", all(is_whole(band) and band > 0 for band in self.bands), "whole numbers, counted from 1"),
             ("chip_size", is_whole(self.chip_size), "a whole number of pixels"),
             ("overlap", is_whole(self.overlap), "a whole number of pixels"),
+            ("oriented", isinstance(self.oriented, bool), "True or False"),
             ("min_size", self.min_size is None or is_whole(self.min_size), "a whole number of pixels, or None"),
             ("pixel_size_m", size_m is None or (is_number(size_m) and size_m > 0), "metres above 0, or None"),
         ):
@@ -167,10 +175,12 @@ class Metadata:
 
     def to_json(self) -> dict[str, Any]:
         """Return the values that JSON holds, those of the architecture among them; `from_json` undoes it."""
-        own = {name: value for name, value in vars(self).items() if name not in ("stretch", "min_size", "architecture")}
+        apart = ("stretch", "min_size", "architecture", "oriented")
+        own = {name: value for name, value in vars(self).items() if name not in apart}
         stretch = {} if self.stretch is None else {"stretch": asdict(self.stretch)}
         resized = {} if self.min_size is None else {"min_size": self.min_size}
-        return own | stretch | resized | ({} if self.architecture is None else self.architecture.to_json())
+        oriented = {"oriented": True} if self.oriented else {}
+        return own | stretch | resized | oriented | ({} if self.architecture is None else self.architecture.to_json())
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Self:
@@ -191,6 +201,7 @@ class Metadata:
             stretch=Stretch(**facts["stretch"]) if "stretch" in facts else None,
             min_size=facts.get("min_size"),
             architecture=Architecture.from_json(facts) if "anchors" in facts else None,
+            oriented=facts.get("oriented", False),
             summary=facts.get("summary", {}),
         )
 
@@ -204,6 +215,8 @@ class Metadata:
             "chip size": f"{self.chip_size} px, overlap {self.overlap} px"
             + ("" if self.min_size is None else f"; images are enlarged to {self.min_size} px"),
         }
+        if self.oriented:
+            told["boxes"] = "oriented"
         if self.architecture is not None:
             anchors = self.architecture.anchors
             told |= {
@@ -254,6 +267,11 @@ class HasMetadata:
     @min_score.setter
     def min_score(self, scores: Scores) -> None:
         self.metadata = replace(self.metadata, min_score=scores)
+
+    @property
+    def oriented(self) -> bool:
+        """Whether its boxes have angles."""
+        return self.metadata.oriented
 
     @property
     def summary(self) -> Mapping[str, Any]:

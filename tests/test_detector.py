@@ -515,8 +515,8 @@ def test_files_of_version_1_are_read(tmp_path):
 
 
 def test_a_newer_format_is_refused(saved):
-    rewrite(saved, format_version="5")
-    refused(saved, "format version 5, this geodetect reads up to 4; update geodetect")
+    rewrite(saved, format_version="6")
+    refused(saved, "format version 6, this geodetect reads up to 5; update geodetect")
 
 
 @pytest.mark.parametrize(

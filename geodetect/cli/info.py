@@ -71,6 +71,7 @@ def _describe_export(path: Path) -> dict[str, Any] | None:
         "bands": ", ".join(str(band) for band in facts["bands"]),
         "pixel size": None if size is None else f"{size:g} m",
         "chip size": f"{facts['chip_size']} px" + ("" if overlap is None else f", overlap {overlap} px"),
+        "boxes": "oriented" if facts.get("oriented") else None,
         "backbone": facts.get("backbone"),
         "best score": facts["min_score"],
         "arguments": facts.get("arguments"),

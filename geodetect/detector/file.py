@@ -21,7 +21,8 @@ from geodetect.errors import ModelError, OutputError
 from geodetect.files import replace_atomically
 from geodetect.metadata import Metadata
 
-_FORMAT_VERSION = 4  # heads have batch norm, a width and a depth, which version 3 does not know
+_UPRIGHT_VERSION = 4  # heads have batch norm, a width and a depth, which version 3 does not know
+_FORMAT_VERSION = 5  # boxes have angles; upright detectors are still written as version 4, which older programs read
 _OLDER = ("1", "2")
 _SUFFIX = ".safetensors"
 
@@ -39,7 +40,7 @@ def write(path: Path, weights: Mapping[str, Tensor], metadata: Metadata) -> Path
     """
     check_output(path)
     stored = {key: json.dumps(value) for key, value in metadata.to_json().items()}
-    stored["format_version"] = str(_FORMAT_VERSION)
+    stored["format_version"] = str(_FORMAT_VERSION if metadata.oriented else _UPRIGHT_VERSION)
     stored["checksum"] = checksum(stored, weights)
     with replace_atomically(path) as part:
         part.write_bytes(serialise(dict(weights), stored))  # `save_file` would make it readable for its owner alone

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from geodetect.addresses import expand_user
 from geodetect.errors import ArgumentError, OutputError
-from geodetect.export.onnx_detector import LAYOUTS
+from geodetect.export.onnx_detector import LAYOUTS, ORIENTED
 
 if TYPE_CHECKING:
     from geodetect.detector import Detector
@@ -33,7 +33,8 @@ def export(detector: Detector, path: str | Path, layout: str | None = None) -> P
         path: its suffix names the format: `.onnx` for GeoDeep, Deepness, Ultralytics and onnxruntime, `.dlpk` for
             ArcGIS, `.pt2` for PyTorch, `.json` for a STAC item with the `.pt2` file that it describes beside it.
         layout: output layout of an `.onnx` file, by the `det_type` of Deepness: "YOLO_v9" (the default, which all of
-            them read), "YOLO_Ultralytics" or "YOLO_v5_or_v7_default"; `.json` knows only "stac-mlm".
+            them read), "YOLO_Ultralytics" or "YOLO_v5_or_v7_default"; "YOLO_Ultralytics_obb" for oriented boxes, whose
+            only layout it is; `.json` knows only "stac-mlm".
 
     Raises:
         OutputError: if the suffix is unknown, the file cannot be written, or its results differ from the network's;
@@ -42,6 +43,9 @@ def export(detector: Detector, path: str | Path, layout: str | None = None) -> P
         MissingPackage: for `.onnx` without the extra `onnx`.
     """
     check_output(path, layout)
+    if Path(path).suffix.lower() == ".onnx" and layout is not None and (layout == ORIENTED) != detector.oriented:
+        kind, fits = ("oriented", f"is {ORIENTED!r}") if detector.oriented else ("upright", f"is not {ORIENTED!r}")
+        raise ArgumentError(f"the layout of a detector of {kind} boxes {fits}; got layout={layout!r}, leave it out")
     # imported here, so that running an `.onnx` file loads no PyTorch
     from geodetect.export import dlpk, onnx, pt2, stac
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from geodetect.detector import Detector
 from geodetect.errors import missing
-from geodetect.export.onnx_detector import IN_COLUMNS, LAYOUTS, METADATA, load_session
+from geodetect.export.onnx_detector import IN_COLUMNS, LAYOUTS, METADATA, ORIENTED, load_session
 from geodetect.export.program import Detections, trace
 from geodetect.export.verify import check_same, to_centres_and_sides
 from geodetect.files import replace_atomically
@@ -47,12 +47,12 @@ class _Rows(nn.Module):
 
 
 class _Columns(_Rows):
-    """The network with candidates as columns: centre, sides, and the score of each class."""
+    """The network with candidates as columns: centre, sides, the score of each class, and the angle if there is one."""
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return (B, 4 + K, N) for pixels (B, C, S, S)."""
+        """Return (B, 4 + K, N), oriented (B, 5 + K, N), for pixels (B, C, S, S)."""
         boxes, scores = self.detections(pixels)
-        return torch.cat([to_centres_and_sides(boxes), scores], dim=2).transpose(1, 2)
+        return torch.cat([to_centres_and_sides(boxes), scores, boxes[..., 4:]], dim=2).transpose(1, 2)
 
 
 def export(detector: Detector, path: Path, layout: str | None) -> None:
@@ -71,7 +71,8 @@ def export(detector: Detector, path: Path, layout: str | None) -> None:
         import onnxscript  # noqa: F401  # the exporter needs it, and its own message does not name the extra
     except ImportError as error:
         raise missing("onnxscript", "onnx", "export to .onnx") from error
-    detections, in_columns = Detections(detector), LAYOUTS[layout] in IN_COLUMNS
+    detections, det_type = Detections(detector), ORIENTED if detector.oriented else LAYOUTS[layout]
+    in_columns = det_type in IN_COLUMNS
     exported = torch.onnx.export(
         trace((_Columns if in_columns else _Rows)(detections).eval(), detector),
         input_names=["images"],
@@ -153,7 +154,7 @@ def _describe(detector: Detector, groups: list[int], det_type: str) -> dict[str,
     if detector.pixel_size_m is not None:
         deepness["resolution"] = round(100 * detector.pixel_size_m, 6)  # centimetres
     ultralytics = {
-        "task": "detect",
+        "task": "obb" if detector.oriented else "detect",
         "names": dict(enumerate(detector.classes)),
         "imgsz": [detector.chip_size, detector.chip_size],
         "stride": math.gcd(detector.chip_size, _STRIDE),  # sides of pictures are rounded up to a multiple of it

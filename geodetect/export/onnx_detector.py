@@ -28,8 +28,10 @@ LAYOUTS: dict[str | None, str] = {
     "YOLO_Ultralytics": "YOLO_Ultralytics",
     "yolo": "YOLO_Ultralytics",  # its name in earlier versions
     "YOLO_v5_or_v7_default": "YOLO_v5_or_v7_default",
+    "YOLO_Ultralytics_obb": "YOLO_Ultralytics_obb",
 }
-IN_COLUMNS = ("YOLO_v9", "YOLO_Ultralytics")  # (4 + K, N); the other one has rows, (N, 5 + K)
+ORIENTED = "YOLO_Ultralytics_obb"  # the layout of oriented detectors, and of no others: an angle after the scores
+IN_COLUMNS = ("YOLO_v9", "YOLO_Ultralytics", ORIENTED)  # (4 + K, N), (5 + K, N); the other one has rows, (N, 5 + K)
 _BYTE = np.float32(255)
 _MAX_PER_LEVEL = 1000  # pairs of a box and a class, as in the detector
 # onnxruntime raises a class of its own for each of its error codes; these stand for files that it cannot read.
@@ -90,7 +92,8 @@ class OnnxDetector(HasMetadata):
 
     def _select_boxes(self, rows: np.ndarray, shape: tuple[int, int], min_score: float, nms_iou: float) -> Boxes:
         """Return the boxes among the candidates (N, 4 + n) of one chip of the size (H, W)."""
-        scores = rows[:, -len(self.classes) :].copy()
+        n_classes, angles = len(self.classes), rows[:, -1].astype(float)
+        scores = rows[:, 4 : 4 + n_classes].copy() if self.oriented else rows[:, -n_classes:].copy()
         ends = np.cumsum(self._groups)
         for first, end in zip(ends - self._groups, ends, strict=True):
             # The 1,000 largest by size of a level; below 0 are those outside the chip.
@@ -100,8 +103,9 @@ class OnnxDetector(HasMetadata):
         place, label = np.nonzero(scores >= max(min_score, np.finfo(np.float32).tiny))
         centres, halves = rows[place, :2].astype(float), rows[place, 2:4].astype(float) / 2
         xyxy = np.concatenate([centres - halves, centres + halves], axis=1)
-        boxes = Boxes(xyxy, label, scores[place, label]).clip(shape[1], shape[0])
-        boxes = boxes[(boxes.sizes > 0).all(axis=1)]
+        boxes = Boxes(xyxy, label, scores[place, label], angles[place] if self.oriented else None)
+        boxes = boxes.clip(shape[1], shape[0])
+        boxes = boxes[(boxes.sizes > 0).all(axis=1) & (boxes.centres <= shape[::-1]).all(axis=1)]
         return boxes[nms(boxes, nms_iou)]
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from geodetect.detector import Detector
 from geodetect.errors import OutputError
+from geodetect.network import oriented
 from geodetect.network.coding import decode
 from geodetect.network.inference import MULTIPLE
 from geodetect.network.retinanet import Network
@@ -58,16 +59,19 @@ class Detections(nn.Module):
         return [min(_MAX_PER_LEVEL, size) for size in self.level_sizes]
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return corners (B, N, 4) in pixels and scores (B, N, K) of the best candidates.
+        """Return boxes (B, N, 4) or, with angles, (B, N, 5), in pixels and scores (B, N, K) of the best candidates.
 
-        Scores of boxes outside the chip are negated: no threshold lets them pass, but their size still tells which
+        Upright boxes are corners; oriented ones are as in `network.oriented`. Scores of boxes outside the chip are negated: no threshold lets them pass, but their size still tells which
         candidates are a level's best.
 
         Args:
             pixels: (B, C, S, S), divided by 255; NaN and infinity count as the mean.
         """
         boxes, scores = self.candidates(pixels)
-        real = (boxes[..., 2:] > boxes[..., :2]).all(dim=2, keepdim=True)
+        if boxes.shape[2] == oriented.N_ORIENTED:
+            real = oriented.are_inside(boxes, (self.side, self.side))[..., None]
+        else:
+            real = (boxes[..., 2:] > boxes[..., :2]).all(dim=2, keepdim=True)
         return boxes, torch.where(real, scores, -scores)
 
     def candidates(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,8 +81,10 @@ class Detections(nn.Module):
         logits, deltas = self.network(nn.functional.pad(pictures, (0, self.margin, 0, self.margin)))
         scores = logits.sigmoid()
         places = self._find_best(scores)
-        boxes = decode(self.anchors[places], _take_rows(deltas, places)).clamp(0, self.side)
-        return boxes, _take_rows(scores, places)
+        anchors, moves = self.anchors[places], _take_rows(deltas, places)
+        if self.network.architecture.oriented:
+            return oriented.decode(anchors, moves), _take_rows(scores, places)
+        return decode(anchors, moves).clamp(0, self.side), _take_rows(scores, places)
 
     def _find_best(self, scores: Tensor) -> Tensor:
         """Return indices (B, N) of the best anchors of each level."""

@@ -78,7 +78,10 @@ def _fill(argument: Any, values: dict[str, Any]) -> Any:
 
 
 class _Found(NamedTuple):
-    """Boxes (N, 4) in pixels with their scores (N,), 0 to 1, and labels (N,)."""
+    """Boxes (N, 4) in pixels with their scores (N,), 0 to 1, and labels (N,).
+
+    Oriented boxes (N, 5) are rectangles turned about their centre by the last number, in radians from +x towards +y.
+    """
 
     boxes: np.ndarray
     scores: np.ndarray
@@ -90,17 +93,12 @@ class _Found(NamedTuple):
 
     def suppress(self, overlap: float) -> _Found:
         """Return the boxes that greedy suppression within each class keeps, best first."""
-        boxes, _, labels = self
-        low, high = boxes[:, :2], boxes[:, 2:]
-        areas = (high - low).prod(axis=1)
         order, kept = np.argsort(-self.scores, kind="stable"), []
         while len(order):
             best, order = order[0], order[1:]
             kept.append(best)
-            sides = np.minimum(high[best], high[order]) - np.maximum(low[best], low[order])
-            shared = np.clip(sides, 0, None).prod(axis=1)
-            iou = shared / (areas[best] + areas[order] - shared)
-            order = order[(labels[order] != labels[best]) | (iou <= overlap)]
+            rivals = (self.labels[order] == self.labels[best]) & (_iou(self.boxes[best], self.boxes[order]) > overlap)
+            order = order[~rivals]
         return self.take(np.array(kept, int))
 
 
@@ -196,16 +194,15 @@ class GeodetectDetector:
         pixels[:, ~valid] = 0
         found = self._detect(pixels)
         # boxes count by the pixel under their centre, in the padded block
-        centres = ((found.boxes[:, :2] + found.boxes[:, 2:]) / 2 + self.padding).astype(int)
+        centres = ((found.boxes[:, :2] + found.boxes[:, 2:4]) / 2 + self.padding).astype(int)
         x, y = (np.clip(centres[:, axis], 0, valid.shape[1 - axis] - 1) for axis in (0, 1))
         found = found.take(np.flatnonzero(valid[y, x])).suppress(self.nms_overlap)
         features = []
-        for number, (box, score, label) in enumerate(zip(*found), start=1):  # noqa: B905
-            x1, y1, x2, y2 = box.tolist()
+        rings = _corners(found.boxes).tolist()  # clockwise
+        for number, (corners, score, label) in enumerate(zip(rings, found.scores, found.labels), start=1):  # noqa: B905
             name, confidence = self.definition["Classes"][label]["Name"], _PERCENT * float(score)
-            ring = [[x1, y1], [x2, y1], [x2, y2], [x1, y2], [x1, y1]]  # clockwise and closed
             attributes = {"OID": number, "Class": name, "Confidence": confidence}
-            features.append({"attributes": attributes, "geometry": {"rings": [ring]}})
+            features.append({"attributes": attributes, "geometry": {"rings": [[*corners, corners[0]]]}})
         return {"output_vectors": _feature_set(features)}
 
     @property
@@ -219,7 +216,8 @@ class GeodetectDetector:
             self._program = Program(self._weights, self._device)
         n_bands, height, width = pixels.shape
         starts = [(y, x) for y in self._starts(height) for x in self._starts(width)]
-        found = [_Found(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))]
+        n_numbers = 5 if self.definition["Geodetect"].get("oriented") else 4
+        found = [_Found(np.zeros((0, n_numbers)), np.zeros(0), np.zeros(0, int))]
         for first in range(0, len(starts), self.batch_size):
             places = starts[first : first + self.batch_size]
             chips = np.zeros((len(places), n_bands, self._side, self._side), np.float32)
@@ -229,7 +227,8 @@ class GeodetectDetector:
             boxes, scores = (each.cpu().numpy() for each in self._program(torch.from_numpy(chips) / _BYTE))
             for i, (y, x) in enumerate(places):
                 of_chip = self._select(boxes[i], scores[i])
-                offset = np.array([x, y, x, y]) - self.padding
+                offset = np.zeros(n_numbers)
+                offset[:4] = np.array([x, y, x, y]) - self.padding
                 found.append(of_chip._replace(boxes=of_chip.boxes + offset))
         return _Found(*(np.concatenate(each) for each in zip(*found)))  # noqa: B905
 
@@ -238,10 +237,10 @@ class GeodetectDetector:
         return range(0, max(length - 2 * self.padding, 1), self._inner)
 
     def _select(self, boxes: np.ndarray, scores: np.ndarray) -> _Found:
-        """Return the candidates (N, 4) of a chip with scores (N, K) from the threshold on."""
+        """Return the candidates (N, 4) or (N, 5) of a chip with scores (N, K) from the threshold on."""
         place, label = np.nonzero((scores >= self.threshold) & (scores > 0))
         if self.exclude_pad_detections:
-            centres = (boxes[place, :2] + boxes[place, 2:]) / 2
+            centres = (boxes[place, :2] + boxes[place, 2:4]) / 2
             inside = ((centres >= self.padding) & (centres < self._side - self.padding)).all(axis=1)
             place, label = place[inside], label[inside]
         return _Found(boxes[place].astype(float), scores[place, label].astype(float), label)
@@ -253,6 +252,53 @@ def _parameter(
     """Return a parameter in ArcGIS' form; a value of None is no default."""
     parameter = {"name": name, "dataType": kind, "required": required, "displayName": title, "description": description}
     return parameter if value is None else {**parameter, "value": value}
+
+
+def _iou(box: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the intersection over union of one box with others (N, 4), or of oriented ones (N, 5)."""
+    if len(box) == 4:  # noqa: PLR2004
+        sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+        shared = np.clip(sides, 0, None).prod(axis=1)
+    else:
+        shared = _shared_oriented(box, others)
+    whole = (box[2:4] - box[:2]).prod() + (others[:, 2:4] - others[:, :2]).prod(axis=1) - shared
+    return np.asarray(shared / whole)
+
+
+def _corners(boxes: np.ndarray) -> np.ndarray:
+    """Return the corners (N, 4, 2) of boxes (N, 4) or oriented boxes (N, 5), clockwise where y points down."""
+    corners = np.asarray(boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2))
+    if boxes.shape[1] == 4:  # noqa: PLR2004
+        return corners
+    return _turn(corners, (boxes[:, None, :2] + boxes[:, None, 2:4]) / 2, boxes[:, 4])
+
+
+def _turn(points: np.ndarray, centres: np.ndarray, angles: np.ndarray) -> np.ndarray:
+    """Return points (N, P, 2) turned about centres (N, 1, 2) by angles (N,), from +x towards +y."""
+    cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
+    x, y = np.moveaxis(points - centres, -1, 0)
+    return np.asarray(np.stack([cos * x - sin * y, sin * x + cos * y], axis=-1) + centres)
+
+
+def _shared_oriented(box: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the common area of one oriented box with others (N, 5).
+
+    In the frame of `box`, [0, w] x [0, h], a line at y meets another box between two of its edges. So the area is the
+    integral of clamp(x, 0, w) dy along the edges, as far as y lies in [0, h]; on an edge x is linear in y, and the
+    clamped function bends where x is 0 or w.
+    """
+    centre, (width, height) = (box[:2] + box[2:4]) / 2, box[2:4] - box[:2]
+    turned = _turn(_corners(others), centre[None, None], np.full(len(others), -box[4]))
+    start = turned - centre + np.array([width, height]) / 2
+    run, rise = np.moveaxis(np.roll(start, -1, axis=1) - start, -1, 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t0, t1 = (np.nan_to_num((y - start[..., 1]) / rise).clip(0, 1) for y in (0.0, height))
+        bends = [np.nan_to_num((x - start[..., 0]) / run) for x in (0.0, width)]
+    low, high = np.minimum(t0, t1), np.maximum(t0, t1)
+    steps = np.sort(np.stack([low, *(bend.clip(low, high) for bend in bends), high]), axis=0)
+    x = (start[..., 0] + steps * run).clip(0, width)
+    area = (np.diff(steps, axis=0) * (x[1:] + x[:-1]) / 2).sum(axis=0) * rise
+    return np.asarray(area.sum(axis=1).clip(0, None))
 
 
 def _feature_set(features: list[dict[str, Any]]) -> str:

@@ -144,9 +144,15 @@ def _describe_outputs(detector: Detector) -> list[dict[str, Any]]:
         }
         for k, name in enumerate(detector.classes)
     ]
+    oriented = detector.network.architecture.oriented
     logits = "For each anchor and class, before the sigmoid; anchors as the hyperparameters describe them."
     deltas = "For each anchor how it moves (dx, dy in its sides) and grows (logarithms dw, dh), as in R-CNN."
-    kinds = (("logits", logits, "class", len(classes)), ("deltas", deltas, "delta", 4))
+    if oriented:
+        deltas = (
+            "For each anchor how it moves (dx, dy in its sides) and grows (logarithms of the longer and the shorter side), "
+            "and cosine and sine of twice the angle of the longer side, from +x towards +y (down)."
+        )
+    kinds = (("logits", logits, "class", len(classes)), ("deltas", deltas, "delta", 6 if oriented else 4))
     return [
         {
             "name": name,

@@ -26,14 +26,14 @@ _THIN = 0.01  # px
 
 
 def to_centres_and_sides(boxes: Tensor) -> Tensor:
-    """Return boxes (..., 4) as centre, width and height."""
-    upper_left, lower_right = boxes[..., :2], boxes[..., 2:]
+    """Return boxes (..., 4) or (..., 5) as centre, width and height, without an angle."""
+    upper_left, lower_right = boxes[..., :2], boxes[..., 2:4]
     return torch.cat([(upper_left + lower_right) / 2, lower_right - upper_left], dim=-1)
 
 
 def to_rows(boxes: Tensor, scores: Tensor) -> np.ndarray:
-    """Return candidates (B, N, 4 + K): centre, sides, and the score of each class."""
-    return np.asarray(torch.cat([to_centres_and_sides(boxes), scores], dim=2).numpy())
+    """Return candidates (B, N, 4 + K): centre, sides, and the score of each class; with an angle (B, N, 5 + K)."""
+    return np.asarray(torch.cat([to_centres_and_sides(boxes), scores, boxes[..., 4:]], dim=2).numpy())
 
 
 @torch.inference_mode()
@@ -57,15 +57,18 @@ def check_same(run: Callable[[Tensor], np.ndarray], detections: Detections, dete
         due, shaken = to_rows(*detections(pixels)), to_rows(*detections(pixels * (1 + _NOISE)))
         if got.shape != due.shape:
             raise OutputError(f"the exported program gives {got.shape} where the network gives {due.shape}")
-        allowed = max(_SCORE_TOLERANCE, _NOISE_FACTOR * _score_difference(shaken, due))
-        check_difference(_score_difference(got, due), allowed, "the exported program")
+        n_classes = len(detector.classes)
+        scores, scores_due, scores_shaken = (each[..., 4 : 4 + n_classes] for each in (got, due, shaken))
+        allowed = max(_SCORE_TOLERANCE, _NOISE_FACTOR * _score_difference(scores_shaken, scores_due))
+        check_difference(_score_difference(scores, scores_due), allowed, "the exported program")
         # Candidates that are certain of their rank and have no side near 0.
         apart = np.abs(np.diff(detections.candidates(pixels)[1].amax(dim=2).numpy(), axis=1)) > 2 * allowed
         above = np.pad(apart, ((0, 0), (1, 0)), constant_values=True)
         below = np.pad(apart, ((0, 0), (0, 1)))
         below[:, np.cumsum(detections.groups) - 1] = False  # the runner-up of a level is unknown
         certain = above & below & (due[..., 2:4] > _THIN).all(axis=2)
-        off, wobble = (np.abs(each - due)[certain].max(axis=0, initial=0)[:4].max() for each in (got, shaken))
+        boxes, boxes_due, boxes_shaken = (_boxes(each, n_classes) for each in (got, due, shaken))
+        off, wobble = (np.abs(each - boxes_due)[certain].max(initial=0) for each in (boxes, boxes_shaken))
         allowed_box = max(_BOX_TOLERANCE * detector.chip_size, _NOISE_FACTOR * float(wobble))
         check_difference(float(off), allowed_box, "a box of the exported program")
 
@@ -75,4 +78,14 @@ def _score_difference(got: np.ndarray, due: np.ndarray) -> float:
 
     The largest are left out: where rounding swaps two candidates, one inside the chip may replace one outside it.
     """
-    return float(np.quantile(np.abs(np.sort(got[..., 4:], axis=1) - np.sort(due[..., 4:], axis=1)), _QUANTILE))
+    return float(np.quantile(np.abs(np.sort(got, axis=1) - np.sort(due, axis=1)), _QUANTILE))
+
+
+def _boxes(rows: np.ndarray, n_classes: int) -> np.ndarray:
+    """Return what to compare of the boxes among the numbers of `to_rows`: lengths in pixels that have no jumps.
+
+    An angle counts by the difference of the sides, times cosine and sine of twice the angle.
+    """
+    boxes, angles = rows[..., :4], rows[..., 4 + n_classes :]
+    longer = boxes[..., 2:3] - boxes[..., 3:4]
+    return np.concatenate([boxes, longer * np.cos(2 * angles), longer * np.sin(2 * angles)], axis=2)

@@ -90,7 +90,7 @@ def choose_anchors(
         found = data.suggest_anchors(spec.levels)
         return replace(spec, scales=found.scales, ratios=found.ratios, anchor_size=found.anchor_size)
     spec = AnchorSpec(scales, ratios, anchor_size, levels)  # type: ignore[arg-type]
-    best = [best_iou(plan.boxes.xyxy, (plan.window.height, plan.window.width), spec) for plan in data.train.plans]
+    best = [best_iou(plan.boxes.bounds, (plan.window.height, plan.window.width), spec) for plan in data.train.plans]
     share = float((np.concatenate(best) < REACHED).mean())
     if share > _MANY_UNREACHED:
         finer = ", and levels=(2, 7) adds smaller ones" if spec.levels == AnchorSpec.levels else ""
@@ -102,7 +102,13 @@ def choose_anchors(
 
 
 def choose_architecture(
-    backbone: str, spec: AnchorSpec, start: Start, *, size: str | None, head_norm: str | bool | None
+    backbone: str,
+    spec: AnchorSpec,
+    start: Start,
+    *,
+    size: str | None,
+    head_norm: str | bool | None,
+    oriented: bool = False,
 ) -> Architecture:
     """Return the architecture for these parameters of `RetinaNet`; the weights decide what is None.
 
@@ -126,7 +132,8 @@ def choose_architecture(
     elif head_norm is None:
         head_norm = "batch" if theirs is None else theirs.head_norm
     width, depth = _SIZES[size] if size else ((theirs or Architecture).width, (theirs or Architecture).depth)
-    return Architecture(backbone, spec, head_norm=head_norm, width=width, depth=depth)  # type: ignore[arg-type]
+    norm: Any = head_norm
+    return Architecture(backbone, spec, head_norm=norm, width=width, depth=depth, oriented=oriented)
 
 
 def make_detector(

@@ -24,10 +24,10 @@ _SEEN_AROUND, _SMALLEST_VIEW = 3.5, 48  # side of the view round a box: times th
 
 
 class Wrong(NamedTuple):
-    """A false detection or a missed object: its chip, its box, its class, how bad it is, and why."""
+    """A false detection or a missed object: its chip, its box (one), its class, how bad it is, and why."""
 
     chip: int
-    box: np.ndarray
+    box: Boxes
     label: int
     badness: float
     reason: str
@@ -64,18 +64,18 @@ def find_errors(detector: Detector, found: list[Boxes], truth: list[Boxes]) -> t
     for number, (boxes, true) in enumerate(zip(found, truth, strict=True)):
         counted = boxes[np.asarray(boxes.scores) >= by_class[boxes.labels]]
         partner = match(counted, true, _RIGHT_IOU)[0]
-        overlap = iou(counted.xyxy, true.xyxy)
+        overlap = iou(counted, true)
         for i in np.flatnonzero(partner < 0):
             label, score = int(counted.labels[i]), float(np.asarray(counted.scores)[i])
             reason = f"{score:.2f}, {_explain(label, overlap[i], true, names)}"
-            false.append(Wrong(number, counted.xyxy[i], label, score, reason))
-        overlap = iou(true.xyxy, boxes.xyxy)
+            false.append(Wrong(number, counted[[i]], label, score, reason))
+        overlap = iou(true, boxes)
         for j in np.setdiff1d(np.arange(len(true)), partner):
             near = (overlap[j] >= _RIGHT_IOU) & (boxes.labels == true.labels[j])
             score = float(np.asarray(boxes.scores)[near].max(initial=0.0))
             badness = -score if score else float(np.prod(true.sizes[j]))  # sizes are above 0
             reason = f"only {score:.2f}" if score else "unseen"
-            missed.append(Wrong(number, true.xyxy[j], int(true.labels[j]), badness, reason))
+            missed.append(Wrong(number, true[[j]], int(true.labels[j]), badness, reason))
     return sorted(false, key=lambda each: -each.badness), sorted(missed, key=lambda each: -each.badness)
 
 
@@ -93,12 +93,12 @@ def _explain(label: int, overlap: np.ndarray, true: Boxes, classes: Sequence[str
 def _distinct(wrong: list[Wrong], chips: Chips, most: int) -> list[Wrong]:
     """Return the first ones, each place once: chips that overlap show the same error."""
     kept: list[Wrong] = []
-    places: list[tuple[Reader, np.ndarray]] = []
+    places: list[tuple[Reader, Boxes]] = []
     for each in wrong:
         plan = chips.plans[each.chip]
-        place = each.box + np.tile([plan.window.x, plan.window.y], 2)
+        place = each.box.shift(plan.window.x, plan.window.y)
         near = [box for reader, box in places if reader is plan.reader]
-        if len(kept) < most and not (iou(place[None], np.reshape(near, (-1, 4))) >= _RIGHT_IOU).any():
+        if len(kept) < most and not any((iou(place, box) >= _RIGHT_IOU).any() for box in near):
             kept.append(each)
             places.append((plan.reader, place))
     return kept
@@ -107,14 +107,14 @@ def _distinct(wrong: list[Wrong], chips: Chips, most: int) -> list[Wrong]:
 def _view(detector: Detector, chips: Chips, wrong: Wrong, truth: list[Boxes]) -> plots.Mistake:
     """Return the part of the chip round a wrong box."""
     pixels, name = chips[wrong.chip].pixels, detector.classes[wrong.label]
-    side = max(_SEEN_AROUND * float((wrong.box[2:] - wrong.box[:2]).max()), _SMALLEST_VIEW)
+    side = max(_SEEN_AROUND * float(wrong.box.sizes.max()), _SMALLEST_VIEW)
     shape = np.array(pixels.shape[:0:-1])  # width, height
-    corner = np.clip((wrong.box[:2] + wrong.box[2:] - side) / 2, 0, np.maximum(shape - side, 0)).astype(int)
+    corner = np.clip(wrong.box.centres[0] - side / 2, 0, np.maximum(shape - side, 0)).astype(int)
     end = np.minimum(corner + int(side), shape)
     return plots.Mistake(
         pixels[:, corner[1] : end[1], corner[0] : end[0]],
-        wrong.box - np.tile(corner, 2),
+        wrong.box.corners[0] - corner,
         name,
-        truth[wrong.chip].shift(-float(corner[0]), -float(corner[1])).xyxy,
+        truth[wrong.chip].corners - corner,
         f"{name} {wrong.reason}",
     )

@@ -102,9 +102,9 @@ def show_results(detector: Detector, chips: Chips, rows: int, min_score: float |
     found = [detector.detect(chip.pixels[None], min_score=limit)[0] for chip in shown]
     return plots.draw_chips(
         [chip.pixels for chip in shown],
-        [plots.Marks.of_boxes(chip.boxes.xyxy, names[chip.boxes.labels]) for chip in shown],
+        [plots.Marks(list(chip.boxes.corners), list(names[chip.boxes.labels])) for chip in shown],
         classes=detector.classes,
-        found=[plots.Marks.of_boxes(boxes.xyxy, names[boxes.labels], np.asarray(boxes.scores)) for boxes in found],
+        found=[plots.Marks(list(each.corners), list(names[each.labels]), np.asarray(each.scores)) for each in found],
     )
 
 

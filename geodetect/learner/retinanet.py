@@ -22,7 +22,7 @@ from geodetect.learner.callbacks import BestEpoch
 from geodetect.learner.fit import PATIENCE, Fit, check_arguments, make_checkpoint
 from geodetect.learner.interrupts import defer_interrupts
 from geodetect.learner.loop import DetectionLearner
-from geodetect.learner.weights import Start, adapt, check_alike, fill, load_trainable
+from geodetect.learner.weights import Start, adapt, check_alike, fill, is_oriented, load_trainable
 from geodetect.metadata import NMS_IOU
 from geodetect.network import backbones
 from geodetect.network.losses import Loss
@@ -57,7 +57,8 @@ class RetinaNet:
         box_weight: weight of the box loss beside the focal loss.
         focal_alpha: weight of positives in the focal loss, 0 to 1.
         focal_gamma: how much easy anchors are discounted, 0 or more.
-        giou: generalised IoU as box loss, which places boxes better, instead of the paper's smooth L1.
+        giou: generalised IoU as box loss, which places boxes better, instead of the paper's smooth L1; for oriented
+            boxes ProbIoU.
         seed: seed of the random weights and of training.
         device: "cpu", "cuda", ...; None takes a GPU when there is one.
 
@@ -89,7 +90,9 @@ class RetinaNet:
         build.check_data(data)
         spec = build.choose_anchors(data, scales=scales, ratios=ratios, anchor_size=anchor_size, levels=levels)
         start = Start.read(weights)
-        architecture = build.choose_architecture(backbone, spec, start, size=size, head_norm=head_norm)
+        architecture = build.choose_architecture(
+            backbone, spec, start, size=size, head_norm=head_norm, oriented=is_oriented(data)
+        )
         self._set(build.make_detector(data, architecture, start, seed=seed, device=device), data, loss, seed)
         if freeze:
             self.freeze()

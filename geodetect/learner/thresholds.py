@@ -15,7 +15,7 @@ import shapely
 import torch
 from torchvision.ops import batched_nms
 
-from geodetect.boxes import Boxes
+from geodetect.boxes import Boxes, nms
 from geodetect.chips.chip import ChipPlan, Chips
 from geodetect.detector import Detector
 from geodetect.errors import GeodetectError, warn
@@ -97,6 +97,8 @@ class _Cached(HasMetadata):
 
 def suppress(boxes: Boxes, nms_iou: float) -> Boxes:
     """Return the boxes of one window after non-maximum suppression within each class, as in inference."""
+    if boxes.oriented:
+        return boxes[nms(boxes, nms_iou)]
     corners, scores, labels = (torch.from_numpy(np.asarray(x)) for x in (boxes.xyxy, boxes.scores, boxes.labels))
     return boxes[batched_nms(corners, scores, labels, nms_iou).numpy()]
 
@@ -125,7 +127,8 @@ def detect_ground(detector: DetectsChips, chips: Chips, *, nms_iou: float = NMS_
         objects = Boxes.concat(
             [plan.boxes.shift(plan.window.x, plan.window.y) if plan.objects is None else plan.objects for plan in plans]
         )
-        _, first = np.unique(np.column_stack([objects.xyxy, objects.labels]), axis=0, return_index=True)
+        columns = [objects.xyxy, objects.labels] + ([] if objects.angles is None else [objects.angles])
+        _, first = np.unique(np.column_stack(columns), axis=0, return_index=True)
         objects = objects[np.sort(first)]  # each once, however many chips hold it
         truth.append(objects[np.asarray(shapely.intersects_xy(area, *objects.centres.T))])
         reader.close()  # there may be hundreds of scenes; training opens its own again

@@ -103,8 +103,13 @@ def fill(detector: Detector, saved: Detector, source: str) -> list[str]:
     if theirs.anchors != ours.anchors:
         left_out = _CLASS_OUT, _BOX_OUT
         notes.append(f"{source} has other anchors; the last layers of both heads keep random weights")
-    elif saved.classes != detector.classes:
-        left_out = (_CLASS_OUT,)
+    elif theirs.oriented and not ours.oriented:
+        left_out = (_BOX_OUT,)
+        notes.append(f"{source} finds oriented boxes, this model upright ones; its last box layer keeps random weights")
+    elif ours.oriented and not theirs.oriented:
+        notes.append(f"{source} finds upright boxes; the angle of this model's keeps random weights")
+    if theirs.anchors == ours.anchors and saved.classes != detector.classes:
+        left_out = (*left_out, _CLASS_OUT)
         notes.append(
             f"{_unlike_classes(saved, detector, source)}; the last layer of the class head keeps random weights"
         )
@@ -115,6 +120,8 @@ def fill(detector: Detector, saved: Detector, source: str) -> list[str]:
     first, n_known, n_bands = published.first_convolution(saved.network), len(saved.bands), len(detector.bands)
     if n_known == _RGB < n_bands:
         given[first] = widen(given[first], n_bands)
+    if ours.oriented and not theirs.oriented and _BOX_OUT not in left_out:
+        published.add_angle(own, given, _BOX_OUT)
     if {name: value.shape for name, value in own.items()} != {name: value.shape for name, value in given.items()}:
         raise ModelError(
             f"{source} holds a {theirs.backbone} for {len(saved.bands)} bands, of another make than this "
@@ -129,7 +136,7 @@ def fill(detector: Detector, saved: Detector, source: str) -> list[str]:
         numbers=detector.stretch.numbers,
     )
     metadata = replace(detector.metadata, stretch=stretch)
-    if not left_out:
+    if not left_out and theirs.oriented == ours.oriented:
         metadata = replace(metadata, min_score=saved.metadata.min_score, summary=saved.metadata.summary)
     detector.metadata = metadata
     return [*notes, *_compare_data(saved, detector, source)]
@@ -140,7 +147,7 @@ def _unlike_classes(saved: Detector, detector: Detector, source: str) -> str:
 
 
 def check_alike(saved: Detector, detector: Detector, source: str) -> None:
-    """Raise unless a saved detector has the classes and anchors of another.
+    """Raise unless a saved detector has the classes, the anchors and the kind of boxes of another.
 
     Raises:
         ModelError: if it does not.
@@ -149,6 +156,12 @@ def check_alike(saved: Detector, detector: Detector, source: str) -> None:
         raise ModelError(f"{_unlike_classes(saved, detector, source)}; open it with RetinaNet.from_model")
     if saved.network.architecture.anchors != detector.network.architecture.anchors:
         raise ModelError(f"the anchors of {source} are not those of this model; open it with RetinaNet.from_model")
+    if saved.oriented != detector.oriented:
+        kinds = [("oriented" if each.oriented else "upright") for each in (saved, detector)]
+        raise ModelError(
+            f"{source} finds {kinds[0]} boxes, this model {kinds[1]} ones; to begin with its weights: "
+            "RetinaNet(data, weights=...)"
+        )
 
 
 def adapt(detector: Detector, data: DetectionData, source: str) -> list[str]:
@@ -161,6 +174,12 @@ def adapt(detector: Detector, data: DetectionData, source: str) -> list[str]:
         raise ModelError(
             f"{source} finds {', '.join(detector.classes)}; the data holds {', '.join(data.classes)}; "
             "to learn other classes from its weights: RetinaNet(data, weights=...)"
+        )
+    if detector.oriented != is_oriented(data):
+        kinds = [("oriented" if each else "upright") for each in (detector.oriented, is_oriented(data))]
+        raise ModelError(
+            f"{source} finds {kinds[0]} boxes; the data has {kinds[1]} ones; give prepare_data boxes={kinds[0]!r}, or "
+            "begin with its weights: RetinaNet(data, weights=...)"
         )
     if len(detector.bands) != len(data.bands):
         raise ModelError(f"{source} takes {len(detector.bands)} bands; the data has {len(data.bands)}")
@@ -175,6 +194,11 @@ def adapt(detector: Detector, data: DetectionData, source: str) -> list[str]:
         stretch=replace(detector.stretch, numbers=data.stretch.numbers),
     )
     return _compare_data(before, detector, source)
+
+
+def is_oriented(data: DetectionData) -> bool:
+    """Return whether the boxes of the data have angles."""
+    return bool(getattr(data, "oriented", False))
 
 
 def _compare_data(saved: Detector, detector: Detector, source: str) -> list[str]:

@@ -1,6 +1,7 @@
 """Boxes in pixels to the deltas of anchors, and the network's outputs to boxes in pixels.
 
-Shapes: B images, A anchors, K classes, N boxes, P candidates of an image.
+Shapes: B images, A anchors, K classes, N boxes, P candidates of an image, D numbers of a box (4, or 6 if oriented),
+R numbers of a candidate (6, or 7 if oriented).
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from geodetect.boxes import Boxes
+from geodetect.boxes import Boxes, nms
+from geodetect.network import oriented
 
 _MAX_LOG_SIDE = math.log(1000 / 16)  # torchvision's `bbox_xform_clip`: exp of a wild delta must stay finite
 _MAX_PER_LEVEL = 1000  # "at most 1k top-scoring predictions per FPN level" (arXiv:1708.02002, section 4.1)
+N_DELTAS, N_ORIENTED_DELTAS = 4, 6  # numbers of an upright and of an oriented box
+_N_ORIENTED_ROW = 7  # of a candidate: an oriented box, score, label
 _NOT_A_CANDIDATE = -1.0  # below every score
 _NEARLY_CERTAIN = 1 - 1e-6  # a score whose logit is finite; that of 1 is not
 _MARGIN = 0.05  # by which logits may miss the threshold, as bf16 rounds them; scores decide
@@ -48,14 +52,16 @@ def _centres_and_sides(boxes: Float[Tensor, "*N 4"]) -> tuple[Float[Tensor, "*N 
 
 def select_candidates(
     logits: Float[Tensor, "B A K"],
-    deltas: Float[Tensor, "B A 4"],
+    deltas: Float[Tensor, "B A D"],
     anchors: Float[Tensor, "A 4"],
     shape: tuple[int, int],
     *,
     level_sizes: Sequence[int],
     min_score: float | Float[Tensor, " K"] = 0.05,
-) -> Float[Tensor, "B P 6"]:
+) -> Float[Tensor, "B P R"]:
     """Return the best predictions of each level as boxes, before suppression: x1, y1, x2, y2, score, label.
+
+    Oriented boxes have their angle before the score, and are not clipped: those with their centre in the image count.
 
     At most 1,000 predictions of a level are decoded, as in the paper. They are on the anchors with the best classes,
     which are chosen first: that leaves little to sort with many classes. Every image gets the same number of rows,
@@ -80,28 +86,40 @@ def select_candidates(
         levels.append((top.values, first + places.gather(1, top.indices // n_classes), top.indices % n_classes))
         first += level.shape[1]
     logit, anchor, label = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
-    corners = decode(anchors[anchor], deltas.gather(1, anchor[..., None].expand(-1, -1, 4)).float())
-    x, y = corners[..., 0::2].clamp(0, shape[1]), corners[..., 1::2].clamp(0, shape[0])
-    boxes = torch.stack([x, y], dim=-1).flatten(-2)
+    moves = deltas.gather(1, anchor[..., None].expand(-1, -1, deltas.shape[2])).float()
+    if moves.shape[2] == N_DELTAS:
+        corners = decode(anchors[anchor], moves)
+        x, y = corners[..., 0::2].clamp(0, shape[1]), corners[..., 1::2].clamp(0, shape[0])
+        boxes = torch.stack([x, y], dim=-1).flatten(-2)
+        is_inside = (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)  # False for NaN too
+    else:
+        boxes = oriented.decode(anchors[anchor], moves)
+        is_inside = oriented.are_inside(boxes, shape)
     scores = logit.float().sigmoid()
-    is_real = (boxes[..., 2:] > boxes[..., :2]).all(dim=-1) & (logit > -math.inf)  # False outside, and for NaN
+    is_real = is_inside & (logit > -math.inf)
     scores = scores.where(is_real & (scores >= lowest[label]), _NOT_A_CANDIDATE)
     return torch.cat([boxes, scores[..., None], label[..., None].to(boxes.dtype)], dim=-1)
 
 
-def suppress(found: Float[Tensor, "B P 6"], nms_iou: float) -> list[Boxes]:
+def suppress(found: Float[Tensor, "B P R"], nms_iou: float) -> list[Boxes]:
     """Return the boxes of each image after non-maximum suppression within each class, highest score first.
 
     Takes the result of `select_candidates` on the CPU. The number of boxes is not limited, since a chip of palms holds
     more than 100.
     """
-    image, place = torch.nonzero(found[..., 4] >= 0, as_tuple=True)
+    image, place = torch.nonzero(found[..., -2] >= 0, as_tuple=True)
     # float64, as batched_nms moves every group by the largest coordinate, which would blur float32
     rows = found[image, place].double()
-    boxes, scores, label = rows[:, :4], rows[:, 4], rows[:, 5].long()
-    kept = batched_nms(boxes, scores, image * (label.max() + 1 if len(label) else 1) + label, nms_iou)
+    boxes, scores, label = rows[:, :4], rows[:, -2], rows[:, -1].long()
+    group = image * (label.max() + 1 if len(label) else 1) + label
+    angles = rows[:, 4].numpy() if rows.shape[1] == _N_ORIENTED_ROW else None
+    if angles is None:
+        kept = batched_nms(boxes, scores, group, nms_iou)
+    else:
+        kept = torch.from_numpy(nms(Boxes(boxes.numpy(), group.numpy(), scores.numpy(), angles), nms_iou))
     kept = kept[image[kept].argsort(stable=True)]
-    everything = Boxes(boxes[kept].numpy(), label[kept].numpy(), scores[kept].numpy())
+    turns = None if angles is None else angles[kept]
+    everything = Boxes(boxes[kept].numpy(), label[kept].numpy(), scores[kept].numpy(), turns)
     ends = torch.bincount(image[kept], minlength=len(found)).cumsum(0).tolist()
     parts = [everything[start:end] for start, end in zip([0, *ends], ends, strict=False)]
     return [part[part.rank()] for part in parts]

@@ -18,6 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.ops import Conv2dNormActivation
 
 from geodetect.metadata import Architecture
+from geodetect.network.coding import N_DELTAS, N_ORIENTED_DELTAS
 
 _GROUPS = 32  # of channels, as in https://arxiv.org/abs/1803.08494, table 3
 PRIOR = 0.01  # "every anchor should be labeled as foreground with confidence of ~pi. We use pi = .01"
@@ -126,5 +127,5 @@ def make_class_head(architecture: Architecture, n_classes: int) -> Head:
 
 
 def make_box_head(architecture: Architecture) -> Head:
-    """Return a head of four deltas for each anchor, the same for all classes, near 0 at first."""
-    return Head(architecture, 4)
+    """Return a head of four deltas for each anchor, six if oriented, the same for all classes, near 0 at first."""
+    return Head(architecture, N_ORIENTED_DELTAS if architecture.oriented else N_DELTAS)

@@ -1,6 +1,6 @@
-"""The loss of a batch: focal loss of the classes, smooth L1 or generalised IoU of the boxes.
+"""The loss of a batch: focal loss of the classes, smooth L1 or a measure of overlap of the boxes.
 
-Shapes: B images, A anchors, K classes, M boxes of an image with padding.
+Shapes: B images, A anchors, K classes, M boxes of an image with padding, N positive anchors.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from geodetect.network.coding import decode, encode
 from geodetect.network.matching import IGNORED, match
+from geodetect.network.oriented import N_ORIENTED, probiou_loss
+from geodetect.network.oriented import encode as encode_oriented
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Loss:
         alpha: weight of positives in the focal loss; negatives weigh 1 - alpha.
         gamma: how fast well-classified anchors lose weight.
         giou: let the box loss be 1 - generalised IoU (https://arxiv.org/abs/1902.09630), 0 to 2 for each positive
-            anchor, where the paper has smooth L1.
+            anchor, where the paper has smooth L1; for oriented boxes the distance of ProbIoU
+            (https://arxiv.org/abs/2106.06072), 0 to 1, with smooth L1 of the angle beside it.
     """
 
     box_weight: float = 1.0
@@ -36,9 +39,9 @@ class Loss:
     def __call__(
         self,
         logits: Float[Tensor, "B A K"],
-        deltas: Float[Tensor, "B A 4"],
+        deltas: Float[Tensor, "B A _d"],
         anchors: Float[Tensor, "A 4"],
-        boxes: Float[Tensor, "B M 4"],
+        boxes: Float[Tensor, "B M _n"],
         labels: Int[Tensor, "B M"],
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Return focal loss and weighted box loss of a batch, whose sum is the training loss; always float32.
@@ -52,7 +55,7 @@ class Loss:
             logits: outputs of the network.
             deltas: outputs of the network.
             anchors: anchors of these images.
-            boxes: true boxes; M may be 0.
+            boxes: true boxes, with angles (B, M, 5) if deltas are (B, A, 6); M may be 0.
             labels: class indices from 0, -1 for padding.
         """
         target = match(anchors, boxes, labels)
@@ -62,9 +65,25 @@ class Loss:
         classes[image, anchor, labels[image, truth]] = 1
         focal = sigmoid_focal_loss(logits.float(), classes, alpha=self.alpha, gamma=self.gamma).sum(dim=2)
         moves, positive, true = deltas[image, anchor].float(), anchors[anchor], boxes[image, truth].to(anchors)
-        if self.giou:
+        if boxes.shape[2] == N_ORIENTED:
+            box = self._oriented(moves, positive, true)
+        elif self.giou:
             box = generalized_box_iou_loss(decode(positive, moves), true, reduction="sum")
         else:
             box = smooth_l1_loss(moves, encode(positive, true), beta=1.0, reduction="sum")
         n_positive = max(1, len(anchor))
         return focal.masked_fill(target == IGNORED, 0).sum() / n_positive, self.box_weight * box / n_positive
+
+    def _oriented(
+        self, deltas: Float[Tensor, "N 6"], anchors: Float[Tensor, "N 4"], boxes: Float[Tensor, "N 5"]
+    ) -> Float[Tensor, ""]:
+        """Return the sum of the losses of oriented boxes.
+
+        The angle weighs 1 - (shorter / longer side)^2: a square has none, and the pair of one may be anything. Where
+        the Gaussians are compared it counts as well: one with a pair of (0, 0) and equal sides has no gradient.
+        """
+        each = smooth_l1_loss(deltas, encode_oriented(anchors, boxes), beta=1.0, reduction="none")
+        longer, shorter = (boxes[:, 2:4] - boxes[:, :2]).unbind(dim=1)
+        elongation = 1 - (shorter / longer).square()
+        rest = probiou_loss(anchors, deltas, boxes) if self.giou else each[:, :4].sum(dim=1)
+        return (rest + elongation * each[:, 4:].sum(dim=1)).sum()

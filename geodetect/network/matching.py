@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from geodetect.network.oriented import N_ORIENTED, hulls
+
 BACKGROUND, IGNORED = -1, -2
 
 _POSITIVE_IOU, _BACKGROUND_IOU = 0.5, 0.4  # arXiv:1708.02002, section 4, "Anchors"
@@ -17,7 +19,7 @@ _CHUNK, _CHUNK_ON_GPU = 1 << 22, 1 << 24  # overlaps at once: what fits into a p
 
 @torch.no_grad()
 def match(
-    anchors: Float[Tensor, "A 4"], boxes: Float[Tensor, "B M 4"], labels: Int[Tensor, "B M"]
+    anchors: Float[Tensor, "A 4"], boxes: Float[Tensor, "B M _n"], labels: Int[Tensor, "B M"]
 ) -> Int[Tensor, "B A"]:
     """Return for every anchor the index of the box it learns, or `BACKGROUND`, or `IGNORED`.
 
@@ -28,13 +30,16 @@ def match(
 
     Args:
         anchors: with sides above 0.
-        boxes: those without area, or not finite, count as padding; M may be 0.
+        boxes: those without area, or not finite, count as padding; M may be 0. Oriented ones (B, M, 5) are matched by
+            the smallest upright boxes around them.
         labels: -1 for padding.
     """
     if not boxes.shape[1]:
         return labels.new_full((len(boxes), len(anchors)), BACKGROUND)
     boxes = boxes.to(anchors)
-    is_real = (labels >= 0) & boxes.isfinite().all(dim=2) & (boxes[..., 2:] > boxes[..., :2]).all(dim=2)
+    is_real = (labels >= 0) & boxes.isfinite().all(dim=2) & (boxes[..., 2:4] > boxes[..., :2]).all(dim=2)
+    if boxes.shape[2] == N_ORIENTED:
+        boxes = hulls(boxes)
     boxes = torch.where(is_real[..., None], boxes, 0)  # (0, 0, 0, 0) overlaps nothing
     # The matrix of all overlaps (1.6 GB for 8 images of 1,000 boxes) never exists whole.
     chunk = _CHUNK if anchors.device.type == "cpu" else _CHUNK_ON_GPU

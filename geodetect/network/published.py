@@ -16,6 +16,7 @@ from torchvision.models.detection import RetinaNet_ResNet50_FPN_Weights
 from geodetect.errors import ModelError
 from geodetect.network import download
 from geodetect.network.backbones import TimmBackbone, widen
+from geodetect.network.coding import N_DELTAS, N_ORIENTED_DELTAS
 from geodetect.network.retinanet import Network
 
 _THEIRS = {
@@ -163,6 +164,8 @@ def _copy(
     for key in (key for key, name in names.items() if name == first and key in given):
         if given[key].ndim == _ON_IMAGES and given[key].shape[1] == _RGB != network.n_bands:
             given[key] = widen(given[key], network.n_bands)
+    if network.architecture.oriented and not any(key.startswith(left_out) for key in [f"{_BOX_OUT}bias"]):
+        add_angle({key: own[name] for key, name in names.items()}, given, _BOX_OUT)
     wanted = {key: own[name].shape for key, name in names.items() if not key.startswith(left_out)}
     kinds = {
         "missing": [key for key in wanted if key not in given and not key.endswith(_COUNTER)],
@@ -176,3 +179,17 @@ def _copy(
             f"of torchvision's RetinaNet over that backbone, or of the classifier {backbone}"
         )
     network.load_state_dict({names[key]: value for key, value in given.items()}, strict=False)
+
+
+def add_angle(own: Mapping[str, Tensor], given: dict[str, Tensor], layer: str) -> None:
+    """Give the last box layer of an upright network the angle of an oriented one: those outputs keep its weights.
+
+    Args:
+        own: tensors of the oriented network, under the keys of `given`.
+        given: tensors of the upright one; changed.
+        layer: beginning of the keys of the layer.
+    """
+    for key in (key for key in given if key.startswith(layer)):
+        rows = own[key].clone().unflatten(0, (-1, N_ORIENTED_DELTAS))
+        rows[:, :N_DELTAS] = given[key].unflatten(0, (-1, N_DELTAS))
+        given[key] = rows.flatten(0, 1)

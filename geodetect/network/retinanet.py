@@ -1,6 +1,6 @@
-"""The network: images in, a logit for every anchor and class and four deltas for every anchor out.
+"""The network: images in, a logit for every anchor and class and the deltas of every anchor out.
 
-Shapes: B images, C bands, H W pixels, A anchors, K classes.
+Shapes: B images, C bands, H W pixels, A anchors, K classes, D numbers of a box (4, or 6 if oriented).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Network(nn.Module):
         self._anchors: dict[tuple[tuple[int, int], torch.device], Tensor] = {}
         self.set_norm_eps(architecture.norm_eps)
 
-    def forward(self, images: Float[Tensor, "B C H W"]) -> tuple[Float[Tensor, "B A K"], Float[Tensor, "B A 4"]]:
+    def forward(self, images: Float[Tensor, "B C H W"]) -> tuple[Float[Tensor, "B A K"], Float[Tensor, "B A D"]]:
         """Return logits and deltas in the order of `anchors`; H and W need not be multiples of a stride."""
         levels = self.pyramid(self.backbone(images))
         return self.class_head(levels), self.box_head(levels)

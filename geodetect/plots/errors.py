@@ -24,9 +24,9 @@ class Mistake(NamedTuple):
 
     Args:
         image: pixels (C, H, W).
-        box: corners x1, y1, x2, y2 in pixels of the image; may reach beyond it.
+        box: its corners (4, 2) in pixels of the image; may reach beyond it.
         label: its class.
-        truth: corners (N, 4) of all true boxes.
+        truth: corners (N, 4, 2) of all true boxes.
         title: what is wrong.
     """
 
@@ -58,9 +58,9 @@ def draw_errors(false: Sequence[Mistake], missed: Sequence[Mistake], *, classes:
             ax.set_axis_off()
         for ax, mistake in zip(axes, mistakes, strict=False):
             show_image(ax, mistake.image, mistake.title)
-            truth = Marks.of_boxes(mistake.truth, [_TRUE] * len(mistake.truth), colours={_TRUE: "white"})
+            truth = Marks(list(mistake.truth), [_TRUE] * len(mistake.truth), colours={_TRUE: "white"})
             draw_marks(ax, truth, width=1.0)
-            draw_marks(ax, Marks.of_boxes(mistake.box, [mistake.label], colours=colours), width=2.2)
+            draw_marks(ax, Marks([mistake.box], [mistake.label], colours=colours), width=2.2)
     present = {mistake.label for mistake in (*false, *missed)}
     add_legend(figure, {name: colour for name, colour in colours.items() if name in present} | {_TRUE: "#CCCCCC"})
     return figure
