@@ -32,7 +32,7 @@ from geodetect.scene.journal import Journal, journal_of, recorded
 from geodetect.scene.models import DetectsPixels, HoldsDetector, detector_of, lowest_scores, optimise
 from geodetect.scene.numbers import check_numbers
 from geodetect.scene.options import DetectOptions
-from geodetect.scene.plan import Plan, check_place, make_plan, opened
+from geodetect.scene.plan import Plan, Selection, Sizes, check_place, make_plan, opened
 from geodetect.scene.progress import WindowProgress
 from geodetect.scene.provenance import settings_of, state_of
 from geodetect.scene.ranking import Ranking
@@ -162,12 +162,10 @@ def detect_objects(
         plan = make_plan(
             reader,
             detector,
-            lowest_scores(min_score, detector),
-            nms_iou=nms_iou,
-            chip_size=chip_size,
-            overlap=overlap,
-            batch_size=earlier.get("batch_size") if batch_size is None else batch_size,
-            area=None if aoi is None else read_area(aoi, reader.grid),
+            Selection(
+                lowest_scores(min_score, detector), nms_iou, None if aoi is None else read_area(aoi, reader.grid)
+            ),
+            Sizes(chip_size, overlap, earlier.get("batch_size") if batch_size is None else batch_size),
             tta=tta,
         )
         check_numbers(reader, detector, plan)
@@ -324,7 +322,8 @@ class _Scene:
 
     def _searched(self, ran: _Ran) -> shapely.Geometry:
         """Return the area that was searched, in map coordinates."""
-        ground = ran.ground if self.plan.area is None else shapely.intersection(ran.ground, self.plan.area)
+        area = self.plan.selection.area
+        ground = ran.ground if area is None else shapely.intersection(ran.ground, area)
         areal = [part for part in shapely.get_parts(ground) if part.area > 0]  # no points and lines
         return shapely.transform(joined(areal), self.reader.grid.in_plane().to_map)
 
@@ -342,7 +341,7 @@ def boxes_within(
         nms_iou: overlap above which the lower-scored of two boxes of one class is dropped.
     """
     lowest = np.full(len(detector.classes), min_score)
-    plan = make_plan(reader, detector, lowest, nms_iou=nms_iou, area=area)
+    plan = make_plan(reader, detector, Selection(lowest, nms_iou, area))
     found = Ranking()
     with closing(scan_strips(reader, runner_for(detector, plan), plan, range(plan.n_strips))) as strips:
         _sewn(strips, reader, plan, found)
@@ -361,7 +360,7 @@ def _sewn(strips: Iterable[Strip], reader: Reader, plan: Plan, found: Ranking) -
 
     Parts are few, so they are joined once all are known; only then can they be checked for lying on data.
     """
-    seam, parts, n_run, grounds = Seam(plan.nms_iou), [], 0, []
+    seam, parts, n_run, grounds = Seam(plan.selection.nms_iou), [], 0, []
     for strip in strips:
         _, row_end = plan.lines(strip.number)
         found.add(strip.settled)
@@ -370,6 +369,6 @@ def _sewn(strips: Iterable[Strip], reader: Reader, plan: Plan, found: Ranking) -
         grounds.append(strip.ground)
         n_run += strip.n_run
     found.add(seam.flush())
-    whole = join(Parts.concat(parts), found, plan.nms_iou)
+    whole = join(Parts.concat(parts), found, plan.selection.nms_iou)
     found.add(whole[on_ground(whole, reader, plan)])
     return _Ran(n_run, joined(grounds))

@@ -36,20 +36,20 @@ class Runner:
 
     Args:
         detector: any model.
-        plan: provides `lowest`, `nms_iou`, `batch_size` and the windows' chip size.
+        plan: provides the selection, `batch_size` and the windows' chip size.
     """
 
     def __init__(self, detector: DetectsPixels, plan: Plan) -> None:
         in_two = hasattr(detector, "launch") and hasattr(detector, "collect")
         ask: Callable[..., Any] = detector.launch if in_two else detector.detect  # type: ignore[attr-defined]
-        known = {"min_score": float(plan.lowest.min(initial=1)), "nms_iou": plan.nms_iou}
+        known = {"min_score": float(plan.selection.lowest.min(initial=1)), "nms_iou": plan.selection.nms_iou}
         try:
             wanted: Iterable[str] = inspect.signature(ask).parameters
         except (TypeError, ValueError):  # of functions written in C
             wanted = ()
         self._ask = partial(ask, **{name: known[name] for name in known if name in wanted})
         self._collect = detector.collect if in_two else lambda found: found  # type: ignore[attr-defined]
-        self._n_classes, self._side = len(plan.lowest), plan.windows.chip_size
+        self._n_classes, self._side = len(plan.selection.lowest), plan.windows.chip_size
         self._warned = False
         self.batch_size = plan.batch_size
 
@@ -132,7 +132,7 @@ class SymmetricRunner(Runner):
 
     def __init__(self, detector: DetectsPixels, plan: Plan) -> None:
         super().__init__(detector, plan)
-        self._in_all = in_all_symmetries(self._in_one, plan.nms_iou)
+        self._in_all = in_all_symmetries(self._in_one, plan.selection.nms_iou)
 
     def _in_one(self, pixels: np.ndarray) -> list[Boxes]:
         return super().collect(super().launch(pixels))
