@@ -105,11 +105,14 @@ def _settle(number: int, seen: list[_Seen], plan: Plan) -> Strip:
 
 def _select_boxes(found: Boxes, window: Window, valid: np.ndarray, plan: Plan) -> _Seen:
     """Filter a window's detections, given in window pixels, and split them into whole boxes and parts."""
+    tiling = plan.windows.tiling_of(window)
     found = found.clip(window.width, window.height)
     assert found.scores is not None
     enough = found.scores >= plan.selection.lowest[found.labels]
     found = found[enough & (found.sizes > 0).all(axis=1)].shift(window.x, window.y)
-    whole, parts = split(found, window, plan.windows.tiling_of(window), plan.selection.nms_iou)
+    if found.oriented:  # not clipped
+        found = found[shapely.intersects_xy(shapely.box(*tiling.ground.xyxy), *found.centres.T)]
+    whole, parts = split(found, window, tiling, plan.selection.nms_iou)
     on_data = mostly_valid(whole.shift(-window.x, -window.y), valid)
     return _Seen(whole[on_data & plan.selection.is_inside(whole)], parts, ground_of(window, valid))
 
