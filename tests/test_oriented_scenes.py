@@ -69,6 +69,18 @@ def upright(scenes):
     return scenes["upright"]
 
 
+@pytest.fixture(scope="module")
+def found(upright):
+    return find(upright)
+
+
+@pytest.fixture(scope="module")
+def files(upright, tmp_path_factory):
+    """What one run writes, by suffix."""
+    folder = tmp_path_factory.mktemp("files")
+    return {path.suffix: path for path in find(upright, output=[folder / f"found{s}{s}" for s in OUTPUTS])}
+
+
 def bearing(grid, box):
     """Direction of the longer side on the map from its two ends, by hand on a plane and geodesic in degrees."""
     corners = grid.to_map(box.corners[0])
@@ -135,10 +147,11 @@ def test_directions_worked_by_hand():
     assert features_of(north, plane, CLASSES)["angle_deg"][0] == pytest.approx(0)
 
 
-def test_upright_detections_have_no_angle(upright):
-    assert "angle_deg" not in find(upright, PaintDetector(chip_size=128)).columns
-    assert "oriented" not in find(upright, PaintDetector(chip_size=128)).attrs
-    assert find(upright).attrs["oriented"] is True
+def test_upright_detections_have_no_angle(upright, found):
+    boxes = find(upright, PaintDetector(chip_size=128))
+    assert "angle_deg" not in boxes.columns
+    assert "oriented" not in boxes.attrs
+    assert found.attrs["oriented"] is True
 
 
 @dataclass(frozen=True)
@@ -182,10 +195,10 @@ def test_oriented_is_yes_or_no(upright):
         find(upright, replace(DETECTOR, oriented="yes"))
 
 
-def test_all_eight_symmetries_find_the_same(upright):
-    one, eight = (find(upright, tta=tta) for tta in (False, True))
-    assert len(one) == len(eight) == len(TRUTH)
-    for polygon in one.geometry:
+def test_all_eight_symmetries_find_the_same(upright, found):
+    eight = find(upright, tta=True)
+    assert len(eight) == len(TRUTH)
+    for polygon in found.geometry:
         assert (eight.intersection(polygon).area / eight.union(polygon).area).max() > 0.99
 
 
@@ -277,9 +290,8 @@ def test_in_degrees_the_sides_are_measured_along_the_ground():
 
 
 @pytest.mark.parametrize("suffix", OUTPUTS)
-def test_every_file_keeps_polygons_and_angles(upright, tmp_path, suffix):
-    found = find(upright)
-    path = find(upright, output=tmp_path / f"found{suffix}")
+def test_every_file_keeps_polygons_and_angles(files, found, suffix):
+    path = files[suffix]
     read = gpd.read_parquet(path) if suffix == ".parquet" else gpd.read_file(path)
     if suffix == ".csv":
         read = gpd.GeoDataFrame(read, geometry=shapely.from_wkt(read["WKT"]), crs=UTM)
@@ -397,16 +409,15 @@ def test_oriented_detections_are_compared_by_polygons_unless_told_otherwise():
     assert compute_accuracy(bare, truth, shape="polygon").table.loc["all", "tp"] == 0
 
 
-def test_upright_and_oriented_detections_are_compared_alike_by_polygons(upright):
+def test_upright_and_oriented_detections_are_compared_alike_by_polygons(upright, found):
     truth = frame(TRUTH)
     boxes = find(upright, PaintDetector(chip_size=128, overlap=96))
-    turned = find(upright)
-    by_polygon = [compute_accuracy(found, truth, shape="polygon").table.loc["all", "tp"] for found in (boxes, turned)]
+    by_polygon = [compute_accuracy(each, truth, shape="polygon").table.loc["all", "tp"] for each in (boxes, found)]
     assert by_polygon[1] == len(TRUTH) > by_polygon[0]
 
 
-def test_a_page_shows_turned_rectangles_and_judges_them(upright):
-    html = view(upright, find(upright), frame(TRUTH)).html
+def test_a_page_shows_turned_rectangles_and_judges_them(upright, found):
+    html = view(upright, found, frame(TRUTH)).html
     content = json.loads(re.search(r"<script[^>]*application/json[^>]*>(.*?)</script>", html, re.DOTALL)[1])
     boxes = content["boxes"]
     assert boxes["kind"].count(1) == len(TRUTH)

@@ -86,7 +86,7 @@ def compute_accuracy(
     """
     check_match_iou(match_iou)
     if shape not in (None, "box", "polygon"):
-        raise ArgumentError(f"shape must be 'box', 'polygon' or None; got {shape!r}")
+        raise ArgumentError(f"shape must be 'box' or 'polygon'; got {shape!r}")
     given = Labels(labels, label_field, layer, point_radius_m)
     ours, theirs = open_features(detections, "detections"), given.read()
     polygons = shape == "polygon" or (shape is None and ANGLE in ours.frame.columns)
