@@ -163,7 +163,7 @@ match_iou = click.option(
 shape = click.option(
     "--shape",
     type=click.Choice(["box", "polygon"]),
-    help="Compare envelopes or the polygons themselves.  [default: polygon for oriented detections, else box]",
+    help="Compare envelopes (box) or the polygons themselves; default: polygon for oriented detections, else box.",
 )
 min_visible = click.option(
     "--min-visible",
