@@ -9,14 +9,16 @@ from dataclasses import dataclass, replace
 
 import geopandas as gpd
 import numpy as np
+import pyogrio
 import pytest
 import shapely
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.collections import PolyCollection
 from pyproj import CRS, Geod
 
-from geodetect import compute_accuracy, detect_objects, view
+from geodetect import compute_accuracy, detect_objects, show, view
 from geodetect.boxes import Boxes, nms
 from geodetect.errors import GeodetectError, ModelError
 from geodetect.grid import Grid
@@ -78,7 +80,7 @@ def found(upright):
 def files(upright, tmp_path_factory):
     """What one run writes, by suffix."""
     folder = tmp_path_factory.mktemp("files")
-    return {path.suffix: path for path in find(upright, output=[folder / f"found{s}{s}" for s in OUTPUTS])}
+    return {path.suffix: path for path in find(upright, output=[folder / f"as_{s[1:]}{s}" for s in OUTPUTS])}
 
 
 def bearing(grid, box):
@@ -422,6 +424,21 @@ def test_a_page_shows_turned_rectangles_and_judges_them(upright, found):
     boxes = content["boxes"]
     assert boxes["kind"].count(1) == len(TRUTH)
     assert all(len(outline) == 8 for outline in boxes["outline"])  # four corners
+
+
+def test_a_figure_shows_turned_rectangles(upright, found):
+    drawn = [each for each in show(upright, found).axes[0].collections if isinstance(each, PolyCollection)][-1]
+    outlines = shapely.polygons([path.vertices[:4] for path in drawn.get_paths()])
+    for corners in TRUTH.corners:
+        true = shapely.Polygon(corners)
+        shared = shapely.area(shapely.intersection(outlines, true))
+        assert (shared / shapely.area(shapely.union(outlines, true))).max() > 0.9
+
+
+def test_a_geopackage_of_turned_rectangles_brings_its_style(files):
+    assert pyogrio.list_layers(files[".gpkg"])[0, 0] == "as_gpkg"
+    (xml,) = gpd.read_file(files[".gpkg"], layer="layer_styles").query("f_table_name == 'as_gpkg'")["styleQML"]
+    assert {f'value="{name}"' in xml for name in CLASSES} == {True}
 
 
 def test_the_seam_between_strips_is_that_of_suppression(tmp_path):
