@@ -119,10 +119,11 @@ def find_overlaps(a: Any, b: Any, min_iou: float = 0.0) -> Pairs:
         min_iou: 0 to 1.
     """
     a, b = _as_boxes(a), _as_boxes(b)
-    return select_overlaps(a, b, *shapely.STRtree(core_lines(b, min_iou)).query(core_lines(a, min_iou)), min_iou)
+    i, j = shapely.STRtree(core_lines(b, min_iou)).query(core_lines(a, min_iou))
+    return select_overlaps(a, b, i, j, min_iou=min_iou)
 
 
-def select_overlaps(a: Boxes, b: Boxes, i: Int[np.ndarray, "P"], j: Int[np.ndarray, "P"], min_iou: float) -> Pairs:
+def select_overlaps(a: Boxes, b: Boxes, i: Int[np.ndarray, "P"], j: Int[np.ndarray, "P"], *, min_iou: float) -> Pairs:
     """Return those of the pairs (i, j) of boxes of `a` and `b` whose IoU is above `min_iou`.
 
     For oriented boxes most pairs are excluded by their bounds, which share at least as much as the boxes themselves.

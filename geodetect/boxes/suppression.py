@@ -103,7 +103,7 @@ def _find_rivals(
     i, j = shapely.STRtree(lines[better]).query(lines[worse])
     i, j = worse[i], better[j]
     able = (i > j) & (ranked.labels[i] == ranked.labels[j])
-    near = select_overlaps(ranked, ranked, i[able], j[able], iou)
+    near = select_overlaps(ranked, ranked, i[able], j[able], min_iou=iou)
     return near.first, near.second
 
 
