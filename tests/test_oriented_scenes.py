@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import geopandas as gpd
 import numpy as np
+import pyarrow as pa
 import pyogrio
 import pytest
 import shapely
@@ -342,6 +343,18 @@ def test_a_journal_keeps_angles(tmp_path):
     assert np.array_equal(table(read.settled), table(strip.settled))
     assert np.array_equal(table(read.parts.boxes), table(strip.parts.boxes))
     assert len(read.held) == len(empty.settled) == 0
+
+
+def test_a_journal_of_upright_boxes_is_what_it_was_before_there_were_angles(tmp_path):
+    boxes = some_boxes(9, 1, oriented=False)
+    journal = Journal(tmp_path / "found.journal", {})
+    journal.add(Strip(0, boxes, boxes[:2], Parts.concat([]), 5))
+    (file,) = journal.folder.glob("strip-*")
+    columns = pa.ipc.open_stream(file.read_bytes()).read_all().column_names
+    assert columns == ["kind", "x1", "y1", "x2", "y2", "label", "score", "cut"]
+    (read,) = journal.strips()
+    assert not read.settled.oriented
+    assert np.array_equal(read.settled.xyxy, boxes.xyxy)
 
 
 @dataclass(frozen=True)
