@@ -20,7 +20,7 @@ from affine import Affine
 from pyproj import CRS
 from rasterio.errors import NotGeoreferencedWarning
 
-from geodetect.boxes import Boxes
+from geodetect.boxes import Boxes, oriented_envelope
 from geodetect.errors import RasterError
 from geodetect.grid import Grid, Window
 from geodetect.metadata import Metadata
@@ -62,6 +62,11 @@ def painted(shape: tuple[int, int] = SHAPE, boxes: Boxes = TRUTH) -> np.ndarray:
     """(3, H, W) uint16: x, y and a checker, with `boxes` painted in the colours of their labels."""
     y, x = np.indices(shape)
     pixels = np.stack([x, y, 500 * ((x // 8 + y // 8) % 2)]).astype(np.uint16)
+    if boxes.oriented:  # the pixels whose centre lies inside
+        for outline, label in zip(shapely.polygons(boxes.corners), boxes.labels, strict=True):
+            inside = rasterio.features.geometry_mask([outline], shape, Affine.identity(), invert=True)
+            pixels[:, inside] = np.array(COLOURS[CLASSES[label]])[:, None]
+        return pixels
     for (x1, y1, x2, y2), label in zip(boxes.xyxy.astype(int), boxes.labels, strict=True):
         pixels[:, y1:y2, x1:x2] = np.array(COLOURS[CLASSES[label]])[:, None, None]
     return pixels
@@ -107,7 +112,7 @@ class FakeReader:
 
 @dataclass(frozen=True)
 class PaintDetector:
-    """Finds the squares of a painted scene, exactly, each by its colour.
+    """Finds the squares of a painted scene, exactly, each by its colour; or turned rectangles, to a part of a pixel.
 
     Args:
         chip_size: side of the windows that it is shown.
@@ -116,6 +121,7 @@ class PaintDetector:
         min_score: below which it is not believed.
         tolerance: how far a pixel may be from the colour, for resampled scenes.
         score: what it gives every box.
+        oriented: whether its boxes have angles.
     """
 
     chip_size: int = 64
@@ -126,6 +132,7 @@ class PaintDetector:
     score: float = 0.9
     classes: tuple[str, ...] = CLASSES
     bands: tuple[int, ...] = (1, 2, 3)
+    oriented: bool = False
 
     @property
     def metadata(self) -> Metadata:
@@ -140,9 +147,31 @@ class PaintDetector:
     def _of(self, chip: np.ndarray, label: int) -> Boxes:
         colour = np.array(COLOURS[self.classes[label]], float)[:, None, None]
         paint = (np.abs(np.asarray(chip, float) - colour) <= self.tolerance).all(axis=0)
-        blobs = rasterio.features.shapes(paint.astype(np.uint8), mask=paint)
-        bounds = [shapely.geometry.shape(outline).bounds for outline, _ in blobs]
+        blobs = [
+            shapely.geometry.shape(outline) for outline, _ in rasterio.features.shapes(paint.view(np.uint8), mask=paint)
+        ]
+        if self.oriented:
+            found = Boxes.concat([Boxes.empty(oriented=True), *(_turned(blob, paint.shape) for blob in blobs)])
+            return Boxes(found.xyxy, found.labels + label, np.full(len(found), self.score), found.angles)
+        bounds = [blob.bounds for blob in blobs]
         return Boxes(np.array(bounds, float), np.full(len(bounds), label), np.full(len(bounds), self.score))
+
+
+def _turned(blob: shapely.Polygon, shape: tuple[int, int]) -> Boxes:
+    """The rectangle of which a blob is the pixels; of one that the chip's edge cuts, that round what is seen."""
+    if not shapely.contains_properly(shapely.box(0, 0, *shape[::-1]), blob):
+        return oriented_envelope(np.array([blob]), [0])
+    y, x = np.nonzero(rasterio.features.geometry_mask([blob], shape, Affine.identity(), invert=True))
+    return _of_moments(np.stack([x, y], axis=1) + 0.5)
+
+
+def _of_moments(points: np.ndarray) -> Boxes:
+    """The rectangle with the mean and the second moments of these pixels: a side of L has the variance L^2 / 12."""
+    # A pixel is no point, and has a variance of 1/12 of its own.
+    variances, axes = np.linalg.eigh(np.cov(points.T, bias=True) + np.eye(2) / 12)
+    half = np.sqrt(12 * variances[::-1]) / 2
+    centre, (x, y) = points.mean(axis=0), axes[:, 1]
+    return Boxes([[*(centre - half), *(centre + half)]], [0], angles=[np.arctan2(y, x)])
 
 
 def standardise(stretch: Stretch, pixels: np.ndarray) -> np.ndarray:

@@ -104,6 +104,15 @@ def test_two_processes_give_what_one_gives(client, tall, undisturbed, tmp_path):
 
 
 @pytest.mark.slow
+def test_angles_come_back_from_other_processes(client, tall):
+    model = PaintDetector(oriented=True)
+    found, here = (detect_objects(tall, model, client=each, batch_size=2, progress=False) for each in (client, None))
+    assert len(found)
+    assert found["angle_deg"].tolist() == here["angle_deg"].tolist()
+    assert found.geometry.tolist() == here.geometry.tolist()
+
+
+@pytest.mark.slow
 def test_models_run_on_the_device_that_was_asked_for(client, tall):
     found = detect_objects(tall, Movable(), client=client, device="cpu", batch_size=2, progress=False)
     assert set(found["score"]) == {0.7}

@@ -24,7 +24,7 @@ from geodetect.errors import ArgumentError, GeodetectError, LabelsError, ModelEr
 from geodetect.grid import Grid, Tiling
 from geodetect.scene.models import lowest_scores
 from geodetect.scene.numbers import check_numbers
-from geodetect.scene.plan import make_plan
+from geodetect.scene.plan import Selection, Sizes, make_plan
 from geodetect.stretch import Sample, Stretch
 from geodetect.vector.writers import write_features
 from tests.fakes import (
@@ -373,7 +373,7 @@ def test_a_narrow_margin_is_seen(tmp_path, side, shape):
     pixels[:, :, : pixels.shape[2] // 25] = -9999
     pixels = np.rot90(pixels, -side, axes=(1, 2))
     reader = FakeReader(pixels, Grid(shape, UPRIGHT, UTM))
-    plan = make_plan(reader, PaintDetector(), np.full(2, 0.5), nms_iou=0.5, chip_size=128, overlap=32)
+    plan = make_plan(reader, PaintDetector(), Selection(np.full(2, 0.5), 0.5), Sizes(128, 32))
     with pytest.warns(UserWarning, match="nodata=-9999"):
         check_numbers(reader, PaintDetector(), plan)
 
@@ -388,7 +388,7 @@ def test_few_pixels_are_looked_at(tmp_path):
 
     reader = Counting(np.zeros((3, 4000, 5000), np.uint8), Grid((4000, 5000), UPRIGHT, UTM))
     for chip_size in (64, 512, 4000):
-        plan = make_plan(reader, PaintDetector(), np.full(2, 0.5), nms_iou=0.5, chip_size=chip_size, overlap=0)
+        plan = make_plan(reader, PaintDetector(), Selection(np.full(2, 0.5), 0.5), Sizes(chip_size, 0))
         reader.n_read = 0
         check_numbers(reader, PaintDetector(), plan)
         assert 0 < reader.n_read <= 2 * 16 * 4096
@@ -396,7 +396,7 @@ def test_few_pixels_are_looked_at(tmp_path):
 
 def test_a_scene_that_cannot_be_read_here_is_left_to_the_run(tmp_path):
     reader = FakeReader(painted(), Grid(SHAPE, UPRIGHT, UTM), broken=(30, 30))
-    plan = make_plan(reader, PaintDetector(), np.full(2, 0.5), nms_iou=0.5, chip_size=64, overlap=0)
+    plan = make_plan(reader, PaintDetector(), Selection(np.full(2, 0.5), 0.5), Sizes(64, 0))
     check_numbers(reader, PaintDetector(), plan)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import shapely
@@ -176,6 +178,28 @@ def test_the_seam_is_exact_for_a_hundred_thousand_boxes():
         line = boxes.bounds[portion[-1], 1]
         returned.append(seam.feed(boxes[draw.permutation(portion)], line))
     returned.append(seam.flush())
+    assert rows(Boxes.concat(returned)) == rows(boxes[nms(boxes, 0.3)])
+
+
+def test_the_seam_is_exact_for_a_hundred_thousand_boxes_in_strips_that_are_merged_in_any_order():
+    draw = np.random.default_rng(3)
+    n = 100_000
+    centre, size = draw.uniform(0, 3_000, (n, 2)), draw.uniform(4, 30, (n, 2))
+    xyxy = np.hstack([centre - size / 2, centre + size / 2])
+    boxes = Boxes(xyxy, draw.integers(0, 2, n), draw.random(n).round(3), draw.uniform(-HALF, HALF, n))
+    y1, y2 = boxes.bounds[:, 1], boxes.bounds[:, 3]
+    tops = [-np.inf, 400.0, 750.0, 1_500.0, 2_200.0, np.inf]
+    seams, returned = [], []
+    for top, end in itertools.pairwise(tops):
+        above, here = y1 < top, draw.permutation(np.flatnonzero((y1 >= top) & (y1 < end)))
+        seam = Seam(0.3, y2[above].max(initial=-np.inf))
+        first, second = np.array_split(here, 2)
+        returned += [seam.feed(boxes[first]), seam.feed(boxes[second], end)]
+        seams.append(seam)
+    while len(seams) > 1:
+        k = draw.integers(len(seams) - 1)
+        seams[k] = seams[k].merge(seams.pop(k + 1))
+    returned.append(seams[0].flush())
     assert rows(Boxes.concat(returned)) == rows(boxes[nms(boxes, 0.3)])
 
 

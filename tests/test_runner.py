@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from geodetect.boxes import Boxes
 from geodetect.errors import ModelError
 from geodetect.grid import Tiling, Window
-from geodetect.scene.plan import Plan
+from geodetect.scene.plan import Plan, Selection
 from geodetect.scene.prefetch import Batch
 from geodetect.scene.runner import Runner, run_batches
 from geodetect.windows import Windows
@@ -19,7 +19,7 @@ from tests.fakes import PaintDetector
 
 
 def plan(batch_size=8):
-    return Plan(Windows.of([Tiling((64, 64), 64)]), np.full(2, 0.3), 0.4, batch_size)
+    return Plan(Windows.of([Tiling((64, 64), 64)]), Selection(np.full(2, 0.3), 0.4), batch_size)
 
 
 def numbered(*numbers):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geodetect.grid import Tiling, Window
-from geodetect.scene.plan import Plan
+from geodetect.scene.plan import Plan, Selection
 from geodetect.windows import Windows, plan_tilings
 from tests.fakes import outlines
 
@@ -123,7 +123,7 @@ def test_a_country_with_a_few_files_takes_no_more_than_the_files() -> None:
 @given(grounds(), st.integers(8, 90), st.integers(1, 3))
 def test_strips_are_whole_rows_and_keep_their_promises(footprints: np.ndarray, chip_size: int, batch_size: int) -> None:
     windows = Windows.of(plan_tilings((_SIDE, _SIDE), chip_size, chip_size // 4, footprints), footprints)
-    plan = Plan(windows, np.zeros(1), 0.5, batch_size)
+    plan = Plan(windows, Selection(np.zeros(1), 0.5), batch_size)
     strips = [plan.of_strip(number) for number in range(plan.n_strips)]
     assert [window for strip in strips for window in strip] == list(windows)
     assert plan.n_windows(range(plan.n_strips)) == len(windows)
@@ -138,7 +138,7 @@ def test_strips_are_whole_rows_and_keep_their_promises(footprints: np.ndarray, c
 
 def test_a_whole_scene_is_in_the_strips_that_it_always_was_in() -> None:
     tiling = Tiling((1000, 700), 64, 16)
-    plan = Plan(Windows.of([tiling]), np.zeros(1), 0.5, batch_size=8)
+    plan = Plan(Windows.of([tiling]), Selection(np.zeros(1), 0.5), batch_size=8)
     per_strip = 3 * tiling.n_columns  # of 14 windows each: three rows have the 32 that four batches want
     assert [plan.of_strip(number) for number in range(plan.n_strips)] == [
         tiling[start : start + per_strip] for start in range(0, len(tiling), per_strip)

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 
 from geodetect.accuracy.inputs import (
     ALL,
+    ANGLE,
     drop_duplicates,
     find_target,
     frame_detections,
@@ -51,7 +52,7 @@ def compute_accuracy(
     aoi: Area | None = None,
     match_iou: float = 0.5,
     by_class: bool = True,
-    shape: str = "box",
+    shape: str | None = None,
 ) -> Accuracy:
     """Count how many true objects were found, and how many detections are right.
 
@@ -74,7 +75,8 @@ def compute_accuracy(
         match_iou: overlap from which a detection is right, above 0 and at most 1.
         by_class: only features of one class match. Otherwise, or where either side has no classes,
             all count as one: in a row with the name of the only class, or `object`.
-        shape: `box` compares envelopes in the detections' CRS, `polygon` the polygons themselves.
+        shape: `box` compares envelopes in the detections' CRS, `polygon` the polygons themselves; None: `polygon` for
+            oriented detections, which have a column `angle_deg`, and `box` for all others.
 
     Raises:
         ArgumentError: if a value is impossible.
@@ -83,10 +85,11 @@ def compute_accuracy(
         NotGeoreferenced: if only one of the two has a CRS.
     """
     check_match_iou(match_iou)
-    if shape not in ("box", "polygon"):
+    if shape not in (None, "box", "polygon"):
         raise ArgumentError(f"shape must be 'box' or 'polygon'; got {shape!r}")
     given = Labels(labels, label_field, layer, point_radius_m)
     ours, theirs = open_features(detections, "detections"), given.read()
+    polygons = shape == "polygon" or (shape is None and ANGLE in ours.frame.columns)
     target = find_target(ours, theirs)
     inside = None if aoi is None else read_inside(aoi, target)
     found, truth = frame_detections(ours, target, inside), frame_labels(theirs, given, target, inside)
@@ -96,11 +99,11 @@ def compute_accuracy(
         warn("neither detections nor labels lie inside the aoi")
     warn_if_apart(found, truth)
     warn_of_datum(theirs, target)
-    if shape == "box":
+    if not polygons:
         warn_if_rotated(found)
     found, truth, classes = group_by_class(found, truth, by_class)
     truth = drop_duplicates(truth, theirs.name)
-    comparison = _Comparison.of(found, truth, classes, match_iou=match_iou, polygons=shape == "polygon")
+    comparison = _Comparison.of(found, truth, classes, match_iou=match_iou, polygons=polygons)
     scores, hit, n_truth = comparison.found["score"].to_numpy(), comparison.partner >= 0, len(truth)
     curve = precision_recall(scores, hit, n_truth)
     return Accuracy(

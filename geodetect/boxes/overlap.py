@@ -120,6 +120,18 @@ def find_overlaps(a: Any, b: Any, min_iou: float = 0.0) -> Pairs:
     """
     a, b = _as_boxes(a), _as_boxes(b)
     i, j = shapely.STRtree(core_lines(b, min_iou)).query(core_lines(a, min_iou))
+    return select_overlaps(a, b, i, j, min_iou=min_iou)
+
+
+def select_overlaps(a: Boxes, b: Boxes, i: Int[np.ndarray, "P"], j: Int[np.ndarray, "P"], *, min_iou: float) -> Pairs:
+    """Return those of the pairs (i, j) of boxes of `a` and `b` whose IoU is above `min_iou`.
+
+    For oriented boxes most pairs are excluded by their bounds, which share at least as much as the boxes themselves.
+    """
+    if a.oriented or b.oriented:
+        most = _shared_upright(a.bounds[i], b.bounds[j]) * (1 + _ROUNDING)
+        able = most * (1 + min_iou) > min_iou * (area(a.xyxy)[i] + area(b.xyxy)[j])
+        i, j = i[able], j[able]
     shared = iou_of_pairs(a[i], b[j])
     above = shared > min_iou
     return Pairs(i[above], j[above], shared[above])

@@ -12,7 +12,7 @@ import shapely
 from jaxtyping import Bool, Int
 
 from geodetect.boxes.boxes import Boxes
-from geodetect.boxes.overlap import core_lines, iou_of_pairs
+from geodetect.boxes.overlap import core_lines, select_overlaps
 from geodetect.errors import ArgumentError, is_share
 
 _FIRST_BLOCK = 16_384  # boxes settled at once to begin with; keeps the pairs of a crowded scene few
@@ -103,9 +103,8 @@ def _find_rivals(
     i, j = shapely.STRtree(lines[better]).query(lines[worse])
     i, j = worse[i], better[j]
     able = (i > j) & (ranked.labels[i] == ranked.labels[j])
-    i, j = i[able], j[able]
-    near = iou_of_pairs(ranked[i], ranked[j]) > iou
-    return i[near], j[near]
+    near = select_overlaps(ranked, ranked, i[able], j[able], min_iou=iou)
+    return near.first, near.second
 
 
 def _settle_block(alive: np.ndarray, best_case: np.ndarray, worse: np.ndarray, better: np.ndarray) -> np.ndarray:

@@ -56,7 +56,11 @@ from geodetect.cli import options, tables
     default=False,
     help="Detect in all eight rotations and reflections of each window, and merge the boxes; 8 times slower.",
 )
-@click.option("--measure/--no-measure", default=False, help="Add columns area_m2, width_m and height_m, on the ground.")
+@click.option(
+    "--measure/--no-measure",
+    default=False,
+    help="Add columns area_m2, width_m and height_m (of oriented boxes length_m and width_m), on the ground.",
+)
 @click.option(
     "--resume/--no-resume",
     default=False,

@@ -163,8 +163,8 @@ match_iou = click.option(
 shape = click.option(
     "--shape",
     type=click.Choice(["box", "polygon"]),
-    default="box",
-    help="Compare bounding boxes or polygons.",
+    show_default="polygon for oriented detections, else box",
+    help="Compare bounding boxes (box) or the polygons themselves.",
 )
 min_visible = click.option(
     "--min-visible",

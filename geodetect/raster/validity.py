@@ -5,8 +5,10 @@ Shapes: N boxes, H W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 
 from geodetect.boxes import Boxes
 from geodetect.grid import Window
@@ -20,7 +22,8 @@ _SIDE = 64  # px; of each place: boxes of up to 1,024 px are read whole
 def mostly_valid(boxes: Boxes, valid: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "N"]:
     """Return which boxes are valid in at least half of their pixels inside the window.
 
-    A box has the pixels whose centre lies in it, and at least the one that holds its upper-left corner.
+    A box has the pixels whose centre lies in it, and at least the one that holds its upper-left corner, or of an
+    oriented box its centre.
 
     Args:
         boxes: in pixels of the window.
@@ -28,11 +31,12 @@ def mostly_valid(boxes: Boxes, valid: Bool[np.ndarray, "H W"]) -> Bool[np.ndarra
     """
     if not len(boxes) or valid.all():
         return np.ones(len(boxes), bool)
-    low, high = _pixels(boxes, valid.shape)
     # Box by box: cumulative sums over the whole window take longer, unless there are thousands of boxes.
-    corners = zip(*low.T.tolist(), *high.T.tolist(), strict=True)
-    n_valid = np.array([np.count_nonzero(valid[y1:y2, x1:x2]) for x1, y1, x2, y2 in corners])
-    return np.asarray(n_valid >= _LEAST_VALID * (high - low).prod(axis=1))
+    windows = _windows(boxes, valid.shape)
+    seen = [valid[each.y : each.y + each.height, each.x : each.x + each.width] for each in windows]
+    if not boxes.oriented:
+        return np.array([np.count_nonzero(each) >= _LEAST_VALID * each.size for each in seen])
+    return np.array([_valid_share(boxes[[k]], [windows[k]], [seen[k]]) >= _LEAST_VALID for k in range(len(boxes))])
 
 
 def mostly_valid_in(reader: Reader, boxes: Boxes) -> Bool[np.ndarray, "N"]:
@@ -44,19 +48,40 @@ def mostly_valid_in(reader: Reader, boxes: Boxes) -> Bool[np.ndarray, "N"]:
     """
     if reader.all_valid:
         return np.ones(len(boxes), bool)
-    corners = zip(*(each.tolist() for each in _pixels(boxes, reader.grid.shape)), strict=True)
-    windows = [Window(x1, y1, x2 - x1, y2 - y1) for (x1, y1), (x2, y2) in corners]
     shares = []
-    for window in windows:  # up to a million pixels of each
-        parts = [reader.read(part)[1] for part in window.spread(_PLACES, _SIDE)]
-        shares.append(sum(int(part.sum()) for part in parts) / sum(part.size for part in parts))
+    for k, window in enumerate(_windows(boxes, reader.grid.shape)):  # up to a million pixels of each
+        parts = window.spread(_PLACES, _SIDE)
+        if boxes.oriented:  # a narrow one may pass between all the places
+            parts += _windows(Boxes(np.tile(boxes.centres[[k]], 2), boxes.labels[[k]]), reader.grid.shape)
+        shares.append(_valid_share(boxes[[k]], parts, [reader.read(part)[1] for part in parts]))
     return np.array(shares) >= _LEAST_VALID
 
 
-def _pixels(boxes: Boxes, shape: tuple[int, ...]) -> tuple[Int[np.ndarray, "N 2"], Int[np.ndarray, "N 2"]]:
-    """Return the first pixel (x, y) of each box in a rectangle of `shape`, and the one after its last."""
+def _valid_share(box: Boxes, windows: Sequence[Window], valid: Sequence[np.ndarray]) -> float:
+    """Return the share of valid pixels among those of one box in the windows; 0 if it has none there."""
+    if not box.oriented:
+        return sum(np.count_nonzero(part) for part in valid) / sum(part.size for part in valid)
+    inside = [_inside(box, window) for window in windows]
+    n_valid = sum(np.count_nonzero(each & part) for each, part in zip(inside, valid, strict=True))
+    return n_valid / max(sum(np.count_nonzero(each) for each in inside), 1)
+
+
+def _inside(box: Boxes, window: Window) -> Bool[np.ndarray, "H W"]:
+    """Return which pixels of a window have their centre in an oriented box, or hold its centre."""
+    assert box.angles is not None
+    (centre,), (size,), (angle,) = box.centres, box.sizes, box.angles
+    x = np.arange(window.width) + window.x + 0.5 - centre[0]
+    y = (np.arange(window.height) + window.y + 0.5 - centre[1])[:, None]
+    along, across = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
+    holds_centre = (np.abs(x) <= 0.5) & (np.abs(y) <= 0.5)  # noqa: PLR2004
+    return np.asarray((np.abs(along) <= size[0] / 2) & (np.abs(across) <= size[1] / 2) | holds_centre)
+
+
+def _windows(boxes: Boxes, shape: tuple[int, ...]) -> list[Window]:
+    """Return the pixels of the bounds of each box in a rectangle of `shape`, at least one."""
     size = np.array(shape[::-1])
     # Not rounded half to even, which would depend on where the window begins.
     low, high = np.split(np.ceil(boxes.bounds - 0.5).astype(int), 2, axis=1)
     low = np.clip(low, 0, size - 1)
-    return low, np.clip(high, low + 1, size)
+    high = np.clip(high, low + 1, size)
+    return [Window(*corner, *side) for corner, side in zip(low.tolist(), (high - low).tolist(), strict=True)]

@@ -29,10 +29,10 @@ from geodetect.scene.edges import Parts, join
 from geodetect.scene.features import check_measurable, features_of
 from geodetect.scene.ground import joined
 from geodetect.scene.journal import Journal, journal_of, recorded
-from geodetect.scene.models import DetectsPixels, HoldsDetector, detector_of, lowest_scores, optimise
+from geodetect.scene.models import DetectsPixels, HoldsDetector, detector_of, is_oriented, lowest_scores, optimise
 from geodetect.scene.numbers import check_numbers
 from geodetect.scene.options import DetectOptions
-from geodetect.scene.plan import Plan, check_place, make_plan, opened
+from geodetect.scene.plan import Plan, Selection, Sizes, check_place, make_plan, opened
 from geodetect.scene.progress import WindowProgress
 from geodetect.scene.provenance import settings_of, state_of
 from geodetect.scene.ranking import Ranking
@@ -93,6 +93,9 @@ def detect_objects(
 ) -> gpd.GeoDataFrame | Path | list[Path]:
     """Detect objects in a raster; the result has columns `label`, `score` and `geometry`, highest score first.
 
+    A detector with `oriented = True` gives rotated rectangles, with a column `angle_deg`: the direction of the longer
+    side, clockwise from the map's north (on a map in degrees from true north), from 0 to below 180.
+
     Objects cut by a window's edge are taken from the window that contains them whole; objects longer than the
     overlap are joined from their parts.
 
@@ -123,7 +126,8 @@ def detect_objects(
             the start.
         tta: test-time augmentation: run each window in all eight symmetries of a square and keep the detections of
             all, which takes eight times as long.
-        measure: add the columns `area_m2`, `width_m` and `height_m`, along the raster's rows and columns on the ground.
+        measure: add the columns `area_m2`, `width_m` and `height_m`, along the raster's rows and columns on the ground;
+            for oriented boxes `area_m2`, `length_m` and `width_m` of the object itself.
         client: a `dask.distributed.Client` whose workers run the windows. They need the raster under the same name
             and, for a model given as a file and without `device`, choose their own device; None: run locally.
         resume: continue an interrupted run from the journal beside the output, if there is one; the result equals
@@ -162,12 +166,10 @@ def detect_objects(
         plan = make_plan(
             reader,
             detector,
-            lowest_scores(min_score, detector),
-            nms_iou=nms_iou,
-            chip_size=chip_size,
-            overlap=overlap,
-            batch_size=earlier.get("batch_size") if batch_size is None else batch_size,
-            area=None if aoi is None else read_area(aoi, reader.grid),
+            Selection(
+                lowest_scores(min_score, detector), nms_iou, None if aoi is None else read_area(aoi, reader.grid)
+            ),
+            Sizes(chip_size, overlap, earlier.get("batch_size") if batch_size is None else batch_size),
             tta=tta,
         )
         check_numbers(reader, detector, plan)
@@ -233,10 +235,9 @@ class _Scene:
         """Return all objects, highest score first, with the settings of the run in `attrs`."""
         with closing(self._scanned(range(self.plan.n_strips))) as coming:
             strips = sorted(coming, key=lambda strip: strip.number)
-        found = Ranking()
+        found = Ranking(oriented=is_oriented(self.detector))
         ran = _sewn(strips, self.reader, self.plan, found)
-        boxes = Boxes.concat(found.ranked(), scored=True)
-        features = features_of(boxes, self.reader.grid, self.detector.classes, measure=self.measure)
+        features = features_of(found.all(), self.reader.grid, self.detector.classes, measure=self.measure)
         features.attrs |= {**self._about(ran), SEARCHED: self._searched(ran).wkt}
         return features
 
@@ -253,7 +254,7 @@ class _Scene:
                 for strip in strips:
                     journal.add(strip)
             with journal.unfinished() as folder:
-                found = Ranking(folder)
+                found = Ranking(folder, oriented=is_oriented(self.detector))
                 self._write_each(outputs, folder, found, _sewn(journal.strips(), self.reader, self.plan, found))
         except GeodetectError as error:
             if not (journal.done and journal.folder.is_dir()):
@@ -311,7 +312,7 @@ class _Scene:
 
     def _frames(self, found: Ranking) -> Iterator[gpd.GeoDataFrame]:
         """Yield the objects as features in chunks; the first chunk is empty and defines the columns."""
-        for boxes in chain([Boxes.empty(scored=True)], found.ranked()):
+        for boxes in chain([Boxes.empty(scored=True, oriented=is_oriented(self.detector))], found.ranked()):
             for start in range(0, max(len(boxes), 1), _FRAME_SIZE):
                 some = boxes[start : start + _FRAME_SIZE]
                 yield features_of(some, self.reader.grid, self.detector.classes, measure=self.measure)
@@ -324,7 +325,8 @@ class _Scene:
 
     def _searched(self, ran: _Ran) -> shapely.Geometry:
         """Return the area that was searched, in map coordinates."""
-        ground = ran.ground if self.plan.area is None else shapely.intersection(ran.ground, self.plan.area)
+        area = self.plan.selection.area
+        ground = ran.ground if area is None else shapely.intersection(ran.ground, area)
         areal = [part for part in shapely.get_parts(ground) if part.area > 0]  # no points and lines
         return shapely.transform(joined(areal), self.reader.grid.in_plane().to_map)
 
@@ -342,11 +344,11 @@ def boxes_within(
         nms_iou: overlap above which the lower-scored of two boxes of one class is dropped.
     """
     lowest = np.full(len(detector.classes), min_score)
-    plan = make_plan(reader, detector, lowest, nms_iou=nms_iou, area=area)
-    found = Ranking()
+    plan = make_plan(reader, detector, Selection(lowest, nms_iou, area))
+    found = Ranking(oriented=is_oriented(detector))
     with closing(scan_strips(reader, runner_for(detector, plan), plan, range(plan.n_strips))) as strips:
         _sewn(strips, reader, plan, found)
-    return Boxes.concat(found.ranked(), scored=True)
+    return found.all()
 
 
 class _Ran(NamedTuple):
@@ -361,7 +363,7 @@ def _sewn(strips: Iterable[Strip], reader: Reader, plan: Plan, found: Ranking) -
 
     Parts are few, so they are joined once all are known; only then can they be checked for lying on data.
     """
-    seam, parts, n_run, grounds = Seam(plan.nms_iou), [], 0, []
+    seam, parts, n_run, grounds = Seam(plan.selection.nms_iou), [], 0, []
     for strip in strips:
         _, row_end = plan.lines(strip.number)
         found.add(strip.settled)
@@ -370,6 +372,6 @@ def _sewn(strips: Iterable[Strip], reader: Reader, plan: Plan, found: Ranking) -
         grounds.append(strip.ground)
         n_run += strip.n_run
     found.add(seam.flush())
-    whole = join(Parts.concat(parts), found, plan.nms_iou)
+    whole = join(Parts.concat(parts), found, plan.selection.nms_iou)
     found.add(whole[on_ground(whole, reader, plan)])
     return _Ran(n_run, joined(grounds))

@@ -220,6 +220,8 @@ def _packed(strip: Strip) -> memoryview:
         "score": boxes.scores,
         "cut": cut,
     }
+    if boxes.angles is not None:
+        columns["angle"] = boxes.angles
     told = {"n_run": str(strip.n_run), "ground": shapely.to_wkb(strip.ground)}
     table = pa.table(columns).replace_schema_metadata(told)
     sink = pa.BufferOutputStream()
@@ -233,7 +235,7 @@ def _unpacked(number: int, content: bytes) -> Strip:
     table = pa.ipc.open_stream(content).read_all()
     column = {name: table[name].to_numpy() for name in table.column_names}
     xyxy = np.column_stack([column[name] for name in ("x1", "y1", "x2", "y2")])
-    boxes, kind = Boxes(xyxy, column["label"], column["score"]), column["kind"]
+    boxes, kind = Boxes(xyxy, column["label"], column["score"], column.get("angle")), column["kind"]
     parts = Parts(boxes[kind == _PART], _from_bits(column["cut"][kind == _PART]))
     n_run, ground = (table.schema.metadata[name] for name in (b"n_run", b"ground"))
     return Strip(number, boxes[kind == _SETTLED], boxes[kind == _HELD], parts, int(n_run), shapely.from_wkb(ground))

@@ -26,11 +26,11 @@ class DetectsPixels(Protocol):
     """The interface that `detect_objects` requires of a detector.
 
     If `detect` also takes the keywords `min_score` or `nms_iou`, they are passed, so that it can skip boxes that would
-    be dropped afterwards. Optional members: `launch(pixels)` and `collect(launched)`, which together do what `detect`
-    does, so that a GPU need not wait; `frozen(precision)` or `frozen(precision, device)`, which returns a copy
-    optimised for many windows; `suited_batch_size(chip_size)`; `checksum`, any text that identifies its weights, so
-    that `resume` does not continue the run of another model. Without `checksum`, torch modules among its attributes
-    serve the same purpose.
+    be dropped afterwards. Optional members: `oriented`, True if its boxes have angles; `launch(pixels)` and
+    `collect(launched)`, which together do what `detect` does, so that a GPU need not wait; `frozen(precision)` or
+    `frozen(precision, device)`, which returns a copy optimised for many windows; `suited_batch_size(chip_size)`;
+    `checksum`, any text that identifies its weights, so that `resume` does not continue the run of another model.
+    Without `checksum`, torch modules among its attributes serve the same purpose.
     """
 
     @property
@@ -99,9 +99,14 @@ def _check(detector: DetectsPixels) -> None:
         ModelError: if one has an invalid value.
     """
     for name, (is_possible, expected) in _ATTRIBUTES.items():
-        value = getattr(detector, name)
+        value = getattr(detector, name, None)
         if not is_possible(value):
             raise ModelError(f"{name} of this {type(detector).__name__} must be {expected}; got {value!r:.80}")
+
+
+def is_oriented(detector: Any) -> bool:
+    """Return whether the detector's boxes have angles; those of a detector that does not say so are upright."""
+    return bool(getattr(detector, "oriented", False))
 
 
 def _is_list(value: Any) -> bool:
@@ -123,6 +128,7 @@ _ATTRIBUTES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "chip_size": (lambda value: is_whole(value) and value > 0, "a whole number of pixels above 0"),
     "overlap": (lambda value: value is None or (is_whole(value) and value >= 0), "a whole number of pixels, or None"),
     "pixel_size_m": (lambda value: value is None or (is_number(value) and value > 0), "metres above 0, or None"),
+    "oriented": (lambda value: value is None or isinstance(value, bool | np.bool_), "True or False"),
 }
 
 

@@ -3,7 +3,7 @@
 A scene is processed in strips of rows of windows. The result of a strip depends only on the raster, the model and the
 plan, not on where or when it is run: resuming and distributed runs rely on this.
 
-Shapes: K classes.
+Shapes: K classes, N boxes.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import shapely
+from jaxtyping import Bool
 from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
 
 from geodetect import memory
+from geodetect.boxes import Boxes
 from geodetect.errors import (
     ArgumentError,
     LabelsError,
@@ -42,23 +44,63 @@ _FULL_BATCHES = 4  # per strip at least, so that the last one, which may be smal
 
 
 @dataclass(frozen=True, eq=False)
+class Selection:
+    """Which of the boxes that a model finds are kept.
+
+    Args:
+        lowest: (K,) score below which boxes of a class are dropped.
+        nms_iou: overlap above which the lower-scored of two boxes of one class is dropped.
+        area: area of interest in scene pixels; None: everywhere.
+
+    Raises:
+        ArgumentError: if `nms_iou` is not between 0 and 1.
+    """
+
+    lowest: np.ndarray
+    nms_iou: float
+    area: shapely.Geometry | None = None
+
+    def __post_init__(self) -> None:
+        if not is_share(self.nms_iou):
+            raise ArgumentError(f"nms_iou must lie between 0 and 1 (intersection over union); got {self.nms_iou!r}")
+        object.__setattr__(self, "nms_iou", float(self.nms_iou))
+
+    def is_inside(self, boxes: Boxes) -> Bool[np.ndarray, "N"]:
+        """Return which boxes have their centre in the area."""
+        if self.area is None:
+            return np.ones(len(boxes), bool)
+        return np.asarray(shapely.intersects_xy(self.area, *boxes.centres.T))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Requested sizes of windows and batches; those that are None are chosen for the model.
+
+    Args:
+        chip_size: side of a window in pixels.
+        overlap: minimum overlap of adjacent windows in pixels.
+        batch_size: windows per batch.
+    """
+
+    chip_size: int | None = None
+    overlap: int | None = None
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Plan:
     """The checked plan of a run over one scene.
 
     Args:
         windows: windows that intersect the scene's footprints and the area.
-        lowest: (K,) score below which boxes of a class are dropped.
-        nms_iou: overlap above which the lower-scored of two boxes of one class is dropped.
+        selection: of the boxes found.
         batch_size: windows per batch.
-        area: area of interest in scene pixels; None: everywhere.
         tta: whether windows are run in all eight symmetries.
     """
 
     windows: Windows
-    lowest: np.ndarray
-    nms_iou: float
+    selection: Selection
     batch_size: int = 8
-    area: shapely.Geometry | None = None
     tta: bool = False
 
     @property
@@ -101,30 +143,25 @@ class Plan:
 def make_plan(
     reader: Reader,
     detector: DetectsPixels,
-    lowest: np.ndarray,
+    selection: Selection,
+    sizes: Sizes = Sizes(),
     *,
-    nms_iou: float,
-    chip_size: int | None = None,
-    overlap: int | None = None,
-    batch_size: int | None = None,
-    area: shapely.Geometry | None = None,
     tta: bool = False,
 ) -> Plan:
-    """Return the plan for these arguments; those that are None are chosen for the model.
+    """Return the plan of a run; sizes that are None are chosen for the model.
 
     Raises:
         ArgumentError: if a number is out of range.
     """
-    if not is_share(nms_iou):
-        raise ArgumentError(f"nms_iou must lie between 0 and 1 (intersection over union); got {nms_iou!r}")
-    windows = _windows(reader, detector, chip_size, overlap, area)
+    windows = _windows(reader, detector, sizes, selection.area)
     n_bytes = _IN_MEMORY * _window_bytes(reader, windows.chip_size)
+    batch_size = sizes.batch_size
     if batch_size is None:
         batch_size = max(1, min(suited_batch_size(detector, windows.chip_size), memory.available_bytes() // n_bytes))
     batch_size = check_whole("batch_size", batch_size)
     what = f"batch_size={batch_size:,} with windows of {windows.chip_size:,} px"
     memory.check_fits(batch_size * n_bytes, what, f"make {'batch_size' if batch_size > 1 else 'chip_size'} smaller")
-    return Plan(windows, lowest, float(nms_iou), batch_size, area, tta)
+    return Plan(windows, selection, batch_size, tta)
 
 
 def opened(
@@ -168,8 +205,7 @@ def _pixel_size(native: Grid, detector: DetectsPixels, pixel_size_m: float | str
 def _windows(
     reader: Reader,
     detector: DetectsPixels,
-    chip_size: int | None,
-    overlap: int | None,
+    sizes: Sizes,
     area: shapely.Geometry | None,
 ) -> Windows:
     """Return the windows that intersect the scene's footprints and the area; sizes default to the model's.
@@ -178,6 +214,7 @@ def _windows(
         ArgumentError: if a number is out of range.
         LabelsError: if the area does not intersect the scene.
     """
+    chip_size, overlap = sizes.chip_size, sizes.overlap
     if overlap is None and chip_size in (None, detector.chip_size):
         overlap = detector.overlap
     chip_size = check_whole("chip_size", detector.chip_size if chip_size is None else chip_size)

@@ -11,7 +11,7 @@ import shapely
 
 from geodetect import __version__
 from geodetect.raster import RasterReader
-from geodetect.scene.models import DetectsPixels
+from geodetect.scene.models import DetectsPixels, is_oriented
 from geodetect.scene.plan import Plan
 
 _SAME_PLACE = 2  # decimals of a pixel to which the positions of files are compared
@@ -34,13 +34,14 @@ def settings_of(reader: RasterReader, detector: DetectsPixels, plan: Plan) -> di
         "weights": _weights(detector),
         "precision": _text(getattr(detector, "precision", None)),
         "device": _text(getattr(detector, "device", None)),
-        "min_score": dict(zip(detector.classes, plan.lowest.tolist(), strict=True)),
-        "nms_iou": plan.nms_iou,
+        "min_score": dict(zip(detector.classes, plan.selection.lowest.tolist(), strict=True)),
+        "nms_iou": plan.selection.nms_iou,
         "chip_size": plan.windows.chip_size,
         "overlap": plan.windows.overlap,
         "batch_size": plan.batch_size,
         "tta": plan.tta,
-        "aoi": None if plan.area is None else f"{zlib.crc32(shapely.to_wkb(plan.area)):08x}",
+        **({"oriented": True} if is_oriented(detector) else {}),  # journals of upright boxes do not have it
+        "aoi": None if plan.selection.area is None else f"{zlib.crc32(shapely.to_wkb(plan.selection.area)):08x}",
     }
 
 

@@ -1,6 +1,6 @@
 """External sort of any number of boxes by score in bounded memory: sorted runs on disk, merged.
 
-Shapes: N boxes, each a row x1, y1, x2, y2, label, score of float64.
+Shapes: N boxes, each a row x1, y1, x2, y2, label, score of float64, and an angle if oriented; F of these numbers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from geodetect.boxes import Boxes
 
 _RUN_SIZE = 1 << 19  # boxes sorted in memory at once
 _CHUNK_SIZE = 1 << 14  # boxes of each run in memory while runs are merged
-_N_COLUMNS = 6
 
 
 class Ranking:
@@ -26,10 +25,19 @@ class Ranking:
         folder: where to store boxes beyond `run_size`; None: keep all in memory.
         run_size: number of boxes in memory before they go to disk.
         chunk_size: number of boxes of each run in memory during the merge.
+        oriented: whether the boxes have angles.
     """
 
-    def __init__(self, folder: Path | None = None, *, run_size: int = _RUN_SIZE, chunk_size: int = _CHUNK_SIZE) -> None:
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        run_size: int = _RUN_SIZE,
+        chunk_size: int = _CHUNK_SIZE,
+        oriented: bool = False,
+    ) -> None:
         self._folder, self._run_size, self._chunk_size = folder, run_size, chunk_size
+        self._none = Boxes.empty(scored=True, oriented=oriented)
         self._newest: list[Boxes] = []
         self._n_newest = 0
         self._runs: list[_Run] = []
@@ -44,7 +52,7 @@ class Ranking:
 
     def _in_memory(self) -> Boxes:
         """Return the boxes that are not on disk, highest score first."""
-        boxes = Boxes.concat(self._newest, scored=True)
+        boxes = Boxes.concat([self._none, *self._newest])
         return boxes[boxes.rank()]
 
     def __iter__(self) -> Iterator[Boxes]:
@@ -54,13 +62,17 @@ class Ranking:
                 yield _boxes(run.read(start, self._run_size))
         yield from self._newest
 
+    def all(self) -> Boxes:
+        """Return all boxes at once, highest score first."""
+        return Boxes.concat([self._none, *self.ranked()])
+
     def ranked(self) -> Iterator[Boxes]:
         """Yield all boxes in chunks, highest score first.
 
         The next chunk of every run is in memory. Boxes that rank above the last loaded box of every
         unfinished run cannot be outranked by unread ones, and are yielded.
         """
-        pool = [np.zeros((0, _N_COLUMNS)) for _ in self._runs] + [_rows(self._in_memory())]
+        pool = [_rows(self._none) for _ in self._runs] + [_rows(self._in_memory())]
         n_read = [0] * len(self._runs)
         while True:
             for k, run in enumerate(self._runs):
@@ -87,26 +99,31 @@ class _Run:
     Args:
         path: file of consecutive float64 rows.
         n_boxes: number of rows.
+        n_columns: numbers in a row.
     """
 
     path: Path
     n_boxes: int
+    n_columns: int
 
     @classmethod
     def written(cls, path: Path, boxes: Boxes) -> _Run:
-        _rows(boxes).tofile(path)
-        return cls(path, len(boxes))
+        rows = _rows(boxes)
+        rows.tofile(path)
+        return cls(path, *rows.shape)
 
-    def read(self, start: int, n_boxes: int) -> Float[np.ndarray, "N 6"]:
+    def read(self, start: int, n_boxes: int) -> Float[np.ndarray, "N F"]:
         """Return `n_boxes` rows from `start` on, fewer at the end."""
-        row_bytes = _N_COLUMNS * np.dtype(float).itemsize
-        return np.fromfile(self.path, float, n_boxes * _N_COLUMNS, offset=start * row_bytes).reshape(-1, _N_COLUMNS)
+        row_bytes = self.n_columns * np.dtype(float).itemsize
+        values = np.fromfile(self.path, float, n_boxes * self.n_columns, offset=start * row_bytes)
+        return values.reshape(-1, self.n_columns)
 
 
-def _rows(boxes: Boxes) -> Float[np.ndarray, "N 6"]:
+def _rows(boxes: Boxes) -> Float[np.ndarray, "N F"]:
     assert boxes.scores is not None
-    return np.column_stack([boxes.xyxy, boxes.labels, boxes.scores])
+    columns = [boxes.xyxy, boxes.labels, boxes.scores]
+    return np.column_stack(columns if boxes.angles is None else [*columns, boxes.angles])
 
 
-def _boxes(rows: Float[np.ndarray, "N 6"]) -> Boxes:
-    return Boxes(rows[:, :4], rows[:, 4], rows[:, 5])
+def _boxes(rows: Float[np.ndarray, "N F"]) -> Boxes:
+    return Boxes(rows[:, :4], rows[:, 4], rows[:, 5], *rows[:, 6:].T)

@@ -19,7 +19,7 @@ import numpy as np
 from geodetect import memory
 from geodetect.boxes import Boxes
 from geodetect.errors import ModelError
-from geodetect.scene.models import DetectsPixels
+from geodetect.scene.models import DetectsPixels, is_oriented
 from geodetect.scene.plan import Plan
 from geodetect.scene.prefetch import Batch
 from geodetect.scene.symmetry import in_all_symmetries
@@ -36,20 +36,21 @@ class Runner:
 
     Args:
         detector: any model.
-        plan: provides `lowest`, `nms_iou`, `batch_size` and the windows' chip size.
+        plan: provides the selection, `batch_size` and the windows' chip size.
     """
 
     def __init__(self, detector: DetectsPixels, plan: Plan) -> None:
         in_two = hasattr(detector, "launch") and hasattr(detector, "collect")
         ask: Callable[..., Any] = detector.launch if in_two else detector.detect  # type: ignore[attr-defined]
-        known = {"min_score": float(plan.lowest.min(initial=1)), "nms_iou": plan.nms_iou}
+        known = {"min_score": float(plan.selection.lowest.min(initial=1)), "nms_iou": plan.selection.nms_iou}
         try:
             wanted: Iterable[str] = inspect.signature(ask).parameters
         except (TypeError, ValueError):  # of functions written in C
             wanted = ()
         self._ask = partial(ask, **{name: known[name] for name in known if name in wanted})
         self._collect = detector.collect if in_two else lambda found: found  # type: ignore[attr-defined]
-        self._n_classes, self._side = len(plan.lowest), plan.windows.chip_size
+        self._oriented, self._kind = is_oriented(detector), type(detector).__name__
+        self._n_classes, self._side = len(plan.selection.lowest), plan.windows.chip_size
         self._warned = False
         self.batch_size = plan.batch_size
 
@@ -96,6 +97,7 @@ class Runner:
             raise ModelError(
                 f"detect must give a list of {n_windows} Boxes with scores, one for each window; got {found!r:.60}"
             )
+        found = [self._with_angles(boxes) for boxes in found]
         labels = np.concatenate([boxes.labels for boxes in found])
         if labels.size and not 0 <= labels.min() <= labels.max() < self._n_classes:
             raise ModelError(
@@ -109,11 +111,31 @@ class Runner:
             found = [replace(boxes, scores=np.clip(boxes.scores, 0, 1)) for boxes in found]
         return [self._drop_impossible(boxes) for boxes in found]
 
+    def _with_angles(self, boxes: Boxes) -> Boxes:
+        """Return boxes that are oriented if the detector says so; no boxes at all may be of either kind.
+
+        Raises:
+            ModelError: if there are boxes of the other kind.
+        """
+        if boxes.oriented == self._oriented:
+            return boxes
+        if not len(boxes):
+            return Boxes.empty(scored=True, oriented=self._oriented)
+        if self._oriented:
+            raise ModelError(
+                f"detect must give Boxes with angles, because this {self._kind} says oriented = True; got {len(boxes)} "
+                "without: give angles, or leave oriented out"
+            )
+        raise ModelError(
+            f"detect must give Boxes without angles, because this {self._kind} does not say oriented = True; got "
+            f"{len(boxes)} with angles: say it, or leave the angles out"
+        )
+
     def _drop_impossible(self, boxes: Boxes) -> Boxes:
         """Return the boxes that are finite, ordered and within reach of the window; warn once of others."""
-        corners = boxes.xyxy
-        possible = np.isfinite(corners).all(axis=1) & (corners[:, :2] <= corners[:, 2:]).all(axis=1)
-        possible &= ((corners[:, :2] <= self._side) & (corners[:, 2:] >= 0)).all(axis=1)
+        corners, bounds = boxes.xyxy, boxes.bounds
+        possible = np.isfinite(bounds).all(axis=1) & (corners[:, :2] <= corners[:, 2:]).all(axis=1)
+        possible &= ((bounds[:, :2] <= self._side) & (bounds[:, 2:] >= 0)).all(axis=1)
         if possible.all():
             return boxes
         if not self._warned:
@@ -132,7 +154,7 @@ class SymmetricRunner(Runner):
 
     def __init__(self, detector: DetectsPixels, plan: Plan) -> None:
         super().__init__(detector, plan)
-        self._in_all = in_all_symmetries(self._in_one, plan.nms_iou)
+        self._in_all = in_all_symmetries(self._in_one, plan.selection.nms_iou)
 
     def _in_one(self, pixels: np.ndarray) -> list[Boxes]:
         return super().collect(super().launch(pixels))

@@ -97,7 +97,7 @@ def _empty(number: int) -> Strip:
 def _settle(number: int, seen: list[_Seen], plan: Plan) -> Strip:
     """Merge the results of the windows of a strip."""
     row_start, row_end = plan.lines(number)
-    seam = Seam(plan.nms_iou, row_start)
+    seam = Seam(plan.selection.nms_iou, row_start)
     settled = seam.feed(Boxes.concat([each.whole for each in seen]), row_end)
     parts, ground = Parts.concat([each.parts for each in seen]), joined([each.ground for each in seen])
     return Strip(number, settled, seam.held, parts, len(seen), ground)
@@ -105,13 +105,16 @@ def _settle(number: int, seen: list[_Seen], plan: Plan) -> Strip:
 
 def _select_boxes(found: Boxes, window: Window, valid: np.ndarray, plan: Plan) -> _Seen:
     """Filter a window's detections, given in window pixels, and split them into whole boxes and parts."""
+    tiling = plan.windows.tiling_of(window)
     found = found.clip(window.width, window.height)
     assert found.scores is not None
-    enough = found.scores >= plan.lowest[found.labels]
+    enough = found.scores >= plan.selection.lowest[found.labels]
     found = found[enough & (found.sizes > 0).all(axis=1)].shift(window.x, window.y)
-    whole, parts = split(found, window, plan.windows.tiling_of(window), plan.nms_iou)
+    if found.oriented:  # not clipped
+        found = found[shapely.intersects_xy(shapely.box(*tiling.ground.xyxy), *found.centres.T)]
+    whole, parts = split(found, window, tiling, plan.selection.nms_iou)
     on_data = mostly_valid(whole.shift(-window.x, -window.y), valid)
-    return _Seen(whole[on_data & _inside(whole, plan.area)], parts, ground_of(window, valid))
+    return _Seen(whole[on_data & plan.selection.is_inside(whole)], parts, ground_of(window, valid))
 
 
 def on_ground(boxes: Boxes, reader: Reader, plan: Plan) -> np.ndarray:
@@ -119,11 +122,6 @@ def on_ground(boxes: Boxes, reader: Reader, plan: Plan) -> np.ndarray:
 
     For joined boxes; whole boxes of windows are checked when they are scanned.
     """
-    good = _inside(boxes, plan.area)
+    good = plan.selection.is_inside(boxes)
     good[good] = mostly_valid_in(reader, boxes[good])
     return good
-
-
-def _inside(boxes: Boxes, area: shapely.Geometry | None) -> np.ndarray:
-    """Return which boxes have their centre in the area, (N,)."""
-    return np.ones(len(boxes), bool) if area is None else np.asarray(shapely.intersects_xy(area, *boxes.centres.T))

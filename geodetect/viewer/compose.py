@@ -28,7 +28,7 @@ def view(
     point_radius_m: float | None = None,
     aoi: Area | None = None,
     match_iou: float = 0.5,
-    shape: str = "box",
+    shape: str | None = None,
     max_side: int = 2048,
 ) -> Page:
     """Return a page that shows a scene with its detections, to be filtered by score, class and outcome.
@@ -46,7 +46,8 @@ def view(
         aoi: only what has its centroid inside is shown and counted; None: all detections, and of the labels those on
             the ground that the detections record as searched, as in `compute_accuracy`.
         match_iou: overlap from which a detection is right, above 0 and at most 1.
-        shape: `box` compares envelopes in the detections' CRS, `polygon` the polygons themselves.
+        shape: `box` compares envelopes in the detections' CRS, `polygon` the polygons themselves; None: `polygon` for
+            oriented detections, which have a column `angle_deg`, and `box` for all others.
         max_side: longer side of the scene's picture in pixels; a larger scene is shown at a lower resolution.
 
     Raises:
