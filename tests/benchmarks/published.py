@@ -115,6 +115,7 @@ def compare_raster(model: torch.nn.Module, folder: Path, raster: Path) -> str:
 
     start = time.perf_counter()
     program = deepforest(model=model, config_args={"nms_thresh": NMS_IOU, "score_thresh": MIN_SCORE})
+    program.set_labels({"Tree": 0})
     found = program.predict_tile(path=str(raster), patch_size=SIDE, patch_overlap=0.25)
     middle = time.perf_counter()
     ours = gd.detect_objects(
