@@ -183,6 +183,79 @@ def test_a_repository_or_folder_may_hold_a_detector_of_ours(tmp_path: Path) -> N
         gd.load_detector(tmp_path / "ours", classes=["car"])
 
 
+class Hub(http.server.SimpleHTTPRequestHandler):
+    """A hub of folders OWNER/NAME/FILE, which answers as the real one does, as far as its library asks."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        owner, name, *rest = self.path.removeprefix("/api/models").partition("?")[0].strip("/").split("/")
+        folder = Path(self.directory) / owner / name
+        refusal = {"gated": (403, "GatedRepo")}.get(owner) or (None if folder.is_dir() else (404, "RepoNotFound"))
+        if refusal is None and "v9" in rest:
+            refusal = 404, "RevisionNotFound"
+        if refusal is None and self.path.startswith("/api/"):
+            tree = [{"type": "file", "path": each.name, "size": 0, "oid": "0"} for each in sorted(folder.iterdir())]
+            return self.answer(200, json.dumps(tree).encode())
+        file = folder / rest[-1] if rest else folder
+        if refusal is None and not file.is_file():
+            refusal = 404, "EntryNotFound"
+        if refusal is not None:
+            return self.answer(refusal[0], b"", {"X-Error-Code": refusal[1], "X-Error-Message": refusal[1]})
+        content = file.read_bytes()
+        etag = f'"{hashlib.sha256(content).hexdigest()}"'
+        return self.answer(200, content, {"ETag": etag, "X-Repo-Commit": 40 * "a"})
+
+    do_HEAD = do_GET
+
+    def answer(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for key, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    def log_message(self, *_: Any) -> None:
+        """Write nothing."""
+
+
+def test_a_hub_that_answers_is_asked_over_the_network(folder: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    for name in ("owner/crowns", "owner/pictures", "owner/only-config"):
+        (site / name).mkdir(parents=True)
+    for path in folder.iterdir():
+        (site / "owner" / "crowns" / path.name).symlink_to(path)
+    (site / "owner" / "pictures" / "model.bin").touch()
+    (site / "owner" / "only-config" / "config.json").write_text("{}")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Hub, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    script = (
+        "import geodetect as gd\n"
+        "for name in ('owner/crowns', 'owner/none', 'owner/crowns@v9', 'gated/crowns', 'owner/pictures',\n"
+        "             'owner/only-config'):\n"
+        "    try:\n"
+        "        print(gd.load_detector(name, device='cpu').classes)\n"
+        "    except gd.errors.ModelError as error:\n"
+        "        print(error)\n"
+    )
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1"}
+    environment["HF_ENDPOINT"] = f"http://127.0.0.1:{server.server_address[1]}"
+    command = [sys.executable, "-c", script]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    server.shutdown()
+    server.server_close()
+    assert ended.returncode == 0, ended.stderr
+    found, none, revision, gated, pictures, half = ended.stdout.splitlines()
+    assert found == "['Alive', 'Dead']"
+    assert "no such repository" in none
+    assert "no revision v9" in revision
+    assert "gated" in gated
+    assert "model.bin" in pictures
+    assert "config.json" in half
+    assert sorted(path.name for path in (tmp_path / "hub").rglob("*.incomplete")) == []
+
+
 class Careless(http.server.SimpleHTTPRequestHandler):
     """A server for the files of a folder; of one called `half` it sends the first half."""
 

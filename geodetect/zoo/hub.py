@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import warnings
 from collections.abc import Iterator
@@ -142,9 +143,9 @@ def _library(wanted: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "IProgress not found")  # of its progress bar, in many notebooks
+            importlib.import_module("tqdm.auto")  # which huggingface_hub imports when it downloads
             import huggingface_hub
             import huggingface_hub.errors
-            import huggingface_hub.utils
     except ImportError as error:
         raise missing("huggingface_hub", "hub", f"The detector {wanted} on the Hugging Face hub") from error
     return huggingface_hub

@@ -114,7 +114,9 @@ def compare_raster(model: torch.nn.Module, folder: Path, raster: Path) -> str:
     from deepforest.main import deepforest
 
     start = time.perf_counter()
-    program = deepforest(model=model, config_args={"nms_thresh": NMS_IOU, "score_thresh": MIN_SCORE})
+    settings = {"num_classes": 1, "label_dict": {"Tree": 0}, "nms_thresh": NMS_IOU, "score_thresh": MIN_SCORE}
+    program = deepforest(model=model, config_args=settings)
+    program.set_labels({"Tree": 0})
     found = program.predict_tile(path=str(raster), patch_size=SIDE, patch_overlap=0.25)
     middle = time.perf_counter()
     ours = gd.detect_objects(
