@@ -322,6 +322,9 @@ def test_a_users_own_yolo_says_its_classes_as_ultralytics_does(tmp_path: Path) -
     assert len(found) == 2
 
 
+ULTRALYTICS = {"det_type": None, "class_names": None, "names": "{0: 'a'}", "stride": 32, "task": "obb"}
+
+
 @pytest.mark.parametrize(
     ("metadata", "keywords", "told"),
     [
@@ -334,7 +337,8 @@ def test_a_users_own_yolo_says_its_classes_as_ultralytics_does(tmp_path: Path) -
         ({}, {"layout": "YOLO_v6"}, "YOLO_v9"),
         ({"model_type": "Segmentor"}, {}, "segmentor"),
         ({"task": "segment"}, {}, "segment"),
-        ({"det_type": "YOLO_Ultralytics_obb"}, {}, "oriented"),
+        ({"det_type": "YOLO_Ultralytics_obb"}, {}, "1 class"),
+        (ULTRALYTICS | {"args": "{'nms': True}"}, {}, "nms=False"),
         ({}, {"precision": "bf16"}, "float32"),
     ],
 )
