@@ -338,7 +338,7 @@ ULTRALYTICS = {"det_type": None, "class_names": None, "names": "{0: 'a'}", "stri
         ({"model_type": "Segmentor"}, {}, "segmentor"),
         ({"task": "segment"}, {}, "segment"),
         ({"det_type": "YOLO_Ultralytics_obb"}, {}, "1 class"),
-        (ULTRALYTICS | {"args": "{'nms': True}"}, {}, "nms=False"),
+        (ULTRALYTICS | {"args": {"nms": True}}, {}, "nms=False"),
         ({}, {"precision": "bf16"}, "float32"),
     ],
 )

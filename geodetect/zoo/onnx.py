@@ -249,11 +249,10 @@ def _layout(told: Mapping[str, Any], given: str | None, name: str) -> str:
     if stated is None and "names" in told and "stride" in told:
         arguments = told.get("args")
         has_nms = isinstance(arguments, Mapping) and arguments.get("nms")  # suppression inside the model
-        is_oriented = str(told.get("task")).lower() == "obb"
-        if is_oriented and (told.get("end2end") or has_nms):
+        suppressed, is_oriented = told.get("end2end") or has_nms, str(told.get("task")).lower() == "obb"
+        if is_oriented and suppressed:
             raise ModelError(f"{name} finds oriented boxes and suppresses them itself; export it with nms=False")
-        stated = ORIENTED if is_oriented else "YOLO_Ultralytics"
-        stated = _END_TO_END if told.get("end2end") or has_nms else stated
+        stated = _END_TO_END if suppressed else ORIENTED if is_oriented else "YOLO_Ultralytics"
     if stated is not None and given is not None and given != stated:
         raise ArgumentError(f"{name} says that its layout is {stated}; got layout={given!r}, leave it out")
     layout = given or stated
