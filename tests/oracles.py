@@ -78,3 +78,30 @@ def average_precision(scores: Sequence[float], hit: Sequence[bool], n_truth: int
         points.append((n_hit / n_truth if n_truth else math.nan, n_hit / n))
     best = [max((p for r, p in points if r >= recall), default=0.0) for recall in np.linspace(0, 1, 101)]
     return math.nan if n_truth == 0 else float(np.mean(best))
+
+
+def oriented_average_precisions(
+    found: Sequence[Boxes], truth: Sequence[Boxes], n_classes: int, match_ious: Sequence[float]
+) -> np.ndarray:
+    """The average precision of each class at each overlap, by COCO's loop over the polygons of oriented boxes."""
+    scores = np.zeros((n_classes, len(match_ious)))
+    for k in range(n_classes):
+        for t, match_iou in enumerate(match_ious):
+            ranked_hits: list[tuple[float, bool]] = []
+            for ours, theirs in zip(found, truth, strict=True):
+                true = [shapely.Polygon(corners) for corners in theirs.corners[theirs.labels == k]]
+                own = ours[ours.labels == k]
+                taken: set[int] = set()
+                for i in np.argsort(-own.scores, kind="stable"):
+                    polygon, best, partner = shapely.Polygon(own.corners[i]), min(match_iou, 1 - 1e-10), -1
+                    for j, other in enumerate(true):
+                        shared = polygon.intersection(other).area
+                        overlap = shared / (polygon.area + other.area - shared)
+                        if j not in taken and overlap >= best:
+                            best, partner = overlap, j
+                    taken.add(partner)
+                    ranked_hits.append((float(own.scores[i]), partner >= 0))
+            n_truth = sum(int((boxes.labels == k).sum()) for boxes in truth)
+            ranked_scores, hits = zip(*ranked_hits, strict=True)
+            scores[k, t] = average_precision(ranked_scores, hits, n_truth)
+    return scores

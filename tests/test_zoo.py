@@ -471,6 +471,9 @@ def test_a_users_own_yolo_says_its_classes_as_ultralytics_does(tmp_path: Path) -
     assert len(found) == 2
 
 
+ULTRALYTICS = {"det_type": None, "class_names": None, "names": "{0: 'a'}", "stride": 32, "task": "obb"}
+
+
 @pytest.mark.parametrize(
     ("metadata", "keywords", "told"),
     [
@@ -483,7 +486,6 @@ def test_a_users_own_yolo_says_its_classes_as_ultralytics_does(tmp_path: Path) -
         ({}, {"layout": "YOLO_v6"}, "YOLO_v9"),
         ({"model_type": "Segmentor"}, {}, "segmentor"),
         ({"task": "segment"}, {}, "segment"),
-        ({"det_type": "YOLO_Ultralytics_obb"}, {}, "oriented"),
         ({"class_names": None}, {"classes": "ab"}, "list of names; got 'ab'"),
         ({"class_names": {"a": "red", "b": "blue"}}, {}, "numbers from 0"),
         ({"class_names": "car"}, {}, "2 classes; got 1 names: car"),
@@ -494,6 +496,8 @@ def test_a_users_own_yolo_says_its_classes_as_ultralytics_does(tmp_path: Path) -
         ({"standardization_mean": [0.5, 0.5]}, {}, "standardization_mean.* 3 numbers"),
         ({"standardization_std": [0, 1, 1]}, {}, "standardization_std.*above 0"),
         ({}, {"pixel_size_m": 0}, "pixel_size_m must be metres above 0"),
+        ({"det_type": "YOLO_Ultralytics_obb"}, {}, "1 class"),
+        (ULTRALYTICS | {"args": {"nms": True}}, {}, "nms=False"),
         ({}, {"precision": "bf16"}, "float32"),
     ],
 )

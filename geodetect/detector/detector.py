@@ -129,6 +129,8 @@ class Detector(HasMetadata):
     ) -> list[Boxes]:
         """What is on each chip, best first, in the chip's pixels; never reaching over its edge.
 
+        Oriented boxes have angles and are not cut; those with their centre in the chip count.
+
         Args:
             pixels: (B, C, H, W) as read from the raster, of any type of number; what is not finite counts as the mean.
             min_score: lowest score, for all classes or by name (classes not named: 0.05).

@@ -61,8 +61,8 @@ class Detections(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Return boxes (B, N, 4) or, with angles, (B, N, 5), in pixels and scores (B, N, K) of the best candidates.
 
-        Upright boxes are corners; oriented ones are as in `network.oriented`. Scores of boxes outside the chip are negated: no threshold lets them pass, but their size still tells which
-        candidates are a level's best.
+        Upright boxes are corners; oriented ones are as in `network.oriented`. Scores of boxes outside the chip are
+        negated: no threshold lets them pass, but their size still tells which candidates are a level's best.
 
         Args:
             pixels: (B, C, S, S), divided by 255; NaN and infinity count as the mean.

@@ -19,7 +19,7 @@ _TOLERANCE = 1e-4  # of logits and deltas; moves a score by 2.5e-5 at most
 
 
 def export(detector: Detector, path: Path) -> None:
-    """Write a program from pictures, float32 (B, C, S, S), to logits (B, A, K) and deltas (B, A, 4).
+    """Write a program from pictures, float32 (B, C, S, S), to logits (B, A, K) and deltas (B, A, 4 or 6).
 
     Pictures are standardised: pixels less the mean, over the standard deviation. Both, the classes and the anchors
     are in the archive as `geodetect.json`, with mean and deviation once more for pixels / 255, as in ONNX files.

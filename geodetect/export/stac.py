@@ -149,7 +149,7 @@ def _describe_outputs(detector: Detector) -> list[dict[str, Any]]:
     deltas = "For each anchor how it moves (dx, dy in its sides) and grows (logarithms dw, dh), as in R-CNN."
     if oriented:
         deltas = (
-            "For each anchor how it moves (dx, dy in its sides) and grows (logarithms of the longer and the shorter side), "
+            "For each anchor how it moves (dx, dy in its sides), how its longer and shorter side grow (logarithms), "
             "and cosine and sine of twice the angle of the longer side, from +x towards +y (down)."
         )
     kinds = (("logits", logits, "class", len(classes)), ("deltas", deltas, "delta", 6 if oriented else 4))

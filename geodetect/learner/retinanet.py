@@ -208,7 +208,7 @@ class RetinaNet:
             checkpoint: end with the weights of the epoch with the best `monitor`, else with the last; a folder
                 also keeps the state of training after each epoch, so that it can go on after a crash.
             monitor: "valid_loss", or "AP50".
-            callbacks: fastai callbacks; the network gives them (logits (B, A, K), deltas (B, A, 4)). For logs:
+            callbacks: fastai callbacks; the network gives them (logits (B, A, K), deltas (B, A, 4 or 6)). For logs:
                 CSVLogger("losses.csv"), TensorBoardCallback("runs", trace_model=False, log_preds=False).
             resume: go on with the last training of this model, or with that in the folder `checkpoint`, which is
                 started if there is none.
@@ -329,7 +329,8 @@ class RetinaNet:
             path: `.onnx` for GeoDeep, Deepness, Ultralytics and onnxruntime, `.dlpk` for ArcGIS (experimental), `.pt2`
                 for PyTorch, `.json` for a STAC item that describes a `.pt2` file, which is written beside it.
             layout: output of an `.onnx` file, by the `det_type` of Deepness: "YOLO_v9" (the default, which all of
-                them read), "YOLO_Ultralytics" or "YOLO_v5_or_v7_default"; "stac-mlm" is the only one of `.json`.
+                them read), "YOLO_Ultralytics" or "YOLO_v5_or_v7_default"; for oriented boxes "YOLO_Ultralytics_obb"
+                alone; "stac-mlm" is the only one of `.json`.
 
         Raises:
             OutputError: if the suffix is another, or the file cannot be written.

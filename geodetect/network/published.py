@@ -190,6 +190,6 @@ def add_angle(own: Mapping[str, Tensor], given: dict[str, Tensor], layer: str) -
         layer: beginning of the keys of the layer.
     """
     for key in (key for key in given if key.startswith(layer)):
-        rows = own[key].clone().unflatten(0, (-1, N_ORIENTED_DELTAS))
-        rows[:, :N_DELTAS] = given[key].unflatten(0, (-1, N_DELTAS))
+        rows = own[key].clone().reshape(-1, N_ORIENTED_DELTAS, *own[key].shape[1:])
+        rows[:, :N_DELTAS] = given[key].reshape(-1, N_DELTAS, *own[key].shape[1:])
         given[key] = rows.flatten(0, 1)

@@ -18,7 +18,7 @@ import numpy as np
 
 from geodetect.boxes import Boxes, nms
 from geodetect.errors import ArgumentError, ModelError, warn
-from geodetect.export.onnx_detector import METADATA, OnnxDetector, load_session
+from geodetect.export.onnx_detector import METADATA, ORIENTED, OnnxDetector, load_session
 from geodetect.metadata import LOWEST_SCORE, NMS_IOU, UNKNOWN_SCORE, HasMetadata, Metadata
 
 _CANDIDATE_RANK = 3  # (B, N, n) or (B, n, N)
@@ -36,11 +36,13 @@ class Layout:
         in_columns: whether candidates are columns, (n, N), not rows, (N, n).
         first_class: where the scores of the classes begin; before them a box as centre, width and height.
         objectness: whether the number before the scores of classes, that of any object, is the score.
+        angle: whether the angle of an oriented box comes after the scores, in radians from +x towards +y.
     """
 
     in_columns: bool
     first_class: int
     objectness: bool = False
+    angle: bool = False
 
 
 LAYOUTS: Mapping[str, Layout] = {
@@ -49,17 +51,19 @@ LAYOUTS: Mapping[str, Layout] = {
     "YOLO_v8": Layout(in_columns=True, first_class=4),
     "YOLO_v9": Layout(in_columns=True, first_class=4),
     "YOLO_Ultralytics": Layout(in_columns=True, first_class=4),
+    ORIENTED: Layout(in_columns=True, first_class=4, angle=True),
 }
 _RETINANET = "retinanet"  # three outputs: boxes as corners (N, 4), scores (N,), labels (N,); one image at a time
 _END_TO_END = "YOLO_end2end"  # rows of corners, score, label, after suppression: Ultralytics' newest, and `nms=True`
 
 
 class Candidates(NamedTuple):
-    """Boxes (N, 4) as corners, the label of each and its score."""
+    """Boxes (N, 4) as corners, the label of each, its score, and its angle if oriented."""
 
     xyxy: np.ndarray
     labels: np.ndarray
     scores: np.ndarray
+    angles: np.ndarray | None = None
 
 
 def load_onnx(
@@ -144,6 +148,7 @@ class ForeignOnnx(HasMetadata):
                 overlap=min(side - 1, round(side * overlap / 100)),
                 pixel_size_m=pixel_size_m,
                 min_score=UNKNOWN_SCORE if (score := _number(told, "det_conf", 1, self.name)) is None else score,
+                oriented=self.layout == ORIENTED,
                 summary={"layout": self.layout, "nms_iou": told.get("det_iou_thresh")},
             )
         except ArgumentError as error:
@@ -155,10 +160,12 @@ class ForeignOnnx(HasMetadata):
         if layout is None:
             return 1 if self.layout == _RETINANET else None
         n = self._session.get_outputs()[0].shape[-2 if layout.in_columns else -1]
-        return n - layout.first_class if isinstance(n, int) else None
+        return n - layout.first_class - layout.angle if isinstance(n, int) else None
 
     def detect(self, pixels: np.ndarray, *, min_score: Any = LOWEST_SCORE, nms_iou: float = NMS_IOU) -> list[Boxes]:
         """Return the boxes on each image, highest score first, in its pixels, cut at its edges.
+
+        Oriented boxes are not cut; those with their centre in the image count.
 
         Args:
             pixels: (B, C, H, W) as read from the raster, H and W at most `chip_size`.
@@ -171,9 +178,11 @@ class ForeignOnnx(HasMetadata):
         floors, found = self.metadata.scores(min_score), []
         for candidates in self._run(self._images(pixels)):
             keep = candidates.scores >= np.maximum(floors[candidates.labels], np.finfo(np.float32).tiny)
-            boxes = Boxes(*(values[keep] for values in candidates))
+            xyxy, labels, scores, angles = candidates
+            boxes = Boxes(xyxy[keep], labels[keep], scores[keep], None if angles is None else angles[keep])
             boxes = boxes[nms(boxes, nms_iou)].clip(pixels.shape[3], pixels.shape[2])  # in this order, as Ultralytics
-            found.append(boxes[(boxes.sizes > 0).all(axis=1)])
+            inside = (boxes.centres >= 0) & (boxes.centres <= pixels.shape[:1:-1])  # oriented boxes are not clipped
+            found.append(boxes[(inside & (boxes.sizes > 0)).all(axis=1)])
         return found
 
     def _images(self, pixels: np.ndarray) -> np.ndarray:
@@ -218,7 +227,9 @@ class ForeignOnnx(HasMetadata):
         labels = of_classes.argmax(axis=1)
         scores = rows[:, _BOX] if layout.objectness else of_classes.max(axis=1)
         centres, halves = rows[:, :2].astype(float), rows[:, 2:_BOX].astype(float) / 2
-        return Candidates(np.concatenate([centres - halves, centres + halves], axis=1), labels, scores)
+        xyxy = np.concatenate([centres - halves, centres + halves], axis=1)
+        angles = rows[:, layout.first_class + len(self.classes)].astype(float) if layout.angle else None
+        return Candidates(xyxy, labels, scores, angles)
 
 
 def _parsed(text: str) -> Any:
@@ -265,12 +276,10 @@ def _by_band(told: Mapping[str, Any], key: str, otherwise: float, n_bands: int, 
 
 
 def _refuse_other_kinds(told: Mapping[str, Any], loaded: Any, name: str) -> None:
-    """Raise unless the model is a detector of upright boxes."""
+    """Raise unless the model is a detector."""
     kind = str(told.get("model_type") or told.get("task") or "")
     inputs, ranks = loaded.get_inputs(), [len(output.shape) for output in loaded.get_outputs()]
-    if kind.lower() == "obb" or str(told.get("det_type")).endswith("_obb"):
-        raise ModelError(f"{name} finds oriented boxes, which cannot be loaded yet")
-    if kind.lower() not in ("detector", "detect", "") or (ranks[0] > _CANDIDATE_RANK):
+    if kind.lower() not in ("detector", "detect", "obb", "") or (ranks[0] > _CANDIDATE_RANK):
         raise ModelError(f"{name} is a model for {kind.lower() or 'segmentation'}, not for the detection of objects")
     if len(inputs) != 1 or len(inputs[0].shape) != 4:  # noqa: PLR2004
         raise ModelError(f"{name} must have one input (B, C, S, S); it has {[each.shape for each in inputs]}")
@@ -282,7 +291,10 @@ def _layout(told: Mapping[str, Any], given: str | None, name: str) -> str:
     if stated is None and "names" in told and "stride" in told:
         arguments = told.get("args")
         has_nms = isinstance(arguments, Mapping) and arguments.get("nms")  # suppression inside the model
-        stated = _END_TO_END if told.get("end2end") or has_nms else "YOLO_Ultralytics"
+        suppressed, is_oriented = told.get("end2end") or has_nms, str(told.get("task")).lower() == "obb"
+        if is_oriented and suppressed:
+            raise ModelError(f"{name} finds oriented boxes and suppresses them itself; export it with nms=False")
+        stated = _END_TO_END if suppressed else ORIENTED if is_oriented else "YOLO_Ultralytics"
     if stated is not None and given is not None and given != stated:
         raise ArgumentError(f"{name} says that its layout is {stated}; got layout={given!r}, leave it out")
     layout = given or stated
