@@ -240,10 +240,10 @@ def test_dota_with_headers_difficulty_and_images_without_an_object(tmp_path: Pat
     texts = {
         "labelTxt/a.txt": HEADER + line(ONE, "small-vehicle 0") + line(TWO, "ship 1") + line(THREE, "ship 2"),
         "labelTxt/b.txt": HEADER,
-        "labelTxt/c.txt": line(THREE, "ship"),
+        "labelTxt/c.txt": line(THREE, "7 0"),
     }
     data = gd.prepare_data(put(tmp_path, texts, "abc"), split="random", boxes="oriented", negatives=9)
-    assert data.classes == ["ship", "small-vehicle"]
+    assert data.classes == ["7", "ship", "small-vehicle"]
     assert len(data.plans) == 3
     found = np.concatenate([shapes(plan.boxes) for plan in data.plans])
     assert_same(found, np.array([ONE, TWO, THREE]), 0.001)
@@ -336,6 +336,7 @@ FLAT = shapely.LineString([(10, 10), (60, 40), (60, 40), (10, 10)])
             r"line 4 of .*a\.txt is not DOTA: expected 8 numbers.*got 7 numbers",
         ),
         ({"labelTxt/a.txt": line(ONE, "car 0") + "1 2 3 4 5 6 7 8\n"}, None, r"line 2 of .*is not DOTA.*got 8"),
+        ({"labelTxt/a.txt": line(ONE, "car 0") + "10 10 40 10 40 20 10 3 0\n"}, None, r"line 2 of .*is not DOTA"),
         ({"labelTxt/a.txt": line(ONE, "car 0") + "1 2 3 4 5 6 7 8 9 car 0\n"}, None, r"line 2 of .*got 9 numbers"),
         (
             {"labelTxt/a.txt": line(ONE, "car 0"), "labelTxt/b.txt": "0 .5 .5 .1 .1\n"},

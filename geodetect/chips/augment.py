@@ -137,8 +137,8 @@ def _cut_oriented(
     )
     seen = ~across & (every.sizes.min(axis=1, initial=np.inf) >= MIN_SIDE)
     seen[parts.labels] = True
-    if parts.angles is not None:
-        rows[parts.labels] = np.column_stack([parts.xyxy, parts.angles])
+    assert parts.angles is not None
+    rows[parts.labels] = np.column_stack([parts.xyxy, parts.angles])
     boxes, visible = boxes.clone(), torch.zeros_like(labels, dtype=torch.bool)
     where = torch.from_numpy(true).to(boxes.device).unbind(1)
     boxes[where] = torch.from_numpy(rows).to(boxes)

@@ -20,7 +20,7 @@ from geodetect.errors import LabelsError
 
 LABELS = "labelTxt"
 _CORNERS = 8  # numbers of the corners
-_ALL_NUMBERS = (9, 10)  # in a line with a number as class, without and with the difficulty
+_ALL_NUMBERS = 10  # in a line with a number as class, which needs a difficulty: 9 may lack one of the corners'
 _HEADER = re.compile(r"(imagesource|gsd)\s*:", re.IGNORECASE)
 _FAR = 2.0  # coordinates beyond it are pixels, not shares
 _CUT = "2"  # difficulty
@@ -44,7 +44,7 @@ def _is_label(lines: Sequence[Line]) -> bool:
     if _count_numbers(words) < len(words):
         return len(corners) == _CORNERS
     # As many numbers between 0 and 1 are those of YOLO: a class, four corners, and perhaps a score.
-    return len(words) in _ALL_NUMBERS and max(map(abs, corners)) > _FAR
+    return len(words) == _ALL_NUMBERS and max(map(abs, corners)) > _FAR
 
 
 def _count_numbers(words: Sequence[str]) -> int:
@@ -76,7 +76,7 @@ def _read_boxes(label: Path, lines: Sequence[Line], lost: Counter[str]) -> Itera
     for row, line in lines:
         words = line.split()
         n_numbers = _count_numbers(words)
-        right = n_numbers == _CORNERS < len(words) or (n_numbers == len(words) and n_numbers in _ALL_NUMBERS)
+        right = n_numbers == _CORNERS < len(words) or n_numbers == len(words) == _ALL_NUMBERS
         if not right:
             raise LabelsError(
                 f"line {row} of {label} is not DOTA: expected {_CORNERS} numbers, the x and y of four corners, then a "
