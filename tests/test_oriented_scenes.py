@@ -266,6 +266,32 @@ def test_boxes_centred_outside_the_scene_are_dropped(tmp_path):
     np.testing.assert_allclose(centre, [5, 70], atol=1e-6)
 
 
+def test_boxes_that_reach_beyond_files_that_lie_apart_keep_the_seam_exact(tmp_path):
+    @dataclass(frozen=True)
+    class Beyond(PaintDetector):
+        """Finds one object across each edge of every window, and a worse one that overlaps it."""
+
+        def detect(self, pixels):
+            side = pixels.shape[-1]
+            middle, ends = side / 2, (3, side - 3)
+            half = np.array([15, 5])
+            places = np.array([*((middle, y) for y in ends), *((x, middle) for x in ends)])
+            places = np.concatenate([places, places + 1])
+            boxes = np.hstack([places - half, places + half])
+            found = Boxes(boxes, np.zeros(8), [0.9] * 4 + [0.8] * 4, np.tile(np.repeat([1.2, 0.3], 2), 2))
+            return [found] * len(pixels)
+
+    folder = tmp_path / "apart"
+    folder.mkdir()
+    pixels, step = painted((64, 64), Boxes.empty()), 2_000  # px
+    for k, (x, y) in enumerate([(0, 0), (step, 40), (2 * step, 64), (3 * step, 66), (4 * step, 120)]):
+        place = UPRIGHT @ Affine.translation(x, y)
+        write_raster(folder / f"{k}.tif", pixels, Grid((64, 64), place, UTM))
+    for batch_size in (1, 2):
+        found = find(folder, Beyond(chip_size=64, overlap=0, oriented=True), batch_size=batch_size)
+        assert found["score"].tolist() == [0.9] * 20
+
+
 # Sizes
 
 

@@ -29,7 +29,7 @@ from geodetect.scene.edges import Parts, join
 from geodetect.scene.features import check_measurable, features_of
 from geodetect.scene.ground import joined
 from geodetect.scene.journal import Journal, journal_of, recorded
-from geodetect.scene.models import DetectsPixels, HoldsDetector, detector_of, is_oriented, lowest_scores, optimise
+from geodetect.scene.models import DetectsPixels, HoldsDetector, detector_of, lowest_scores, optimise
 from geodetect.scene.numbers import check_numbers
 from geodetect.scene.options import DetectOptions
 from geodetect.scene.plan import Plan, Selection, Sizes, check_place, make_plan, opened
@@ -235,7 +235,7 @@ class _Scene:
         """Return all objects, highest score first, with the settings of the run in `attrs`."""
         with closing(self._scanned(range(self.plan.n_strips))) as coming:
             strips = sorted(coming, key=lambda strip: strip.number)
-        found = Ranking(oriented=is_oriented(self.detector))
+        found = Ranking(oriented=self.plan.oriented)
         ran = _sewn(strips, self.reader, self.plan, found)
         features = features_of(found.all(), self.reader.grid, self.detector.classes, measure=self.measure)
         features.attrs |= {**self._about(ran), SEARCHED: self._searched(ran).wkt}
@@ -254,7 +254,7 @@ class _Scene:
                 for strip in strips:
                     journal.add(strip)
             with journal.unfinished() as folder:
-                found = Ranking(folder, oriented=is_oriented(self.detector))
+                found = Ranking(folder, oriented=self.plan.oriented)
                 self._write_each(outputs, folder, found, _sewn(journal.strips(), self.reader, self.plan, found))
         except GeodetectError as error:
             if not (journal.done and journal.folder.is_dir()):
@@ -312,7 +312,7 @@ class _Scene:
 
     def _frames(self, found: Ranking) -> Iterator[gpd.GeoDataFrame]:
         """Yield the objects as features in chunks; the first chunk is empty and defines the columns."""
-        for boxes in chain([Boxes.empty(scored=True, oriented=is_oriented(self.detector))], found.ranked()):
+        for boxes in chain([Boxes.empty(scored=True, oriented=self.plan.oriented)], found.ranked()):
             for start in range(0, max(len(boxes), 1), _FRAME_SIZE):
                 some = boxes[start : start + _FRAME_SIZE]
                 yield features_of(some, self.reader.grid, self.detector.classes, measure=self.measure)
@@ -345,7 +345,7 @@ def boxes_within(
     """
     lowest = np.full(len(detector.classes), min_score)
     plan = make_plan(reader, detector, Selection(lowest, nms_iou, area))
-    found = Ranking(oriented=is_oriented(detector))
+    found = Ranking(oriented=plan.oriented)
     with closing(scan_strips(reader, runner_for(detector, plan), plan, range(plan.n_strips))) as strips:
         _sewn(strips, reader, plan, found)
     return found.all()

@@ -34,7 +34,7 @@ from geodetect.errors import (
 )
 from geodetect.grid import Grid, Window
 from geodetect.raster import RasterReader, Rasters, Reader, describe_orientation, open_scene
-from geodetect.scene.models import DetectsPixels, suited_batch_size
+from geodetect.scene.models import DetectsPixels, is_oriented, suited_batch_size
 from geodetect.vector.datum import warn_of_shift
 from geodetect.vector.writers import DEGREES, WGS84
 from geodetect.windows import Windows, check_stride, plan_tilings
@@ -96,12 +96,14 @@ class Plan:
         selection: of the boxes found.
         batch_size: windows per batch.
         tta: whether windows are run in all eight symmetries.
+        oriented: whether the boxes have angles.
     """
 
     windows: Windows
     selection: Selection
     batch_size: int = 8
     tta: bool = False
+    oriented: bool = False
 
     @property
     def n_strips(self) -> int:
@@ -120,11 +122,16 @@ class Plan:
         return np.array(starts)
 
     def lines(self, strip: int) -> tuple[float, float]:
-        """Return where the strips above end and those below begin, in scene pixels; infinite if there are none."""
+        """Return where boxes of the strips above end and those of the strips below begin; infinite if there are none.
+
+        Upright boxes are clipped to their windows. Oriented ones may extend beyond them where no window adjoins, which
+        between other windows of the scene happens only where files lie apart.
+        """
+        beyond = self.windows.chip_size if self.oriented and len(self.windows.tilings) > 1 else 0
         first, last = self._starts[strip : strip + 2]
         above = self._reached[first - 1] if first else -math.inf
         below = self.windows.bounds[last, 1] if last < len(self._reached) else math.inf
-        return float(above), float(below)
+        return float(above + beyond), float(below - beyond)
 
     @cached_property
     def _reached(self) -> np.ndarray:
@@ -161,7 +168,7 @@ def make_plan(
     batch_size = check_whole("batch_size", batch_size)
     what = f"batch_size={batch_size:,} with windows of {windows.chip_size:,} px"
     memory.check_fits(batch_size * n_bytes, what, f"make {'batch_size' if batch_size > 1 else 'chip_size'} smaller")
-    return Plan(windows, selection, batch_size, tta)
+    return Plan(windows, selection, batch_size, tta, is_oriented(detector))
 
 
 def opened(

@@ -11,7 +11,7 @@ import shapely
 
 from geodetect import __version__
 from geodetect.raster import RasterReader
-from geodetect.scene.models import DetectsPixels, is_oriented
+from geodetect.scene.models import DetectsPixels
 from geodetect.scene.plan import Plan
 
 _SAME_PLACE = 2  # decimals of a pixel to which the positions of files are compared
@@ -40,7 +40,7 @@ def settings_of(reader: RasterReader, detector: DetectsPixels, plan: Plan) -> di
         "overlap": plan.windows.overlap,
         "batch_size": plan.batch_size,
         "tta": plan.tta,
-        **({"oriented": True} if is_oriented(detector) else {}),  # journals of upright boxes do not have it
+        **({"oriented": True} if plan.oriented else {}),  # journals of upright boxes do not have it
         "aoi": None if plan.selection.area is None else f"{zlib.crc32(shapely.to_wkb(plan.selection.area)):08x}",
     }
 

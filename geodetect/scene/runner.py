@@ -19,7 +19,7 @@ import numpy as np
 from geodetect import memory
 from geodetect.boxes import Boxes
 from geodetect.errors import ModelError
-from geodetect.scene.models import DetectsPixels, is_oriented
+from geodetect.scene.models import DetectsPixels
 from geodetect.scene.plan import Plan
 from geodetect.scene.prefetch import Batch
 from geodetect.scene.symmetry import in_all_symmetries
@@ -49,7 +49,7 @@ class Runner:
             wanted = ()
         self._ask = partial(ask, **{name: known[name] for name in known if name in wanted})
         self._collect = detector.collect if in_two else lambda found: found  # type: ignore[attr-defined]
-        self._oriented, self._kind = is_oriented(detector), type(detector).__name__
+        self._oriented, self._kind = plan.oriented, type(detector).__name__
         self._n_classes, self._side = len(plan.selection.lowest), plan.windows.chip_size
         self._warned = False
         self.batch_size = plan.batch_size
