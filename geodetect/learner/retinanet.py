@@ -22,7 +22,7 @@ from geodetect.learner.callbacks import BestEpoch
 from geodetect.learner.fit import PATIENCE, Fit, check_arguments, make_checkpoint
 from geodetect.learner.interrupts import defer_interrupts
 from geodetect.learner.loop import DetectionLearner
-from geodetect.learner.weights import Start, adapt, check_alike, fill, is_oriented, load_trainable
+from geodetect.learner.weights import Start, adapt, check_alike, fill, load_trainable
 from geodetect.metadata import NMS_IOU
 from geodetect.network import backbones
 from geodetect.network.losses import Loss
@@ -91,7 +91,7 @@ class RetinaNet:
         spec = build.choose_anchors(data, scales=scales, ratios=ratios, anchor_size=anchor_size, levels=levels)
         start = Start.read(weights)
         architecture = build.choose_architecture(
-            backbone, spec, start, size=size, head_norm=head_norm, oriented=is_oriented(data)
+            backbone, spec, start, size=size, head_norm=head_norm, oriented=data.oriented
         )
         self._set(build.make_detector(data, architecture, start, seed=seed, device=device), data, loss, seed)
         if freeze:

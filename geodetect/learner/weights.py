@@ -175,8 +175,8 @@ def adapt(detector: Detector, data: DetectionData, source: str) -> list[str]:
             f"{source} finds {', '.join(detector.classes)}; the data holds {', '.join(data.classes)}; "
             "to learn other classes from its weights: RetinaNet(data, weights=...)"
         )
-    if detector.oriented != is_oriented(data):
-        kinds = [("oriented" if each else "upright") for each in (detector.oriented, is_oriented(data))]
+    if detector.oriented != data.oriented:
+        kinds = [("oriented" if each else "upright") for each in (detector.oriented, data.oriented)]
         raise ModelError(
             f"{source} finds {kinds[0]} boxes; the data has {kinds[1]} ones; give prepare_data boxes={kinds[0]!r}, or "
             "begin with its weights: RetinaNet(data, weights=...)"
@@ -194,11 +194,6 @@ def adapt(detector: Detector, data: DetectionData, source: str) -> list[str]:
         stretch=replace(detector.stretch, numbers=data.stretch.numbers),
     )
     return _compare_data(before, detector, source)
-
-
-def is_oriented(data: DetectionData) -> bool:
-    """Return whether the boxes of the data have angles."""
-    return bool(getattr(data, "oriented", False))
 
 
 def _compare_data(saved: Detector, detector: Detector, source: str) -> list[str]:
