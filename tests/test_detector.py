@@ -349,7 +349,7 @@ def refused(path: Path, message: str) -> None:
 
 def test_a_missing_file_is_refused(tmp_path):
     refused(tmp_path / "huts.safetensors", "there is no model file .*huts.safetensors")
-    refused(tmp_path, "holds no config.json")
+    refused(tmp_path, "holds neither a config.json")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 a pickle in a zip, say", b"\xff" * 100])

@@ -87,7 +87,7 @@ def export(detector: Detector, path: Path, layout: str | None) -> None:
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "B"
     # Without a name: if this one has one, Ultralytics takes every dimension for free, and ignores `imgsz`.
     model.graph.output[0].type.tensor_type.shape.dim[0].Clear()
-    for key, value in _describe(detector, detections.groups, LAYOUTS[layout]).items():
+    for key, value in _describe(detector, detections.groups, det_type).items():
         model.metadata_props.add(key=key, value=value)
     with replace_atomically(path) as part:
         part.write_bytes(model.SerializeToString())
