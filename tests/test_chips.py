@@ -66,7 +66,7 @@ def _labels(scene: PaintedScene, crs: str = "EPSG:4326") -> gpd.GeoDataFrame:
 def test_cut_gives_the_visible_part_in_window_pixels() -> None:
     # 10 x 10 px at (58, 10): 6 of 10 columns left of x = 64, 4 right of it.
     left, right = Window(0, 0, 64, 64), Window(64, 0, 64, 64)
-    found = cut(outlines([(58, 10, 68, 20)]), np.array([3]), [left, right], min_visible=0.3)
+    found = cut(outlines([(58, 10, 68, 20)]), np.array([3]), [left, right], Cutting(min_visible=0.3))
     assert found[0].xyxy.tolist() == [[58, 10, 64, 20]]
     assert found[1].xyxy.tolist() == [[0, 10, 4, 20]]
     assert found[0].labels.tolist() == found[1].labels.tolist() == [3]
@@ -75,16 +75,19 @@ def test_cut_gives_the_visible_part_in_window_pixels() -> None:
 def test_cut_drops_parts_that_are_too_small() -> None:
     windows = [Window(0, 0, 64, 64), Window(64, 0, 64, 64)]
     label = outlines([(60, 10, 70, 20)])
-    shares = [len(part) for part in cut(label, np.array([0]), windows, min_visible=0.5)]
+    shares = [len(part) for part in cut(label, np.array([0]), windows, Cutting(min_visible=0.5))]
     assert shares == [0, 1]  # 4 of 10 columns, and 6
     sliver = outlines([(62.5, 10, 65.5, 20)])
-    assert [len(part) for part in cut(sliver, np.array([0]), windows, min_visible=0.0)] == [0, 0]  # 1.5 px each
+    assert [len(part) for part in cut(sliver, np.array([0]), windows, Cutting(min_visible=0.0))] == [
+        0,
+        0,
+    ]  # 1.5 px each
 
 
 def test_the_box_is_the_bounds_of_the_visible_polygon_not_the_polygon_s_bounds_cut() -> None:
     # A right triangle (0, 0), (100, 0), (0, 100): right of x = 50 it is at most 50 px high.
     triangle = np.array([shapely.Polygon([(0, 0), (100, 0), (0, 100)])])
-    (part,) = cut(triangle, np.array([0]), [Window(50, 0, 100, 100)], min_visible=0.1)
+    (part,) = cut(triangle, np.array([0]), [Window(50, 0, 100, 100)], Cutting(min_visible=0.1))
     assert part.xyxy.tolist() == [[0, 0, 50, 50]]
 
 
@@ -92,7 +95,9 @@ def test_the_box_is_the_bounds_of_the_visible_polygon_not_the_polygon_s_bounds_c
 def test_every_part_lies_in_its_window_and_in_its_label(labels: gd.Boxes, tiling: Tiling) -> None:
     real = labels[(labels.sizes > 0).all(axis=1)]
     windows = list(tiling)[:50]
-    for window, part in zip(windows, cut(outlines(real.xyxy), real.labels, windows, min_visible=0.3), strict=True):
+    for window, part in zip(
+        windows, cut(outlines(real.xyxy), real.labels, windows, Cutting(min_visible=0.3)), strict=True
+    ):
         assert (part.xyxy >= 0).all()
         assert (part.xyxy[:, 2:] <= (window.width, window.height)).all()
         assert (part.sizes >= MIN_SIDE).all()
@@ -112,7 +117,7 @@ def test_at_the_edge_of_an_area_too_the_share_is_of_the_whole_label() -> None:
     # 40 x 40 px from (100, 10) on, of which the area holds 10 columns: 0.25 of it, and all of what is left of it.
     label, area = outlines([(100, 10, 140, 50)]), shapely.box(0, 0, 110, 128)
     for min_visible, found in ((0.3, []), (0.25, [[100, 10, 110, 50]])):
-        (part,) = cut(label, np.array([0]), [Window(0, 0, 128, 128)], min_visible=min_visible, area=area)
+        (part,) = cut(label, np.array([0]), [Window(0, 0, 128, 128)], Cutting(min_visible=min_visible), area=area)
         assert part.xyxy.tolist() == found
 
 
@@ -127,7 +132,7 @@ def test_a_box_needs_half_of_its_pixels_not_its_centre() -> None:
     reader = _half_dark()
     reader._valid = reader._valid.copy()
     reader._valid[25, 25] = False
-    plans, fates = plan_chips(reader, labels, np.array([3, 4, 5, 6, 7]), Cutting(), side=128)
+    plans, fates = plan_chips(reader, labels, np.array([3, 4, 5, 6, 7]), Cutting(128))
     assert [plan.boxes.labels.tolist() for plan in plans] == [[3, 5]]
     assert fates.tolist() == [Fate.KEPT, Fate.BLANK, Fate.KEPT, Fate.BLANK, Fate.CUT]
     assert Cutting().report_lost(fates) == (
@@ -139,7 +144,7 @@ def test_a_box_needs_half_of_its_pixels_not_its_centre() -> None:
 def test_what_is_planned_is_what_is_read(labels: gd.Boxes, x: int) -> None:
     real = labels[(labels.sizes > 0).all(axis=1)]
     reader = FakeReader(np.ones((1, 128, 128), np.uint8), valid=np.broadcast_to(np.arange(128) >= x, (128, 128)))
-    plans, fates = plan_chips(reader, outlines(real.xyxy), real.labels, Cutting(min_visible=0), side=64)
+    plans, fates = plan_chips(reader, outlines(real.xyxy), real.labels, Cutting(64, min_visible=0))
     read = [chip.boxes.xyxy.tolist() for chip in Chips(plans)]
     assert read == [plan.boxes.xyxy.tolist() for plan in plans]
     assert sum(map(len, read)) >= (fates == Fate.KEPT).sum()
@@ -151,7 +156,7 @@ def test_what_is_planned_is_what_is_read(labels: gd.Boxes, x: int) -> None:
 
 def test_a_raster_without_holes_is_not_read_to_plan_it() -> None:
     reader = FakeReader(np.ones((1, 128, 128), np.uint8), broken=(100, 100))
-    plans, _ = plan_chips(reader, outlines([(90, 90, 110, 110)]), np.array([0]), Cutting(), side=64)
+    plans, _ = plan_chips(reader, outlines([(90, 90, 110, 110)]), np.array([0]), Cutting(64))
     assert len(draw_negatives(plans, Cutting(negatives=3))) == 4
 
 
@@ -160,12 +165,12 @@ def test_chips_without_an_object_are_drawn_once_from_all_scenes() -> None:
     plans = []
     for _ in range(10):
         reader = FakeReader(np.ones((1, 64, 64), np.uint8))
-        plans += plan_chips(reader, outlines([(4, 4, 20, 20)]), np.array([0]), Cutting(), side=32)[0]
+        plans += plan_chips(reader, outlines([(4, 4, 20, 20)]), np.array([0]), Cutting(32))[0]
     for negatives, n_chips in ((0, 10), (0.3, 13), (1, 20), (100, 40)):
         kept = draw_negatives(plans, Cutting(negatives=negatives))
         assert len(kept) == n_chips
         assert [plan for plan in plans if plan in kept] == kept
-    dark = plan_chips(_half_dark(), outlines([(4, 4, 20, 20)]), np.array([0]), Cutting(), side=64)[0]
+    dark = plan_chips(_half_dark(), outlines([(4, 4, 20, 20)]), np.array([0]), Cutting(64))[0]
     assert [plan.window.x for plan in draw_negatives(dark, Cutting(negatives=9))] == [0, 0]  # none where no data are
 
 

@@ -19,7 +19,7 @@ from shapely import affinity
 import geodetect as gd
 from geodetect.boxes import Boxes, oriented_envelope
 from geodetect.chips.augment import Batch, apply_symmetry, random_symmetry, random_zoom
-from geodetect.chips.cut import MIN_SIDE, cut
+from geodetect.chips.cut import MIN_SIDE, Cutting, cut
 from geodetect.chips.loaders import make_loaders
 from geodetect.cli.main import main
 from geodetect.errors import ArgumentError, LabelsError
@@ -82,7 +82,7 @@ def whole_chips(data: gd.DetectionData) -> np.ndarray:
 
 
 def test_a_rectangle_inside_a_window_is_its_own_box() -> None:
-    (boxes,) = cut(POLYGONS, np.arange(6), [Window(0, 0, 224, 160)], min_visible=0.3, oriented=True)
+    (boxes,) = cut(POLYGONS, np.arange(6), [Window(0, 0, 224, 160)], Cutting(min_visible=0.3, oriented=True))
     assert boxes.oriented
     assert_same(shapes(boxes), POLYGONS, 1e-9)
     order = np.argsort(boxes.labels)
@@ -96,12 +96,11 @@ def test_of_an_object_across_an_edge_the_box_is_that_of_the_visible_part() -> No
         np.array([diamond]),
         np.array([0]),
         [Window(0, 0, 20, 64), Window(20, 0, 64, 64)],
-        min_visible=0.5,
-        oriented=True,
+        Cutting(min_visible=0.5, oriented=True),
     )
     # Half a diamond is a right triangle: with legs of 20 sqrt(2), or with a base of 40 and a height of 20.
     assert left.sizes[0].prod() == right.sizes[0].prod() == pytest.approx(800)
-    (less,) = cut(np.array([diamond]), np.array([0]), [Window(0, 0, 19, 64)], min_visible=0.5, oriented=True)
+    (less,) = cut(np.array([diamond]), np.array([0]), [Window(0, 0, 19, 64)], Cutting(min_visible=0.5, oriented=True))
     assert not len(less)
     assert less.oriented
 
@@ -114,7 +113,7 @@ def test_every_box_is_the_smallest_rectangle_around_its_part(data: st.DataObject
     polygons = mend(np.array([shapely.Polygon(ring) for ring in points], dtype=object))
     polygons = polygons[shapely.area(polygons) > 0]
     window = Window(0, 0, 64, 64)
-    (boxes,) = cut(polygons, np.arange(len(polygons)), [window], min_visible=0.2, oriented=True)
+    (boxes,) = cut(polygons, np.arange(len(polygons)), [window], Cutting(min_visible=0.2, oriented=True))
     assert (boxes.sizes >= MIN_SIDE).all()
     for box, polygon in zip(shapes(boxes), polygons[boxes.labels], strict=True):
         part = polygon.intersection(shapely.box(*window.xyxy))
@@ -125,7 +124,7 @@ def test_every_box_is_the_smallest_rectangle_around_its_part(data: st.DataObject
 
 def test_a_thin_object_across_has_no_box_of_two_pixels() -> None:
     thin = np.array([turned(32, 32, 40, 1.5, 45), turned(32, 32, 40, 2.5, 45)])
-    (boxes,) = cut(thin, np.arange(2), [Window(0, 0, 64, 64)], min_visible=0.3, oriented=True)
+    (boxes,) = cut(thin, np.arange(2), [Window(0, 0, 64, 64)], Cutting(min_visible=0.3, oriented=True))
     assert boxes.labels.tolist() == [1]
 
 

@@ -20,13 +20,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from geodetect.boxes import Boxes
-from geodetect.chips.cut import MIN_SIDE, cut
+from geodetect.chips.cut import MIN_SIDE, Cutting, cut
 from geodetect.grid import Window
 from geodetect.network.inference import send
 
 _ZOOM = (0.8, 1.25)  # scale jitter; more would hide the size of an object, which tells much of its class
 _UPRIGHT = 4  # numbers of a box without an angle
 _MIN_VISIBLE = 0.3  # of a box's area after a zoom has cut it; the default of `prepare_data`
+_CUTTING = Cutting(min_visible=_MIN_VISIBLE, oriented=True)
 _GAIN, _BIAS, _BAND_GAIN = 0.2, 0.2, 0.05  # in standard deviations of a band
 
 
@@ -128,13 +129,7 @@ def _cut_oriented(
     height, width = shape[-2:]
     polygons = shapely.polygons(every.corners)
     across = (every.bounds[:, :2] < 0).any(axis=1) | (every.bounds[:, 2:] > (width, height)).any(axis=1)
-    (parts,) = cut(
-        polygons[across],
-        np.flatnonzero(across),
-        [Window(0, 0, width, height)],
-        min_visible=_MIN_VISIBLE,
-        oriented=True,
-    )
+    (parts,) = cut(polygons[across], np.flatnonzero(across), [Window(0, 0, width, height)], _CUTTING)
     seen = ~across & (every.sizes.min(axis=1, initial=np.inf) >= MIN_SIDE)
     seen[parts.labels] = True
     assert parts.angles is not None

@@ -125,11 +125,9 @@ def cut(
     polygons: np.ndarray,
     labels: np.ndarray,
     windows: Sequence[Window],
+    cutting: Cutting,
     *,
-    min_visible: float,
     area: shapely.Geometry | None = None,
-    min_side: float = MIN_SIDE,
-    oriented: bool = False,
     within: tuple[int, int] | None = None,
 ) -> list[Boxes]:
     """Return the boxes of each window, in its own pixels, around the visible part of each label.
@@ -138,10 +136,9 @@ def cut(
         polygons: (N,) shapely polygons in scene pixels.
         labels: (N,) class indices, or other numbers for the boxes.
         windows: rectangles in scene pixels.
-        min_visible: smallest share of a label's area that is kept, 0 to 1.
+        cutting: the smallest part and side of a label that is kept, and whether boxes are bounds of the parts or the
+            smallest rotated rectangles around them.
         area: scene pixels; nothing outside is visible.
-        min_side: pixels; boxes with a shorter side are dropped.
-        oriented: whether boxes are the smallest rotated rectangles around the parts instead of their bounds.
         within: (height, width) of an image that is labelled by itself: what reaches beyond it is not cut there.
 
     Returns:
@@ -157,12 +154,13 @@ def cut(
     share = np.divide(shapely.area(parts), shapely.area(polygons[label]), out=np.zeros(len(label)), where=True)
     bounds = shapely.bounds(parts)
     with np.errstate(invalid="ignore"):
-        keep = (share >= min_visible) & (np.nan_to_num(bounds[:, 2:] - bounds[:, :2]) >= min_side).all(axis=1)
-    if oriented:
+        sides = np.nan_to_num(bounds[:, 2:] - bounds[:, :2])
+        keep = (share >= cutting.min_visible) & (sides >= cutting.min_side).all(axis=1)
+    if cutting.oriented:
         # A convex outline fills at least half of its smallest rotated rectangle; slivers may have none at all.
-        keep[keep] = shapely.area(shapely.convex_hull(parts[keep])) >= min_side**2 / 2
+        keep[keep] = shapely.area(shapely.convex_hull(parts[keep])) >= cutting.min_side**2 / 2
         boxes = oriented_envelope(parts[keep], labels[label[keep]])
-        wide = boxes.sizes.min(axis=1, initial=np.inf) >= min_side
+        wide = boxes.sizes.min(axis=1, initial=np.inf) >= cutting.min_side
         keep[keep], boxes = wide, boxes[wide]
     else:
         boxes = Boxes(bounds[keep], labels[label[keep]])
@@ -195,7 +193,6 @@ def plan_chips(
     labels: np.ndarray,
     cutting: Cutting,
     *,
-    side: int,
     area: shapely.Geometry | None = None,
     within: tuple[int, int] | None = None,
 ) -> tuple[list[ChipPlan], np.ndarray]:
@@ -208,20 +205,13 @@ def plan_chips(
         reader: the raster.
         polygons: (N,) shapely polygons in scene pixels.
         labels: (N,) class indices.
-        cutting: the overlap of chips, and which parts of labels count.
-        side: of a chip in pixels.
+        cutting: with a chip size; the overlap of chips, and which parts of labels count.
         area: scene pixels; pixels outside become invalid, and labels are cut at its edge.
         within: as in `cut`.
     """
-    windows = plan_windows(reader, chip_size=side, overlap=cutting.overlap, area=area)
-    visible = partial(
-        cut,
-        min_visible=cutting.min_visible,
-        area=area,
-        min_side=cutting.min_side,
-        oriented=cutting.oriented,
-        within=within,
-    )
+    assert cutting.chip_size is not None
+    windows = plan_windows(reader, chip_size=cutting.chip_size, overlap=cutting.overlap, area=area)
+    visible = partial(cut, cutting=cutting, area=area, within=within)
     numbers = np.arange(len(polygons))
     parts = visible(polygons, numbers, windows)
     seen = [

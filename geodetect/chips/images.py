@@ -121,6 +121,7 @@ class ImageCutter:
         n_strange = len(readers) - len(self._used)
         self._lost["images without labels that have other bands than those with, left out"] = n_strange
         self._side = cutting.choose_side([reader.grid.shape for reader in self._used.values()])
+        self._cutting = replace(self._cutting, chip_size=self._side)
         named = {path: match[1] for path in self._used if (match := _COPY.match(path.stem))}
         several = Counter(named.values())
         self._originals = {path: name for path, name in named.items() if several[name] > 1}
@@ -143,9 +144,7 @@ class ImageCutter:
             if _kind(reader) == self._kind:
                 find, within = (self._outlines, reader.grid.shape) if self._cutting.oriented else (self._boxes, None)
                 objects = find(image, reader)
-                made, fates = plan_chips(
-                    reader, objects.polygons, objects.labels, self._cutting, side=self._side, within=within
-                )
+                made, fates = plan_chips(reader, objects.polygons, objects.labels, self._cutting, within=within)
                 plans += [replace(plan, original=self._originals.get(image.path)) for plan in made]
                 self._fates.append(fates)
         return plans

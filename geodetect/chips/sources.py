@@ -73,7 +73,7 @@ def from_raster(raster: Rasters, labels: Labels, cutting: Cutting, aoi: Area | N
     report, complete = objects.report, objects.complete  # of the labels alone, before chips leave out some of them
     classes = sorted({name for name in objects.names if name is not None})
     areas = [None] * len(readers) if aoi is None else read_areas(aoi, grids)
-    every, fates = _plan_scenes(readers, found, areas, classes, side, cutting)
+    every, fates = _plan_scenes(readers, found, areas, classes, replace(cutting, chip_size=side))
     lost = cutting.report_lost(fates)
     for fate, reason in cutting.reasons.items():
         objects.leave_out(fates == fate, reason)
@@ -102,7 +102,6 @@ def _plan_scenes(
     found: Sequence[GridLabels],
     areas: Sequence[shapely.Geometry | None],
     classes: Sequence[str],
-    side: int,
     cutting: Cutting,
 ) -> tuple[list[ChipPlan], np.ndarray]:
     """Plan the chips of all scenes, and return the `Fate` of each object; -1 if it meets none of them."""
@@ -116,7 +115,7 @@ def _plan_scenes(
             polygons = labelled.polygons
             if cutting.oriented:  # the smallest rectangle around a circle may lie at any angle
                 polygons = np.where(labelled.of_points, shapely.envelope(polygons), polygons)
-            made, here = plan_chips(reader, polygons, labels, cutting, side=side, area=inside)
+            made, here = plan_chips(reader, polygons, labels, cutting, area=inside)
             plans += made
         np.maximum.at(fates, labelled.numbers, here)
     return plans, fates
