@@ -60,7 +60,12 @@ def read(path: Path) -> tuple[dict[str, Tensor], Metadata]:
             f"{path} is not a detector that geodetect saved: its metadata lack format_version; "
             "give such weights to RetinaNet(weights=...) instead"
         )
-    due = _checksum_of_weights(weights) if version in _OLDER else checksum(stored, weights)
+    due = checksum(stored, weights)
+    if version in _OLDER:  # the CRC-32 of all tensors in the order of their names
+        crc = 0
+        for _, tensor in sorted(weights.items()):
+            crc = zlib.crc32(_bytes_of(tensor), crc)
+        due = f"{crc:08x}"
     if stored.get("checksum") != due:  # first of all; newer versions keep this checksum
         raise ModelError(f"{path} is damaged: its content does not have the checksum in it; copy or save it again")
     if version.isdecimal() and int(version) > _FORMAT_VERSION:
@@ -117,14 +122,6 @@ def checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         digest.update(_bytes_of(tensor))
     return digest.hexdigest()
-
-
-def _checksum_of_weights(weights: Mapping[str, Tensor]) -> str:
-    """Return what versions 1 and 2 have for a checksum: the CRC-32 of all tensors in the order of their names."""
-    crc = 0
-    for _, tensor in sorted(weights.items()):
-        crc = zlib.crc32(_bytes_of(tensor), crc)
-    return f"{crc:08x}"
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:

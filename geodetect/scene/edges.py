@@ -73,16 +73,12 @@ def split(found: Boxes, window: Window, tiling: Tiling, nms_iou: float) -> tuple
         tiling: the tiling that the window belongs to.
         nms_iou: overlap above which the lower-scored of two parts of this window is dropped.
     """
-    cut = _interior(window, tiling) & ((found.bounds - window.xyxy) * _INWARD < _TOUCH)
+    continues = (np.array(window.xyxy) - tiling.ground.xyxy) * _INWARD > 0  # (4,), beyond each side
+    cut = continues & ((found.bounds - window.xyxy) * _INWARD < _TOUCH)
     clear_of_neighbour = (_neighbours(window, tiling) - found.bounds[:, _OPPOSITE]) * _INWARD >= _CLEAR
     touches, dropped = cut.any(axis=1), (cut & clear_of_neighbour).any(axis=1)
     parts = Parts(found, cut)[touches & ~dropped]
     return found[~touches], parts[nms(parts.boxes, nms_iou)]
-
-
-def _interior(window: Window, tiling: Tiling) -> Bool[np.ndarray, "4"]:
-    """Return on which sides of the window the tiling continues."""
-    return np.asarray((np.array(window.xyxy) - tiling.ground.xyxy) * _INWARD > 0)
 
 
 def _neighbours(window: Window, tiling: Tiling) -> Float[np.ndarray, "4"]:

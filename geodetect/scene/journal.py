@@ -86,7 +86,12 @@ class Journal:
         _check_folder(folder)
         self._begun = resume and self._is_ours()
         if self._begun:
-            self._files = {int(found[1]): file for file in sorted(folder.iterdir()) if (found := _whole(file))}
+            named = [(_STRIP.fullmatch(file.name), file) for file in sorted(folder.iterdir())]
+            self._files = {
+                int(found[1]): file
+                for found, file in named
+                if found and zlib.crc32(file.read_bytes()) == int(found[2], 16)  # a strip that is whole
+            }
 
     def _is_ours(self) -> bool:
         """Return whether the folder holds a journal with these settings; raise if its settings differ."""
@@ -201,12 +206,6 @@ def _short(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
-def _whole(file: Path) -> re.Match[str] | None:
-    """Return the match of a strip's file name, or None if it is not one or its checksum does not match."""
-    found = _STRIP.fullmatch(file.name)
-    return found if found and zlib.crc32(file.read_bytes()) == int(found[2], 16) else None
-
-
 def _packed(strip: Strip) -> memoryview:
     """Serialise a strip as an Arrow stream."""
     kinds = [strip.settled, strip.held, strip.parts.boxes]
@@ -236,7 +235,9 @@ def _unpacked(number: int, content: bytes) -> Strip:
     column = {name: table[name].to_numpy() for name in table.column_names}
     xyxy = np.column_stack([column[name] for name in ("x1", "y1", "x2", "y2")])
     boxes, kind = Boxes(xyxy, column["label"], column["score"], column.get("angle")), column["kind"]
-    parts = Parts(boxes[kind == _PART], _from_bits(column["cut"][kind == _PART]))
+    bits = column["cut"][kind == _PART]
+    cut = np.unpackbits(bits[:, None], axis=1, count=4, bitorder="little").astype(bool)  # undoes `_as_bits`
+    parts = Parts(boxes[kind == _PART], cut)
     n_run, ground = (table.schema.metadata[name] for name in (b"n_run", b"ground"))
     return Strip(number, boxes[kind == _SETTLED], boxes[kind == _HELD], parts, int(n_run), shapely.from_wkb(ground))
 
@@ -244,8 +245,3 @@ def _unpacked(number: int, content: bytes) -> Strip:
 def _as_bits(cut: Bool[np.ndarray, "N 4"]) -> UInt8[np.ndarray, "N"]:
     """Pack the cut sides of each box into the bits of one number: 1 left, 2 top, 4 right, 8 bottom."""
     return np.packbits(cut, axis=1, bitorder="little").reshape(-1)
-
-
-def _from_bits(bits: UInt8[np.ndarray, "N"]) -> Bool[np.ndarray, "N 4"]:
-    """Unpack what `_as_bits` packed."""
-    return np.unpackbits(bits[:, None], axis=1, count=4, bitorder="little").astype(bool)

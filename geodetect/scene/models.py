@@ -86,22 +86,13 @@ def detector_of(model: Any, device: str | None, precision: str) -> DetectsPixels
             "model must be a RetinaNet, a Detector, the path of a saved one, or an object with "
             f"{', '.join(_NEEDED)}; this {type(detector).__name__} has no {', '.join(lacking)}"
         )
-    _check(detector)
-    if hasattr(detector, "warn_if_untrained"):
-        detector.warn_if_untrained()
-    return detector
-
-
-def _check(detector: DetectsPixels) -> None:
-    """Check the attributes of a detector.
-
-    Raises:
-        ModelError: if one has an invalid value.
-    """
     for name, (is_possible, expected) in _ATTRIBUTES.items():
         value = getattr(detector, name, None)
         if not is_possible(value):
             raise ModelError(f"{name} of this {type(detector).__name__} must be {expected}; got {value!r:.80}")
+    if hasattr(detector, "warn_if_untrained"):
+        detector.warn_if_untrained()
+    return detector
 
 
 def is_oriented(detector: Any) -> bool:
@@ -113,18 +104,18 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, Collection) and not isinstance(value, str | bytes | Mapping | Set)
 
 
-def _are_names(value: Any) -> bool:
-    return _is_list(value) and all(isinstance(name, str) for name in value) and 0 < len(value) == len(set(value))
-
-
-def _are_bands(value: Any) -> bool:
-    return _is_list(value) and len(value) > 0 and all(isinstance(b, str) or (is_whole(b) and b > 0) for b in value)
-
-
 _ATTRIBUTES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "detect": (callable, "a method"),
-    "classes": (_are_names, "a list of names (str), all different"),
-    "bands": (_are_bands, "a list of the raster's bands, numbered from 1, such as (1, 2, 3)"),
+    "classes": (
+        lambda value: _is_list(value) and all(isinstance(v, str) for v in value) and 0 < len(value) == len(set(value)),
+        "a list of names (str), all different",
+    ),
+    "bands": (
+        lambda value: (
+            _is_list(value) and len(value) > 0 and all(isinstance(b, str) or (is_whole(b) and b > 0) for b in value)
+        ),
+        "a list of the raster's bands, numbered from 1, such as (1, 2, 3)",
+    ),
     "chip_size": (lambda value: is_whole(value) and value > 0, "a whole number of pixels above 0"),
     "overlap": (lambda value: value is None or (is_whole(value) and value >= 0), "a whole number of pixels, or None"),
     "pixel_size_m": (lambda value: value is None or (is_number(value) and value > 0), "metres above 0, or None"),

@@ -19,12 +19,15 @@ _SAME_PLACE = 2  # decimals of a pixel to which the positions of files are compa
 
 def settings_of(reader: RasterReader, detector: DetectsPixels, plan: Plan) -> dict[str, Any]:
     """Return the settings of a run over a scene, JSON-serialisable; runs with equal settings give equal boxes."""
-    grid = reader.grid
+    grid, parts = reader.grid, None
+    if reader.scene.identity is not None:  # a mosaic
+        places = np.zeros(0) if reader.footprints is None else shapely.bounds(reader.footprints).round(_SAME_PLACE)
+        parts = f"{zlib.crc32(places.tobytes(), zlib.crc32(reader.scene.identity.encode())):08x}"
     return {
         "geodetect": __version__,
         "raster": reader.name,
         "raster_state": state_of(reader),
-        "raster_parts": _parts(reader),
+        "raster_parts": parts,
         "raster_shape": list(grid.shape),
         "transform": None if grid.transform is None else list(grid.transform[:6]),
         "crs": None if grid.crs is None else grid.crs.to_string(),
@@ -63,14 +66,6 @@ def _weights(detector: DetectsPixels) -> str | None:
         values = tensor.detach().cpu().float()  # numpy has no bfloat16
         crc = zlib.crc32(values.contiguous().numpy().reshape(-1).view(np.uint8), crc)
     return f"{crc:08x}" if networks else None
-
-
-def _parts(reader: RasterReader) -> str | None:
-    """Return a checksum of the files of a mosaic and their positions; None for a single file."""
-    if reader.scene.identity is None:
-        return None
-    places = np.zeros(0) if reader.footprints is None else shapely.bounds(reader.footprints).round(_SAME_PLACE)
-    return f"{zlib.crc32(places.tobytes(), zlib.crc32(reader.scene.identity.encode())):08x}"
 
 
 def state_of(reader: RasterReader) -> str:

@@ -28,18 +28,16 @@ def in_all_symmetries(detect: Detect, nms_iou: float) -> Detect:
     """
 
     def detect_in_all(pixels: np.ndarray) -> list[Boxes]:
-        views = [_back(detect(_viewed(pixels, *way)), pixels.shape[-1], *way) for way in _SYMMETRIES]
+        views = []
+        for transposed, mirrored_x, mirrored_y in _SYMMETRIES:
+            view = pixels.swapaxes(-2, -1) if transposed else pixels
+            view = view[..., :: -1 if mirrored_y else 1, :: -1 if mirrored_x else 1]
+            found = detect(view.copy())  # a model may modify its input
+            views.append(_back(found, pixels.shape[-1], transposed, mirrored_x, mirrored_y))
         every = (Boxes.concat(found, scored=True) for found in zip(*views, strict=True))
         return [boxes[nms(boxes, nms_iou)] for boxes in every]
 
     return detect_in_all
-
-
-def _viewed(pixels: np.ndarray, transposed: bool, mirrored_x: bool, mirrored_y: bool) -> np.ndarray:
-    """Return the windows transposed, then mirrored."""
-    if transposed:
-        pixels = pixels.swapaxes(-2, -1)
-    return pixels[..., :: -1 if mirrored_y else 1, :: -1 if mirrored_x else 1].copy()  # a model may modify its input
 
 
 def _back(found: list[Boxes], side: int, transposed: bool, mirrored_x: bool, mirrored_y: bool) -> list[Boxes]:

@@ -181,18 +181,12 @@ def _read_boxes(label: Path, lines: Sequence[Line], classes: _Classes, lost: Cou
             number not in classes.names
         )
         name = classes.names.get(number, str(number))
-        if not classes.key_points and (ring := _outline(values)):
-            yield Box.around(name, ring)
+        is_outline = len(values) == _SCORED_CORNERS or (len(values) > _OUTLINE and len(values) % 2 == 1)
+        if is_outline and not classes.key_points:
+            yield Box.around(name, values[1:-1] if len(values) == _SCORED_CORNERS else values[1:])
         else:
             x, y, width, height = values[1 : 1 + _BOX]
             yield Box(name, [x - width / 2, y - height / 2, x + width / 2, y + height / 2])
-
-
-def _outline(values: Sequence[float]) -> Sequence[float]:
-    """The corners in a line of outlines, x and y in turn; empty in a line of a box."""
-    if len(values) == _SCORED_CORNERS:
-        return values[1:-1]
-    return values[1:] if len(values) > _OUTLINE and len(values) % 2 == 1 else ()
 
 
 def _check_corners(texts: Mapping[Path, Sequence[Line]]) -> None:
