@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import geodetect as gd
 from geodetect.grid import Grid, Window
-from geodetect.scene.ground import ground_of, joined
+from geodetect.scene.ground import ground_of, join_ground
 from geodetect.vector.opening import open_features
 from geodetect.vector.outputs import SUFFIXES
 from geodetect.vector.searched import read_searched_ground
@@ -127,9 +127,9 @@ def test_ground_holds_every_valid_pixel_and_no_empty_square(data: st.DataObject)
 
 
 def test_a_row_of_windows_is_one_rectangle() -> None:
-    ground = joined([ground_of(Window(x, 0, 64, 64), np.ones((64, 64), bool)) for x in range(0, 400, 40)])
+    ground = join_ground([ground_of(Window(x, 0, 64, 64), np.ones((64, 64), bool)) for x in range(0, 400, 40)])
     assert shapely.get_num_coordinates(ground) == 5
-    assert joined([]).is_empty
+    assert join_ground([]).is_empty
 
 
 def test_the_layer_comes_after_the_detections_and_reads_as_no_label(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from geodetect.locks import hold
 from geodetect.raster import RasterReader, Rasters, Reader, list_files
 from geodetect.scene.edges import Parts, join
 from geodetect.scene.features import check_measurable, features_of
-from geodetect.scene.ground import joined
+from geodetect.scene.ground import join_ground
 from geodetect.scene.journal import Journal, journal_of, recorded
 from geodetect.scene.models import DetectsPixels, HoldsDetector, detector_of, lowest_scores, optimise
 from geodetect.scene.numbers import check_numbers
@@ -236,7 +236,7 @@ class _Scene:
         with closing(self._scanned(range(self.plan.n_strips))) as coming:
             strips = sorted(coming, key=lambda strip: strip.number)
         found = Ranking(oriented=self.plan.oriented)
-        ran = _sewn(strips, self.reader, self.plan, found)
+        ran = _merge_strips(strips, self.reader, self.plan, found)
         features = features_of(found.all(), self.reader.grid, self.detector.classes, measure=self.measure)
         features.attrs |= {**self._about(ran), SEARCHED: self._searched(ran).wkt}
         return features
@@ -255,7 +255,7 @@ class _Scene:
                     journal.add(strip)
             with journal.unfinished() as folder:
                 found = Ranking(folder, oriented=self.plan.oriented)
-                self._write_each(outputs, folder, found, _sewn(journal.strips(), self.reader, self.plan, found))
+                self._write_each(outputs, folder, found, _merge_strips(journal.strips(), self.reader, self.plan, found))
         except GeodetectError as error:
             if not (journal.done and journal.folder.is_dir()):
                 raise
@@ -263,7 +263,7 @@ class _Scene:
             raise type(error)(f"{error}; {kept}: go on with resume=True") from error
         journal.discard()
 
-    def _write_each(self, outputs: Sequence[Path], folder: Path, found: Ranking, ran: _Ran) -> None:
+    def _write_each(self, outputs: Sequence[Path], folder: Path, found: Ranking, ran: _Coverage) -> None:
         """Write the same objects to each file; if one fails, the others are still written.
 
         Raises:
@@ -317,18 +317,18 @@ class _Scene:
                 some = boxes[start : start + _FRAME_SIZE]
                 yield features_of(some, self.reader.grid, self.detector.classes, measure=self.measure)
 
-    def _about(self, ran: _Ran) -> dict[str, Any]:
+    def _about(self, ran: _Coverage) -> dict[str, Any]:
         """Return the settings of the run and how many windows were run."""
         settings = settings_of(self.reader, self.detector, self.plan)
         settings["batch_size"] = self.runner.batch_size  # smaller than planned if memory ran out
         return {**settings, "n_windows": len(self.plan.windows), "n_windows_run": ran.n_windows}
 
-    def _searched(self, ran: _Ran) -> shapely.Geometry:
+    def _searched(self, ran: _Coverage) -> shapely.Geometry:
         """Return the area that was searched, in map coordinates."""
         area = self.plan.selection.area
         ground = ran.ground if area is None else shapely.intersection(ran.ground, area)
         areal = [part for part in shapely.get_parts(ground) if part.area > 0]  # no points and lines
-        return shapely.transform(joined(areal), self.reader.grid.in_plane().to_map)
+        return shapely.transform(join_ground(areal), self.reader.grid.in_plane().to_map)
 
 
 def boxes_within(
@@ -347,18 +347,18 @@ def boxes_within(
     plan = make_plan(reader, detector, Selection(lowest, nms_iou, area))
     found = Ranking(oriented=plan.oriented)
     with closing(scan_strips(reader, runner_for(detector, plan), plan, range(plan.n_strips))) as strips:
-        _sewn(strips, reader, plan, found)
+        _merge_strips(strips, reader, plan, found)
     return found.all()
 
 
-class _Ran(NamedTuple):
+class _Coverage(NamedTuple):
     """Number of windows run and the ground they cover, in scene pixels."""
 
     n_windows: int
     ground: shapely.Geometry
 
 
-def _sewn(strips: Iterable[Strip], reader: Reader, plan: Plan, found: Ranking) -> _Ran:
+def _merge_strips(strips: Iterable[Strip], reader: Reader, plan: Plan, found: Ranking) -> _Coverage:
     """Merge the strips, which come from top to bottom, into `found`, and return how much was run.
 
     Parts are few, so they are joined once all are known; only then can they be checked for lying on data.
@@ -374,4 +374,4 @@ def _sewn(strips: Iterable[Strip], reader: Reader, plan: Plan, found: Ranking) -
     found.add(seam.flush())
     whole = join(Parts.concat(parts), found, plan.selection.nms_iou)
     found.add(whole[on_ground(whole, reader, plan)])
-    return _Ran(n_run, joined(grounds))
+    return _Coverage(n_run, join_ground(grounds))

@@ -108,7 +108,7 @@ def join(parts: Parts, whole: Iterable[Boxes], nms_iou: float) -> Boxes:
     joined = _around(parts.boxes, connected_components(len(parts), *_meeting(parts)))
     joined = joined[~_covered(joined, whole, nms_iou)]
     joined = joined[np.argsort(-area(joined.xyxy), kind="stable")]
-    return joined[~_gives_way(joined, joined, nms_iou, only_earlier=True)]
+    return joined[~_is_suppressed(joined, joined, nms_iou, only_earlier=True)]
 
 
 def _covered(boxes: Boxes, portions: Iterable[Boxes], nms_iou: float) -> Bool[np.ndarray, "N"]:
@@ -116,11 +116,11 @@ def _covered(boxes: Boxes, portions: Iterable[Boxes], nms_iou: float) -> Bool[np
     goes = np.zeros(len(boxes), bool)
     if len(boxes):
         for portion in portions:
-            goes |= _gives_way(boxes, portion, nms_iou)
+            goes |= _is_suppressed(boxes, portion, nms_iou)
     return goes
 
 
-def _gives_way(boxes: Boxes, others: Boxes, nms_iou: float, *, only_earlier: bool = False) -> Bool[np.ndarray, "N"]:
+def _is_suppressed(boxes: Boxes, others: Boxes, nms_iou: float, *, only_earlier: bool = False) -> Bool[np.ndarray, "N"]:
     """Return which boxes show the same object as, or a part of, one of the others of their class.
 
     Args:

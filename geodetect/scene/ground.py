@@ -38,10 +38,10 @@ def ground_of(window: Window, valid: Bool[np.ndarray, "H W"]) -> shapely.Geometr
     y1, y2 = first[row], np.append(first[1:], len(cells))[row]
     x = np.clip(_CELL * np.array([x1, x2]), columns[0], columns[-1] + 1) + window.x
     y = np.clip(_CELL * np.array([y1, y2]), rows[0], rows[-1] + 1) + window.y
-    return joined(list(shapely.box(x[0], y[0], x[1], y[1])))
+    return join_ground(list(shapely.box(x[0], y[0], x[1], y[1])))
 
 
-def joined(parts: list[shapely.Geometry]) -> shapely.Geometry:
+def join_ground(parts: list[shapely.Geometry]) -> shapely.Geometry:
     """Return the union of the parts, without vertices along straight edges."""
     if len(parts) == 1:
         return parts[0]

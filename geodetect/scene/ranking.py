@@ -47,7 +47,7 @@ class Ranking:
         self._newest.append(boxes)
         self._n_newest += len(boxes)
         if self._folder is not None and self._n_newest >= self._run_size:
-            self._runs.append(_Run.written(self._folder / f"run-{len(self._runs)}", self._in_memory()))
+            self._runs.append(_Run.write(self._folder / f"run-{len(self._runs)}", self._in_memory()))
             self._newest, self._n_newest = [], 0
 
     def _in_memory(self) -> Boxes:
@@ -107,7 +107,7 @@ class _Run:
     n_columns: int
 
     @classmethod
-    def written(cls, path: Path, boxes: Boxes) -> _Run:
+    def write(cls, path: Path, boxes: Boxes) -> _Run:
         rows = _rows(boxes)
         rows.tofile(path)
         return cls(path, *rows.shape)

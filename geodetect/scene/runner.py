@@ -187,12 +187,12 @@ def run_batches(
     """
 
     def collected(batch: Batch, launched: list[Any]) -> tuple[Batch, list[Boxes]]:
-        with _noting(batch, raster):
+        with _name_windows(batch, raster):
             return batch, model.collect(launched)
 
     waiting: deque[tuple[Batch, list[Any]]] = deque()
     for batch in coming:
-        with _noting(batch, raster):
+        with _name_windows(batch, raster):
             waiting.append((batch, model.launch(batch.pixels)))
         if len(waiting) > _IN_FLIGHT:
             yield collected(*waiting.popleft())
@@ -201,7 +201,7 @@ def run_batches(
 
 
 @contextmanager
-def _noting(batch: Batch, raster: str) -> Iterator[None]:
+def _name_windows(batch: Batch, raster: str) -> Iterator[None]:
     """Add a note to an error that names the windows of the batch; StopIteration becomes a ModelError."""
     try:
         yield

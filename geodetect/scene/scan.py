@@ -19,7 +19,7 @@ from geodetect.boxes import Boxes
 from geodetect.grid import Tiling, Window
 from geodetect.raster import Reader, mostly_valid, mostly_valid_in
 from geodetect.scene.edges import Parts, split
-from geodetect.scene.ground import ground_of, joined
+from geodetect.scene.ground import ground_of, join_ground
 from geodetect.scene.plan import Plan
 from geodetect.scene.prefetch import batches
 from geodetect.scene.runner import Runner, run_batches
@@ -99,7 +99,7 @@ def _settle(number: int, seen: list[_Seen], plan: Plan) -> Strip:
     row_start, row_end = plan.lines(number)
     seam = Seam(plan.selection.nms_iou, row_start)
     settled = seam.feed(Boxes.concat([each.whole for each in seen]), row_end)
-    parts, ground = Parts.concat([each.parts for each in seen]), joined([each.ground for each in seen])
+    parts, ground = Parts.concat([each.parts for each in seen]), join_ground([each.ground for each in seen])
     return Strip(number, settled, seam.held, parts, len(seen), ground)
 
 

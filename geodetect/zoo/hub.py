@@ -34,7 +34,7 @@ def snapshot(repository: str, revision: str | None) -> Path:
         MissingPackage: without the extra `hub`.
     """
     library = _library(repository)
-    with _told(repository, revision):
+    with _explain_errors(repository, revision):
         try:
             config = library.hf_hub_download(repository, CONFIG, revision=revision)
         except library.errors.EntryNotFoundError as no_config:  # a detector of ours needs none
@@ -71,7 +71,7 @@ def zoo_file(name: str) -> Path:
         MissingPackage: without the extra `hub`.
     """
     library = _library(name)
-    with _told(ZOO, None):
+    with _explain_errors(ZOO, None):
         return Path(library.hf_hub_download(ZOO, name, repo_type="dataset"))
 
 
@@ -160,7 +160,7 @@ def _listed(library: Any, repository: str, revision: str | None) -> str:
 
 
 @contextmanager
-def _told(repository: str, revision: str | None) -> Iterator[None]:
+def _explain_errors(repository: str, revision: str | None) -> Iterator[None]:
     """Raise errors of the hub's library as one sentence that says what to do."""
     from huggingface_hub import errors
 
