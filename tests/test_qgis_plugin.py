@@ -220,7 +220,7 @@ def test_what_cannot_be_is_one_sentence(
         ),
         "absent.safetensors": ({"MODEL": str(tmp_path / "absent.safetensors")}, {}),
         "empty has no features": ({}, {"AREA": empty}),
-        "as a layer or as an extent": ({"EXTENT": "0,1,0,1 [EPSG:4326]"}, {"AREA": labels_layer(scene)}),
+        "expected a layer or an extent, got both": ({"EXTENT": "0,1,0,1 [EPSG:4326]"}, {"AREA": labels_layer(scene)}),
         "No such option": ({"EXTRA": "--no-such-option"}, {}),
         ".dxf": ({"OUTPUT": str(tmp_path / "found.dxf")}, {}),
     }
