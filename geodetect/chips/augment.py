@@ -23,9 +23,9 @@ from geodetect.boxes import Boxes
 from geodetect.chips.cut import MIN_SIDE, Cutting, cut
 from geodetect.grid import Window
 from geodetect.network.inference import send
+from geodetect.network.oriented import N_ORIENTED
 
 _ZOOM = (0.8, 1.25)  # scale jitter; more would hide the size of an object, which tells much of its class
-_UPRIGHT = 4  # numbers of a box without an angle
 _MIN_VISIBLE = 0.3  # of a box's area after a zoom has cut it; the default of `prepare_data`
 _CUTTING = Cutting(min_visible=_MIN_VISIBLE, oriented=True)
 _GAIN, _BIAS, _BAND_GAIN = 0.2, 0.2, 0.05  # in standard deviations of a band
@@ -106,7 +106,7 @@ def random_zoom(batch: Batch, generator: torch.Generator) -> Batch:
     zoom, corner = send(zoom, images.device), send(corner, images.device)
     size = send(torch.tensor(images.shape[:1:-1]), images.device)  # width, height
     moved = (boxes[..., :4] - (corner * size).repeat(1, 2)[:, None]) * zoom[:, None, None]
-    if boxes.shape[-1] > _UPRIGHT:
+    if boxes.shape[-1] == N_ORIENTED:
         kept, visible = _cut_oriented(torch.cat([moved, boxes[..., 4:]], dim=-1), labels, images.shape)
     else:
         kept = torch.minimum(moved.clamp(min=0), size.repeat(2))

@@ -35,6 +35,8 @@ def join(device: str | None = None) -> Iterator[str | None]:
     if device is not None and str(device) != place.type:
         raise ArgumentError(f'torchrun gives each process a device of its own; give "{place.type}", not "{place}"')
     if place.type == "mps":  # torch.distributed has no backend for it
+        if device is not None:
+            raise ArgumentError('several processes cannot train on mps; give "cpu", or start one process')
         place = torch.device("cpu")
     if place.type == "cuda":
         number, n_gpus = distributed.get_node_local_rank(), torch.cuda.device_count()

@@ -17,7 +17,6 @@ from torchvision.ops import batched_nms
 from geodetect.boxes import Boxes, nms
 from geodetect.network import oriented
 
-_MAX_LOG_SIDE = math.log(1000 / 16)  # torchvision's `bbox_xform_clip`: exp of a wild delta must stay finite
 _MAX_PER_LEVEL = 1000  # "at most 1k top-scoring predictions per FPN level" (arXiv:1708.02002, section 4.1)
 N_DELTAS, N_ORIENTED_DELTAS = 4, 6  # numbers of an upright and of an oriented box
 _N_ORIENTED_ROW = 7  # of a candidate: an oriented box, score, label
@@ -41,7 +40,7 @@ def decode(anchors: Float[Tensor, "*N 4"], deltas: Float[Tensor, "*N 4"]) -> Flo
     """Return the boxes that the deltas of `encode` move the anchors to, no side above 62.5 times the anchor's."""
     centres, sides = _centres_and_sides(anchors)
     box_centres = centres + deltas[..., :2] * sides
-    half_sides = deltas[..., 2:].clamp(max=_MAX_LOG_SIDE).exp() * sides / 2
+    half_sides = deltas[..., 2:].clamp(max=oriented.MAX_LOG_SIDE).exp() * sides / 2
     return torch.cat([box_centres - half_sides, box_centres + half_sides], dim=-1)
 
 

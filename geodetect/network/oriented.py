@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 N_ORIENTED = 5  # numbers of an oriented box
-_MAX_LOG_SIDE = math.log(1000 / 16)  # as for upright boxes
+MAX_LOG_SIDE = math.log(1000 / 16)  # torchvision's `bbox_xform_clip`: exp of a wild delta must stay finite
 _LEAST = 1e-6  # of determinants and distances, whose logarithms and roots must have gradients
 
 
@@ -44,7 +44,7 @@ def encode(anchors: Float[Tensor, "*N 4"], boxes: Float[Tensor, "*N 5"]) -> Floa
 
 def decode(anchors: Float[Tensor, "*N 4"], deltas: Float[Tensor, "*N 6"]) -> Float[Tensor, "*N 5"]:
     """Return the oriented boxes that the numbers of `encode` stand for, no side above 62.5 times the anchor's."""
-    centres, sides = centres_and_sides(anchors, deltas)
+    centres, sides = _move(anchors, deltas)
     tall = sides[..., :1] < sides[..., 1:]
     half = torch.where(tall, sides.flip(-1), sides) / 2
     pair = torch.where(tall, -deltas[..., 4:], deltas[..., 4:])  # a right angle more
@@ -60,13 +60,13 @@ def are_inside(boxes: Float[Tensor, "*N 5"], shape: tuple[int, int]) -> Bool[Ten
     return inside & (boxes[..., 2:4] > boxes[..., :2]).all(dim=-1) & boxes[..., 4].isfinite()
 
 
-def centres_and_sides(
+def _move(
     anchors: Float[Tensor, "*N 4"], deltas: Float[Tensor, "*N 6"]
 ) -> tuple[Float[Tensor, "*N 2"], Float[Tensor, "*N 2"]]:
-    """Return the centres that the deltas stand for, and the sides, meant to be the longer and the shorter."""
+    """Return centres and sides of anchors moved by the deltas; the sides are meant to be the longer and the shorter."""
     sides = anchors[..., 2:] - anchors[..., :2]
     centres = (anchors[..., :2] + anchors[..., 2:]) / 2 + deltas[..., :2] * sides
-    return centres, deltas[..., 2:4].clamp(max=_MAX_LOG_SIDE).exp() * _longer_first(sides)
+    return centres, deltas[..., 2:4].clamp(max=MAX_LOG_SIDE).exp() * _longer_first(sides)
 
 
 def probiou_loss(
@@ -79,7 +79,7 @@ def probiou_loss(
     same covariance at any angle. A predicted pair shorter than 1 stands for an uncertain angle and rounds
     the Gaussian, so that the gradient is finite for the pair (0, 0) too.
     """
-    centres, sides = centres_and_sides(anchors, deltas)
+    centres, sides = _move(anchors, deltas)
     pair = deltas[..., 4:] / deltas[..., 4:].norm(dim=-1, keepdim=True).clamp(min=1)
     double = 2 * boxes[..., 4:]
     ours = _covariance(sides, pair)

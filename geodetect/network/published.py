@@ -164,7 +164,7 @@ def _copy(
     for key in (key for key, name in names.items() if name == first and key in given):
         if given[key].ndim == _ON_IMAGES and given[key].shape[1] == _RGB != network.n_bands:
             given[key] = widen(given[key], network.n_bands)
-    if network.architecture.oriented and not any(key.startswith(left_out) for key in [f"{_BOX_OUT}bias"]):
+    if network.architecture.oriented and not f"{_BOX_OUT}bias".startswith(left_out):
         add_angle({key: own[name] for key, name in names.items()}, given, _BOX_OUT)
     wanted = {key: own[name].shape for key, name in names.items() if not key.startswith(left_out)}
     kinds = {

@@ -1,4 +1,4 @@
-"""Published detectors that are known to run, kept by hand, with the source of every figure."""
+"""Published detectors in forms that `load_detector` reads, listed by hand with the source of every figure."""
 
 from __future__ import annotations
 
@@ -41,13 +41,6 @@ CATALOG = (
     Entry("weecology/everglades-nest-detection", "nests of birds", None, "MIT", _DEEPFOREST),
     Entry("car_aerial_detection_yolo7_ITCVD_deepness.onnx", "cars", 0.1, _GPL, f"{_DEEPNESS}: aerial cars, 10 cm"),
     Entry("model_yolov7_tiny_planes_256.onnx", "planes", 0.7, _GPL, f"{_DEEPNESS}: Airbus planes, 70 cm"),
-    Entry(
-        "https://chmura.put.poznan.pl/s/gMundpKsYUC7sNb/download",
-        "oil tanks",
-        1.5,
-        _AGPL,
-        f"{_DEEPNESS}: Airbus oil storage, YOLOv5-m, 150 cm",
-    ),
     Entry("yolov9_trees.onnx", "tree tops", 0.1, _GPL, f"{_GEODEEP}: trees_yolov9, 10 cm"),
     Entry("tree_crown_detection_retinanet_deepforest.onnx", "tree crowns", 0.1, _UNSTATED, f"{_GEODEEP}: trees, 10 cm"),
     Entry("bird_detection_retinanet_deepforest.onnx", "birds", 0.02, _UNSTATED, f"{_GEODEEP}: birds, 2 cm"),
@@ -70,7 +63,7 @@ def entry(name: str) -> Entry | None:
 
 
 def published() -> DataFrame:
-    """Return published detectors that are known to run, one in a row; the names are for `load_detector`.
+    """Return published detectors in forms that are supported, one in a row; the names are for `load_detector`.
 
     Returns:
         columns `name`, `finds`, `pixel_size_m` (NaN where unknown; a figure in the file takes precedence), `licence`

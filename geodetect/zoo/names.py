@@ -132,9 +132,8 @@ def is_published(name: str) -> bool:
 
 
 def _is_onnx_url(name: str) -> bool:
-    """Return whether a name is the URL of an `.onnx` file, by its suffix or because it is in the catalog."""
-    is_url = name.startswith(("http://", "https://"))
-    return is_url and (entry(name) is not None or re.split(r"[?#]", name)[0].lower().endswith(ONNX))
+    """Return whether a name is the URL of an `.onnx` file."""
+    return name.startswith(("http://", "https://")) and re.split(r"[?#]", name)[0].lower().endswith(ONNX)
 
 
 def locate(name: str | Path) -> Found:

@@ -25,12 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 import torch
-from scene_speed import NMS_IOU, Scene
+from scene_speed import Scene, plain
 from step import Batch, batch_of, contestants, now, optimizer, theirs
 from torch.profiler import ProfilerActivity, profile
-from torchvision.ops import batched_nms
 
 import geodetect as gd
 from geodetect.boxes import Boxes, iou
@@ -181,22 +179,8 @@ def epochs(sizes: Sizes, device: torch.device) -> Iterator[Row]:
 
 def scenes(scene: Scene, device: torch.device) -> Iterator[Row]:
     """Time a scene against a plain loop over its windows, and the network alone."""
-    model, n_windows = scene.theirs().to(device), len(scene.tiling)
-
-    @torch.inference_mode()
-    def loop() -> None:
-        parts = []
-        with rasterio.open(scene.raster) as raster:
-            for window in scene.tiling:
-                x1, y1, x2, y2 = window.xyxy
-                pixels = torch.from_numpy(raster.read(window=((y1, y2), (x1, x2)))).to(device) / 255
-                (found,) = model([pixels])
-                place = torch.tensor([x1, y1, x1, y1], device=device)
-                parts.append((found["boxes"] + place, found["scores"], found["labels"]))
-        batched_nms(*(torch.cat(each) for each in zip(*parts, strict=True)), NMS_IOU)
-
-    plain = seconds(loop, device)
-    yield Row("scene, plain loop of torchvision", f"{n_windows / plain:.1f} windows/s")
+    n_windows, taken_plain = len(scene.tiling), seconds(plain(scene, device), device)
+    yield Row("scene, plain loop of torchvision", f"{n_windows / taken_plain:.1f} windows/s")
     for precision in ("float32", "bf16"):
         detector = scene.ours(precision).frozen(precision, device)
         run = partial(
@@ -204,7 +188,7 @@ def scenes(scene: Scene, device: torch.device) -> Iterator[Row]:
         )
         run()  # kernels are chosen at first use
         taken, share = seconds(run, device), share_computing(run, device)
-        reference = f"{plain / taken:.2f} x the loop{share}"
+        reference = f"{taken_plain / taken:.2f} x the loop{share}"
         yield Row(f"scene, detect_objects {precision}", f"{n_windows / taken:.1f} windows/s", reference)
 
 

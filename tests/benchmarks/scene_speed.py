@@ -41,6 +41,7 @@ from geodetect.stretch import IMAGENET
 
 CLASSES = ["a", "b", "c"]
 NMS_IOU = 0.5
+CPU = torch.device("cpu")
 PASSING = 100  # predictions of a window, before suppression
 FROM_TORCHVISION = {
     "backbone.fpn.": "pyramid.fpn.",
@@ -141,9 +142,9 @@ class Scene:
         return Detector(network.eval(), metadata, precision=precision)
 
 
-def plain(scene: Scene) -> Features:
+def plain(scene: Scene, device: torch.device = CPU) -> Features:
     """One window after the other through torchvision's model, and its suppression over all of them."""
-    model = scene.theirs()
+    model = scene.theirs().to(device)
 
     @torch.inference_mode()
     def run() -> int:
@@ -151,9 +152,9 @@ def plain(scene: Scene) -> Features:
         with rasterio.open(scene.raster) as raster:
             for window in scene.tiling:
                 x1, y1, x2, y2 = window.xyxy
-                pixels = torch.from_numpy(raster.read(window=((y1, y2), (x1, x2)))) / 255
+                pixels = torch.from_numpy(raster.read(window=((y1, y2), (x1, x2)))).to(device) / 255
                 (found,) = model([pixels])
-                found["boxes"] += torch.tensor([x1, y1, x1, y1])
+                found["boxes"] += torch.tensor([x1, y1, x1, y1], device=device)
                 parts.append(found)
         boxes, scores, labels = (torch.cat([part[key] for part in parts]) for key in ("boxes", "scores", "labels"))
         return len(batched_nms(boxes, scores, labels, NMS_IOU))
