@@ -289,7 +289,7 @@ def test_anchors_that_miss_the_objects_are_said_once(data: gd.DetectionData) -> 
         ({"anchor_size": None}, "anchor_size must be a number above 0"),
         ({"levels": 3}, "levels must be a list of numbers"),
         ({"box_weight": -1}, "box_weight must be a number of at least 0; got -1"),
-        ({"box_weight": None}, "box_weight must be a number"),
+        ({"box_weight": "2"}, "box_weight must be a number"),
         ({"focal_alpha": 25}, "focal_alpha must lie between 0 and 1; got 25"),
         ({"focal_gamma": "2"}, "focal_gamma must be a number of at least 0; got '2'"),
         ({"seed": 1.5}, "seed must be a whole number of at least 0; got 1.5"),

@@ -24,15 +24,20 @@ from geodetect.network.retinanet import Network
 
 _COCO_BACKBONE = "resnet50"
 _SIZES = {"small": (96, 2)}  # width of pyramid and heads, and depth of the heads
+_BOX_WEIGHT = 2.0  # of generalised IoU; measured on several places
 _MANY_UNREACHED = 0.1  # share of objects that no anchor reaches, above which to warn
 
 
-def make_loss(*, box_weight: float, focal_alpha: float, focal_gamma: float, giou: bool) -> Loss:
+def make_loss(
+    *, box_weight: float | None = None, focal_alpha: float = 0.25, focal_gamma: float = 2.0, giou: bool = True
+) -> Loss:
     """Return the loss with these parameters.
 
     Raises:
         ArgumentError: if one is out of range.
     """
+    if box_weight is None:
+        box_weight = _BOX_WEIGHT if giou else 1.0
     for name, value in {"box_weight": box_weight, "focal_gamma": focal_gamma}.items():
         if not (is_number(value) and value >= 0):
             raise ArgumentError(f"{name} must be a number of at least 0; got {value!r}")

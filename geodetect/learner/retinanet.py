@@ -54,11 +54,11 @@ class RetinaNet:
         head_norm: norm after the convolutions of the heads: "batch" norm by level, "group" norm, or False for none,
             as in the paper, which takes longer to learn. None: that of the weights, else "batch".
         freeze: whether to freeze the backbone; None is False.
-        box_weight: weight of the box loss beside the focal loss.
+        box_weight: weight of the box loss beside the focal loss; None is 2 with `giou`, 1 without.
         focal_alpha: weight of positives in the focal loss, 0 to 1.
         focal_gamma: how much easy anchors are discounted, 0 or more.
-        giou: generalised IoU as box loss, which places boxes better, instead of the paper's smooth L1; for oriented
-            boxes ProbIoU.
+        giou: generalised IoU as box loss, for oriented boxes ProbIoU, instead of the paper's smooth L1. With `False`
+            and `head_norm=False` heads and losses are the paper's.
         seed: seed of the random weights and of training.
         device: "cpu", "cuda", ...; None takes a GPU when there is one.
 
@@ -79,10 +79,10 @@ class RetinaNet:
         size: str | None = None,
         head_norm: str | bool | None = None,
         freeze: bool | None = None,
-        box_weight: float = 1.0,
+        box_weight: float | None = None,
         focal_alpha: float = 0.25,
         focal_gamma: float = 2.0,
-        giou: bool = False,
+        giou: bool = True,
         seed: int = 42,
         device: str | torch.device | None = None,
     ) -> None:
@@ -122,7 +122,7 @@ class RetinaNet:
         detector = load_trainable(path, device=device)
         for note in adapt(detector, data, str(path)) if data is not None else ():
             warn(note)
-        model._set(detector, data, Loss(), 42)
+        model._set(detector, data, build.make_loss(), 42)
         return model
 
     def __repr__(self) -> str:
