@@ -107,7 +107,7 @@ _SUFFIX = ".safetensors"
 @click.option("--box-weight", type=float, show_default="2, without GIoU 1", help="Weight of the box loss, a factor.")
 @click.option("--focal-alpha", type=float, default=0.25, help="Weight of positive anchors in the focal loss, 0 to 1.")
 @click.option("--focal-gamma", type=float, default=2.0, help="Focusing parameter of the focal loss, an exponent.")
-@click.option("--giou/--no-giou", default=True, help="Use generalised IoU as box loss, instead of the paper's smooth L1.")
+@click.option("--giou/--no-giou", default=True, help="Use generalised IoU as box loss instead of smooth L1.")
 @options.device
 @click.option(
     "--epochs",
