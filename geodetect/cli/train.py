@@ -102,7 +102,10 @@ _SUFFIX = ".safetensors"
     help="Normalization layers in the heads: batch, group, or none as in the paper.",
 )
 @click.option(
-    "--freeze/--no-freeze", default=None, show_default="no-freeze", help="Keep the weights of the backbone fixed."
+    "--freeze/--no-freeze",
+    default=None,
+    show_default="only batch norms, if pretrained",
+    help="Freeze the weights of the backbone.",
 )
 @click.option("--box-weight", type=float, show_default="2, without GIoU 1", help="Weight of the box loss, a factor.")
 @click.option("--focal-alpha", type=float, default=0.25, help="Weight of positive anchors in the focal loss, 0 to 1.")

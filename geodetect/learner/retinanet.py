@@ -53,7 +53,8 @@ class RetinaNet:
             for the size of the weights, else the paper's 256 channels and four convolutions.
         head_norm: norm after the convolutions of the heads: "batch" norm by level, "group" norm, or False for none,
             as in the paper, which takes longer to learn. None: that of the weights, else "batch".
-        freeze: whether to freeze the backbone; None is False.
+        freeze: True freezes the backbone, False nothing; None only its batch norms if its weights are pretrained, since
+            their statistics over a few chips are worse than those they come with.
         box_weight: weight of the box loss beside the focal loss; None is 2 with `giou`, 1 without.
         focal_alpha: weight of positives in the focal loss, 0 to 1.
         focal_gamma: how much easy anchors are discounted, 0 or more.
@@ -94,8 +95,8 @@ class RetinaNet:
             backbone, spec, start, size=size, head_norm=head_norm, oriented=data.oriented
         )
         self._set(build.make_detector(data, architecture, start, seed=seed, device=device), data, loss, seed)
-        if freeze:
-            self.freeze()
+        self._keep_norms = freeze is not False and build.is_pretrained(self._detector, start)
+        self._detector.network.freeze_backbone(bool(freeze), norms=self._keep_norms)
 
     def _set(self, detector: Detector, data: DetectionData | None, loss: Loss, seed: int) -> None:
         self._detector, self.data, self.seed, self._loss = detector, data, seed, loss
@@ -123,6 +124,8 @@ class RetinaNet:
         for note in adapt(detector, data, str(path)) if data is not None else ():
             warn(note)
         model._set(detector, data, build.make_loss(), 42)
+        model._keep_norms = True
+        model.unfreeze()
         return model
 
     def __repr__(self) -> str:
@@ -160,8 +163,8 @@ class RetinaNet:
         self._detector.network.freeze_backbone(True)
 
     def unfreeze(self) -> None:
-        """Let all weights be trained, the backbone's too."""
-        self._detector.network.freeze_backbone(False)
+        """Let the backbone's weights be trained; with `freeze=False` its pretrained batch norms too."""
+        self._detector.network.freeze_backbone(False, norms=self._keep_norms)
 
     def lr_find(self, *, plot: bool = True) -> float:
         """Find a learning rate for this network and data; the weights stay as they were.

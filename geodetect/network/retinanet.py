@@ -86,11 +86,14 @@ class Network(nn.Module):
             if not eps:
                 norm.requires_grad_(False)
 
-    def freeze_backbone(self, frozen: bool) -> None:
-        """Freeze the backbone's weights, or unfreeze all but batch norms with eps 0."""
+    def freeze_backbone(self, frozen: bool, *, norms: bool = False) -> None:
+        """Freeze the backbone's weights, or only those of its batch norms, or none but norms with eps 0.
+
+        Frozen batch norms keep their running statistics in training.
+        """
         self.backbone.requires_grad_(not frozen)
         for norm in self._norms():
-            norm.requires_grad_(norm.eps > 0 and not frozen)
+            norm.requires_grad_(norm.eps > 0 and not (frozen or norms))
 
     def fix_head_norms(self) -> None:
         """Fix the statistics of the heads' batch norms until the network is next set to train."""
