@@ -122,10 +122,9 @@ def _near(boxes: Boxes, window: Window, tiling: Tiling) -> np.ndarray:
 
     None of them extends beyond the window by more than its size, as `Plan.lines` takes for granted.
     """
-    on_ground = shapely.intersects_xy(shapely.box(*tiling.ground.xyxy), *boxes.centres.T)
     limits = np.array(window.xyxy) + tiling.chip_size * np.array([-1, -1, 1, 1])
     inside = (boxes.bounds[:, :2] >= limits[:2]) & (boxes.bounds[:, 2:] <= limits[2:])
-    return np.asarray(on_ground & inside.all(axis=1))
+    return np.asarray(boxes.are_inside(*tiling.ground.xyxy) & inside.all(axis=1))
 
 
 def on_ground(boxes: Boxes, reader: Reader, plan: Plan) -> np.ndarray:
