@@ -26,7 +26,7 @@ from geodetect.learner.interrupts import defer_interrupts
 from geodetect.raster import Reader
 from tests.fakes import PaintedScene
 
-SAME = {"backbone": "resnet18", "scales": "auto"}
+SAME = {"backbone": "resnet18", "scales": "auto", "size": "small"}
 MODEL = SAME | {"weights": None}
 
 
