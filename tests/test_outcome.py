@@ -23,6 +23,7 @@ from geodetect.chips import DetectionData
 from geodetect.chips.chip import Chips
 from geodetect.errors import OutputError, RasterError, TrainingError
 from geodetect.learner.interrupts import defer_interrupts
+from geodetect.learner.thresholds import set_min_score
 from geodetect.raster import Reader
 from tests.fakes import PaintedScene
 
@@ -156,19 +157,24 @@ def watched(data: DetectionData, armed: list[Callable[[], object]]) -> Detection
     return replace(data, valid=Chips([replace(plan, reader=reader) for plan in data.valid.plans]))
 
 
-@pytest.mark.parametrize(
-    "error",
-    [MemoryError(), torch.OutOfMemoryError("no room"), RasterError("it went away"), OSError(5, "gone")],
-    ids=type,
-)
-def test_ground_that_cannot_be_mapped_costs_no_training(data: DetectionData, tmp_path: Path, error: Exception) -> None:
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("no room"), OSError(5, "gone")], ids=type)
+def test_ground_that_cannot_be_mapped_leaves_the_scores(
+    data: DetectionData, one_epoch: gd.RetinaNet, error: Exception
+) -> None:
+    before = dict(one_epoch.detector.min_score)
+    with pytest.warns(UserWarning, match="the validation ground could not be mapped"):
+        set_min_score(one_epoch.detector, watched(data, [raising(error)]).valid)
+    assert one_epoch.detector.min_score == before
+
+
+def test_ground_that_cannot_be_mapped_costs_no_training(data: DetectionData, tmp_path: Path) -> None:
     armed: list[Callable[[], object]] = []
     model, file = gd.RetinaNet(watched(data, armed), **MODEL), tmp_path / "model.safetensors"
     there = []
 
     def fail() -> None:
         there.append(gd.load_detector(file, device="cpu").min_score)
-        raise error
+        raise RasterError("it went away")
 
     ready = At("after_fit", lambda: armed.append(fail), epoch=0)
     with pytest.warns(UserWarning, match="the validation ground could not be mapped"):
