@@ -272,3 +272,16 @@ def test_objects_that_windows_cut_come_out_once_and_whole():
 def test_areas_are_those_of_the_rectangles():
     boxes = Boxes([[0, 0, 8, 4]], [0], angles=[1.0])
     np.testing.assert_allclose(shapely.area(polygons(boxes)), area(boxes.xyxy))
+
+
+def test_boxes_are_inside_with_an_area_and_their_centre_on_the_rectangle():
+    # Centres (0, 0) on a corner, (-0.5, 0) beside it, (20, 30) on the other corner; then no area, and no number.
+    rows = [[-10, -2, 10, 2], [-11, -2, 10, 2], [18, 29, 22, 31], [4, 4, 4, 9], [1, 1, np.nan, 9]]
+    for angles in (None, np.full(5, 0.3)):
+        assert Boxes(rows, np.zeros(5), angles=angles).are_inside(0, 0, 20, 30).tolist() == [
+            True,
+            False,
+            True,
+            *[False] * 2,
+        ]
+    assert Boxes.empty(oriented=True).are_inside(0, 0, 9, 9).shape == (0,)
