@@ -278,10 +278,6 @@ def test_boxes_are_inside_with_an_area_and_their_centre_on_the_rectangle():
     # Centres (0, 0) on a corner, (-0.5, 0) beside it, (20, 30) on the other corner; then no area, and no number.
     rows = [[-10, -2, 10, 2], [-11, -2, 10, 2], [18, 29, 22, 31], [4, 4, 4, 9], [1, 1, np.nan, 9]]
     for angles in (None, np.full(5, 0.3)):
-        assert Boxes(rows, np.zeros(5), angles=angles).are_inside(0, 0, 20, 30).tolist() == [
-            True,
-            False,
-            True,
-            *[False] * 2,
-        ]
+        boxes = Boxes(rows, np.zeros(5), angles=angles)
+        assert boxes.are_inside(0, 0, 20, 30).tolist() == [True, False, True, False, False]
     assert Boxes.empty(oriented=True).are_inside(0, 0, 9, 9).shape == (0,)
