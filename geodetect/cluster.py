@@ -82,7 +82,7 @@ def run(
     running: dict[Any, Task] = {}
 
     def submit(n_tasks: int) -> list[Any]:
-        handed = {client.submit(_done, shared, task, pure=False): task for task in islice(coming, n_tasks)}
+        handed = {client.submit(_attempt, shared, task, pure=False): task for task in islice(coming, n_tasks)}
         running.update(handed)
         return list(handed)
 
@@ -100,7 +100,7 @@ def run(
         client.cancel(list(running))
 
 
-def _done(work: Callable[[Task], Result], task: Task) -> Result | GeodetectError:
+def _attempt(work: Callable[[Task], Result], task: Task) -> Result | GeodetectError:
     """Return the result of a task, or its error: as a result, since not every cause of an error can be pickled."""
     try:
         return work(task)

@@ -19,7 +19,7 @@ def text_of(value: Any) -> str:
     return "-" if math.isnan(value) else f"{value:.3f}"
 
 
-def listed(values: Iterable[object]) -> str:
+def join_values(values: Iterable[object]) -> str:
     """Return values in one line: the first twelve, and the count if there are more."""
     texts = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in values]
     return ", ".join(texts) if len(texts) <= _MOST else f"{', '.join(texts[:_MOST])}, ... ({len(texts)} in all)"

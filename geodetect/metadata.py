@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from geodetect.anchors import AnchorSpec
 from geodetect.errors import ArgumentError, check_whole, is_name, is_number, is_share, is_whole
-from geodetect.facts import listed
+from geodetect.facts import join_values
 from geodetect.stretch import Stretch
 
 UNKNOWN_SCORE = 0.5  # to cut a map at, where no validation says which score is best
@@ -51,7 +51,7 @@ class Architecture:
     oriented: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "head_norm", known_norm(self.head_norm))
+        object.__setattr__(self, "head_norm", parse_norm(self.head_norm))
         check_whole("width", self.width)
         check_whole("depth", self.depth)
 
@@ -119,7 +119,7 @@ class Metadata:
             if isinstance(values, str | bytes) or not isinstance(values, Iterable):
                 raise ArgumentError(f"{name} must be a list; got {values!r:.80}")
             object.__setattr__(self, name, tuple(values))
-        object.__setattr__(self, "min_score", _known(self.min_score))
+        object.__setattr__(self, "min_score", _parse_scores(self.min_score))
         object.__setattr__(self, "summary", dict(self.summary or {}))
         if self.architecture is not None:
             object.__setattr__(self, "oriented", self.architecture.oriented)
@@ -209,8 +209,8 @@ class Metadata:
     def facts(self) -> dict[str, Any]:
         """What there is to know, for people: names, with numbers and texts."""
         told = {
-            "classes": listed(self.classes),
-            "bands": listed(self.bands),
+            "classes": join_values(self.classes),
+            "bands": join_values(self.bands),
             "pixel size": None if self.pixel_size_m is None else f"{self.pixel_size_m:g} m",
             "chip size": f"{self.chip_size} px, overlap {self.overlap} px"
             + ("" if self.min_size is None else f"; images are enlarged to {self.min_size} px"),
@@ -221,8 +221,8 @@ class Metadata:
             anchors = self.architecture.anchors
             told |= {
                 "backbone": self.architecture.backbone,
-                "anchors": f"base {anchors.anchor_size:g} strides, scales {listed(anchors.scales)}, "
-                f"ratios {listed(anchors.ratios)}",
+                "anchors": f"base {anchors.anchor_size:g} strides, scales {join_values(anchors.scales)}, "
+                f"ratios {join_values(anchors.ratios)}",
                 "levels": f"P{anchors.levels[0]} to P{anchors.levels[1]}",
                 "heads": self.architecture.heads,
             }
@@ -279,7 +279,7 @@ class HasMetadata:
         return self.metadata.summary
 
 
-def known_norm(head_norm: Any) -> str | None:
+def parse_norm(head_norm: Any) -> str | None:
     """Return the name of a norm in the heads: "batch", "group", or None; True is "group", and False None.
 
     Raises:
@@ -292,10 +292,10 @@ def known_norm(head_norm: Any) -> str | None:
     return str(head_norm)
 
 
-def _known(scores: Any) -> Any:
+def _parse_scores(scores: Any) -> Any:
     """Return scores as numbers of Python, for all classes or by name; 0.5 for None and NaN."""
     if isinstance(scores, Mapping):
-        return {name: _known(score) for name, score in scores.items()}
+        return {name: _parse_scores(score) for name, score in scores.items()}
     if scores is None or (isinstance(scores, Real) and math.isnan(scores)):
         return UNKNOWN_SCORE
     return float(scores) if isinstance(scores, Real) else scores

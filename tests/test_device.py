@@ -42,10 +42,11 @@ def test_a_device_that_is_not_there_is_one_sentence() -> None:
     assert find_device("cpu") == torch.device("cpu")
 
 
-def test_all_that_computes_runs_on_a_pretended_device() -> None:
+@pytest.mark.parametrize("chosen", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_all_that_computes_runs_on_a_pretended_device(chosen: str) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [*command, str(HERE / "on_pretended_device.py")],
+        [*command, "-m", chosen, str(HERE / "on_pretended_device.py")],
         cwd=HERE.parent,
         env=os.environ | {"PYTEST_ADDOPTS": ""},
         capture_output=True,

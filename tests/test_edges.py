@@ -5,7 +5,7 @@ No detector is needed here: a window sees of each true box what lies inside the 
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geodetect.boxes import Boxes, nms
@@ -52,6 +52,7 @@ def rows(boxes):
     return sorted(map(tuple, np.column_stack([boxes.labels, boxes.xyxy, boxes.scores])))
 
 
+@settings(max_examples=40)  # of several objects each
 @given(st.data())
 def test_objects_of_any_size_come_out_once_and_whole(data):
     plan = data.draw(plans())
@@ -68,6 +69,7 @@ def test_objects_well_below_the_overlap_leave_no_parts(data):
     assert {row for whole, _ in split_up for row in rows(whole)} == set(rows(truth))
 
 
+@settings(max_examples=40)
 @given(st.data())
 def test_objects_come_out_once_when_sides_are_placed_a_little_differently_in_each_window(data):
     plan = data.draw(plans().filter(lambda plan: plan.overlap > 8))

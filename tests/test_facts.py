@@ -11,7 +11,7 @@ import pytest
 import geodetect as gd
 from geodetect.boxes import Boxes
 from geodetect.detector import Detector
-from geodetect.facts import html_rows, html_table, listed, text_of
+from geodetect.facts import html_rows, html_table, join_values, text_of
 from geodetect.grid import Grid
 from geodetect.network.retinanet import Network
 from geodetect.stretch import Stretch
@@ -77,8 +77,8 @@ def test_values_as_people_read_them(value: object, text: str) -> None:
 
 
 def test_long_lists_are_cut() -> None:
-    assert listed(["a", 2, 1.259921]) == "a, 2, 1.26"
-    assert listed(range(13)) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, ... (13 in all)"
+    assert join_values(["a", 2, 1.259921]) == "a, 2, 1.26"
+    assert join_values(range(13)) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, ... (13 in all)"
 
 
 def test_tables_hold_text_alone() -> None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -74,6 +75,7 @@ def functions(tree: ast.AST, inside: str = "") -> Iterator[tuple[str, Function]]
             yield from functions(node, inside)
 
 
+@cache
 def all_functions() -> list[tuple[str, Function]]:
     """Every function of the package as `file:name`."""
     return [

@@ -32,7 +32,7 @@ from geodetect.network.retinanet import Network
 from geodetect.stretch import Stretch
 from tests.fakes import PaintedScene
 
-MODEL = {"backbone": "resnet18", "weights": None, "scales": "auto"}
+MODEL = {"backbone": "resnet18", "weights": None, "scales": "auto", "size": "small"}
 
 
 @pytest.fixture(scope="module")

@@ -173,7 +173,8 @@ def test_memory_format_changes_nothing_and_is_kept(network):
 
 def test_a_network_that_learns_one_chip_finds_its_boxes():
     torch.manual_seed(0)
-    network = Network(Architecture("resnet18", anchors=AnchorSpec(scales=(1.0,))), n_classes=2, weights=None)
+    slim = Architecture("resnet18", anchors=AnchorSpec(scales=(1.0,)), width=96, depth=2)
+    network = Network(slim, n_classes=2, weights=None)
     pictures, shape = torch.randn(1, 3, 64, 64) / 10, (64, 64)
     boxes, labels = torch.tensor([[[4.0, 8, 32, 36], [36, 26, 60, 60], [0, 0, 0, 0]]]), torch.tensor([[0, 1, -1]])
     for i, (x1, y1, x2, y2) in enumerate(boxes[0, :2].int().tolist()):

@@ -18,6 +18,7 @@ from geodetect.scene.seam import Seam
 from geodetect.scene.symmetry import in_all_symmetries
 
 RIGHT, HALF, EIGHTH = np.pi, np.pi / 2, np.pi / 4
+many = pytest.mark.parametrize("n", [20_000, pytest.param(100_000, marks=pytest.mark.slow)])
 
 angles = st.one_of(st.sampled_from([0.0, HALF, -HALF, EIGHTH, -EIGHTH, 0.3, RIGHT, 3.0]), st.floats(-7, 7, width=32))
 
@@ -109,9 +110,9 @@ def test_overlap_is_that_of_the_polygons(a, b):
     np.testing.assert_allclose(iou(a, b), polygon_iou(a, b), atol=1e-9)
 
 
-def test_overlap_is_that_of_the_polygons_for_a_hundred_thousand_pairs():
+@many
+def test_overlap_is_that_of_the_polygons_for_many_pairs(n):
     draw = np.random.default_rng(1)
-    n = 100_000
 
     def some():
         centre, size = draw.uniform(0, 40, (n, 2)), draw.uniform(0.5, 30, (n, 2))
@@ -167,10 +168,10 @@ def test_the_seam_gives_what_suppression_of_all_gives(boxes, nms_iou, lines, ran
     assert rows(Boxes.concat(returned)) == rows(boxes[nms(boxes, nms_iou)])
 
 
-def test_the_seam_is_exact_for_a_hundred_thousand_boxes():
+@many
+def test_the_seam_is_exact_for_many_boxes(n):
     draw = np.random.default_rng(2)
-    n = 100_000
-    centre, size = draw.uniform(0, 3_000, (n, 2)), draw.uniform(4, 30, (n, 2))
+    centre, size = draw.uniform(0, 10 * np.sqrt(n), (n, 2)), draw.uniform(4, 30, (n, 2))
     xyxy = np.hstack([centre - size / 2, centre + size / 2])
     boxes = Boxes(xyxy, draw.integers(0, 2, n), draw.random(n), draw.uniform(-HALF, HALF, n))
     seam, returned = Seam(0.3), []
@@ -182,14 +183,14 @@ def test_the_seam_is_exact_for_a_hundred_thousand_boxes():
     assert rows(Boxes.concat(returned)) == rows(boxes[nms(boxes, 0.3)])
 
 
-def test_the_seam_is_exact_for_a_hundred_thousand_boxes_in_strips_that_are_merged_in_any_order():
+@many
+def test_the_seam_is_exact_for_many_boxes_in_strips_that_are_merged_in_any_order(n):
     draw = np.random.default_rng(3)
-    n = 100_000
-    centre, size = draw.uniform(0, 3_000, (n, 2)), draw.uniform(4, 30, (n, 2))
+    centre, size = draw.uniform(0, 10 * np.sqrt(n), (n, 2)), draw.uniform(4, 30, (n, 2))
     xyxy = np.hstack([centre - size / 2, centre + size / 2])
     boxes = Boxes(xyxy, draw.integers(0, 2, n), draw.random(n).round(3), draw.uniform(-HALF, HALF, n))
     y1, y2 = boxes.bounds[:, 1], boxes.bounds[:, 3]
-    tops = [-np.inf, 400.0, 750.0, 1_500.0, 2_200.0, np.inf]
+    tops = [-np.inf, *(np.sqrt(n) * np.array([1.3, 2.5, 5, 7])), np.inf]
     seams, returned = [], []
     for top, end in itertools.pairwise(tops):
         above, here = y1 < top, draw.permutation(np.flatnonzero((y1 >= top) & (y1 < end)))
@@ -272,3 +273,12 @@ def test_objects_that_windows_cut_come_out_once_and_whole():
 def test_areas_are_those_of_the_rectangles():
     boxes = Boxes([[0, 0, 8, 4]], [0], angles=[1.0])
     np.testing.assert_allclose(shapely.area(polygons(boxes)), area(boxes.xyxy))
+
+
+def test_boxes_are_inside_with_an_area_and_their_centre_on_the_rectangle():
+    # Centres (0, 0) on a corner, (-0.5, 0) beside it, (20, 30) on the other corner; then no area, and no number.
+    rows = [[-10, -2, 10, 2], [-11, -2, 10, 2], [18, 29, 22, 31], [4, 4, 4, 9], [1, 1, np.nan, 9]]
+    for angles in (None, np.full(5, 0.3)):
+        boxes = Boxes(rows, np.zeros(5), angles=angles)
+        assert boxes.are_inside(0, 0, 20, 30).tolist() == [True, False, True, False, False]
+    assert Boxes.empty(oriented=True).are_inside(0, 0, 9, 9).shape == (0,)

@@ -26,7 +26,7 @@ from geodetect.grid import Grid
 from geodetect.raster import mostly_valid, mostly_valid_in
 from geodetect.scene.edges import Parts
 from geodetect.scene.features import features_of
-from geodetect.scene.journal import Journal, recorded
+from geodetect.scene.journal import Journal, read_settings
 from geodetect.scene.ranking import Ranking
 from geodetect.scene.scan import Strip
 from tests.fakes import CLASSES, ROTATED, SOUTH_UP, UPRIGHT, UTM, FakeReader, PaintDetector, painted, write_raster
@@ -401,7 +401,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same(upright, tmp_path):
     stops = Stops(**{**vars(DETECTOR), "left": [15]})
     with pytest.raises(KeyboardInterrupt):
         find(upright, stops, tmp_path / "found.gpkg", batch_size=1)
-    assert recorded(tmp_path / "found.journal")["oriented"] is True
+    assert read_settings(tmp_path / "found.journal")["oriented"] is True
     assert list((tmp_path / "found.journal").glob("strip-*"))
     path = find(
         upright, Stops(**{**vars(DETECTOR), "left": [1000]}), tmp_path / "found.gpkg", batch_size=1, resume=True

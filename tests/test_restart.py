@@ -86,7 +86,7 @@ def test_a_file_holds_what_is_returned_without_one_in_the_same_order(tall, undis
     assert len(found) == 151
 
 
-@settings(max_examples=8, deadline=None, phases=NO_SHRINKING)  # writes files, for minutes where it fails
+@settings(max_examples=5, deadline=None, phases=NO_SHRINKING)  # writes files, for minutes where it fails
 @given(st.lists(st.integers(0, 90), min_size=1, max_size=3), st.randoms())
 def test_stopped_at_any_windows_and_gone_on_with_it_gives_the_same(tall, undisturbed, tmp_path_factory, stops, random):
     folder = tmp_path_factory.mktemp("stopped")

@@ -24,6 +24,7 @@ from tests.fakes import PaintedScene, trained
 from tests.test_published import as_published, torchvisions
 
 SMALL = {"backbone": "resnet18", "scales": "auto"}
+OWN = SMALL | {"weights": None, "size": "small"}
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,7 @@ def test_a_file_of_timms_classifier_gives_the_backbone(
 
 
 def test_a_saved_detector_is_taken(data: gd.DetectionData, tmp_path: Path) -> None:
-    model = learnt(gd.RetinaNet(data, weights=None, **SMALL))
+    model = learnt(gd.RetinaNet(data, **OWN))
     model.detector.network.set_norm_eps(0.0)
     path = model.save(tmp_path / "saved.safetensors")
     again = gd.RetinaNet(data, weights=path, seed=1, **SMALL)
@@ -128,7 +129,7 @@ def test_a_saved_detector_is_taken(data: gd.DetectionData, tmp_path: Path) -> No
 def test_a_file_is_loaded_on_the_device_that_was_asked_for(
     data: gd.DetectionData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = learnt(gd.RetinaNet(data, weights=None, device="cpu", **SMALL)).save(tmp_path / "saved.safetensors")
+    path = learnt(gd.RetinaNet(data, device="cpu", **OWN)).save(tmp_path / "saved.safetensors")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)  # and any use of it fails here
     for model in (
         gd.RetinaNet(data, weights=path, device="cpu", **SMALL),
@@ -145,7 +146,7 @@ def test_a_file_is_loaded_on_the_device_that_was_asked_for(
 def test_a_damaged_detector_is_not_taken_for_anothers_weights(
     data: gd.DetectionData, tmp_path: Path, name: str
 ) -> None:
-    path = learnt(gd.RetinaNet(data, weights=None, **SMALL)).save(tmp_path / "saved.safetensors")
+    path = learnt(gd.RetinaNet(data, **OWN)).save(tmp_path / "saved.safetensors")
     path.write_bytes(path.read_bytes().replace(name.encode(), name.replace("o", "k").replace("h", "j").encode(), 1))
     with pytest.raises(ModelError, match=r"is damaged: .* checksum"):
         gd.RetinaNet(data, weights=path, **SMALL)
@@ -154,7 +155,7 @@ def test_a_damaged_detector_is_not_taken_for_anothers_weights(
 @pytest.mark.filterwarnings("ignore:.*overlap no anchor")
 def test_a_detector_of_other_classes_or_anchors_is_a_beginning(data: gd.DetectionData, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="this model has learnt nothing yet"):
-        path = gd.RetinaNet(data, weights=None, **SMALL).save(tmp_path / "saved.safetensors")
+        path = gd.RetinaNet(data, **OWN).save(tmp_path / "saved.safetensors")
     with pytest.warns(
         UserWarning, match="saved.safetensors finds blue, red, this model barn, red; the last layer of the"
     ):
@@ -175,7 +176,7 @@ def test_a_detector_of_other_classes_or_anchors_is_a_beginning(data: gd.Detectio
 def test_heads_have_batch_norm_unless_asked_otherwise_and_so_has_what_is_saved(
     data: gd.DetectionData, tmp_path: Path, asked: str | bool | None, due: str | None
 ) -> None:
-    model = learnt(gd.RetinaNet(data, weights=None, head_norm=asked, **SMALL))
+    model = learnt(gd.RetinaNet(data, head_norm=asked, **OWN))
     assert model.detector.network.architecture.head_norm == due
     path = model.save(tmp_path / "saved.safetensors")
     assert gd.load_detector(path).network.architecture.head_norm == due
@@ -183,7 +184,7 @@ def test_heads_have_batch_norm_unless_asked_otherwise_and_so_has_what_is_saved(
 
 
 def test_a_small_network_is_saved_as_such_and_so_begins_another(data: gd.DetectionData, tmp_path: Path) -> None:
-    model = learnt(gd.RetinaNet(data, weights=None, size="small", **SMALL))
+    model = learnt(gd.RetinaNet(data, **OWN))
     path = model.save(tmp_path / "saved.safetensors")
     for detector in (gd.load_detector(path), gd.RetinaNet(data, weights=path, **SMALL).detector):
         assert (detector.network.architecture.width, detector.network.architecture.depth) == (96, 2)
@@ -303,26 +304,26 @@ def test_bad_words_are_refused(data: gd.DetectionData, keywords: dict[str, objec
 
 def test_data_without_anything_to_learn_is_refused(data: gd.DetectionData) -> None:
     with pytest.raises(TrainingError, match="no class to learn"):
-        gd.RetinaNet(replace(data, classes=[]), weights=None, **SMALL)
+        gd.RetinaNet(replace(data, classes=[]), **OWN)
     background = gd.chips.Chips([plan for plan in data.train.plans if not len(plan.boxes)])
     with pytest.raises(TrainingError, match="no training chip holds a box"):
-        gd.RetinaNet(replace(data, train=background), weights=None, **SMALL)
+        gd.RetinaNet(replace(data, train=background), **OWN)
 
 
 def test_a_finer_level_travels_in_the_file(data: gd.DetectionData, tmp_path: Path) -> None:
-    model = learnt(gd.RetinaNet(data, weights=None, levels=(2, 7), **SMALL))
+    model = learnt(gd.RetinaNet(data, levels=(2, 7), **OWN))
     path = model.save(tmp_path / "finer.safetensors")
     again = gd.load_detector(path, device="cpu")
     assert again.network.architecture.anchors.levels == (2, 7)
     assert len(again.network.anchors((64, 64))) == 9 * (16 * 16 + 8 * 8 + 4 * 4 + 2 * 2 + 1 + 1)
     model.fit(1, lr=1e-4, progress=False)
-    usual = gd.RetinaNet(data, weights=None, **SMALL)
+    usual = gd.RetinaNet(data, **OWN)
     with pytest.raises(ModelError, match="anchors of"):
         usual.load(path)
 
 
 def test_data_in_other_units_than_a_saved_detectors_are_told_of(data: gd.DetectionData, tmp_path: Path) -> None:
-    first = learnt(gd.RetinaNet(data, weights=None, **SMALL))
+    first = learnt(gd.RetinaNet(data, **OWN))
     assert first.detector.stretch.numbers == data.stretch.numbers
     path = first.save(tmp_path / "saved.safetensors")
     shrunk = Numbers("float32", [[value / 60_000 for value in band] for band in data.stretch.numbers.quantiles])
@@ -346,7 +347,7 @@ def test_imagenets_constants_come_with_the_numbers_of_the_data(data: gd.Detectio
 
 
 def test_a_picture_in_other_units_is_told_of(data: gd.DetectionData) -> None:
-    model = learnt(gd.RetinaNet(data, weights=None, **SMALL))
+    model = learnt(gd.RetinaNet(data, **OWN))
     chip = data.train[0].pixels
     model.predict(chip, min_score=0.99)
     with pytest.warns(UserWarning, match="the image holds float64 .* trained on uint16"):

@@ -17,7 +17,6 @@ from jaxtyping import Float, Int
 
 from geodetect.accuracy.inputs import (
     ALL,
-    ANGLE,
     drop_duplicates,
     find_target,
     frame_detections,
@@ -33,6 +32,7 @@ from geodetect.boxes import Boxes, area, find_overlaps
 from geodetect.errors import ArgumentError, warn
 from geodetect.metrics import average_precision, best_score, check_match_iou, match_pairs, precision_recall
 from geodetect.vector.datum import warn_of_datum
+from geodetect.vector.features import ANGLE
 from geodetect.vector.geometry import mend
 from geodetect.vector.labels import Labels
 from geodetect.vector.opening import Area, Vectors, open_features

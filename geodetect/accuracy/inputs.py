@@ -29,7 +29,6 @@ from geodetect.vector.labels import Labels
 from geodetect.vector.opening import Area
 
 ALL = "all"  # the row of all classes together
-ANGLE = "angle_deg"  # the column of oriented detections
 _NAMED = 3  # classes that a warning names
 _SCORE_COLUMNS = ("score", "scores", "confidence", "conf", "probability", "prob")  # in other programs
 _ONE_CLASS = "object"  # the name of a row where classes do not count and there is not just one

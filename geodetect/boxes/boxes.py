@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import shapely
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from geodetect.errors import ArgumentError
 from geodetect.facts import html_rows
@@ -192,6 +192,14 @@ class Boxes:
             return self
         limit = np.array([width, height, width, height], float)
         return replace(self, xyxy=np.clip(self.xyxy, 0, limit))
+
+    def are_inside(self, x1: float, y1: float, x2: float, y2: float) -> Bool[np.ndarray, "N"]:
+        """Return which boxes have an area, and their centre in a rectangle or on its edge.
+
+        What `clip` does for upright boxes, this does for oriented ones: it decides which of them an image shows.
+        """
+        centred = (self.centres >= (x1, y1)) & (self.centres <= (x2, y2))
+        return np.asarray((centred & (self.sizes > 0)).all(axis=1))
 
     def rank(self) -> Int[np.ndarray, "N"]:
         """Return indices by descending score; ties are ordered by y1, x1, y2, x2, label, angle, never by position.

@@ -13,7 +13,7 @@ from geodetect.anchors import LEVELS, PYRAMIDS
 from geodetect.chips.anchor_fit import REACHED, AnchorSuggestion, best_iou, suggest_anchors
 from geodetect.chips.chip import ChipPlan, Chips
 from geodetect.errors import ArgumentError
-from geodetect.facts import html_table, listed
+from geodetect.facts import html_table, join_values
 from geodetect.plots import Marks, check_rows, draw_chips
 from geodetect.stretch import Stretch
 
@@ -65,12 +65,13 @@ class DetectionData:
     def _facts(self) -> dict[str, str]:
         counts = sum(np.bincount(plan.boxes.labels, minlength=len(self.classes)) for plan in self.plans)
         at = "" if self.pixel_size_m is None else f" of {self.pixel_size_m:.4g} m"
+        objects = (f"{name} {n:,}" for name, n in zip(self.classes, np.atleast_1d(counts), strict=True))
         return {
-            "objects": listed(f"{name} {n:,}" for name, n in zip(self.classes, np.atleast_1d(counts), strict=True)),
+            "objects": join_values(objects),
             "chips": f"{len(self.train):,} to train, {len(self.valid):,} to validate"
             + (f", {len(self.left_out):,} left out on the border" if len(self.left_out) else ""),
             "size": f"{self.chip_size} px{at}",
-            "pixels": f"bands {listed(self.bands)} ({self.dtype})",
+            "pixels": f"bands {join_values(self.bands)} ({self.dtype})",
             **({"boxes": "oriented"} if self.oriented else {}),
             **({"report": self.report} if self.report else {}),
         }

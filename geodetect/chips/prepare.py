@@ -20,7 +20,7 @@ from geodetect.chips.images import ImageReader
 from geodetect.chips.sources import Source, find_pixel_sizes, from_raster
 from geodetect.chips.split import Parts, split_chips
 from geodetect.errors import ArgumentError, LabelsError, check_whole
-from geodetect.facts import listed
+from geodetect.facts import join_values
 from geodetect.raster import Rasters
 from geodetect.stretch import Sample, Stretch
 from geodetect.vector.labels import Labels
@@ -141,7 +141,7 @@ def prepare_data(
         )
     parts = split_chips(found.plans, val_split_pct, split, seed) if valid is None else _hold_out(found, valid)
     seen = {label for plan in parts.train for label in plan.boxes.labels}
-    unseen = listed(name for label, name in enumerate(found.classes) if label not in seen)
+    unseen = join_values(name for label, name in enumerate(found.classes) if label not in seen)
     validates = any(len(plan.boxes) for plan in parts.valid)
     report = join_notes(
         report,
@@ -215,8 +215,8 @@ def _renumber(valid: Source, found: Source) -> list[ChipPlan]:
         )
     if valid.classes and not set(valid.classes) & set(found.classes):
         raise LabelsError(
-            f"images to validate on must have a class in common with those to train on, {listed(found.classes)}; "
-            f"got {listed(valid.classes)}; class_mapping renames classes"
+            f"images to validate on must have a class in common with those to train on, {join_values(found.classes)}; "
+            f"got {join_values(valid.classes)}; class_mapping renames classes"
         )
     return relabel(valid.plans, valid.classes, found.classes)
 
@@ -229,7 +229,7 @@ def _hold_out(found: Source, valid: Source) -> Parts:
         return str(path), plan.window.xyxy
 
     seen = {place(plan) for plan in found.plans}
-    strange = listed(sorted(set(valid.classes) - set(found.classes)))
+    strange = join_values(sorted(set(valid.classes) - set(found.classes)))
     report = join_notes(
         f"to validate: {valid.report}",
         count(sum(place(plan) in seen for plan in valid.plans), "chips in both parts, so scores are too good"),

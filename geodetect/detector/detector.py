@@ -19,7 +19,7 @@ from geodetect.addresses import expand_user
 from geodetect.boxes import Boxes
 from geodetect.detector import file
 from geodetect.errors import ArgumentError, ModelError, is_share, warn
-from geodetect.facts import html_table, listed, text_of
+from geodetect.facts import html_table, join_values, text_of
 from geodetect.metadata import LOWEST_SCORE, NMS_IOU, HasMetadata, Metadata, Scores
 from geodetect.network import precision as precisions
 from geodetect.network.batching import choose_by_trial, choose_on_cpu
@@ -107,8 +107,8 @@ class Detector(HasMetadata):
         at = "" if self.pixel_size_m is None else f" of {self.pixel_size_m:g} m"
         told = "untrained" if self.network.class_head.gives_prior else text_of(self.metadata.summary)
         return (
-            f"Detector({listed(self.classes)}: {self.network.architecture.backbone}, {self.chip_size} px{at}, "
-            f"bands {listed(self.bands)}{'; ' if told else ''}{told})"
+            f"Detector({join_values(self.classes)}: {self.network.architecture.backbone}, {self.chip_size} px{at}, "
+            f"bands {join_values(self.bands)}{'; ' if told else ''}{told})"
         )
 
     def _repr_html_(self) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from geodetect.addresses import expand_user
 from geodetect.detector import file
@@ -41,19 +40,13 @@ def read_detector(path: str | Path, *, device: str | torch.device | None = None,
         detector = Detector(network.eval(), metadata, precision=precision)
     except (ValueError, TypeError) as error:
         raise ModelError(f"the metadata of {path} are damaged: {first_line(error)}; save the detector again") from error
-    _fill(network, weights, path)
-    network.to(where)
-    return detector
-
-
-def _fill(network: Network, weights: dict[str, Tensor], path: Path) -> None:
-    """Put the weights into the network, or say which do not fit."""
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
     found = {name: tensor.shape for name, tensor in weights.items()}
-    wrong = sorted(name for name in shapes | found if shapes.get(name) != found.get(name))
-    if wrong:
+    if wrong := sorted(name for name in shapes | found if shapes.get(name) != found.get(name)):
         raise ModelError(
-            f"the weights in {path} do not fit the {network.architecture.backbone} in it: {len(wrong)} tensors are "
-            f"missing, unknown or of another shape, such as {', '.join(wrong[:3])}; save the detector again"
+            f"the weights in {path} do not fit the {architecture.backbone} in it: {len(wrong)} tensors are missing, "
+            f"unknown or of another shape, such as {', '.join(wrong[:3])}; save the detector again"
         )
     network.load_state_dict(weights)
+    network.to(where)
+    return detector

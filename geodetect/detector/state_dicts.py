@@ -30,7 +30,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         ModelError: if it is damaged, or holds anything but tensors.
     """
     if path.suffix == _SAFE:
-        return _unwrapped(read_safetensors(path)[0])
+        return _unwrap(read_safetensors(path)[0])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's about protocols of pickle; what it cannot read is an error
@@ -47,10 +47,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"{path} holds no state dict: expected tensors by name, got {type(held).__name__}; "
             "write it with torch.save(model.state_dict(), path)"
         )
-    return _unwrapped(held)
+    return _unwrap(held)
 
 
-def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _unwrap(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the state without a prefix of all names, which is there if the network was part of another module."""
     for beginning in _WRAPPED:
         if all(str(name).startswith(beginning) for name in state):

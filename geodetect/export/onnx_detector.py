@@ -105,7 +105,7 @@ class OnnxDetector(HasMetadata):
         xyxy = np.concatenate([centres - halves, centres + halves], axis=1)
         boxes = Boxes(xyxy, label, scores[place, label], angles[place] if self.oriented else None)
         boxes = boxes.clip(shape[1], shape[0])
-        boxes = boxes[(boxes.sizes > 0).all(axis=1) & (boxes.centres <= shape[::-1]).all(axis=1)]
+        boxes = boxes[boxes.are_inside(0, 0, shape[1], shape[0])]
         return boxes[nms(boxes, nms_iou)]
 
 

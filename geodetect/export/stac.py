@@ -41,7 +41,7 @@ def export(detector: Detector, path: Path) -> None:
     """
     program = path.with_suffix(".pt2")
     pt2.export(detector, program)
-    properties = _describe(detector) | {"mlm:name": _to_identifier(program.stem)}
+    properties = _describe(detector, program.stem)
     model = {
         "href": f"./{quote(program.name)}",
         "title": "The network as a PyTorch program",
@@ -73,14 +73,11 @@ def checksum(path: Path) -> str:
         return _SHA256 + hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _to_identifier(stem: str) -> str:
-    """Return a file's name as the extension allows it: letters, digits, and `_.-` between them."""
-    plain = re.sub(r"[^a-zA-Z0-9_.-]+", "-", stem)
-    return plain if re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_.-]+[a-zA-Z0-9]", plain) else f"model-{plain.strip('-_.') or '0'}"
-
-
-def _describe(detector: Detector) -> dict[str, Any]:
-    """Return the properties of an item but its name."""
+def _describe(detector: Detector, stem: str) -> dict[str, Any]:
+    """Return the properties of an item; its name is that of the file, as far as the extension allows it."""
+    name = re.sub(r"[^a-zA-Z0-9_.-]+", "-", stem)
+    if not re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_.-]+[a-zA-Z0-9]", name):  # `_.-` only between letters and digits
+        name = f"model-{name.strip('-_.') or '0'}"
     bands = [{"name": f"band-{band}", "description": f"Band {band} of the raster."} for band in detector.bands]
     architecture = detector.network.architecture
     return {
@@ -89,6 +86,7 @@ def _describe(detector: Detector) -> dict[str, Any]:
         "description": f"Finds {', '.join(detector.classes)}.",
         "bands": bands,
         **({} if detector.pixel_size_m is None else {"gsd": detector.pixel_size_m}),
+        "mlm:name": name,
         "mlm:architecture": "RetinaNet",
         "mlm:tasks": ["object-detection"],
         "mlm:framework": "PyTorch",

@@ -14,7 +14,7 @@ from geodetect.chips import DetectionData
 from geodetect.chips.anchor_fit import REACHED, best_iou
 from geodetect.detector import Detector
 from geodetect.errors import ArgumentError, TrainingError, check_seed, is_number, is_share, warn
-from geodetect.facts import listed
+from geodetect.facts import join_values
 from geodetect.learner import weights
 from geodetect.learner.weights import COCO, IMAGENET, Start
 from geodetect.metadata import Architecture, Metadata
@@ -63,7 +63,7 @@ def check_data(data: DetectionData) -> None:
     missing = [name for k, name in enumerate(data.classes) if k not in present]
     if missing:
         warn(
-            f"no training chip holds {listed(missing)}, which will not be learnt; give more "
+            f"no training chip holds {join_values(missing)}, which will not be learnt; give more "
             "labels, another seed, or drop the class with class_mapping"
         )
 

@@ -54,7 +54,7 @@ def decode(anchors: Float[Tensor, "*N 4"], deltas: Float[Tensor, "*N 6"]) -> Flo
 
 
 def are_inside(boxes: Float[Tensor, "*N 5"], shape: tuple[int, int]) -> Bool[Tensor, "*N"]:
-    """Return whether each box has an area and its centre in an image (H, W); False for NaN."""
+    """Return whether each box has an area and its centre in an image (H, W), as `Boxes.are_inside`; False for NaN."""
     x, y = ((boxes[..., :2] + boxes[..., 2:4]) / 2).unbind(-1)
     inside = (x >= 0) & (y >= 0) & (x <= shape[1]) & (y <= shape[0])
     return inside & (boxes[..., 2:4] > boxes[..., :2]).all(dim=-1) & boxes[..., 4].isfinite()

@@ -78,12 +78,17 @@ def fill(network: Network, state: Mapping[str, Tensor], source: str) -> list[str
                 given[key] = by_class[:, 1:].flatten(0, 1)
         _copy(network, given, names, tuple(left_out), source=source)
     else:
-        names = _classifier_keys(network)
-        ends = tuple(key for key, name in names.items() if not name)
-        if not isinstance(network.backbone, TimmBackbone):
+        backbone, body = network.backbone, "backbone.body."
+        if isinstance(backbone, TimmBackbone):
+            own = backbone.classifier_keys()
+            names = {key: body + name for key, name in own.items() if name}
+            ends = tuple(key for key, name in own.items() if not name)  # those that only classify
+        else:
+            folder = "" if network.architecture.backbone.startswith("resnet") else "features."
+            names = {folder + name.removeprefix(body): name for name in network.state_dict() if name.startswith(body)}
             # EfficientNet's last layer, which our backbone leaves out, is numbered as our backbone's length.
-            ends = "fc.", "classifier.", f"features.{len(network.backbone.body)}."
-        _copy(network, given, {key: name for key, name in names.items() if name}, ends, source=source)
+            ends = "fc.", "classifier.", f"features.{len(backbone.body)}."
+        _copy(network, given, names, ends, source=source)
     if slots.n_classes == _COCO_SLOTS and not any(key.endswith(_COUNTER) for key in given):
         network.set_norm_eps(_COCO_EPS)
     network.backbone.pretrained = True
@@ -101,15 +106,6 @@ def _to_theirs(name: str, network: Network) -> str:
     finest = network.architecture.anchors.levels[0]
     moved = _FPN_BLOCK.sub(lambda number: str(int(number[0]) + finest - _FINEST), name)
     return next((theirs + moved.removeprefix(ours) for ours, theirs in _THEIRS.items() if name.startswith(ours)), name)
-
-
-def _classifier_keys(network: Network) -> dict[str, str]:
-    """Return the names of the backbone's tensors by their keys in its classifier; "" for a key that only classifies."""
-    backbone, body = network.backbone, "backbone.body."
-    if isinstance(backbone, TimmBackbone):
-        return {key: body + own if own else "" for key, own in backbone.classifier_keys().items()}
-    folder = "" if network.architecture.backbone.startswith("resnet") else "features."
-    return {folder + name.removeprefix(body): name for name in network.state_dict() if name.startswith(body)}
 
 
 class _Slots(NamedTuple):

@@ -54,7 +54,8 @@ _NETWORK = {
 # https://gdal.org/en/stable/user/configoptions.html#config-GDAL_CACHEMAX
 _BLOCK_CACHE = {"GDAL_CACHEMAX": 512 << 20}
 _N_THREADS = 8  # open remote files
-_N_CRS = 64  # kept in memory; files of one scene have few
+# One object for all files of a CRS: each takes 60 kB, and comparing two takes longer than a header.
+_parse_crs = lru_cache(64)(CRS.from_wkt)
 _PLANE = 3  # points that make a plane
 _SHARED_BLOCK_BYTES = 32_000_000
 _STRAIGHT = 0.1  # px; control points closer than this to an affine grid lie on it
@@ -321,9 +322,3 @@ def read_grid(dataset: Any, name: str) -> Grid:
             f"the coordinate reference system of {name} is invalid ({first_line(error)}); "
             "assign the right one with: gdal_edit.py -a_srs EPSG:..."
         ) from harmless(error)
-
-
-@lru_cache(_N_CRS)
-def _parse_crs(wkt: str) -> CRS:
-    """Return one object for all files of a CRS: each takes 60 kB, and comparing two takes longer than a header."""
-    return CRS.from_wkt(wkt)

@@ -28,11 +28,11 @@ from geodetect.raster import RasterReader, Rasters, Reader, list_files
 from geodetect.scene.edges import Parts, join
 from geodetect.scene.features import check_measurable, features_of
 from geodetect.scene.ground import join_ground
-from geodetect.scene.journal import Journal, journal_of, recorded
+from geodetect.scene.journal import Journal, journal_of, read_settings
 from geodetect.scene.models import DetectsPixels, HoldsDetector, detector_of, lowest_scores, optimise
 from geodetect.scene.numbers import check_numbers
 from geodetect.scene.options import DetectOptions
-from geodetect.scene.plan import Plan, Selection, Sizes, check_place, make_plan, opened
+from geodetect.scene.plan import Plan, Selection, Sizes, check_place, make_plan, open_raster
 from geodetect.scene.progress import WindowProgress
 from geodetect.scene.provenance import settings_of, state_of
 from geodetect.scene.ranking import Ranking
@@ -151,7 +151,7 @@ def detect_objects(
     outputs = _outputs(output, raster, aoi)
     if resume and not outputs:
         raise ArgumentError("resume=True goes on with what lies beside an output; name the output, or leave resume out")
-    earlier = recorded(journal_of(outputs[0])) if resume else {}
+    earlier = read_settings(journal_of(outputs[0])) if resume else {}
     named = detector_of(model, device, precision)
     for path in outputs or (None,):
         check_texts(named.classes, path)
@@ -160,7 +160,7 @@ def detect_objects(
     by_trial = precision == getattr(named, "precision", None) == "auto"  # and might turn out differently this time
     chosen = None if precision == "auto" else precision
     detector = optimise(named, earlier.get("precision") if by_trial else chosen, None if loaded else device)
-    with opened(raster, detector, bands, pixel_size_m, nodata=nodata, progress=progress) as reader:
+    with open_raster(raster, detector, bands, pixel_size_m, nodata=nodata, progress=progress) as reader:
         check_place(reader, outputs)
         check_measurable(reader.grid, measure=measure)
         plan = make_plan(
@@ -180,7 +180,7 @@ def detect_objects(
         runner = runner_for(detector, plan)
         scene = _Scene(reader, detector, plan, runner, measure=measure, progress=progress, client=client, work=work)
         if not outputs:
-            return scene.features()
+            return scene.collect_features()
         with hold(journal_of(outputs[0]).with_suffix("")):
             scene.write(outputs, resume=resume)
         return outputs if isinstance(output, Sequence) and not isinstance(output, str) else outputs[0]
@@ -231,14 +231,14 @@ class _Scene:
     client: Any
     work: Work | None
 
-    def features(self) -> gpd.GeoDataFrame:
+    def collect_features(self) -> gpd.GeoDataFrame:
         """Return all objects, highest score first, with the settings of the run in `attrs`."""
-        with closing(self._scanned(range(self.plan.n_strips))) as coming:
+        with closing(self._scan(range(self.plan.n_strips))) as coming:
             strips = sorted(coming, key=lambda strip: strip.number)
         found = Ranking(oriented=self.plan.oriented)
         ran = _merge_strips(strips, self.reader, self.plan, found)
         features = features_of(found.all(), self.reader.grid, self.detector.classes, measure=self.measure)
-        features.attrs |= {**self._about(ran), SEARCHED: self._searched(ran).wkt}
+        features.attrs |= {**self._about(ran), SEARCHED: self._find_searched(ran).wkt}
         return features
 
     def write(self, outputs: Sequence[Path], *, resume: bool) -> None:
@@ -250,10 +250,10 @@ class _Scene:
         journal = Journal(journal_of(outputs[0]), settings, resume=resume)
         todo = [number for number in range(self.plan.n_strips) if number not in journal.done]
         try:
-            with closing(self._scanned(todo)) as strips:
+            with closing(self._scan(todo)) as strips:
                 for strip in strips:
                     journal.add(strip)
-            with journal.unfinished() as folder:
+            with journal.make_workplace() as folder:
                 found = Ranking(folder, oriented=self.plan.oriented)
                 self._write_each(outputs, folder, found, _merge_strips(journal.strips(), self.reader, self.plan, found))
         except GeodetectError as error:
@@ -271,7 +271,7 @@ class _Scene:
         """
         failures: list[OutputError] = []
         written: list[str] = []
-        searched = self._searched(ran)
+        searched = self._find_searched(ran)
         for path in outputs:
             # Incomplete files are kept in the journal, unless that is on another disk.
             here = folder if follow_link(path).parent.stat().st_dev == folder.stat().st_dev else None
@@ -284,31 +284,27 @@ class _Scene:
             complete = f"; {' and '.join(written)} {'is' if len(written) == 1 else 'are'} complete" if written else ""
             raise OutputError("; ".join(map(str, failures)) + complete) from failures[0]
 
-    def _scanned(self, numbers: Sequence[int]) -> Generator[Strip, None, None]:
+    def _scan(self, numbers: Sequence[int]) -> Generator[Strip, None, None]:
         """Yield the strips with these numbers as they are finished, locally or by the cluster.
 
         Warns at the end if a file of the raster was changed in the meantime.
         """
         before = state_of(self.reader)
-        yield from self._done(numbers)
-        if state_of(self.reader) != before:
-            warn(
-                f"{self.reader.name} was changed while it was read, and what was found may be of both; run it again "
-                "if its pixels are others"
-            )
-
-    def _done(self, numbers: Sequence[int]) -> Iterator[Strip]:
-        """Yield the strips with these numbers as they are finished."""
         n_all, n_todo = (self.plan.n_windows(some) for some in (range(self.plan.n_strips), numbers))
         with WindowProgress(n_all, n_all - n_todo, shown=self.progress) as tally:
             if self.work is None:
                 with closing(scan_strips(self.reader, self.runner, self.plan, numbers, passed=tally.add)) as strips:
                     yield from strips  # its threads end here, also after an error
-                return
-            with closing(scan_on_cluster(self.client, self.work, numbers)) as done:
-                for asked, seen in done:
-                    tally.add(self.plan.n_windows(asked), sum(strip.n_run for strip in seen))
-                    yield from seen
+            else:
+                with closing(scan_on_cluster(self.client, self.work, numbers)) as done:
+                    for asked, seen in done:
+                        tally.add(self.plan.n_windows(asked), sum(strip.n_run for strip in seen))
+                        yield from seen
+        if state_of(self.reader) != before:
+            warn(
+                f"{self.reader.name} was changed while it was read, and what was found may be of both; run it again "
+                "if its pixels are others"
+            )
 
     def _frames(self, found: Ranking) -> Iterator[gpd.GeoDataFrame]:
         """Yield the objects as features in chunks; the first chunk is empty and defines the columns."""
@@ -323,7 +319,7 @@ class _Scene:
         settings["batch_size"] = self.runner.batch_size  # smaller than planned if memory ran out
         return {**settings, "n_windows": len(self.plan.windows), "n_windows_run": ran.n_windows}
 
-    def _searched(self, ran: _Coverage) -> shapely.Geometry:
+    def _find_searched(self, ran: _Coverage) -> shapely.Geometry:
         """Return the area that was searched, in map coordinates."""
         area = self.plan.selection.area
         ground = ran.ground if area is None else shapely.intersection(ran.ground, area)

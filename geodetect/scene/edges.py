@@ -104,14 +104,14 @@ def join(parts: Parts, whole: Iterable[Boxes], nms_iou: float) -> Boxes:
         whole: all whole boxes of the scene after suppression, in chunks; iterated twice.
         nms_iou: overlap above which two boxes show one object.
     """
-    parts = parts[~_covered(parts.boxes, whole, nms_iou)]
-    joined = _around(parts.boxes, connected_components(len(parts), *_meeting(parts)))
-    joined = joined[~_covered(joined, whole, nms_iou)]
+    parts = parts[~_find_covered(parts.boxes, whole, nms_iou)]
+    joined = _around(parts.boxes, connected_components(len(parts), *_find_meeting(parts)))
+    joined = joined[~_find_covered(joined, whole, nms_iou)]
     joined = joined[np.argsort(-area(joined.xyxy), kind="stable")]
     return joined[~_is_suppressed(joined, joined, nms_iou, only_earlier=True)]
 
 
-def _covered(boxes: Boxes, portions: Iterable[Boxes], nms_iou: float) -> Bool[np.ndarray, "N"]:
+def _find_covered(boxes: Boxes, portions: Iterable[Boxes], nms_iou: float) -> Bool[np.ndarray, "N"]:
     """Return which boxes are redundant to any box of the chunks."""
     goes = np.zeros(len(boxes), bool)
     if len(boxes):
@@ -147,7 +147,7 @@ def _close(a: Boxes, b: Boxes) -> tuple[Int[np.ndarray, "P"], Int[np.ndarray, "P
     return i[same], j[same]
 
 
-def _meeting(parts: Parts) -> tuple[Int[np.ndarray, "P"], Int[np.ndarray, "P"]]:
+def _find_meeting(parts: Parts) -> tuple[Int[np.ndarray, "P"], Int[np.ndarray, "P"]]:
     """Return pairs of parts that continue each other across a side on which both are cut."""
     first, second = _close(parts.boxes, parts.boxes)
     a, b = parts.boxes.bounds[first], parts.boxes.bounds[second]

@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from geodetect.boxes import Boxes
 from geodetect.grid import Grid
+from geodetect.vector.features import ANGLE
 from geodetect.vector.geometry import units_m
 
 _HALF_TURN = 180.0
@@ -34,10 +35,22 @@ def features_of(boxes: Boxes, grid: Grid, classes: Sequence[str], *, measure: bo
     boxes = boxes[boxes.rank()]
     frame = {"label": np.array(classes, dtype=object)[boxes.labels].astype(str), "score": boxes.scores}
     if boxes.oriented:
-        frame["angle_deg"] = _bearings(boxes, grid)
+        frame[ANGLE] = _bearings(boxes, grid)
     if measure:
-        frame |= _measured(boxes, grid)
-    return gpd.GeoDataFrame(frame, geometry=_polygons(boxes, grid.in_plane()), crs=grid.crs)
+        sides_m = grid.pixel_sides_m_at(boxes.centres)
+        if boxes.oriented:
+            lengths = np.hypot(*np.moveaxis(_sides(boxes) * sides_m[:, None], -1, 0))
+            frame["area_m2"] = boxes.sizes.prod(axis=1) * sides_m.prod(axis=1)
+            frame |= {"length_m": lengths.max(axis=1), "width_m": lengths.min(axis=1)}
+        else:
+            width, height = (boxes.sizes * sides_m).T
+            frame |= {"area_m2": width * height, "width_m": width, "height_m": height}
+    down_first = [0, 3, 2, 1]  # counter-clockwise where y points up on the map
+    plane = grid.in_plane()
+    mirrored = plane.transform is not None and plane.transform.determinant > 0
+    corners = boxes.corners[:, down_first[::-1] if mirrored else down_first]
+    polygons = shapely.polygons(plane.to_map(corners.reshape(-1, 2)).reshape(-1, 4, 2))
+    return gpd.GeoDataFrame(frame, geometry=polygons, crs=grid.crs)
 
 
 def check_measurable(grid: Grid, *, measure: bool) -> None:
@@ -48,14 +61,6 @@ def check_measurable(grid: Grid, *, measure: bool) -> None:
     """
     if measure:
         grid.pixel_sides_m_at(np.zeros((0, 2)))
-
-
-def _polygons(boxes: Boxes, grid: Grid) -> np.ndarray:
-    """Return the boxes as polygons in map coordinates with counter-clockwise corners, (N,)."""
-    down_first = [0, 3, 2, 1]  # counter-clockwise where y points up on the map
-    mirrored = grid.transform is not None and grid.transform.determinant > 0
-    corners = boxes.corners[:, down_first[::-1] if mirrored else down_first]
-    return np.asarray(shapely.polygons(grid.to_map(corners.reshape(-1, 2)).reshape(-1, 4, 2)))
 
 
 def _sides(boxes: Boxes) -> Float[np.ndarray, "N 2 2"]:
@@ -79,14 +84,3 @@ def _bearings(boxes: Boxes, grid: Grid) -> Float[np.ndarray, "N"]:
     east, north = sides[np.arange(len(sides)), longer].T
     bearings = np.rad2deg(np.arctan2(east, -north if grid.transform is None else north)) % _HALF_TURN
     return np.where(bearings < _HALF_TURN, bearings, 0.0)  # the remainder may be rounded up
-
-
-def _measured(boxes: Boxes, grid: Grid) -> dict[str, Float[np.ndarray, "N"]]:
-    """Return the columns of sizes on the ground."""
-    sides_m = grid.pixel_sides_m_at(boxes.centres)
-    if not boxes.oriented:
-        width, height = (boxes.sizes * sides_m).T
-        return {"area_m2": width * height, "width_m": width, "height_m": height}
-    lengths = np.hypot(*np.moveaxis(_sides(boxes) * sides_m[:, None], -1, 0))
-    area = boxes.sizes.prod(axis=1) * sides_m.prod(axis=1)
-    return {"area_m2": area, "length_m": lengths.max(axis=1), "width_m": lengths.min(axis=1)}

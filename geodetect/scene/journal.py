@@ -46,7 +46,7 @@ def journal_of(output: Path) -> Path:
     return follow_link(output).with_suffix(".journal")
 
 
-def recorded(folder: Path) -> dict[str, Any]:
+def read_settings(folder: Path) -> dict[str, Any]:
     """Return the settings of the run whose journal is in the folder; empty if there is no journal.
 
     Raises:
@@ -95,7 +95,7 @@ class Journal:
 
     def _is_ours(self) -> bool:
         """Return whether the folder holds a journal with these settings; raise if its settings differ."""
-        then = recorded(self.folder)
+        then = read_settings(self.folder)
         if not then:
             return False
         names = [name for name in self._settings | then if self._settings.get(name) != then.get(name)]
@@ -120,7 +120,7 @@ class Journal:
         Raises:
             OutputError: if it cannot be written.
         """
-        content = _packed(strip)
+        content = _pack(strip)
         try:
             self._begin()
             name = f"strip-{strip.number}-{zlib.crc32(content):08x}.arrow"
@@ -156,12 +156,12 @@ class Journal:
         """
         for number, file in sorted(self._files.items()):
             try:
-                yield _unpacked(number, file.read_bytes())
+                yield _unpack(number, file.read_bytes())
             except (OSError, pa.ArrowException) as error:
                 raise OutputError(f"{file} can no longer be read: {error}; go on with resume=True") from error
 
     @contextmanager
-    def unfinished(self) -> Iterator[Path]:
+    def make_workplace(self) -> Iterator[Path]:
         """Provide an empty folder for outputs in progress, on the disk of the output; removed at the end."""
         folder = self.folder / _UNFINISHED
         try:
@@ -206,7 +206,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
-def _packed(strip: Strip) -> memoryview:
+def _pack(strip: Strip) -> memoryview:
     """Serialise a strip as an Arrow stream."""
     kinds = [strip.settled, strip.held, strip.parts.boxes]
     boxes = Boxes.concat(kinds, scored=True)
@@ -229,8 +229,8 @@ def _packed(strip: Strip) -> memoryview:
     return memoryview(sink.getvalue())
 
 
-def _unpacked(number: int, content: bytes) -> Strip:
-    """Deserialise a strip that `_packed` serialised."""
+def _unpack(number: int, content: bytes) -> Strip:
+    """Deserialise a strip that `_pack` serialised."""
     table = pa.ipc.open_stream(content).read_all()
     column = {name: table[name].to_numpy() for name in table.column_names}
     xyxy = np.column_stack([column[name] for name in ("x1", "y1", "x2", "y2")])

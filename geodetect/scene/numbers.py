@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -65,17 +66,14 @@ def _places(plan: Plan) -> list[Window]:
         some = np.unique(np.linspace(0, len(windows) - 1, min(len(windows), _N_PLACES // len(numbers))).astype(int))
         chosen += [windows[i] for i in some]
     n_each = _N_PLACES // max(len(chosen), 1)
-    return [
-        _strip(window, (j + 0.5) / n_each, across=(i + i // _N_ROWS + j) % 2 == 0)  # alternates down columns too
-        for i, window in enumerate(chosen)
-        for j in range(n_each)
-    ]
-
-
-def _strip(window: Window, share: float, *, across: bool) -> Window:
-    """Return a horizontal (`across`) or vertical strip of a window, at a share from 0 to 1 of its other side."""
-    if across:
-        height = min(window.height, math.ceil(_N_PIXELS / window.width))
-        return Window(window.x, window.y + int(share * (window.height - height)), window.width, height)
-    width = min(window.width, math.ceil(_N_PIXELS / window.height))
-    return Window(window.x + int(share * (window.width - width)), window.y, width, window.height)
+    strips = []
+    for (i, window), j in product(enumerate(chosen), range(n_each)):
+        width, height = window.width, window.height
+        if (i + i // _N_ROWS + j) % 2 == 0:  # alternates down columns too
+            height = min(height, math.ceil(_N_PIXELS / width))
+        else:
+            width = min(width, math.ceil(_N_PIXELS / height))
+        share = (j + 0.5) / n_each
+        x, y = window.x + int(share * (window.width - width)), window.y + int(share * (window.height - height))
+        strips.append(Window(x, y, width, height))
+    return strips

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import shapely
 from jaxtyping import Bool
-from pyproj import CRS, Transformer
+from pyproj import Transformer
 from pyproj.exceptions import ProjError
 
 from geodetect import memory
@@ -32,7 +32,7 @@ from geodetect.errors import (
     is_share,
     warn,
 )
-from geodetect.grid import Grid, Window
+from geodetect.grid import Window
 from geodetect.raster import RasterReader, Rasters, Reader, describe_orientation, open_scene
 from geodetect.scene.models import DetectsPixels, is_oriented, suited_batch_size
 from geodetect.vector.datum import warn_of_shift
@@ -160,7 +160,7 @@ def make_plan(
     Raises:
         ArgumentError: if a number is out of range.
     """
-    windows = _windows(reader, detector, sizes, selection.area)
+    windows = _plan_windows(reader, detector, sizes, selection.area)
     n_bytes = _IN_MEMORY * _window_bytes(reader, windows.chip_size)
     batch_size = sizes.batch_size
     if batch_size is None:
@@ -171,7 +171,7 @@ def make_plan(
     return Plan(windows, selection, batch_size, tta, is_oriented(detector))
 
 
-def opened(
+def open_raster(
     raster: Rasters,
     detector: DetectsPixels,
     bands: Sequence[int | str] | None,
@@ -185,8 +185,12 @@ def opened(
     if bands is None and tuple(detector.bands) != tuple(range(1, n_bands + 1)):
         bands = detector.bands  # the bands chosen in training apply here too
     with RasterReader(open_scene(raster, bands, nodata, progress=progress), bands=bands) as native:
-        size = _pixel_size(native.grid, detector, pixel_size_m)
-    reader = native.view(pixel_size_m=size)
+        grid = native.grid
+        if pixel_size_m == "model":
+            pixel_size_m = detector.pixel_size_m if grid.transform is not None and grid.crs is not None else None
+        elif isinstance(pixel_size_m, str):
+            raise ArgumentError(f'pixel_size_m must be a number of metres, None or "model"; got {pixel_size_m!r}')
+    reader = native.view(pixel_size_m=pixel_size_m)
     if reader.n_bands != n_bands:
         reader.close()
         example = (1,) * n_bands if reader.n_bands < n_bands else tuple(range(1, n_bands + 1))
@@ -197,19 +201,7 @@ def opened(
     return reader
 
 
-def _pixel_size(native: Grid, detector: DetectsPixels, pixel_size_m: float | str | None) -> float | None:
-    """Return the pixel size in metres to resample to; None for no resampling."""
-    if pixel_size_m != "model":
-        if isinstance(pixel_size_m, str):
-            raise ArgumentError(f'pixel_size_m must be a number of metres, None or "model"; got {pixel_size_m!r}')
-        return pixel_size_m
-    if detector.pixel_size_m is None:
-        return None
-    placed = native.transform is not None and native.crs is not None
-    return detector.pixel_size_m if placed else None
-
-
-def _windows(
+def _plan_windows(
     reader: Reader,
     detector: DetectsPixels,
     sizes: Sizes,
@@ -246,7 +238,14 @@ def check_place(reader: RasterReader, outputs: Sequence[Path]) -> None:
     """Warn if the raster has no CRS or an output in WGS 84 shifts the result; raise for KML without a CRS."""
     grid = reader.grid
     if grid.crs is not None:
-        _check_shift(grid, grid.crs, [output.name for output in outputs if output.suffix.lower() in DEGREES])
+        middle = grid.in_plane().to_map(np.array([grid.shape[::-1]]) / 2)
+        try:
+            limit_m = grid.pixel_size_m
+            lonlat = Transformer.from_crs(grid.crs, WGS84, always_xy=True).transform(*middle[0])
+        except (NotGeoreferenced, ProjError):
+            return
+        for output in (each for each in outputs if each.suffix.lower() in DEGREES):
+            warn_of_shift(output.name, grid.crs, WGS84, np.array(lonlat), limit_m=limit_m, limit="a pixel")
         return
     for output in outputs:
         if output.suffix.lower() == ".kml":
@@ -259,14 +258,3 @@ def check_place(reader: RasterReader, outputs: Sequence[Path]) -> None:
         f"{grid.name} has no coordinate reference system: the result is in {where}, and has none either"
         f"{describe_orientation(reader.orientation)}"
     )
-
-
-def _check_shift(grid: Grid, crs: CRS, names: Sequence[str]) -> None:
-    """Warn if the datum shift to WGS 84 in these files is less accurate than a pixel."""
-    middle = grid.in_plane().to_map(np.array([grid.shape[::-1]]) / 2)
-    try:
-        limit_m, lonlat = grid.pixel_size_m, Transformer.from_crs(crs, WGS84, always_xy=True).transform(*middle[0])
-    except (NotGeoreferenced, ProjError):
-        return
-    for name in names:
-        warn_of_shift(name, crs, WGS84, np.array(lonlat), limit_m=limit_m, limit="a pixel")

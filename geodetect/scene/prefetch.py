@@ -61,16 +61,16 @@ def batches(
     with closing(_read_ahead(reader, windows, n_threads=n_threads, n_ahead=2 * batch_size)) as coming:
         for number, read in coming:
             if ready and number != group:
-                yield _stacked(ready, chip_size, group, n_passed)
+                yield _stack(ready, chip_size, group, n_passed)
                 ready = []
             n_passed, group = n_passed + 1, number
             if read[2].any():
                 ready.append(read)
             if len(ready) == batch_size:
-                yield _stacked(ready, chip_size, group, n_passed)
+                yield _stack(ready, chip_size, group, n_passed)
                 ready = []
     if ready:
-        yield _stacked(ready, chip_size, group, n_passed)
+        yield _stack(ready, chip_size, group, n_passed)
 
 
 _Read = tuple[Window, np.ndarray, np.ndarray]  # window, pixels, mask
@@ -94,7 +94,7 @@ def _read_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def _stacked(ready: list[_Read], chip_size: int, group: int, n_passed: int) -> Batch:
+def _stack(ready: list[_Read], chip_size: int, group: int, n_passed: int) -> Batch:
     """Stack all windows into one batch, each in the upper left corner of its square."""
     n_bands, dtype = ready[0][1].shape[0], ready[0][1].dtype
     stack = np.zeros((len(ready), n_bands, chip_size, chip_size), dtype)

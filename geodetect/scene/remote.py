@@ -7,6 +7,7 @@ import threading
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ class Work:
         self._turn = threading.Lock()  # one network on one device gains nothing from threads
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _arrived, (self._reader, self._model, self._plan, self._device, self._precision)
+        arrive = partial(Work, device=self._device, precision=self._precision)
+        return arrive, (self._reader, self._model, self._plan)
 
     def __call__(self, strips: Sequence[int]) -> list[Strip]:
         """Scan the strips with these numbers."""
@@ -78,10 +80,6 @@ class Work:
             file = Path(folder) / self._model.name
             file.write_bytes(self._model.content)
             return optimise(detector_of(file, self._device, self._precision or "auto"), self._precision)
-
-
-def _arrived(reader: RasterReader, model: Any, plan: Plan, device: str | None, precision: str | None) -> Work:
-    return Work(reader, model, plan, device=device, precision=precision)
 
 
 def scan_on_cluster(

@@ -89,9 +89,9 @@ class Runner:
         Raises:
             ModelError: if the model returned anything but valid boxes.
         """
-        return [boxes for n_windows, part in launched for boxes in self._checked(self._collect(part), n_windows)]
+        return [boxes for n_windows, part in launched for boxes in self._check(self._collect(part), n_windows)]
 
-    def _checked(self, found: Any, n_windows: int) -> list[Boxes]:
+    def _check(self, found: Any, n_windows: int) -> list[Boxes]:
         is_complete = isinstance(found, Sequence) and len(found) == n_windows
         if not (is_complete and all(isinstance(boxes, Boxes) and boxes.scores is not None for boxes in found)):
             raise ModelError(

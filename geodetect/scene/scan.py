@@ -16,7 +16,7 @@ import shapely
 
 from geodetect import memory
 from geodetect.boxes import Boxes
-from geodetect.grid import Tiling, Window
+from geodetect.grid import Window
 from geodetect.raster import Reader, mostly_valid, mostly_valid_in
 from geodetect.scene.edges import Parts, split
 from geodetect.scene.ground import ground_of, join_ground
@@ -111,21 +111,13 @@ def _select_boxes(found: Boxes, window: Window, valid: np.ndarray, plan: Plan) -
     enough = found.scores >= plan.selection.lowest[found.labels]
     found = found[enough & (found.sizes > 0).all(axis=1)].shift(window.x, window.y)
     if found.oriented:
-        found = found[_near(found, window, tiling)]
+        # They are not clipped. As `Plan.lines` takes for granted, none extends beyond the window by more than its size.
+        limits = np.array(window.xyxy) + tiling.chip_size * np.array([-1, -1, 1, 1])
+        near = (found.bounds[:, :2] >= limits[:2]) & (found.bounds[:, 2:] <= limits[2:])
+        found = found[found.are_inside(*tiling.ground.xyxy) & near.all(axis=1)]
     whole, parts = split(found, window, tiling, plan.selection.nms_iou)
     on_data = mostly_valid(whole.shift(-window.x, -window.y), valid)
     return _Seen(whole[on_data & plan.selection.is_inside(whole)], parts, ground_of(window, valid))
-
-
-def _near(boxes: Boxes, window: Window, tiling: Tiling) -> np.ndarray:
-    """Return which oriented boxes, which are not clipped, have their centre on the ground of the tiling, (N,).
-
-    None of them extends beyond the window by more than its size, as `Plan.lines` takes for granted.
-    """
-    on_ground = shapely.intersects_xy(shapely.box(*tiling.ground.xyxy), *boxes.centres.T)
-    limits = np.array(window.xyxy) + tiling.chip_size * np.array([-1, -1, 1, 1])
-    inside = (boxes.bounds[:, :2] >= limits[:2]) & (boxes.bounds[:, 2:] <= limits[2:])
-    return np.asarray(on_ground & inside.all(axis=1))
 
 
 def on_ground(boxes: Boxes, reader: Reader, plan: Plan) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from geodetect.errors import ArgumentError, warn
-from geodetect.facts import listed
+from geodetect.facts import join_values
 
 if TYPE_CHECKING:
     from geodetect.vector.features import Features
@@ -50,13 +50,13 @@ def note_unmatched(new: Mapping[str | None, str | None], values: Iterable[str | 
     strange = [str(value) for value in new if value not in known]
     if not strange:
         return ""
-    note = f"no class is called {listed(strange)}, which class_mapping renames"
+    note = f"no class is called {join_values(strange)}, which class_mapping renames"
     folded = {_fold(name): name for name in sorted(known)}
     # Numbers are close to others without being meant.
     close = {each: get_close_matches(_fold(each), folded, 1, _CLOSE) for each in strange if not each.isdigit()}
     meant = [f"{folded[words[0]]} for {each}" for each, words in close.items() if words]
     if meant or len(strange) == len(new):
-        remedy = f"use {listed(meant)}" if meant else f"the classes are called {listed(sorted(known))}"
+        remedy = f"use {join_values(meant)}" if meant else f"the classes are called {join_values(sorted(known))}"
         warn(f"{note}; {remedy}")
     return note
 
@@ -119,7 +119,7 @@ def note_unread_columns(
         columns |= {name: None for name, n in n_values.items() if 1 < n <= len(sample) / 2}
     if not columns:
         return ""
-    note = f"no column 'label'; {remedy}: {listed(columns)}"
+    note = f"no column 'label'; {remedy}: {join_values(columns)}"
     if any(_fold(name).replace(" ", "") in _CLASS_COLUMNS for name in columns):
         warn(f"{features.name} has {note}")
     return note

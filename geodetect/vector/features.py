@@ -36,6 +36,7 @@ OUTSIDE = "outside the raster"
 _ORDER = (NO_CLASS, DROPPED, NO_GEOMETRY, NOT_FINITE, NO_AREAS, BEYOND, FLAT, REPEATED, OUTSIDE)
 
 POINT = shapely.GeometryType.POINT
+ANGLE = "angle_deg"  # column of oriented detections: the bearing of the longer side, from 0 to below 180
 AREAL = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)  # one of two parts is cut at 180 degrees
 
 

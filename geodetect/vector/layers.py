@@ -12,7 +12,7 @@ import pyogrio
 
 from geodetect.addresses import expand_user, name_of
 from geodetect.errors import ArgumentError, LabelsError, is_whole, warn
-from geodetect.facts import listed
+from geodetect.facts import join_values
 from geodetect.vector.literal import escape_path
 from geodetect.vector.outputs import SEARCHED
 
@@ -85,7 +85,7 @@ class VectorFile:
         if self.layer is not None:
             number = self._number_of(self.layer, names)
             if spatial and number not in spatial:
-                others = listed(names[each] for each in spatial)
+                others = join_values(names[each] for each in spatial)
                 raise LabelsError(
                     f"layer {names[number]!r} of {self.name} has no geometry; choose one that has: {others}"
                 )
@@ -98,7 +98,7 @@ class VectorFile:
         first, *rest = usable
         if not rest:
             return first, ""
-        found = listed(names[number] for number in usable)
+        found = join_values(names[number] for number in usable)
         warn(
             f"{self.name} has several layers: {found}; {names[first]} is read, choose one by its name as in "
             f"{self.name}|layername={names[rest[0]]}"
@@ -113,7 +113,7 @@ class VectorFile:
             return int(layer)
         if str(layer) in names:  # layers may be called 2019 and 2024
             return names.index(str(layer))
-        raise LabelsError(f"{self.name} has no layer {layer!r}; it has {listed(names)}")
+        raise LabelsError(f"{self.name} has no layer {layer!r}; it has {join_values(names)}")
 
     def _holds_features(self, number: int) -> bool:
         """Return whether a layer may hold a feature; some drivers take long to count all."""

@@ -45,7 +45,7 @@ def snapshot(repository: str, revision: str | None) -> Path:
                     raise
             raise ModelError(
                 f"the repository {repository} holds no {CONFIG}, which a RetinaNet of DeepForest's form has, nor a "
-                f"detector of geodetect's as {WEIGHTS}{_listed(library, repository, revision)}"
+                f"detector of geodetect's as {WEIGHTS}{_list_files(library, repository, revision)}"
             ) from no_config
         try:
             library.hf_hub_download(repository, WEIGHTS, revision=revision)
@@ -151,7 +151,7 @@ def _library(wanted: str) -> Any:
     return huggingface_hub
 
 
-def _listed(library: Any, repository: str, revision: str | None) -> str:
+def _list_files(library: Any, repository: str, revision: str | None) -> str:
     """Return the end of a sentence that says which files a repository holds, if the hub answers."""
     try:
         return f"; it holds {', '.join(library.HfApi().list_repo_files(repository, revision=revision))}"

@@ -121,7 +121,7 @@ class ForeignOnnx(HasMetadata):
     ) -> None:
         self.name, self._session, self._warned = path.name, loaded, False
         self.checksum = f"{zlib.crc32(path.read_bytes()):08x}"
-        told = {key: _parsed(value) for key, value in loaded.get_modelmeta().custom_metadata_map.items()}
+        told = {key: _parse_value(value) for key, value in loaded.get_modelmeta().custom_metadata_map.items()}
         _refuse_other_kinds(told, loaded, self.name)
         self.layout = _layout(told, layout, self.name)
         (given,) = loaded.get_inputs()
@@ -181,8 +181,7 @@ class ForeignOnnx(HasMetadata):
             xyxy, labels, scores, angles = candidates
             boxes = Boxes(xyxy[keep], labels[keep], scores[keep], None if angles is None else angles[keep])
             boxes = boxes[nms(boxes, nms_iou)].clip(pixels.shape[3], pixels.shape[2])  # in this order, as Ultralytics
-            inside = (boxes.centres >= 0) & (boxes.centres <= pixels.shape[:1:-1])  # oriented boxes are not clipped
-            found.append(boxes[(inside & (boxes.sizes > 0)).all(axis=1)])
+            found.append(boxes[boxes.are_inside(0, 0, pixels.shape[3], pixels.shape[2])])
         return found
 
     def _images(self, pixels: np.ndarray) -> np.ndarray:
@@ -232,7 +231,7 @@ class ForeignOnnx(HasMetadata):
         return Candidates(xyxy, labels, scores, angles)
 
 
-def _parsed(text: str) -> Any:
+def _parse_value(text: str) -> Any:
     """Return a value of the metadata: JSON, as Deepness writes it, or a literal of Python, as Ultralytics does."""
     for read in (json.loads, ast.literal_eval):
         try:

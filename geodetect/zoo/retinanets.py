@@ -54,7 +54,13 @@ def read_retinanet(
     config = _config(folder, name)
     names = _classes(config, classes, name)
     where = find_device(device)
-    state = read_state_dict(_weights(folder, name))
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        states = [path for pattern in _STATE_DICTS for path in folder.glob(pattern)]
+        if len(states) != 1:
+            raise ModelError(f"{name} holds no {WEIGHTS}, nor one file of weights instead; fetch it again")
+        weights = states[0]
+    state = read_state_dict(weights)
     if not published.has_heads(state):
         raise ModelError(f"{name} holds no RetinaNet of torchvision, as DeepForest saves it, but other weights")
     slots = published.count_slots(state)
@@ -118,12 +124,3 @@ def _classes(config: Mapping[str, Any], given: Sequence[str] | None, name: str) 
     if len(names) != n_classes:
         raise ArgumentError(f"{name} has {n_classes} classes; got {len(names)}: {', '.join(names)}")
     return names
-
-
-def _weights(folder: Path, name: str) -> Path:
-    if (folder / WEIGHTS).is_file():
-        return folder / WEIGHTS
-    states = sorted(path for pattern in _STATE_DICTS for path in folder.glob(pattern))
-    if len(states) != 1:
-        raise ModelError(f"{name} holds no {WEIGHTS}, nor one file of weights instead; fetch it again")
-    return states[0]

@@ -25,7 +25,7 @@ from geodetect.chips.formats.listing import Listing
 from geodetect.chips.formats.names import key, posix
 from geodetect.chips.formats.text import parse_number, read_lines, read_text
 from geodetect.errors import LabelsError, warn
-from geodetect.facts import listed
+from geodetect.facts import join_values
 from geodetect.raster import RasterReader, Rasters, list_files
 from geodetect.vector.opening import Vectors
 
@@ -124,7 +124,7 @@ def on_map(labels: Vectors, raster: Rasters) -> Vectors:
     by_key = {key(name_of(file)): file for file in files}
     images = _read_csv(path).values()
     there = [image for image in images if key(image.path.name) in by_key]
-    absent = listed(image.path.name for image in images if image not in there)
+    absent = join_values(image.path.name for image in images if image not in there)
     if not there:
         raise LabelsError(f"{path.name} lists boxes of {absent or 'no image'}; got {name}, give the raster it lists")
     if absent:

@@ -181,7 +181,17 @@ def render(folder: Folder) -> Iterator[tuple[str, str]]:
     stats = _statistics(folder)
     yield _SUMMARY, _render_stats(folder, stats)
     yield _STATS, json.dumps(stats, indent=1)
-    yield _EMD, json.dumps(_definition(folder, stats), indent=1)
+    template = {  # of a model definition, which training completes
+        "ImageHeight": stats["TileSizeY"],
+        "ImageWidth": stats["TileSizeX"],
+        "ExtractBands": list(range(stats["NumBands"])),
+        "MetaDataMode": stats["MetaDataMode"],
+        "ImageSpaceUsed": "MAP_SPACE" if folder.cell else "PIXEL_SPACE",
+        "CropTileMode": "FixedSize",
+        **_cell(folder),
+        "Classes": [{"Value": i, "Name": name, "Color": [-1, -1, -1]} for name, i in values.items()],
+    }
+    yield _EMD, json.dumps(template, indent=1)
 
 
 def _statistics(folder: Folder) -> dict[str, Any]:
@@ -246,19 +256,3 @@ def _render_stats(folder: Folder, stats: dict[str, Any]) -> str:
         for i, (name, n_images, n_features, size) in enumerate(zip(folder.classes, *columns, strict=True), start=1)
     ]
     return "\n".join([*head, *rows, ""])
-
-
-def _definition(folder: Folder, stats: dict[str, Any]) -> dict[str, Any]:
-    """Return the template of a model definition, which training completes."""
-    return {
-        "ImageHeight": stats["TileSizeY"],
-        "ImageWidth": stats["TileSizeX"],
-        "ExtractBands": list(range(stats["NumBands"])),
-        "MetaDataMode": stats["MetaDataMode"],
-        "ImageSpaceUsed": "MAP_SPACE" if folder.cell else "PIXEL_SPACE",
-        "CropTileMode": "FixedSize",
-        **_cell(folder),
-        "Classes": [
-            {"Value": i, "Name": name, "Color": [-1, -1, -1]} for i, name in enumerate(folder.classes, start=1)
-        ],
-    }
