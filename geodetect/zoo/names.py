@@ -56,7 +56,7 @@ def load_detector(
               `model.safetensors`, as DeepForest saves its RetinaNets;
             - such a repository on the hub, OWNER/NAME[@REVISION], also written hf://OWNER/NAME or as its address.
             A local path that exists takes precedence.
-        classes: names of the classes, in the order of the labels, if the files do not hold them.
+        classes: names of the classes, in the order of the labels, if the files do not hold usable ones.
         pixel_size_m: side of a pixel on the ground that the detector expects, in metres, if the files do not say; None
             leaves it at what is known of it, else at the scene's own.
         layout: layout of an `.onnx` file's output, as a `det_type` of Deepness, if the file does not say.
