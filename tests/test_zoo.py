@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import gc
 import hashlib
@@ -639,7 +640,7 @@ def test_weights_in_a_file_beside_the_model_belong_to_it(tmp_path: Path) -> None
     (tmp_path / "weights.data").unlink()
     with pytest.raises(ModelError, match="file of weights beside it"):
         gd.load_detector(path)
-    arrived = pickle.loads(parcel)
+    arrived = copy.deepcopy(pickle.loads(parcel))
     assert (arrived.min_score, arrived.classes) == (0.7, list(COLOURS))
     assert len(arrived.detect(painted()[None])[0]) == 2
 
@@ -688,6 +689,7 @@ def test_names_that_mean_nothing_are_refused(name: Any, told: str) -> None:
         (None, "neither a config.json"),
         ("{", "not JSON"),
         ({"architectures": ["ViTForImageClassification"]}, "ViTForImageClassification"),
+        ({"architectures": None}, "lacks num_classes"),
         ({"num_classes": 2}, "classes="),
         ({"num_classes": 1, "label_dict": {"Tree": 0}}, "2 classes"),
         ({"num_classes": 3, "label_dict": {"Tree": 0}}, "3 classes"),

@@ -50,8 +50,8 @@ def export(detector: Detector, path: str | Path, layout: str | None = None) -> P
 
     if not isinstance(detector, Detector):
         raise ModelError(
-            f"only a RetinaNet of geodetect can be exported; got {getattr(detector, 'name', detector)!s:.200}, a "
-            f"{type(detector).__name__}: convert it with the program that made it"
+            f"only a RetinaNet of geodetect can be exported; {getattr(detector, 'name', detector)!s:.200} is of type "
+            f"{type(detector).__name__}, convert it with the program that made it"
         )
     if Path(path).suffix.lower() == ".onnx" and layout is not None and (layout == ORIENTED) != detector.oriented:
         kind, fits = ("oriented", f"is {ORIENTED!r}") if detector.oriented else ("upright", f"is not {ORIENTED!r}")

@@ -42,7 +42,26 @@ _MAX_PER_LEVEL = 1000  # pairs of a box and a class, as in the detector
 _FAILURES = "Fail InvalidArgument InvalidGraph InvalidProtobuf NoSuchFile NotImplemented RuntimeException".split()
 
 
-class OnnxDetector(HasMetadata):
+class RunsInOnnxruntime(HasMetadata):
+    """A detector in an `.onnx` file; copies and pickles hold the file's content, since no session can be pickled.
+
+    Args:
+        path: of the file.
+        load: makes such a detector of a path.
+    """
+
+    def __init__(self, path: Path, load: Callable[[Path], Any]) -> None:
+        self.name, self._path, self._load = path.name, path, load
+        self._content: bytes | None = None  # of a copy, whose file is gone
+        self.checksum = f"{zlib.crc32(read_whole(path)):08x}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        content = self._content or read_whole(self._path)
+        state = {"metadata": self.metadata, "_content": content}
+        return _load_from_content, (self._load, self.name, content), state
+
+
+class OnnxDetector(RunsInOnnxruntime):
     """A detector that runs in onnxruntime, with the results of the exported one in float32.
 
     Args:
@@ -56,18 +75,12 @@ class OnnxDetector(HasMetadata):
     """
 
     def __init__(self, path: str | Path, device: str | None = None) -> None:
-        self._path, self._device = Path(path), device
-        self._session = load_session(self._path, device)
+        self._session = load_session(Path(path), device)
         facts = read_metadata(self._session, path)
-        self.name = self._path.name
-        self.checksum = f"{zlib.crc32(read_whole(self._path)):08x}"
+        super().__init__(Path(path), partial(OnnxDetector, device=device))
         self.metadata = Metadata.from_json(facts)
         self._groups: list[int] = facts["groups"]
         self._in_columns: bool = facts["det_type"] in IN_COLUMNS
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        load = partial(OnnxDetector, device=self._device)
-        return load_from_bytes, (load, self.name, read_whole(self._path)), {"metadata": self.metadata}
 
     def detect(self, pixels: np.ndarray, *, min_score: float = LOWEST_SCORE, nms_iou: float = NMS_IOU) -> list[Boxes]:
         """Return the boxes of each chip, best first, in the chip's pixels and clipped to it.
@@ -128,8 +141,7 @@ def read_whole(path: Path) -> bytes:
     return bytes(onnx.load(path).SerializeToString())
 
 
-def load_from_bytes(load: Callable[[Path], Any], name: str, content: bytes) -> Any:
-    """Load an `.onnx` file from its content; a pickled detector holds that, since no session can be pickled."""
+def _load_from_content(load: Callable[[Path], Any], name: str, content: bytes) -> Any:
     with TemporaryDirectory() as folder:
         path = Path(folder) / name
         path.write_bytes(content)

@@ -5,7 +5,6 @@ Shapes: B images, C bands, S side of an image, N candidates of an image, K class
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,8 +14,8 @@ import numpy as np
 
 from geodetect.boxes import Boxes, nms
 from geodetect.errors import ArgumentError, ModelError, warn
-from geodetect.export.onnx_detector import METADATA, OnnxDetector, load_from_bytes, load_session, read_whole
-from geodetect.metadata import LOWEST_SCORE, NMS_IOU, UNKNOWN_SCORE, HasMetadata, Metadata
+from geodetect.export.onnx_detector import METADATA, OnnxDetector, RunsInOnnxruntime, load_session
+from geodetect.metadata import LOWEST_SCORE, NMS_IOU, UNKNOWN_SCORE, Metadata
 from geodetect.zoo.onnx_metadata import CANDIDATE_RANK, LAYOUTS, RETINANET, Told
 
 _BOX = 4  # numbers of a box
@@ -59,7 +58,7 @@ def load_onnx(
     return OnnxDetector(path, device)
 
 
-class ForeignOnnx(HasMetadata):
+class ForeignOnnx(RunsInOnnxruntime):
     """A detector of another program, run by onnxruntime in float32.
 
     Such models are made for 8 bits. Other whole numbers are divided by the largest of their type, as in GeoDeep, and
@@ -88,9 +87,10 @@ class ForeignOnnx(HasMetadata):
         pixel_size_m: float | None = None,
         layout: str | None = None,
     ) -> None:
-        self.name, self._path, self._session, self._warned = path.name, path, loaded, False
-        self._load = partial(load_onnx, classes=classes, pixel_size_m=pixel_size_m, layout=layout, device=device)
-        self.checksum = f"{zlib.crc32(read_whole(path)):08x}"
+        super().__init__(
+            path, partial(load_onnx, classes=classes, pixel_size_m=pixel_size_m, layout=layout, device=device)
+        )
+        self._session, self._warned = loaded, False
         told = Told(loaded.get_modelmeta().custom_metadata_map, self.name)
         told.refuse_other_kinds([len(output.shape) for output in loaded.get_outputs()])
         self.layout = told.layout(layout)
@@ -140,9 +140,6 @@ class ForeignOnnx(HasMetadata):
             raise ModelError(f"{self.name} must take floats or bytes; its input is a {image.type}, export it again")
         self._type = np.dtype(_TYPES[image.type])
         return n_bands, side
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return load_from_bytes, (self._load, self.name, read_whole(self._path)), {"metadata": self.metadata}
 
     def _n_classes(self) -> int | None:
         """Return how many classes the output has room for, if its shape says."""

@@ -92,7 +92,7 @@ def _config(folder: Path, name: str) -> Mapping[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not JSON ({error}); delete it and fetch it again") from error
     if not (isinstance(config, dict) and "num_classes" in config):
-        kind = ", ".join(map(str, config.get("architectures", []))) if isinstance(config, dict) else ""
+        kind = ", ".join(map(str, config.get("architectures") or ())) if isinstance(config, dict) else ""
         raise ModelError(
             f"{name} holds {kind or 'another kind of model'}, no RetinaNet as DeepForest saves it: its {CONFIG} lacks "
             "num_classes"
