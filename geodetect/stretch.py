@@ -301,3 +301,6 @@ IMAGENET = Stretch(
     mean=(0.485 * 255, 0.456 * 255, 0.406 * 255),
     std=(0.229 * 255, 0.224 * 255, 0.225 * 255),
 )
+
+# All that is known of the pixels of a network trained by others on RGB images: that they had 8 bits.
+BYTES = Numbers("uint8", 3 * [(0, 0, 127.5, 255, 255)])

@@ -140,6 +140,7 @@ def test_a_model_that_is_a_file_is_loaded_where_it_was_asked_for(client, tall, t
     for device in ("cpu", None):
         detect_objects(tall, path, client=Watched(), device=device, batch_size=64, progress=False)
     assert devices == ["cpu", None]
+    assert len(detect_objects(tall, tmp_path, client=client, batch_size=64, progress=False)) == 0  # its folder
 
 
 @pytest.mark.slow

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import gc
 import hashlib
 import http.server
 import json
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -40,6 +42,7 @@ CELL, SIDE = 16, 64  # px: sides of painted squares and of the images of the tes
 COLOURS = ("red", "blue")
 IN_ROWS = ("YOLO_v5_or_v7_default", "YOLO_v6")
 IN_COLUMNS = ("YOLO_v8", "YOLO_v9", "YOLO_Ultralytics")
+AS_WRITTEN = ("names", "args")  # texts of the metadata that are no JSON
 
 
 # A RetinaNet of torchvision, as DeepForest saves it
@@ -109,7 +112,8 @@ def test_what_enlarges_its_images_is_not_exported(folder: Path, tmp_path: Path) 
 
 
 def test_a_whole_raster_is_mapped_by_a_folder(folder: Path, scenes: dict[str, PaintedScene]) -> None:
-    found = gd.detect_objects(scenes["upright"].path, folder, min_score=0.3, device="cpu", progress=False)
+    with pytest.warns(UserWarning, match="uint16 from 0 to 60000, .* trained on uint8 from 0 to 255"):
+        found = gd.detect_objects(scenes["upright"].path, folder, min_score=0.3, device="cpu", progress=False)
     assert set(found["label"]) <= {"Alive", "Dead"}
     assert len(found) > 0
 
@@ -159,21 +163,32 @@ def test_the_hub_is_asked_by_its_own_library(ours: Path, tmp_path: Path) -> None
     """Offline, with a cache as the library keeps it; a local folder of the same name takes precedence."""
     hub = tmp_path / "hub"
     commit = publish(hub, "owner/crowns", ours)
-    *classes, learner, refusal = offline(
+    *classes, learner, other, refusal = offline(
         hub,
         "page = 'https://huggingface.co/owner/crowns'\n"
         f"for name in ('owner/crowns', 'owner/crowns/', 'hf://owner/crowns', page, 'owner/crowns@{commit}'):\n"
         "    print(gd.load_detector(name, device='cpu').classes)\n"
+        "print(gd.load_detector(page + '/tree/main', device='cpu').classes)\n"
         "print(*gd.RetinaNet.from_model('owner/crowns').detector.classes)\n"
-        "try:\n"
-        "    gd.load_detector('owner/other')\n"
-        "except gd.errors.ModelError as error:\n"
-        "    print(error)\n",
+        "for name in ('owner/other', 'yolov9_trees.onnx'):\n"
+        "    try:\n"
+        "        gd.load_detector(name)\n"
+        "    except gd.errors.ModelError as error:\n"
+        "        print(error)\n",
     )
-    assert classes == ["['car', 'pool']"] * 5
+    assert classes == ["['car', 'pool']"] * 6
     assert learner == "car pool"
-    assert "owner/other" in refusal
-    assert "local" in refusal
+    assert "local file or folder owner/other" in other
+    assert "unset HF_HUB_OFFLINE" in other
+    assert "local file or folder yolov9_trees.onnx" in refusal
+
+
+def test_a_state_dict_that_the_hub_gave_is_found_offline(folder: Path, torchvisions: Any, tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.json").symlink_to(folder / "config.json")
+    torch.save(torchvisions.state_dict(), tmp_path / "old" / "weights.pt")
+    publish(tmp_path / "hub", "owner/old", tmp_path / "old")
+    assert offline(tmp_path / "hub", "print(*gd.load_detector('owner/old', device='cpu').classes)") == ["Alive Dead"]
 
 
 def test_a_folder_may_hold_a_detector_of_ours(ours: Path, tmp_path: Path) -> None:
@@ -361,14 +376,18 @@ def save(path: Path, layout: str | None, *, batch: int | str = 1, n_bands: int =
             helper.make_node("Squeeze", ["nothing"], ["output_labels"]),
         ]
         outputs = {"output": [n_cells, 4], "output_scores": [n_cells], "output_labels": [n_cells]}
-    elif layout == "YOLO_end2end":
+    elif layout in ("YOLO_end2end", "YOLO_end2end_obb"):
+        is_oriented = layout == "YOLO_end2end_obb"
         nodes += [
             helper.make_node("ArgMax", ["scores"], ["best"], axis=2, keepdims=1),
             helper.make_node("Cast", ["best"], ["label"], to=TensorProto.FLOAT),
-            helper.make_node("Concat", ["placed", "any", "label"], ["output"], axis=2),
+            helper.make_node("Add", ["nothing", "tilt"], ["angle"]),
+            helper.make_node("Concat", ["placed", "any", "label", *["angle"][:is_oriented]], ["output"], axis=2),
         ]
-        constants["boxes"] = np.concatenate([boxes[:, :2] - CELL / 2, boxes[:, :2] + CELL / 2], axis=1)[None]
-        outputs = {"output": [batch, n_cells, 6]}
+        constants["tilt"] = np.array([0.5], np.float32)
+        if not is_oriented:
+            constants["boxes"] = np.concatenate([boxes[:, :2] - CELL / 2, boxes[:, :2] + CELL / 2], axis=1)[None]
+        outputs = {"output": [batch, n_cells, 6 + is_oriented]}
     else:
         nodes += [
             helper.make_node("Concat", ["placed", "scores"], ["rows"], axis=2),
@@ -390,7 +409,7 @@ def save(path: Path, layout: str | None, *, batch: int | str = 1, n_bands: int =
     for key, value in told.items():
         if value is not None:
             entry = model.metadata_props.add()
-            entry.key, entry.value = key, value if isinstance(value, str) and key == "names" else json.dumps(value)
+            entry.key, entry.value = key, value if isinstance(value, str) and key in AS_WRITTEN else json.dumps(value)
     onnx.checker.check_model(model)
     onnx.save(model, path)
     return path
@@ -500,8 +519,23 @@ ULTRALYTICS = {"det_type": None, "class_names": None, "names": "{0: 'a'}", "stri
         ({"standardization_std": [0, 1, 1]}, {}, "standardization_std.*above 0"),
         ({}, {"pixel_size_m": 0}, "pixel_size_m must be metres above 0"),
         ({"det_type": "YOLO_Ultralytics_obb"}, {}, "1 class"),
-        (ULTRALYTICS | {"args": {"nms": True}}, {}, "nms=False"),
+        (ULTRALYTICS | {"args": "{'nms': True}"}, {}, r"YOLO_end2end_obb: .* n = 7 .* got \[1, 6, 16\]"),
+        (ULTRALYTICS | {"task": "detect", "head": "RTDETRDecoder"}, {}, "'rt-detr'"),
         ({}, {"precision": "bf16"}, "float32"),
+        ({"class_names": 7}, {}, "got 1 names: 7; .* classes="),
+        ({"class_names": {"0": "red", "1000000000": "blue"}}, {}, "numbers from 0.* classes="),
+        ({"class_names": {"1": "red", "2": "blue"}}, {}, "numbers from 0.* classes="),
+        ({"class_names": [{"id": 0, "name": "red"}, {"id": 1, "name": "blue"}]}, {}, "numbers from 0.* classes="),
+        ({"class_names": [None, "blue"]}, {}, "numbers from 0.* classes="),
+        ({"class_names": None}, {"classes": {0: "a", 1: "b"}}, "list of names"),
+        ({"class_names": None}, {"classes": {"a", "b"}}, "list of names"),
+        ({"class_names": None}, {"classes": [1, 2]}, "list of names"),
+        ({"det_type": None}, {"layout": "YOLO_end2end"}, r"YOLO_end2end: .* got \[1, 6, 16\]"),
+        ({"det_type": None, "class_names": ["red"]}, {"layout": "retinanet"}, "three outputs"),
+        ({"resolution": True}, {}, "resolution=True .* pixel_size_m="),
+        ({"resolution": "10 cm"}, {}, "pixel_size_m="),
+        ({"standardization_mean": [float("nan"), 0, 0]}, {}, "standardization_mean.* 3 numbers"),
+        ({"standardization_mean": [123.675, 116.28, 103.53]}, {}, "divided by 255 first"),
     ],
 )
 def test_what_an_onnx_file_lacks_is_named(
@@ -520,6 +554,116 @@ def test_what_a_file_does_not_say_is_a_keyword(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("metadata", "keywords"),
+    [
+        ({"class_names": [{"0": "red"}, {"1": "blue"}]}, {}),
+        ({"class_names": {"-1": "background", "0": "red", "1": "blue"}}, {}),
+        ({}, {"classes": ["red", "blue"]}),
+        ({"class_names": {"1": "red", "2": "blue"}}, {"classes": ["red", "blue"]}),
+        ({"class_names": ["car", "car"]}, {"classes": ["red", "blue"]}),
+        ({"resolution": "10 cm"}, {"pixel_size_m": 0.1}),
+        ({"resolution": "", "det_conf": "", "standardization_mean": ""}, {}),
+        ({"resolution": float("nan"), "tiles_overlap": None}, {}),
+        ({"model_type": "Object Detection"}, {}),
+        ({"note": 100_000 * "["}, {}),
+    ],
+)
+def test_metadata_that_serve_are_taken(metadata: dict[str, Any], keywords: dict[str, Any], tmp_path: Path) -> None:
+    detector = gd.load_detector(save(tmp_path / "squares.onnx", "YOLO_v9", **metadata), **keywords)
+    assert detector.classes == list(COLOURS)
+    assert detector.pixel_size_m == keywords.get("pixel_size_m")
+    assert detector.overlap == SIDE // 4  # a quarter where nobody says
+    assert len(detector.detect(painted()[None])[0]) == 2
+
+
+@pytest.mark.parametrize("stated", [64, "64", [64, 64], ["64", "32"]])
+def test_the_side_of_images_of_any_size_is_stated(stated: Any, tmp_path: Path) -> None:
+    path = save(tmp_path / "squares.onnx", "YOLO_v9", imgsz=stated)
+    model = onnx.load(path)
+    for number, name in ((2, "height"), (3, "width")):
+        model.graph.input[0].type.tensor_type.shape.dim[number].dim_param = name
+    model.graph.output[0].type.tensor_type.shape.dim[2].dim_param = "n"
+    onnx.save(model, path)
+    assert gd.load_detector(path).chip_size == SIDE
+    model.metadata_props[-1].value = "1000000"
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match=r"imgsz=1000000 .* 10,000"):
+        gd.load_detector(path)
+
+
+@pytest.mark.parametrize("layout", ["YOLO_end2end", "YOLO_end2end_obb"])
+def test_ultralytics_own_suppression_is_recognised(layout: str, tmp_path: Path) -> None:
+    """With `nms=True` and in networks without duplicates; an oriented box has its angle last, after score and label."""
+    is_oriented = layout == "YOLO_end2end_obb"
+    told = {"det_type": None, "class_names": None, "names": "{0: 'red', 1: 'blue'}", "stride": 32}
+    told["task"] = "obb" if is_oriented else "detect"
+    for number, suppressed in enumerate(({"args": "{'nms': True}"}, {"end2end": True})):
+        detector = gd.load_detector(save(tmp_path / f"{number}.onnx", layout, **told, **suppressed))
+        assert (detector.summary["layout"], detector.oriented) == (layout, is_oriented)
+        (found,) = detector.detect(painted()[None])
+        assert sorted(zip(found.labels.tolist(), found.centres.tolist(), strict=True)) == [(0, [8, 24]), (1, [56, 40])]
+        if is_oriented:
+            np.testing.assert_allclose(found.angles, 0.5)
+    with pytest.raises(ModelError, match="label 1, but has only 1"):
+        gd.load_detector(save(tmp_path / "one.onnx", layout, **told | {"names": "{0: 'red'}"}, end2end=True)).detect(
+            painted()[None]
+        )
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.UINT8])
+def test_images_are_given_in_the_type_that_the_network_takes(kind: int, tmp_path: Path) -> None:
+    """Bytes are given as they are: such a network divides them itself."""
+    path = save(tmp_path / "squares.onnx", "YOLO_v9")
+    model = onnx.load(path)
+    model.graph.node[0].input[0] = "floats"
+    model.graph.node.insert(0, helper.make_node("Cast", ["pixels"], ["floats"], to=TensorProto.FLOAT))
+    model.graph.input[0].type.tensor_type.elem_type = kind
+    onnx.save(model, path)
+    (found,) = gd.load_detector(path).detect(painted()[None], min_score=0.4)
+    assert found.scores.tolist() == ([255, 255] if kind == TensorProto.UINT8 else [1, 1])
+    assert len(found) == 2
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.INT64
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match=r"floats or bytes.*int64"):
+        gd.load_detector(path)
+
+
+def test_weights_in_a_file_beside_the_model_belong_to_it(tmp_path: Path) -> None:
+    """As PyTorch's exporter writes them: a copy of the detector holds them, and so does its checksum."""
+    path = save(tmp_path / "squares.onnx", "YOLO_v9")
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location="weights.data", size_threshold=100)
+    detector = gd.load_detector(path)
+    detector.min_score = 0.7
+    checksum, parcel = detector.checksum, pickle.dumps(detector)
+    content = bytearray((tmp_path / "weights.data").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "weights.data").write_bytes(content)
+    assert gd.load_detector(path).checksum != checksum
+    (tmp_path / "weights.data").unlink()
+    with pytest.raises(ModelError, match="file of weights beside it"):
+        gd.load_detector(path)
+    arrived = copy.deepcopy(pickle.loads(parcel))
+    assert (arrived.min_score, arrived.classes) == (0.7, list(COLOURS))
+    assert len(arrived.detect(painted()[None])[0]) == 2
+
+
+def test_only_a_network_of_ours_is_exported(tmp_path: Path) -> None:
+    path = save(tmp_path / "squares.onnx", "YOLO_v9")
+    ended = CliRunner().invoke(main, ["export", str(path), str(tmp_path / "squares.dlpk")])
+    assert ended.exit_code == 1
+    assert "squares.onnx" in ended.output
+    assert "RetinaNet" in ended.output
+    assert not (tmp_path / "squares.dlpk").exists()
+
+
+def test_a_name_that_is_no_unicode_is_refused(tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/\xff.onnx"
+    Path(os.fsdecode(path)).write_bytes(save(tmp_path / "squares.onnx", "YOLO_v9").read_bytes())
+    with pytest.raises(ModelError, match="rename"):
+        gd.load_detector(os.fsdecode(path))
+
+
+@pytest.mark.parametrize(
     ("name", "told"),
     [
         ("houses.safetensors", "no model file"),
@@ -531,6 +675,7 @@ def test_what_a_file_does_not_say_is_a_keyword(tmp_path: Path) -> None:
         (5000 * "a", "OWNER/NAME"),
         (7, "OWNER/NAME"),
         ("hf://houses", "hf://OWNER/NAME"),
+        ("http://[::1/houses.onnx", "not a URL"),
         ("https://example.org/houses.pt?key=secret", r"URL of an \.onnx file alone; got https://example.org/houses.pt"),
     ],
 )
@@ -546,12 +691,15 @@ def test_names_that_mean_nothing_are_refused(name: Any, told: str) -> None:
         (None, "neither a config.json"),
         ("{", "not JSON"),
         ({"architectures": ["ViTForImageClassification"]}, "ViTForImageClassification"),
+        ({"architectures": None}, "lacks num_classes"),
         ({"num_classes": 2}, "classes="),
         ({"num_classes": 1, "label_dict": {"Tree": 0}}, "2 classes"),
         ({"num_classes": 3, "label_dict": {"Tree": 0}}, "3 classes"),
         ({"num_classes": "2"}, "a whole number.* '2'"),
         ({"num_classes": 2, "label_dict": ["Alive", "Dead"]}, "a mapping of names"),
         ({"num_classes": 2, "label_dict": {"Alive": 1, "Dead": 2}}, "labels 0 to 1"),
+        ({"num_classes": 2, "label_dict": {"Alive": [0], "Dead": [1]}}, "labels 0 to 1"),
+        (100_000 * "[", "not JSON"),
         ({"num_classes": 2, "label_dict": {"Alive": 0, "Dead": 1}, "score_thresh": "high"}, "min_score.*'high'"),
     ],
 )
@@ -562,6 +710,22 @@ def test_folders_without_a_retinanet_are_refused(config: Any, told: str, folder:
         (tmp_path / "config.json").write_text(text, encoding="utf-8")
     with pytest.raises((ModelError, ArgumentError), match=told):
         gd.load_detector(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_configuration_that_an_editor_saved_is_read(encoding: str, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").symlink_to(folder / "model.safetensors")
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text(encoding="utf-8"), encoding=encoding)
+    assert gd.load_detector(tmp_path, device="cpu").classes == ["Alive", "Dead"]
+
+
+def test_a_retinanet_that_lacks_a_tensor_is_refused(folder: Path, torchvisions: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.json").symlink_to(folder / "config.json")
+    state = torchvisions.state_dict()
+    del state["head.classification_head.cls_logits.bias"]
+    torch.save(state, tmp_path / "weights.pt")
+    with pytest.raises(ModelError, match="no whole RetinaNet"):
+        gd.load_detector(tmp_path, device="cpu")
 
 
 def test_code_in_a_state_dict_is_not_run(folder: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geodetect.addresses import expand_user
-from geodetect.errors import ArgumentError, OutputError
+from geodetect.errors import ArgumentError, ModelError, OutputError
 from geodetect.export.onnx_detector import LAYOUTS, ORIENTED
 
 if TYPE_CHECKING:
@@ -39,16 +39,23 @@ def export(detector: Detector, path: str | Path, layout: str | None = None) -> P
     Raises:
         OutputError: if the suffix is unknown, the file cannot be written, or its results differ from the network's;
             no file is left then.
+        ModelError: if the detector is not one of geodetect's, but runs in onnxruntime.
         ArgumentError: if the format has no such layout, or the detector enlarges its images (`Metadata.min_size`).
         MissingPackage: for `.onnx` without the extra `onnx`.
     """
     check_output(path, layout)
+    # imported here, so that running an `.onnx` file loads no PyTorch
+    from geodetect.detector import Detector
+    from geodetect.export import dlpk, onnx, pt2, stac
+
+    if not isinstance(detector, Detector):
+        raise ModelError(
+            f"only a RetinaNet of geodetect can be exported; {getattr(detector, 'name', detector)!s:.200} is of type "
+            f"{type(detector).__name__}, convert it with the program that made it"
+        )
     if Path(path).suffix.lower() == ".onnx" and layout is not None and (layout == ORIENTED) != detector.oriented:
         kind, fits = ("oriented", f"is {ORIENTED!r}") if detector.oriented else ("upright", f"is not {ORIENTED!r}")
         raise ArgumentError(f"the layout of a detector of {kind} boxes {fits}; got layout={layout!r}, leave it out")
-    # imported here, so that running an `.onnx` file loads no PyTorch
-    from geodetect.export import dlpk, onnx, pt2, stac
-
     path = Path(expand_user(path))
     if detector.metadata.min_size is not None:
         raise ArgumentError(

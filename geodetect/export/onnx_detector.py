@@ -6,14 +6,18 @@ Shapes: B chips, C bands, H W pixels, S the side of a chip, K classes, N candida
 from __future__ import annotations
 
 import json
+import os
 import zlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from geodetect.boxes import Boxes, nms
-from geodetect.errors import ArgumentError, ModelError, missing
+from geodetect.errors import ArgumentError, ModelError, first_line, missing
 from geodetect.metadata import LOWEST_SCORE, NMS_IOU, HasMetadata, Metadata
 
 if TYPE_CHECKING:
@@ -38,7 +42,26 @@ _MAX_PER_LEVEL = 1000  # pairs of a box and a class, as in the detector
 _FAILURES = "Fail InvalidArgument InvalidGraph InvalidProtobuf NoSuchFile NotImplemented RuntimeException".split()
 
 
-class OnnxDetector(HasMetadata):
+class RunsInOnnxruntime(HasMetadata):
+    """A detector in an `.onnx` file; copies and pickles hold the file's content, since no session can be pickled.
+
+    Args:
+        path: of the file.
+        load: makes such a detector of a path.
+    """
+
+    def __init__(self, path: Path, load: Callable[[Path], Any]) -> None:
+        self.name, self._path, self._load = path.name, path, load
+        self._content: bytes | None = None  # of a copy, whose file is gone
+        self.checksum = f"{zlib.crc32(read_whole(path)):08x}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        content = self._content or read_whole(self._path)
+        state = {"metadata": self.metadata, "_content": content}
+        return _load_from_content, (self._load, self.name, content), state
+
+
+class OnnxDetector(RunsInOnnxruntime):
     """A detector that runs in onnxruntime, with the results of the exported one in float32.
 
     Args:
@@ -54,8 +77,7 @@ class OnnxDetector(HasMetadata):
     def __init__(self, path: str | Path, device: str | None = None) -> None:
         self._session = load_session(Path(path), device)
         facts = read_metadata(self._session, path)
-        self.name = Path(path).name
-        self.checksum = f"{zlib.crc32(Path(path).read_bytes()):08x}"
+        super().__init__(Path(path), partial(OnnxDetector, device=device))
         self.metadata = Metadata.from_json(facts)
         self._groups: list[int] = facts["groups"]
         self._in_columns: bool = facts["det_type"] in IN_COLUMNS
@@ -109,6 +131,23 @@ class OnnxDetector(HasMetadata):
         return boxes[nms(boxes, nms_iou)]
 
 
+def read_whole(path: Path) -> bytes:
+    """Return the content of a model file, with the weights that PyTorch's ONNX exporter writes to a file beside it."""
+    content = path.read_bytes()
+    if path.suffix.lower() != ".onnx" or b"location" not in content:  # the key of that file's name
+        return content
+    import onnx
+
+    return bytes(onnx.load(path).SerializeToString())
+
+
+def _load_from_content(load: Callable[[Path], Any], name: str, content: bytes) -> Any:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(content)
+        return load(path)
+
+
 def load_session(path: Path, device: str | None) -> InferenceSession:
     """Load a file into onnxruntime.
 
@@ -123,7 +162,7 @@ def load_session(path: Path, device: str | None) -> InferenceSession:
     except ImportError as error:
         raise missing("onnxruntime", "onnx", "running an .onnx file") from error
     if not path.is_file():
-        raise ModelError(f"there is no model file {path}; expected an .onnx file written by `export`")
+        raise ModelError(f"there is no model file {path}; expected an .onnx file")
     providers: list[Any] = ["CPUExecutionProvider"]
     cuda, available = "CUDAExecutionProvider", onnxruntime.get_available_providers()
     if device != "cpu" and not (device is None and cuda not in available):
@@ -137,11 +176,17 @@ def load_session(path: Path, device: str | None) -> InferenceSession:
     failures = RuntimeError, ValueError, *(getattr(state, name) for name in _FAILURES)
     options.log_severity_level = 3  # errors only; they are raised too
     try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError as error:
+        raise ModelError(
+            f"onnxruntime opens no file whose name is not valid Unicode, as that of {path}; rename it"
+        ) from error
+    try:
         return onnxruntime.InferenceSession(path, options, providers=providers)
     except failures as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"{path} is not a complete ONNX file that onnxruntime runs ({reason}); export it again"
+            f"{path} is not a complete ONNX file that onnxruntime runs ({first_line(error)}); export, copy or download "
+            "it again, with the file of weights beside it, if it has one; delete it first if it lies in a cache"
         ) from error
 
 

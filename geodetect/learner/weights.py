@@ -124,8 +124,8 @@ def fill(detector: Detector, saved: Detector, source: str) -> list[str]:
         published.add_angle(own, given, _BOX_OUT)
     if {name: value.shape for name, value in own.items()} != {name: value.shape for name, value in given.items()}:
         raise ModelError(
-            f"{source} holds a {theirs.backbone} for {len(saved.bands)} bands, of another make than this "
-            f"model's {ours.backbone} for {len(detector.bands)}; give RetinaNet the same backbone and bands, or open "
+            f"{source} holds a {theirs.backbone} for {len(saved.bands)} bands (heads: {theirs.heads}), this model is a "
+            f"{ours.backbone} for {len(detector.bands)} bands (heads: {ours.heads}); give RetinaNet the same, or open "
             "it with RetinaNet.from_model"
         )
     detector.network.load_state_dict(given, strict=False)

@@ -50,10 +50,11 @@ def has_heads(state: Mapping[str, Tensor]) -> bool:
     return any(_rename_old(key).startswith(_HEADS) for key in state)
 
 
-def count_slots(state: Mapping[str, Tensor]) -> int:
-    """Return for how many classes a whole RetinaNet has scores, a background among them if it has one."""
+def count_slots(state: Mapping[str, Tensor]) -> int | None:
+    """Return for how many classes a RetinaNet has scores, with a background if it has one; None if it is not whole."""
     given = {_rename_old(key): value for key, value in state.items()}
-    return given[f"{_CLASS_OUT}bias"].numel() // max(1, given[f"{_BOX_OUT}bias"].numel() // 4)
+    classes, boxes = given.get(f"{_CLASS_OUT}bias"), given.get(f"{_BOX_OUT}bias")
+    return None if classes is None or boxes is None else classes.numel() // max(1, boxes.numel() // 4)
 
 
 def fill(network: Network, state: Mapping[str, Tensor], source: str) -> list[str]:

@@ -175,7 +175,7 @@ def detect_objects(
         check_numbers(reader, detector, plan)
         work = None
         if client is not None:
-            travelling = Path(model) if isinstance(model, str | Path) else named
+            travelling = Path(model) if isinstance(model, str | Path) and os.path.isfile(model) else named
             work = Work(reader, travelling, plan, device=device, precision=getattr(detector, "precision", None))
         runner = runner_for(detector, plan)
         scene = _Scene(reader, detector, plan, runner, measure=measure, progress=progress, client=client, work=work)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from geodetect import cluster
+from geodetect.export.onnx_detector import read_whole
 from geodetect.raster import RasterReader
 from geodetect.scene.models import DetectsPixels, detector_of, optimise
 from geodetect.scene.plan import Plan
@@ -56,7 +57,7 @@ class Work:
         precision: str | None,
     ) -> None:
         self._reader, self._plan = reader, plan
-        self._model = _File(model.name, model.read_bytes()) if isinstance(model, Path) else model
+        self._model = _File(model.name, read_whole(model)) if isinstance(model, Path) else model
         self._device, self._precision = device, precision
         self._runner: Runner | None = None
         self._turn = threading.Lock()  # one network on one device gains nothing from threads

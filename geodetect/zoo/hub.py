@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,9 +51,11 @@ def snapshot(repository: str, revision: str | None) -> Path:
             library.hf_hub_download(repository, WEIGHTS, revision=revision)
         except library.errors.EntryNotFoundError as error:
             if isinstance(error, library.errors.LocalEntryNotFoundError):
+                if list_state_dicts(path.name for path in Path(config).parent.iterdir()):  # fetched earlier
+                    return Path(config).parent
                 raise
             names = library.HfApi().list_repo_files(repository, revision=revision)
-            states = [name for name in names if name.endswith(_STATE_DICTS)]
+            states = list_state_dicts(names)
             if len(states) != 1:
                 raise ModelError(
                     f"the repository {repository} holds no {WEIGHTS}, nor one file of weights instead; it holds "
@@ -61,6 +63,11 @@ def snapshot(repository: str, revision: str | None) -> Path:
                 ) from error
             library.hf_hub_download(repository, states[0], revision=revision)
     return Path(config).parent
+
+
+def list_state_dicts(names: Iterable[str]) -> list[str]:
+    """Return those of a repository's or folder's files that may be state dicts, sorted."""
+    return sorted(name for name in names if name.endswith(_STATE_DICTS))
 
 
 def zoo_file(name: str) -> Path:
@@ -71,7 +78,7 @@ def zoo_file(name: str) -> Path:
         MissingPackage: without the extra `hub`.
     """
     library = _library(name)
-    with _explain_errors(ZOO, None):
+    with _explain_errors(ZOO, None, name):
         return Path(library.hf_hub_download(ZOO, name, repo_type="dataset"))
 
 
@@ -95,7 +102,10 @@ def download(url: str) -> Path:
         import pooch
     except ImportError as error:
         raise missing("pooch", "hub", f"The detector at {redact(address)}") from error
-    name = pooch.utils.unique_file_name(address)
+    try:
+        name = pooch.utils.unique_file_name(address)
+    except ValueError as error:
+        raise ArgumentError(f"{redact(address)} is not a URL ({error}); check it") from error
     logger = pooch.get_logger()
     level = logger.level
     logger.setLevel("ERROR")  # it writes whole URLs, with the tokens in them
@@ -160,9 +170,15 @@ def _list_files(library: Any, repository: str, revision: str | None) -> str:
 
 
 @contextmanager
-def _explain_errors(repository: str, revision: str | None) -> Iterator[None]:
-    """Raise errors of the hub's library as one sentence that says what to do."""
-    from huggingface_hub import errors
+def _explain_errors(repository: str, revision: str | None, file: str | None = None) -> Iterator[None]:
+    """Raise errors of the hub's library as one sentence that says what to do.
+
+    Args:
+        repository: asked for.
+        revision: asked for.
+        file: the name that the user gave, if it is that of a file in the repository.
+    """
+    from huggingface_hub import constants, errors
 
     at = f" at revision {revision}" if revision else ""
     try:
@@ -184,7 +200,9 @@ def _explain_errors(repository: str, revision: str | None) -> Iterator[None]:
     except errors.HFValidationError as error:
         raise ModelError(f"{repository} is not the name of a repository on the hub: expected OWNER/NAME") from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
+        asked = f"for the repository{at}" if file is None else f"for it in {repository}"
+        connect = "unset HF_HUB_OFFLINE and connect" if constants.HF_HUB_OFFLINE else "connect"
         raise ModelError(
-            f"there is no local file or folder {repository}, and the Hugging Face hub could not be asked for the "
-            f"repository{at} ({type(error).__name__}); connect once so that it is kept, or give the path of a copy"
+            f"there is no local file or folder {file or repository}, and the Hugging Face hub could not be asked "
+            f"{asked} ({type(error).__name__}); {connect} once so that it is kept, or give the path of a copy"
         ) from error

@@ -56,7 +56,7 @@ def load_detector(
               `model.safetensors`, as DeepForest saves its RetinaNets;
             - such a repository on the hub, OWNER/NAME[@REVISION], also written hf://OWNER/NAME or as its address.
             A local path that exists takes precedence.
-        classes: names of the classes, in the order of the labels, if the files do not hold them.
+        classes: names of the classes, in the order of the labels, if the files do not hold usable ones.
         pixel_size_m: side of a pixel on the ground that the detector expects, in metres, if the files do not say; None
             leaves it at what is known of it, else at the scene's own.
         layout: layout of an `.onnx` file's output, as a `det_type` of Deepness, if the file does not say.
@@ -71,8 +71,12 @@ def load_detector(
         ArgumentError: if a value is not possible, or one is missing; the message names the keyword.
         MissingPackage: if the hub, `.onnx` files or the backbone need a package that is not installed.
     """
-    if isinstance(classes, str):
-        raise ArgumentError(f"classes must be a list of names; got {classes!r}")
+    if classes is not None and not (
+        isinstance(classes, Sequence)
+        and not isinstance(classes, str)
+        and all(isinstance(each, str) for each in classes)
+    ):
+        raise ArgumentError(f"classes must be a list of names; got {classes!r:.80}")
     found = locate(name)
     path, suffix = found.path, found.path.suffix.lower()
     if suffix == ONNX:
@@ -151,15 +155,19 @@ def locate(name: str | Path) -> Found:
     if _exists(path):
         return Found(path, text)
     text = text.rstrip("/")
-    if _REPOSITORY.fullmatch(text.removeprefix(_PAGE)):
-        text = text.removeprefix(_PAGE)
+    if text.startswith(_PAGE):  # the page of a revision ends in /tree/REVISION
+        repository = text.removeprefix(_PAGE).replace("/tree/", "@", 1)
+        text = repository if _REPOSITORY.fullmatch(repository) else text
     if text.startswith(_HUB):
         text = text.removeprefix(_HUB)
         if not _REPOSITORY.fullmatch(text):
             raise ArgumentError(f"a repository of the hub is written hf://OWNER/NAME[@REVISION]; got {name!r}")
     elif text.startswith(("http://", "https://")):
         if not _is_onnx_url(text):
-            raise ModelError(f"a detector is loaded from the URL of an .onnx file alone; got {redact(text)}")
+            raise ModelError(
+                f"a detector is loaded from the URL of an .onnx file alone; got {redact(text)}, give OWNER/NAME for a "
+                "repository of the Hugging Face hub"
+            )
         return Found(hub.download(text), redact(text))
     elif text in ZOO_FILES:
         return Found(hub.zoo_file(text), text)

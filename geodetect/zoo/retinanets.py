@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,9 @@ from geodetect.metadata import UNKNOWN_SCORE, Metadata
 from geodetect.network import published
 from geodetect.network.devices import find_device
 from geodetect.network.retinanet import Network
-from geodetect.stretch import IMAGENET
-from geodetect.zoo.hub import CONFIG, WEIGHTS
+from geodetect.stretch import BYTES, IMAGENET
+from geodetect.zoo.hub import CONFIG, WEIGHTS, list_state_dicts
 
-_STATE_DICTS = ("*.pt", "*.pth", "*.bin")
 _BACKBONE, _BANDS = "resnet50", (1, 2, 3)
 _CHIP_SIZE = 400  # `patch_size` of DeepForest's configuration
 _MIN_SIZE = 800  # `min_size` of torchvision's RetinaNet, which DeepForest leaves as it is
@@ -54,16 +54,10 @@ def read_retinanet(
     config = _config(folder, name)
     names = _classes(config, classes, name)
     where = find_device(device)
-    weights = folder / WEIGHTS
-    if not weights.is_file():
-        states = [path for pattern in _STATE_DICTS for path in folder.glob(pattern)]
-        if len(states) != 1:
-            raise ModelError(f"{name} holds no {WEIGHTS}, nor one file of weights instead; fetch it again")
-        weights = states[0]
-    state = read_state_dict(weights)
-    if not published.has_heads(state):
-        raise ModelError(f"{name} holds no RetinaNet of torchvision, as DeepForest saves it, but other weights")
+    state = read_state_dict(_weights(folder, name))
     slots = published.count_slots(state)
+    if slots is None:
+        raise ModelError(f"{name} holds no whole RetinaNet of torchvision, as DeepForest saves it, but other weights")
     if slots != len(names):
         raise ModelError(f"{name} has scores of {slots} classes, but its {CONFIG} has {len(names)}: {', '.join(names)}")
     network = Network(_BACKBONE, n_classes=len(names), n_bands=len(_BANDS), weights=None)
@@ -77,7 +71,7 @@ def read_retinanet(
             overlap=_OVERLAP,
             pixel_size_m=pixel_size_m,
             min_score=config.get("score_thresh", UNKNOWN_SCORE),
-            stretch=IMAGENET,
+            stretch=replace(IMAGENET, numbers=BYTES),
             min_size=_MIN_SIZE,
             summary={"source": name, "nms_iou": config.get("nms_thresh")},
         )
@@ -89,16 +83,16 @@ def read_retinanet(
 def _config(folder: Path, name: str) -> Mapping[str, Any]:
     path = folder / CONFIG
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_bytes())  # in any of Unicode's encodings
     except OSError as error:
         raise ModelError(
             f"the folder {folder} holds neither a {CONFIG} that can be read nor a {WEIGHTS} that geodetect saved; "
-            "expected one of them"
+            "expected one of them, or hf://OWNER/NAME for a repository on the Hugging Face hub"
         ) from error
-    except ValueError as error:
-        raise ModelError(f"{path} is not JSON ({error}); fetch it again") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is not JSON ({error}); delete it and fetch it again") from error
     if not (isinstance(config, dict) and "num_classes" in config):
-        kind = ", ".join(map(str, config.get("architectures", []))) if isinstance(config, dict) else ""
+        kind = ", ".join(map(str, config.get("architectures") or ())) if isinstance(config, dict) else ""
         raise ModelError(
             f"{name} holds {kind or 'another kind of model'}, no RetinaNet as DeepForest saves it: its {CONFIG} lacks "
             "num_classes"
@@ -114,7 +108,7 @@ def _classes(config: Mapping[str, Any], given: Sequence[str] | None, name: str) 
             f"the {CONFIG} of {name} must hold num_classes, a whole number, and label_dict, a mapping of names to "
             f"labels; got {n_classes!r:.40} and {labels!r:.80}"
         )
-    if labels and set(labels.values()) != set(range(len(labels))):
+    if labels and not all(label in labels.values() for label in range(len(labels))):
         raise ModelError(f"the label_dict of {name} must have the labels 0 to {len(labels) - 1}; got {labels!r:.80}")
     if labels and given is not None:
         raise ArgumentError(f"{name} names its classes {', '.join(labels)}; leave classes out")
@@ -124,3 +118,12 @@ def _classes(config: Mapping[str, Any], given: Sequence[str] | None, name: str) 
     if len(names) != n_classes:
         raise ArgumentError(f"{name} has {n_classes} classes; got {len(names)}: {', '.join(names)}")
     return names
+
+
+def _weights(folder: Path, name: str) -> Path:
+    if (folder / WEIGHTS).is_file():
+        return folder / WEIGHTS
+    states = list_state_dicts(path.name for path in folder.iterdir())
+    if len(states) != 1:
+        raise ModelError(f"{name} holds no {WEIGHTS}, nor one file of weights instead; fetch it again")
+    return folder / states[0]
