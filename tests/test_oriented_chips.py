@@ -24,6 +24,7 @@ from geodetect.chips.loaders import make_loaders
 from geodetect.cli.main import main
 from geodetect.errors import ArgumentError, LabelsError
 from geodetect.grid import Window
+from geodetect.learner.hits import Hits
 from geodetect.vector.geometry import mend
 from tests.fakes import PaintedScene, write_raster
 
@@ -246,8 +247,69 @@ def test_dota_with_headers_difficulty_and_images_without_an_object(tmp_path: Pat
     assert len(data.plans) == 3
     found = np.concatenate([shapes(plan.boxes) for plan in data.plans])
     assert_same(found, np.array([ONE, TWO, THREE]), 0.001)
-    assert "difficult objects, labels like others: 1" in data.report
+    assert "difficult objects, which scores ignore: 1" in data.report
     assert "objects of difficulty 2, which DOTA's splitter has cut, left out: 1" in data.report
+
+
+@pytest.mark.parametrize("boxes", ["upright", "oriented"])
+def test_difficult_objects_of_dota_are_labels_that_scores_ignore(tmp_path: Path, boxes: str) -> None:
+    texts = {"labelTxt/a.txt": line(ONE, "car 0") + line(TWO, "car 1.0"), "labelTxt/b.txt": line(THREE, "car 0")}
+    data = gd.prepare_data(put(tmp_path, texts), split="random", boxes=boxes)
+    plans = {Path(plan.reader.grid.name).name: plan for plan in data.plans}
+    of_a = plans["a.tif"]
+    for found in (of_a.boxes, of_a.objects):
+        number = [int(shapely.distance(shapely.points(centre), TWO.centroid) < 1) for centre in found.centres]
+        assert len(found) == 2
+        assert found.ignored.tolist() == [bool(each) for each in number]
+    assert plans["b.tif"].boxes.counted.all()
+    seen = [Boxes(of_a.boxes.xyxy, of_a.boxes.labels, [0.9, 0.8], of_a.boxes.angles)]
+    hits = Hits.of(seen, [of_a.boxes], 1)
+    assert (hits.n_truth.tolist(), hits.hits.tolist()) == ([1], [True])
+
+
+REAL_DOTA = {  # folders as the data set is unpacked, and what their labels are called here
+    "train/labelTxt-v1.0/labelTxt": ("ship", ONE),
+    "train/labelTxt-v1.0/Train_Task2_gt/trainset_reclabelTxt": ("ship", shapely.box(*ONE.bounds)),
+    "train/labelTxt-v1.5/DOTA-v1.5_train": ("crane", TWO),
+    "train/labelTxt-v1.5/DOTA-v1.5_train_hbb": ("crane", shapely.box(*TWO.bounds)),
+}
+
+
+def unpack(root: Path, folders: Iterable[str]) -> Path:
+    for name in "ab":
+        picture(root / "train/images" / f"{name}.tif")
+    for folder in folders:
+        (root / folder).mkdir(parents=True)
+        name, outline = REAL_DOTA[folder]
+        for image in "ab":
+            (root / folder / f"{image}.txt").write_text(HEADER + line(outline, f"{name} 0"))
+    return root
+
+
+@pytest.mark.parametrize("first", [0, 2])
+def test_horizontal_boxes_of_dota_are_not_read_beside_oriented_ones(tmp_path: Path, first: int) -> None:
+    folders = list(REAL_DOTA)[first : first + 2]
+    data = gd.prepare_data(unpack(tmp_path, folders), split="random", boxes="oriented")
+    outline = REAL_DOTA[folders[0]][1]
+    assert_same(np.concatenate([shapes(plan.boxes) for plan in data.plans]), np.array([outline, outline]), 0.001)
+    assert "without their image" not in data.report
+
+
+def test_horizontal_boxes_of_dota_are_read_alone(tmp_path: Path) -> None:
+    data = gd.prepare_data(unpack(tmp_path, list(REAL_DOTA)[1:2]), split="random")
+    assert data.classes == ["ship"]
+
+
+def test_two_versions_of_dota_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(LabelsError, match=r"labelTxt-v1\.[05].*a\.txt and .*labelTxt-v1\.[05].*differ.*move one"):
+        gd.prepare_data(unpack(tmp_path, REAL_DOTA), split="random", boxes="oriented")
+
+
+def test_copies_of_the_labels_of_dota_are_one(tmp_path: Path) -> None:
+    text = line(ONE, "car 0")
+    texts = {f"{folder}/{name}.txt": text for folder in ("labelTxt", "labelTxt-copy") for name in "ab"}
+    data = gd.prepare_data(put(tmp_path, texts), split="random", boxes="oriented")
+    assert sum(len(plan.boxes) for plan in data.plans) == 2
 
 
 def test_of_dota_upright_boxes_are_the_bounds(tmp_path: Path) -> None:

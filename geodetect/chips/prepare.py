@@ -104,8 +104,8 @@ def prepare_data(
         nodata: value that stands for no data, in addition to those that the rasters or images declare.
         boxes: "upright", or "oriented" for boxes that lie as their objects do: the smallest rotated rectangle around
             the visible part of each polygon, and a square around a point. A folder must hold outlines then: DOTA
-            (whose difficult objects are labels like others), YOLO-OBB, or COCO with polygons. A detector of such data
-            finds oriented boxes.
+            (whose difficult objects are trained on and ignored in scores), YOLO-OBB, or COCO with outlines. A detector
+            of such data finds oriented boxes.
 
     Raises:
         GeodetectError: if a file or a parameter is not usable; the message says which and why.

@@ -28,12 +28,13 @@ Outline: TypeAlias = Sequence[Any]  # of one object: rings, in each of which x a
 class Box(NamedTuple):
     """A class and four numbers: left, top, right and bottom in pixels, or as shares of the image's sides.
 
-    Its outline, in the same units, where the format has one.
+    Its outline, in the same units, where the format has one, and whether scores ignore it.
     """
 
     name: str
     xyxy: Sequence[float]
     outline: Outline | None = None
+    ignored: bool = False
 
     @classmethod
     def around(cls, name: str, ring: Sequence[float]) -> Box:
@@ -54,6 +55,7 @@ class Image:
         label: the label file; None for an image without labels, which counts as one without objects.
         part: `TRAIN`, `VALID` or `TEST` if the data set says so, `UNLISTED` if it lists only others; None otherwise.
         outlines: (N,) of each object, None for one that only has a box; None if none has one.
+        ignored: (N,) whether scores ignore an object; None if they count all.
     """
 
     path: Path
@@ -64,6 +66,7 @@ class Image:
     label: Path | None = None
     part: str | None = None
     outlines: Sequence[Outline | None] | None = None
+    ignored: np.ndarray | None = None
 
     @classmethod
     def of(
@@ -80,7 +83,8 @@ class Image:
         xyxy = np.array([box.xyxy for box in boxes], float).reshape(-1, 4)
         names = np.array([box.name for box in boxes], dtype=object)
         outlines = [box.outline for box in boxes] if any(box.outline is not None for box in boxes) else None
-        return cls(path, xyxy, names, shape, relative, label, outlines=outlines)
+        ignored = np.array([box.ignored for box in boxes]) if any(box.ignored for box in boxes) else None
+        return cls(path, xyxy, names, shape, relative, label, outlines=outlines, ignored=ignored)
 
     @property
     def labelled(self) -> bool:
