@@ -14,6 +14,7 @@ import torch
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pycocotools import mask as mask_tools
 from shapely import affinity
 
 import geodetect as gd
@@ -384,6 +385,44 @@ def test_polygons_of_coco_give_their_smallest_rectangles(tmp_path: Path) -> None
     assert_same(np.concatenate([shapes(plan.boxes) for plan in again.plans]), expected, 1e-9)
 
 
+def as_counts(mask: np.ndarray) -> list[int]:
+    """The runs of a mask down its columns, the first outside."""
+    flat = np.concatenate([[0], mask.T.ravel(), [0]]).astype(int)
+    bounds = np.flatnonzero(np.diff(flat))
+    counts = np.diff(np.concatenate([[0], bounds, [mask.size]])).tolist()
+    return counts[:-1] if counts[-1] == 0 else counts
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("packed", [True, False])
+def test_masks_of_coco_give_the_smallest_rectangles_of_their_pixels(tmp_path: Path, seed: int, packed: bool) -> None:
+    rng = np.random.default_rng(seed)
+    polygon = turned(*rng.uniform(20, 80, 2), *rng.uniform(8, 60, 2), rng.uniform(0, 180))
+    if seed == 0:  # whole columns, as far as the edges
+        polygon = shapely.box(20, -10, 60, 110).union(shapely.box(60, 0, 100, 30))
+    mask = paint(polygon, 100).numpy()
+    pixels = [shapely.box(x, y, x + 1, y + 1) for y, x in np.argwhere(mask)]
+    counts = (
+        mask_tools.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"].decode() if packed else as_counts(mask)
+    )
+    outline = {"size": [100, 100], "counts": counts}
+    data = gd.prepare_data(put(tmp_path, {"labels.json": coco([ring(ONE)], outline)}), split="random", boxes="oriented")
+    found = np.concatenate([shapes(plan.boxes) for plan in data.plans])
+    expected = shapely.oriented_envelope(shapely.union_all(pixels))
+    assert max(shapely.area(shapely.intersection(found, expected))) == pytest.approx(expected.area)
+    areas = shapely.area(found)
+    assert abs(areas - expected.area).min() < 1e-6
+
+
+def test_an_object_of_coco_that_only_has_a_mask_has_its_bounds(tmp_path: Path) -> None:
+    content = json.loads(coco([ring(ONE)], {"size": [100, 100], "counts": [1020, 10, 90, 10, 8870]}))
+    del content["annotations"][1]["bbox"]
+    data = gd.prepare_data(put(tmp_path, {"labels.json": json.dumps(content)}), split="random")
+    boxes = [plan.boxes.xyxy.tolist() for plan in data.plans]
+    assert [[10, 20, 12, 30]] in boxes
+    assert "without a box" not in data.report
+
+
 FLAT = shapely.LineString([(10, 10), (60, 40), (60, 40), (10, 10)])
 
 
@@ -412,7 +451,12 @@ FLAT = shapely.LineString([(10, 10), (60, 40), (60, 40), (10, 10)])
             None,
             r'boxes="oriented" needs the outline.*2 of 3 objects.*first in .*b\.txt',
         ),
-        ({"labels.json": coco([ring(ONE)], {"size": [100, 100], "counts": [9]})}, None, "1 of 2 objects"),
+        ({"labels.json": coco([ring(ONE)], [])}, None, "1 of 2 objects"),
+        ({"labels.json": coco([ring(ONE)], [[]])}, None, "1 of 2 objects"),
+        ({"labels.json": coco([ring(ONE)], {"size": [100, 100], "counts": [9]})}, None, "sum up to its 100 x 100 px"),
+        ({"labels.json": coco([ring(ONE)], {"size": [9, 9], "counts": [81]})}, None, "sum up to its 9 x 9 px"),
+        ({"labels.json": coco([ring(ONE)], {"size": [9, 9], "counts": "0 1"})}, None, "a mask hold ' '"),
+        ({"labels.json": coco([ring(ONE)], {"counts": "01"})}, None, "no mask: 'size'"),
         ({"labels.json": coco([ring(ONE)], [ring(TWO)[:7]])}, None, r"b\.tif is not made of pairs.*labels\.json"),
         (
             {"labels.json": coco([ring(ONE)], [[0, 0, 1, float("nan"), 9, 9]])},

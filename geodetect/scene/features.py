@@ -58,10 +58,22 @@ def _polygons(boxes: Boxes, grid: Grid) -> np.ndarray:
     return np.asarray(shapely.polygons(grid.to_map(corners.reshape(-1, 2)).reshape(-1, 4, 2)))
 
 
-def _sides(boxes: Boxes) -> Float[np.ndarray, "N 2 2"]:
-    """Return the two sides of each box, along its own x and y, as vectors in pixels."""
-    corners = boxes.corners
-    return np.asarray(corners[:, [1, 3]] - corners[:, :1])
+def _sides(boxes: Boxes, grid: Grid, *, in_m: bool) -> Float[np.ndarray, "N 2 2"]:
+    """Return the two sides of each box, along its own x and y, as vectors on the map, (east, north).
+
+    Args:
+        boxes: in the grid's pixels.
+        grid: of the scene.
+        in_m: by their lengths in metres on the ground, instead of units of the CRS.
+    """
+    plane, corners = grid.in_plane(), boxes.corners
+    centres = plane.to_map(boxes.centres)
+    ends = boxes.centres[:, None] + corners[:, [1, 3]] - corners[:, :1]
+    sides = plane.to_map(ends.reshape(-1, 2)).reshape(-1, 2, 2) - centres[:, None]
+    if in_m:
+        assert grid.crs is not None
+        sides = sides * units_m(centres, grid.crs)[:, None]
+    return np.asarray(sides)
 
 
 def _bearings(boxes: Boxes, grid: Grid) -> Float[np.ndarray, "N"]:
@@ -70,11 +82,7 @@ def _bearings(boxes: Boxes, grid: Grid) -> Float[np.ndarray, "N"]:
     In degrees, steps east and north are compared by their lengths on the ground. Which side is longer may differ from
     the pixels, which need not be square. Without a transform, north is up.
     """
-    plane = grid.in_plane()
-    centres = plane.to_map(boxes.centres)
-    sides = plane.to_map((_sides(boxes) + boxes.centres[:, None]).reshape(-1, 2)).reshape(-1, 2, 2) - centres[:, None]
-    if grid.crs is not None and grid.crs.is_geographic:
-        sides = sides * units_m(centres, grid.crs)[:, None]
+    sides = _sides(boxes, grid, in_m=grid.crs is not None and grid.crs.is_geographic)
     longer = np.hypot(*np.moveaxis(sides, -1, 0)).argmax(axis=1)
     east, north = sides[np.arange(len(sides)), longer].T
     bearings = np.rad2deg(np.arctan2(east, -north if grid.transform is None else north)) % _HALF_TURN
@@ -83,10 +91,9 @@ def _bearings(boxes: Boxes, grid: Grid) -> Float[np.ndarray, "N"]:
 
 def _measured(boxes: Boxes, grid: Grid) -> dict[str, Float[np.ndarray, "N"]]:
     """Return the columns of sizes on the ground."""
-    sides_m = grid.pixel_sides_m_at(boxes.centres)
+    sides = _sides(boxes, grid, in_m=True)
+    lengths = np.hypot(*np.moveaxis(sides, -1, 0))
+    area = np.abs(np.linalg.det(sides))  # rows and columns of a grid need not be at right angles on the ground
     if not boxes.oriented:
-        width, height = (boxes.sizes * sides_m).T
-        return {"area_m2": width * height, "width_m": width, "height_m": height}
-    lengths = np.hypot(*np.moveaxis(_sides(boxes) * sides_m[:, None], -1, 0))
-    area = boxes.sizes.prod(axis=1) * sides_m.prod(axis=1)
+        return {"area_m2": area, "width_m": lengths[:, 0], "height_m": lengths[:, 1]}
     return {"area_m2": area, "length_m": lengths.max(axis=1), "width_m": lengths.min(axis=1)}

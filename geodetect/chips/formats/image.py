@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -14,6 +14,7 @@ import shapely
 from jaxtyping import Float
 from pyproj import CRS
 
+from geodetect.chips.formats.masks import outline_mask
 from geodetect.errors import LabelsError
 from geodetect.vector.geometry import mend
 
@@ -22,7 +23,8 @@ _NONCHARACTERS = re.compile("[\ufdd0-\ufdef\ufffe\uffff]")  # of the first plane
 _PAIR = 2  # numbers of a point
 _FEWEST = 3  # points of a ring with an area
 
-Outline: TypeAlias = Sequence[Any]  # of one object: rings, in each of which x and y alternate
+# Of one object: rings, in each of which x and y alternate, or a mask of COCO.
+Outline: TypeAlias = Sequence[Any] | Mapping[str, Any]
 
 
 class Box(NamedTuple):
@@ -115,10 +117,10 @@ class Image:
                 continue
             try:
                 polygons[i] = _as_polygon(outline, size)
-            except (TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError) as error:
                 raise LabelsError(
-                    f"an outline of {self.names[i]} in {self.path.name} is not made of pairs of numbers, x and y: "
-                    f"{error}; correct it in {self.label}"
+                    f"an outline of {self.names[i]} in {self.path.name} is not made of pairs of numbers, x and y, and "
+                    f"no mask: {error}; correct it in {self.label}"
                 ) from error
         return mend(polygons)
 
@@ -134,8 +136,11 @@ def _as_polygon(outline: Outline, size: np.ndarray) -> shapely.Geometry | None:
     """Return the polygon of an outline times `size`, of several parts if it has several rings; None for no ring.
 
     Raises:
-        ValueError: if it is not made of pairs of finite numbers.
+        KeyError: if the size or the counts of a mask are missing.
+        ValueError: if it is not made of pairs of finite numbers, or the counts are not those of a mask.
     """
+    if isinstance(outline, Mapping):
+        outline = [outline_mask(outline)]
     # Some write a single ring without the list around it, or as pairs.
     rings = [outline] if np.size(outline[0]) <= _PAIR else outline
     points = [np.asarray(ring, float).reshape(-1, _PAIR) * size for ring in rings]
