@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -473,6 +474,34 @@ def test_bad_labels_are_told_in_one_sentence(
 ) -> None:
     with pytest.raises(LabelsError, match=told):
         gd.prepare_data(put(tmp_path, texts), split="random", boxes="oriented", dataset_type=dataset_type)
+
+
+def test_labels_that_are_bounds_are_told_as_no_angle_can_be_learnt(upright: PaintedScene, tmp_path: Path) -> None:
+    outlines = frame(upright)
+    made = gd.export_training_data(upright.path, outlines, tmp_path / "chips", metadata_format="coco", chip_size=112)
+    for source, labels in ((upright.path, outlines.set_geometry(outlines.envelope)), (made, None)):
+        with pytest.warns(UserWarning, match=r'all \d+ boxes lie along the rows.*outlines.*boxes="upright"'):
+            gd.prepare_data(source, labels, split="random", boxes="oriented", chip_size=112)
+
+
+def test_yolo_of_an_object_across_its_image_is_one_that_ultralytics_reads(
+    upright: PaintedScene, tmp_path: Path
+) -> None:
+    """It leaves out images with a box whose width or height is above 1.01."""
+    labels = frame(upright, [turned(56, 56, 400, 8, 40), turned(30, 90, 20, 8, 20)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of chips too few for a split by blocks
+        made = gd.export_training_data(
+            upright.path, labels, tmp_path / "out", metadata_format="yolo_obb", chip_size=112
+        )
+    lines = [line.split() for line in (made / "labels/000000000.txt").read_text().splitlines()]
+    corners = np.array([line[1:] for line in lines], float).reshape(-1, 4, 2)
+    assert len(corners) == 2
+    assert np.ptp(corners, axis=1).max() == pytest.approx(1, abs=2e-6)
+    rings = sorted(shapely.polygons(corners * 112), key=shapely.area)
+    assert shapely.hausdorff_distance(rings[0], turned(30, 90, 20, 8, 20)) < 0.01
+    assert np.degrees(oriented_envelope(np.array(rings[1:]), [0]).angles[0]) == pytest.approx(40, abs=0.1)
+    assert shapely.distance(rings[1].centroid, shapely.Point(56, 56)) < 1
 
 
 def test_zero_areas_among_others_are_counted(tmp_path: Path) -> None:
