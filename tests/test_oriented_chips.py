@@ -310,6 +310,7 @@ def test_two_versions_of_dota_are_refused(tmp_path: Path) -> None:
 def test_copies_of_the_labels_of_dota_are_one(tmp_path: Path) -> None:
     text = line(ONE, "car 0")
     texts = {f"{folder}/{name}.txt": text for folder in ("labelTxt", "labelTxt-copy") for name in "ab"}
+    texts |= {f"meta/{name}.txt": HEADER for name in "ab"}
     data = gd.prepare_data(put(tmp_path, texts), split="random", boxes="oriented")
     assert sum(len(plan.boxes) for plan in data.plans) == 2
 

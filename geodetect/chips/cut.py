@@ -235,12 +235,12 @@ def plan_chips(
     which, centred = shapely.STRtree(shapely.points(whole.centres)).query(_frames(windows, within))
     objects = [whole[centred[share]] for share in _slices(which, len(windows))]
 
-    def name(boxes: Boxes) -> Boxes:
+    def relabel(boxes: Boxes) -> Boxes:
         number = boxes.labels
         return replace(boxes, labels=labels[number], ignored=None if ignored is None else ignored[number])
 
     plans = [
-        ChipPlan(reader, window, name(boxes), name(whole))
+        ChipPlan(reader, window, relabel(boxes), relabel(whole))
         for window, boxes, whole in zip(windows, seen, objects, strict=True)
     ]
     return plans, fates

@@ -197,7 +197,7 @@ def _warn_if_upright(plans: Sequence[ChipPlan]) -> None:
     boxes = Boxes.concat([plan.boxes if plan.objects is None else plan.objects for plan in plans])
     assert boxes.angles is not None
     oblong = boxes.sizes[:, 0] > boxes.sizes[:, 1] * (1 + _TURNED)
-    if oblong.mean() > 1 / 2 and (np.abs(np.sin(2 * boxes.angles[oblong])) < _TURNED).all():
+    if 2 * oblong.sum() > len(boxes) and (np.abs(np.sin(2 * boxes.angles[oblong])) < _TURNED).all():
         warn(
             f"all {len(boxes):,} boxes lie along the rows and columns of pixels, so that no angle can be learnt; give "
             'labels that are outlines of the objects, or choose boxes="upright"'

@@ -67,6 +67,8 @@ def read(listing: Listing) -> Folder:
     """
     lines = {path: _read_lines(path) for path in listing.with_suffix(".txt")}
     labels = listing.choose_texts(lines, _is_label)
+    full = {key(label.stem) for label in labels if lines[label]}
+    labels = [label for label in labels if lines[label] or key(label.stem) not in full]  # others hold headers alone
     horizontal = {label for label in labels if any(map(_HORIZONTAL.search, listing.parts(label)))}
     oriented = {key(label.stem) for label in labels if label not in horizontal}
     labels = [label for label in labels if label not in horizontal or key(label.stem) not in oriented]
