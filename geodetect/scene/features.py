@@ -92,8 +92,9 @@ def _bearings(boxes: Boxes, grid: Grid) -> Float[np.ndarray, "N"]:
 def _measured(boxes: Boxes, grid: Grid) -> dict[str, Float[np.ndarray, "N"]]:
     """Return the columns of sizes on the ground."""
     sides = _sides(boxes, grid, in_m=True)
-    lengths = np.hypot(*np.moveaxis(sides, -1, 0))
     area = np.abs(np.linalg.det(sides))  # rows and columns of a grid need not be at right angles on the ground
     if not boxes.oriented:
-        return {"area_m2": area, "width_m": lengths[:, 0], "height_m": lengths[:, 1]}
+        width, height = (boxes.sizes * grid.pixel_sides_m_at(boxes.centres)).T
+        return {"area_m2": area, "width_m": width, "height_m": height}
+    lengths = np.hypot(*np.moveaxis(sides, -1, 0))
     return {"area_m2": area, "length_m": lengths.max(axis=1), "width_m": lengths.min(axis=1)}
