@@ -89,7 +89,7 @@ def _read_content(content: dict[str, Any], path: Path, listing: Listing) -> Fold
     boxless = 0
     for annotation in content["annotations"]:
         bbox, outline = annotation.get("bbox"), annotation.get("segmentation")
-        if not bbox and isinstance(outline, dict):
+        if not bbox and outline and isinstance(outline, dict):
             outline = [outline_mask(outline)]
         if isinstance(outline, list) and outline and not np.size(outline[0]):
             outline = None

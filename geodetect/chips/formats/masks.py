@@ -15,17 +15,19 @@ _BITS, _NEGATIVE, _GOES_ON = 5, 0x10, 0x20  # of a character of packed counts
 
 
 def outline_mask(mask: Mapping[str, Any]) -> list[float]:
-    """Return the convex outline of a mask, which has the same bounds and smallest rectangle; x and y alternate.
+    """Return the convex outline of a mask, which has the same bounds and smallest rectangle; empty if it has no pixel.
+
+    X and y alternate.
 
     Raises:
         KeyError: if its size or its counts are missing.
-        ValueError: if the counts are not those of a mask of its size, or it has no pixel.
+        ValueError: if the counts are not those of a mask of its size.
     """
     height, width = map(int, mask["size"])
     counts = np.array(_unpack(mask["counts"]) if isinstance(mask["counts"], str) else mask["counts"], int)
     ends = np.cumsum(counts)
-    if not len(counts) or counts.min() < 0 or ends[-1] != height * width or not counts[1::2].any():
-        raise ValueError(f"counts of a mask must sum up to its {width} x {height} px, with some inside")
+    if not len(counts) or counts.min() < 0 or ends[-1] != height * width:
+        raise ValueError(f"counts of a mask must sum up to its {width} x {height} px")
     inside = np.flatnonzero(counts[1::2]) * 2 + 1
     first, last = ends[inside] - counts[inside], ends[inside] - 1  # pixels, counted down the columns
     # A run over several columns reaches their bottoms, but for the last one's, and their tops, but for the first one's.
