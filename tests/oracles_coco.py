@@ -23,13 +23,17 @@ def coco_evaluation(
     match_ious: Sequence[float] | None = None,
     max_boxes: int | None = None,
 ) -> COCOeval:
-    """The evaluation of (detections, truth) of chips; without pycocotools' cap on their number unless one is given."""
+    """The evaluation of (detections, truth) of chips.
+
+    It ignores objects with an area beyond all ranges, as ours that are ignored get. Without pycocotools' cap on
+    the number of detections unless one is given.
+    """
 
     def rows(boxes: Boxes, image: int) -> list[dict]:
         xywh, labels = to_xywh(boxes.xyxy).tolist(), boxes.labels.tolist()
         return [
-            {"image_id": image, "category_id": c, "bbox": b, "area": b[2] * b[3]}
-            for b, c in zip(xywh, labels, strict=True)
+            {"image_id": image, "category_id": c, "bbox": b, "area": b[2] * b[3] if counts else 1e11}
+            for b, c, counts in zip(xywh, labels, boxes.counted.tolist(), strict=True)
         ]
 
     truth, found = COCO(), []

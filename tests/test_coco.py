@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from geodetect.boxes import Boxes
 from geodetect.errors import ArgumentError
+from geodetect.learner.hits import Hits
 from geodetect.metrics.coco import coco_scores
 from tests import oracles_coco
 from tests.strategies import boxes
@@ -90,6 +92,22 @@ def test_more_than_a_hundred_boxes_count():
     assert scores_of(made, 1)["AP"] == 1
     assert scores_of(made, 1, max_boxes=100)["AR"] == pytest.approx(100 / 150)
     assert scores_of(made, 1, max_boxes=100)["AP"] == pytest.approx(67 / 101)  # recalls 0, 0.01 ... 0.66
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ignored_objects_and_their_detections_do_not_count_as_in_pycocotools(seed):
+    rng = np.random.default_rng(seed)
+    chips = distinct(crowd(3, 60, seed))
+    made = [(found, replace(truth, ignored=rng.random(len(truth)) < 0.3)) for found, truth in chips]
+    got, due = scores_of(made), oracles_coco.coco_scores(made, N_CLASSES, None)
+    for name in NAMES:
+        np.testing.assert_allclose(got[name], due[name], atol=1e-12)
+    without = [(found, truth[truth.counted]) for found, truth in made]
+    assert (scores_of(made)["AP50"] > scores_of(without)["AP50"]).all()
+    evaluation = oracles_coco.coco_evaluation(made, N_CLASSES, match_ious=[0.5])
+    precision = evaluation.eval["precision"][0, :, :, 0, 0].mean(axis=0)
+    hits = Hits.of([found for found, _ in made], [truth for _, truth in made], N_CLASSES)
+    np.testing.assert_allclose(hits.average_precision(), precision, atol=1e-12)
 
 
 @given(chips())

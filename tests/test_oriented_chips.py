@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pycocotools import mask as mask_tools
 from shapely import affinity
 
 import geodetect as gd
@@ -24,6 +26,7 @@ from geodetect.chips.loaders import make_loaders
 from geodetect.cli.main import main
 from geodetect.errors import ArgumentError, LabelsError
 from geodetect.grid import Window
+from geodetect.learner.hits import Hits
 from geodetect.vector.geometry import mend
 from tests.fakes import PaintedScene, write_raster
 
@@ -246,8 +249,70 @@ def test_dota_with_headers_difficulty_and_images_without_an_object(tmp_path: Pat
     assert len(data.plans) == 3
     found = np.concatenate([shapes(plan.boxes) for plan in data.plans])
     assert_same(found, np.array([ONE, TWO, THREE]), 0.001)
-    assert "difficult objects, labels like others: 1" in data.report
+    assert "difficult objects, which scores ignore: 1" in data.report
     assert "objects of difficulty 2, which DOTA's splitter has cut, left out: 1" in data.report
+
+
+@pytest.mark.parametrize("boxes", ["upright", "oriented"])
+def test_difficult_objects_of_dota_are_labels_that_scores_ignore(tmp_path: Path, boxes: str) -> None:
+    texts = {"labelTxt/a.txt": line(ONE, "car 0") + line(TWO, "car 1.0"), "labelTxt/b.txt": line(THREE, "car 0")}
+    data = gd.prepare_data(put(tmp_path, texts), split="random", boxes=boxes)
+    plans = {Path(plan.reader.grid.name).name: plan for plan in data.plans}
+    of_a = plans["a.tif"]
+    for found in (of_a.boxes, of_a.objects):
+        number = [int(shapely.distance(shapely.points(centre), TWO.centroid) < 1) for centre in found.centres]
+        assert len(found) == 2
+        assert found.ignored.tolist() == [bool(each) for each in number]
+    assert plans["b.tif"].boxes.counted.all()
+    seen = [Boxes(of_a.boxes.xyxy, of_a.boxes.labels, [0.9, 0.8], of_a.boxes.angles)]
+    hits = Hits.of(seen, [of_a.boxes], 1)
+    assert (hits.n_truth.tolist(), hits.hits.tolist()) == ([1], [True])
+
+
+REAL_DOTA = {  # folders as the data set is unpacked, and what their labels are called here
+    "train/labelTxt-v1.0/labelTxt": ("ship", ONE),
+    "train/labelTxt-v1.0/Train_Task2_gt/trainset_reclabelTxt": ("ship", shapely.box(*ONE.bounds)),
+    "train/labelTxt-v1.5/DOTA-v1.5_train": ("crane", TWO),
+    "train/labelTxt-v1.5/DOTA-v1.5_train_hbb": ("crane", shapely.box(*TWO.bounds)),
+}
+
+
+def unpack(root: Path, folders: Iterable[str]) -> Path:
+    for name in "ab":
+        picture(root / "train/images" / f"{name}.tif")
+    for folder in folders:
+        (root / folder).mkdir(parents=True)
+        name, outline = REAL_DOTA[folder]
+        for image in "ab":
+            (root / folder / f"{image}.txt").write_text(HEADER + line(outline, f"{name} 0"))
+    return root
+
+
+@pytest.mark.parametrize("first", [0, 2])
+def test_horizontal_boxes_of_dota_are_not_read_beside_oriented_ones(tmp_path: Path, first: int) -> None:
+    folders = list(REAL_DOTA)[first : first + 2]
+    data = gd.prepare_data(unpack(tmp_path, folders), split="random", boxes="oriented")
+    outline = REAL_DOTA[folders[0]][1]
+    assert_same(np.concatenate([shapes(plan.boxes) for plan in data.plans]), np.array([outline, outline]), 0.001)
+    assert "without their image" not in data.report
+
+
+def test_horizontal_boxes_of_dota_are_read_alone(tmp_path: Path) -> None:
+    data = gd.prepare_data(unpack(tmp_path, list(REAL_DOTA)[1:2]), split="random")
+    assert data.classes == ["ship"]
+
+
+def test_two_versions_of_dota_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(LabelsError, match=r"labelTxt-v1\.[05].*a\.txt and .*labelTxt-v1\.[05].*differ.*move one"):
+        gd.prepare_data(unpack(tmp_path, REAL_DOTA), split="random", boxes="oriented")
+
+
+def test_copies_of_the_labels_of_dota_are_one(tmp_path: Path) -> None:
+    text = line(ONE, "car 0")
+    texts = {f"{folder}/{name}.txt": text for folder in ("labelTxt", "labelTxt-copy") for name in "ab"}
+    texts |= {f"meta/{name}.txt": HEADER for name in "ab"}
+    data = gd.prepare_data(put(tmp_path, texts), split="random", boxes="oriented")
+    assert sum(len(plan.boxes) for plan in data.plans) == 2
 
 
 def test_of_dota_upright_boxes_are_the_bounds(tmp_path: Path) -> None:
@@ -322,6 +387,44 @@ def test_polygons_of_coco_give_their_smallest_rectangles(tmp_path: Path) -> None
     assert_same(np.concatenate([shapes(plan.boxes) for plan in again.plans]), expected, 1e-9)
 
 
+def as_counts(mask: np.ndarray) -> list[int]:
+    """The runs of a mask down its columns, the first outside."""
+    flat = np.concatenate([[0], mask.T.ravel(), [0]]).astype(int)
+    bounds = np.flatnonzero(np.diff(flat))
+    counts = np.diff(np.concatenate([[0], bounds, [mask.size]])).tolist()
+    return counts[:-1] if counts[-1] == 0 else counts
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("packed", [True, False])
+def test_masks_of_coco_give_the_smallest_rectangles_of_their_pixels(tmp_path: Path, seed: int, packed: bool) -> None:
+    rng = np.random.default_rng(seed)
+    polygon = turned(*rng.uniform(20, 80, 2), *rng.uniform(8, 60, 2), rng.uniform(0, 180))
+    if seed == 0:  # whole columns, as far as the edges
+        polygon = shapely.box(20, -10, 60, 110).union(shapely.box(60, 0, 100, 30))
+    mask = paint(polygon, 100).numpy()
+    pixels = [shapely.box(x, y, x + 1, y + 1) for y, x in np.argwhere(mask)]
+    counts = (
+        mask_tools.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"].decode() if packed else as_counts(mask)
+    )
+    outline = {"size": [100, 100], "counts": counts}
+    data = gd.prepare_data(put(tmp_path, {"labels.json": coco([ring(ONE)], outline)}), split="random", boxes="oriented")
+    found = np.concatenate([shapes(plan.boxes) for plan in data.plans])
+    expected = shapely.oriented_envelope(shapely.union_all(pixels))
+    assert max(shapely.area(shapely.intersection(found, expected))) == pytest.approx(expected.area)
+    areas = shapely.area(found)
+    assert abs(areas - expected.area).min() < 1e-6
+
+
+def test_an_object_of_coco_that_only_has_a_mask_has_its_bounds(tmp_path: Path) -> None:
+    content = json.loads(coco([ring(ONE)], {"size": [100, 100], "counts": [1020, 10, 90, 10, 8870]}))
+    del content["annotations"][1]["bbox"]
+    data = gd.prepare_data(put(tmp_path, {"labels.json": json.dumps(content)}), split="random")
+    boxes = [plan.boxes.xyxy.tolist() for plan in data.plans]
+    assert [[10, 20, 12, 30]] in boxes
+    assert "without a box" not in data.report
+
+
 FLAT = shapely.LineString([(10, 10), (60, 40), (60, 40), (10, 10)])
 
 
@@ -350,7 +453,12 @@ FLAT = shapely.LineString([(10, 10), (60, 40), (60, 40), (10, 10)])
             None,
             r'boxes="oriented" needs the outline.*2 of 3 objects.*first in .*b\.txt',
         ),
-        ({"labels.json": coco([ring(ONE)], {"size": [100, 100], "counts": [9]})}, None, "1 of 2 objects"),
+        ({"labels.json": coco([ring(ONE)], [])}, None, "1 of 2 objects"),
+        ({"labels.json": coco([ring(ONE)], [[]])}, None, "1 of 2 objects"),
+        ({"labels.json": coco([ring(ONE)], {"size": [100, 100], "counts": [9]})}, None, "sum up to its 100 x 100 px"),
+        ({"labels.json": coco([ring(ONE)], {"size": [9, 9], "counts": [80]})}, None, "sum up to its 9 x 9 px"),
+        ({"labels.json": coco([ring(ONE)], {"size": [9, 9], "counts": "0 1"})}, None, "a mask hold ' '"),
+        ({"labels.json": coco([ring(ONE)], {"counts": "01"})}, None, "no mask: 'size'"),
         ({"labels.json": coco([ring(ONE)], [ring(TWO)[:7]])}, None, r"b\.tif is not made of pairs.*labels\.json"),
         (
             {"labels.json": coco([ring(ONE)], [[0, 0, 1, float("nan"), 9, 9]])},
@@ -360,6 +468,7 @@ FLAT = shapely.LineString([(10, 10), (60, 40), (60, 40), (10, 10)])
         ({"labelTxt/a.txt": line(FLAT, "car 0")}, None, "boxes without an area: 1"),
         ({"labels/a.txt": f"0 {shares(FLAT)}\n"}, None, "boxes without an area: 1"),
         ({"labels.json": coco([ring(FLAT)])}, None, "boxes without an area: 1"),
+        ({"labels.json": coco({"size": [9, 9], "counts": [81]})}, None, "boxes without an area: 1"),
     ],
 )
 def test_bad_labels_are_told_in_one_sentence(
@@ -367,6 +476,34 @@ def test_bad_labels_are_told_in_one_sentence(
 ) -> None:
     with pytest.raises(LabelsError, match=told):
         gd.prepare_data(put(tmp_path, texts), split="random", boxes="oriented", dataset_type=dataset_type)
+
+
+def test_labels_that_are_bounds_are_told_as_no_angle_can_be_learnt(upright: PaintedScene, tmp_path: Path) -> None:
+    outlines = frame(upright)
+    made = gd.export_training_data(upright.path, outlines, tmp_path / "chips", metadata_format="coco", chip_size=112)
+    for source, labels in ((upright.path, outlines.set_geometry(outlines.envelope)), (made, None)):
+        with pytest.warns(UserWarning, match=r'all \d+ boxes lie along the rows.*outlines.*boxes="upright"'):
+            gd.prepare_data(source, labels, split="random", boxes="oriented", chip_size=112)
+
+
+def test_yolo_of_an_object_across_its_image_is_one_that_ultralytics_reads(
+    upright: PaintedScene, tmp_path: Path
+) -> None:
+    """It leaves out images with a box whose width or height is above 1.01."""
+    labels = frame(upright, [turned(56, 56, 400, 8, 40), turned(30, 90, 20, 8, 20)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of chips too few for a split by blocks
+        made = gd.export_training_data(
+            upright.path, labels, tmp_path / "out", metadata_format="yolo_obb", chip_size=112
+        )
+    lines = [line.split() for line in (made / "labels/000000000.txt").read_text().splitlines()]
+    corners = np.array([line[1:] for line in lines], float).reshape(-1, 4, 2)
+    assert len(corners) == 2
+    assert np.ptp(corners, axis=1).max() == pytest.approx(1, abs=2e-6)
+    rings = sorted(shapely.polygons(corners * 112), key=shapely.area)
+    assert shapely.hausdorff_distance(rings[0], turned(30, 90, 20, 8, 20)) < 0.01
+    assert np.degrees(oriented_envelope(np.array(rings[1:]), [0]).angles[0]) == pytest.approx(40, abs=0.1)
+    assert shapely.distance(rings[1].centroid, shapely.Point(56, 56)) < 1
 
 
 def test_zero_areas_among_others_are_counted(tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ def test_average_precision_is_that_of_a_loop_over_polygons():
     assert 0.1 < due[:, 0].min() < 1
 
 
-def test_ap50_of_an_epoch_takes_padded_boxes_with_angles():
+def test_ap50_of_an_epoch_is_that_of_the_boxes_of_its_chips():
     detector = make()
     network = detector.network.eval()
     boxes = torch.zeros(1, 5, 5)
@@ -225,8 +225,11 @@ def test_ap50_of_an_epoch_takes_padded_boxes_with_angles():
     logits, deltas = torch.full((1, len(anchors), 2), -9.0), torch.zeros(1, len(anchors), 6)
     logits[0, positive, labels[0, target[positive]]] = 9
     deltas[0, positive] = encode(anchors[positive], boxes[0, target[positive]])
+    ignored = Boxes([[1, 1, 9, 5]], [1], angles=[0.3], ignored=[True])  # nor is it missed
+    chips = [SimpleNamespace(boxes=Boxes.concat([TRUTH, ignored])), SimpleNamespace(boxes=None)]
+    loader = SimpleNamespace(dataset=SimpleNamespace(chips=SimpleNamespace(plans=chips)), batches=[[1], [0]])
     metric = ChipAP(SIDE, 2)
-    metric.accumulate(SimpleNamespace(pred=(logits, deltas), model=network, yb=(boxes, labels)))
+    metric.accumulate(SimpleNamespace(pred=(logits, deltas), model=network, dl=loader, iter=1))
     assert metric.value == pytest.approx(1.0)
 
 

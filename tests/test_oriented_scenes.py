@@ -315,6 +315,26 @@ def test_in_degrees_the_sides_are_measured_along_the_ground():
     assert off(row.angle_deg, 0) < 1e-3
 
 
+@pytest.mark.parametrize(
+    "transform",
+    [
+        Affine.translation(10, 60)
+        @ Affine.rotation(30)
+        @ Affine.scale(1e-5, -1e-5),  # half as wide as high on the ground
+        Affine(1e-5, 4e-6, 10, 0, -1e-5, 60),
+    ],
+)
+def test_sides_are_measured_where_rows_and_columns_are_not_at_right_angles(transform):
+    boxes = Boxes([[100, 50, 140, 60]] * 3, [0] * 3, [0.9, 0.8, 0.7], [0.6, -0.4, 1.5])
+    found = features_of(boxes, Grid((200, 300), transform, CRS.from_epsg(4326)), CLASSES, measure=True)
+    geod = Geod(ellps="WGS84")
+    for row in found.itertuples():
+        xy = shapely.get_coordinates(row.geometry)
+        _, _, sides = geod.inv(*xy[:2].T, *xy[1:3].T)
+        assert (row.length_m, row.width_m) == pytest.approx((max(sides), min(sides)), rel=1e-4)
+        assert row.area_m2 == pytest.approx(abs(geod.geometry_area_perimeter(row.geometry)[0]), rel=1e-4)
+
+
 # Files and journals
 
 
@@ -448,6 +468,30 @@ def test_oriented_detections_are_compared_by_polygons_unless_told_otherwise():
     with pytest.warns(UserWarning, match="polygon"):
         assert compute_accuracy(bare, truth).table.loc["all", "tp"] == 1  # as before
     assert compute_accuracy(bare, truth, shape="polygon").table.loc["all", "tp"] == 0
+
+
+def test_outcomes_keep_the_angles_and_are_compared_by_polygons_again(tmp_path):
+    found = frame(Boxes.concat([TRUE, CROSSED.shift(0, -60)]), score=[0.9, 0.8], angle_deg=[45.0, 135.0])
+    accuracy = compute_accuracy(found, frame(Boxes.concat([TRUE, TRUE.shift(0, 60)])))
+    outcomes = accuracy.features.set_index("outcome")["angle_deg"]
+    assert (outcomes["TP"], outcomes["FP"]) == (45, 135)
+    assert np.isnan(outcomes["FN"])
+    read = gpd.read_file(accuracy.save(tmp_path / "outcomes.gpkg"), layer="outcomes")
+    kept = read[read["outcome"] != "FN"]
+    assert compute_accuracy(kept, frame(CROSSED)).table.loc["all", "tp"] == 0
+    boxes = found.drop(columns="angle_deg")
+    assert "angle_deg" not in compute_accuracy(boxes, frame(TRUE), shape="polygon").features
+
+
+@pytest.mark.parametrize(("shape", "word"), [("polygon", "polygon"), ("box", "envelope")])
+def test_reports_say_what_was_compared(tmp_path, shape, word):
+    found = frame(TRUE, score=[0.9], angle_deg=[45.0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        accuracy = compute_accuracy(found, frame(TRUE), shape=shape)
+    assert accuracy.shape == shape
+    assert f"shape {shape}" in accuracy._repr_html_()
+    assert f"if its {word} and that of an object overlap" in accuracy.save(tmp_path / "page.html").read_text("utf-8")
 
 
 def test_upright_and_oriented_detections_are_compared_alike_by_polygons(upright, found):

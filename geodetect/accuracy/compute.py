@@ -113,6 +113,7 @@ def compute_accuracy(
         curve=pd.DataFrame(dict(zip(("score", "precision", "recall", "f1"), curve, strict=True))),
         confusion=comparison.count_confusions(),
         match_iou=match_iou,
+        shape="polygon" if polygons else "box",
     )
 
 
@@ -190,7 +191,8 @@ class _Comparison:
         missed = truth.drop(index=self.partner[hit])
         none = pd.Series(pd.NA, index=missed.index, dtype="Int64")
         both = pd.concat([seen, missed.assign(outcome="FN", iou=0.0, partner=none)], ignore_index=True)
-        columns = ["label", "score", "outcome", "iou", "id", "partner"]
+        angle = [ANGLE] if ANGLE in found.columns else []
+        columns = ["label", "score", *angle, "outcome", "iou", "id", "partner"]
         return GeoDataFrame(both[columns], geometry=list(both.geometry), crs=found.crs or truth.crs)
 
     def count_confusions(self) -> pd.DataFrame:

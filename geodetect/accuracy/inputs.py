@@ -87,12 +87,16 @@ def read_inside(aoi: Area, target: Target) -> shapely.Geometry:
 def frame_detections(features: Features, target: Target, inside: shapely.Geometry | None) -> GeoDataFrame:
     """Return the detections in an area with label, score (1 for all where they have none) and id, their row from 0.
 
+    Oriented ones keep their angle.
+
     Raises:
         LabelsError: if a score is missing or not a finite number, or there are other geometries than polygons.
     """
     note_unread_columns(features, None, "rename the one that holds the class to it")
     objects = Objects.of(features, _read_classes(features), apart=False)
     frame = _frame(objects, _place(objects, target, inside, AREAL), inside)
+    if ANGLE in features.frame.columns:
+        frame[ANGLE] = features.frame[ANGLE].to_numpy()[frame["id"]]
     if "score" not in features.frame.columns:
         if other := [name for name in features.frame.columns if str(name).lower() in _SCORE_COLUMNS]:
             warn(

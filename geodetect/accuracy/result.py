@@ -44,12 +44,14 @@ class Accuracy:
         table: rows classes and `all`, columns precision, recall, f1, ap, tp, fp, fn.
         features: every detection (outcome TP or FP) and every object that none found (FN), in the detections'
             CRS, with label, score (NaN for FN), outcome, iou (0 but for TP), id (its row, from 0, among the
-            detections; for FN among the labels) and partner (the id of the label that a TP found).
+            detections; for FN among the labels) and partner (the id of the label that a TP found); of oriented
+            detections also angle_deg (NaN for FN).
         best_score: the score from which on detections of all classes together have the best F1; NaN without any hit.
         curve: columns score, precision, recall, f1 over all classes together, the highest score first.
         confusion: counts with a row for each true class and for no object, and a column for each detected
             class and for no detection; off the diagonal only where classes did not count (`by_class=False`).
         match_iou: overlap from which a detection counted as right.
+        shape: what overlapped, "polygon" or "box", the envelopes.
     """
 
     table: pd.DataFrame
@@ -58,6 +60,7 @@ class Accuracy:
     curve: pd.DataFrame
     confusion: pd.DataFrame
     match_iou: float
+    shape: str = "box"
 
     def __repr__(self) -> str:
         every = self.table.loc["all"]
@@ -67,7 +70,7 @@ class Accuracy:
 
     def _repr_html_(self) -> str:
         rows = [[name, *row] for name, row in zip(self.table.index, self.table.to_numpy(object), strict=True)]
-        title = f"Accuracy at IoU {self.match_iou:g}; best score {text_of(self.best_score)}"
+        title = f"Accuracy at IoU {self.match_iou:g} (shape {self.shape}); best score {text_of(self.best_score)}"
         return html_rows(title, ["", *self.table.columns], rows)
 
     def plot(self) -> Figure:
@@ -104,14 +107,15 @@ class Accuracy:
         best = f"F1 is best with the detections that score {self.best_score:.3f} or more."
         if math.isnan(self.best_score):
             best = "No detection is right."
+        what = "polygon" if self.shape == "polygon" else "envelope"
         png = BytesIO()
         self.plot().savefig(png, format="png", dpi=160)
         figure = "data:image/png;base64," + b64encode(png.getvalue()).decode("ascii")
         table = self.table.rename(columns={"f1": "F1", "ap": "AP", "tp": "TP", "fp": "FP", "fn": "FN"})
         parts = [
             "<h1>Accuracy</h1>",
-            f"<p>A detection is right if it overlaps an object by an IoU of {self.match_iou:g} or more, and none of a "
-            f"higher score has taken that object. {best}</p>",
+            f"<p>A detection is right if its {what} and that of an object overlap by an IoU of {self.match_iou:g} or "
+            f"more, and none of a higher score has taken that object. {best}</p>",
             _to_html(table, "table"),
             f"<p>{_WORDS}</p>",
             "<h2>Which score to cut at</h2>",

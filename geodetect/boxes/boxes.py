@@ -42,6 +42,7 @@ class Boxes:
         scores: 0 to 1, (N,); None for true boxes.
         angles: of oriented boxes, radians from +x towards +y (down), (N,); None for upright boxes. Any
             angle and any longer side is accepted and brought into the form described above.
+        ignored: of true boxes, whether scores leave out the object and a detection of it, (N,); None for no box.
 
     Raises:
         ArgumentError: if the lengths disagree, the corners are not (N, 4), or a value is not a number.
@@ -51,6 +52,7 @@ class Boxes:
     labels: _Array
     scores: _Array | None = None
     angles: _Array | None = None
+    ignored: _Array | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "xyxy", as_corners(self.xyxy))
@@ -63,6 +65,8 @@ class Boxes:
                 values = getattr(self, name)
                 if values is not None:
                     object.__setattr__(self, name, np.asarray(values, dtype=np.float64).reshape(-1))
+            if self.ignored is not None:
+                object.__setattr__(self, "ignored", np.asarray(self.ignored, dtype=bool).reshape(-1))
         except _NO_NUMBERS as error:
             raise ArgumentError(
                 f"labels must be class indices, scores and angles numbers; got something else: {error}"
@@ -88,7 +92,8 @@ class Boxes:
             object.__setattr__(self, "xyxy", xyxy)
             angles = angles + np.where(tall, np.pi / 2, 0.0)
         if ((angles < -np.pi / 2) | (angles >= np.pi / 2)).any():
-            angles = (angles + np.pi / 2) % np.pi - np.pi / 2
+            with np.errstate(invalid="ignore"):  # infinite angles become NaN
+                angles = (angles + np.pi / 2) % np.pi - np.pi / 2
             angles[angles >= np.pi / 2] = -np.pi / 2  # the remainder may be rounded up to pi
         object.__setattr__(self, "angles", angles)
 
@@ -117,6 +122,7 @@ class Boxes:
             np.concatenate([part.labels for part in parts]),
             np.concatenate(scores) if len(scores) == len(parts) else None,
             np.concatenate([np.zeros(len(p)) if p.angles is None else p.angles for p in parts]) if oriented else None,
+            None if all(p.ignored is None for p in parts) else ~np.concatenate([p.counted for p in parts]),
         )
 
     def __len__(self) -> int:
@@ -124,8 +130,9 @@ class Boxes:
 
     def __getitem__(self, indices: Any) -> Boxes:
         """Return the boxes that a slice, a mask or an index array selects; never a single row."""
-        scores, angles = (None if values is None else values[indices] for values in (self.scores, self.angles))
-        return Boxes(self.xyxy[indices], self.labels[indices], scores, angles)
+        more = (self.scores, self.angles, self.ignored)
+        chosen = (None if values is None else values[indices] for values in more)
+        return Boxes(self.xyxy[indices], self.labels[indices], *chosen)
 
     def __repr__(self) -> str:
         counts = ", ".join(
@@ -151,6 +158,11 @@ class Boxes:
     def oriented(self) -> bool:
         """Whether the boxes have angles."""
         return self.angles is not None
+
+    @property
+    def counted(self) -> Bool[np.ndarray, "N"]:
+        """Which boxes scores count: those that are not ignored."""
+        return np.ones(len(self), bool) if self.ignored is None else ~self.ignored
 
     @property
     def sizes(self) -> Float[np.ndarray, "N 2"]:

@@ -195,6 +195,7 @@ def plan_chips(
     *,
     area: shapely.Geometry | None = None,
     within: tuple[int, int] | None = None,
+    ignored: np.ndarray | None = None,
 ) -> tuple[list[ChipPlan], np.ndarray]:
     """Plan a chip for every window of one raster, with a box or without, and return the `Fate` of each label.
 
@@ -208,6 +209,7 @@ def plan_chips(
         cutting: with a chip size; the overlap of chips, and which parts of labels count.
         area: scene pixels; pixels outside become invalid, and labels are cut at its edge.
         within: as in `cut`.
+        ignored: (N,) whether scores ignore a label; None if they count all.
     """
     assert cutting.chip_size is not None
     windows = plan_windows(reader, chip_size=cutting.chip_size, overlap=cutting.overlap, area=area)
@@ -232,9 +234,14 @@ def plan_chips(
     (whole,) = visible(polygons[held], held, [Window(0, 0, width, height)])
     which, centred = shapely.STRtree(shapely.points(whole.centres)).query(_frames(windows, within))
     objects = [whole[centred[share]] for share in _slices(which, len(windows))]
+
+    def relabel(boxes: Boxes) -> Boxes:
+        number = boxes.labels
+        return replace(boxes, labels=labels[number], ignored=None if ignored is None else ignored[number])
+
     plans = [
-        ChipPlan(reader, window, *(replace(each, labels=labels[each.labels]) for each in both))
-        for window, *both in zip(windows, seen, objects, strict=True)
+        ChipPlan(reader, window, relabel(boxes), relabel(whole))
+        for window, boxes, whole in zip(windows, seen, objects, strict=True)
     ]
     return plans, fates
 

@@ -31,10 +31,11 @@ _FLAT, _DUPLICATE, _OUTSIDE = "boxes without an area", "duplicate boxes", "boxes
 
 
 class _Objects(NamedTuple):
-    """Polygons in the pixels of an image that is read, and their labels under the new names."""
+    """Polygons in the pixels of an image that is read, their labels under the new names, and which scores ignore."""
 
     polygons: np.ndarray
     labels: np.ndarray
+    ignored: np.ndarray | None
 
 
 class ImageReader:
@@ -144,7 +145,9 @@ class ImageCutter:
             if _kind(reader) == self._kind:
                 find, within = (self._outlines, reader.grid.shape) if self._cutting.oriented else (self._boxes, None)
                 objects = find(image, reader)
-                made, fates = plan_chips(reader, objects.polygons, objects.labels, self._cutting, within=within)
+                made, fates = plan_chips(
+                    reader, objects.polygons, objects.labels, self._cutting, within=within, ignored=objects.ignored
+                )
                 plans += [replace(plan, original=self._originals.get(image.path)) for plan in made]
                 self._fates.append(fates)
         return plans
@@ -165,26 +168,27 @@ class ImageCutter:
     def _outlines(self, image: Image, reader: ImageReader) -> _Objects:
         """The usable outlines of an image, in the pixels that are read; others count as lost."""
         labels, frame = self._relabel(image), self._frame(image, reader)
-        kept = labels >= 0
         (height, width), scale = reader.grid.shape, np.divide(reader.grid.shape, frame)[::-1]
-        polygons, labels = image.polygons(frame)[kept], labels[kept]
+        polygons = image.polygons(frame)
         solid = ~shapely.is_missing(polygons)
-        self._lost[_FLAT] += int((~solid).sum())
-        polygons, labels = shapely.transform(polygons[solid], lambda xy: xy * scale), labels[solid]
+        self._lost[_FLAT] += int((~solid & (labels >= 0)).sum())
+        kept = np.flatnonzero(solid & (labels >= 0))
+        polygons, labels = shapely.transform(polygons[kept], lambda xy: xy * scale), labels[kept]
         rows = np.column_stack([labels, number_outlines(polygons)])
         first = np.sort(np.unique(rows, axis=0, return_index=True)[1])
         self._lost[_DUPLICATE] += len(polygons) - len(first)
-        polygons, labels = polygons[first], labels[first]
+        polygons, labels, kept = polygons[first], labels[first], kept[first]
         inside = shapely.area(shapely.intersection(polygons, shapely.box(0, 0, width, height)))
         good = inside >= np.maximum(self._cutting.min_visible * shapely.area(polygons), np.finfo(float).tiny)
         self._lost[_OUTSIDE] += int((~good).sum())
-        return _Objects(polygons[good], labels[good])
+        ignored = None if image.ignored is None else image.ignored[kept[good]]
+        return _Objects(polygons[good], labels[good], ignored)
 
     def _boxes(self, image: Image, reader: ImageReader) -> _Objects:
         """The usable boxes of an image, in the pixels that are read; others count as lost."""
         labels, frame = self._relabel(image), self._frame(image, reader)
         (height, width), scale = reader.grid.shape, np.divide(reader.grid.shape, frame)[::-1]
-        boxes = Boxes(image.in_pixels(frame) * np.tile(scale, 2), labels)[labels >= 0]
+        boxes = Boxes(image.in_pixels(frame) * np.tile(scale, 2), labels, ignored=image.ignored)[labels >= 0]
         rows = np.column_stack([boxes.labels, boxes.xyxy.round(_DECIMALS)])
         _, first = np.unique(rows, axis=0, return_index=True)
         self._lost[_DUPLICATE] += len(boxes) - len(first)
@@ -201,7 +205,7 @@ class ImageCutter:
             self._lost[fault] += int((good & has).sum())
             good &= ~has
         boxes = boxes[good]
-        return _Objects(shapely.box(*boxes.xyxy.T), boxes.labels)
+        return _Objects(shapely.box(*boxes.xyxy.T), boxes.labels, boxes.ignored)
 
     def source(self, plans: Sequence[ChipPlan], name: str) -> Source:
         """Return chips with what all of them share; of those without a box as many as are asked for.

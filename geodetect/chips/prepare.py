@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from geodetect import memory
+from geodetect.boxes import Boxes
 from geodetect.chips.chip import ChipPlan, Chips, relabel
 from geodetect.chips.cut import Cutting
 from geodetect.chips.data import DetectionData
@@ -19,7 +20,7 @@ from geodetect.chips.formats.image import count, join_notes
 from geodetect.chips.images import ImageReader
 from geodetect.chips.sources import Source, find_pixel_sizes, from_raster
 from geodetect.chips.split import Parts, split_chips
-from geodetect.errors import ArgumentError, LabelsError, check_whole
+from geodetect.errors import ArgumentError, LabelsError, check_whole, warn
 from geodetect.facts import join_values
 from geodetect.raster import Rasters
 from geodetect.stretch import Sample, Stretch
@@ -30,6 +31,7 @@ _WORKER_BYTES = 200_000_000  # of a process with torch and the chips it has read
 _SMALLEST_BATCH, _LARGEST_BATCH = 2, 8
 _FEWEST_BATCHES = 20  # an epoch
 _SAMPLE = 64  # chips from which mean and deviation are computed
+_TURNED = 0.01  # relative; boxes turned, or longer than wide, by less may be so by rounding
 
 
 def prepare_data(
@@ -104,8 +106,8 @@ def prepare_data(
         nodata: value that stands for no data, in addition to those that the rasters or images declare.
         boxes: "upright", or "oriented" for boxes that lie as their objects do: the smallest rotated rectangle around
             the visible part of each polygon, and a square around a point. A folder must hold outlines then: DOTA
-            (whose difficult objects are labels like others), YOLO-OBB, or COCO with polygons. A detector of such data
-            finds oriented boxes.
+            (whose difficult objects are trained on and ignored in scores), YOLO-OBB, or COCO with outlines. A detector
+            of such data finds oriented boxes.
 
     Raises:
         GeodetectError: if a file or a parameter is not usable; the message says which and why.
@@ -126,6 +128,8 @@ def prepare_data(
         of_labels = {"aoi": aoi, "label_field": label_field, "layer": layer, "point_radius_m": point_radius_m}
         _refuse(of_labels, "a folder of labelled chips, only to labels=")
         found = from_folder(source, cutting, dataset_type=dataset_type, class_mapping=class_mapping)
+    if oriented:
+        _warn_if_upright(found.plans)
     valid, spared, report = found.valid, list(found.left_out), found.report
     _check_batch(batch_size or 1, found.chip_size, len(found.bands))
     if valid_path is not None:
@@ -186,6 +190,18 @@ def _check_arguments(split: str, batch_size: int | None, num_workers: int | None
     memory.check_fits(_WORKER_BYTES * (num_workers or 0), f"num_workers={num_workers}", "make num_workers smaller")
     if sampler not in ("balanced", None):
         raise ArgumentError(f'sampler must be "balanced" or None; got {sampler!r}')
+
+
+def _warn_if_upright(plans: Sequence[ChipPlan]) -> None:
+    """Warn if no box is turned, as where labels are the bounds of their objects. Squares, as of points, may lie so."""
+    boxes = Boxes.concat([plan.boxes if plan.objects is None else plan.objects for plan in plans])
+    assert boxes.angles is not None
+    oblong = boxes.sizes[:, 0] > boxes.sizes[:, 1] * (1 + _TURNED)
+    if 2 * oblong.sum() > len(boxes) and (np.abs(np.sin(2 * boxes.angles[oblong])) < _TURNED).all():
+        warn(
+            f"all {len(boxes):,} boxes lie along the rows and columns of pixels, so that no angle can be learnt; give "
+            'labels that are outlines of the objects, or choose boxes="upright"'
+        )
 
 
 def _check_batch(batch_size: int, chip_size: int, n_bands: int) -> None:

@@ -35,7 +35,7 @@ def evaluate(detections: str, labels: str, output: Path | None, **choices: Any) 
     from geodetect.accuracy import compute_accuracy
 
     accuracy = compute_accuracy(detections, labels, **choices)
-    tables.show_table(accuracy.table, f"Accuracy at IoU {choices['match_iou']:g}")
+    tables.show_table(accuracy.table, f"Accuracy at IoU {choices['match_iou']:g} (shape {accuracy.shape})")
     if not choices["by_class"]:
         shown = accuracy.confusion.rename_axis(None)
         tables.show_table(shown, "True classes (rows) and detected classes (columns)")

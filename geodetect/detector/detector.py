@@ -106,9 +106,10 @@ class Detector(HasMetadata):
     def __repr__(self) -> str:
         at = "" if self.pixel_size_m is None else f" of {self.pixel_size_m:g} m"
         told = "untrained" if self.network.class_head.gives_prior else text_of(self.metadata.summary)
+        oriented = "; oriented" if self.oriented else ""
         return (
             f"Detector({join_values(self.classes)}: {self.network.architecture.backbone}, {self.chip_size} px{at}, "
-            f"bands {join_values(self.bands)}{'; ' if told else ''}{told})"
+            f"bands {join_values(self.bands)}{oriented}{'; ' if told else ''}{told})"
         )
 
     def _repr_html_(self) -> str:

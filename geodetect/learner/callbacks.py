@@ -22,7 +22,6 @@ from geodetect.learner.hits import Hits
 from geodetect.learner.interrupts import defer_interrupts
 from geodetect.metadata import NMS_IOU
 from geodetect.network.coding import select_candidates, suppress
-from geodetect.network.oriented import N_ORIENTED
 
 _MAX_NAMED = 3  # chips that a message names
 
@@ -192,11 +191,7 @@ class ChipAP(Metric):  # type: ignore[misc]
         logits, deltas = (output.detach() for output in learn.pred)
         anchors, sizes = learn.model.anchors(self.shape), learn.model.level_sizes(self.shape)
         self.found += suppress(select_candidates(logits, deltas, anchors, self.shape, level_sizes=sizes).cpu(), NMS_IOU)
-        for boxes, labels in zip(*(part.cpu().numpy() for part in learn.yb), strict=True):
-            is_real = labels >= 0  # not padding
-            rows = boxes[is_real]
-            angles = rows[:, 4] if rows.shape[1] == N_ORIENTED else None
-            self.truth.append(Boxes(rows[:, :4], labels[is_real], angles=angles))
+        self.truth += [learn.dl.dataset.chips.plans[index].boxes for index in learn.dl.batches[learn.iter]]
 
     @property
     def value(self) -> float:

@@ -28,7 +28,7 @@ class Hits:
     """Detections of all chips, and which of them match a true box.
 
     Args:
-        scores: (N,) scores of the detections.
+        scores: (N,) scores of the detections, without those of true boxes that are ignored.
         labels: (N,) labels of the detections.
         hits: (N,) whether each matches a true box of its chip.
         n_truth: (K,) number of true boxes of each class.
@@ -43,13 +43,16 @@ class Hits:
     def of(cls, found: Sequence[Boxes], truth: Sequence[Boxes], n_classes: int, match_iou: float = 0.5) -> Hits:
         """Match the detections of each chip with its true boxes."""
         partners = [match(a, b, match_iou)[0] for a, b in zip(found, truth, strict=True)]
-        every = Boxes.concat(list(found), scored=True)
+        counted = [np.append(true.counted, True)[partner] for partner, true in zip(partners, truth, strict=True)]
+        every = Boxes.concat([boxes[some] for boxes, some in zip(found, counted, strict=True)], scored=True)
         assert every.scores is not None
+        hits = [partner[some] >= 0 for partner, some in zip(partners, counted, strict=True)]
+        labels = [true.labels[true.counted] for true in truth]
         return cls(
             every.scores,
             every.labels,
-            np.concatenate([np.zeros(0, int), *partners]) >= 0,
-            np.bincount(np.concatenate([np.zeros(0, int), *(boxes.labels for boxes in truth)]), minlength=n_classes),
+            np.concatenate([np.zeros(0, bool), *hits]),
+            np.bincount(np.concatenate([np.zeros(0, int), *labels]), minlength=n_classes),
         )
 
     def average_precision(self) -> np.ndarray:

@@ -70,7 +70,7 @@ def find_errors(detector: Detector, found: list[Boxes], truth: list[Boxes]) -> t
             reason = f"{score:.2f}, {_explain(label, overlap[i], true, names)}"
             false.append(Wrong(number, counted[[i]], label, score, reason))
         overlap = iou(true, boxes)
-        for j in np.setdiff1d(np.arange(len(true)), partner):
+        for j in np.setdiff1d(np.flatnonzero(true.counted), partner):
             near = (overlap[j] >= _RIGHT_IOU) & (boxes.labels == true.labels[j])
             score = float(np.asarray(boxes.scores)[near].max(initial=0.0))
             badness = -score if score else float(np.prod(true.sizes[j]))  # sizes are above 0

@@ -37,7 +37,8 @@ def coco_scores(
 
     Args:
         found: detections of each chip, with scores.
-        truth: true boxes of each chip.
+        truth: true boxes of each chip; those that are `ignored` are taken last, and neither they nor the detections
+            that take them count.
         n_classes: number of classes; labels run from 0.
         max_boxes: most detections of a class in a chip that count, the highest scores first; None: all (COCO: 100).
 
@@ -85,7 +86,7 @@ class _Contest:
         j: (P,) its true box; of one detection the preferred one first.
         iou: (P,) their overlap.
         ignored: (N,) detections of a size that does not count.
-        true_ignored: (M,) true boxes of such a size.
+        true_ignored: (M,) true boxes of such a size, and those that are ignored at any size.
     """
 
     labels: Int[np.ndarray, "N"]
@@ -132,12 +133,13 @@ class _Contest:
             j=j[pairs],
             iou=iou[pairs],
             ignored=np.zeros(len(order), bool),
-            true_ignored=np.zeros(len(true), bool),
+            true_ignored=~true.counted,
         )
 
     def within(self, low: float, high: float) -> _Contest:
         """Ignore boxes with an area below `low` or above `high`: such true boxes are taken last, and do not count."""
         ignored, true_ignored = (~((low <= areas) & (areas <= high)) for areas in (self.areas, self.true_areas))
+        true_ignored |= self.true_ignored
         order = np.argsort(2 * self.i + true_ignored[self.j], kind="stable")
         pairs = {name: getattr(self, name)[order] for name in ("i", "j", "iou")}
         return replace(self, ignored=ignored, true_ignored=true_ignored, **pairs)

@@ -7,7 +7,7 @@ https://github.com/cocodataset/cocoapi/blob/master/PythonAPI/pycocotools/cocoeva
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from geodetect.boxes import Boxes, find_overlaps
 from geodetect.errors import ArgumentError, is_share
@@ -32,7 +32,8 @@ def match(
 
     Args:
         detections: boxes with scores; those of higher score choose first, ties as in `Boxes.rank`.
-        truth: boxes of the same scene or chip, in the same pixels.
+        truth: boxes of the same scene or chip, in the same pixels; those that are `ignored` are taken only by
+            detections for which no other is left.
         match_iou: overlap from which a detection counts as right, above 0 and at most 1.
         by_class: only boxes with the same label match.
 
@@ -46,7 +47,7 @@ def match(
     if by_class:
         same = detections.labels[i] == truth.labels[j]
         i, j, iou = i[same], j[same], iou[same]
-    return match_pairs(detections.rank(), i, j, iou, n_truth=len(truth), match_iou=match_iou)
+    return match_pairs(detections.rank(), i, j, iou, n_truth=len(truth), match_iou=match_iou, last=~truth.counted)
 
 
 def match_pairs(
@@ -57,6 +58,7 @@ def match_pairs(
     *,
     n_truth: int,
     match_iou: float,
+    last: Bool[np.ndarray, "M"] | None = None,
 ) -> tuple[Int[np.ndarray, "N"], Float[np.ndarray, "N"]]:
     """Match as `match` does, from pairs that overlap instead of boxes.
 
@@ -69,11 +71,12 @@ def match_pairs(
         iou: their overlap by any measure from 0 to 1.
         n_truth: number of true boxes.
         match_iou: overlap from which a pair may match.
+        last: true boxes that a detection takes only if no other is left; None for none.
     """
     check_match_iou(match_iou)
     able = iou >= min(match_iou, ALMOST_ONE)
     rank, j, iou = np.argsort(order)[i[able]], j[able], iou[able]
-    wish = np.lexsort((-j, -iou, rank))
+    wish = np.lexsort((-j, -iou, np.zeros(len(j)) if last is None else last[j], rank))
     pair = assign_pairs(rank[wish], j[wish], len(order), n_truth)
     found = order[pair >= 0]
     chosen = wish[pair[pair >= 0]]

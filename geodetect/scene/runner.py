@@ -140,9 +140,11 @@ class Runner:
             return boxes
         if not self._warned:
             self._warned = True
+            turned = "" if boxes.angles is None else f" turned by {boxes.angles[~possible][0]:g}"
             warnings.warn(
-                f"detect gives boxes that are left out, such as {corners[~possible][0].tolist()}: they must be "
-                f"x1, y1, x2, y2 in pixels of the window, from 0 to {self._side}, with x1 < x2 and y1 < y2",
+                f"detect gives boxes that are left out, such as {corners[~possible][0].tolist()}{turned}: they must be "
+                f"x1, y1, x2, y2 in pixels of the window, from 0 to {self._side}, with x1 < x2 and y1 < y2"
+                f"{' and an angle in radians' if turned else ''}",
                 UserWarning,
                 stacklevel=2,
             )

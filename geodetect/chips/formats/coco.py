@@ -19,6 +19,7 @@ import numpy as np
 from geodetect.boxes import from_xywh, to_xywh
 from geodetect.chips.formats.image import Box, Folder, Image, count, join_notes
 from geodetect.chips.formats.listing import Listing
+from geodetect.chips.formats.masks import outline_mask
 from geodetect.chips.formats.names import parse_part
 from geodetect.chips.formats.text import read_bytes, read_text
 from geodetect.errors import LabelsError
@@ -88,12 +89,15 @@ def _read_content(content: dict[str, Any], path: Path, listing: Listing) -> Fold
     boxless = 0
     for annotation in content["annotations"]:
         bbox, outline = annotation.get("bbox"), annotation.get("segmentation")
-        if not bbox and outline and isinstance(outline, list):
+        if not bbox and outline and isinstance(outline, dict):
+            outline = [outline_mask(outline)]
+        if isinstance(outline, list) and outline and not np.size(outline[0]):
+            outline = None
+        if not bbox and outline:
             xy = np.concatenate([np.array(ring, float).reshape(-1, 2) for ring in outline])
             bbox = [*xy.min(axis=0), *np.ptp(xy, axis=0)]
         if bbox:
-            rings = outline if outline and isinstance(outline, list) else None  # else a mask
-            box = Box(names[str(annotation["category_id"])], list(bbox), rings)
+            box = Box(names[str(annotation["category_id"])], list(bbox), outline or None)
             boxes[str(annotation["image_id"])].append(box)
         else:
             boxless += 1

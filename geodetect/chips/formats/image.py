@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -14,6 +14,7 @@ import shapely
 from jaxtyping import Float
 from pyproj import CRS
 
+from geodetect.chips.formats.masks import outline_mask
 from geodetect.errors import LabelsError
 from geodetect.vector.geometry import mend
 
@@ -22,18 +23,20 @@ _NONCHARACTERS = re.compile("[\ufdd0-\ufdef\ufffe\uffff]")  # of the first plane
 _PAIR = 2  # numbers of a point
 _FEWEST = 3  # points of a ring with an area
 
-Outline: TypeAlias = Sequence[Any]  # of one object: rings, in each of which x and y alternate
+# Of one object: rings, in each of which x and y alternate, or a mask of COCO.
+Outline: TypeAlias = Sequence[Any] | Mapping[str, Any]
 
 
 class Box(NamedTuple):
     """A class and four numbers: left, top, right and bottom in pixels, or as shares of the image's sides.
 
-    Its outline, in the same units, where the format has one.
+    Its outline, in the same units, where the format has one, and whether scores ignore it.
     """
 
     name: str
     xyxy: Sequence[float]
     outline: Outline | None = None
+    ignored: bool = False
 
     @classmethod
     def around(cls, name: str, ring: Sequence[float]) -> Box:
@@ -54,6 +57,7 @@ class Image:
         label: the label file; None for an image without labels, which counts as one without objects.
         part: `TRAIN`, `VALID` or `TEST` if the data set says so, `UNLISTED` if it lists only others; None otherwise.
         outlines: (N,) of each object, None for one that only has a box; None if none has one.
+        ignored: (N,) whether scores ignore an object; None if they count all.
     """
 
     path: Path
@@ -64,6 +68,7 @@ class Image:
     label: Path | None = None
     part: str | None = None
     outlines: Sequence[Outline | None] | None = None
+    ignored: np.ndarray | None = None
 
     @classmethod
     def of(
@@ -80,7 +85,8 @@ class Image:
         xyxy = np.array([box.xyxy for box in boxes], float).reshape(-1, 4)
         names = np.array([box.name for box in boxes], dtype=object)
         outlines = [box.outline for box in boxes] if any(box.outline is not None for box in boxes) else None
-        return cls(path, xyxy, names, shape, relative, label, outlines=outlines)
+        ignored = np.array([box.ignored for box in boxes]) if any(box.ignored for box in boxes) else None
+        return cls(path, xyxy, names, shape, relative, label, outlines=outlines, ignored=ignored)
 
     @property
     def labelled(self) -> bool:
@@ -111,10 +117,10 @@ class Image:
                 continue
             try:
                 polygons[i] = _as_polygon(outline, size)
-            except (TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError) as error:
                 raise LabelsError(
-                    f"an outline of {self.names[i]} in {self.path.name} is not made of pairs of numbers, x and y: "
-                    f"{error}; correct it in {self.label}"
+                    f"an outline of {self.names[i]} in {self.path.name} is not made of pairs of numbers, x and y, and "
+                    f"no mask: {error}; correct it in {self.label}"
                 ) from error
         return mend(polygons)
 
@@ -130,8 +136,11 @@ def _as_polygon(outline: Outline, size: np.ndarray) -> shapely.Geometry | None:
     """Return the polygon of an outline times `size`, of several parts if it has several rings; None for no ring.
 
     Raises:
-        ValueError: if it is not made of pairs of finite numbers.
+        KeyError: if the size or the counts of a mask are missing.
+        ValueError: if it is not made of pairs of finite numbers, or the counts are not those of a mask.
     """
+    if isinstance(outline, Mapping):
+        outline = [outline_mask(outline)]
     # Some write a single ring without the list around it, or as pairs.
     rings = [outline] if np.size(outline[0]) <= _PAIR else outline
     points = [np.asarray(ring, float).reshape(-1, _PAIR) * size for ring in rings]

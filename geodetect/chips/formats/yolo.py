@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 import yaml
+from jaxtyping import Float
 
 from geodetect.chips.formats.image import TRAIN, VALID, Box, Folder, Image, count, join_notes
 from geodetect.chips.formats.listing import Listing, Reference
@@ -228,10 +229,21 @@ def render(folder: Folder, *, corners: bool = False) -> Iterator[tuple[str, str]
         assert image.shape is not None
         height, width = image.shape
         if corners:
-            shares = image.corners / np.tile((width, height), 4)
+            shares = _shrink(image.corners / np.tile((width, height), 4))
         else:
             xyxy = image.xyxy / (width, height, width, height)
             shares = np.concatenate([(xyxy[:, :2] + xyxy[:, 2:]) / 2, xyxy[:, 2:] - xyxy[:, :2]], axis=1)
         rows = zip(image.names, shares.tolist(), strict=True)
         lines = (f"{numbers[name]} {' '.join(f'{share:.6f}' for share in each)}\n" for name, each in rows)
         yield f"{LABELS}/{image.path.stem}.txt", "".join(lines)
+
+
+def _shrink(shares: Float[np.ndarray, "N 8"]) -> Float[np.ndarray, "N 8"]:
+    """Return rectangles whose bounds are no larger than the image, shrunk about their centres if they were.
+
+    Ultralytics leaves out every image with a larger one. A road across an image has a rectangle that reaches beyond it.
+    """
+    corners = shares.reshape(-1, 4, 2)
+    centres = corners.mean(axis=1, keepdims=True)
+    factor = np.minimum(1 / np.ptp(corners, axis=1).max(axis=1), 1)[:, None, None]
+    return np.asarray((centres + factor * (corners - centres)).reshape(-1, 8))
