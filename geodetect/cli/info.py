@@ -40,7 +40,7 @@ def info(file: str | None, label_field: str | None, layer: str | None, *, publis
             click.echo()
         return
     file = expand_user(file)
-    if file.endswith(_MODEL):
+    if file.lower().endswith(_MODEL):
         from geodetect.detector import read_detector
 
         path = Path(file)

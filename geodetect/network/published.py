@@ -79,8 +79,15 @@ def fill(network: Network, state: Mapping[str, Tensor], source: str) -> list[str
         _copy(network, given, names, tuple(left_out), source=source)
     else:
         names = _classifier_keys(network)
-        ends = tuple(key for key, name in names.items() if not name)
-        if not isinstance(network.backbone, TimmBackbone):
+        ends: tuple[str, ...]
+        if isinstance(network.backbone, TimmBackbone):
+            ours = {key.partition(".")[0] for key, name in names.items() if name}
+            # Layers that only classify may have been replaced by others under the same name.
+            only_classify = (key for key, name in names.items() if not name)
+            ends = tuple(
+                key if (layer := key.partition(".")[0]) in {*ours, key} else f"{layer}." for key in only_classify
+            )
+        else:
             # EfficientNet's last layer, which our backbone leaves out, is numbered as our backbone's length.
             ends = "fc.", "classifier.", f"features.{len(network.backbone.body)}."
         _copy(network, given, {key: name for key, name in names.items() if name}, ends, source=source)
@@ -171,6 +178,7 @@ def _copy(
         "missing": [key for key in wanted if key not in given and not key.endswith(_COUNTER)],
         "unknown": [key for key in given if key not in wanted],
         "of another shape": [key for key in given if key in wanted and given[key].shape != wanted[key]],
+        "not finite": [key for key in given if key in wanted and not given[key].isfinite().all()],
     }
     if problems := [f"{len(keys)} {kind} ({', '.join(keys[:3])})" for kind, keys in kinds.items() if keys]:
         backbone = network.architecture.backbone
