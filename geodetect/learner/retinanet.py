@@ -14,7 +14,7 @@ from geodetect.addresses import expand_user
 from geodetect.chips import DetectionData
 from geodetect.detector import Detector, read_detector
 from geodetect.detector.file import check_output
-from geodetect.errors import TrainingError, warn
+from geodetect.errors import TrainingError, check_flag, warn
 from geodetect.export import export
 from geodetect.facts import html_table
 from geodetect.learner import build, mistakes, results, thresholds, training
@@ -94,7 +94,7 @@ class RetinaNet:
             backbone, spec, start, size=size, head_norm=head_norm, oriented=data.oriented
         )
         self._set(build.make_detector(data, architecture, start, seed=seed, device=device), data, loss, seed)
-        if freeze:
+        if freeze is not None and check_flag("freeze", freeze):
             self.freeze()
 
     def _set(self, detector: Detector, data: DetectionData | None, loss: Loss, seed: int) -> None:
@@ -107,7 +107,7 @@ class RetinaNet:
     def from_model(
         cls, path: str | Path, data: DetectionData | None = None, *, device: str | torch.device | None = None
     ) -> RetinaNet:
-        """Load a saved or published detector to use it, or, with `data`, to go on training.
+        """Load a saved or published detector to use it, or, with `data`, to go on training with the same loss.
 
         Args:
             path: a `.safetensors` file that `save` wrote, or another name that `load_detector` takes, but for `.onnx`.
@@ -122,7 +122,7 @@ class RetinaNet:
         detector = load_trainable(path, device=device)
         for note in adapt(detector, data, str(path)) if data is not None else ():
             warn(note)
-        model._set(detector, data, Loss(), 42)
+        model._set(detector, data, Loss.from_json(detector.summary), 42)
         return model
 
     def __repr__(self) -> str:
@@ -221,16 +221,20 @@ class RetinaNet:
             TrainingError: if there is no data or nothing to resume, or the loss is no longer finite.
             OutputError: if `save_as` or the folder `checkpoint` cannot be written.
         """
-        check_arguments(epochs, callbacks)
+        learner, last, valid = self.learner, self._fit, self._need_data("fit").valid
+        metrics = ["train_loss", "valid_loss", *(metric.name for metric in learner.metrics)]
+        flags = {"one_cycle": one_cycle, "early_stopping": early_stopping, "resume": resume}
+        check_arguments(epochs, callbacks, metrics, **flags)
         file = None if save_as is None else Path(expand_user(save_as))
         if file is not None:
             check_output(file)
-        learner, last, valid = self.learner, self._fit, self._need_data("fit").valid
         best = BestEpoch(monitor, keep=bool(checkpoint), patience=PATIENCE if early_stopping else None)
+        best.warn_if_unknown(valid)
         keeper = make_checkpoint(
             self._detector,
             best,
             None if last is None else last.state,
+            loss=self._loss,
             rate=self._rate if lr is None and not resume else lr,
             checkpoint=checkpoint,
             resume=resume,
