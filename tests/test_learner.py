@@ -14,6 +14,7 @@ from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.mixup import MixUp
 from fastai.callback.progress import ShowGraphCallback
 from fastai.callback.tracker import EarlyStoppingCallback
+from fastai.callback.training import ShortEpochCallback
 from geopandas.testing import assert_geodataframe_equal
 
 import geodetect as gd
@@ -343,6 +344,14 @@ def test_graphs_are_left_out_where_there_is_no_bar(data: gd.DetectionData) -> No
     model = gd.RetinaNet(data, **SMALL)
     model.fit(1, callbacks=[ShowGraphCallback()], progress=False)
     assert model.detector.summary["epochs"] == 1
+
+
+def test_parts_of_epochs_count_as_epochs(data: gd.DetectionData) -> None:
+    model = gd.RetinaNet(data, **SMALL)
+    model.fit(2, monitor="AP50", callbacks=[ShortEpochCallback(pct=0.1)], progress=False)
+    assert model.detector.summary["epochs"] == 2
+    assert np.shape(model.learner.recorder.values) == (2, 3)
+    assert model.detector.summary["AP50"] == max(float(row[2]) for row in model.learner.recorder.values)
 
 
 @pytest.mark.parametrize(("n_valid", "monitor"), [(0, "valid_loss"), (2, "AP50")])

@@ -396,6 +396,9 @@ def test_data_in_other_units_than_a_saved_detectors_are_told_of(data: gd.Detecti
         assert model.detector.stretch == data.stretch  # the weights are for these
         assert model.detector.stretch.numbers == shrunk
     gd.RetinaNet.from_model(path, data)  # without a word
+    four = Stretch((0.1,) * 4, (0.1,) * 4, replace(shrunk, quantiles=(*shrunk.quantiles, (0, 0, 1, 1, 1))))
+    with pytest.warns(UserWarning, match=r"trained on the bands"), pytest.warns(UserWarning, match=told):
+        gd.RetinaNet(replace(data, bands=(1, 2, 3, 4), dtype="float32", stretch=four), weights=path, **SMALL)
 
 
 def test_imagenets_constants_come_with_the_numbers_of_the_data(data: gd.DetectionData, tmp_path: Path) -> None:

@@ -162,6 +162,14 @@ class BestEpoch(TrackerCallback):  # type: ignore[misc]
         if self.patience is not None and self.waited >= self.patience:
             raise CancelFitException
 
+    def after_cancel_train(self) -> None:
+        """Let the recorder note the loss of a part of an epoch: it leaves it out, and columns would not be in line."""
+        self.recorder.cancel_train = False
+
+    def after_cancel_validate(self) -> None:
+        """Let the recorder note the metrics of a part of the validation chips."""
+        self.recorder.cancel_valid = False
+
     def after_epoch(self) -> None:
         """Keep the weights if this epoch is the best so far."""
         with defer_interrupts():

@@ -229,7 +229,10 @@ def _compare_data(saved: Detector, detector: Detector, source: str) -> list[str]
     if then and now and abs(then / now - 1) > _SAME_SIZE:
         notes.append(f"{source} was trained on pixels of {then:g} m; it goes on with pixels of {now:g} m")
     trained, numbers = saved.stretch.numbers, detector.stretch.numbers
-    if numbers is not None and trained is not None and numbers.are_unlike(trained):
+    if numbers is None or trained is None:
+        return notes
+    known = replace(numbers, quantiles=numbers.quantiles[: len(trained.quantiles)])  # other bands have their own scale
+    if known.are_unlike(trained):
         notes.append(
             f"{source} was trained on {trained}; it goes on with {numbers}, which its mean and deviation do not fit; "
             "convert the data to those units first"
