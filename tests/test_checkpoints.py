@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 import geodetect as gd
 from geodetect.chips import DetectionData
 from geodetect.detector.file import checksum
-from geodetect.errors import OutputError, TrainingError
+from geodetect.errors import ModelError, OutputError, TrainingError
 from geodetect.learner.checkpoints import FILE
 from tests.fakes import PaintedScene
 
@@ -216,10 +216,15 @@ def test_states_of_version_1_are_gone_on_with(
 ) -> None:
     model, path = undisturbed
     tensors, metadata = stored(path)
+    facts = json.loads(metadata["facts"])
+    del facts["epochs"], facts["model"]["heads"], facts["model"]["loss parameters"]  # not in earlier versions
+    metadata["facts"] = json.dumps(facts)
     crc = zlib.crc32(metadata["facts"].encode())
     for name in sorted(tensors):
         crc = zlib.crc32(tensors[name].numpy().tobytes(), crc)
     save_file(tensors, tmp_path / FILE, metadata | {"training_version": "1", "checksum": f"{crc:08x}"})
+    with pytest.raises(TrainingError, match=r"other tensors than this one, whose heads are .*'group'"):
+        gd.RetinaNet(data, **MODEL, head_norm="group").fit(EPOCHS, checkpoint=tmp_path, resume=True)
     again = gd.RetinaNet(data, **MODEL)
     again.fit(EPOCHS, checkpoint=tmp_path, resume=True, progress=False)
     assert_same(again, model)
@@ -278,6 +283,12 @@ def test_a_state_of_another_training_is_refused(data: DetectionData, undisturbed
         gd.RetinaNet(data, **MODEL, head_norm="group").fit(3, checkpoint=folder, resume=True)
     with pytest.raises(TrainingError, match=r"loss parameters are .*'giou': False.*, here .*'giou': True"):
         gd.RetinaNet(data, **MODEL, giou=True).fit(3, checkpoint=folder, resume=True)
+
+
+def test_a_state_is_no_detector(data: DetectionData, undisturbed: tuple[gd.RetinaNet, Path]) -> None:
+    for read in (gd.load_detector, lambda path: gd.RetinaNet(data, **MODEL | {"weights": path})):
+        with pytest.raises(ModelError, match=r"state of a training, not a detector; .*resume=True"):
+            read(undisturbed[1])
 
 
 def test_there_must_be_something_to_resume_and_a_place_for_it(data: DetectionData, tmp_path: Path) -> None:
