@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -35,14 +35,16 @@ PATIENCE = 5  # epochs without a better one before early stopping
 _MOST_EPOCHS = 100_000
 
 
-def check_arguments(epochs: Any, callbacks: Sequence[Callback], metrics: Sequence[str], **flags: Any) -> None:
+def check_arguments(
+    epochs: Any, callbacks: Sequence[Callback], metrics: Sequence[str], flags: Mapping[str, Any]
+) -> None:
     """Raise for arguments that would only fail in the middle of training.
 
     Args:
         epochs: argument of `fit`.
         callbacks: argument of `fit`.
         metrics: names of what callbacks can monitor.
-        flags: arguments of `fit` that are True or False.
+        flags: arguments of `fit` that are True or False, by name.
 
     Raises:
         ArgumentError: if there is no epoch to train, a flag is none, or a callback is none or cannot work here.

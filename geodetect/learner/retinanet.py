@@ -224,7 +224,7 @@ class RetinaNet:
         learner, last, valid = self.learner, self._fit, self._need_data("fit").valid
         metrics = ["train_loss", "valid_loss", *(metric.name for metric in learner.metrics)]
         flags = {"one_cycle": one_cycle, "early_stopping": early_stopping, "resume": resume}
-        check_arguments(epochs, callbacks, metrics, **flags)
+        check_arguments(epochs, callbacks, metrics, flags)
         file = None if save_as is None else Path(expand_user(save_as))
         if file is not None:
             check_output(file)
