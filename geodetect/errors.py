@@ -121,6 +121,17 @@ def check_whole(name: str, value: Any, at_least: int = 1, at_most: int | None = 
     raise ArgumentError(f"{name} must be a whole number of at least {at_least}{bound}; got {value!r}")
 
 
+def check_flag(name: str, value: Any) -> bool:
+    """Return True or False.
+
+    Raises:
+        ArgumentError: if the value is anything else, such as "no" or 3, which Python takes for true.
+    """
+    if isinstance(value, bool):
+        return value
+    raise ArgumentError(f"{name} must be True or False; got {value!r:.80}")
+
+
 def check_seed(seed: object) -> None:
     """Raise unless both torch and numpy accept a seed.
 

@@ -10,7 +10,7 @@ from torchvision import models
 
 from geodetect.errors import ArgumentError, MissingPackage
 from geodetect.network import backbones
-from geodetect.network.backbones import Backbone, build, list_names, widen
+from geodetect.network.backbones import Backbone, build, list_names, synchronise, widen
 from geodetect.stretch import IMAGENET
 
 LITE = ["efficientnet_lite0", "efficientnet_lite2"]
@@ -218,3 +218,31 @@ def test_pixels_are_standardised_by_what_timm_trained_with():
 def test_the_warning_of_a_failed_download_names_the_extra(unreachable):
     with pytest.warns(UserWarning, match=r"efficientnet_lite0.*geodetect\[offline\]"):
         build("resnet18")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "timm:resnet18", "efficientnet_lite0"])
+def test_norms_over_several_processes_compute_what_they_replace(name):
+    if name != "resnet18":
+        pytest.importorskip("timm", reason="the extra timm is not installed")
+    backbone = build(name, 3, None).eval()
+    norm = next(layer for layer in backbone.modules() if isinstance(layer, nn.BatchNorm2d))
+    norm.running_mean.fill_(0.5)
+    x = torch.randn(2, norm.num_features, 4, 4)
+    shared = synchronise(norm).eval()
+    assert isinstance(shared, nn.SyncBatchNorm)
+    assert shared.weight is norm.weight
+    assert shared.running_mean is norm.running_mean
+    assert torch.equal(shared(x), norm(x))  # an activation that a norm of timm holds is kept
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("timm:resnet18.unheard_of", "cannot give feature maps of resnet18.unheard_of: .*tag"),
+        ("timm:vit_tiny_patch16_224", r"needs maps at strides \(8, 16, 32\); vit_tiny_patch16_224 has strides \[16\]"),
+    ],
+)
+def test_models_of_timm_that_cannot_be_backbones_are_refused_before_a_download(name, told):
+    pytest.importorskip("timm", reason="the extra timm is not installed")
+    with pytest.raises(ArgumentError, match=told):  # without a warning about a download, which would be an error here
+        build(name, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from safetensors.torch import save_file
 import geodetect as gd
 from geodetect.chips import DetectionData
 from geodetect.detector.file import checksum
-from geodetect.errors import OutputError, TrainingError
+from geodetect.errors import ModelError, OutputError, TrainingError
 from geodetect.learner.checkpoints import FILE
 from tests.fakes import PaintedScene
 
@@ -132,6 +133,20 @@ def test_a_resumed_training_counts_epochs_in_all(data: DetectionData) -> None:
     assert_same(once, twice)
 
 
+def test_without_a_number_a_resumed_training_has_as_many_epochs_as_it_was_to_have(
+    data: DetectionData, undisturbed: tuple[gd.RetinaNet, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = gd.RetinaNet(data, **MODEL)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(EPOCHS, lr=1e-3, checkpoint=tmp_path, callbacks=[StopAt(1)], progress=False)
+    again = gd.RetinaNet(data, **MODEL)
+    again.fit(checkpoint=tmp_path, resume=True)
+    assert re.search(rf"^{EPOCHS} epochs of .* steps, 1 of them done", capsys.readouterr().out)
+    assert_same(again, undisturbed[0])
+    again.fit(checkpoint=tmp_path, resume=True)
+    assert f"nothing to train: {EPOCHS} epochs are done" in capsys.readouterr().out
+
+
 def test_a_second_training_repeats_no_epoch_of_the_first(data: DetectionData) -> None:
     model, orders = gd.RetinaNet(data, **MODEL), []
     for _ in range(2):
@@ -201,10 +216,15 @@ def test_states_of_version_1_are_gone_on_with(
 ) -> None:
     model, path = undisturbed
     tensors, metadata = stored(path)
+    facts = json.loads(metadata["facts"])
+    del facts["epochs"], facts["model"]["heads"], facts["model"]["loss parameters"]  # not in earlier versions
+    metadata["facts"] = json.dumps(facts)
     crc = zlib.crc32(metadata["facts"].encode())
     for name in sorted(tensors):
         crc = zlib.crc32(tensors[name].numpy().tobytes(), crc)
     save_file(tensors, tmp_path / FILE, metadata | {"training_version": "1", "checksum": f"{crc:08x}"})
+    with pytest.raises(TrainingError, match=r"other tensors than this one, whose heads are .*'group'"):
+        gd.RetinaNet(data, **MODEL, head_norm="group").fit(EPOCHS, checkpoint=tmp_path, resume=True)
     again = gd.RetinaNet(data, **MODEL)
     again.fit(EPOCHS, checkpoint=tmp_path, resume=True, progress=False)
     assert_same(again, model)
@@ -259,6 +279,16 @@ def test_a_state_of_another_training_is_refused(data: DetectionData, undisturbed
         gd.RetinaNet(replace(data, classes=["a", "b"]), **MODEL).fit(3, checkpoint=folder, resume=True)
     with pytest.raises(TrainingError, match="'valid_loss', not 'AP50'"):
         gd.RetinaNet(data, **MODEL).fit(3, checkpoint=folder, monitor="AP50", resume=True)
+    with pytest.raises(TrainingError, match=r"heads are .*'batch'.*, here .*'group'"):
+        gd.RetinaNet(data, **MODEL, head_norm="group").fit(3, checkpoint=folder, resume=True)
+    with pytest.raises(TrainingError, match=r"loss parameters are .*'giou': False.*, here .*'giou': True"):
+        gd.RetinaNet(data, **MODEL, giou=True).fit(3, checkpoint=folder, resume=True)
+
+
+def test_a_state_is_no_detector(data: DetectionData, undisturbed: tuple[gd.RetinaNet, Path]) -> None:
+    for read in (gd.load_detector, lambda path: gd.RetinaNet(data, **MODEL | {"weights": path})):
+        with pytest.raises(ModelError, match=r"state of a training, not a detector; .*resume=True"):
+            read(undisturbed[1])
 
 
 def test_there_must_be_something_to_resume_and_a_place_for_it(data: DetectionData, tmp_path: Path) -> None:

@@ -11,11 +11,16 @@ import numpy as np
 import pytest
 import torch
 from fastai.callback.core import Callback, CancelFitException
+from fastai.callback.mixup import MixUp
+from fastai.callback.progress import ShowGraphCallback
+from fastai.callback.tracker import EarlyStoppingCallback
+from fastai.callback.training import ShortEpochCallback
 from geopandas.testing import assert_geodataframe_equal
 
 import geodetect as gd
 from geodetect.boxes import iou
 from geodetect.errors import ArgumentError, GeodetectError, ModelError, OutputError, TrainingError
+from geodetect.learner.fit import PATIENCE
 from geodetect.learner.thresholds import suppress
 from geodetect.learner.training import choose_epochs
 from tests.fakes import PaintedScene
@@ -80,7 +85,7 @@ def test_few_chips_get_steps_enough_unless_the_epochs_are_given(
     n_batches = len(data.train) // data.batch_size
     epochs = -(-500 // n_batches)
     assert f"{epochs} epochs of {n_batches} batches of {data.batch_size} chips: {epochs * n_batches} steps" in told
-    assert re.search(r"about [1-9]\d* min to go", told)
+    assert re.search(r"steps .*\n +epoch .*\n +0 .*\nabout [1-9]\d* min to go", told)
     model.fit(2, callbacks=[OneEpoch()])
     assert "steps" not in capsys.readouterr().out
     model.fit(callbacks=[OneEpoch()], progress=False)
@@ -157,7 +162,7 @@ def test_a_refused_load_changes_nothing(trained: gd.RetinaNet, data: gd.Detectio
     path = trained.save(tmp_path / "squares.safetensors")
     other = gd.RetinaNet(data, **SMALL | {"backbone": "resnet34"})
     before = {name: value.clone() for name, value in other.detector.network.state_dict().items()}
-    with pytest.raises(ModelError, match=r"resnet18 for 3 bands.* than this model's resnet34 for 3"):
+    with pytest.raises(ModelError, match="backbone: resnet18, here resnet34"):
         other.load(path)
     assert all(torch.equal(value, before[name]) for name, value in other.detector.network.state_dict().items())
 
@@ -293,6 +298,8 @@ def test_anchors_that_miss_the_objects_are_said_once(data: gd.DetectionData) -> 
         ({"box_weight": "2"}, "box_weight must be a number"),
         ({"focal_alpha": 25}, "focal_alpha must lie between 0 and 1; got 25"),
         ({"focal_gamma": "2"}, "focal_gamma must be a number of at least 0; got '2'"),
+        ({"giou": "no"}, "giou must be True or False; got 'no'"),
+        ({"freeze": "no"}, "freeze must be True or False; got 'no'"),
         ({"seed": 1.5}, "seed must be a whole number of at least 0; got 1.5"),
     ],
 )
@@ -317,11 +324,58 @@ def test_a_folder_is_no_data() -> None:
         {"monitor": "accuracy"},
         {"callbacks": None},
         {"callbacks": [print]},
+        {"early_stopping": 3},
+        {"one_cycle": "no"},
+        {"resume": "no"},
     ],
 )
 def test_bad_parameters_of_fit(trained: gd.RetinaNet, keywords: dict[str, object]) -> None:
     with pytest.raises(ArgumentError):
         trained.fit(**keywords)
+
+
+def test_callbacks_that_cannot_work_are_refused_before_training(trained: gd.RetinaNet) -> None:
+    with pytest.raises(ArgumentError, match=r"EarlyStoppingCallback can monitor .*valid_loss, AP50; got 'accuracy'"):
+        trained.fit(1, callbacks=[EarlyStoppingCallback(monitor="accuracy")])
+    with pytest.raises(ArgumentError, match=r"MixUp .*cannot mix boxes; leave it out"):
+        trained.fit(1, callbacks=[MixUp()])
+
+
+def test_graphs_are_left_out_where_there_is_no_bar(data: gd.DetectionData) -> None:
+    model = gd.RetinaNet(data, **SMALL)
+    model.fit(1, callbacks=[ShowGraphCallback()], progress=False)
+    assert model.detector.summary["epochs"] == 1
+
+
+def test_parts_of_epochs_count_as_epochs(data: gd.DetectionData) -> None:
+    model = gd.RetinaNet(data, **SMALL)
+    model.fit(2, monitor="AP50", callbacks=[ShortEpochCallback(pct=0.1)], progress=False)
+    assert model.detector.summary["epochs"] == 2
+    assert np.shape(model.learner.recorder.values) == (2, 3)
+    assert model.detector.summary["AP50"] == max(float(row[2]) for row in model.learner.recorder.values)
+
+
+@pytest.mark.parametrize(("n_valid", "monitor"), [(0, "valid_loss"), (2, "AP50")])
+def test_an_unknown_monitor_is_a_warning_and_never_stops_early(
+    data: gd.DetectionData, n_valid: int, monitor: str
+) -> None:
+    background = [plan for plan in (*data.train.plans, *data.valid.plans) if not len(plan.boxes)][:n_valid]
+    assert len(background) == n_valid
+    model = gd.RetinaNet(replace(data, train=data.train[:4], valid=gd.chips.Chips(background)), **SMALL)
+    with pytest.warns(UserWarning, match=f"no validation chip.*{monitor} is unknown.*hold out more chips"):
+        model.fit(PATIENCE + 2, monitor=monitor, early_stopping=True, progress=False)
+    assert model.detector.summary["epochs"] == PATIENCE + 2
+
+
+def test_a_saved_model_goes_on_with_its_loss(data: gd.DetectionData, tmp_path: Path) -> None:
+    model = gd.RetinaNet(data, **SMALL, giou=True, box_weight=2, focal_gamma=1.5)
+    model.fit(1, progress=False)
+    assert {"giou": True, "box_weight": 2, "focal_gamma": 1.5}.items() <= model.detector.facts.items()
+    again = gd.RetinaNet.from_model(model.save(tmp_path / "saved.safetensors"), data)
+    assert again.learner.loss_func.loss == model.learner.loss_func.loss
+    usual = gd.RetinaNet(data, **SMALL)
+    usual.fit(1, progress=False)
+    assert usual.detector.summary.keys() == {"epochs", "valid_loss", "AP50"}
 
 
 def test_backbones_are_listed() -> None:

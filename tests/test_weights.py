@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torchvision import models
 from torchvision.models.detection import retinanet_resnet50_fpn
@@ -57,13 +57,55 @@ def test_torchvisions_file_is_taken(data: gd.DetectionData, tmp_path: Path, name
     assert torch.equal(network_of(model)["backbone.body.conv1.weight"], state["backbone.body.conv1.weight"])
 
 
-@pytest.mark.parametrize("beginning", ["model.", "module.", ""])
+@pytest.mark.parametrize("beginning", ["model.", "module.", "module._orig_mod.", "model.net.", ""])
 def test_names_that_a_class_round_the_network_lengthened_are_known(tmp_path: Path, beginning: str) -> None:
     state = {f"{beginning}{name}": torch.ones(2) for name in ("backbone.a", "head.b")}
     torch.save(state, tmp_path / "wrapped.pth")
     save_file(state, tmp_path / "wrapped.safetensors")
     for path in tmp_path.iterdir():
         assert set(read_state_dict(path)) == {"backbone.a", "head.b"}
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        {
+            "model_state_dict": {"a": torch.ones(2)},
+            "optimizer_state_dict": {"state": {}, "param_groups": [1]},
+            "epoch": 3,
+        },
+        {"state_dict_ema": {"a": torch.ones(2)}, "arch": "resnet18"},
+        {"model_ema": {"a": torch.zeros(2)}, "model": {"a": torch.ones(2)}},
+    ],
+)
+def test_the_one_state_dict_among_other_things_is_found(tmp_path: Path, held: dict[str, object]) -> None:
+    torch.save(held, tmp_path / "checkpoint.pth")
+    (value,) = read_state_dict(tmp_path / "checkpoint.pth").values()
+    assert torch.equal(value, torch.ones(2))
+
+
+def test_a_suffix_in_capitals_is_the_same_suffix(data: gd.DetectionData, tmp_path: Path) -> None:
+    path = learnt(gd.RetinaNet(data, weights=None, **SMALL)).save(tmp_path / "saved.safetensors")
+    capital = path.rename(tmp_path / "SAVED.SAFETENSORS")
+    model = gd.RetinaNet(data, weights=capital, **SMALL)
+    assert torch.equal(
+        model.detector.network.state_dict()["class_head.out.bias"], load_file(capital)["class_head.out.bias"]
+    )
+
+
+def test_weights_that_are_not_finite_are_refused(data: gd.DetectionData, tmp_path: Path) -> None:
+    state = models.resnet18().state_dict()
+    state["layer1.0.conv1.weight"][0, 0] = torch.nan
+    torch.save(state, tmp_path / "diverged.pth")
+    with pytest.raises(ModelError, match=r"diverged.pth .* 1 not finite \(layer1.0.conv1.weight\)"):
+        gd.RetinaNet(data, weights=tmp_path / "diverged.pth", **SMALL)
+
+
+@pytest.mark.parametrize("weights", [models.resnet18, {"conv1.weight": torch.zeros(3)}, True, 5])
+def test_weights_are_a_name_and_nothing_else(data: gd.DetectionData, weights: object) -> None:
+    with pytest.raises(ArgumentError, match=f"got {type(weights).__name__}; .*torch.save") as caught:
+        gd.RetinaNet(data, weights=weights, **SMALL)
+    assert len(str(caught.value)) < 200
 
 
 def test_another_number_of_classes_is_told_with_the_file(data: gd.DetectionData, tmp_path: Path) -> None:
@@ -195,6 +237,23 @@ def test_a_small_network_is_saved_as_such_and_so_begins_another(data: gd.Detecti
         gd.RetinaNet(data, weights=None, head_norm="layer", **SMALL)
 
 
+@pytest.mark.parametrize(
+    ("keywords", "told"),
+    [
+        ({"backbone": "resnet34"}, "backbone: resnet18, here resnet34"),
+        ({"size": None, "head_norm": "group"}, "head_norm: .*batch norm by level, here .*group norm"),
+        ({"levels": (2, 7)}, "levels: P3 to P7, here P2 to P7"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*has other anchors")
+def test_what_makes_a_saved_detector_unfit_is_named(
+    data: gd.DetectionData, tmp_path: Path, keywords: dict[str, object], told: str
+) -> None:
+    path = learnt(gd.RetinaNet(data, weights=None, size="small", **SMALL)).save(tmp_path / "saved.safetensors")
+    with pytest.raises(ModelError, match=rf"{told}\).*RetinaNet.from_model"):
+        gd.RetinaNet(data, weights=path, **SMALL | keywords)
+
+
 def test_heads_of_torchvision_have_no_norm(data: gd.DetectionData, tmp_path: Path) -> None:
     torch.save(torchvisions(3).state_dict(), tmp_path / "theirs.pth")
     assert not gd.RetinaNet(data, weights=tmp_path / "theirs.pth", **SMALL).detector.network.architecture.head_norm
@@ -235,6 +294,7 @@ def test_words_without_a_network_start_from_random_weights(data: gd.DetectionDat
     with pytest.warns(UserWarning, match="COCO weights .* could not be downloaded .* starts from random weights"):
         coco = gd.RetinaNet(data, weights="coco", scales="auto")
     assert coco.detector.stretch == data.stretch
+    assert coco.detector.network.architecture.head_norm == "batch"  # as all heads that start from random weights
     with pytest.warns(UserWarning, match="ImageNet weights of resnet18 could not be downloaded"):
         imagenet = gd.RetinaNet(data, weights="imagenet", **SMALL)
     random = gd.RetinaNet(data, weights=None, **SMALL)
@@ -337,6 +397,9 @@ def test_data_in_other_units_than_a_saved_detectors_are_told_of(data: gd.Detecti
         assert model.detector.stretch == data.stretch  # the weights are for these
         assert model.detector.stretch.numbers == shrunk
     gd.RetinaNet.from_model(path, data)  # without a word
+    four = Stretch((0.1,) * 4, (0.1,) * 4, replace(shrunk, quantiles=(*shrunk.quantiles, (0, 0, 1, 1, 1))))
+    with pytest.warns(UserWarning, match=r"trained on the bands"), pytest.warns(UserWarning, match=told):
+        gd.RetinaNet(replace(data, bands=(1, 2, 3, 4), dtype="float32", stretch=four), weights=path, **SMALL)
 
 
 def test_imagenets_constants_come_with_the_numbers_of_the_data(data: gd.DetectionData, tmp_path: Path) -> None:
@@ -352,3 +415,11 @@ def test_a_picture_in_other_units_is_told_of(data: gd.DetectionData) -> None:
     model.predict(chip, min_score=0.99)
     with pytest.warns(UserWarning, match="the image holds float64 .* trained on uint16"):
         model.predict(chip / 65_535, min_score=0.99)
+
+
+def test_layers_of_timm_that_only_classify_may_be_others(data: gd.DetectionData, tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm", reason="the extra timm is not installed")
+    state = {name: value for name, value in timm.create_model("resnet18").state_dict().items() if "fc." not in name}
+    torch.save(state | {"fc.1.weight": torch.ones(4, 5)}, tmp_path / "own_head.pth")
+    model = gd.RetinaNet(data, **SMALL | {"backbone": "timm:resnet18"}, weights=tmp_path / "own_head.pth")
+    assert torch.equal(network_of(model)["backbone.body.conv1.weight"], state["conv1.weight"])

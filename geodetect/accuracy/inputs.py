@@ -15,6 +15,7 @@ from geodetect.errors import LabelsError, NotGeoreferenced, warn
 from geodetect.vector.areas import open_area, place_area
 from geodetect.vector.classes import note_unread_columns, warn_of_similar_names
 from geodetect.vector.features import (
+    ANGLE,
     AREAL,
     NOT_FINITE,
     POINT,

@@ -40,7 +40,7 @@ def info(file: str | None, label_field: str | None, layer: str | None, *, publis
             click.echo()
         return
     file = expand_user(file)
-    if file.endswith(_MODEL):
+    if file.lower().endswith(_MODEL):
         from geodetect.detector import read_detector
 
         path = Path(file)
@@ -60,6 +60,7 @@ def info(file: str | None, label_field: str | None, layer: str | None, *, publis
 def _describe_export(path: Path) -> dict[str, Any] | None:
     """Return the facts of an exported model; None for a `.json` file of another kind."""
     from geodetect.export.reading import read_facts
+    from geodetect.metadata import Architecture
 
     facts = read_facts(path)
     if facts is None:
@@ -73,9 +74,11 @@ def _describe_export(path: Path) -> dict[str, Any] | None:
         "chip size": f"{facts['chip_size']} px" + ("" if overlap is None else f", overlap {overlap} px"),
         "boxes": "oriented" if facts.get("oriented") else None,
         "backbone": facts.get("backbone"),
+        "heads": Architecture.from_json(facts).heads if "anchors" in facts else None,
         "best score": facts["min_score"],
         "arguments": facts.get("arguments"),
         "artifact": facts.get("artifact"),
+        **facts.get("summary", {}),
     }
 
 

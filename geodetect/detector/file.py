@@ -60,6 +60,11 @@ def read(path: Path) -> tuple[dict[str, Tensor], Metadata]:
             f"{path} is not a detector that geodetect saved: its metadata lack format_version; "
             "give such weights to RetinaNet(weights=...) instead"
         )
+    if "training_version" in stored:
+        raise ModelError(
+            f"{path} holds the state of a training, not a detector; go on with it by fit(checkpoint=..., resume=True) "
+            "with the folder it is in, and save the detector"
+        )
     due = checksum(stored, weights)
     if version in _OLDER:  # the CRC-32 of all tensors in the order of their names
         crc = 0

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 # Only the name of an exception of torch; tensors are read by torch's own reader, and nothing else is unpickled.
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,8 +18,8 @@ from geodetect.errors import ModelError
 
 _SAFE = ".safetensors"
 _DAMAGED = (UnpicklingError, RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError)
-_INSIDE = ("model", "state_dict")  # keys under which training programs keep the state dict, beside the optimizer's
-_WRAPPED = ("model.", "module.")  # what a class around the network puts before every name
+_INSIDE = ("model", "state_dict")  # keys under which training programs keep the state dict, beside an average of it
+_WRAPPED = ("model.", "module.", "_orig_mod.", "net.", "network.", "backbone.", "encoder.")  # see `_unwrapped`
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -29,7 +31,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         ModelError: if it is damaged, or holds anything but tensors.
     """
-    if path.suffix == _SAFE:
+    if path.suffix.lower() == _SAFE:
         return _unwrap(read_safetensors(path)[0])
     try:
         with warnings.catch_warnings():
@@ -41,8 +43,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             "expected what torch.save(model.state_dict(), path) writes"
         ) from error
     if isinstance(held, dict):
-        held = next((held[key] for key in _INSIDE if isinstance(held.get(key), dict)), held)
-    if not (isinstance(held, dict) and held and all(isinstance(value, Tensor) for value in held.values())):
+        inside = {key: value for key, value in held.items() if _is_state(value)}
+        if known := [key for key in _INSIDE if key in inside] or (list(inside) if len(inside) == 1 else []):
+            held = inside[known[0]]
+    if not _is_state(held):
         raise ModelError(
             f"{path} holds no state dict: expected tensors by name, got {type(held).__name__}; "
             "write it with torch.save(model.state_dict(), path)"
@@ -50,9 +54,16 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     return _unwrap(held)
 
 
-def _unwrap(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the state without a prefix of all names, which is there if the network was part of another module."""
-    for beginning in _WRAPPED:
-        if all(str(name).startswith(beginning) for name in state):
-            return {str(name).removeprefix(beginning): value for name, value in state.items()}
-    return {str(name): value for name, value in state.items()}
+def _is_state(held: object) -> bool:
+    return isinstance(held, dict) and bool(held) and all(isinstance(value, Tensor) for value in held.values())
+
+
+def _unwrap(state: Mapping[Any, Tensor]) -> dict[str, Tensor]:
+    """Return the state without prefixes that all names share.
+
+    They are there if the network was part of other modules: of Lightning, of DataParallel, of `torch.compile`.
+    """
+    named = {str(name): value for name, value in state.items()}
+    while shared := next((each for each in _WRAPPED if all(name.startswith(each) for name in named)), None):
+        named = {name.removeprefix(shared): value for name, value in named.items()}
+    return named

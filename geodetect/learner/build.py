@@ -13,7 +13,7 @@ from geodetect.anchors import AnchorSpec
 from geodetect.chips import DetectionData
 from geodetect.chips.anchor_fit import REACHED, best_iou
 from geodetect.detector import Detector
-from geodetect.errors import ArgumentError, TrainingError, check_seed, is_number, is_share, warn
+from geodetect.errors import ArgumentError, TrainingError, check_flag, check_seed, is_number, is_share, warn
 from geodetect.facts import join_values
 from geodetect.learner import weights
 from geodetect.learner.weights import COCO, IMAGENET, Start
@@ -43,7 +43,7 @@ def make_loss(
             raise ArgumentError(f"{name} must be a number of at least 0; got {value!r}")
     if not is_share(focal_alpha):
         raise ArgumentError(f"focal_alpha must lie between 0 and 1; got {focal_alpha!r}")
-    return Loss(box_weight, focal_alpha, focal_gamma, bool(giou))
+    return Loss(box_weight, focal_alpha, focal_gamma, check_flag("giou", giou))
 
 
 def check_data(data: DetectionData) -> None:
@@ -129,12 +129,11 @@ def choose_architecture(
     if size not in (None, *_SIZES):
         raise ArgumentError(f'size must be None, for the paper\'s, or "small"; got {size!r}')
     theirs = None if start.saved is None else start.saved.network.architecture
-    if start.has_torchvision_heads:
+    if (size or head_norm) and (start.name == COCO or start.has_torchvision_heads):
         if size:
             raise ArgumentError(f"the heads of {start.name} are of the paper's size; leave size out or change weights")
-        if head_norm:
-            raise ArgumentError(f"the heads of {start.name} have no norms; leave head_norm out or change weights")
-    elif head_norm is None:
+        raise ArgumentError(f"the heads of {start.name} have no norms; leave head_norm out or change weights")
+    if head_norm is None and not start.has_torchvision_heads:
         head_norm = "batch" if theirs is None else theirs.head_norm
     width, depth = _SIZES[size] if size else ((theirs or Architecture).width, (theirs or Architecture).depth)
     norm: Any = head_norm

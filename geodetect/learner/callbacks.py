@@ -15,8 +15,8 @@ from fastai.torch_core import set_seed
 from torch import Tensor, nn
 
 from geodetect.boxes import Boxes
-from geodetect.chips.chip import ChipPlan
-from geodetect.errors import ArgumentError, TrainingError
+from geodetect.chips.chip import ChipPlan, Chips
+from geodetect.errors import ArgumentError, TrainingError, warn
 from geodetect.learner import distributed
 from geodetect.learner.hits import Hits
 from geodetect.learner.interrupts import defer_interrupts
@@ -59,26 +59,27 @@ class FixHeadNorms(Callback):  # type: ignore[misc]
             self.model.fix_head_norms()
 
 
-class ChosenLength(Callback):  # type: ignore[misc]
-    """Writes how long a training is whose length was chosen, and after its first epoch the minutes that are left.
+class TimeLeft(Callback):  # type: ignore[misc]
+    """Writes, after the first epoch of a training, the minutes that are left.
 
     Args:
         write: function that takes a line of text.
     """
 
+    order = 60  # after the recorder, which writes the line of the epoch
+
     def __init__(self, write: Callable[[str], object]) -> None:
         self.write = write
 
     def before_fit(self) -> None:
-        """Write the number of epochs, batches and steps."""
-        n_steps, epochs = len(self.dls.train), self.n_epoch
-        self.write(f"{epochs} epochs of {n_steps} batches of {self.dls.train.bs} chips: {epochs * n_steps:,} steps")
+        """Start the clock."""
         self._start, self._first = time.perf_counter(), self.learn.first_epoch
 
     def after_epoch(self) -> None:
         """Write the time that the other epochs will take, from that of the first."""
-        if self.epoch == self._first:
-            minutes = (time.perf_counter() - self._start) * (self.n_epoch - self.epoch - 1) / 60
+        n_left = self.n_epoch - self.epoch - 1
+        if self.epoch == self._first and n_left:
+            minutes = (time.perf_counter() - self._start) * n_left / 60
             self.write(f"about {max(1, round(minutes))} min to go")
 
 
@@ -145,16 +146,35 @@ class BestEpoch(TrackerCallback):  # type: ignore[misc]
         self.min_scores: list[float] = []
         self.kept_epoch = 0  # epoch of `weights` and `min_scores`
 
+    def warn_if_unknown(self, valid: Chips) -> None:
+        """Warn if these validation chips give no `monitor`, so that no epoch is better than another."""
+        counted = [plan for plan in valid.plans if self.monitor != "AP50" or len(plan.boxes)]
+        if not counted:
+            lacking = "no validation chip holds an object" if len(valid) else "there are no validation chips"
+            warn(
+                f"{lacking}, so {self.monitor} is unknown: training keeps the weights of the last epoch and does not "
+                "stop early; hold out more chips"
+            )
+
     def before_epoch(self) -> None:
         """End training if patience is exhausted: before the next epoch, so that the last one is complete."""
         if self.patience is not None and self.waited >= self.patience:
             raise CancelFitException
 
+    def after_cancel_train(self) -> None:
+        """Let the recorder note the loss of a part of an epoch: it leaves it out, and columns would not be in line."""
+        self.recorder.cancel_train = False
+
+    def after_cancel_validate(self) -> None:
+        """Let the recorder note the metrics of a part of the validation chips."""
+        self.recorder.cancel_valid = False
+
     def after_epoch(self) -> None:
         """Keep the weights if this epoch is the best so far."""
         with defer_interrupts():
             super().after_epoch()
-            self.waited = 0 if self.new_best else self.waited + 1
+            # An unknown AP50 or loss, without an object or chip to validate on, says nothing.
+            self.waited = 0 if self.new_best else self.waited + int(np.isfinite(self.best))
             if self.new_best and self.keep:
                 self.weights = copy_weights(self.model)
             if self.new_best or not self.weights:  # without best weights the network keeps the last ones

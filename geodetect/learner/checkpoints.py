@@ -26,6 +26,7 @@ from geodetect.files import replace_atomically
 from geodetect.learner import distributed
 from geodetect.learner.callbacks import BestEpoch, copy_weights
 from geodetect.learner.interrupts import defer_interrupts
+from geodetect.network.losses import Loss
 
 FILE = "training.safetensors"
 _FORMAT_VERSION = 2
@@ -131,6 +132,7 @@ class Checkpoint(Callback):  # type: ignore[misc]
         recorded = {name: _numbers(getattr(recorder, name)) for name in _RECORDED}
         return recorded | {
             "n_done": self.best.n_done,
+            "epochs": self.n_epoch,
             "rates": self.rates,
             "monitor": self.best.monitor,
             "best": self.best.best,
@@ -144,16 +146,18 @@ class Checkpoint(Callback):  # type: ignore[misc]
         }
 
 
-def identify(detector: Detector) -> dict[str, Any]:
+def identify(detector: Detector, loss: Loss) -> dict[str, Any]:
     """Return the facts that two trainings must share for one to go on with the other's state."""
-    network = detector.network
+    network, architecture = detector.network, detector.network.architecture
     facts = {
         "classes": detector.classes,
         "bands": detector.bands,
         "chip size": detector.chip_size,
-        "backbone": network.architecture.backbone,
-        "anchors": asdict(network.architecture.anchors),
+        "backbone": architecture.backbone,
+        "anchors": asdict(architecture.anchors),
         "pixel statistics": {"mean": detector.stretch.mean, "std": detector.stretch.std},
+        "heads": {name: getattr(architecture, name) for name in ("width", "depth", "head_norm")},
+        "loss parameters": asdict(loss),
         "tensors": zlib.crc32(str([(k, tuple(v.shape)) for k, v in network.state_dict().items()]).encode()),
     }
     return dict(json.loads(json.dumps(facts)))  # as a checkpoint holds them
@@ -225,12 +229,12 @@ def check(state: State, *, model: dict[str, Any], monitor: str, where: str) -> N
         TrainingError: if a fact or the monitor differs.
     """
     theirs = state.facts["model"]
-    for name in sorted(model.keys() | theirs.keys()):
-        if model.get(name) != theirs.get(name):
-            raise TrainingError(
-                f"{where} is of another model or other data: its {name} are {theirs.get(name)}, here they are "
-                f"{model.get(name)}; resume with the same model and data"
-            )
+    for name in (each for each in model if each in theirs and model[each] != theirs[each]):  # older states have fewer
+        verb = "are" if name.endswith("s") else "is"
+        told = f"its {name} {verb} {theirs[name]}, here {model[name]}"
+        if name == "tensors":  # the last, a checksum of names and shapes
+            told = f"its network has other tensors than this one, whose heads are {model['heads']}"
+        raise TrainingError(f"{where} is of another model or other data ({told}); resume with the same model and data")
     if state.facts["monitor"] != monitor:
         raise TrainingError(
             f"{where} has its best epoch by {state.facts['monitor']!r}, not {monitor!r}; resume with the same monitor"

@@ -15,6 +15,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from geodetect.errors import ArgumentError
+from geodetect.network import backbones
 from geodetect.network.devices import find_device
 
 
@@ -92,7 +93,7 @@ def _sync_norms(network: nn.Module) -> Iterator[None]:
         if isinstance(layer, nn.BatchNorm2d) and layer.weight.requires_grad
     ]
     for parent, name, layer in swapped:  # the new norms share weights and running means with the old ones
-        setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(layer))  # type: ignore[no-untyped-call]
+        setattr(parent, name, backbones.synchronise(layer))
     try:
         yield
     finally:

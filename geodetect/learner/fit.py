@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 from fastai.callback.core import Callback
+from fastai.callback.mixup import MixHandler
+from fastai.callback.progress import ShowGraphCallback
+from fastai.callback.tracker import TrackerCallback
 from fastcore.basics import noop
 from fastprogress.fastprogress import IN_NOTEBOOK
 
@@ -19,29 +22,44 @@ from geodetect import memory
 from geodetect.addresses import expand_user
 from geodetect.chips.chip import Chips
 from geodetect.detector import Detector
-from geodetect.errors import ArgumentError, OutputError, TrainingError, check_whole, is_whole, warn
+from geodetect.errors import ArgumentError, OutputError, TrainingError, check_flag, check_whole, is_whole, warn
 from geodetect.learner import checkpoints, distributed, training
-from geodetect.learner.callbacks import BestEpoch, ChosenLength, FixHeadNorms
+from geodetect.learner.callbacks import BestEpoch, FixHeadNorms, TimeLeft
 from geodetect.learner.checkpoints import Checkpoint, State
 from geodetect.learner.interrupts import defer_interrupts
 from geodetect.learner.loop import DetectionLearner
 from geodetect.learner.thresholds import set_min_score
+from geodetect.network.losses import Loss
 
 PATIENCE = 5  # epochs without a better one before early stopping
 _MOST_EPOCHS = 100_000
 
 
-def check_arguments(epochs: Any, callbacks: Sequence[Callback]) -> None:
+def check_arguments(
+    epochs: Any, callbacks: Sequence[Callback], metrics: Sequence[str], flags: Mapping[str, Any]
+) -> None:
     """Raise for arguments that would only fail in the middle of training.
 
+    Args:
+        epochs: argument of `fit`.
+        callbacks: argument of `fit`.
+        metrics: names of what callbacks can monitor.
+        flags: arguments of `fit` that are True or False, by name.
+
     Raises:
-        ArgumentError: if there is no epoch to train, or a callback is none or would draw predictions.
+        ArgumentError: if there is no epoch to train, a flag is none, or a callback is none or cannot work here.
     """
     if epochs is not None:
         check_whole("epochs", epochs, at_most=_MOST_EPOCHS)
+    for name, value in flags.items():
+        check_flag(name, value)
     for callback in callbacks if isinstance(callbacks, Iterable) else [None]:
         if not isinstance(callback, Callback):
             raise ArgumentError(f"callbacks must be a list of fastai's Callback objects; got {callbacks!r}")
+        if isinstance(callback, TrackerCallback) and callback.monitor not in metrics:
+            raise ArgumentError(f"{callback} can monitor {', '.join(metrics)}; got {callback.monitor!r}")
+        if isinstance(callback, MixHandler):
+            raise ArgumentError(f"{callback} mixes the labels of classifiers and cannot mix boxes; leave it out")
         if getattr(callback, "log_preds", False):
             raise ArgumentError(
                 f"{callback} can draw predictions of fastai's own kinds alone; "
@@ -54,6 +72,7 @@ def make_checkpoint(
     best: BestEpoch,
     last: State | None,
     *,
+    loss: Loss,
     rate: float | slice | None,
     checkpoint: bool | str | Path,
     resume: bool,
@@ -72,7 +91,7 @@ def make_checkpoint(
         raise ArgumentError(f"checkpoint must be True, False, or a folder; got {checkpoint!r}")
     folder = None if isinstance(checkpoint, bool) else checkpoints.make_folder(Path(expand_user(checkpoint)))
     chosen = None if rate is None else training.choose_rates(rate)
-    model, state = checkpoints.identify(detector), None
+    model, state = checkpoints.identify(detector, loss), None
     if folder and not resume and last is None and (folder / checkpoints.FILE).exists():
         warn(
             f"{folder} holds the state of another training, which the first epoch of this one replaces; "
@@ -120,14 +139,21 @@ class Fit:
     ) -> None:
         """Train up to `epochs`, keep the best weights, save the detector, and choose the scores to cut maps at.
 
-        None as `epochs` takes as many as the data need.
+        None as `epochs` takes as many as the training that is resumed was to have, else as the data need.
         Whatever ends it, the best weights so far are kept, and the error is raised again with a note that says so.
         """
+        progress = progress and distributed.rank() == 0
+        write = _write_text if progress else noop
+        if not (progress and _has_bar()):  # graphs are drawn in the bar
+            callbacks = [each for each in callbacks if not isinstance(each, ShowGraphCallback)]
+        if epochs is None:
+            epochs, callbacks = self._choose_epochs(), [*callbacks, TimeLeft(write)]
+            write(self._describe_length(epochs))
+        if self.checkpoint.first_epoch >= epochs:
+            write(f"nothing to train: {self.checkpoint.first_epoch} epochs are done; give epochs a larger number")
         try:
             try:
-                with show_progress(self.learner, progress=progress) as write:
-                    if epochs is None:
-                        epochs, callbacks = training.choose_epochs(self.learner), [*callbacks, ChosenLength(write)]
+                with show_progress(self.learner, progress=progress):
                     self._train(epochs, one_cycle=one_cycle, callbacks=callbacks)
             finally:
                 with defer_interrupts():
@@ -141,6 +167,21 @@ class Fit:
         except BaseException as error:
             error.add_note(self._describe())
             raise
+
+    def _choose_epochs(self) -> int:
+        """Return the number of epochs of the training that is resumed, else as many as the data need."""
+        state = self.checkpoint.state
+        planned = None if state is None else state.facts.get("epochs")  # states of earlier versions do not have it
+        return planned or training.choose_epochs(self.learner)
+
+    def _describe_length(self, epochs: int) -> str:
+        """Return how long a training is whose length was not given."""
+        loader, first = self.learner.dls.train, self.checkpoint.first_epoch
+        done = f", {first} of them done" if first else ""
+        return (
+            f"{epochs} epochs of {_count(len(loader), 'batch', 'batches')} of {_count(loader.bs, 'chip', 'chips')}: "
+            f"{epochs * len(loader):,} steps{done} (pass epochs to change this)"
+        )
 
     def _train(self, epochs: int, *, one_cycle: bool, callbacks: Sequence[Callback]) -> None:
         """Train up to `epochs`; the network is left with the weights of the last step."""
@@ -168,10 +209,11 @@ class Fit:
         values = np.array([list(row) for row in recorder.values], float).reshape(-1, len(names))
         kept = {name: float(values[best.kept_epoch, names.index(name)]) for name in ("valid_loss", "AP50")}
         summary = {"epochs": self.learner.seeded_epochs.earlier + best.n_done}
+        loss = self.learner.loss_func.loss.to_json()
         self.detector.metadata = replace(
             self.detector.metadata,
             min_score=dict(zip(self.detector.classes, best.min_scores, strict=True)),
-            summary=summary | {name: value if np.isfinite(value) else None for name, value in kept.items()},
+            summary=summary | {name: value if np.isfinite(value) else None for name, value in kept.items()} | loss,
         )
         self.state = self.checkpoint.state
         self.history = {
@@ -206,25 +248,29 @@ class Fit:
         return f"{held} the {'best' if best.keep else 'last'} weights of {best.n_done} {epochs}"
 
 
-@contextmanager
-def show_progress(learner: DetectionLearner, *, progress: bool) -> Iterator[Callable[[str], object]]:
-    """Show a bar and a table of epochs; in a file or a pipe, lines; without `progress`, nothing.
+def _has_bar() -> bool:
+    """Return whether standard output is a notebook or a terminal."""
+    return IN_NOTEBOOK or sys.stdout.isatty()
 
-    Of several processes only the first shows anything. Yields a function that writes a line of text, if any are shown.
-    """
-    progress = progress and distributed.rank() == 0
-    write = _write_text if progress else noop
+
+@contextmanager
+def show_progress(learner: DetectionLearner, *, progress: bool) -> Iterator[None]:
+    """Show a bar and a table of epochs; in a file or a pipe, lines; without `progress`, nothing."""
     try:
-        if progress and (IN_NOTEBOOK or sys.stdout.isatty()):
-            yield write
+        if progress and _has_bar():
+            yield
             return
         with learner.no_bar():
             learner.logger = _write_line if progress else noop
             if progress:
                 _write_line(["epoch", "train_loss", "valid_loss", *(metric.name for metric in learner.metrics), "time"])
-            yield write
+            yield
     finally:
         learner.logger = print
+
+
+def _count(number: int, one: str, several: str) -> str:
+    return f"{number} {one if number == 1 else several}"
 
 
 def _write_line(values: Iterable[Any]) -> None:

@@ -14,7 +14,7 @@ from geodetect.addresses import expand_user
 from geodetect.chips import DetectionData
 from geodetect.detector import Detector, read_detector
 from geodetect.detector.file import check_output
-from geodetect.errors import TrainingError, warn
+from geodetect.errors import TrainingError, check_flag, warn
 from geodetect.export import export
 from geodetect.facts import html_table
 from geodetect.learner import build, mistakes, results, thresholds, training
@@ -96,7 +96,8 @@ class RetinaNet:
         )
         self._set(build.make_detector(data, architecture, start, seed=seed, device=device), data, loss, seed)
         self._keep_norms = freeze is not False and build.is_pretrained(self._detector, start)
-        self._detector.network.freeze_backbone(bool(freeze), norms=self._keep_norms)
+        frozen = freeze is not None and check_flag("freeze", freeze)
+        self._detector.network.freeze_backbone(frozen, norms=self._keep_norms)
 
     def _set(self, detector: Detector, data: DetectionData | None, loss: Loss, seed: int) -> None:
         self._detector, self.data, self.seed, self._loss = detector, data, seed, loss
@@ -108,7 +109,7 @@ class RetinaNet:
     def from_model(
         cls, path: str | Path, data: DetectionData | None = None, *, device: str | torch.device | None = None
     ) -> RetinaNet:
-        """Load a saved or published detector to use it, or, with `data`, to go on training.
+        """Load a saved or published detector to use it, or, with `data`, to go on training with the same loss.
 
         Args:
             path: a `.safetensors` file that `save` wrote, or another name that `load_detector` takes, but for `.onnx`.
@@ -123,7 +124,7 @@ class RetinaNet:
         detector = load_trainable(path, device=device)
         for note in adapt(detector, data, str(path)) if data is not None else ():
             warn(note)
-        model._set(detector, data, build.make_loss(), 42)
+        model._set(detector, data, Loss.from_json(detector.summary), 42)
         model._keep_norms = True
         model.unfreeze()
         return model
@@ -224,16 +225,20 @@ class RetinaNet:
             TrainingError: if there is no data or nothing to resume, or the loss is no longer finite.
             OutputError: if `save_as` or the folder `checkpoint` cannot be written.
         """
-        check_arguments(epochs, callbacks)
+        learner, last, valid = self.learner, self._fit, self._need_data("fit").valid
+        metrics = ["train_loss", "valid_loss", *(metric.name for metric in learner.metrics)]
+        flags = {"one_cycle": one_cycle, "early_stopping": early_stopping, "resume": resume}
+        check_arguments(epochs, callbacks, metrics, flags)
         file = None if save_as is None else Path(expand_user(save_as))
         if file is not None:
             check_output(file)
-        learner, last, valid = self.learner, self._fit, self._need_data("fit").valid
         best = BestEpoch(monitor, keep=bool(checkpoint), patience=PATIENCE if early_stopping else None)
+        best.warn_if_unknown(valid)
         keeper = make_checkpoint(
             self._detector,
             best,
             None if last is None else last.state,
+            loss=self._loss,
             rate=self._rate if lr is None and not resume else lr,
             checkpoint=checkpoint,
             resume=resume,

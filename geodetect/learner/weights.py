@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -35,24 +36,29 @@ class Start:
     Args:
         name: "imagenet", "coco", None for random weights, a file, or the name of a published detector.
         saved: the detector that it stands for, if any.
-        state: the state dict in the file, if it is one.
+        file: the state dict in the file, if it is one.
     """
 
     name: str | None
     saved: Detector | None = None
-    state: dict[str, Tensor] | None = None
+    file: dict[str, Tensor] | None = None
 
     @classmethod
     def read(cls, weights: str | Path | None) -> Start:
         """Read the file or the published detector, if the weights are one.
 
         Raises:
-            ArgumentError: if they are neither one of the words nor a file.
+            ArgumentError: if they are neither one of the words nor the name of a file.
             ModelError: if the file is damaged or holds neither a detector nor a state dict, or a name means nothing.
         """
+        if not isinstance(weights, str | Path | None):
+            raise ArgumentError(
+                f"weights must be a word, None, or the name of a file; got {type(weights).__name__}; "
+                "write a state dict to a file first, with torch.save(state, path)"
+            )
         if weights in (IMAGENET, COCO, None):
             return cls(weights)
-        path = Path(expand_user(weights) if isinstance(weights, str | Path) else str(weights))
+        path = Path(expand_user(weights))
         if path.is_dir() or path.suffix.lower() == ".onnx" or is_remote(weights):
             return cls(str(weights), saved=load_trainable(weights, device="cpu"))
         if not path.is_file():
@@ -60,20 +66,24 @@ class Start:
                 'weights must be "imagenet", "coco", None, the file of a saved detector or of torchvision\'s weights, '
                 f"or the name of a published detector; there is no file {path}"
             )
-        if path.suffix == _SAFE and is_detector(read_safetensors(path)[1]):
+        if path.suffix.lower() == _SAFE and is_detector(read_safetensors(path)[1]):
             return cls(str(path), saved=read_detector(path, device="cpu"))
-        return cls(str(path), state=read_state_dict(path))
+        return cls(str(path), file=read_state_dict(path))
+
+    @cached_property
+    def state(self) -> dict[str, Tensor] | None:
+        """The state dict, COCO's is downloaded; None if there is none, with a warning if it cannot be downloaded."""
+        return published.load_coco() if self.name == COCO else self.file
 
     @property
     def has_torchvision_heads(self) -> bool:
         """Whether they are those of a whole RetinaNet of torchvision, whose heads have no norms."""
-        return self.name == COCO or (self.state is not None and published.has_heads(self.state))
+        return self.state is not None and published.has_heads(self.state)
 
     def fill(self, network: Network) -> list[str]:
         """Copy torchvision's weights into the network, and return a sentence for each part that stays random."""
-        state = published.load_coco() if self.name == COCO else self.state
         source = "torchvision's RetinaNet" if self.name == COCO else str(self.name)
-        return published.fill(network, state, source) if state else []
+        return published.fill(network, self.state, source) if self.state else []
 
 
 def load_trainable(name: str | Path, *, device: str | torch.device | None) -> Detector:
@@ -123,10 +133,16 @@ def fill(detector: Detector, saved: Detector, source: str) -> list[str]:
     if ours.oriented and not theirs.oriented and _BOX_OUT not in left_out:
         published.add_angle(own, given, _BOX_OUT)
     if {name: value.shape for name, value in own.items()} != {name: value.shape for name, value in given.items()}:
+        told = {
+            "backbone": (theirs.backbone, ours.backbone),
+            "bands": (n_known, n_bands),
+            "size and head_norm": (theirs.heads, ours.heads),
+            "levels": tuple("P{} to P{}".format(*each.anchors.levels) for each in (theirs, ours)),
+        }
+        differences = "; ".join(f"{name}: {then}, here {now}" for name, (then, now) in told.items() if then != now)
         raise ModelError(
-            f"{source} holds a {theirs.backbone} for {len(saved.bands)} bands (heads: {theirs.heads}), this model is a "
-            f"{ours.backbone} for {len(detector.bands)} bands (heads: {ours.heads}); give RetinaNet the same, or open "
-            "it with RetinaNet.from_model"
+            f"{source} holds another network than this model's ({differences}); give RetinaNet the same, or open the "
+            "file with RetinaNet.from_model"
         )
     detector.network.load_state_dict(given, strict=False)
     detector.network.set_norm_eps(theirs.norm_eps)
@@ -213,7 +229,10 @@ def _compare_data(saved: Detector, detector: Detector, source: str) -> list[str]
     if then and now and abs(then / now - 1) > _SAME_SIZE:
         notes.append(f"{source} was trained on pixels of {then:g} m; it goes on with pixels of {now:g} m")
     trained, numbers = saved.stretch.numbers, detector.stretch.numbers
-    if numbers is not None and trained is not None and numbers.are_unlike(trained):
+    if numbers is None or trained is None:
+        return notes
+    known = replace(numbers, quantiles=numbers.quantiles[: len(trained.quantiles)])  # other bands have their own scale
+    if known.are_unlike(trained):
         notes.append(
             f"{source} was trained on {trained}; it goes on with {numbers}, which its mean and deviation do not fit; "
             "convert the data to those units first"

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -228,20 +229,32 @@ def _timm(backbone: str, extra: str = "timm") -> ModuleType:
     return timm
 
 
+def synchronise(norm: nn.BatchNorm2d) -> nn.Module:
+    """Return a norm over the images of all processes that shares the weights and running means of this one."""
+    if type(norm) is nn.BatchNorm2d:
+        return nn.SyncBatchNorm.convert_sync_batchnorm(norm)  # type: ignore[no-any-return, no-untyped-call]
+    # Norms of timm, which hold the activation after them: torch's conversion would drop it.
+    return _timm(type(norm).__name__).layers.convert_sync_batchnorm(norm)  # type: ignore[no-any-return]
+
+
 def _build_timm(name: str, n_bands: int, weights: str | None, strides: Sequence[int]) -> TimmBackbone:
     """Build a backbone of timm, which adapts RGB weights to other bands by its own rule."""
     timm = _timm(name)
     model = name.removeprefix(_TIMM)
     if model.split(".")[0] not in timm.list_models():
         raise _unknown(name, [_TIMM + known for known in timm.list_models()])
+    create = partial(timm.create_model, model, features_only=True, in_chans=n_bands)
     try:
-        body = timm.create_model(model, pretrained=weights is not None, features_only=True, in_chans=n_bands)
-    except download.NO_DOWNLOAD as error:
-        if weights is None:
-            raise ArgumentError(f"timm cannot give feature maps of {model}: {error}; choose another") from error
-        download.warn_random(f"ImageNet weights of {name}", error)
-        return _build_timm(name, n_bands, None, strides)
-    return TimmBackbone(body, model, pretrained=weights is not None, strides=strides)
+        body = create()
+    except RuntimeError as error:
+        raise ArgumentError(f"timm cannot give feature maps of {model}: {error}; choose another") from error
+    backbone = TimmBackbone(body, model, strides=strides)  # before the download, as it may not be usable
+    if weights is not None:
+        try:
+            backbone.body, backbone.pretrained = create(pretrained=True), True
+        except download.NO_DOWNLOAD as error:
+            download.warn_random(f"ImageNet weights of {name}", error)
+    return backbone
 
 
 def _build_offline(name: str, n_bands: int, weights: str | None, strides: Sequence[int]) -> TimmBackbone:

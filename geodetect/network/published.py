@@ -80,10 +80,17 @@ def fill(network: Network, state: Mapping[str, Tensor], source: str) -> list[str
         _copy(network, given, names, tuple(left_out), source=source)
     else:
         backbone, body = network.backbone, "backbone.body."
+        ends: tuple[str, ...]
         if isinstance(backbone, TimmBackbone):
             own = backbone.classifier_keys()
             names = {key: body + name for key, name in own.items() if name}
-            ends = tuple(key for key, name in own.items() if not name)  # those that only classify
+            layers = {key.partition(".")[0] for key in names}
+            # Layers that only classify may have been replaced by others under the same name.
+            ends = tuple(
+                key if (layer := key.partition(".")[0]) in {*layers, key} else f"{layer}."
+                for key, name in own.items()
+                if not name
+            )
         else:
             folder = "" if network.architecture.backbone.startswith("resnet") else "features."
             names = {folder + name.removeprefix(body): name for name in network.state_dict() if name.startswith(body)}
@@ -168,6 +175,7 @@ def _copy(
         "missing": [key for key in wanted if key not in given and not key.endswith(_COUNTER)],
         "unknown": [key for key in given if key not in wanted],
         "of another shape": [key for key in given if key in wanted and given[key].shape != wanted[key]],
+        "not finite": [key for key in given if key in wanted and not given[key].isfinite().all()],
     }
     if problems := [f"{len(keys)} {kind} ({', '.join(keys[:3])})" for kind, keys in kinds.items() if keys]:
         backbone = network.architecture.backbone
