@@ -270,6 +270,7 @@ class Numbered(Chips):
     """Chips of one pixel that hold their own number."""
 
     def __init__(self, n: int) -> None:
+        super().__init__([])
         self.n = n
 
     def __len__(self) -> int:

@@ -4,14 +4,15 @@ A batch is (images (B, C, S, S) float32 standardised, boxes (B, M, 4) float32 in
 labels (B, M) int64 with -1 for padding). Oriented boxes are (B, M, 5), the last number the
 angle in radians. fastai takes the first as input and the others as target. Padding keeps
 the targets regular: fastai weighs the validation loss by batch length, and would take a
-ragged target for one.
+ragged target for one. Until they are on the device, pixels of 8 and 16 bits stay integers.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -20,15 +21,18 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.torch_core import to_detach
 from torch import Tensor
+from torch.utils.data import DataLoader as TorchLoader
 
 from geodetect.chips.augment import Batch, random_light, random_symmetry, random_zoom
 from geodetect.chips.chip import Chip, Chips
 from geodetect.chips.data import DetectionData
 from geodetect.errors import ArgumentError
-from geodetect.network.inference import normalize
+from geodetect.network.inference import normalize, send, send_pixels
 from geodetect.stretch import Stretch
 
 _MOST_CACHED_BYTES = 2 << 30  # chips that are smaller than this together are read once and kept
+_READ_AHEAD = 4  # chips for each process that reads
+_SMALL_BYTES = 2  # of integers that travel as they are
 
 
 def make_loaders(
@@ -61,15 +65,18 @@ def make_loaders(
     num_workers = data.num_workers
     if num_workers is None:
         num_workers = min(8, torch.multiprocessing.cpu_count() // n_ranks) if device.type == "cuda" else 0
+    pixel_bytes = len(data.bands) * np.dtype(data.dtype).itemsize
     made = [
         ChipLoader(
-            CachedChips(chips),
+            CachedChips(chips, kept=chips.n_pixels * pixel_bytes <= _MOST_CACHED_BYTES),
             bs=max(1, min(data.batch_size, len(chips) // n_ranks)),
             shuffle=in_training,
             drop_last=in_training,
             num_workers=num_workers,
-            create_batch=partial(collate, chip_size=data.chip_size),
-            after_batch=BatchTransform(stretch, transforms=in_training and data.transforms, seed=data.seed),
+            create_batch=partial(collate, chip_size=data.chip_size, pin_memory=device.type == "cuda"),
+            after_batch=BatchTransform(
+                stretch, transforms=in_training and data.transforms, seed=data.seed, device=device
+            ),
             device=device,
         )
         for chips, in_training in ((data.train, True), (data.valid, False))
@@ -93,13 +100,20 @@ class ChipLoader(DataLoader):  # type: ignore[misc]
     rank, n_ranks = 0, 1
     weights: Sequence[float] | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out what reading processes do not need: batches are changed in this one, which has the generator."""
-        return {name: value for name, value in vars(self).items() if name != "after_batch"}
-
     def __len__(self) -> int:
         batches = self.n // self.bs if self.drop_last else -(-self.n // self.bs)
         return batches // self.n_ranks if self.drop_last else len(range(self.rank, batches, self.n_ranks))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        """Yield the batches of an epoch, on the device."""
+        self.randomize()
+        self.before_iter()
+        # A seed that fastai's own iteration draws; without it, layers that draw numbers would draw others than before.
+        torch.empty((), dtype=torch.int64).random_()
+        chips = self.dataset.read(self.get_idxs(), self.fake_l.num_workers)
+        for numbers in self.batches:
+            yield self.after_batch(self.create_batch(list(islice(chips, len(numbers)))))
+        self.after_iter()
 
     def get_idxs(self) -> list[int]:
         """Return the chips of this epoch that this process reads, in their order."""
@@ -125,62 +139,138 @@ class ChipLoader(DataLoader):  # type: ignore[misc]
 
 
 class CachedChips(Sequence[Chip]):
-    """Chips that are read once and kept, if all of them together are small."""
+    """Chips that are read once and kept, by this process or by others, which are reused from epoch to epoch.
 
-    def __init__(self, chips: Chips) -> None:
+    Args:
+        chips: the chips.
+        kept: whether they are kept; otherwise each is read whenever it is needed.
+    """
+
+    def __init__(self, chips: Chips, *, kept: bool = True) -> None:
         self.chips = chips
-        self._kept: dict[int, Chip] = {}
+        self._kept: dict[int, Chip] | None = {} if kept else None
+        self._due: list[int] = []  # chips that the processes read in this iteration
+        self._processes: TorchLoader[Any] | None = None
+        self._reading = False
 
     def __len__(self) -> int:
         return len(self.chips)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out the chips that were read: another process reads its own."""
-        return {"chips": self.chips, "_kept": {}}
-
     def __getitem__(self, index: Any) -> Any:
         """Return a chip, read on first use."""
-        chip = self._kept.get(index)
-        if chip is None:
-            chip = self.chips[index]
-            if chip.pixels.nbytes * len(self) <= _MOST_CACHED_BYTES:
-                self._kept[index] = chip
-        return chip
+        kept = {} if self._kept is None else self._kept
+        if index not in kept:
+            kept[index] = self.chips[index]
+        return kept[index]
+
+    def read(self, numbers: Sequence[int], n_processes: int = 0) -> Iterator[Chip]:
+        """Yield the chips with these numbers in this order.
+
+        Args:
+            numbers: of chips; may repeat.
+            n_processes: number of processes that read ahead. With 0, and during another iteration, this one reads.
+        """
+        if not n_processes or self._reading:
+            yield from map(self.__getitem__, numbers)
+            return
+        kept, self._reading = self._kept, True
+        self._due[:] = numbers if kept is None else [n for n in dict.fromkeys(numbers) if n not in kept]
+        due = set(self._due)
+        try:
+            coming: Iterator[Tensor] = iter(self._start(n_processes) if due else ())
+            for number in numbers:
+                if kept is None:
+                    yield self._chip(number, next(coming).numpy())
+                    continue
+                if number in due:
+                    due.remove(number)
+                    kept[number] = self._chip(number, next(coming).numpy().copy())  # out of shared memory
+                yield kept[number]
+        finally:
+            self._reading = False
+        if kept is not None and len(kept) == len(self):
+            self.close()
+
+    def _chip(self, number: int, pixels: np.ndarray) -> Chip:
+        plan = self.chips.plans[number]
+        return Chip(pixels, plan.boxes, plan.grid)
+
+    def _start(self, n_processes: int) -> TorchLoader[Any]:
+        """Return the processes that read the chips that are due; they are started once."""
+        if self._processes is None:
+            self._processes = TorchLoader(
+                self.chips,  # type: ignore[arg-type]
+                batch_size=None,
+                sampler=self._due,
+                collate_fn=_as_tensor,  # type: ignore[arg-type]  # without a batch size it takes single chips
+                num_workers=n_processes,
+                prefetch_factor=_READ_AHEAD,
+                persistent_workers=True,
+                generator=torch.Generator(),
+            )
+        return self._processes
+
+    def close(self) -> None:
+        """End the processes; the next iteration starts new ones."""
+        self._processes, self._reading = None, False
 
 
-def collate(chips: Sequence[Chip], chip_size: int) -> tuple[Tensor, ...]:
-    """Return raw pixels, boxes and labels of chips, padded to one size; fastai cannot copy named tuples."""
+def _as_tensor(chip: Chip) -> Tensor:
+    """Return the pixels of a chip as they travel between processes."""
+    return torch.from_numpy(chip.pixels.astype(_travelling(chip.pixels.dtype)))
+
+
+def _travelling(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype in which pixels travel to the device: integers of 8 and 16 bits as they are, else float32."""
+    is_small = dtype.kind in "iu" and dtype.itemsize <= _SMALL_BYTES
+    return dtype.newbyteorder("=") if is_small else np.dtype(np.float32)
+
+
+def collate(chips: Sequence[Chip], chip_size: int, *, pin_memory: bool = False) -> tuple[Tensor, ...]:
+    """Return raw pixels, boxes and labels of chips, padded to one size; fastai cannot copy named tuples.
+
+    Pixels are integers of 8 or 16 bits if those of all chips are, else float32.
+
+    Args:
+        chips: with as many bands each.
+        chip_size: side of the largest.
+        pin_memory: whether the pixels lie in page-locked memory, from which CUDA copies without waiting.
+    """
     n_boxes = max(len(chip.boxes) for chip in chips)
-    images = np.zeros((len(chips), len(chips[0].pixels), chip_size, chip_size), np.float32)
+    dtype = _travelling(np.result_type(*(chip.pixels.dtype for chip in chips)))
+    shape = len(chips), len(chips[0].pixels), chip_size, chip_size
+    images = torch.zeros(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, pin_memory=pin_memory)
     oriented = any(chip.boxes.oriented for chip in chips)
     boxes = np.zeros((len(chips), n_boxes, 5 if oriented else 4), np.float32)
     labels = np.full((len(chips), n_boxes), -1, np.int64)
-    for i, chip in enumerate(chips):
+    for i, (chip, square) in enumerate(zip(chips, images.numpy(), strict=True)):
         _, height, width = chip.pixels.shape
-        images[i, :, :height, :width] = chip.pixels
+        square[:, :height, :width] = chip.pixels
         boxes[i, : len(chip.boxes), :4] = chip.boxes.xyxy
         if chip.boxes.angles is not None:
             boxes[i, : len(chip.boxes), 4] = chip.boxes.angles
         labels[i, : len(chip.boxes)] = chip.boxes.labels
-    return torch.from_numpy(images), torch.from_numpy(boxes), torch.from_numpy(labels)
+    return images, torch.from_numpy(boxes), torch.from_numpy(labels)
 
 
 class BatchTransform:
-    """Changes of a batch on its device: geometry of raw pixels, standardisation, then light.
+    """Changes of a batch on its way to a device: geometry of raw pixels, standardisation, then light.
 
     Geometry comes first so that what a zoom brings in from outside is raw 0, as nodata is.
     """
 
-    def __init__(self, stretch: Stretch, *, transforms: bool, seed: int) -> None:
-        self.stretch, self.transforms = stretch, transforms
+    def __init__(self, stretch: Stretch, *, transforms: bool, seed: int, device: str | torch.device = "cpu") -> None:
+        self.stretch, self.transforms, self.device = stretch, transforms, torch.device(device)
         self.generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return the batch as the network takes it, as a plain tuple, as in `collate`."""
-        changed = Batch(*batch)
+        pixels, boxes, labels = batch
+        changed = Batch(send_pixels(pixels, self.device), boxes, labels)
         if self.transforms:
             changed = random_symmetry(random_zoom(changed, self.generator), self.generator)
         images = normalize(changed.images, self.stretch.mean, self.stretch.std)
         if self.transforms:
             images = random_light(images, self.generator)
-        return images.contiguous(memory_format=torch.channels_last), changed.boxes, changed.labels
+        images = images.contiguous(memory_format=torch.channels_last)
+        return images, send(changed.boxes, self.device), send(changed.labels, self.device)

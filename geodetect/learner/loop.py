@@ -57,6 +57,8 @@ class DetectionLearner(Learner):  # type: ignore[misc]
 
     def _end_cleanup(self) -> None:
         super()._end_cleanup()
+        for loader in self.dls.loaders:
+            loader.dataset.close()
         interrupt, self.interrupt = self.interrupt, None
         if interrupt is not None:
             raise interrupt
