@@ -8,9 +8,8 @@ import pickle
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,12 +18,13 @@ import torch
 import geodetect as gd
 from geodetect.boxes import Boxes
 from geodetect.chips import loaders
-from geodetect.chips.chip import Chip, Chips
-from geodetect.chips.loaders import CachedChips, collate, make_loaders
-from geodetect.grid import Grid, Window
+from geodetect.chips.cached import CachedChips
+from geodetect.chips.chip import Chip
+from geodetect.chips.loaders import collate, make_loaders
+from geodetect.grid import Grid
 from geodetect.network.inference import send_pixels
 from geodetect.stretch import Stretch
-from tests.fakes import PaintedScene
+from tests.fakes import PaintedScene, counted
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # fastai, on import
 
@@ -35,7 +35,7 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 import geodetect as gd
-from tests.test_loaders import counted
+from tests.fakes import counted
 
 if __name__ == "__main__":
     raster, labels, method, n_workers, log = sys.argv[1:]
@@ -46,32 +46,10 @@ if __name__ == "__main__":
     )
     data = replace(data, train=counted(data.train, log))
     model = gd.RetinaNet(data, backbone="resnet18", weights=None, scales="auto", size="small", device="cpu")
-    model.fit(3, progress=False)
+    model.fit(2, progress=False)
     told = [model.learner.recorder.losses, *model.learner.recorder.values]
     print(json.dumps([[float(value) for value in values] for values in told]))
 """
-
-
-@dataclass(frozen=True)
-class Counted:
-    """A raster that writes a line to a file for each window that is read, in whatever process."""
-
-    reader: Any
-    log: str
-
-    @property
-    def grid(self) -> Grid:
-        return self.reader.grid
-
-    def read(self, window: Window) -> Any:
-        with Path(self.log).open("a") as log:
-            log.write(f"{window.xyxy}\n")
-        return self.reader.read(window)
-
-
-def counted(chips: Chips, log: str | Path) -> Chips:
-    """Chips whose reads are counted in a file."""
-    return Chips([replace(plan, reader=Counted(plan.reader, str(log))) for plan in chips.plans])
 
 
 @pytest.mark.slow

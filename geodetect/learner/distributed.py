@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -92,12 +93,20 @@ def _sync_norms(network: nn.Module) -> Iterator[None]:
         if isinstance(layer, nn.BatchNorm2d) and layer.weight.requires_grad
     ]
     for parent, name, layer in swapped:  # the new norms share weights and running means with the old ones
-        setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(layer))  # type: ignore[no-untyped-call]
+        norm = nn.SyncBatchNorm.convert_sync_batchnorm(layer)  # type: ignore[no-untyped-call]
+        for part in norm.children():  # timm's BatchNormAct2d has its dropout and its activation within
+            norm.register_forward_hook(partial(_run_after, part))
+        setattr(parent, name, norm)
     try:
         yield
     finally:
         for parent, name, layer in swapped:
             setattr(parent, name, layer)
+
+
+def _run_after(part: nn.Module, norm: nn.Module, given: object, result: Tensor) -> Tensor:
+    """Return a norm's result with a part of it applied, as a hook."""
+    return part(result)  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
