@@ -234,7 +234,7 @@ class CountWaits(Callback):  # type: ignore[misc]
 def test_float16_scales_its_gradients_and_goes_on_with_the_scale(
     data: gd.DetectionData, device: torch.device, tmp_path: Path
 ) -> None:
-    data = replace(data, train=data.train[:8], valid=data.valid[:2])
+    data = replace(data, train=data.train[:4], valid=data.valid[:1])
 
     def train(folder: Path, *callbacks: Callback, **options: bool) -> gd.RetinaNet:
         model = gd.RetinaNet(data, device=device, **SMALL)

@@ -203,8 +203,11 @@ class BestEpoch(TrackerCallback):  # type: ignore[misc]
 
 
 def copy_weights(network: nn.Module) -> dict[str, Tensor]:
-    """Return a copy of the weights in the processor's memory."""
-    return {name: value.detach().to("cpu", copy=True) for name, value in network.state_dict().items()}
+    """Return a copy of the weights in the processor's memory, laid out as files hold them."""
+    return {
+        name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, value in network.state_dict().items()
+    }
 
 
 class ChipAP(Metric):  # type: ignore[misc]
