@@ -91,7 +91,7 @@ def test_processes_live_on_and_chips_are_read_once(
     options = {"chip_size": 64, "overlap": 32, "batch_size": 4, "transforms": False, "sampler": sampler}
     data = gd.prepare_data(upright.path, upright.truth, **options)
     log, processes, seen = tmp_path / "reads.txt", [], []
-    for n_workers in (0, 2):
+    for n_workers in (0, 3):
         made = make_loaders(
             replace(data, train=counted(data.train, log), num_workers=n_workers), data.stretch, device="cpu"
         )

@@ -294,6 +294,7 @@ class Overflow(Callback):  # type: ignore[misc]
         next(self.model.parameters()).grad.fill_(torch.inf)
 
 
+@pytest.mark.filterwarnings("ignore:no training chip holds")
 def test_gradients_that_float16_never_holds_end_training(data: DetectionData) -> None:
     small = replace(data, train=data.train[:1], valid=data.valid[:1], batch_size=1)
     model = gd.RetinaNet(small, **MODEL, size="small")

@@ -5,6 +5,7 @@ The other processes import this module, and nothing of fastai, which takes secon
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -58,7 +59,7 @@ class CachedChips(Sequence[Chip]):
         self._due[:] = numbers if kept is None else [n for n in dict.fromkeys(numbers) if n not in kept]
         due = set(self._due)
         try:
-            coming: Iterator[Tensor] = iter(self._start(n_processes) if due else ())
+            coming = self._read_due(n_processes) if due else iter(())
             for number in numbers:
                 if kept is None:
                     yield self._chip(number, next(coming).numpy())
@@ -76,8 +77,8 @@ class CachedChips(Sequence[Chip]):
         plan = self.chips.plans[number]
         return Chip(pixels, plan.boxes, plan.grid)
 
-    def _start(self, n_processes: int) -> DataLoader[Any]:
-        """Return the processes that read the chips that are due; they are started once."""
+    def _read_due(self, n_processes: int) -> Iterator[Tensor]:
+        """Return the pixels of the chips that are due, from processes that are started once."""
         if self._processes is None:
             self._processes = DataLoader(
                 self.chips,  # type: ignore[arg-type]
@@ -89,7 +90,9 @@ class CachedChips(Sequence[Chip]):
                 persistent_workers=True,
                 generator=torch.Generator(),
             )
-        return self._processes
+        with warnings.catch_warnings():  # of more processes than cores, which wait for disks and networks
+            warnings.filterwarnings("ignore", "This DataLoader will create")
+            return iter(self._processes)
 
     def close(self) -> None:
         """End the processes; the next iteration starts new ones."""
