@@ -79,19 +79,19 @@ class CachedChips(Sequence[Chip]):
 
     def _read_due(self, n_processes: int) -> Iterator[Tensor]:
         """Return the pixels of the chips that are due, from processes that are started once."""
-        if self._processes is None:
-            self._processes = DataLoader(
-                self.chips,  # type: ignore[arg-type]
-                batch_size=None,
-                sampler=self._due,
-                collate_fn=_as_tensor,  # type: ignore[arg-type]  # without a batch size it takes single chips
-                num_workers=min(n_processes, len(self)),
-                prefetch_factor=_READ_AHEAD,
-                persistent_workers=True,
-                generator=torch.Generator(),
-            )
         with warnings.catch_warnings():  # of more processes than cores, which wait for disks and networks
             warnings.filterwarnings("ignore", "This DataLoader will create")
+            if self._processes is None:
+                self._processes = DataLoader(
+                    self.chips,  # type: ignore[arg-type]
+                    batch_size=None,
+                    sampler=self._due,
+                    collate_fn=_as_tensor,  # type: ignore[arg-type]  # without a batch size it takes single chips
+                    num_workers=min(n_processes, len(self)),
+                    prefetch_factor=_READ_AHEAD,
+                    persistent_workers=True,
+                    generator=torch.Generator(),
+                )
             return iter(self._processes)
 
     def close(self) -> None:
