@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -57,6 +59,35 @@ def n_workers(client: Any) -> int:
     if not n_now:
         raise ClusterError("the cluster has no workers; start some with: dask worker ADDRESS")
     return n_now
+
+
+def number_workers(client: Any, view: Callable[[], Hashable]) -> dict[Any, int]:
+    """Return a number for each worker by its name, from 0 among those with the same view.
+
+    Args:
+        client: of the cluster.
+        view: function that each worker runs, such as one that lists what it may use.
+
+    Raises:
+        ArgumentError: if `client` is not a client of dask.
+        ClusterError: if there is no worker.
+    """
+    n_workers(client)
+    numbers: dict[Any, int] = {}
+    n_alike: Counter[Hashable] = Counter()
+    for _, (name, seen) in sorted(client.run(partial(_named, view)).items()):  # by address
+        numbers[name] = n_alike[seen]
+        n_alike[seen] += 1
+    return numbers
+
+
+def _named(view: Callable[[], Hashable], dask_worker: Any) -> tuple[Any, Hashable]:
+    return dask_worker.name, view()
+
+
+def own_number(numbers: Mapping[Any, int]) -> int:
+    """Return the number of the worker that runs this task; 0 if it joined later. A restarted one keeps its name."""
+    return numbers.get(_distributed().get_worker().name, 0)
 
 
 def run(

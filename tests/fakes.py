@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from pyproj import CRS
 from rasterio.errors import NotGeoreferencedWarning
 
 from geodetect.boxes import Boxes, oriented_envelope
+from geodetect.chips.chip import Chips
 from geodetect.errors import RasterError
 from geodetect.grid import Grid, Window
 from geodetect.metadata import Metadata
@@ -108,6 +109,28 @@ class FakeReader:
 
     def close(self) -> None:
         pass
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A raster that writes a line to a file for each window that is read, in whatever process."""
+
+    reader: Any
+    log: str
+
+    @property
+    def grid(self) -> Grid:
+        return self.reader.grid
+
+    def read(self, window: Window) -> Any:
+        with Path(self.log).open("a") as log:
+            log.write(f"{window.xyxy}\n")
+        return self.reader.read(window)
+
+
+def counted(chips: Chips, log: str | Path) -> Chips:
+    """Chips whose reads are counted in a file."""
+    return Chips([replace(plan, reader=Counted(plan.reader, str(log))) for plan in chips.plans])
 
 
 @dataclass(frozen=True)

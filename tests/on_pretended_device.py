@@ -16,6 +16,12 @@ import torch
 from fastai.callback.core import Callback
 
 import geodetect as gd
+from geodetect.boxes import Boxes
+from geodetect.chips.chip import Chips
+from geodetect.chips.loaders import make_loaders
+from geodetect.errors import ModelError
+from geodetect.learner.results import detect_chips
+from geodetect.network.inference import send_pixels
 from tests import pretend
 from tests.fakes import PaintedScene
 
@@ -62,6 +68,25 @@ def test_a_temporary_that_is_freed_before_it_travelled_is_lost(device: torch.dev
     lost = torch.ones(3).to(device, non_blocking=True)
     assert lost.cpu().isnan().all()
     assert (torch.ones(3).to(device).cpu() == 1).all()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float64"])
+def test_pixels_of_any_type_arrive(device: torch.device, dtype: str) -> None:
+    pixels = np.array([0, 1, 255, 30_000, 65_535]).astype(dtype).reshape(1, 1, 1, 5)
+    with pretend.watch() as seen:
+        arrived = send_pixels(torch.from_numpy(pixels), device)
+        assert seen.sent == min(pixels.nbytes, 4 * pixels.size)
+    assert arrived.device == device
+    assert arrived.cpu().flatten().tolist() == pixels.astype(np.float32).flatten().tolist()
+
+
+def test_batches_travel_as_bytes(data: gd.DetectionData, device: torch.device) -> None:
+    made = make_loaders(data, data.stretch, device=device)
+    with pretend.watch() as seen:
+        images, boxes, labels = made.train.one_batch()
+        assert {images.device, boxes.device, labels.device} == {device}
+        n_pixels = images.nelement()
+        assert 2 * n_pixels < seen.sent < 2.1 * n_pixels  # of uint16
 
 
 def test_training_stays_on_the_device(trained: gd.RetinaNet, device: torch.device) -> None:
@@ -159,31 +184,111 @@ def test_detection_waits_once_a_batch(trained: gd.RetinaNet, data: gd.DetectionD
         assert seen.waits == {"copy": seen.operations["to the device"] + 1}
 
 
-def test_a_training_step_waits_five_times_at_most(data: gd.DetectionData, device: torch.device) -> None:
+@pytest.mark.parametrize(("boxes", "dtype"), [("oriented", torch.float32), ("upright", torch.float16)])
+def test_a_training_step_waits_five_times_at_most(
+    scenes: dict[str, PaintedScene], device: torch.device, dtype: torch.dtype, boxes: str
+) -> None:
+    upright, counter = scenes["upright"], CountWaits()
+    data = gd.prepare_data(
+        upright.path, labels=upright.truth, chip_size=64, split="random", val_split_pct=0.5, batch_size=2, boxes=boxes
+    )
+    data = replace(data, train=data.train[:4], valid=data.valid[:4])
     model = gd.RetinaNet(data, device=device, **SMALL)
-    counter = CountWaits()
-    with pretend.watch() as seen:
+    model.learner.dtype = dtype
+    with pretend.watch(float64=dtype == torch.float16) as seen:  # as CUDA has it, where gradients are scaled
         counter.seen = seen
-        model.fit(3, lr=5e-4, progress=False, checkpoint=False, callbacks=[counter])
-    steps = counter.steps[2:]  # anchors are made in the first epoch
-    assert len(steps) == 4
-    for waits in steps:
-        assert sum(waits.values()) - waits["copy"] <= 5, waits  # copies to CUDA come from page-locked memory
+        model.fit(2, lr=5e-4, progress=False, checkpoint=False, callbacks=[counter])
+    steps, batches = counter.steps[len(model.learner.dls.train) :], counter.batches[len(model.learner.dls.valid) :]
+    assert len(steps) > 1  # anchors are made in the first epoch
+    assert max(map(sum, map(Counter.values, steps))) <= 5, steps
+    assert len(batches) > 1
+    assert max(map(sum, map(Counter.values, batches))) <= 3, batches  # the last of them for what has arrived
 
 
 class CountWaits(Callback):  # type: ignore[misc]
-    """Counts the waits of each step, from the end of one to the end of the next."""
+    """Counts the waits of each step and each validation batch, from the end of one to the end of the next.
+
+    Copies to the device count for none, as those to CUDA come from page-locked memory.
+    """
 
     order = 100
     seen: pretend.Seen
 
     def before_fit(self) -> None:
         self.steps: list[Counter[str]] = []
+        self.batches: list[Counter[str]] = []
 
     def before_train(self) -> None:
-        self.so_far = Counter(self.seen.waits)
+        self.so_far = self.now()
+
+    def before_validate(self) -> None:
+        self.so_far = self.now()
+
+    def now(self) -> Counter[str]:
+        return self.seen.waits - Counter({"copy": self.seen.operations["to the device"]})
 
     def after_batch(self) -> None:
-        if self.training:
-            self.steps.append(Counter(self.seen.waits) - self.so_far)
-            self.so_far = Counter(self.seen.waits)
+        now = self.now()
+        (self.steps if self.training else self.batches).append(now - self.so_far)
+        self.so_far = now
+
+
+def test_float16_scales_its_gradients_and_goes_on_with_the_scale(
+    data: gd.DetectionData, device: torch.device, tmp_path: Path
+) -> None:
+    data = replace(data, train=data.train[:4], valid=data.valid[:1])
+
+    def train(folder: Path, *callbacks: Callback, **options: bool) -> gd.RetinaNet:
+        model = gd.RetinaNet(data, device=device, **SMALL)
+        model.learner.dtype = torch.float16
+        model.fit(2, lr=5e-4, progress=False, checkpoint=folder, callbacks=[TooLarge(), *callbacks], **options)
+        return model
+
+    with pretend.watch(float64=True):
+        whole = train(tmp_path / "whole")
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "parts", StopAtSecondEpoch())
+        parts = train(tmp_path / "parts", resume=True)
+    assert whole.learner.scaler.get_scale() == parts.learner.scaler.get_scale() == 2.0**15
+    for name, weight in parts.detector.network.state_dict().items():
+        torch.testing.assert_close(weight.cpu(), whole.detector.network.state_dict()[name].cpu(), msg=name)
+
+
+class TooLarge(Callback):  # type: ignore[misc]
+    """Lets the gradients of the first step overflow, which halves the scale."""
+
+    def after_backward(self) -> None:
+        if (self.epoch, self.iter) == (0, 0):
+            next(self.model.parameters()).grad.fill_(torch.inf)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "float16"])
+def test_short_types_find_the_same_as_on_the_processor(
+    trained: gd.RetinaNet, data: gd.DetectionData, precision: str
+) -> None:
+    pixels = data.train[0].pixels[None]
+    (found,) = trained.detector.frozen(precision).detect(pixels, min_score=0.01)
+    (on_cpu,) = trained.detector.frozen(precision, "cpu").detect(pixels, min_score=0.01)
+    assert len(found) == pytest.approx(len(on_cpu), rel=0.05)
+    np.testing.assert_allclose(found.scores[:10], on_cpu.scores[:10], atol=1e-2)
+
+
+def test_chips_that_do_not_fit_are_scored_in_smaller_batches(
+    trained: gd.RetinaNet, data: gd.DetectionData, device: torch.device
+) -> None:
+    many = Chips(data.train.plans[:8])
+
+    def run(plans: Chips, limit: int | None = None) -> tuple[list[Boxes], int]:
+        with pretend.watch(limit) as seen:
+            start = seen.n_bytes
+            return detect_chips(trained.detector, plans)[0], seen.most_bytes - start
+
+    run(many)  # makes anchors
+    (whole, most), (_, least) = run(many), run(Chips(many.plans[:1]))
+    with pretend.watch() as seen:
+        limit = seen.n_bytes + (most + least) // 2
+    parts, needed = run(many, limit)
+    assert least <= needed < most
+    assert [len(boxes) for boxes in parts] == [len(boxes) for boxes in whole]
+    with pytest.raises(ModelError, match="not enough memory for a chip of 64 x 64 px"):
+        run(many, limit - most)

@@ -1,9 +1,10 @@
 """A device that only pretends: its tensors lie in the processor's memory and behave as those of another device.
 
-It refuses what MPS refuses (float64) and what every device refuses (operands on two devices), it runs out of memory
-where told to, and copies that are not waited for arrive late: until `synchronize` or an event's wait, the processor
-sees what lay in memory before (`POISON`), and a copy to the device whose source was freed or changed in the
-meantime brings that. It counts its waits, which is what a fast card loses time by.
+It refuses what MPS refuses (float64, which can be allowed as CUDA has it, and uint16) and what every device refuses
+(operands on two devices), it runs out of memory where told to, and copies that are not waited for arrive late: until
+`synchronize` or an event's wait, the processor sees what lay in memory before (`POISON`), and a copy to the device
+whose source was freed or changed in the meantime brings that. It counts its waits, which is what a fast card loses
+time by, and the bytes that are sent to it.
 
     device = pretend.device()
     with pretend.watch() as seen: ...
@@ -41,6 +42,8 @@ class Seen:
         n_bytes: memory in use.
         most_bytes: the most that was in use at any time.
         limit: bytes above which memory ends; None for no limit.
+        float64: whether the device has that.
+        sent: bytes that were copied to the device.
     """
 
     operations: Counter[str] = field(default_factory=Counter)
@@ -48,6 +51,8 @@ class Seen:
     n_bytes: int = 0
     most_bytes: int = 0
     limit: int | None = None
+    float64: bool = False
+    sent: int = 0
 
 
 _state = Seen()
@@ -102,7 +107,7 @@ def _arrive() -> None:
 
 def _wrap(raw: Tensor) -> Tensor:
     """The tensor of the device with these values; `raw` may be a view."""
-    if raw.dtype in (torch.float64, torch.complex128):
+    if raw.dtype in _UNKNOWN and not (_state.float64 and raw.dtype == torch.float64):
         raise TypeError(f"the pretended device has no {raw.dtype}, as MPS has none")
     wrapped = torch.Tensor._make_wrapper_subclass(
         PretendTensor, raw.shape, raw.stride(), raw.storage_offset(), dtype=raw.dtype, device=torch.device(NAME, 0)
@@ -157,6 +162,7 @@ def _run(operation: Any, *args: Any, **kwargs: Any) -> Any:
     )
 
 
+_UNKNOWN = {torch.float64, torch.complex128, torch.uint16, torch.uint32, torch.uint64}
 _storages: Counter[int] = Counter()  # tensors of the device by their memory
 _WAITING = frozenset(
     "_local_scalar_dense nonzero is_nonzero equal masked_select bincount _unique2 unique_dim unique_consecutive "
@@ -187,6 +193,7 @@ def _copy(source: Tensor, target: Tensor, non_blocking: bool = False) -> Tensor:
     to_device = isinstance(target, PretendTensor)
     _state.operations["to the device" if to_device else "from the device"] += 1
     values, into = _unwrap(source), _unwrap(target)
+    _state.sent += values.nbytes if to_device else 0
     if not non_blocking:
         _state.waits["copy"] += 1
         _arrive()
@@ -207,6 +214,13 @@ def _tensor(data: Any, *, device: Any = None, make: Any = torch.tensor, **kwargs
     given = tree_map(lambda value: value.tolist() if isinstance(value, PretendTensor) else value, data)
     made: Tensor = make(given, **kwargs)
     return made if device is None else made.to(device)
+
+
+def _cast_convolution(maps: Tensor, weight: Tensor, bias: Tensor | None = None, *settings: Any) -> Tensor:
+    """Convolve in the type of autocast: the layers that take a network's time, and the only ones cast here."""
+    with torch.autocast(NAME, enabled=False):
+        given = [part if part is None else part.to(torch.get_autocast_dtype(NAME)) for part in (maps, weight, bias)]
+        return torch.conv2d(*given, *settings)
 
 
 class Event:
@@ -251,10 +265,11 @@ def device() -> torch.device:
         setattr(module, name, value)
     backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=module)
     torch.tensor = _tensor  # whose own way to a device of C++ does not end in Python
-    kernels, autocast = torch.library.Library("_", "IMPL"), torch.library.Library("_", "IMPL")
+    kernels, autocast, casting = (torch.library.Library(name, "IMPL") for name in ("_", "_", "aten"))
     kernels.fallback(_create, "PrivateUse1")
     autocast.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
-    _kept.extend([kernels, autocast])
+    casting.impl("conv2d", _cast_convolution, "AutocastPrivateUse1")
+    _kept.extend([kernels, autocast, casting])
     return torch.device(NAME, 0)
 
 
@@ -262,16 +277,17 @@ _kept: list[torch.library.Library] = []  # a library forgets its kernels when it
 
 
 @contextmanager
-def watch(limit: int | None = None) -> Iterator[Seen]:
+def watch(limit: int | None = None, *, float64: bool = False) -> Iterator[Seen]:
     """Count what the device does from here on.
 
     Args:
         limit: bytes at which its memory ends; None for no limit.
+        float64: whether it has that, as CUDA has.
     """
     _state.operations.clear()
     _state.waits.clear()
-    _state.most_bytes, _state.limit = _state.n_bytes, limit
+    _state.most_bytes, _state.limit, _state.float64, _state.sent = _state.n_bytes, limit, float64, 0
     try:
         yield _state
     finally:
-        _state.limit = None
+        _state.limit, _state.float64 = None, False

@@ -3,7 +3,7 @@ import torch
 
 from geodetect.network import precision
 from geodetect.network.batching import choose_by_trial, choose_on_cpu
-from geodetect.network.precision import choose
+from geodetect.network.precision import choose, is_native, resolve
 
 
 @pytest.mark.parametrize(
@@ -72,3 +72,18 @@ def test_float32_must_win_every_round(monkeypatch, float32, bf16, expected):
     monkeypatch.setattr(precision, "is_native", lambda dtype, device: True)
     monkeypatch.setattr(precision, "_seconds", lambda dtype, device: taken[dtype])
     assert choose(torch.device("cpu")) == expected
+
+
+def test_float16_is_tried_where_bf16_is_missing(monkeypatch):
+    monkeypatch.setattr(precision, "is_native", lambda dtype, device: dtype == torch.float16)
+    for seconds, expected in ((0.5, "float16"), (2.0, "float32")):
+        taken = {torch.float32: [1.0] * 3, torch.float16: [seconds] * 3}
+        monkeypatch.setattr(precision, "_seconds", lambda dtype, device, taken=taken: taken[dtype])
+        assert choose(torch.device("cpu")) == expected
+    assert resolve("auto", torch.device("cpu")) == torch.float16
+
+
+@pytest.mark.parametrize(("major", "native"), [(6, False), (7, True), (8, True)])
+def test_gpus_from_volta_on_have_float16(monkeypatch, major, native):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (major, 0))
+    assert is_native(torch.float16, torch.device("cuda")) is native

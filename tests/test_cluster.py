@@ -3,6 +3,7 @@
 import os
 import signal
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,20 @@ class Movable(PaintDetector):
 
     def frozen(self, precision=None, device=None):
         return replace(self, score=0.9 if device is None else 0.7)
+
+
+@dataclass(frozen=True)
+class Chooses(PaintDetector):
+    """A detector that chooses precision and batch size by the process it is in."""
+
+    precision: str = "auto"
+    home: int = 0
+
+    def frozen(self, precision=None, device=None):
+        return replace(self, precision=precision or ("float32" if os.getpid() == self.home else "bf16"))
+
+    def suited_batch_size(self, chip_size):
+        return 5 if os.getpid() == self.home else 3
 
 
 @dataclass(frozen=True)
@@ -134,12 +149,12 @@ def test_a_model_that_is_a_file_is_loaded_where_it_was_asked_for(client, tall, t
             return getattr(client, name)
 
         def scatter(self, work, **options):
-            devices.append(work._device)
+            devices.append((getattr(work, "__self__", None) or work.model).device)
             return client.scatter(work, **options)
 
     for device in ("cpu", None):
         detect_objects(tall, path, client=Watched(), device=device, batch_size=64, progress=False)
-    assert devices == ["cpu", None]
+    assert devices == ["cpu", "cpu", None, None]  # to choose the precision, and to scan
     assert len(detect_objects(tall, tmp_path, client=client, batch_size=64, progress=False)) == 0  # its folder
 
 
@@ -190,6 +205,35 @@ def test_the_command_line_takes_the_address_of_a_scheduler(client, tall, undistu
     with cluster.connect(client.scheduler.address) as again:
         found = detect_objects(tall, PaintDetector(), client=again, batch_size=2, progress=False)
     assert [row[:2] for row in undisturbed] == list(zip(found["label"], found["score"], strict=True))
+
+
+@pytest.mark.slow
+def test_precision_and_batch_size_are_chosen_on_a_worker(client, tall):
+    model = Chooses(home=os.getpid())
+    found = detect_objects(tall, model, client=client, progress=False)
+    assert (found.attrs["precision"], found.attrs["batch_size"]) == ("bf16", 3)
+    here = detect_objects(tall, model, progress=False)
+    assert (here.attrs["precision"], here.attrs["batch_size"]) == ("float32", 5)
+    asked = detect_objects(tall, model, client=client, precision="float16", batch_size=4, progress=False)
+    assert (asked.attrs["precision"], asked.attrs["batch_size"]) == ("float16", 4)
+    assert found.geometry.tolist() == here.geometry.tolist() == asked.geometry.tolist()
+
+
+def one_gpu():
+    return ("GPU-1",)
+
+
+@pytest.mark.slow
+def test_workers_with_the_same_gpus_have_different_numbers(client):
+    numbers = cluster.number_workers(client, one_gpu)
+    assert sorted(numbers.values()) == [0, 1]
+    assert set(cluster.number_workers(client, os.getpid).values()) == {0}  # as those of dask-cuda
+    own = dict(cluster.run(partial(_own, numbers), range(8), client))
+    assert set(own.values()) <= {0, 1}
+
+
+def _own(numbers, task):
+    return cluster.own_number(numbers)
 
 
 def test_an_address_where_nobody_answers_is_one_sentence():

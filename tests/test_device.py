@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from geodetect.errors import ArgumentError
-from geodetect.network.devices import find_device, has_kernels
+from geodetect.network.devices import find_device, has_kernels, share_gpus
 
 HERE = Path(__file__).parent
 
@@ -40,6 +40,14 @@ def test_a_device_that_is_not_there_is_one_sentence() -> None:
     with pytest.raises(ArgumentError, match=r"no device 'cuda:7' here .* use \"cpu\""):
         find_device("cuda:7")
     assert find_device("cpu") == torch.device("cpu")
+
+
+def test_processes_that_see_the_same_gpus_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [share_gpus("cpu", 1), share_gpus("cuda:1", 0)] == ["cpu", "cuda:1"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [share_gpus(None, n) for n in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert [share_gpus("cuda", 1), share_gpus("cuda:0", 1), share_gpus("cpu", 1)] == ["cuda:1", "cuda:0", "cpu"]
 
 
 @pytest.mark.parametrize("chosen", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])

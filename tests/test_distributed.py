@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 
 import geodetect as gd
 from geodetect import load_detector
+from geodetect.learner.distributed import _sync_norms
+from geodetect.network.retinanet import Network
 from tests.fakes import PaintedScene
 
 pytestmark = pytest.mark.slow  # each start of two processes that import torch and fastai takes ten seconds
@@ -60,6 +62,17 @@ with distributed.join("cpu") as device:
     else:
         raise AssertionError("lr_find went on")
 """
+
+
+@pytest.mark.parametrize("backbone", ["timm:efficientnet_b0", "resnet18"])
+def test_norms_over_all_processes_keep_what_timm_adds_to_them(backbone: str) -> None:
+    network, images = Network(backbone, n_classes=2, weights=None), torch.randn(2, 3, 64, 64)
+    before, names = network(images), list(network.state_dict())
+    with _sync_norms(network):
+        assert any(isinstance(layer, torch.nn.SyncBatchNorm) for layer in network.modules())
+        assert list(network.state_dict()) == names
+        assert all(torch.equal(one, other) for one, other in zip(network(images), before, strict=True))
+    assert not any(isinstance(layer, torch.nn.SyncBatchNorm) for layer in network.modules())
 
 
 @pytest.fixture(scope="module")

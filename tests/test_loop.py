@@ -184,6 +184,22 @@ def test_epochs_without_a_number_leave_a_model_that_can_be_used(data: DetectionD
     assert model.detector.summary["epochs"] == 2
 
 
+def test_the_best_weights_are_copied_only_when_they_are_better(data: DetectionData) -> None:
+    kept: list[dict[str, torch.Tensor]] = []
+
+    class Keep(Callback):  # type: ignore[misc]
+        order = 80  # after the best epoch
+
+        def after_epoch(self) -> None:
+            kept.append(self.best_epoch.weights)
+
+    model = gd.RetinaNet(replace(data, train=data.train[:4], valid=data.valid[:1]), **MODEL, size="small")
+    model.fit(4, lr=1e-5, callbacks=[Course([3.0, 4.0, 2.0, 5.0]), Keep()], progress=False)
+    assert kept[0] is kept[1] is not kept[2]
+    assert kept[2] is kept[3]
+    assert all(weight.is_contiguous() for weight in kept[3].values())  # a file takes them without another copy
+
+
 @pytest.mark.parametrize("wrong", [{"epochs": 1.5}, {"epochs": "3"}, {"checkpoint": None}])
 def test_what_is_no_number_of_epochs_or_no_folder(data: DetectionData, wrong: dict[str, Any]) -> None:
     with pytest.raises(ArgumentError, match="must be"):
@@ -266,10 +282,32 @@ def test_chips_without_boxes_train_as_background(data: DetectionData) -> None:
     assert all(parameter.grad.abs().sum() > 0 for parameter in learner.model.class_head.parameters())
 
 
+class Overflow(Callback):  # type: ignore[misc]
+    """Lets the gradients of every step overflow, at a scale of 1."""
+
+    order = 60  # after the scaler is made
+
+    def before_fit(self) -> None:
+        self.learn.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+
+    def after_backward(self) -> None:
+        next(self.model.parameters()).grad.fill_(torch.inf)
+
+
+@pytest.mark.filterwarnings("ignore:no training chip holds")
+def test_gradients_that_float16_never_holds_end_training(data: DetectionData) -> None:
+    small = replace(data, train=data.train[:1], valid=data.valid[:1], batch_size=1)
+    model = gd.RetinaNet(small, **MODEL, size="small")
+    model.learner.dtype = torch.float16
+    with pytest.raises(TrainingError, match=r"float16 holds no gradients of epoch 0, even scaled by 0\.5"):
+        model.fit(2, callbacks=[Overflow()], progress=False)
+
+
 class Numbered(Chips):
     """Chips of one pixel that hold their own number."""
 
     def __init__(self, n: int) -> None:
+        super().__init__([])
         self.n = n
 
     def __len__(self) -> int:

@@ -1,7 +1,8 @@
 """Random changes of a batch that keep an aerial image realistic: symmetries, zoom, light.
 
 Images and boxes move together; every function returns new tensors. Padding boxes
-(label -1) remain; a box that leaves its image becomes padding.
+(label -1) remain; a box that leaves its image becomes padding. Images lie on the device that
+trains; boxes and labels, which are few, are changed in the processor's memory.
 
 Shapes: B batch, C channels, H W pixels, M padded boxes of D numbers: the corners x1, y1, x2, y2, and of oriented boxes
 the angle in radians, as in `Boxes`.
@@ -35,9 +36,9 @@ class Batch(NamedTuple):
     """Images with their boxes.
 
     Args:
-        images: float32.
-        boxes: corners in pixels, and angles of oriented boxes.
-        labels: class indices; -1 for padding.
+        images: float32, on any device.
+        boxes: corners in pixels, and angles of oriented boxes; in the processor's memory.
+        labels: class indices; -1 for padding; in the processor's memory.
     """
 
     images: Float[Tensor, "B C H W"]
@@ -89,8 +90,9 @@ def random_symmetry(batch: Batch, generator: torch.Generator) -> Batch:
     square = images.shape[-1] == images.shape[-2]
     numbers = torch.randint(8 if square else 4, (len(images),), generator=generator)
     for number in set(numbers.tolist()):
-        mine = send(torch.nonzero(numbers == number)[:, 0], images.device)  # of a mask the device would have to tell
-        images[mine], boxes[mine], _ = apply_symmetry(Batch(images[mine], boxes[mine], batch.labels[mine]), number)
+        mine = torch.nonzero(numbers == number)[:, 0]
+        there = send(mine, images.device)
+        images[there], boxes[mine], _ = apply_symmetry(Batch(images[there], boxes[mine], batch.labels[mine]), number)
     return Batch(images, boxes, batch.labels)
 
 
@@ -103,8 +105,7 @@ def random_zoom(batch: Batch, generator: torch.Generator) -> Batch:
     low, high = _ZOOM
     zoom = low * (high / low) ** torch.rand(len(images), generator=generator)
     corner = torch.rand(len(images), 2, generator=generator) * (1 - 1 / zoom)[:, None]  # share of the sides
-    zoom, corner = send(zoom, images.device), send(corner, images.device)
-    size = send(torch.tensor(images.shape[:1:-1]), images.device)  # width, height
+    size = torch.tensor(images.shape[:1:-1])  # width, height
     moved = (boxes[..., :4] - (corner * size).repeat(1, 2)[:, None]) * zoom[:, None, None]
     if boxes.shape[-1] == N_ORIENTED:
         kept, visible = _cut_oriented(torch.cat([moved, boxes[..., 4:]], dim=-1), labels, images.shape)
@@ -114,7 +115,7 @@ def random_zoom(batch: Batch, generator: torch.Generator) -> Batch:
         visible = (sides.amin(-1) >= MIN_SIDE) & (sides.prod(-1) >= _MIN_VISIBLE * whole.prod(-1))
     centre = 2 * corner + 1 / zoom[:, None] - 1  # affine_grid counts from -1 to 1
     theta = torch.cat([torch.diag_embed((1 / zoom)[:, None].expand(-1, 2)), centre[..., None]], dim=-1)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    grid = F.affine_grid(send(theta, images.device), list(images.shape), align_corners=False)
     images = F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
     return Batch(images, kept, torch.where(visible, labels, -1))
 
@@ -123,8 +124,8 @@ def _cut_oriented(
     boxes: Float[Tensor, "B M 5"], labels: Int[Tensor, "B M"], shape: torch.Size
 ) -> tuple[Tensor, Tensor]:
     """Return oriented boxes cut at the edges of images as those of chips are, and which are visible enough, (B, M)."""
-    true = np.argwhere(labels.cpu().numpy() >= 0)
-    rows = boxes.detach().cpu().numpy()[*true.T].astype(np.float64)
+    true = np.argwhere(labels.numpy() >= 0)
+    rows = boxes.numpy()[*true.T].astype(np.float64)
     every = Boxes(rows[:, :4], np.arange(len(rows)), angles=rows[:, 4])
     height, width = shape[-2:]
     polygons = shapely.polygons(every.corners)
@@ -135,9 +136,8 @@ def _cut_oriented(
     assert parts.angles is not None
     rows[parts.labels] = np.column_stack([parts.xyxy, parts.angles])
     boxes, visible = boxes.clone(), torch.zeros_like(labels, dtype=torch.bool)
-    where = torch.from_numpy(true).to(boxes.device).unbind(1)
-    boxes[where] = torch.from_numpy(rows).to(boxes)
-    visible[where] = torch.from_numpy(seen).to(boxes.device)
+    where = torch.from_numpy(true).unbind(1)
+    boxes[where], visible[where] = torch.from_numpy(rows).to(boxes), torch.from_numpy(seen)
     return boxes, visible
 
 

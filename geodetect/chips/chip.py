@@ -99,5 +99,10 @@ class Chips(Sequence[Chip]):
             return Chips(self.plans[index])
         return self.plans[index].read()
 
+    @property
+    def n_pixels(self) -> int:
+        """Number of pixels of all chips."""
+        return sum(plan.window.width * plan.window.height for plan in self.plans)
+
     def __repr__(self) -> str:
         return f"Chips({len(self)} chips, {sum(len(plan.boxes) for plan in self.plans)} boxes)"

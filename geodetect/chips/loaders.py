@@ -4,14 +4,15 @@ A batch is (images (B, C, S, S) float32 standardised, boxes (B, M, 4) float32 in
 labels (B, M) int64 with -1 for padding). Oriented boxes are (B, M, 5), the last number the
 angle in radians. fastai takes the first as input and the others as target. Padding keeps
 the targets regular: fastai weighs the validation loss by batch length, and would take a
-ragged target for one.
+ragged target for one. Until they are on the device, pixels of 8 and 16 bits stay integers.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,11 @@ from fastai.torch_core import to_detach
 from torch import Tensor
 
 from geodetect.chips.augment import Batch, random_light, random_symmetry, random_zoom
-from geodetect.chips.chip import Chip, Chips
+from geodetect.chips.cached import CachedChips, travelling
+from geodetect.chips.chip import Chip
 from geodetect.chips.data import DetectionData
 from geodetect.errors import ArgumentError
-from geodetect.network.inference import normalize
+from geodetect.network.inference import normalize, send, send_pixels
 from geodetect.stretch import Stretch
 
 _MOST_CACHED_BYTES = 2 << 30  # chips that are smaller than this together are read once and kept
@@ -61,15 +63,18 @@ def make_loaders(
     num_workers = data.num_workers
     if num_workers is None:
         num_workers = min(8, torch.multiprocessing.cpu_count() // n_ranks) if device.type == "cuda" else 0
+    pixel_bytes = len(data.bands) * np.dtype(data.dtype).itemsize
     made = [
         ChipLoader(
-            CachedChips(chips),
+            CachedChips(chips, kept=chips.n_pixels * pixel_bytes <= _MOST_CACHED_BYTES),
             bs=max(1, min(data.batch_size, len(chips) // n_ranks)),
             shuffle=in_training,
             drop_last=in_training,
             num_workers=num_workers,
-            create_batch=partial(collate, chip_size=data.chip_size),
-            after_batch=BatchTransform(stretch, transforms=in_training and data.transforms, seed=data.seed),
+            create_batch=partial(collate, chip_size=data.chip_size, pin_memory=device.type == "cuda"),
+            after_batch=BatchTransform(
+                stretch, transforms=in_training and data.transforms, seed=data.seed, device=device
+            ),
             device=device,
         )
         for chips, in_training in ((data.train, True), (data.valid, False))
@@ -93,13 +98,20 @@ class ChipLoader(DataLoader):  # type: ignore[misc]
     rank, n_ranks = 0, 1
     weights: Sequence[float] | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out what reading processes do not need: batches are changed in this one, which has the generator."""
-        return {name: value for name, value in vars(self).items() if name != "after_batch"}
-
     def __len__(self) -> int:
         batches = self.n // self.bs if self.drop_last else -(-self.n // self.bs)
         return batches // self.n_ranks if self.drop_last else len(range(self.rank, batches, self.n_ranks))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        """Yield the batches of an epoch, on the device."""
+        self.randomize()
+        self.before_iter()
+        # A seed that fastai's own iteration draws; without it, layers that draw numbers would draw others than before.
+        torch.empty((), dtype=torch.int64).random_()
+        chips = self.dataset.read(self.get_idxs(), self.fake_l.num_workers)
+        for numbers in self.batches:
+            yield self.after_batch(self.create_batch(list(islice(chips, len(numbers)))))
+        self.after_iter()
 
     def get_idxs(self) -> list[int]:
         """Return the chips of this epoch that this process reads, in their order."""
@@ -124,63 +136,51 @@ class ChipLoader(DataLoader):  # type: ignore[misc]
         return to_detach(batch, cpu, gather=False)
 
 
-class CachedChips(Sequence[Chip]):
-    """Chips that are read once and kept, if all of them together are small."""
+def collate(chips: Sequence[Chip], chip_size: int, *, pin_memory: bool = False) -> tuple[Tensor, ...]:
+    """Return raw pixels, boxes and labels of chips, padded to one size; fastai cannot copy named tuples.
 
-    def __init__(self, chips: Chips) -> None:
-        self.chips = chips
-        self._kept: dict[int, Chip] = {}
+    Pixels are integers of 8 or 16 bits if those of all chips are, else float32.
 
-    def __len__(self) -> int:
-        return len(self.chips)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out the chips that were read: another process reads its own."""
-        return {"chips": self.chips, "_kept": {}}
-
-    def __getitem__(self, index: Any) -> Any:
-        """Return a chip, read on first use."""
-        chip = self._kept.get(index)
-        if chip is None:
-            chip = self.chips[index]
-            if chip.pixels.nbytes * len(self) <= _MOST_CACHED_BYTES:
-                self._kept[index] = chip
-        return chip
-
-
-def collate(chips: Sequence[Chip], chip_size: int) -> tuple[Tensor, ...]:
-    """Return raw pixels, boxes and labels of chips, padded to one size; fastai cannot copy named tuples."""
+    Args:
+        chips: with as many bands each.
+        chip_size: side of the largest.
+        pin_memory: whether the pixels lie in page-locked memory, from which CUDA copies without waiting.
+    """
     n_boxes = max(len(chip.boxes) for chip in chips)
-    images = np.zeros((len(chips), len(chips[0].pixels), chip_size, chip_size), np.float32)
+    dtype = travelling(np.result_type(*(chip.pixels.dtype for chip in chips)))
+    shape = len(chips), len(chips[0].pixels), chip_size, chip_size
+    images = torch.zeros(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, pin_memory=pin_memory)
     oriented = any(chip.boxes.oriented for chip in chips)
     boxes = np.zeros((len(chips), n_boxes, 5 if oriented else 4), np.float32)
     labels = np.full((len(chips), n_boxes), -1, np.int64)
-    for i, chip in enumerate(chips):
+    for i, (chip, square) in enumerate(zip(chips, images.numpy(), strict=True)):
         _, height, width = chip.pixels.shape
-        images[i, :, :height, :width] = chip.pixels
+        square[:, :height, :width] = chip.pixels
         boxes[i, : len(chip.boxes), :4] = chip.boxes.xyxy
         if chip.boxes.angles is not None:
             boxes[i, : len(chip.boxes), 4] = chip.boxes.angles
         labels[i, : len(chip.boxes)] = chip.boxes.labels
-    return torch.from_numpy(images), torch.from_numpy(boxes), torch.from_numpy(labels)
+    return images, torch.from_numpy(boxes), torch.from_numpy(labels)
 
 
 class BatchTransform:
-    """Changes of a batch on its device: geometry of raw pixels, standardisation, then light.
+    """Changes of a batch on its way to a device: geometry of raw pixels, standardisation, then light.
 
     Geometry comes first so that what a zoom brings in from outside is raw 0, as nodata is.
     """
 
-    def __init__(self, stretch: Stretch, *, transforms: bool, seed: int) -> None:
-        self.stretch, self.transforms = stretch, transforms
+    def __init__(self, stretch: Stretch, *, transforms: bool, seed: int, device: str | torch.device = "cpu") -> None:
+        self.stretch, self.transforms, self.device = stretch, transforms, torch.device(device)
         self.generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return the batch as the network takes it, as a plain tuple, as in `collate`."""
-        changed = Batch(*batch)
+        pixels, boxes, labels = batch
+        changed = Batch(send_pixels(pixels, self.device), boxes, labels)
         if self.transforms:
             changed = random_symmetry(random_zoom(changed, self.generator), self.generator)
         images = normalize(changed.images, self.stretch.mean, self.stretch.std)
         if self.transforms:
             images = random_light(images, self.generator)
-        return images.contiguous(memory_format=torch.channels_last), changed.boxes, changed.labels
+        images = images.contiguous(memory_format=torch.channels_last)
+        return images, send(changed.boxes, self.device), send(changed.labels, self.device)

@@ -47,7 +47,7 @@ from geodetect.cli import options, tables
 @options.device
 @click.option(
     "--precision",
-    type=click.Choice(["auto", "float32", "bf16"]),
+    type=click.Choice(["auto", "float32", "bf16", "float16"]),
     default="auto",
     help="Data type of the network's computations; auto: the faster one.",
 )

@@ -50,7 +50,8 @@ class Detector(HasMetadata):
         network: gives logits and deltas.
         metadata: its architecture is replaced by the network's.
         device: where to run; None leaves the network where it is.
-        precision: "auto" (bf16 where it is native and, in `frozen`, faster), "float32" or "bf16".
+        precision: "auto" (bf16, else float16, where it is native and, in `frozen`, faster), "float32", "bf16" or
+            "float16".
 
     Raises:
         ArgumentError: if the two do not fit each other, or there is no such device or precision.
@@ -188,7 +189,7 @@ class Detector(HasMetadata):
         """This detector made fast for many chips; what its network learns later does not reach the copy.
 
         Args:
-            precision: "float32" or "bf16"; None: this detector's own, "auto" by a short trial on its device.
+            precision: "float32", "bf16" or "float16"; None: this detector's own, "auto" by a short trial on its device.
             device: where the copy runs; None: where this one does.
 
         Raises:

@@ -21,7 +21,7 @@ def read_detector(path: str | Path, *, device: str | torch.device | None = None,
     Args:
         path: a `.safetensors` file.
         device: None takes a GPU where there is one.
-        precision: "auto" (bf16 where it is native), "float32" or "bf16".
+        precision: "auto" (bf16 or float16 where native), "float32", "bf16" or "float16".
 
     Raises:
         ModelError: if the file is missing, damaged, newer than this version, or not a detector.

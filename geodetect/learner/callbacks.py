@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from fastai.callback.core import Callback, CancelFitException
+from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.tracker import TrackerCallback
 from fastai.learner import Metric
 from fastai.torch_core import set_seed
@@ -22,6 +23,7 @@ from geodetect.learner.hits import Hits
 from geodetect.learner.interrupts import defer_interrupts
 from geodetect.metadata import NMS_IOU
 from geodetect.network.coding import select_candidates, suppress
+from geodetect.network.inference import Pending
 
 _MAX_NAMED = 3  # chips that a message names
 
@@ -83,6 +85,32 @@ class TimeLeft(Callback):  # type: ignore[misc]
             self.write(f"about {max(1, round(minutes))} min to go")
 
 
+class ScaledGradients(Callback):  # type: ignore[misc]
+    """Scales the loss in float16, whose smallest gradients would become 0; in other types it does nothing.
+
+    Gradients are those of the loss itself again when they are clipped. A step whose gradients overflow is left out, and
+    the scale is halved (https://docs.pytorch.org/docs/stable/amp.html#gradient-scaling).
+    """
+
+    order = MixedPrecision.order  # after fastai's accumulation of gradients, before they are clipped
+
+    def before_fit(self) -> None:
+        """Start with the usual scale."""
+        self.learn.scaler = torch.amp.GradScaler(self.model.device.type, enabled=self.dtype == torch.float16)
+
+    def before_backward(self) -> None:
+        """Scale the loss that gradients are computed of, not the one that is shown."""
+        self.learn.loss_grad = self.scaler.scale(self.loss_grad)
+
+    def before_step(self) -> None:
+        """Scale the gradients back."""
+        self.scaler.unscale_(self.opt.opt)
+
+    def after_step(self) -> None:
+        """Choose the scale of the next step."""
+        self.scaler.update()
+
+
 class StopOnNan(Callback):  # type: ignore[misc]
     """Ends training at a loss that is not finite; `check` then raises an error that names the chips.
 
@@ -111,6 +139,12 @@ class StopOnNan(Callback):  # type: ignore[misc]
             f"on {', '.join(names)}{f' and {more} more chips' if more else ''}"
         )
         raise CancelFitException
+
+    def after_train(self) -> None:
+        """Check that the scale of gradients, which is halved for each step that is left out, still is one."""
+        if self.scaler.is_enabled() and (scale := self.scaler.get_scale()) < 1:
+            self.problem = f"float16 holds no gradients of epoch {self.epoch}, even scaled by {scale:g}"
+            raise CancelFitException
 
     def check(self) -> None:
         """Raise if training ended at a loss that is not finite.
@@ -189,8 +223,11 @@ class BestEpoch(TrackerCallback):  # type: ignore[misc]
 
 
 def copy_weights(network: nn.Module) -> dict[str, Tensor]:
-    """Return a copy of the weights in the processor's memory."""
-    return {name: value.detach().to("cpu", copy=True) for name, value in network.state_dict().items()}
+    """Return a copy of the weights in the processor's memory, laid out as files hold them."""
+    return {
+        name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, value in network.state_dict().items()
+    }
 
 
 class ChipAP(Metric):  # type: ignore[misc]
@@ -205,17 +242,27 @@ class ChipAP(Metric):  # type: ignore[misc]
         self.found: list[Boxes] = []
         self.truth: list[Boxes] = []
         self.min_scores: list[float] = []
+        self._coming: Pending | None = None
 
     def accumulate(self, learn: Any) -> None:
-        """Decode the network's outputs of a batch."""
+        """Decode the network's outputs of a batch, and suppress those of the last one, which have arrived."""
         logits, deltas = (output.detach() for output in learn.pred)
         anchors, sizes = learn.model.anchors(self.shape), learn.model.level_sizes(self.shape)
-        self.found += suppress(select_candidates(logits, deltas, anchors, self.shape, level_sizes=sizes).cpu(), NMS_IOU)
-        self.truth += [learn.dl.dataset.chips.plans[index].boxes for index in learn.dl.batches[learn.iter]]
+        candidates = select_candidates(logits, deltas, anchors, self.shape, level_sizes=sizes)
+        self._collect()
+        self._coming = Pending(candidates)
+        plans = learn.dl.dataset.chips.plans
+        self.truth += [plans[number].boxes for number in learn.dl.batches[learn.iter]]
+
+    def _collect(self) -> None:
+        if self._coming is not None:
+            self.found += suppress(self._coming.wait(), NMS_IOU)
+            self._coming = None
 
     @property
     def value(self) -> float:
         """The metric, 0 to 1; NaN if no validation chip has an object. Sets `min_scores`, those with the best F1."""
+        self._collect()
         pairs = distributed.gather(list(zip(self.found, self.truth, strict=True)))
         hits = Hits.of([found for found, _ in pairs], [truth for _, truth in pairs], self.n_classes)
         self.min_scores, scores = hits.best().scores.tolist(), hits.average_precision()
@@ -235,17 +282,20 @@ class MeanLoss(Metric):  # type: ignore[misc]
 
     def reset(self) -> None:
         """Forget the chips of the last epoch."""
-        self.total, self.count = 0.0, 0
+        self.losses: list[Tensor] = []
+        self.counts: list[int] = []
 
     def accumulate(self, learn: Any) -> None:
-        """Add a batch, weighted by its number of chips as in fastai."""
-        n_chips = len(learn.xb[0])
-        self.total, self.count = self.total + learn.loss.item() * n_chips, self.count + n_chips
+        """Add a batch, weighted by its number of chips as in fastai; its loss stays on the device."""
+        self.losses.append(learn.loss)
+        self.counts.append(len(learn.xb[0]))
 
     @property
     def value(self) -> float:
         """The mean; NaN without a validation chip."""
-        pairs = distributed.gather([(self.total, self.count)])
+        losses = torch.stack(self.losses).tolist() if self.losses else []
+        sum_here = sum(loss * n_chips for loss, n_chips in zip(losses, self.counts, strict=True))
+        pairs = distributed.gather([(sum_here, sum(self.counts))])
         total, count = (sum(values) for values in zip(*pairs, strict=True))
         return total / count if count else float("nan")
 

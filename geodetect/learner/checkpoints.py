@@ -102,6 +102,8 @@ class Checkpoint(Callback):  # type: ignore[misc]
         self.best.kept_epoch, self.best.n_done = facts["kept_epoch"], facts["n_done"]
         self.learn.seeded_epochs.earlier = facts["earlier"]
         self.learn.train_iter = len(facts["losses"])
+        if self.learn.scaler.is_enabled() and facts.get("scaler"):  # none of a training in another precision
+            self.learn.scaler.load_state_dict(facts["scaler"])
         for name in _RECORDED:
             setattr(self.recorder, name, list(facts[name]))
         smooth = self.recorder.smooth_loss
@@ -142,6 +144,7 @@ class Checkpoint(Callback):  # type: ignore[misc]
             "earlier": self.learn.seeded_epochs.earlier,
             "smooth_loss": float(recorder.smooth_loss.val),
             "smooth_count": recorder.smooth_loss.count,
+            "scaler": self.learn.scaler.state_dict(),
             "model": self.identity,
         }
 

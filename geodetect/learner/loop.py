@@ -1,4 +1,4 @@
-"""fastai's training loop, with bf16 on any device, batches larger than memory, and a start at any epoch.
+"""fastai's training loop, with bf16 and float16 on any device, batches larger than memory, and a start at any epoch.
 
 Shapes: B chips, A anchors, K classes.
 """
@@ -35,6 +35,7 @@ class DetectionLearner(Learner):  # type: ignore[misc]
     """
 
     dtype = torch.float32  # of the network; outputs and loss are float32
+    scaler: torch.amp.GradScaler  # of the gradients
     n_parts = 1  # of a batch
     first_epoch = 0  # above 0 if training is resumed
     parallel: nn.Module | None = None  # the network as several processes train it
@@ -57,6 +58,8 @@ class DetectionLearner(Learner):  # type: ignore[misc]
 
     def _end_cleanup(self) -> None:
         super()._end_cleanup()
+        for loader in self.dls.loaders:
+            loader.dataset.close()
         interrupt, self.interrupt = self.interrupt, None
         if interrupt is not None:
             raise interrupt
@@ -88,6 +91,9 @@ class DetectionLearner(Learner):  # type: ignore[misc]
         if self.training:
             self._with_events(self._step, "step", CancelStepException)
             self.opt.zero_grad()
+
+    def _step(self) -> None:
+        self.scaler.step(self.opt.opt)
 
     def _try_parts(self) -> bool:
         """Compute outputs, loss and gradients of the batch; return False if memory does not suffice.

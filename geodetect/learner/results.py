@@ -10,7 +10,7 @@ import pandas as pd
 
 from geodetect import memory, plots
 from geodetect.boxes import Boxes
-from geodetect.chips.chip import Chips
+from geodetect.chips.chip import Chip, Chips
 from geodetect.detector import Detector
 from geodetect.errors import ArgumentError, ModelError
 from geodetect.grid import Grid
@@ -40,14 +40,31 @@ class DetectsChips(DetectsPixels, Protocol):
 
 
 def detect_chips(detector: DetectsChips, chips: Chips, *, nms_iou: float = NMS_IOU) -> tuple[list[Boxes], list[Boxes]]:
-    """Return detections and true boxes of each chip; neighbours of one size form batches."""
+    """Return detections and true boxes of each chip; neighbours of one size form batches, smaller if memory runs out.
+
+    Raises:
+        ModelError: if there is not enough memory for a single chip.
+    """
     found: list[Boxes] = []
     truth: list[Boxes] = []
-    for _, alike in groupby(chips, key=lambda chip: chip.pixels.shape):
-        while batch := list(islice(alike, _BATCH)):
-            pixels = np.stack([chip.pixels for chip in batch])
-            found += detector.detect(pixels, min_score=LOWEST_SCORE, nms_iou=nms_iou)
-            truth += [chip.boxes for chip in batch]
+    size = _BATCH
+    for (_, height, width), alike in groupby(chips, key=lambda chip: chip.pixels.shape):
+        batch: list[Chip] = []
+        while batch := batch or list(islice(alike, size)):
+            pixels = np.stack([chip.pixels for chip in batch[:size]])
+            try:
+                found += detector.detect(pixels, min_score=LOWEST_SCORE, nms_iou=nms_iou)
+            except (MemoryError, RuntimeError) as error:
+                if not memory.is_short(error):
+                    raise
+                if len(pixels) == 1:
+                    raise ModelError(
+                        f"there is not enough memory for a chip of {width:,} x {height:,} px; prepare smaller chips"
+                    ) from error
+                size = len(pixels) // 2
+            else:
+                truth += [chip.boxes for chip in batch[:size]]
+                batch = batch[size:]
     return found, truth
 
 

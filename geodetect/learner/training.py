@@ -20,7 +20,7 @@ from geodetect.chips.loaders import make_loaders
 from geodetect.detector import Detector
 from geodetect.errors import ArgumentError, TrainingError, is_number
 from geodetect.learner import distributed
-from geodetect.learner.callbacks import ChipAP, MeanLoss, SeededEpochs, StopOnNan
+from geodetect.learner.callbacks import ChipAP, MeanLoss, ScaledGradients, SeededEpochs, StopOnNan
 from geodetect.learner.interrupts import defer_interrupts
 from geodetect.learner.loop import DetectionLearner
 from geodetect.network.losses import Loss
@@ -77,7 +77,13 @@ def make_learner(detector: Detector, data: DetectionData, loss: Loss, *, seed: i
         opt_func=partial(_Optimizer, opt=torch.optim.AdamW, fused=True),
         splitter=split_parameters,
         metrics=[ChipAP(data.chip_size, len(data.classes))],
-        cbs=[SeededEpochs(seed), StopOnNan(data.train.plans), GradientClip(_LARGEST_GRADIENT), BnFreeze()],
+        cbs=[
+            SeededEpochs(seed),
+            StopOnNan(data.train.plans),
+            ScaledGradients(),
+            GradientClip(_LARGEST_GRADIENT),
+            BnFreeze(),
+        ],
         path=Path(),
         model_dir=Path(tempfile.gettempdir()),  # where fastai keeps weights during `lr_find`
         wd=_WEIGHT_DECAY,

@@ -33,6 +33,25 @@ def find_device(device: str | torch.device | None = None) -> torch.device:
     return known
 
 
+def list_gpus() -> tuple[str, ...]:
+    """Return the identifiers of the GPUs that this process sees, in its order."""
+    if not torch.cuda.is_available():
+        return ()
+    return tuple(str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count()))
+
+
+def share_gpus(device: str | None, number: int) -> str | None:
+    """Return the GPU of one of several processes that see the same ones; another device than "cuda" or None as it is.
+
+    Args:
+        device: as asked for.
+        number: of this process among them, from 0; there may be more of them than GPUs.
+    """
+    if device not in ("cuda", None) or not torch.cuda.is_available():
+        return device
+    return f"cuda:{number % torch.cuda.device_count()}"
+
+
 def has_kernels(capability: tuple[int, int], architectures: Iterable[str]) -> bool:
     """Return whether a build of torch computes on a GPU of Nvidia.
 

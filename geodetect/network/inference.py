@@ -50,8 +50,7 @@ def prepare_images(
         min_size: resize images so that their shorter side has so many pixels, as torchvision's detectors do, but the
             longer one no more than 1,333; None leaves them as they are.
     """
-    # To the device first: 8 and 16 bits travel faster than floats.
-    images = normalize(send(pixels, device), mean, std)
+    images = normalize(send_pixels(pixels, device), mean, std, finite=not pixels.is_floating_point())
     if min_size is not None:
         sides = pixels.shape[2:]
         factor = min(min_size / min(sides), _LONGEST / max(sides))
@@ -63,19 +62,20 @@ def prepare_images(
     return Images(padded.contiguous(memory_format=torch.channels_last), (height, width))
 
 
-def normalize(pixels: Num[Tensor, "B C H W"], mean: Sequence[float], std: Sequence[float]) -> Float[Tensor, "B C H W"]:
+def normalize(
+    pixels: Float[Tensor, "B C H W"], mean: Sequence[float], std: Sequence[float], *, finite: bool = False
+) -> Float[Tensor, "B C H W"]:
     """Return pixels less each band's mean, over its standard deviation; what is not finite becomes 0.
 
     Args:
-        pixels: of any type of number.
+        pixels: in the units of mean and deviation.
         mean: of each band.
         std: of each band.
+        finite: whether all pixels are known to be finite.
     """
     offsets, factors = send(torch.tensor([mean, std]), pixels.device)[:, :, None, None]
-    images: Tensor = (pixels.float() - offsets).div_(factors)
-    if pixels.is_floating_point():
-        images.nan_to_num_(nan=0, posinf=0, neginf=0)
-    return images
+    images: Tensor = (pixels - offsets).div_(factors)
+    return images if finite else images.nan_to_num_(nan=0, posinf=0, neginf=0)
 
 
 @torch.no_grad()
@@ -141,6 +141,20 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def send_pixels(pixels: Num[Tensor, "B C H W"], device: torch.device) -> Float[Tensor, "B C H W"]:
+    """Return pixels as float32 on a device; integers of 8 and 16 bits become floats there, as they travel faster.
+
+    MPS has neither float64 nor uint16 (https://github.com/pytorch/pytorch/issues/159076): 32 and 64 bits travel as
+    float32, and uint16 as int16 of the same bits.
+    """
+    if device.type == "cpu":
+        return pixels.to(device).float()
+    if pixels.dtype == torch.uint16:
+        return (send(pixels.view(torch.int16), device).int() & 0xFFFF).float()
+    is_small = not pixels.is_floating_point() and pixels.dtype.itemsize <= torch.int16.itemsize
+    return send(pixels if is_small else pixels.float(), device).float()
 
 
 class Pending:

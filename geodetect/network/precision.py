@@ -1,4 +1,4 @@
-"""The precision to compute in: bf16 where the hardware has it, else float32."""
+"""The precision to compute in: bf16 where the hardware has it, else float16 where it has that, else float32."""
 
 from __future__ import annotations
 
@@ -10,36 +10,40 @@ import torch
 
 from geodetect.errors import ArgumentError
 
-_DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
+_DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "float16": torch.float16}
+_TENSOR_CORES = 7  # major version of the first GPUs of Nvidia that compute faster in float16: V100, then T4
 _ROUNDS = 5  # of a trial, after a warm-up
 
 
 def resolve(precision: str, device: torch.device) -> torch.dtype:
-    """Return the type that "auto", "float32" or "bf16" stands for on a device.
+    """Return the type that "auto", "float32", "bf16" or "float16" stands for on a device.
 
-    "auto" is bf16 where it is native, else float32; `choose` also measures.
+    "auto" is bf16 where it is native, else float16 where that is, else float32; `choose` also measures.
 
     Raises:
         ArgumentError: if there is no such precision.
     """
     if precision == "auto":
-        return torch.bfloat16 if is_native(torch.bfloat16, device) else torch.float32
+        halves = (dtype for dtype in (torch.bfloat16, torch.float16) if is_native(dtype, device))
+        return next(halves, torch.float32)
     if precision not in _DTYPES:
-        raise ArgumentError(f'precision must be "auto", "float32" or "bf16"; got {precision!r}')
+        raise ArgumentError(f'precision must be "auto", "float32", "bf16" or "float16"; got {precision!r}')
     return _DTYPES[precision]
 
 
 def choose(device: torch.device) -> str:
-    """Return "bf16" where it is native and not slower in a short trial on this machine, else "float32".
+    """Return what `resolve` makes of "auto" if it is not slower in a short trial on this machine, else "float32".
 
     The trial is the convolution in which a RetinaNet spends half its time, 256 channels to 256, on a small map:
     hundredths of a second. float32 has to win every round: other work on the machine, which slows single rounds,
     must not decide the precision.
     """
-    if not is_native(torch.bfloat16, device):
+    short = resolve("auto", device)
+    if short == torch.float32:
         return "float32"
-    rounds = zip(_seconds(torch.float32, device), _seconds(torch.bfloat16, device), strict=True)
-    return "float32" if all(full < half for full, half in rounds) else "bf16"
+    rounds = zip(_seconds(torch.float32, device), _seconds(short, device), strict=True)
+    is_slower = all(full < half for full, half in rounds)
+    return "float32" if is_slower else next(name for name, dtype in _DTYPES.items() if dtype == short)
 
 
 @torch.inference_mode()
@@ -61,12 +65,13 @@ def autocast(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
     """Let the network compute in `dtype`; for float32 nothing changes.
 
     Everything is restored at the end, even if Ctrl-C comes while the context is entered or left: torch's own context
-    would stay entered then, all that follows would be computed in bf16, and cast weights would never be cast again.
+    would stay entered then, all that follows would be computed in `dtype`, and cast weights would never be cast again.
     """
     kind = device.type
     enabled, known, level = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind), _autocast_level()
     try:
-        with torch.autocast(kind, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        enters = dtype != torch.float32
+        with torch.autocast(kind, dtype if enters else torch.bfloat16, enabled=enters):
             yield
     finally:
         while _autocast_level() > level:
@@ -84,13 +89,15 @@ def _autocast_level() -> int:
 
 
 def is_native(dtype: torch.dtype, device: torch.device) -> bool:
-    """Return whether a device computes in float32 or bf16 without emulation."""
+    """Return whether a device computes in float32, bf16 or float16 without emulation, and float16 faster."""
     if dtype == torch.float32:
         return True
     if device.type == "cuda":
+        if dtype == torch.float16:
+            return torch.version.hip is not None or torch.cuda.get_device_capability(device)[0] >= _TENSOR_CORES
         with torch.cuda.device(device):  # the question is about the current one
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type == "cpu":
+    if device.type == "cpu" and dtype == torch.bfloat16:
         # torch has no public function for this; without the instructions oneDNN emulates bf16, at half the speed
         native = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
         return bool(native and native())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack, overload
@@ -36,7 +36,7 @@ from geodetect.scene.plan import Plan, Selection, Sizes, check_place, make_plan,
 from geodetect.scene.progress import WindowProgress
 from geodetect.scene.provenance import settings_of, state_of
 from geodetect.scene.ranking import Ranking
-from geodetect.scene.remote import Work, scan_on_cluster
+from geodetect.scene.remote import RemoteModel, Work, scan_on_cluster
 from geodetect.scene.runner import Runner, runner_for
 from geodetect.scene.scan import Strip, on_ground, scan_strips
 from geodetect.scene.seam import Seam
@@ -122,14 +122,15 @@ def detect_objects(
             windows that do not intersect it are not read, boxes whose centre is outside are dropped. It may consist
             of several polygons, however far apart.
         device: where the model runs; None: where it is, or for a file a GPU if available.
-        precision: "float32", "bf16", or "auto": the model's own, or else the faster one in a short benchmark at
-            the start.
+        precision: "float32", "bf16", "float16", or "auto": the model's own, or else the faster one in a short
+            benchmark at the start.
         tta: test-time augmentation: run each window in all eight symmetries of a square and keep the detections of
             all, which takes eight times as long.
         measure: add the columns `area_m2`, `width_m` and `height_m`, along the raster's rows and columns on the ground;
             for oriented boxes `area_m2`, `length_m` and `width_m` of the object itself.
-        client: a `dask.distributed.Client` whose workers run the windows. They need the raster under the same name
-            and, for a model given as a file and without `device`, choose their own device; None: run locally.
+        client: a `dask.distributed.Client` whose workers run the windows. They need the raster under the same name.
+            `batch_size` and `precision` are chosen on a worker. A model given as a file runs on a GPU of the worker if
+            it has any, and workers that see the same GPUs take one each; None: run locally.
         resume: continue an interrupted run from the journal beside the output, if there is one; the result equals
             that of an uninterrupted run. Otherwise such a journal is replaced.
         nodata: no-data value, in addition to those that the raster declares.
@@ -152,31 +153,41 @@ def detect_objects(
     if resume and not outputs:
         raise ArgumentError("resume=True goes on with what lies beside an output; name the output, or leave resume out")
     earlier = read_settings(journal_of(outputs[0])) if resume else {}
-    named = detector_of(model, device, precision)
+    here = "cpu" if client is not None and (device is not None or isinstance(model, str | Path)) else device
+    named = detector_of(model, here, precision)
     for path in outputs or (None,):
         check_texts(named.classes, path)
     loaded = isinstance(model, str | Path)  # with this precision and device
     precision = "auto" if loaded else precision
     by_trial = precision == getattr(named, "precision", None) == "auto"  # and might turn out differently this time
-    chosen = None if precision == "auto" else precision
-    detector = optimise(named, earlier.get("precision") if by_trial else chosen, None if loaded else device)
+    chosen = earlier.get("precision") if by_trial else None if precision == "auto" else precision
+    batch_size = earlier.get("batch_size") if batch_size is None else batch_size
+    if client is not None:
+        remote = RemoteModel.of(
+            named,
+            client,
+            device=device,
+            precision=chosen or (None if by_trial else getattr(named, "precision", None)),
+            name=model if isinstance(model, str | Path) else None,
+        )
+    detector = named if client is not None else optimise(named, chosen, None if loaded else device)
     with open_raster(raster, detector, bands, pixel_size_m, nodata=nodata, progress=progress) as reader:
         check_place(reader, outputs)
         check_measurable(reader.grid, measure=measure)
-        plan = make_plan(
-            reader,
-            detector,
-            Selection(
-                lowest_scores(min_score, detector), nms_iou, None if aoi is None else read_area(aoi, reader.grid)
-            ),
-            Sizes(chip_size, overlap, earlier.get("batch_size") if batch_size is None else batch_size),
-            tta=tta,
+        selection = Selection(
+            lowest_scores(min_score, detector), nms_iou, None if aoi is None else read_area(aoi, reader.grid)
         )
-        check_numbers(reader, detector, plan)
+        at_first = 1 if client is not None and batch_size is None else batch_size
+        plan = make_plan(reader, detector, selection, Sizes(chip_size, overlap, at_first), tta=tta)
         work = None
         if client is not None:
-            travelling = Path(model) if isinstance(model, str | Path) and os.path.isfile(model) else named
-            work = Work(reader, travelling, plan, device=device, precision=getattr(detector, "precision", None))
+            if batch_size is None or (by_trial and chosen is None):
+                choice = remote.choose(client, plan.windows.chip_size)
+                remote = replace(remote, precision=choice.precision)
+                plan = replace(plan, batch_size=batch_size or choice.batch_size)
+            detector = optimise(named, remote.precision, None if loaded else here)
+            work = Work(reader, remote, plan)
+        check_numbers(reader, detector, plan)
         runner = runner_for(detector, plan)
         scene = _Scene(reader, detector, plan, runner, measure=measure, progress=progress, client=client, work=work)
         if not outputs:

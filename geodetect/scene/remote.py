@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from geodetect import cluster
 from geodetect.export.onnx_detector import read_whole
+from geodetect.network.devices import list_gpus, share_gpus
 from geodetect.raster import RasterReader
-from geodetect.scene.models import DetectsPixels, detector_of, optimise
+from geodetect.scene.models import DetectsPixels, detector_of, optimise, suited_batch_size
 from geodetect.scene.plan import Plan
 from geodetect.scene.runner import Runner, runner_for
 from geodetect.scene.scan import Strip, scan_strips
@@ -36,51 +36,102 @@ class _File:
     content: bytes
 
 
+@dataclass(frozen=True, eq=False)
+class RemoteModel:
+    """A model on its way to the workers of a cluster.
+
+    Several workers that see the same GPUs take one each; those of dask-cuda see them in orders of their own, and take
+    the first (https://docs.rapids.ai/api/dask-cuda/stable/).
+
+    Args:
+        model: a file of a model, or any detector.
+        device: where it runs; None: where it is, or a GPU of the worker if `is_named`.
+        precision: None: the model's own, or chosen by the worker.
+        is_named: whether it was given by its name, not as an object.
+        numbers: of the workers that see the same GPUs, by name.
+    """
+
+    model: _File | DetectsPixels
+    device: str | None
+    precision: str | None
+    is_named: bool
+    numbers: Mapping[Any, int]
+
+    @classmethod
+    def of(
+        cls,
+        model: DetectsPixels,
+        client: Any,
+        *,
+        device: str | None,
+        precision: str | None,
+        name: str | Path | None,
+    ) -> RemoteModel:
+        """Return the model for the workers that the cluster has now.
+
+        Raises:
+            ArgumentError: if `client` is not a client of dask.
+            ClusterError: if there is no worker.
+        """
+        numbers = cluster.number_workers(client, list_gpus)
+        file = None if name is None else Path(name)
+        sent = _File(file.name, read_whole(file)) if file is not None and file.is_file() else model
+        return cls(sent, device, precision, name is not None, numbers)
+
+    def choose(self, client: Any, chip_size: int) -> Choice:
+        """Return what suits one of the workers. All use it, so that the result of a strip depends on none of them."""
+        with closing(cluster.run(self._choose, [chip_size], client)) as done:
+            ((_, choice),) = done
+        return choice
+
+    def _choose(self, chip_size: int) -> Choice:
+        detector = self.load()
+        return Choice(getattr(detector, "precision", None), suited_batch_size(detector, chip_size))
+
+    def load(self) -> DetectsPixels:
+        """Return the detector, optimised for many windows, where the worker that runs this is to run it."""
+        device = self.device
+        if self.is_named or device is not None or str(getattr(self.model, "device", None)).startswith("cuda"):
+            device = share_gpus(device, cluster.own_number(self.numbers))
+        if not isinstance(self.model, _File):
+            return optimise(self.model, self.precision, device)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / self.model.name
+            file.write_bytes(self.model.content)
+            return optimise(detector_of(file, device, self.precision or "auto"), self.precision)
+
+
+class Choice(NamedTuple):
+    """Precision, None if the detector has none, and batch size of a run."""
+
+    precision: str | None
+    batch_size: int
+
+
 class Work:
     """A picklable scan of a scene; each process loads the model once, however many strips it scans.
 
     Args:
         reader: the scene, of files that every worker can open under the same name.
-        model: a saved model file, which is sent unchanged, or any detector.
+        model: to run.
         plan: of the run.
-        device: where it runs; None: where it is, or for a file a GPU if the worker has one.
-        precision: the same on every worker; None: the model's own.
     """
 
-    def __init__(
-        self,
-        reader: RasterReader,
-        model: Path | _File | DetectsPixels,
-        plan: Plan,
-        *,
-        device: str | None,
-        precision: str | None,
-    ) -> None:
-        self._reader, self._plan = reader, plan
-        self._model = _File(model.name, read_whole(model)) if isinstance(model, Path) else model
-        self._device, self._precision = device, precision
+    def __init__(self, reader: RasterReader, model: RemoteModel, plan: Plan) -> None:
+        self._reader, self.model, self._plan = reader, model, plan
         self._runner: Runner | None = None
         self._turn = threading.Lock()  # one network on one device gains nothing from threads
 
     def __reduce__(self) -> tuple[Any, ...]:
-        arrive = partial(Work, device=self._device, precision=self._precision)
-        return arrive, (self._reader, self._model, self._plan)
+        return Work, (self._reader, self.model, self._plan)
 
     def __call__(self, strips: Sequence[int]) -> list[Strip]:
         """Scan the strips with these numbers."""
         with self._turn:
             if self._runner is None:
-                self._runner = runner_for(self._ready(), self._plan)
+                self._runner = runner_for(self.model.load(), self._plan)
             with closing(scan_strips(self._reader, self._runner, self._plan, strips)) as seen:
                 return list(seen)
-
-    def _ready(self) -> DetectsPixels:
-        if not isinstance(self._model, _File):
-            return optimise(self._model, self._precision, self._device)
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / self._model.name
-            file.write_bytes(self._model.content)
-            return optimise(detector_of(file, self._device, self._precision or "auto"), self._precision)
 
 
 def scan_on_cluster(

@@ -45,7 +45,7 @@ def read_retinanet(
         classes: names of the classes, if `config.json` has no `label_dict`.
         pixel_size_m: side of a pixel on the ground in metres; None where nobody says.
         device: None takes a GPU where there is one.
-        precision: "auto", "float32" or "bf16".
+        precision: "auto", "float32", "bf16" or "float16".
 
     Raises:
         ModelError: if a file is missing or damaged, or it is another kind of model.

@@ -39,8 +39,9 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 import geodetect as gd
 from geodetect.boxes import Boxes
 from geodetect.chips.augment import Batch, random_symmetry
+from geodetect.chips.cached import CachedChips
 from geodetect.chips.chip import Chip
-from geodetect.chips.loaders import CachedChips, collate
+from geodetect.chips.loaders import collate
 from geodetect.learner.hits import Hits
 from geodetect.learner.results import detect_chips
 from geodetect.network import backbones
@@ -121,8 +122,8 @@ def examples(place: Place, seed: int) -> Iterator[Example]:
     while True:
         numbers = order.permutation(len(chips))
         for start in range(0, len(chips) - size + 1, size):
-            batch = collate([chips[i] for i in numbers[start : start + size]], place.data.chip_size)
-            images, boxes, labels = random_symmetry(Batch(*batch), generator)
+            pixels, *truth = collate([chips[i] for i in numbers[start : start + size]], place.data.chip_size)
+            images, boxes, labels = random_symmetry(Batch(pixels.float(), *truth), generator)
             real = labels >= 0
             targets = [{"boxes": b[r], "labels": k[r]} for b, k, r in zip(boxes, labels, real, strict=True)]
             yield standardised(images, place), targets
@@ -131,7 +132,7 @@ def examples(place: Place, seed: int) -> Iterator[Example]:
 def standardised(images: Tensor, place: Place) -> Tensor:
     """Pixels as both recipes see them."""
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (place.data.stretch.mean, place.data.stretch.std))
-    return (images - mean) / std
+    return (images.float() - mean) / std
 
 
 def trained(model: RetinaNet, coming: Iterator[Example], n_steps: int, most: int | None) -> list[float]:
