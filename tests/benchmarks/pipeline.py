@@ -86,9 +86,9 @@ def write_scene(path: Path, side: int, profile: dict[str, object]) -> None:
 def candidates_of(tiling: Tiling, n_boxes: int, n_classes: int) -> Tensor:
     """Return candidates (B, P, 6) of all windows, `n_boxes` above the score in each on average."""
     noise = np.random.default_rng(1)
-    n_objects = round(n_boxes / 1.2 * np.prod(tiling.shape) / CHIP_SIZE**2)
+    n_objects = round(n_boxes / 1.2 / 1.09 * np.prod(tiling.shape) / CHIP_SIZE**2)  # a window also shows parts
     centres, sides = noise.uniform(0, tiling.shape[::-1], (n_objects, 2)), noise.uniform(8, 40, (n_objects, 2))
-    values = np.column_stack([noise.uniform(0.6, 1, n_objects), noise.integers(0, n_classes, n_objects)])
+    values = np.column_stack([noise.uniform(0.6, 0.99, n_objects), noise.integers(0, n_classes, n_objects)])
     objects = np.hstack([centres - sides / 2, centres + sides / 2, values])
     again = objects[::5] - [0, 0, 0, 0, 0.05, 0]
     objects = np.concatenate([objects, again])
@@ -101,6 +101,8 @@ def candidates_of(tiling: Tiling, n_boxes: int, n_classes: int) -> Tensor:
         seen = seen[(seen[:, 2:4] > seen[:, :2]).all(axis=1)]
         places = np.sort(noise.permutation(N_ROWS)[: len(seen)])
         rows[places] = torch.from_numpy(seen).float()
+    real = found[..., 4] > 0
+    found[..., 4][real] = found[..., 4][real].logit().bfloat16().float().sigmoid()  # as a GPU computes them
     return found
 
 
