@@ -10,7 +10,7 @@ from geodetect.boxes.boxes import (
     to_xywh,
 )
 from geodetect.boxes.overlap import Pairs, find_overlaps, iou, iou_of_pairs, iou_of_upright, shared_area
-from geodetect.boxes.suppression import Settled, nms, settle
+from geodetect.boxes.suppression import Settled, nms, nms_in_groups, settle
 
 __all__ = [
     "Boxes",
@@ -24,6 +24,7 @@ __all__ = [
     "iou_of_pairs",
     "iou_of_upright",
     "nms",
+    "nms_in_groups",
     "oriented_envelope",
     "settle",
     "shared_area",

@@ -184,18 +184,20 @@ class Boxes:
         corners = self.corners
         return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
 
-    def shift(self, dx: float, dy: float) -> Boxes:
-        """Return the boxes in a frame whose origin lies at (-dx, -dy) of this one."""
-        return replace(self, xyxy=self.xyxy + np.array([dx, dy, dx, dy], float))
+    def shift(self, dx: _Array, dy: _Array) -> Boxes:
+        """Return the boxes in a frame whose origin lies at (-dx, -dy) of this one, numbers or one (N,) for each box."""
+        return replace(self, xyxy=self.xyxy + np.array([dx, dy, dx, dy], float).T)
 
-    def clip(self, width: float, height: float) -> Boxes:
+    def clip(self, width: _Array, height: _Array) -> Boxes:
         """Return the parts inside (0, 0, width, height); boxes outside become empty ones on its edge.
+
+        Width and height are numbers or one (N,) for each box.
 
         Oriented boxes are returned as they are: the part of a turned rectangle inside an upright one is no rectangle.
         """
         if self.oriented:
             return self
-        limit = np.array([width, height, width, height], float)
+        limit = np.array([width, height, width, height], float).T
         return replace(self, xyxy=np.clip(self.xyxy, 0, limit))
 
     def rank(self) -> Int[np.ndarray, "N"]:

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchvision.ops import nms as torchvision_nms
 
-from geodetect.boxes import Boxes, nms, stable_order
+from geodetect.boxes import Boxes, nms_in_groups, stable_order
 from geodetect.network import oriented
 
 _MAX_PER_LEVEL = 1000  # "at most 1k top-scoring predictions per FPN level" (arXiv:1708.02002, section 4.1)
@@ -112,34 +112,34 @@ def suppress(found: Float[Tensor, "B P R"], nms_iou: float) -> list[Boxes]:
     places = np.flatnonzero(found[..., -2].numpy() >= 0)
     # float64, as groups of boxes are moved apart, which would blur float32
     rows = found.flatten(0, 1).numpy()[places].astype(float)
-    image, label = places // max(found.shape[1], 1), rows[:, -1].astype(int)
+    image = places // max(found.shape[1], 1)
     angles = rows[:, 4] if rows.shape[1] == _N_ORIENTED_ROW else None
-    candidates = Boxes(rows[:, :4], image * (label.max(initial=0) + 1) + label, rows[:, -2], angles)
-    kept = _suppress_upright(candidates, nms_iou) if angles is None else nms(candidates, nms_iou)
-    image = image[kept]
-    every = Boxes(rows[kept, :4], label[kept], rows[kept, -2], None if angles is None else angles[kept])
-    best_first = every.rank()
-    every = every[best_first[stable_order(image[best_first])]]
-    ends = np.bincount(image, minlength=len(found)).cumsum().tolist()
+    every = Boxes(rows[:, :4], rows[:, -1], rows[:, -2], angles)
+    kept = nms_in_groups(every, image, nms_iou) if every.oriented else _suppress_upright(every, image, nms_iou)
+    every = every[kept]
+    ends = np.bincount(image[kept], minlength=len(found)).cumsum().tolist()
     return [every[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def _suppress_upright(boxes: Boxes, nms_iou: float) -> Int[np.ndarray, "K"]:
-    """Return the indices that suppression within each label keeps, in no particular order.
+def _suppress_upright(boxes: Boxes, image: Int[np.ndarray, "N"], nms_iou: float) -> Int[np.ndarray, "K"]:
+    """Return what `nms_in_groups` does, faster for boxes of many images that do not crowd one.
 
     The time of torchvision's `nms` grows with the square of the number of boxes, and `batched_nms` calls it for each
-    label. Here labels with few boxes share a call, moved apart as there.
+    class of each image. Here those with few boxes share a call, moved apart as there.
     """
-    order = stable_order(boxes.labels)
-    labels, boxes = boxes.labels[order], boxes[order]
-    begins = np.flatnonzero(np.diff(labels, prepend=-1))
-    number = np.repeat(np.arange(len(begins)), np.diff(begins, append=len(order)))  # of each label that occurs
-    apart = boxes.xyxy + (number % _TOGETHER * (boxes.xyxy.max(initial=0) + 1))[:, None]
-    xyxy, scores = torch.from_numpy(apart), torch.from_numpy(boxes.scores)
+    assert boxes.scores is not None
+    group = image * (boxes.labels.max(initial=0) + 1) + boxes.labels
+    order = stable_order(group)
+    begins = np.flatnonzero(np.diff(group[order], prepend=-1))
+    number = np.repeat(np.arange(len(begins)), np.diff(begins, append=len(order)))  # of each group that occurs
+    shift = number % _TOGETHER * (boxes.xyxy.max(initial=0) + 1)
+    xyxy, scores = torch.from_numpy(boxes.xyxy[order] + shift[:, None]), torch.from_numpy(boxes.scores[order])
     ends, kept, start = [*begins[1:].tolist(), len(order)], [np.zeros(0, int)], 0
     while start < len(order):
-        next_end = bisect_right(ends, start)
-        stop = ends[max(next_end, bisect_right(ends, start + _TOGETHER) - 1)]
+        # As many whole groups as there is room for, and at least one.
+        stop = ends[max(bisect_right(ends, start), bisect_right(ends, start + _TOGETHER) - 1)]
         kept.append(start + torchvision_nms(xyxy[start:stop], scores[start:stop], nms_iou).numpy())
         start = stop
-    return order[np.concatenate(kept)]
+    found = order[np.concatenate(kept)]
+    found = found[boxes[found].rank()]
+    return np.asarray(found[stable_order(image[found])])

@@ -8,22 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain, groupby
 from typing import NamedTuple
 
 import numpy as np
 import shapely
+from jaxtyping import Bool, Int
 
 from geodetect import memory
 from geodetect.boxes import Boxes
-from geodetect.grid import Tiling, Window
 from geodetect.raster import Reader, mostly_valid, mostly_valid_in
 from geodetect.scene.edges import Parts, split
 from geodetect.scene.ground import ground_of, join_ground
 from geodetect.scene.plan import Plan
-from geodetect.scene.prefetch import batches
+from geodetect.scene.prefetch import Batch, batches
 from geodetect.scene.runner import Runner, run_batches
 from geodetect.scene.seam import Seam
+from geodetect.windows import Frames
 
 Passed = Callable[[int, int], None]
 
@@ -50,11 +51,11 @@ class Strip:
 
 
 class _Seen(NamedTuple):
-    """Result of one window: whole boxes, parts of larger objects, and its ground, in scene pixels."""
+    """Result of a batch in scene pixels: whole boxes, parts of larger objects, and the ground of each window."""
 
     whole: Boxes
     parts: Parts
-    ground: shapely.Geometry
+    ground: list[shapely.Geometry]
 
 
 def scan_strips(
@@ -78,12 +79,13 @@ def scan_strips(
         for group, of_group in groupby(found, key=lambda answer: answer[0].group):
             yield from map(_empty, strips[following:group])
             seen: list[_Seen] = []
+            n_run = 0
             for batch, boxes in of_group:
-                windows = zip(boxes, batch.windows, batch.valid, strict=True)
-                seen += [_select_boxes(each, window, valid, plan) for each, window, valid in windows]
+                seen.append(_select_boxes(boxes, batch, plan))
+                n_run += len(batch.windows)
                 passed(batch.n_passed - n_passed, len(batch.windows))
                 n_passed = batch.n_passed
-            yield _settle(strips[group], seen, plan)
+            yield _settle(strips[group], seen, n_run, plan)
             following = group + 1
     yield from map(_empty, strips[following:])
 
@@ -94,38 +96,46 @@ def _empty(number: int) -> Strip:
     return Strip(number, nothing, nothing, Parts.concat([]), 0)
 
 
-def _settle(number: int, seen: list[_Seen], plan: Plan) -> Strip:
-    """Merge the results of the windows of a strip."""
+def _settle(number: int, seen: list[_Seen], n_run: int, plan: Plan) -> Strip:
+    """Merge the results of the batches of a strip."""
     row_start, row_end = plan.lines(number)
     seam = Seam(plan.selection.nms_iou, row_start)
     settled = seam.feed(Boxes.concat([each.whole for each in seen]), row_end)
-    parts, ground = Parts.concat([each.parts for each in seen]), join_ground([each.ground for each in seen])
-    return Strip(number, settled, seam.held, parts, len(seen), ground)
+    parts, ground = Parts.concat([each.parts for each in seen]), join_ground([*chain(*(each.ground for each in seen))])
+    return Strip(number, settled, seam.held, parts, n_run, ground)
 
 
-def _select_boxes(found: Boxes, window: Window, valid: np.ndarray, plan: Plan) -> _Seen:
-    """Filter a window's detections, given in window pixels, and split them into whole boxes and parts."""
-    tiling = plan.windows.tiling_of(window)
-    found = found.clip(window.width, window.height)
-    assert found.scores is not None
-    enough = found.scores >= plan.selection.lowest[found.labels]
-    found = found[enough & (found.sizes > 0).all(axis=1)].shift(window.x, window.y)
-    if found.oriented:
-        found = found[_near(found, window, tiling)]
-    whole, parts = split(found, window, tiling, plan.selection.nms_iou)
-    on_data = mostly_valid(whole.shift(-window.x, -window.y), valid)
-    return _Seen(whole[on_data & plan.selection.is_inside(whole)], parts, ground_of(window, valid))
+def _select_boxes(found: Sequence[Boxes], batch: Batch, plan: Plan) -> _Seen:
+    """Filter the detections of a batch, given in window pixels, and split them into whole boxes and parts."""
+    frames = plan.windows.frames(batch.windows)
+    of = np.repeat(np.arange(len(found)), [len(boxes) for boxes in found])
+    corners = frames.windows[:, :2]
+    boxes = Boxes.concat(found).clip(*(frames.windows[:, 2:] - corners)[of].T)
+    assert boxes.scores is not None
+    enough = (boxes.scores >= plan.selection.lowest[boxes.labels]) & (boxes.sizes > 0).all(axis=1)
+    boxes, of = boxes[enough].shift(*corners[of[enough]].T), of[enough]
+    if boxes.oriented:
+        near = _near(boxes, of, frames, plan.windows.chip_size)
+        boxes, of = boxes[near], of[near]
+    is_whole, parts = split(boxes, of, frames, plan.selection.nms_iou)
+    whole, of = boxes[is_whole], of[is_whole]
+    good, ground = plan.selection.is_inside(whole), shapely.box(*frames.windows.T)
+    for number, (window, valid) in enumerate(zip(batch.windows, batch.valid, strict=True)):
+        if valid is not None:
+            ground[number], mine = ground_of(window, valid), np.flatnonzero(of == number)
+            good[mine] &= mostly_valid(whole[mine].shift(-window.x, -window.y), valid)
+    return _Seen(whole[good], parts, list(ground))
 
 
-def _near(boxes: Boxes, window: Window, tiling: Tiling) -> np.ndarray:
-    """Return which oriented boxes, which are not clipped, have their centre on the ground of the tiling, (N,).
+def _near(boxes: Boxes, of: Int[np.ndarray, "N"], frames: Frames, chip_size: int) -> Bool[np.ndarray, "N"]:
+    """Return which oriented boxes, which are not clipped, have their centre on the ground of their tiling, (N,).
 
-    None of them extends beyond the window by more than its size, as `Plan.lines` takes for granted.
+    None of them extends beyond its window by more than its size, as `Plan.lines` takes for granted.
     """
-    on_ground = shapely.intersects_xy(shapely.box(*tiling.ground.xyxy), *boxes.centres.T)
-    limits = np.array(window.xyxy) + tiling.chip_size * np.array([-1, -1, 1, 1])
-    inside = (boxes.bounds[:, :2] >= limits[:2]) & (boxes.bounds[:, 2:] <= limits[2:])
-    return np.asarray(on_ground & inside.all(axis=1))
+    grounds, limits = frames.grounds[of], frames.windows[of] + chip_size * np.array([-1, -1, 1, 1])
+    on_ground = (boxes.centres >= grounds[:, :2]) & (boxes.centres <= grounds[:, 2:])
+    inside = (boxes.bounds[:, :2] >= limits[:, :2]) & (boxes.bounds[:, 2:] <= limits[:, 2:])
+    return np.asarray((on_ground & inside).all(axis=1))
 
 
 def on_ground(boxes: Boxes, reader: Reader, plan: Plan) -> np.ndarray:
