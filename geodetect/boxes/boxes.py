@@ -184,11 +184,11 @@ class Boxes:
         corners = self.corners
         return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
 
-    def shift(self, dx: _Array, dy: _Array) -> Boxes:
+    def shift(self, dx: float | _Array, dy: float | _Array) -> Boxes:
         """Return the boxes in a frame whose origin lies at (-dx, -dy) of this one, numbers or one (N,) for each box."""
         return replace(self, xyxy=self.xyxy + np.array([dx, dy, dx, dy], float).T)
 
-    def clip(self, width: _Array, height: _Array) -> Boxes:
+    def clip(self, width: float | _Array, height: float | _Array) -> Boxes:
         """Return the parts inside (0, 0, width, height); boxes outside become empty ones on its edge.
 
         Width and height are numbers or one (N,) for each box.

@@ -19,6 +19,7 @@ import geopandas as gpd
 import numpy as np
 import shapely
 
+from geodetect import memory
 from geodetect.addresses import expand_user
 from geodetect.boxes import Boxes
 from geodetect.errors import ArgumentError, GeodetectError, OutputError, warn
@@ -160,7 +161,8 @@ def detect_objects(
     by_trial = precision == getattr(named, "precision", None) == "auto"  # and might turn out differently this time
     chosen = None if precision == "auto" else precision
     detector = optimise(named, earlier.get("precision") if by_trial else chosen, None if loaded else device)
-    with opened(raster, detector, bands, pixel_size_m, nodata=nodata, progress=progress) as reader:
+    reading = opened(raster, detector, bands, pixel_size_m, nodata=nodata, progress=progress)
+    with memory.spare_collector(), reading as reader:
         check_place(reader, outputs)
         check_measurable(reader.grid, measure=measure)
         plan = make_plan(

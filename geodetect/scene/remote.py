@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from geodetect import cluster
+from geodetect import cluster, memory
 from geodetect.raster import RasterReader
 from geodetect.scene.models import DetectsPixels, detector_of, optimise
 from geodetect.scene.plan import Plan
@@ -68,7 +68,8 @@ class Work:
         with self._turn:
             if self._runner is None:
                 self._runner = runner_for(self._ready(), self._plan)
-            with closing(scan_strips(self._reader, self._runner, self._plan, strips)) as seen:
+            scan = scan_strips(self._reader, self._runner, self._plan, strips)
+            with memory.spare_collector(), closing(scan) as seen:
                 return list(seen)
 
     def _ready(self) -> DetectsPixels:

@@ -22,7 +22,7 @@ from geodetect.boxes import Boxes
 from geodetect.errors import ModelError
 from geodetect.scene.models import DetectsPixels
 from geodetect.scene.plan import Plan
-from geodetect.scene.prefetch import Batch
+from geodetect.scene.prefetch import Batch, Empty
 from geodetect.scene.symmetry import merge_views, views_of
 
 _ROUNDING = 1e-6  # by which a sigmoid or softmax in float32 may exceed 1
@@ -55,6 +55,7 @@ class Runner:
         self._nms_iou = plan.selection.nms_iou
         self._warned = False
         self.batch_size = plan.batch_size
+        self.empty: Empty = getattr(detector, "empty", np.empty)
 
     def launch(self, pixels: np.ndarray) -> list[Any]:
         """Start inference on these windows (B, C, H, W) and return the handles that `collect` takes.

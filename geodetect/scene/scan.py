@@ -6,6 +6,7 @@ Shapes: N boxes.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain, groupby
@@ -55,7 +56,7 @@ class _Seen(NamedTuple):
 
     whole: Boxes
     parts: Parts
-    ground: list[shapely.Geometry]
+    grounds: list[shapely.Geometry]
 
 
 def scan_strips(
@@ -71,22 +72,34 @@ def scan_strips(
         passed: callback that takes the number of windows done since the last call and how many of them were run.
     """
     groups = (plan.of_strip(strip) for strip in strips)
-    coming = batches(reader, groups, chip_size=plan.windows.chip_size, batch_size=plan.batch_size)
-    following = 0
-    with memory.reuse_freed(), closing(coming):  # its threads end here, also after an error
+    coming = batches(reader, groups, chip_size=plan.windows.chip_size, batch_size=plan.batch_size, empty=model.empty)
+    # Its threads end here, also after an error. What happens in the seam's releases Python's lock for the most part.
+    with memory.reuse_freed(), closing(coming), ThreadPoolExecutor(1, "geodetect-seam") as pool:
         found = run_batches(coming, model, reader.grid.name)
-        n_passed = 0
-        for group, of_group in groupby(found, key=lambda answer: answer[0].group):
-            yield from map(_empty, strips[following:group])
-            seen: list[_Seen] = []
-            n_run = 0
-            for batch, boxes in of_group:
-                seen.append(_select_boxes(boxes, batch, plan))
-                n_run += len(batch.windows)
-                passed(batch.n_passed - n_passed, len(batch.windows))
-                n_passed = batch.n_passed
-            yield _settle(strips[group], seen, n_run, plan)
-            following = group + 1
+        n_passed = following = 0
+        settling: Future[Strip] | None = None
+        try:
+            for group, of_group in groupby(found, key=lambda answer: answer[0].group):
+                seen: list[_Seen] = []
+                for batch, boxes in of_group:
+                    seen.append(_select_boxes(boxes, batch, plan))
+                    passed(batch.n_passed - n_passed, len(batch.windows))
+                    n_passed = batch.n_passed
+                    if settling is not None and settling.done():
+                        yield settling.result()
+                        settling = None
+                if settling is not None:
+                    yield settling.result()
+                yield from map(_empty, strips[following:group])
+                settling, following = pool.submit(_settle, strips[group], seen, plan), group + 1
+        except GeneratorExit:
+            raise
+        except BaseException:  # what was found before it is kept
+            if settling is not None:
+                yield settling.result()
+            raise
+        if settling is not None:
+            yield settling.result()
     yield from map(_empty, strips[following:])
 
 
@@ -96,13 +109,13 @@ def _empty(number: int) -> Strip:
     return Strip(number, nothing, nothing, Parts.concat([]), 0)
 
 
-def _settle(number: int, seen: list[_Seen], n_run: int, plan: Plan) -> Strip:
+def _settle(number: int, seen: list[_Seen], plan: Plan) -> Strip:
     """Merge the results of the batches of a strip."""
     row_start, row_end = plan.lines(number)
     seam = Seam(plan.selection.nms_iou, row_start)
     settled = seam.feed(Boxes.concat([each.whole for each in seen]), row_end)
-    parts, ground = Parts.concat([each.parts for each in seen]), join_ground([*chain(*(each.ground for each in seen))])
-    return Strip(number, settled, seam.held, parts, n_run, ground)
+    parts, grounds = Parts.concat([each.parts for each in seen]), [*chain(*(each.grounds for each in seen))]
+    return Strip(number, settled, seam.held, parts, len(grounds), join_ground(grounds))
 
 
 def _select_boxes(found: Sequence[Boxes], batch: Batch, plan: Plan) -> _Seen:
