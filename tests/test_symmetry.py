@@ -8,6 +8,10 @@ from hypothesis import strategies as st
 
 from geodetect import detect_objects
 from geodetect.boxes import Boxes
+from geodetect.grid import Tiling
+from geodetect.scene.plan import Plan, Selection
+from geodetect.scene.runner import runner_for
+from geodetect.windows import Windows
 from tests import oracles
 from tests.fakes import PaintDetector, in_all_symmetries, painted
 
@@ -78,3 +82,22 @@ def test_only_the_best_of_many_views_is_kept_as_by_nms():
 def test_a_detector_that_sees_all_views_alike_finds_the_same(scene):
     plain, symmetric = (detect_objects(scene.path, PaintDetector(), tta=tta, progress=False) for tta in (False, True))
     assert_geodataframe_equal(plain, symmetric)
+
+
+def test_all_views_are_launched_before_one_is_collected():
+    log = []
+
+    class InTwo(PaintDetector):
+        def launch(self, pixels):
+            log.append("launch")
+            return super().detect(pixels)
+
+        def collect(self, launched):
+            log.append("collect")
+            return launched
+
+    plan = Plan(Windows.of([Tiling((SIDE, SIDE), SIDE)]), Selection(np.full(2, 0.5), 0.5), tta=True)
+    runner = runner_for(InTwo(), plan)
+    (found,) = runner.collect(runner.launch(CHIP[None]))
+    assert len(found) == len(SQUARES)
+    assert log == ["launch"] * 8 + ["collect"] * 8
