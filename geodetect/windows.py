@@ -1,6 +1,6 @@
 """Windows of scattered scenes: only those that intersect the ground, found without listing all.
 
-Shapes: T tilings, R runs of windows side by side, B blocks of windows, P polygons.
+Shapes: T tilings, W windows, R runs of windows side by side, B blocks of windows, P polygons.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import shapely
@@ -19,6 +20,20 @@ from geodetect.errors import ArgumentError
 from geodetect.grid import SLIVER, Tiling, Window
 
 _MOST_SEEN = 1024  # windows that may contain one pixel
+
+
+class Frames(NamedTuple):
+    """Windows and what surrounds them, as corners x1, y1, x2, y2 in scene pixels, a row for each window.
+
+    Args:
+        windows: (W, 4) the windows.
+        grounds: (W, 4) unions of the windows of their tilings.
+        neighbours: (W, 4) how far the neighbour on each side reaches into the window; valid where there is one.
+    """
+
+    windows: Int[np.ndarray, "W 4"]
+    grounds: Int[np.ndarray, "W 4"]
+    neighbours: Int[np.ndarray, "W 4"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,8 +88,8 @@ class Windows:
     @cached_property
     def bounds(self) -> Int[np.ndarray, "R 4"]:
         """Corners x1, y1, x2, y2 of each run in scene pixels; y1 never decreases."""
-        places, (tiling, row, first, end) = _Places.of(self.tilings), self.runs.T
-        return np.hstack([places.low(tiling, row, first), places.high(tiling, row, end - 1)])
+        tiling, row, first, end = self.runs.T
+        return np.hstack([self._places.low(tiling, row, first), self._places.high(tiling, row, end - 1)])
 
     @property
     def chip_size(self) -> int:
@@ -88,18 +103,28 @@ class Windows:
 
     def of_runs(self, first: int, last: int) -> list[Window]:
         """Return the windows of the runs from `first` to before `last`."""
-        return [
-            self.tilings[number][row * self.tilings[number].n_columns + column]
-            for number, row, start, stop in self.runs[first:last].tolist()
-            for column in range(start, stop)
-        ]
+        runs, ends = self.runs[first:last], self.ends[first : last + 1]
+        tiling, row, start, _ = np.repeat(runs, np.diff(ends), axis=0).T
+        column = start + np.arange(ends[0], ends[-1]) - np.repeat(ends[:-1], np.diff(ends))
+        low, high = self._places.low(tiling, row, column), self._places.high(tiling, row, column)
+        return [Window(*place) for place in np.hstack([low, high - low]).tolist()]
 
-    def tiling_of(self, window: Window) -> Tiling:
-        """Return the tiling of a window."""
-        if len(self.tilings) == 1:
-            return self.tilings[0]
-        (number,) = self._tree.query(shapely.Point(window.x + 0.5, window.y + 0.5))
-        return self.tilings[int(number)]
+    def frames(self, windows: Sequence[Window]) -> Frames:
+        """Return some of the windows with what surrounds them."""
+        own, places = np.array([window.xyxy for window in windows]).reshape(-1, 4), self._places
+        tiling = np.zeros(len(own), int)
+        if len(self.tilings) > 1:
+            of, number = self._tree.query(shapely.points(own[:, :2] + 0.5))
+            tiling[of] = number
+        grounds = np.hstack([places.origins, places.origins + places.lengths])[tiling]
+        column, row = -((grounds[:, :2] - own[:, :2]) // places.stride).T  # rounded up, for windows moved back
+        before = places.high(tiling, np.maximum(row - 1, 0), np.maximum(column - 1, 0))
+        after = places.low(tiling, row + 1, column + 1)  # at most that of the last one
+        return Frames(own, grounds, np.hstack([before, after]))
+
+    @cached_property
+    def _places(self) -> _Places:
+        return _Places.of(self.tilings)
 
     @cached_property
     def _tree(self) -> shapely.STRtree:

@@ -7,7 +7,7 @@ squares in the colours of their classes. So every pixel tells where it came from
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,10 +23,13 @@ from rasterio.errors import NotGeoreferencedWarning
 from geodetect.boxes import Boxes, oriented_envelope
 from geodetect.chips.chip import Chips
 from geodetect.errors import RasterError
-from geodetect.grid import Grid, Window
+from geodetect.grid import Grid, Tiling, Window
 from geodetect.metadata import Metadata
+from geodetect.scene.edges import Parts, split
+from geodetect.scene.symmetry import merge_views, views_of
 from geodetect.stretch import Stretch
 from geodetect.vector.labels import GridLabels, Labels
+from geodetect.windows import Windows
 
 if TYPE_CHECKING:
     from geodetect.detector import Detector
@@ -258,3 +261,15 @@ def make_detector(
     from geodetect.detector import Detector  # loads torch, which some tests must not
 
     return Detector(network, Metadata(classes=classes, **facts), device=device, precision=precision)
+
+
+def split_window(found: Boxes, window: Window, tiling: Tiling, nms_iou: float) -> tuple[Boxes, Parts]:
+    """The whole boxes and the parts of what one window of a tiling reports."""
+    frames = Windows.of([tiling]).frames([window])
+    whole, parts = split(found, np.zeros(len(found), int), frames, nms_iou)
+    return found[whole], parts
+
+
+def in_all_symmetries(detect: Callable[[np.ndarray], list[Boxes]], pixels: np.ndarray, nms_iou: float) -> list[Boxes]:
+    """What a model finds in windows that it is shown in all eight symmetries."""
+    return merge_views([detect(view) for view in views_of(pixels)], pixels.shape[-1], nms_iou)

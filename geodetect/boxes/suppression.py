@@ -11,7 +11,7 @@ import numpy as np
 import shapely
 from jaxtyping import Bool, Int
 
-from geodetect.boxes.boxes import Boxes
+from geodetect.boxes.boxes import Boxes, stable_order
 from geodetect.boxes.overlap import core_lines, select_overlaps
 from geodetect.errors import ArgumentError, is_share
 
@@ -56,6 +56,19 @@ def nms(boxes: Boxes, iou: float, *, by_class: bool = True) -> Int[np.ndarray, "
         held, start = seen[settled.unsure], stop
     found = np.sort(np.concatenate(kept))
     return np.asarray(found[boxes[found].rank()])
+
+
+def nms_in_groups(boxes: Boxes, group: Int[np.ndarray, "N"], iou: float) -> Int[np.ndarray, "K"]:
+    """Return the indices that `nms` keeps in each group, group by group, each by descending score.
+
+    Args:
+        boxes: detections with scores.
+        group: number of each box's group, from 0; boxes of different groups do not compete.
+        iou: overlap above which the worse of two boxes goes, 0 to 1.
+    """
+    of_group = group * (boxes.labels.max(initial=0) + 1) + boxes.labels
+    kept = nms(Boxes(boxes.xyxy, of_group, boxes.scores, boxes.angles), iou)
+    return np.asarray(kept[stable_order(group[kept])])
 
 
 def settle(boxes: Boxes, iou: float, unsure: Bool[np.ndarray, "N"], *, by_class: bool = True) -> Settled:

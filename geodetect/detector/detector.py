@@ -25,7 +25,7 @@ from geodetect.network import precision as precisions
 from geodetect.network.batching import choose_by_trial, choose_on_cpu
 from geodetect.network.coding import select_candidates, suppress
 from geodetect.network.devices import find_device
-from geodetect.network.inference import Pending, eval_mode, freeze, prepare_images, send
+from geodetect.network.inference import Pending, empty, eval_mode, freeze, prepare_images, send
 from geodetect.network.retinanet import Network
 from geodetect.stretch import Stretch
 
@@ -214,6 +214,10 @@ class Detector(HasMetadata):
         if self.device.type == "cpu":
             return choose_on_cpu(max(chip_size, self.metadata.min_size or 0), precision)
         return choose_by_trial(lambda n: self.detect(np.zeros((n, len(self.bands), chip_size, chip_size), np.uint8)))
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        """Return a new array for pixels, in page-locked memory if the network lies on a GPU that copies from it."""
+        return empty(shape, dtype, self.device)
 
     def _tensor(self, pixels: np.ndarray | Tensor) -> Num[Tensor, "B C H W"]:
         """The pixels as a tensor where they lie, checked."""

@@ -5,12 +5,14 @@ Shapes: B images, C bands, H W pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Num
 from torch import Tensor, nn
@@ -129,6 +131,14 @@ def eval_mode(network: nn.Module) -> Iterator[None]:
     finally:
         for layer in training:
             layer.training = True
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype[Any], device: torch.device) -> np.ndarray:
+    """Return a new array that `send` copies to a device from as it is, page-locked for CUDA."""
+    if device.type != "cuda":
+        return np.empty(shape, dtype)
+    n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    return np.asarray(torch.empty(n_bytes, dtype=torch.uint8, pin_memory=True).numpy().view(dtype).reshape(shape))
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:

@@ -168,6 +168,7 @@ class Handles:
     def _reset(self) -> None:
         self._lock = threading.Lock()
         self._datasets: dict[int, Any] = {}  # by thread
+        self._in_turn = False
         self._process = os.getpid()
 
     @contextmanager
@@ -185,9 +186,10 @@ class Handles:
                 with warnings.catch_warnings():
                     # Not a defect: scenes without georeference are worked on in pixels.
                     warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                    self._datasets[thread] = self._open()
+                    dataset = self._datasets[thread] = self._open()
+                    self._in_turn = dataset.transform.is_identity or block_bytes(dataset) > _SHARED_BLOCK_BYTES
             first, dataset = next(iter(self._datasets.items()))
-        if alone := dataset.transform.is_identity or block_bytes(dataset) > _SHARED_BLOCK_BYTES:
+        if in_turn := self._in_turn:
             thread = first
             self._lock.acquire()
         elif thread != first:
@@ -201,7 +203,7 @@ class Handles:
             dataset.close()
             raise
         finally:
-            if alone:
+            if in_turn:
                 self._lock.release()
 
     def _open(self) -> Any:

@@ -24,7 +24,7 @@ from geodetect.raster.blocks import Blocks, Pixels
 from geodetect.raster.header import Scene
 from geodetect.raster.layers import Layers
 from geodetect.raster.mosaic import open_scene
-from geodetect.raster.opening import FAILURES, Handles, Location, Rasters, environment, translate_errors
+from geodetect.raster.opening import FAILURES, Handles, Rasters, environment, translate_errors
 from geodetect.raster.pool import ReaderPool
 from geodetect.raster.resampling import VALID_SHARE, Axis, resample
 from geodetect.windows import pixels_of
@@ -144,7 +144,7 @@ class RasterReader:
         )
         self.footprints = None if self._covered is None else self._covered.footprints
         # Not a method of this object: a cycle would keep it, and a mosaic's index, until Python looks for cycles.
-        self._decode = partial(_decode, self._handles, self._layers, self.bands, self._location)
+        self._decode = partial(_decode, self._handles, self._layers, self.bands)
         # Blocks cannot be shared by readers that close after each read.
         self._blocks = None if pool is not None and not pool.most else Blocks(self._decode, self._shape, block)
         self._pool = pool
@@ -239,15 +239,16 @@ class RasterReader:
         return self._read_covered(part, window, self._read_stored)
 
     def _read_stored(self, window: Window) -> Pixels:
-        try:
-            return self._decode(window) if self._blocks is None else self._blocks.read(window)
-        except FAILURES as error:
-            if self._location.is_remote:  # GDAL has tried several times
-                raise self._broken(window, error) from harmless(error)
-        try:
-            return self._decode(window)  # the broken part may lie in a block, but outside the window
-        except FAILURES as error:
-            raise self._broken(self._find_broken(window), error) from harmless(error)
+        with environment(self._location):  # once for all blocks: it takes as long as reading a small one
+            try:
+                return self._decode(window) if self._blocks is None else self._blocks.read(window)
+            except FAILURES as error:
+                if self._location.is_remote:  # GDAL has tried several times
+                    raise self._broken(window, error) from harmless(error)
+            try:
+                return self._decode(window)  # the broken part may lie in a block, but outside the window
+            except FAILURES as error:
+                raise self._broken(self._find_broken(window), error) from harmless(error)
 
     def _find_broken(self, window: Window) -> Window:
         """Return the part of the window in the first block that cannot be read; all of it if each block can."""
@@ -297,8 +298,8 @@ class RasterReader:
         return resample(pixels, valid, down, across)
 
 
-def _decode(handles: Handles, layers: Layers, bands: tuple[int, ...], location: Location, window: Window) -> Pixels:
-    with handles.dataset() as dataset, environment(location):
+def _decode(handles: Handles, layers: Layers, bands: tuple[int, ...], window: Window) -> Pixels:
+    with handles.dataset() as dataset:
         return layers.read(dataset, window, bands)
 
 

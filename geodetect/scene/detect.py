@@ -19,6 +19,7 @@ import geopandas as gpd
 import numpy as np
 import shapely
 
+from geodetect import memory
 from geodetect.addresses import expand_user
 from geodetect.boxes import Boxes
 from geodetect.errors import ArgumentError, GeodetectError, OutputError, warn
@@ -171,7 +172,8 @@ def detect_objects(
             name=model if isinstance(model, str | Path) else None,
         )
     detector = named if client is not None else optimise(named, chosen, None if loaded else device)
-    with open_raster(raster, detector, bands, pixel_size_m, nodata=nodata, progress=progress) as reader:
+    reading = open_raster(raster, detector, bands, pixel_size_m, nodata=nodata, progress=progress)
+    with memory.spare_collector(), reading as reader:
         check_place(reader, outputs)
         check_measurable(reader.grid, measure=measure)
         selection = Selection(

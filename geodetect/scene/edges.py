@@ -18,8 +18,8 @@ import numpy as np
 import shapely
 from jaxtyping import Bool, Float, Int
 
-from geodetect.boxes import Boxes, area, connected_components, nms, oriented_envelope, shared_area
-from geodetect.grid import Tiling, Window
+from geodetect.boxes import Boxes, area, connected_components, nms_in_groups, oriented_envelope, shared_area
+from geodetect.windows import Frames
 
 # A detector locates the side of a box to within a pixel or two: an object that ends this close
 # to an edge may continue beyond it.
@@ -61,36 +61,27 @@ class Parts:
         return Parts(self.boxes[indices], self.cut[indices])
 
 
-def split(found: Boxes, window: Window, tiling: Tiling, nms_iou: float) -> tuple[Boxes, Parts]:
-    """Split detections into whole boxes and parts of objects longer than the overlap; other cut boxes are dropped.
+def split(found: Boxes, of: Int[np.ndarray, "N"], frames: Frames, nms_iou: float) -> tuple[Int[np.ndarray, "W"], Parts]:
+    """Return the indices of whole boxes, and parts of objects longer than the overlap; other cut boxes are dropped.
 
     Dropping loses nothing: a window drops a box only if the next window in some direction contains all of it with
-    room to spare, and that window never drops it in favour of this one.
+    room to spare, and that window never drops it in favour of this one. Parts come window by window.
 
     Args:
-        found: the window's detections, in scene pixels, clipped to the window.
-        window: where they were found.
-        tiling: the tiling that the window belongs to.
-        nms_iou: overlap above which the lower-scored of two parts of this window is dropped.
+        found: detections of some windows, in scene pixels, clipped to their window.
+        of: the window of each, as a row of `frames`.
+        frames: the windows.
+        nms_iou: overlap above which the lower-scored of two parts of one window is dropped.
     """
-    continues = (np.array(window.xyxy) - tiling.ground.xyxy) * _INWARD > 0  # (4,), beyond each side
-    cut = continues & ((found.bounds - window.xyxy) * _INWARD < _TOUCH)
-    clear_of_neighbour = (_neighbours(window, tiling) - found.bounds[:, _OPPOSITE]) * _INWARD >= _CLEAR
+    windows, grounds, neighbours = (each[of] for each in frames)
+    continues = (windows - grounds) * _INWARD > 0  # (N, 4), beyond each side
+    cut = continues & ((found.bounds - windows) * _INWARD < _TOUCH)
+    # The last windows of a row or column are moved back, so neighbours do not always reach `overlap` beyond the edge.
+    clear_of_neighbour = (neighbours - found.bounds[:, _OPPOSITE]) * _INWARD >= _CLEAR
     touches, dropped = cut.any(axis=1), (cut & clear_of_neighbour).any(axis=1)
-    parts = Parts(found, cut)[touches & ~dropped]
-    return found[~touches], parts[nms(parts.boxes, nms_iou)]
-
-
-def _neighbours(window: Window, tiling: Tiling) -> Float[np.ndarray, "4"]:
-    """Return how far the neighbour on each side reaches into this window; valid for interior sides only.
-
-    The last windows of a row or column are moved back, so this is not always `overlap` from the edge.
-    """
-    # rounded up, for windows moved back
-    column, row = -((tiling.x - window.x) // tiling.stride), -((tiling.y - window.y) // tiling.stride)
-    across = [tiling[max(column - 1, 0)], tiling[min(column + 1, tiling.n_columns - 1)]]
-    down = [tiling[n * tiling.n_columns] for n in (max(row - 1, 0), min(row + 1, tiling.n_rows - 1))]
-    return np.array([across[0].xyxy[2], down[0].xyxy[3], across[1].x, down[1].y], float)
+    long = np.flatnonzero(touches & ~dropped)
+    kept = long[nms_in_groups(found[long], of[long], nms_iou)]
+    return np.flatnonzero(~touches), Parts(found[kept], cut[kept])
 
 
 def join(parts: Parts, whole: Iterable[Boxes], nms_iou: float) -> Boxes:

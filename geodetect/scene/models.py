@@ -29,7 +29,8 @@ class DetectsPixels(Protocol):
     be dropped afterwards. Optional members: `oriented`, True if its boxes have angles; `launch(pixels)` and
     `collect(launched)`, which together do what `detect` does, so that a GPU need not wait; `frozen(precision)` or
     `frozen(precision, device)`, which returns a copy optimised for many windows; `suited_batch_size(chip_size)`;
-    `checksum`, any text that identifies its weights, so that `resume` does not continue the run of another model.
+    `empty(shape, dtype)`, which returns an array for pixels where its device copies them from fastest; `checksum`,
+    any text that identifies its weights, so that `resume` does not continue the run of another model.
     Without `checksum`, torch modules among its attributes serve the same purpose.
     """
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from geodetect import cluster
+from geodetect import cluster, memory
 from geodetect.export.onnx_detector import read_whole
 from geodetect.network.devices import list_gpus, share_gpus
 from geodetect.raster import RasterReader
@@ -130,7 +130,8 @@ class Work:
         with self._turn:
             if self._runner is None:
                 self._runner = runner_for(self.model.load(), self._plan)
-            with closing(scan_strips(self._reader, self._runner, self._plan, strips)) as seen:
+            scan = scan_strips(self._reader, self._runner, self._plan, strips)
+            with memory.spare_collector(), closing(scan) as seen:
                 return list(seen)
 
 

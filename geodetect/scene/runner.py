@@ -1,6 +1,6 @@
 """Inference batch by batch: thresholds are passed to the model, its results checked, and the device kept busy.
 
-Shapes: B batch, C channels, H W pixels.
+Shapes: B batch, C channels, H W pixels, N boxes.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 
 from geodetect import memory
 from geodetect.boxes import Boxes
 from geodetect.errors import ModelError
 from geodetect.scene.models import DetectsPixels
 from geodetect.scene.plan import Plan
-from geodetect.scene.prefetch import Batch
-from geodetect.scene.symmetry import in_all_symmetries
+from geodetect.scene.prefetch import Batch, Empty
+from geodetect.scene.symmetry import merge_views, views_of
 
 _ROUNDING = 1e-6  # by which a sigmoid or softmax in float32 may exceed 1
 _IN_FLIGHT = 2  # batches queued on a GPU, so that it never waits for the boxes of the last one
@@ -51,8 +52,10 @@ class Runner:
         self._collect = detector.collect if in_two else lambda found: found  # type: ignore[attr-defined]
         self._oriented, self._kind = plan.oriented, type(detector).__name__
         self._n_classes, self._side = len(plan.selection.lowest), plan.windows.chip_size
+        self._nms_iou = plan.selection.nms_iou
         self._warned = False
         self.batch_size = plan.batch_size
+        self.empty: Empty = getattr(detector, "empty", np.empty)
 
     def launch(self, pixels: np.ndarray) -> list[Any]:
         """Start inference on these windows (B, C, H, W) and return the handles that `collect` takes.
@@ -91,7 +94,7 @@ class Runner:
         """
         return [boxes for n_windows, part in launched for boxes in self._check(self._collect(part), n_windows)]
 
-    def _check(self, found: Any, n_windows: int) -> list[Boxes]:
+    def _check(self, found: Any, n_windows: int) -> Sequence[Boxes]:
         is_complete = isinstance(found, Sequence) and len(found) == n_windows
         if not (is_complete and all(isinstance(boxes, Boxes) and boxes.scores is not None for boxes in found)):
             raise ModelError(
@@ -109,7 +112,21 @@ class Runner:
             raise ModelError(f"scores must lie between 0 and 1; got scores from {scores.min():g} to {scores.max():g}")
         if (scores > 1).any() or (scores < 0).any():
             found = [replace(boxes, scores=np.clip(boxes.scores, 0, 1)) for boxes in found]
-        return [self._drop_impossible(boxes) for boxes in found]
+        every = Boxes.concat(found)
+        possible = self._possible(every)
+        if possible.all():
+            return found
+        if not self._warned:
+            self._warned = True
+            turned = "" if every.angles is None else f" turned by {every.angles[~possible][0]:g}"
+            warnings.warn(
+                f"detect gives boxes that are left out, such as {every.xyxy[~possible][0].tolist()}{turned}: they must "
+                f"be x1, y1, x2, y2 in pixels of the window, from 0 to {self._side}, with x1 < x2 and y1 < y2"
+                f"{' and an angle in radians' if turned else ''}",
+                UserWarning,
+                stacklevel=2,
+            )
+        return [boxes[self._possible(boxes)] for boxes in found]
 
     def _with_angles(self, boxes: Boxes) -> Boxes:
         """Return boxes that are oriented if the detector says so; no boxes at all may be of either kind.
@@ -131,43 +148,24 @@ class Runner:
             f"{len(boxes)} with angles: say it, or leave the angles out"
         )
 
-    def _drop_impossible(self, boxes: Boxes) -> Boxes:
-        """Return the boxes that are finite, ordered and within reach of the window; warn once of others."""
+    def _possible(self, boxes: Boxes) -> Bool[np.ndarray, "N"]:
+        """Return which boxes are finite, ordered and within reach of the window."""
         corners, bounds = boxes.xyxy, boxes.bounds
         possible = np.isfinite(bounds).all(axis=1) & (corners[:, :2] <= corners[:, 2:]).all(axis=1)
-        possible &= ((bounds[:, :2] <= self._side) & (bounds[:, 2:] >= 0)).all(axis=1)
-        if possible.all():
-            return boxes
-        if not self._warned:
-            self._warned = True
-            turned = "" if boxes.angles is None else f" turned by {boxes.angles[~possible][0]:g}"
-            warnings.warn(
-                f"detect gives boxes that are left out, such as {corners[~possible][0].tolist()}{turned}: they must be "
-                f"x1, y1, x2, y2 in pixels of the window, from 0 to {self._side}, with x1 < x2 and y1 < y2"
-                f"{' and an angle in radians' if turned else ''}",
-                UserWarning,
-                stacklevel=2,
-            )
-        return boxes[possible]
+        return np.asarray(possible & ((bounds[:, :2] <= self._side) & (bounds[:, 2:] >= 0)).all(axis=1))
 
 
 class SymmetricRunner(Runner):
-    """Runs a model on each window in all eight symmetries of a square; all work is done in `launch`."""
-
-    def __init__(self, detector: DetectsPixels, plan: Plan) -> None:
-        super().__init__(detector, plan)
-        self._in_all = in_all_symmetries(self._in_one, plan.selection.nms_iou)
-
-    def _in_one(self, pixels: np.ndarray) -> list[Boxes]:
-        return super().collect(super().launch(pixels))
+    """Runs a model on each window in all eight symmetries of a square."""
 
     def launch(self, pixels: np.ndarray) -> list[Any]:
-        """Return the boxes of these windows, (B, C, H, W)."""
-        return self._in_all(pixels)
+        """Start inference on all views of these windows (B, C, H, W)."""
+        return [super(SymmetricRunner, self).launch(view) for view in views_of(pixels)]
 
     def collect(self, launched: Sequence[Any]) -> list[Boxes]:
-        """Return the launched boxes."""
-        return list(launched)
+        """Return the boxes of each window that all its views together show."""
+        found = [super(SymmetricRunner, self).collect(view) for view in launched]
+        return merge_views(found, self._side, self._nms_iou)
 
 
 def runner_for(detector: DetectsPixels, plan: Plan) -> Runner:

@@ -6,24 +6,26 @@ Shapes: N boxes.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain, groupby
 from typing import NamedTuple
 
 import numpy as np
 import shapely
+from jaxtyping import Bool, Int
 
 from geodetect import memory
 from geodetect.boxes import Boxes
-from geodetect.grid import Window
 from geodetect.raster import Reader, mostly_valid, mostly_valid_in
 from geodetect.scene.edges import Parts, split
 from geodetect.scene.ground import ground_of, join_ground
 from geodetect.scene.plan import Plan
-from geodetect.scene.prefetch import batches
+from geodetect.scene.prefetch import Batch, batches
 from geodetect.scene.runner import Runner, run_batches
 from geodetect.scene.seam import Seam
+from geodetect.windows import Frames
 
 Passed = Callable[[int, int], None]
 
@@ -50,11 +52,11 @@ class Strip:
 
 
 class _Seen(NamedTuple):
-    """Result of one window: whole boxes, parts of larger objects, and its ground, in scene pixels."""
+    """Result of a batch in scene pixels: whole boxes, parts of larger objects, and the ground of each window."""
 
     whole: Boxes
     parts: Parts
-    ground: shapely.Geometry
+    grounds: list[shapely.Geometry]
 
 
 def scan_strips(
@@ -70,21 +72,34 @@ def scan_strips(
         passed: callback that takes the number of windows done since the last call and how many of them were run.
     """
     groups = (plan.of_strip(strip) for strip in strips)
-    coming = batches(reader, groups, chip_size=plan.windows.chip_size, batch_size=plan.batch_size)
-    following = 0
-    with memory.reuse_freed(), closing(coming):  # its threads end here, also after an error
+    coming = batches(reader, groups, chip_size=plan.windows.chip_size, batch_size=plan.batch_size, empty=model.empty)
+    # Its threads end here, also after an error. What happens in the seam's releases Python's lock for the most part.
+    with memory.reuse_freed(), closing(coming), ThreadPoolExecutor(1, "geodetect-seam") as pool:
         found = run_batches(coming, model, reader.grid.name)
-        n_passed = 0
-        for group, of_group in groupby(found, key=lambda answer: answer[0].group):
-            yield from map(_empty, strips[following:group])
-            seen: list[_Seen] = []
-            for batch, boxes in of_group:
-                windows = zip(boxes, batch.windows, batch.valid, strict=True)
-                seen += [_select_boxes(each, window, valid, plan) for each, window, valid in windows]
-                passed(batch.n_passed - n_passed, len(batch.windows))
-                n_passed = batch.n_passed
-            yield _settle(strips[group], seen, plan)
-            following = group + 1
+        n_passed = following = 0
+        settling: Future[Strip] | None = None
+        try:
+            for group, of_group in groupby(found, key=lambda answer: answer[0].group):
+                seen: list[_Seen] = []
+                for batch, boxes in of_group:
+                    seen.append(_select_boxes(boxes, batch, plan))
+                    passed(batch.n_passed - n_passed, len(batch.windows))
+                    n_passed = batch.n_passed
+                    if settling is not None and settling.done():
+                        yield settling.result()
+                        settling = None
+                if settling is not None:
+                    yield settling.result()
+                yield from map(_empty, strips[following:group])
+                settling, following = pool.submit(_settle, strips[group], seen, plan), group + 1
+        except GeneratorExit:
+            raise
+        except BaseException:  # what was found before it is kept
+            if settling is not None:
+                yield settling.result()
+            raise
+        if settling is not None:
+            yield settling.result()
     yield from map(_empty, strips[following:])
 
 
@@ -95,29 +110,45 @@ def _empty(number: int) -> Strip:
 
 
 def _settle(number: int, seen: list[_Seen], plan: Plan) -> Strip:
-    """Merge the results of the windows of a strip."""
+    """Merge the results of the batches of a strip."""
     row_start, row_end = plan.lines(number)
     seam = Seam(plan.selection.nms_iou, row_start)
     settled = seam.feed(Boxes.concat([each.whole for each in seen]), row_end)
-    parts, ground = Parts.concat([each.parts for each in seen]), join_ground([each.ground for each in seen])
-    return Strip(number, settled, seam.held, parts, len(seen), ground)
+    parts, grounds = Parts.concat([each.parts for each in seen]), [*chain(*(each.grounds for each in seen))]
+    return Strip(number, settled, seam.held, parts, len(grounds), join_ground(grounds))
 
 
-def _select_boxes(found: Boxes, window: Window, valid: np.ndarray, plan: Plan) -> _Seen:
-    """Filter a window's detections, given in window pixels, and split them into whole boxes and parts."""
-    tiling = plan.windows.tiling_of(window)
-    found = found.clip(window.width, window.height)
-    assert found.scores is not None
-    enough = found.scores >= plan.selection.lowest[found.labels]
-    found = found[enough & (found.sizes > 0).all(axis=1)].shift(window.x, window.y)
-    if found.oriented:
-        # They are not clipped. As `Plan.lines` takes for granted, none extends beyond the window by more than its size.
-        limits = np.array(window.xyxy) + tiling.chip_size * np.array([-1, -1, 1, 1])
-        near = (found.bounds[:, :2] >= limits[:2]) & (found.bounds[:, 2:] <= limits[2:])
-        found = found[found.are_inside(*tiling.ground.xyxy) & near.all(axis=1)]
-    whole, parts = split(found, window, tiling, plan.selection.nms_iou)
-    on_data = mostly_valid(whole.shift(-window.x, -window.y), valid)
-    return _Seen(whole[on_data & plan.selection.is_inside(whole)], parts, ground_of(window, valid))
+def _select_boxes(found: Sequence[Boxes], batch: Batch, plan: Plan) -> _Seen:
+    """Filter the detections of a batch, given in window pixels, and split them into whole boxes and parts."""
+    frames = plan.windows.frames(batch.windows)
+    of = np.repeat(np.arange(len(found)), [len(boxes) for boxes in found])
+    corners = frames.windows[:, :2]
+    boxes = Boxes.concat(found).clip(*(frames.windows[:, 2:] - corners)[of].T)
+    assert boxes.scores is not None
+    enough = (boxes.scores >= plan.selection.lowest[boxes.labels]) & (boxes.sizes > 0).all(axis=1)
+    boxes, of = boxes[enough].shift(*corners[of[enough]].T), of[enough]
+    if boxes.oriented:
+        near = _near(boxes, of, frames, plan.windows.chip_size)
+        boxes, of = boxes[near], of[near]
+    is_whole, parts = split(boxes, of, frames, plan.selection.nms_iou)
+    whole, of = boxes[is_whole], of[is_whole]
+    good, ground = plan.selection.is_inside(whole), shapely.box(*frames.windows.T)
+    for number, (window, valid) in enumerate(zip(batch.windows, batch.valid, strict=True)):
+        if valid is not None:
+            ground[number], mine = ground_of(window, valid), np.flatnonzero(of == number)
+            good[mine] &= mostly_valid(whole[mine].shift(-window.x, -window.y), valid)
+    return _Seen(whole[good], parts, list(ground))
+
+
+def _near(boxes: Boxes, of: Int[np.ndarray, "N"], frames: Frames, chip_size: int) -> Bool[np.ndarray, "N"]:
+    """Return which oriented boxes, which are not clipped, have their centre on the ground of their tiling, (N,).
+
+    None of them extends beyond its window by more than its size, as `Plan.lines` takes for granted.
+    """
+    grounds, limits = frames.grounds[of], frames.windows[of] + chip_size * np.array([-1, -1, 1, 1])
+    on_ground = (boxes.centres >= grounds[:, :2]) & (boxes.centres <= grounds[:, 2:])
+    inside = (boxes.bounds[:, :2] >= limits[:, :2]) & (boxes.bounds[:, 2:] <= limits[:, 2:])
+    return np.asarray((on_ground & inside).all(axis=1))
 
 
 def on_ground(boxes: Boxes, reader: Reader, plan: Plan) -> np.ndarray:
