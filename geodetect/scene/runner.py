@@ -94,13 +94,13 @@ class Runner:
         """
         return [boxes for n_windows, part in launched for boxes in self._check(self._collect(part), n_windows)]
 
-    def _check(self, found: Any, n_windows: int) -> Sequence[Boxes]:
-        is_complete = isinstance(found, Sequence) and len(found) == n_windows
-        if not (is_complete and all(isinstance(boxes, Boxes) and boxes.scores is not None for boxes in found)):
+    def _check(self, given: Any, n_windows: int) -> list[Boxes]:
+        is_complete = isinstance(given, Sequence) and len(given) == n_windows
+        if not (is_complete and all(isinstance(boxes, Boxes) and boxes.scores is not None for boxes in given)):
             raise ModelError(
-                f"detect must give a list of {n_windows} Boxes with scores, one for each window; got {found!r:.60}"
+                f"detect must give a list of {n_windows} Boxes with scores, one for each window; got {given!r:.60}"
             )
-        found = [self._with_angles(boxes) for boxes in found]
+        found = [self._with_angles(boxes) for boxes in given]
         labels = np.concatenate([boxes.labels for boxes in found])
         if labels.size and not 0 <= labels.min() <= labels.max() < self._n_classes:
             raise ModelError(
