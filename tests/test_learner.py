@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import warnings
 from dataclasses import replace
@@ -211,6 +212,23 @@ def test_scores_and_pictures(trained: gd.RetinaNet) -> None:
     assert isinstance(trained.average_precision_score(mean=True), float)
     assert len(trained.plot_losses().axes) == 2
     assert trained.show_results(rows=1).axes
+
+
+@pytest.mark.parametrize(
+    ("weights", "freeze", "kept"), [("imagenet", None, True), ("imagenet", False, False), (None, None, False)]
+)
+def test_batch_norms_of_a_pretrained_backbone_are_frozen(
+    data: gd.DetectionData, weights: str | None, freeze: bool | None, kept: bool
+) -> None:
+    model = gd.RetinaNet(
+        data, backbone="efficientnet_lite0", size="small", scales="auto", weights=weights, freeze=freeze
+    )
+    backbone = model.detector.network.backbone
+    norms = torch.nn.ModuleList(layer for layer in backbone.modules() if isinstance(layer, torch.nn.BatchNorm2d))
+    before, first = copy.deepcopy(norms.state_dict()), next(backbone.parameters()).clone()
+    model.fit(1, progress=False, checkpoint=False)
+    assert not torch.equal(next(backbone.parameters()), first)
+    assert all(torch.equal(before[name], value) for name, value in norms.state_dict().items()) == kept
 
 
 def test_tuning_sees_what_inference_gives(trained: gd.RetinaNet) -> None:
