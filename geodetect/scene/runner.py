@@ -100,22 +100,22 @@ class Runner:
             raise ModelError(
                 f"detect must give a list of {n_windows} Boxes with scores, one for each window; got {found!r:.60}"
             )
-        found = [self._with_angles(boxes) for boxes in found]
-        labels = np.concatenate([boxes.labels for boxes in found])
+        boxes_of: list[Boxes] = [self._with_angles(boxes) for boxes in found]
+        labels = np.concatenate([boxes.labels for boxes in boxes_of])
         if labels.size and not 0 <= labels.min() <= labels.max() < self._n_classes:
             raise ModelError(
                 f"labels must index the model's {self._n_classes} classes from 0; "
                 f"got labels from {labels.min()} to {labels.max()}"
             )
-        scores = np.concatenate([np.asarray(boxes.scores) for boxes in found])
+        scores = np.concatenate([np.asarray(boxes.scores) for boxes in boxes_of])
         if not ((scores >= -_ROUNDING) & (scores <= 1 + _ROUNDING)).all():  # False for NaN too
             raise ModelError(f"scores must lie between 0 and 1; got scores from {scores.min():g} to {scores.max():g}")
         if (scores > 1).any() or (scores < 0).any():
-            found = [replace(boxes, scores=np.clip(boxes.scores, 0, 1)) for boxes in found]
-        every = Boxes.concat(found)
+            boxes_of = [replace(boxes, scores=np.clip(boxes.scores, 0, 1)) for boxes in boxes_of]
+        every = Boxes.concat(boxes_of)
         possible = self._possible(every)
         if possible.all():
-            return found
+            return boxes_of
         if not self._warned:
             self._warned = True
             warnings.warn(
@@ -124,7 +124,7 @@ class Runner:
                 UserWarning,
                 stacklevel=2,
             )
-        return [boxes[self._possible(boxes)] for boxes in found]
+        return [boxes[self._possible(boxes)] for boxes in boxes_of]
 
     def _with_angles(self, boxes: Boxes) -> Boxes:
         """Return boxes that are oriented if the detector says so; no boxes at all may be of either kind.
