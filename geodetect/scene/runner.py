@@ -111,7 +111,7 @@ class Runner:
         if not ((scores >= -_ROUNDING) & (scores <= 1 + _ROUNDING)).all():  # False for NaN too
             raise ModelError(f"scores must lie between 0 and 1; got scores from {scores.min():g} to {scores.max():g}")
         if (scores > 1).any() or (scores < 0).any():
-            boxes_of = [replace(boxes, scores=np.clip(boxes.scores, 0, 1)) for boxes in boxes_of]
+            boxes_of = [replace(boxes, scores=np.clip(np.asarray(boxes.scores), 0, 1)) for boxes in boxes_of]
         every = Boxes.concat(boxes_of)
         possible = self._possible(every)
         if possible.all():
