@@ -281,8 +281,8 @@ def test_a_state_of_another_training_is_refused(data: DetectionData, undisturbed
         gd.RetinaNet(data, **MODEL).fit(3, checkpoint=folder, monitor="AP50", resume=True)
     with pytest.raises(TrainingError, match=r"heads are .*'batch'.*, here .*'group'"):
         gd.RetinaNet(data, **MODEL, head_norm="group").fit(3, checkpoint=folder, resume=True)
-    with pytest.raises(TrainingError, match=r"loss parameters are .*'giou': False.*, here .*'giou': True"):
-        gd.RetinaNet(data, **MODEL, giou=True).fit(3, checkpoint=folder, resume=True)
+    with pytest.raises(TrainingError, match=r"loss parameters are .*'giou': True.*, here .*'giou': False"):
+        gd.RetinaNet(data, **MODEL, giou=False).fit(3, checkpoint=folder, resume=True)
 
 
 def test_a_state_is_no_detector(data: DetectionData, undisturbed: tuple[gd.RetinaNet, Path]) -> None:

@@ -193,7 +193,7 @@ def test_the_best_weights_are_copied_only_when_they_are_better(data: DetectionDa
         def after_epoch(self) -> None:
             kept.append(self.best_epoch.weights)
 
-    model = gd.RetinaNet(replace(data, train=data.train[:4], valid=data.valid[:1]), **MODEL, size="small")
+    model = gd.RetinaNet(replace(data, train=data.train[:4], valid=data.valid[:1]), **MODEL)
     model.fit(4, lr=1e-5, callbacks=[Course([3.0, 4.0, 2.0, 5.0]), Keep()], progress=False)
     assert kept[0] is kept[1] is not kept[2]
     assert kept[2] is kept[3]
@@ -297,7 +297,7 @@ class Overflow(Callback):  # type: ignore[misc]
 @pytest.mark.filterwarnings("ignore:no training chip holds")
 def test_gradients_that_float16_never_holds_end_training(data: DetectionData) -> None:
     small = replace(data, train=data.train[:1], valid=data.valid[:1], batch_size=1)
-    model = gd.RetinaNet(small, **MODEL, size="small")
+    model = gd.RetinaNet(small, **MODEL)
     model.learner.dtype = torch.float16
     with pytest.raises(TrainingError, match=r"float16 holds no gradients of epoch 0, even scaled by 0\.5"):
         model.fit(2, callbacks=[Overflow()], progress=False)

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from geodetect import cluster, memory
 from geodetect.export.onnx_detector import read_whole
-from geodetect.network.devices import list_gpus, share_gpus
 from geodetect.raster import RasterReader
 from geodetect.scene.models import DetectsPixels, detector_of, optimise, suited_batch_size
 from geodetect.scene.plan import Plan
@@ -73,6 +72,8 @@ class RemoteModel:
             ArgumentError: if `client` is not a client of dask.
             ClusterError: if there is no worker.
         """
+        from geodetect.network.devices import list_gpus
+
         numbers = cluster.number_workers(client, list_gpus)
         file = None if name is None else Path(name)
         sent = _File(file.name, read_whole(file)) if file is not None and file.is_file() else model
@@ -92,6 +93,8 @@ class RemoteModel:
         """Return the detector, optimised for many windows, where the worker that runs this is to run it."""
         device = self.device
         if self.is_named or device is not None or str(getattr(self.model, "device", None)).startswith("cuda"):
+            from geodetect.network.devices import share_gpus
+
             device = share_gpus(device, cluster.own_number(self.numbers))
         if not isinstance(self.model, _File):
             return optimise(self.model, self.precision, device)
