@@ -9,15 +9,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
-from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import sigmoid_focal_loss
 
 from geodetect.network.coding import decode, encode
 from geodetect.network.matching import IGNORED, match
 from geodetect.network.oriented import N_ORIENTED, probiou_loss
 from geodetect.network.oriented import encode as encode_oriented
+
+_TINY = 1e-7  # keeps the area of nothing from dividing by 0
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Loss:
         if boxes.shape[2] == N_ORIENTED:
             box = self._oriented(moves, positive, true)
         elif self.giou:
-            box = generalized_box_iou_loss(decode(positive, moves), true, reduction="sum")
+            box = _giou_loss(decode(positive, moves), true).sum()
         else:
             box = smooth_l1_loss(moves, encode(positive, true), beta=1.0, reduction="sum")
         n_positive = max(1, len(anchor))
@@ -98,3 +101,19 @@ class Loss:
         elongation = 1 - (shorter / longer).square()
         rest = probiou_loss(anchors, deltas, boxes) if self.giou else each[:, :4].sum(dim=1)
         return (rest + elongation * each[:, 4:].sum(dim=1)).sum()
+
+
+def _giou_loss(boxes: Float[Tensor, "N 4"], true: Float[Tensor, "N 4"]) -> Float[Tensor, "N"]:
+    """Return 1 - generalised IoU of each pair, as torchvision's loss, whose masks wait for the device."""
+    size, true_size, overlap, hull = (
+        high - low
+        for low, high in (
+            (boxes[:, :2], boxes[:, 2:]),
+            (true[:, :2], true[:, 2:]),
+            (torch.maximum(boxes[:, :2], true[:, :2]), torch.minimum(boxes[:, 2:], true[:, 2:])),
+            (torch.minimum(boxes[:, :2], true[:, :2]), torch.maximum(boxes[:, 2:], true[:, 2:])),
+        )
+    )
+    shared, around = overlap[:, 0].clamp(min=0) * overlap[:, 1].clamp(min=0), hull[:, 0] * hull[:, 1]
+    union = size[:, 0] * size[:, 1] + true_size[:, 0] * true_size[:, 1] - shared
+    return 1 - shared / (union + _TINY) + (around - union) / (around + _TINY)
