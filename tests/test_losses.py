@@ -3,12 +3,12 @@ import math
 import pytest
 import torch
 from torch.nn.functional import smooth_l1_loss
-from torchvision.ops import sigmoid_focal_loss
+from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from geodetect.anchors import AnchorSpec
 from geodetect.network.anchors import make_anchors
 from geodetect.network.coding import encode
-from geodetect.network.losses import Loss
+from geodetect.network.losses import Loss, _giou_loss
 from geodetect.network.matching import IGNORED, match
 
 ANCHORS = make_anchors(AnchorSpec(), (64, 96))
@@ -114,3 +114,13 @@ def test_generalised_iou_of_empty_chips_has_a_gradient():
     sum(Loss(giou=True)(logits, deltas, ANCHORS, BOXES, torch.full_like(LABELS, -1))).backward()
     assert logits.grad.isfinite().all()
     assert (deltas.grad == 0).all()
+
+
+def test_giou_is_that_of_torchvision():
+    low, size = 50 * torch.rand(2, 2, 1000, 2, generator=torch.Generator().manual_seed(1))
+    boxes, true = torch.cat([low, low + size], dim=2)
+    boxes[0], boxes[1, 2:] = true[0], boxes[1, :2]  # the same, and one without an area
+    boxes.requires_grad_()
+    both = _giou_loss(boxes, true), generalized_box_iou_loss(boxes, true)
+    torch.testing.assert_close(*both)
+    torch.testing.assert_close(*(torch.autograd.grad(loss.sum(), boxes)[0] for loss in both))

@@ -42,15 +42,20 @@ class _Commands(click.Group):
         return [*_COMMANDS, *super().list_commands(ctx)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return the command of this name; the error for an unknown one suggests the nearest name."""
-        if cmd_name in _COMMANDS:
-            command: click.Command = getattr(import_module(f"geodetect.cli.{cmd_name}"), cmd_name)
-            return command
-        added = super().get_command(ctx, cmd_name)
-        if added is None and not ctx.resilient_parsing:
-            near = get_close_matches(cmd_name, self.list_commands(ctx), 1)
-            ctx.fail(f"there is no command {cmd_name!r}; {f'is {near[0]} meant?' if near else 'see geodetect --help'}")
-        return added
+        """Return the command of this name; None for an unknown one."""
+        if cmd_name not in _COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = getattr(import_module(f"geodetect.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the first argument names; the error for an unknown one suggests the nearest name."""
+        if self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing:
+            near = get_close_matches(args[0], self.list_commands(ctx), 1)
+            ctx.fail(f"there is no command {args[0]!r}; {f'is {near[0]} meant?' if near else 'see geodetect --help'}")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; show an error as one sentence, and a warning as one line."""
@@ -63,7 +68,7 @@ class _Commands(click.Group):
         except BrokenPipeError:
             raise  # `geodetect info FILE | head`: click ends quietly
         except (GeodetectError, OSError, MemoryError) as error:
-            command = self.get_command(ctx, ctx.invoked_subcommand) if ctx.invoked_subcommand else None
+            command = self.get_command(ctx, ctx.invoked_subcommand or "")
             raise _Failed(
                 _name_options(_to_line(str(error) or "there is not enough memory", error), command)
             ) from error

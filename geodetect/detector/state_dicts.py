@@ -19,7 +19,7 @@ from geodetect.errors import ModelError
 _SAFE = ".safetensors"
 _DAMAGED = (UnpicklingError, RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError)
 _INSIDE = ("model", "state_dict")  # keys under which training programs keep the state dict, beside an average of it
-_WRAPPED = ("model.", "module.", "_orig_mod.", "net.", "network.", "backbone.", "encoder.")  # see `_unwrapped`
+_WRAPPED = ("model.", "module.", "_orig_mod.", "net.", "network.", "backbone.", "encoder.")  # see `_unwrap`
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

@@ -140,11 +140,6 @@ def choose_architecture(
     return Architecture(backbone, spec, head_norm=norm, width=width, depth=depth, oriented=oriented)
 
 
-def is_pretrained(detector: Detector, start: Start) -> bool:
-    """Return whether the backbone holds weights that were trained before."""
-    return detector.network.backbone.pretrained or start.saved is not None or start.state is not None
-
-
 def make_detector(
     data: DetectionData, architecture: Architecture, start: Start, *, seed: int, device: str | torch.device | None
 ) -> Detector:

@@ -94,13 +94,19 @@ class RetinaNet:
         architecture = build.choose_architecture(
             backbone, spec, start, size=size, head_norm=head_norm, oriented=data.oriented
         )
-        self._set(build.make_detector(data, architecture, start, seed=seed, device=device), data, loss, seed)
-        self._keep_norms = freeze is not False and build.is_pretrained(self._detector, start)
         frozen = freeze is not None and check_flag("freeze", freeze)
-        self._detector.network.freeze_backbone(frozen, norms=self._keep_norms)
+        detector = build.make_detector(data, architecture, start, seed=seed, device=device)
+        pretrained = detector.network.backbone.pretrained or start.saved is not None
+        self._set(detector, data, loss, seed, keep_norms=pretrained and freeze is not False)
+        if frozen:
+            self.freeze()
 
-    def _set(self, detector: Detector, data: DetectionData | None, loss: Loss, seed: int) -> None:
+    def _set(
+        self, detector: Detector, data: DetectionData | None, loss: Loss, seed: int, *, keep_norms: bool = True
+    ) -> None:
         self._detector, self.data, self.seed, self._loss = detector, data, seed, loss
+        self._keep_norms = keep_norms  # of the backbone
+        self.unfreeze()
         self._learner: DetectionLearner | None = None
         self._rate: float | None = None  # found by `lr_find`
         self._fit: Fit | None = None  # the last training
@@ -125,8 +131,6 @@ class RetinaNet:
         for note in adapt(detector, data, str(path)) if data is not None else ():
             warn(note)
         model._set(detector, data, Loss.from_json(detector.summary), 42)
-        model._keep_norms = True
-        model.unfreeze()
         return model
 
     def __repr__(self) -> str:

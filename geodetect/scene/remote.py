@@ -72,7 +72,7 @@ class RemoteModel:
             ArgumentError: if `client` is not a client of dask.
             ClusterError: if there is no worker.
         """
-        from geodetect.network.devices import list_gpus
+        from geodetect.network.devices import list_gpus  # here, as it loads torch, which other detectors do without
 
         numbers = cluster.number_workers(client, list_gpus)
         file = None if name is None else Path(name)

@@ -16,7 +16,7 @@ from geodetect.boxes import Boxes, nms
 from geodetect.errors import ArgumentError, ModelError, warn
 from geodetect.export.onnx_detector import METADATA, OnnxDetector, RunsInOnnxruntime, load_session
 from geodetect.metadata import LOWEST_SCORE, NMS_IOU, UNKNOWN_SCORE, Metadata
-from geodetect.zoo.onnx_metadata import CANDIDATE_RANK, LAYOUTS, RETINANET, Told
+from geodetect.zoo.onnx_metadata import CANDIDATE_RANK, LAYOUTS, RETINANET, FileMetadata
 
 _BOX = 4  # numbers of a box
 _N_RETINANET = 3  # outputs: boxes as corners (N, 4), scores (N,), labels (N,); one image at a time
@@ -91,7 +91,7 @@ class ForeignOnnx(RunsInOnnxruntime):
             path, partial(load_onnx, classes=classes, pixel_size_m=pixel_size_m, layout=layout, device=device)
         )
         self._session, self._warned = loaded, False
-        told = Told(loaded.get_modelmeta().custom_metadata_map, self.name)
+        told = FileMetadata(loaded.get_modelmeta().custom_metadata_map, self.name)
         told.refuse_other_kinds([len(output.shape) for output in loaded.get_outputs()])
         self.layout = told.layout(layout)
         n_bands, side = self._read_input(told)
@@ -116,7 +116,7 @@ class ForeignOnnx(RunsInOnnxruntime):
         except ArgumentError as error:
             raise ArgumentError(f"{self.name} cannot be run so: {error}") from error
 
-    def _read_input(self, told: Told) -> tuple[int, int]:
+    def _read_input(self, told: FileMetadata) -> tuple[int, int]:
         """Return the number of bands and the side of the images that the network takes.
 
         Raises:

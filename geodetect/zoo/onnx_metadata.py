@@ -68,7 +68,7 @@ LAYOUTS: Mapping[str, Layout] = {
 }
 
 
-class Told:
+class FileMetadata:
     """The metadata of an `.onnx` file.
 
     Args:
@@ -77,7 +77,7 @@ class Told:
     """
 
     def __init__(self, stored: Mapping[str, str], name: str) -> None:
-        self._values = {key: _parsed(text) for key, text in stored.items()}
+        self._values = {key: _parse_value(text) for key, text in stored.items()}
         self._name = name
 
     def get(self, key: str) -> Any:
@@ -222,7 +222,7 @@ class Told:
             ArgumentError: if the file has no usable names and none are given, or others are given although it has.
         """
         stated = self.get("class_names") or self.get("names")
-        names = _listed_names(stated)
+        names = _list_names(stated)
         n_scores = f"{self._name}, laid out as {layout}, has scores of {n_classes} classes"
         if not stated:
             fault = f"{self._name} does not name its classes" if n_classes is None else f"{n_scores} and no names"
@@ -243,7 +243,7 @@ class Told:
         return list(given)
 
 
-def _parsed(text: str) -> Any:
+def _parse_value(text: str) -> Any:
     """Return the value that a text of the metadata stands for, or the text."""
     for read in (json.loads, ast.literal_eval):
         try:
@@ -253,7 +253,7 @@ def _parsed(text: str) -> Any:
     return text
 
 
-def _listed_names(stated: Any) -> list[str]:
+def _list_names(stated: Any) -> list[str]:
     """Return the names in a list, or in one or several mappings of labels from 0; none if it is anything else."""
     parts = stated if isinstance(stated, list | tuple) else [stated]
     if all(isinstance(part, str | int | float) for part in parts):
