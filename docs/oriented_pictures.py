@@ -1,4 +1,4 @@
-"""Make the picture of upright and oriented boxes: `python -m docs.oriented_pictures`, some ten minutes.
+"""Make the picture of upright and oriented boxes: `python -m docs.oriented_pictures`, some two minutes.
 
 Two models are trained alike on the drawn suburb, one with each kind of boxes, and detect the cars in a parking lot of
 the test scene. They need the extra `offline`.
