@@ -20,9 +20,21 @@ from geodetect.stretch import Stretch
 UNKNOWN_SCORE = 0.5  # to cut a map at, where no validation says which score is best
 LOWEST_SCORE = 0.05  # of a candidate; which of them are kept is decided by whoever writes the result
 NMS_IOU = 0.5  # of inference, unless another is asked for
+_TOPK = 1000, 256 * 256  # predictions of a pyramid level that are decoded, in an image of so many pixels
 
 Scores: TypeAlias = float | Mapping[str, float]
 """A score for all classes, or scores by class."""
+
+
+def topk_candidates(shape: tuple[int, int]) -> int:
+    """Return how many predictions of each pyramid level are decoded for an image of (H, W) pixels.
+
+    "At most 1k top-scoring predictions per FPN level" (https://arxiv.org/abs/1708.02002, section 4.1) is meant for
+    photographs, which hold some ten objects. A window of a map holds the more the larger it is, so it is 1,000 for
+    each 256 x 256 px, and 1,000 below.
+    """
+    number, area = _TOPK
+    return max(number, number * shape[0] * shape[1] // area)
 
 
 @dataclass(frozen=True)

@@ -166,11 +166,12 @@ def test_windows_that_do_not_fit_are_run_in_smaller_batches(
             found = gd.detect_objects(scenes["upright"].path, trained, batch_size=batch_size, **options)
             return found, seen.most_bytes - start
 
+    # How many batches are on their way at the peak is a matter of timing, so a run's need varies a little.
     (whole, most), (_, least) = run(16), run(1)
     with pretend.watch() as seen:
         limit = seen.n_bytes + (most + least) // 2
     parts, needed = run(16, limit)
-    assert least <= needed < most
+    assert needed <= (most + least) // 2 < most
     assert len(parts) == len(whole) > 0
     np.testing.assert_allclose(parts["score"], whole["score"], atol=1e-5)
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from geodetect.boxes import Boxes, nms
 from geodetect.errors import ArgumentError, ModelError, first_line, missing
-from geodetect.metadata import LOWEST_SCORE, NMS_IOU, HasMetadata, Metadata
+from geodetect.metadata import LOWEST_SCORE, NMS_IOU, HasMetadata, Metadata, topk_candidates
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -37,7 +37,6 @@ LAYOUTS: dict[str | None, str] = {
 ORIENTED = "YOLO_Ultralytics_obb"  # the layout of oriented detectors, and of no others: an angle after the scores
 IN_COLUMNS = ("YOLO_v9", "YOLO_Ultralytics", ORIENTED)  # (4 + K, N), (5 + K, N); the other one has rows, (N, 5 + K)
 _BYTE = np.float32(255)
-_MAX_PER_LEVEL = 1000  # pairs of a box and a class, as in the detector
 # onnxruntime raises a class of its own for each of its error codes; these stand for files that it cannot read.
 _FAILURES = "Fail InvalidArgument InvalidGraph InvalidProtobuf NoSuchFile NotImplemented RuntimeException".split()
 
@@ -116,12 +115,12 @@ class OnnxDetector(RunsInOnnxruntime):
         """Return the boxes among the candidates (N, 4 + n) of one chip of the size (H, W)."""
         n_classes, angles = len(self.classes), rows[:, -1].astype(float)
         scores = rows[:, 4 : 4 + n_classes].copy() if self.oriented else rows[:, -n_classes:].copy()
-        ends = np.cumsum(self._groups)
+        ends, most = np.cumsum(self._groups), topk_candidates(shape)
         for first, end in zip(ends - self._groups, ends, strict=True):
-            # The 1,000 largest by size of a level; below 0 are those outside the chip.
+            # The largest by size of a level, as in the detector; below 0 are those outside the chip.
             size = np.abs(level := scores[first:end])
-            if size.size > _MAX_PER_LEVEL:
-                level[size < np.partition(size, -_MAX_PER_LEVEL, axis=None)[-_MAX_PER_LEVEL]] = 0
+            if size.size > most:
+                level[size < np.partition(size, -most, axis=None)[-most]] = 0
         place, label = np.nonzero(scores >= max(min_score, np.finfo(np.float32).tiny))
         centres, halves = rows[place, :2].astype(float), rows[place, 2:4].astype(float) / 2
         xyxy = np.concatenate([centres - halves, centres + halves], axis=1)

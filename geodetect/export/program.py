@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from geodetect.detector import Detector
 from geodetect.errors import OutputError
+from geodetect.metadata import topk_candidates
 from geodetect.network import oriented
 from geodetect.network.coding import decode
 from geodetect.network.inference import MULTIPLE
@@ -20,7 +21,6 @@ from geodetect.network.retinanet import Network
 
 BYTE = 255.0  # other programs divide pixels by it
 BATCHES = (1, 3)  # sizes to test: a program with its example's B as a constant fails on one of them
-_MAX_PER_LEVEL = 1000  # as in the detector
 _BLOTCH = 16  # pixels
 _EXAMPLE = 2  # pictures; with one, PyTorch makes B a constant
 
@@ -28,8 +28,8 @@ _EXAMPLE = 2  # pictures; with one, PyTorch makes B a constant
 class Detections(nn.Module):
     """The network from pixels to boxes, with standardisation, decoding and clipping, but without suppression.
 
-    Of each level the 1,000 anchors with the best scores are decoded. They include the anchors of the 1,000 best
-    pairs of anchor and class, which are all that the detector itself considers.
+    Of each level the anchors with the best scores are decoded, `topk_candidates` of them. They include the anchors of
+    as many best pairs of anchor and class, which are all that the detector itself considers.
 
     Args:
         detector: is not changed.
@@ -56,7 +56,7 @@ class Detections(nn.Module):
     @property
     def groups(self) -> list[int]:
         """Number of candidates of each level, finest first; they sum to N."""
-        return [min(_MAX_PER_LEVEL, size) for size in self.level_sizes]
+        return [min(topk_candidates((self.side, self.side)), size) for size in self.level_sizes]
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Return boxes (B, N, 4) or, with angles, (B, N, 5), in pixels and scores (B, N, K) of the best candidates.

@@ -17,9 +17,9 @@ from torch import Tensor
 from torchvision.ops import nms as torchvision_nms
 
 from geodetect.boxes import Boxes, nms_in_groups, stable_order
+from geodetect.metadata import topk_candidates
 from geodetect.network import oriented
 
-_MAX_PER_LEVEL = 1000  # "at most 1k top-scoring predictions per FPN level" (arXiv:1708.02002, section 4.1)
 N_DELTAS, N_ORIENTED_DELTAS = 4, 6  # numbers of an upright and of an oriented box
 _N_ORIENTED_ROW = 7  # of a candidate: an oriented box, score, label
 _NOT_A_CANDIDATE = -1.0  # below every score
@@ -65,7 +65,7 @@ def select_candidates(
 
     Oriented boxes have their angle before the score, and are not clipped: those with their centre in the image count.
 
-    At most 1,000 predictions of a level are decoded, as in the paper. They are on the anchors with the best classes,
+    At most `topk_candidates(shape)` predictions of a level are decoded. They are on the anchors with the best classes,
     which are chosen first: that leaves little to sort with many classes. Every image gets the same number of rows,
     whatever the values, so the device need not be waited for. Rows that are no candidate have a score below 0.
 
@@ -80,11 +80,11 @@ def select_candidates(
     lowest = torch.zeros(logits.shape[2], device=logits.device) + min_score
     floors = (torch.logit(lowest.clamp(max=_NEARLY_CERTAIN)) - _MARGIN).to(logits.dtype)
     able = torch.where(logits >= floors, logits, -math.inf)  # `>=` is False for NaN too
-    n_classes, first, levels = logits.shape[2], 0, []
+    n_classes, most, first, levels = logits.shape[2], topk_candidates(shape), 0, []
     for level in torch.split(able, list(level_sizes), dim=1):
-        places = level.amax(dim=2).topk(min(_MAX_PER_LEVEL, level.shape[1])).indices
+        places = level.amax(dim=2).topk(min(most, level.shape[1])).indices
         of_these = level.gather(1, places[..., None].expand(-1, -1, n_classes)).flatten(1)
-        top = of_these.topk(min(_MAX_PER_LEVEL, of_these.shape[1]))
+        top = of_these.topk(min(most, of_these.shape[1]))
         levels.append((top.values, first + places.gather(1, top.indices // n_classes), top.indices % n_classes))
         first += level.shape[1]
     logit, anchor, label = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
