@@ -83,6 +83,16 @@ def test_a_perfect_network_gives_the_boxes_back():
     assert got[0].scores == pytest.approx([1 / (1 + math.exp(-5)), 1 / (1 + math.exp(-4))])
 
 
+@pytest.mark.parametrize(("side", "most"), [(64, 576), (256, 1000), (512, 4000), (1024, 16_000)])
+def test_a_larger_window_has_more_candidates(side, most):
+    sizes = level_sizes(SPEC, (side, side))
+    anchors = make_anchors(SPEC, (side, side))
+    logits, deltas = torch.full((1, len(anchors), 1), 3.0), torch.zeros(1, len(anchors), 4)
+    (found,) = select_candidates(logits, deltas, anchors, (side, side), level_sizes=sizes)
+    assert found.shape == (sum(min(most, size) for size in sizes), 6)
+    assert (found[: min(most, sizes[0]), 4] > 0).all()
+
+
 def slow(logits, deltas, shape, min_score, nms_iou):
     """The paper's decoding, picture by picture and level by level."""
     pictures = []
