@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import csv
 import os
+import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 import geopandas as gpd
+import pandas as pd
 from shapely import Polygon, box
 
 import geodetect as gd
@@ -26,6 +29,7 @@ from geodetect.stretch import Stretch
 
 REAL_DATA = Path(os.environ.get("GEODETECT_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 SUBURB = Path(__file__).resolve().parents[2] / "sample_data"
+TOWN = 14  # scenes, of 36 chips each
 WEST = 2 / 3  # of Banepa's width, and of the picture of a wood
 
 
@@ -50,6 +54,17 @@ def suburb(seed: int) -> Place:
         gd.prepare_data(SUBURB / f"suburb_{part}.tif", SUBURB / f"suburb_{part}.geojson", chip_size=256, seed=seed)
         for part in ("train", "test")
     )
+    return Place(_small_batches(train), _all(test))
+
+
+def town(seed: int) -> Place:
+    """Fourteen scenes drawn as the suburb is, from other seeds, for some 400 chips to learn from."""
+    folder = Path(tempfile.gettempdir()) / "geodetect_town"
+    scenes = [folder / f"town_{number}.tif" for number in range(TOWN)]
+    _draw_town([scene for scene in scenes if not scene.exists()])
+    labels = pd.concat([gpd.read_file(scene.with_suffix(".geojson")) for scene in scenes], ignore_index=True)
+    train = gd.prepare_data(scenes, labels, chip_size=256, seed=seed)
+    test = gd.prepare_data(SUBURB / "suburb_test.tif", SUBURB / "suburb_test.geojson", chip_size=256, seed=seed)
     return Place(_small_batches(train), _all(test))
 
 
@@ -106,8 +121,23 @@ def wood(seed: int) -> Place:
 
 
 PLACES: dict[str, Callable[[int], Place]] = {
-    place.__name__: place for place in (suburb, banepa, banepa_tiles, trees, ships, wood)
+    place.__name__: place for place in (suburb, banepa, banepa_tiles, trees, ships, wood, town)
 }
+
+
+def _draw_town(scenes: list[Path]) -> None:
+    """Draw these scenes side by side, some 20 s each."""
+    sys.path.append(str(SUBURB))
+    import draw
+
+    for scene in scenes:
+        scene.parent.mkdir(exist_ok=True)
+        number = int(scene.stem.rpartition("_")[2])
+        plan = replace(draw.PLANS[0], name=scene.stem, seed=1000 + number, east=draw.PLANS[0].east + 1000 * number)
+        with tempfile.TemporaryDirectory(dir=scene.parent) as unfinished:
+            draw.draw(plan, Path(unfinished))
+            for suffix in (".geojson", ".tif"):  # the picture comes last: it says that the scene is whole
+                (Path(unfinished) / plan.name).with_suffix(suffix).replace(scene.with_suffix(suffix))
 
 
 def _listed(path: Path, part: str) -> set[str]:
