@@ -216,7 +216,7 @@ RECIPES = {"ours": ours, "small": partial(ours, size="small"), "plain": plain, "
 
 
 def main(argv: list[str]) -> None:
-    """Train both for each place and seed, and write a line for each."""
+    """Train by each recipe for each place and seed, and write a line for each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--places", nargs="+", choices=list(PLACES), default=list(PLACES))
     parser.add_argument("--seconds", type=float, default=240)
@@ -229,17 +229,16 @@ def main(argv: list[str]) -> None:
     for name in choices.places:
         for seed in choices.seeds:
             place = PLACES[name](seed)
-            truth, told = [chip.boxes for chip in place.test], []
+            truth = [chip.boxes for chip in place.test]
+            n_objects = sum(len(boxes) for boxes in truth)
             for recipe in choices.recipes:
                 start = time.process_time()
                 hits = Hits.of(
                     RECIPES[recipe](place, choices.seconds, seed, start_from), truth, len(place.data.classes)
                 )
-                scores = hits.average_precision()
-                told.append(f"{recipe} {np.nanmean(scores):.3f} ({time.process_time() - start:.0f} s)")
-            n_objects = sum(len(boxes) for boxes in truth)
-            sys.stdout.write(f"{name}, seed {seed}, {n_objects} objects: AP50 {', '.join(told)}\n")
-            sys.stdout.flush()
+                ap, taken = np.nanmean(hits.average_precision()), time.process_time() - start
+                sys.stdout.write(f"{name}, seed {seed}, {n_objects} objects, {recipe}: AP50 {ap:.3f}, {taken:.0f} s\n")
+                sys.stdout.flush()
 
 
 if __name__ == "__main__":
