@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 import torch
+from torch import Tensor
 from torchvision.models.detection import RetinaNet, retinanet_resnet50_fpn
 from torchvision.ops import batched_nms
 
@@ -32,7 +33,7 @@ import geodetect as gd
 from geodetect import memory
 from geodetect.detector import Detector
 from geodetect.grid import Tiling
-from geodetect.metadata import Metadata
+from geodetect.metadata import Architecture, Metadata
 from geodetect.network import precision as precisions
 from geodetect.network.inference import prepare_images
 from geodetect.network.retinanet import Network
@@ -124,22 +125,42 @@ class Scene:
         """The same weights as a detector."""
         saved = torch.load(self._weights)
         network = Network("resnet50", n_classes=len(CLASSES), weights=None)
-        names = {
-            key: next(
-                (new + key.removeprefix(old) for old, new in FROM_TORCHVISION.items() if key.startswith(old)), key
-            )
-            for key in saved["state"]
-        }
-        network.load_state_dict({names[key]: value for key, value in saved["state"].items()})
+        network.load_state_dict(renamed(saved["state"]))
+        return self._detector(network, saved["lowest"], precision)
+
+    @torch.inference_mode()
+    def small(self, precision: str) -> Detector:
+        """The same backbone with the pyramid and heads of `size="small"`, as many of whose predictions pass."""
+        torch.manual_seed(0)
+        architecture = Architecture("resnet50", head_norm="batch", width=96, depth=2)
+        network = Network(architecture, n_classes=len(CLASSES), weights=None).eval()
+        state = renamed(torch.load(self._weights)["state"])
+        body = {name: value for name, value in state.items() if name.startswith("backbone.")}
+        network.load_state_dict(network.state_dict() | body)
+        windows = self.windows()[:4]
+        pictures, _ = prepare_images(torch.from_numpy(windows), IMAGENET.mean, IMAGENET.std, CPU)
+        scores = network(pictures)[0].sigmoid()
+        return self._detector(network, scores.flatten().topk(PASSING * len(windows)).values[-1].item(), precision)
+
+    def _detector(self, network: Network, lowest: float, precision: str) -> Detector:
         metadata = Metadata(
             classes=CLASSES,
             bands=(1, 2, 3),
             stretch=IMAGENET,
             chip_size=self.chip_size,
             overlap=self.overlap,
-            min_score=saved["lowest"],
+            min_score=lowest,
         )
         return Detector(network.eval(), metadata, precision=precision)
+
+
+def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Torchvision's weights under our names."""
+    changes = FROM_TORCHVISION.items()
+    return {
+        next((new + name.removeprefix(old) for old, new in changes if name.startswith(old)), name): value
+        for name, value in state.items()
+    }
 
 
 def plain(scene: Scene, device: torch.device = CPU) -> Features:
@@ -215,15 +236,15 @@ def deepforest(scene: Scene) -> Features:
     return run
 
 
-def geodetect(scene: Scene, precision: str) -> Features:
+def geodetect(scene: Scene, model: Detector) -> Features:
     """geodetect, from the call to the features."""
-    model, detect_objects = scene.ours(precision), gd.detect_objects  # named here, where it is imported
+    detect_objects = gd.detect_objects  # named here, where it is imported
     return lambda: len(detect_objects(scene.raster, model, progress=False))
 
 
-def bare(scene: Scene, precision: str) -> Features:
+def bare(scene: Scene, model: Detector, precision: str) -> Features:
     """The network that geodetect runs, and nothing else, in batches of the same size."""
-    detector = scene.ours(precision).frozen(precision)
+    detector = model.frozen(precision)
     network, dtype = detector.running, precisions.resolve(precision, detector.device)
     pictures, _ = prepare_images(torch.from_numpy(scene.windows()), IMAGENET.mean, IMAGENET.std, detector.device)
     n_windows = detector.suited_batch_size(scene.chip_size)
@@ -242,11 +263,13 @@ CONTENDERS: dict[str, Callable[[Scene], Features]] = {
     "plain": plain,
     "sahi": sahi,
     "deepforest": deepforest,
-    "geodetect float32": lambda scene: geodetect(scene, "float32"),
-    "bare float32": lambda scene: bare(scene, "float32"),
-    "geodetect auto": lambda scene: geodetect(scene, "auto"),
-    "geodetect bf16": lambda scene: geodetect(scene, "bf16"),
-    "bare bf16": lambda scene: bare(scene, "bf16"),
+    "geodetect float32": lambda scene: geodetect(scene, scene.ours("float32")),
+    "bare float32": lambda scene: bare(scene, scene.ours("float32"), "float32"),
+    "geodetect auto": lambda scene: geodetect(scene, scene.ours("auto")),
+    "geodetect bf16": lambda scene: geodetect(scene, scene.ours("bf16")),
+    "bare bf16": lambda scene: bare(scene, scene.ours("bf16"), "bf16"),
+    "geodetect small bf16": lambda scene: geodetect(scene, scene.small("bf16")),
+    "bare small bf16": lambda scene: bare(scene, scene.small("bf16"), "bf16"),
 }
 
 
