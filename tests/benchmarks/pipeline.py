@@ -32,7 +32,7 @@ from geodetect.network.coding import suppress
 
 NMS_IOU = 0.5
 CHIP_SIZE, OVERLAP = 512, 128
-N_ROWS = 5000  # of candidates of a window: 1,000 of each of five levels
+N_ROWS = 11_024  # of candidates of a window: 4,000 of each of two levels, and all that coarser ones have
 BATCH_SIZE = 32  # that a GPU might take
 KINDS: dict[str, dict[str, object]] = {"uncompressed": {}, "deflate": {"compress": "deflate", "predictor": 2}}
 LOADS = ((5, 1), (200, 1), (200, 20))  # boxes of a window, classes
