@@ -15,7 +15,7 @@ from geodetect.boxes.boxes import Boxes, stable_order
 from geodetect.boxes.overlap import core_lines, select_overlaps
 from geodetect.errors import ArgumentError, is_share
 
-_FIRST_BLOCK = 16_384  # boxes settled at once to begin with; keeps the pairs of a crowded scene few
+_FIRST_BLOCK = 1024  # boxes settled at once to begin with; keeps the pairs of a crowded scene few
 _SWEEP = 1 << 18  # boxes that `nms` adds at once on its way down; keeps memory small, and trees in the cache
 _OPEN, _KEPT, _DROPPED, _UNSURE = range(4)
 
