@@ -6,8 +6,10 @@ squares in the colours of their classes. So every pixel tells where it came from
 
 from __future__ import annotations
 
+import signal
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -242,6 +244,21 @@ def write_raster(path: Path, pixels: np.ndarray, grid: Grid | None = None, **pro
         with rasterio.open(path, "w", **({"driver": "GTiff"} | tiles | settings | place | profile)) as target:
             target.write(pixels)
     return path
+
+
+@contextmanager
+def full_disk(n_bytes: int) -> Iterator[None]:
+    """A disk on which no file can grow beyond a size."""
+    import resource  # not on Windows
+
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing beyond the limit fails then, as on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, limit[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def outlines(boxes: Sequence[Sequence[float]]) -> np.ndarray:

@@ -94,6 +94,7 @@ def test_training_stays_on_the_device(trained: gd.RetinaNet, device: torch.devic
     assert trained.detector.summary["epochs"] == 2
 
 
+@pytest.mark.slow  # test_checkpoints has the same on the processor
 def test_a_resumed_training_is_the_same(
     trained: gd.RetinaNet, data: gd.DetectionData, device: torch.device, tmp_path: Path
 ) -> None:

@@ -97,6 +97,7 @@ def assert_same(model: gd.RetinaNet, other: gd.RetinaNet) -> None:
     assert model.detector.summary == other.detector.summary
 
 
+@pytest.mark.slow  # a program of its own; that of Ctrl-C, from a folder, is the same but for how it ends
 def test_after_a_kill_it_gives_what_an_undisturbed_training_gives(
     data: DetectionData,
     scenes: dict[str, PaintedScene],

@@ -588,24 +588,42 @@ import os, signal, sys
 import geodetect as gd
 replace = os.replace
 
-def killed_at_one_file(source, target):
-    if str(target).endswith(sys.argv[4]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    replace(source, target)
+def run(raster, labels, out, last):
+    def killed_at_one_file(source, target):
+        if str(target).endswith(last):
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
 
-os.replace = killed_at_one_file
-gd.export_training_data(sys.argv[1], sys.argv[2], sys.argv[3], chip_size=64, progress=False)
+    os.replace = killed_at_one_file
+    gd.export_training_data(raster, labels, out, chip_size=64, progress=False)
+
+gd.export_training_data  # imported before processes are forked
+raster, labels, folder, *files = sys.argv[1:]
+for file in files:
+    if not (process := os.fork()):
+        run(raster, labels, os.path.join(folder, file), file)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
 """
+LAST_FILES = ["000000002.tif", "labels.json", "instances_default.json", "chips.geojson", "export.json"]
 
 
-@pytest.mark.parametrize(
-    "file", ["000000002.tif", "labels.json", "instances_default.json", "chips.geojson", "export.json"]
-)
-def test_a_run_that_was_killed_goes_on_without_cutting_anew(upright: PaintedScene, tmp_path: Path, file: str) -> None:
-    labels, out = tmp_path / "labels.gpkg", tmp_path / "chips"
-    upright.truth.to_file(labels)
-    command = [sys.executable, "-c", KILLED, str(upright.path), str(labels), str(out), file]
-    assert subprocess.run(command, check=False).returncode == -9
+@pytest.fixture(scope="module")
+def killed(scenes: dict[str, PaintedScene], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of exports, each named after the file that it was killed at, and the labels that were given."""
+    folder = tmp_path_factory.mktemp("killed")
+    scenes["upright"].truth.to_file(folder / "labels.gpkg")
+    command = [sys.executable, "-c", KILLED, scenes["upright"].path, folder / "labels.gpkg", folder, *LAST_FILES]
+    answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    assert answer.stdout.split() == ["-9"] * len(LAST_FILES)
+    return folder
+
+
+@pytest.mark.parametrize("file", LAST_FILES)
+def test_a_run_that_was_killed_goes_on_without_cutting_anew(
+    upright: PaintedScene, killed: Path, tmp_path: Path, file: str
+) -> None:
+    labels, out = killed / "labels.gpkg", killed / file
     assert [path for path in out.rglob("*") if path.name.startswith(".")]
     kept = {path: path.stat().st_mtime_ns for path in (out / "images").glob("*.tif")}
     assert 0 < len(kept) < 9 if file.endswith(".tif") else len(kept) == 11

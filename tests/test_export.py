@@ -35,6 +35,7 @@ SUBURB = Path(__file__).resolve().parents[1] / "sample_data" / "suburb_test.tif"
 SIDE = 100  # no multiple of 32: the graphs have to pad as the detector does
 SPEC = AnchorSpec(scales=(1.0, 1.5), ratios=(1.0,))
 CLASSES = ["pool", "car"]
+ODD_CLASSES = ['it\'s a "b"', "船\N{OCTOPUS}back\\slash"]
 BANDS = (4, 1, 2)
 STRETCH = Stretch((110.0, 2900.0, 95.0), (40.0, 60.0, 50.0))
 WITH_ONNX = importlib.util.find_spec("onnxruntime") is not None and importlib.util.find_spec("onnxscript") is not None
@@ -230,16 +231,16 @@ def best_of_each(boxes: Boxes) -> Boxes:
 
 @pytest.fixture(scope="module")
 def suburb() -> tuple[Detector, np.ndarray]:
-    """A detector of three bands of bytes, and chips of the drawn suburb that its answers are spread over."""
+    """A detector of three bands of bytes, with odd names, and chips of the suburb that its answers are spread over."""
     with RasterReader(SUBURB) as reader:
         places = [(64 * k, 48 * k) for k in range(4)]
         pixels = np.stack([reader.read(Window(x, y, 128, 128))[0] for x, y in places])
     assert pixels.dtype == np.uint8
     stretch = Stretch.fit((chip, np.ones(chip.shape[1:], bool)) for chip in pixels)
-    network = _network()
+    network = _network(width=32, depth=1)
     _settle(network, torch.from_numpy(standardise(stretch, pixels)))
     facts = {"bands": (1, 2, 3), "stretch": stretch, "chip_size": 128, "overlap": 32, "min_score": 0.5}
-    detector = make_detector(network, CLASSES, precision="float32", **facts)
+    detector = make_detector(network, ODD_CLASSES, precision="float32", **facts)
     return detector, pixels
 
 
@@ -263,8 +264,8 @@ def test_geodeep_finds_what_the_detector_finds(suburb: tuple[Detector, np.ndarra
     for chip in pixels:
         rows = execute_detection(chip, session, config)
         _, scores, classes = extract_bsc(rows, config)
-        assert {name for _, name in classes} <= set(CLASSES)
-        got = Boxes(rows[:, :4], [CLASSES.index(name) for _, name in classes], scores).clip(128, 128)
+        assert {name for _, name in classes} <= set(ODD_CLASSES)
+        got = Boxes(rows[:, :4], [ODD_CLASSES.index(name) for _, name in classes], scores).clip(128, 128)
         (due,) = detector.detect(chip[None], min_score=floor, nms_iou=1.0)
         assert len(due)
         assert_same(best_of_each(got), best_of_each(due))
@@ -280,7 +281,7 @@ def test_ultralytics_finds_what_the_detector_finds(suburb: tuple[Detector, np.nd
     program = ultralytics.YOLO(suburb_onnx)  # which knows its task from the file
     for chip in pixels:
         (found,) = program.predict(np.ascontiguousarray(chip[::-1].transpose(1, 2, 0)), **options)  # BGR
-        assert [found.names[k] for k in range(len(CLASSES))] == CLASSES
+        assert [found.names[k] for k in range(len(ODD_CLASSES))] == ODD_CLASSES
         boxes = found.boxes
         got = Boxes(boxes.xyxy.numpy(), boxes.cls.numpy().astype(int), boxes.conf.numpy())
         (due,) = detector.detect(chip[None], min_score=floor, nms_iou=1.0)
@@ -615,20 +616,22 @@ def test_an_item_names_its_program_as_an_address(
 
 
 @needs_onnx
-def test_names_of_classes_survive_both_spellings(tmp_path: Path) -> None:
+def test_names_of_classes_survive_both_spellings(suburb_onnx: Path) -> None:
     import onnx
 
-    names = ["it's", 'a "b"', "船", "\N{OCTOPUS}", "back\\slash"]
-    with torch.random.fork_rng(devices=[]):
-        slim = Architecture("resnet18", anchors=SPEC, width=32, depth=1)
-        network = Network(slim, n_classes=len(names), n_bands=1, weights=None)
-    made = make_detector(
-        trained(network), names, bands=(1,), stretch=Stretch((0.0,), (1.0,)), chip_size=101, overlap=16
-    )
-    path = export(made, tmp_path / "model.onnx")
-    told = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
-    assert list(json.loads(told["class_names"]).values()) == names
-    assert list(ast.literal_eval(told["names"]).values()) == names
+    told = {entry.key: entry.value for entry in onnx.load(suburb_onnx).metadata_props}
+    assert list(json.loads(told["class_names"]).values()) == ODD_CLASSES
+    assert list(ast.literal_eval(told["names"]).values()) == ODD_CLASSES
+    assert (told["stride"], told["channels"]) == ("32", "3")
+    assert "resolution" not in told
+
+
+@needs_onnx
+def test_onnx_metadata_of_a_single_band_and_an_odd_chip_size() -> None:
+    from geodetect.export.onnx import _describe
+
+    one_band = {"bands": (1,), "stretch": Stretch((0.0,), (1.0,)), "chip_size": 101, "overlap": 16}
+    told = _describe(make_detector(_network(n_bands=1, width=32, depth=1), CLASSES, **one_band), [], "YOLO_v9")
     assert (told["stride"], told["channels"]) == ("1", "1")
     assert "resolution" not in told
 

@@ -3,9 +3,6 @@
 import errno
 import json
 import os
-import resource
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -18,6 +15,7 @@ from geodetect.errors import ArgumentError, OutputError
 from geodetect.scene.edges import Parts
 from geodetect.scene.journal import Journal, journal_of, read_settings
 from geodetect.scene.scan import Strip
+from tests.fakes import full_disk
 from tests.strategies import boxes
 
 SETTINGS = {"raster": "town.tif", "overlap": 64, "min_score": {"car": 0.5}}
@@ -199,23 +197,7 @@ def test_one_of_an_older_version_is_refused(tmp_path):
         Journal(folder, SETTINGS, resume=True)
 
 
-_FULL_DISK = """
-import resource, signal, sys
-from pathlib import Path
-from geodetect.errors import OutputError
-from geodetect.scene.journal import Journal
-from tests.test_journal import strip
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
-try:
-    Journal(Path(sys.argv[1]), {}).add(strip(0))
-except OutputError as error:
-    print(error)
-"""
-
-
-@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="no limit on file sizes here")
 def test_a_full_disk_is_one_sentence(tmp_path):
-    command = [sys.executable, "-c", _FULL_DISK, str(tmp_path / "found.journal")]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert told == f"{tmp_path / 'found.journal'} cannot be written: {os.strerror(errno.EFBIG)}\n"
+    with full_disk(100), pytest.raises(OutputError) as caught:
+        Journal(tmp_path / "found.journal", {}).add(strip(0))
+    assert str(caught.value) == f"{tmp_path / 'found.journal'} cannot be written: {os.strerror(errno.EFBIG)}"

@@ -26,7 +26,7 @@ from geodetect.learner.thresholds import suppress
 from geodetect.learner.training import choose_epochs
 from tests.fakes import PaintedScene
 
-EPOCHS = 8
+EPOCHS = 4
 SMALL = {"backbone": "resnet18", "weights": None, "scales": "auto", "size": "small"}
 
 

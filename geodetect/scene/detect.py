@@ -1,8 +1,8 @@
 """`detect_objects`: from a raster and a model to boxes on the map.
 
-The arguments become a `plan`. Strips of the scene are scanned (`scan`): windows are read (`prefetch`) and passed to
-the detector (`runner`), and boxes cut by window edges are set aside (`edges`). The strips are merged (`seam`) and
-become `features`.
+The arguments become a `plan`. Strips of the scene are scanned, here (`scan`) or on a cluster (`remote`): windows are
+read (`prefetch`) and passed to the detector (`runner`), and boxes cut by window edges are set aside (`edges`). The
+strips are merged (`seam`) and become `features`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack, overload
@@ -20,7 +20,6 @@ import numpy as np
 import shapely
 
 from geodetect import memory
-from geodetect.addresses import expand_user
 from geodetect.boxes import Boxes
 from geodetect.errors import ArgumentError, GeodetectError, OutputError, warn
 from geodetect.files import follow_link
@@ -30,16 +29,16 @@ from geodetect.scene.edges import Parts, join
 from geodetect.scene.features import check_measurable, features_of
 from geodetect.scene.ground import join_ground
 from geodetect.scene.journal import Journal, journal_of, read_settings
-from geodetect.scene.models import DetectsPixels, HoldsDetector, detector_of, lowest_scores, optimise
+from geodetect.scene.models import DetectsPixels, HoldsDetector, load_model, lowest_scores
 from geodetect.scene.numbers import check_numbers
 from geodetect.scene.options import DetectOptions
 from geodetect.scene.plan import Plan, Selection, Sizes, check_place, make_plan, open_raster
 from geodetect.scene.progress import WindowProgress
 from geodetect.scene.provenance import settings_of, state_of
 from geodetect.scene.ranking import Ranking
-from geodetect.scene.remote import RemoteModel, Work, scan_on_cluster
-from geodetect.scene.runner import Runner, runner_for
-from geodetect.scene.scan import Strip, on_ground, scan_strips
+from geodetect.scene.remote import ClusterScanner
+from geodetect.scene.runner import runner_for
+from geodetect.scene.scan import LocalScanner, Strip, on_ground, scan_strips
 from geodetect.scene.seam import Seam
 from geodetect.vector.areas import read_area
 from geodetect.vector.opening import Area, list_paths
@@ -148,50 +147,24 @@ def detect_objects(
             `resume` finds the journal of a run with other settings; later for an unreadable block of the raster, a
             full disk, or a cluster that does not respond. No file is left under the output's name then.
     """
-    if isinstance(model, str | Path):
-        model = expand_user(model)
     outputs = _outputs(output, raster, aoi)
     if resume and not outputs:
         raise ArgumentError("resume=True goes on with what lies beside an output; name the output, or leave resume out")
     earlier = read_settings(journal_of(outputs[0])) if resume else {}
-    here = "cpu" if client is not None and (device is not None or isinstance(model, str | Path)) else device
-    named = detector_of(model, here, precision)
+    chosen = load_model(model, device, precision, earlier=earlier.get("precision"), is_local=client is None)
     for path in outputs or (None,):
-        check_texts(named.classes, path)
-    loaded = isinstance(model, str | Path)  # with this precision and device
-    precision = "auto" if loaded else precision
-    by_trial = precision == getattr(named, "precision", None) == "auto"  # and might turn out differently this time
-    chosen = earlier.get("precision") if by_trial else None if precision == "auto" else precision
-    batch_size = earlier.get("batch_size") if batch_size is None else batch_size
-    if client is not None:
-        remote = RemoteModel.of(
-            named,
-            client,
-            device=device,
-            precision=chosen or (None if by_trial else getattr(named, "precision", None)),
-            name=model if isinstance(model, str | Path) else None,
-        )
-    detector = named if client is not None else optimise(named, chosen, None if loaded else device)
-    reading = open_raster(raster, detector, bands, pixel_size_m, nodata=nodata, progress=progress)
+        check_texts(chosen.detector.classes, path)
+    scanner = LocalScanner(chosen) if client is None else ClusterScanner(chosen, client)
+    sizes = Sizes(chip_size, overlap, earlier.get("batch_size") if batch_size is None else batch_size)
+    reading = open_raster(raster, scanner.detector, bands, pixel_size_m, nodata=nodata, progress=progress)
     with memory.spare_collector(), reading as reader:
         check_place(reader, outputs)
         check_measurable(reader.grid, measure=measure)
-        selection = Selection(
-            lowest_scores(min_score, detector), nms_iou, None if aoi is None else read_area(aoi, reader.grid)
-        )
-        at_first = 1 if client is not None and batch_size is None else batch_size
-        plan = make_plan(reader, detector, selection, Sizes(chip_size, overlap, at_first), tta=tta)
-        work = None
-        if client is not None:
-            if batch_size is None or (by_trial and chosen is None):
-                choice = remote.choose(client, plan.windows.chip_size)
-                remote = replace(remote, precision=choice.precision)
-                plan = replace(plan, batch_size=batch_size or choice.batch_size)
-            detector = optimise(named, remote.precision, None if loaded else here)
-            work = Work(reader, remote, plan)
-        check_numbers(reader, detector, plan)
-        runner = runner_for(detector, plan)
-        scene = _Scene(reader, detector, plan, runner, measure=measure, progress=progress, client=client, work=work)
+        area = None if aoi is None else read_area(aoi, reader.grid)
+        selection = Selection(lowest_scores(min_score, scanner.detector), nms_iou, area)
+        plan = scanner.make_plan(reader, selection, sizes, tta=tta)
+        check_numbers(reader, scanner.detector, plan)
+        scene = _Scene(reader, plan, scanner, measure=measure, progress=progress)
         if not outputs:
             return scene.collect_features()
         with hold(journal_of(outputs[0]).with_suffix("")):
@@ -226,23 +199,17 @@ class _Scene:
 
     Args:
         reader: its pixels.
-        detector: the model.
         plan: the windows and thresholds.
-        runner: runs the detector according to the plan.
+        scanner: runs the model according to the plan.
         measure: whether to add sizes on the ground.
         progress: whether to show a progress bar.
-        client: of the cluster that scans it; None: scan locally.
-        work: the task for the cluster's workers; None without a client.
     """
 
     reader: RasterReader
-    detector: DetectsPixels
     plan: Plan
-    runner: Runner
+    scanner: LocalScanner | ClusterScanner
     measure: bool
     progress: bool
-    client: Any
-    work: Work | None
 
     def collect_features(self) -> gpd.GeoDataFrame:
         """Return all objects, highest score first, with the settings of the run in `attrs`."""
@@ -250,7 +217,7 @@ class _Scene:
             strips = sorted(coming, key=lambda strip: strip.number)
         found = Ranking(oriented=self.plan.oriented)
         ran = _merge_strips(strips, self.reader, self.plan, found)
-        features = features_of(found.all(), self.reader.grid, self.detector.classes, measure=self.measure)
+        features = features_of(found.all(), self.reader.grid, self.scanner.detector.classes, measure=self.measure)
         features.attrs |= {**self._about(ran), SEARCHED: self._find_searched(ran).wkt}
         return features
 
@@ -259,7 +226,7 @@ class _Scene:
 
         Finished strips go to the journal. Once all are there, they are merged from it.
         """
-        settings = settings_of(self.reader, self.detector, self.plan)
+        settings = settings_of(self.reader, self.scanner.detector, self.plan)
         journal = Journal(journal_of(outputs[0]), settings, resume=resume)
         todo = [number for number in range(self.plan.n_strips) if number not in journal.done]
         try:
@@ -305,14 +272,8 @@ class _Scene:
         before = state_of(self.reader)
         n_all, n_todo = (self.plan.n_windows(some) for some in (range(self.plan.n_strips), numbers))
         with WindowProgress(n_all, n_all - n_todo, shown=self.progress) as tally:
-            if self.work is None:
-                with closing(scan_strips(self.reader, self.runner, self.plan, numbers, passed=tally.add)) as strips:
-                    yield from strips  # its threads end here, also after an error
-            else:
-                with closing(scan_on_cluster(self.client, self.work, numbers)) as done:
-                    for asked, seen in done:
-                        tally.add(self.plan.n_windows(asked), sum(strip.n_run for strip in seen))
-                        yield from seen
+            with closing(self.scanner.scan(self.reader, self.plan, numbers, tally.add)) as strips:
+                yield from strips  # its threads end here, also after an error
         if state_of(self.reader) != before:
             warn(
                 f"{self.reader.name} was changed while it was read, and what was found may be of both; run it again "
@@ -324,12 +285,12 @@ class _Scene:
         for boxes in chain([Boxes.empty(scored=True, oriented=self.plan.oriented)], found.ranked()):
             for start in range(0, max(len(boxes), 1), _FRAME_SIZE):
                 some = boxes[start : start + _FRAME_SIZE]
-                yield features_of(some, self.reader.grid, self.detector.classes, measure=self.measure)
+                yield features_of(some, self.reader.grid, self.scanner.detector.classes, measure=self.measure)
 
     def _about(self, ran: _Coverage) -> dict[str, Any]:
         """Return the settings of the run and how many windows were run."""
-        settings = settings_of(self.reader, self.detector, self.plan)
-        settings["batch_size"] = self.runner.batch_size  # smaller than planned if memory ran out
+        settings = settings_of(self.reader, self.scanner.detector, self.plan)
+        settings["batch_size"] = self.scanner.used_batch_size  # smaller than planned if memory ran out
         return {**settings, "n_windows": len(self.plan.windows), "n_windows_run": ran.n_windows}
 
     def _find_searched(self, ran: _Coverage) -> shapely.Geometry:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from geodetect.addresses import expand_user
 from geodetect.boxes import Boxes
 from geodetect.errors import ArgumentError, ModelError, is_number, is_share, is_whole, warn
 from geodetect.metadata import UNKNOWN_SCORE
@@ -94,6 +96,47 @@ def detector_of(model: Any, device: str | None, precision: str) -> DetectsPixels
     if hasattr(detector, "warn_if_untrained"):
         detector.warn_if_untrained()
     return detector
+
+
+@dataclass(frozen=True, eq=False)
+class ChosenModel:
+    """The model of a run, and how it is to run.
+
+    Args:
+        detector: the model, loaded.
+        name: of a model given by its name; None: given as an object.
+        device: as requested; None: where the detector is.
+        precision: as requested, or as chosen in the run that is resumed; None: the detector's own.
+        by_trial: whether the detector chooses its precision by a trial, which may come out differently each time.
+    """
+
+    detector: DetectsPixels
+    name: str | Path | None
+    device: str | None
+    precision: str | None
+    by_trial: bool
+
+
+def load_model(
+    model: Any, device: str | None, precision: str, *, earlier: str | None = None, is_local: bool = True
+) -> ChosenModel:
+    """Return a model given as itself, as a learner or by its name, with what is decided about it before the run.
+
+    Args:
+        model: as given.
+        device: as requested; None: where the model is, or for a name a GPU if available.
+        precision: as requested.
+        earlier: precision of the run that is resumed.
+        is_local: whether it runs in this process; otherwise one given by its name is loaded on the processor.
+    """
+    name = expand_user(model) if isinstance(model, str | Path) else None
+    here = device if is_local else "cpu"
+    detector = detector_of(model if name is None else name, here, precision)
+    if name is not None:
+        precision = "auto"  # it was loaded with the requested one
+    by_trial = precision == getattr(detector, "precision", None) == "auto"
+    chosen = earlier if by_trial else None if precision == "auto" else precision
+    return ChosenModel(detector, name, device, chosen, by_trial)
 
 
 def is_oriented(detector: Any) -> bool:

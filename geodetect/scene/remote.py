@@ -1,4 +1,8 @@
-"""Strips scanned by the workers of a cluster; the result of a strip does not depend on the worker."""
+"""Scenes scanned by the workers of a cluster, and all choices that only they require.
+
+The detector is loaded on each worker. Its precision and the batch size are chosen on one of them for all, so that the
+result of a strip does not depend on the worker.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,17 @@ import tempfile
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from geodetect import cluster, memory
 from geodetect.export.onnx_detector import read_whole
 from geodetect.raster import RasterReader
-from geodetect.scene.models import DetectsPixels, detector_of, optimise, suited_batch_size
-from geodetect.scene.plan import Plan
+from geodetect.scene.models import ChosenModel, DetectsPixels, detector_of, optimise, suited_batch_size
+from geodetect.scene.plan import Plan, Selection, Sizes, make_plan
 from geodetect.scene.runner import Runner, runner_for
-from geodetect.scene.scan import Strip, scan_strips
+from geodetect.scene.scan import Passed, Strip, scan_strips
 
 _PER_WORKER = 8  # minimum number of tasks, so that no worker idles long at the end
 _LARGEST = 16  # strips per task: the work lost when a worker dies
@@ -57,16 +61,8 @@ class RemoteModel:
     numbers: Mapping[Any, int]
 
     @classmethod
-    def of(
-        cls,
-        model: DetectsPixels,
-        client: Any,
-        *,
-        device: str | None,
-        precision: str | None,
-        name: str | Path | None,
-    ) -> RemoteModel:
-        """Return the model for the workers that the cluster has now.
+    def of(cls, chosen: ChosenModel, client: Any) -> RemoteModel:
+        """Return the chosen model for the workers that the cluster has now.
 
         Raises:
             ArgumentError: if `client` is not a client of dask.
@@ -75,9 +71,10 @@ class RemoteModel:
         from geodetect.network.devices import list_gpus  # here, as it loads torch, which other detectors do without
 
         numbers = cluster.number_workers(client, list_gpus)
-        file = None if name is None else Path(name)
-        sent = _File(file.name, read_whole(file)) if file is not None and file.is_file() else model
-        return cls(sent, device, precision, name is not None, numbers)
+        file = None if chosen.name is None else Path(chosen.name)
+        sent = _File(file.name, read_whole(file)) if file is not None and file.is_file() else chosen.detector
+        own = None if chosen.by_trial else getattr(chosen.detector, "precision", None)
+        return cls(sent, chosen.device, chosen.precision or own, chosen.name is not None, numbers)
 
     def choose(self, client: Any, chip_size: int) -> Choice:
         """Return what suits one of the workers. All use it, so that the result of a strip depends on none of them."""
@@ -138,17 +135,43 @@ class Work:
                 return list(seen)
 
 
-def scan_on_cluster(
-    client: Any, work: Work, strips: Sequence[int]
-) -> Generator[tuple[Sequence[int], list[Strip]], None, None]:
-    """Scan strips on a cluster; yield the numbers of each task with its strips, in any order.
+class ClusterScanner:
+    """Scans a scene on the workers of a cluster, as `LocalScanner` does in this process.
 
     Args:
+        chosen: the model to run.
         client: of the cluster.
-        work: the scan.
-        strips: in ascending order.
+
+    Raises:
+        ArgumentError: if `client` is not a client of dask.
+        ClusterError: if there is no worker.
     """
-    size = max(1, min(_LARGEST, len(strips) // (_PER_WORKER * cluster.n_workers(client))))
-    tasks = [strips[start : start + size] for start in range(0, len(strips), size)]
-    with closing(cluster.run(work, tasks, client)) as done:
-        yield from done
+
+    def __init__(self, chosen: ChosenModel, client: Any) -> None:
+        self._chosen, self._client, self._model = chosen, client, RemoteModel.of(chosen, client)
+        self.detector = chosen.detector
+
+    def make_plan(self, reader: RasterReader, selection: Selection, sizes: Sizes, *, tta: bool) -> Plan:
+        """Return the plan of the scan; a worker chooses what is left to the model."""
+        chosen, size = self._chosen, sizes.batch_size
+        at_first = replace(sizes, batch_size=1) if size is None else sizes
+        plan = make_plan(reader, chosen.detector, selection, at_first, tta=tta)
+        if size is None or (chosen.by_trial and chosen.precision is None):
+            choice = self._model.choose(self._client, plan.windows.chip_size)
+            self._model = replace(self._model, precision=choice.precision)
+            plan = replace(plan, batch_size=size or choice.batch_size)
+        here = None if chosen.name is not None or chosen.device is None else "cpu"
+        self.detector = optimise(chosen.detector, self._model.precision, here)
+        self.used_batch_size = plan.batch_size
+        return plan
+
+    def scan(
+        self, reader: RasterReader, plan: Plan, strips: Sequence[int], passed: Passed
+    ) -> Generator[Strip, None, None]:
+        """Scan the strips with these numbers, which ascend, and yield them in any order."""
+        size = max(1, min(_LARGEST, len(strips) // (_PER_WORKER * cluster.n_workers(self._client))))
+        tasks = [strips[start : start + size] for start in range(0, len(strips), size)]
+        with closing(cluster.run(Work(reader, self._model, plan), tasks, self._client)) as done:
+            for task, seen in done:
+                passed(plan.n_windows(task), sum(strip.n_run for strip in seen))
+                yield from seen

@@ -21,9 +21,10 @@ from geodetect.boxes import Boxes
 from geodetect.raster import Reader, mostly_valid, mostly_valid_in
 from geodetect.scene.edges import Parts, split
 from geodetect.scene.ground import ground_of, join_ground
-from geodetect.scene.plan import Plan
+from geodetect.scene.models import ChosenModel, optimise
+from geodetect.scene.plan import Plan, Selection, Sizes, make_plan
 from geodetect.scene.prefetch import Batch, batches
-from geodetect.scene.runner import Runner, run_batches
+from geodetect.scene.runner import Runner, run_batches, runner_for
 from geodetect.scene.seam import Seam
 from geodetect.windows import Frames
 
@@ -57,6 +58,33 @@ class _Seen(NamedTuple):
     whole: Boxes
     parts: Parts
     grounds: list[shapely.Geometry]
+
+
+class LocalScanner:
+    """Scans a scene in this process.
+
+    Args:
+        chosen: the model to run.
+    """
+
+    def __init__(self, chosen: ChosenModel) -> None:
+        device = chosen.device if chosen.name is None else None  # one given by its name was loaded there
+        self.detector = optimise(chosen.detector, chosen.precision, device)
+
+    def make_plan(self, reader: Reader, selection: Selection, sizes: Sizes, *, tta: bool) -> Plan:
+        """Return the plan of the scan; sizes that are None are chosen for the model."""
+        plan = make_plan(reader, self.detector, selection, sizes, tta=tta)
+        self._runner = runner_for(self.detector, plan)
+        return plan
+
+    @property
+    def used_batch_size(self) -> int:
+        """Number of windows in a batch; smaller than planned if memory ran out."""
+        return self._runner.batch_size
+
+    def scan(self, reader: Reader, plan: Plan, strips: Sequence[int], passed: Passed) -> Generator[Strip, None, None]:
+        """Scan the strips with these numbers; as `scan_strips`."""
+        return scan_strips(reader, self._runner, plan, strips, passed=passed)
 
 
 def scan_strips(
