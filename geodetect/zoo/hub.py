@@ -228,6 +228,8 @@ def _explain_errors(repository: str, revision: str | None, file: str | None = No
     from huggingface_hub import constants, errors
 
     at = f" at revision {revision}" if revision else ""
+    # The errors of the library and of its HTTP client, and those for proxies that the client cannot use.
+    unreachable: Any = (OSError, *errors.HfHubHTTPError.__bases__, ValueError, ImportError)
     if not constants.HF_HUB_OFFLINE:
         _check_proxies()
     try:
@@ -248,8 +250,7 @@ def _explain_errors(repository: str, revision: str | None, file: str | None = No
         ) from error
     except errors.HFValidationError as error:
         raise ModelError(f"{repository} is not the name of a repository on the hub: expected OWNER/NAME") from error
-    # The errors of the library and of its HTTP client, and those for proxies that the client cannot use.
-    except (OSError, *errors.HfHubHTTPError.__bases__, ValueError, ImportError) as error:
+    except unreachable as error:
         if isinstance(error, OSError) and error.errno is not None:
             folder = constants.HF_HUB_CACHE
             raise ModelError(_say_unwritable(file or repository, error, "HF_HUB_CACHE", folder)) from error

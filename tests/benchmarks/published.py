@@ -39,8 +39,8 @@ from geodetect.grid import Tiling, Window
 from geodetect.raster import RasterReader
 
 SIDE, YOLO_SIDE, NMS_IOU, MIN_SCORE = 400, 320, 0.4, 0.3
-# Of a map, in whole pixels (5 % of a window) and IoU: DeepForest's defaults. Above this score no window of these images
-# has more than the 1,000 predictions a level that DeepForest looks at; geodetect looks at more in windows above 256 px.
+# Of a map, in whole pixels (5 % of a window) and IoU: DeepForest's defaults. At this score no window that was looked at
+# has more than the 1,000 predictions of a level that DeepForest considers; geodetect considers more above 256 px.
 OVERLAP, MAP_IOU, MAP_SCORE = 20, 0.15, 0.58
 SAME_IOU, SCORES_WITHIN = 0.99, 1e-3
 MOST = 50  # of the best boxes of a window: those of random weights are ties further down
