@@ -4,8 +4,8 @@
 
 DeepForest's own RetinaNet, with random weights that find something, is saved by its own `save_pretrained`, opened by
 both, and run on windows of 400 px of real images. With --side both map a square of so many pixels instead, a mosaic of
-these images, in float32 on one thread, each in a process of its own: DeepForest by `predict_tile` with its defaults
-(windows of 400 px that overlap by 5 %), geodetect by `detect_objects` in the same windows. With --ultralytics a YOLO11n
+these images, in float32 on one thread, each in a process of its own: DeepForest by `predict_tile` in its default
+windows (400 px that overlap by 5 %), geodetect by `detect_objects` in the same windows. With --ultralytics a YOLO11n
 with random weights is exported to ONNX by Ultralytics and run by its `predict` and by geodetect. Needs the package
 `deepforest` or `ultralytics`.
 """
