@@ -217,6 +217,26 @@ def test_outputs_are_refused_before_the_work(
     assert "exported as .onnx, .dlpk, .pt2, .json" in one_error(capsys)
 
 
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("--weights imagenett", ['"imagenet"', '"coco"', "published detector", "imagenett"]),
+        ("--weights houses.safetensors", ["there is no file houses.safetensors"]),
+        ("--weights yolov9_trees.onnx", ["yolov9_trees.onnx", "cannot be trained"]),
+        ("--weights https://localhost/cars.onnx?token=secret", ["cars.onnx", "cannot be trained"]),
+        ("--backbone resnet51", ["resnet50"]),
+    ],
+)
+def test_names_for_training_are_refused_before_the_data_is_read(
+    option: str, told: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run("train", "absent.tif", tmp_path / "model.safetensors", "--labels", "absent.gpkg", *option.split()) == 1
+    said = one_error(capsys)
+    assert all(each in said for each in told)
+    assert "absent" not in said
+    assert "secret" not in said
+
+
 def test_keywords_are_options_here(capsys: pytest.CaptureFixture[str], tmp_path: Path, work: Path) -> None:
     cut = ("chips", work / "scene.tif", work / "truth.gpkg", work / "chips")
     assert run(*cut) == 1

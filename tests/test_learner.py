@@ -326,6 +326,11 @@ def test_bad_parameters_of_the_model(data: gd.DetectionData, keywords: dict[str,
         gd.RetinaNet(data, **(SMALL | keywords))
 
 
+def test_weights_are_read_before_anchors_are_fitted(data: gd.DetectionData) -> None:
+    with pytest.raises(ArgumentError, match=r'"imagenet", "coco".* no file imagenett'):
+        gd.RetinaNet(data, weights="imagenett", scales="neither a word nor numbers")
+
+
 def test_a_folder_is_no_data() -> None:
     with pytest.raises(ArgumentError, match=r"data must be .*prepare_data\(...\).*; got 'chips'"):
         gd.RetinaNet("chips")

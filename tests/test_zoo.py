@@ -13,6 +13,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -339,6 +340,40 @@ def test_what_cannot_be_used_is_not_kept(name: str, told: str, address: str, tmp
         assert kept(tmp_path) == []
     del caught
     gc.collect()  # the socket, here
+
+
+def test_what_a_killed_download_left_is_removed_a_day_later(address: str, tmp_path: Path) -> None:
+    cache = tmp_path / "cache" / "geodetect"
+    cache.mkdir(parents=True)
+    for name, age_s in (("tmpold", 90_000), ("tmpyoung", 3_600)):
+        (cache / name).touch()
+        os.utime(cache / name, times=2 * (time.time() - age_s,))
+    save(tmp_path / "squares.onnx", "YOLO_v9")
+    assert gd.load_detector(f"{address}/squares.onnx").classes == list(COLOURS)
+    left, young = kept(tmp_path)
+    assert left.endswith("-squares.onnx")
+    assert young == "tmpyoung"
+
+
+def test_a_cache_that_cannot_be_written_is_named(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / "squares.onnx", "YOLO_v9")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(
+        ModelError, match=r"squares\.onnx cannot be kept in the cache .*file/geodetect .* XDG_CACHE_HOME"
+    ):
+        gd.load_detector(f"{address}/squares.onnx")
+
+
+@pytest.mark.parametrize("name", ["owner/crowns", "https://localhost:1/squares.onnx"])
+def test_a_proxy_that_is_no_address_is_refused_without_its_password(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:pass#word@proxy.example:8080")
+    with pytest.raises(ArgumentError, match=r"HTTPS_PROXY must be .*HOST:PORT.* %23") as caught:
+        gd.load_detector(name)
+    assert "pass#" not in str(caught.value)
 
 
 # `.onnx` files of other programs
@@ -670,6 +705,9 @@ def test_a_name_that_is_no_unicode_is_refused(tmp_path: Path) -> None:
         ("houses.onnx", "no model file"),
         ("houses", "OWNER/NAME"),
         ("a/b/c", "OWNER/NAME"),
+        ("deepforest-tree ", "no model file deepforest-tree .did you mean weecology/deepforest-tree"),
+        ("YOLOv9-trees", r"did you mean yolov9_trees\.onnx"),
+        ("UAV4GEO/GeoDeep-Models", "several detectors"),
         ("", "OWNER/NAME"),
         (5000 * "a", "OWNER/NAME"),
         (7, "OWNER/NAME"),

@@ -154,7 +154,12 @@ def train(source: str, model: Path, labels: str | None, **choices: Any) -> None:
 
     from geodetect.chips import prepare_data
     from geodetect.learner import RetinaNet, distributed
+    from geodetect.learner.weights import Start
+    from geodetect.network.backbones import check_name
 
+    # Preparing data can take long, so names that mean nothing are refused first.
+    check_name(choices["backbone"])
+    Start.read(choices["weights"])
     with distributed.join(choices["device"]) as choices["device"]:
         data = prepare_data(source, labels, **_select(prepare_data, choices))
         is_first = distributed.rank() == 0

@@ -89,8 +89,8 @@ class RetinaNet:
     ) -> None:
         loss = build.make_loss(box_weight=box_weight, focal_alpha=focal_alpha, focal_gamma=focal_gamma, giou=giou)
         build.check_data(data)
+        start = Start.read(weights)  # first, as fitting anchors can take long
         spec = build.choose_anchors(data, scales=scales, ratios=ratios, anchor_size=anchor_size, levels=levels)
-        start = Start.read(weights)
         architecture = build.choose_architecture(
             backbone, spec, start, size=size, head_norm=head_norm, oriented=data.oriented
         )

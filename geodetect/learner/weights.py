@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from geodetect.addresses import expand_user
+from geodetect.addresses import expand_user, redact
 from geodetect.chips import DetectionData
 from geodetect.detector import Detector, read_detector
 from geodetect.detector.file import is_detector, read_safetensors
@@ -20,7 +20,8 @@ from geodetect.network import published
 from geodetect.network.backbones import widen
 from geodetect.network.retinanet import Network
 from geodetect.stretch import Stretch
-from geodetect.zoo.names import is_remote, load_detector
+from geodetect.zoo.catalog import suggest
+from geodetect.zoo.names import is_onnx, is_remote, load_detector
 
 IMAGENET, COCO = "imagenet", "coco"
 _SAFE = ".safetensors"
@@ -59,12 +60,12 @@ class Start:
         if weights in (IMAGENET, COCO, None):
             return cls(weights)
         path = Path(expand_user(weights))
-        if path.is_dir() or path.suffix.lower() == ".onnx" or is_remote(weights):
+        if path.is_dir() or is_onnx(weights) or is_remote(weights):
             return cls(str(weights), saved=load_trainable(weights, device="cpu"))
         if not path.is_file():
             raise ArgumentError(
                 'weights must be "imagenet", "coco", None, the file of a saved detector or of torchvision\'s weights, '
-                f"or the name of a published detector; there is no file {path}"
+                f"or the name of a published detector; there is no file {path}{suggest(str(weights))}"
             )
         if path.suffix.lower() == _SAFE and is_detector(read_safetensors(path)[1]):
             return cls(str(path), saved=read_detector(path, device="cpu"))
@@ -90,12 +91,11 @@ def load_trainable(name: str | Path, *, device: str | torch.device | None) -> De
     """Load a detector as `load_detector` does, to train it.
 
     Raises:
-        ModelError: if there is none, or it runs in onnxruntime.
+        ModelError: if there is none, or it runs in onnxruntime, which is said before it is downloaded.
     """
-    detector = load_detector(name, device=device)
-    if not isinstance(detector, Detector):
-        raise ModelError(f"{name} runs in onnxruntime and cannot be trained; start from other weights")
-    return detector
+    if is_onnx(name):
+        raise ModelError(f"{redact(str(name))} runs in onnxruntime and cannot be trained; start from other weights")
+    return load_detector(name, device=device)
 
 
 def fill(detector: Detector, saved: Detector, source: str) -> list[str]:

@@ -148,12 +148,11 @@ def build(
         raise ArgumentError(f'weights of a backbone are "imagenet" or None; got {weights!r}')
     if n_bands < 1:
         raise ArgumentError(f"an image has at least 1 band; got n_bands={n_bands}")
+    check_name(name)
     if name.startswith(_TIMM):
         return _build_timm(name, n_bands, weights, strides)
     if name in _OFFLINE:
         return _build_offline(name, n_bands, weights, strides)
-    if name not in list_names():
-        raise _unknown(name, list_names())
     model = models.get_model(name)
     published = models.get_model_weights(name)["IMAGENET1K_V1"]  # torchvision's own detectors start from the first too
     state = download.fetch_state_dict(published, f"ImageNet weights of {name}") if weights else None
@@ -166,11 +165,20 @@ def build(
     return Backbone(body, n_bands, pretrained=state is not None, strides=strides, stretch=stretch)
 
 
-def _unknown(name: str, known: list[str]) -> ArgumentError:
-    near = get_close_matches(name, known, n=3) or ["resnet50"]
-    return ArgumentError(
-        f"there is no backbone {name!r}; did you mean {' or '.join(near)}? RetinaNet.backbones() lists them all"
-    )
+def check_name(name: str) -> None:
+    """Raise unless `build` knows the backbone.
+
+    Raises:
+        ArgumentError: if the name is unknown.
+        MissingPackage: if the name asks for timm and it is not installed.
+    """
+    from_timm = name.startswith(_TIMM)
+    known = [_TIMM + each for each in _timm(name).list_models()] if from_timm else list_names()
+    if (name.split(".")[0] if from_timm else name) not in known:  # a dot and the name of its weights may follow
+        near = get_close_matches(name, known, n=3) or ["resnet50"]
+        raise ArgumentError(
+            f"there is no backbone {name!r}; did you mean {' or '.join(near)}? RetinaNet.backbones() lists them all"
+        )
 
 
 def _stretch(mean: Sequence[float], std: Sequence[float]) -> Stretch:
@@ -239,11 +247,8 @@ def synchronise(norm: nn.BatchNorm2d) -> nn.Module:
 
 def _build_timm(name: str, n_bands: int, weights: str | None, strides: Sequence[int]) -> TimmBackbone:
     """Build a backbone of timm, which adapts RGB weights to other bands by its own rule."""
-    timm = _timm(name)
     model = name.removeprefix(_TIMM)
-    if model.split(".")[0] not in timm.list_models():
-        raise _unknown(name, [_TIMM + known for known in timm.list_models()])
-    create = partial(timm.create_model, model, features_only=True, in_chans=n_bands)
+    create = partial(_timm(name).create_model, model, features_only=True, in_chans=n_bands)
     try:
         body = create()
     except RuntimeError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -54,12 +55,20 @@ CATALOG = (
     Entry("utilities-811-yolo8.onnx", "paint of utility locators", 0.03, _AGPL, f"{_GEODEEP}: utilities, 3 cm"),
     Entry("waldo30_nano.onnx", "objects of several kinds", 0.05, _AGPL, f"{_GEODEEP}: waldo30_nano, 5 cm"),
 )
+_ALMOST = 0.75  # as difflib measures likeness: `yolov9-trees` to `yolov9_trees.onnx`, but not `houses.onnx`
 ZOO_FILES = frozenset(each.name for each in CATALOG if "/" not in each.name)
 
 
 def entry(name: str) -> Entry | None:
     """Return the entry with this name, or None."""
     return next((each for each in CATALOG if each.name == name), None)
+
+
+def suggest(name: str) -> str:
+    """Return " (did you mean X?)" for a name that is almost one of the list, whoever its owner, else an empty text."""
+    known = {each.name.rpartition("/")[2].lower(): each.name for each in CATALOG}
+    near = get_close_matches(name.rpartition("/")[2].lower(), known, n=1, cutoff=_ALMOST)
+    return f" (did you mean {known[near[0]]}?)" if near and known[near[0]] != name else ""
 
 
 def published() -> DataFrame:

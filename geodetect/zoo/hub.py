@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import importlib
 import re
+import time
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from geodetect.addresses import redact
-from geodetect.errors import ArgumentError, ModelError, missing
+from geodetect.errors import ArgumentError, ModelError, first_line, missing
 from geodetect.export.onnx_detector import load_session
-from geodetect.zoo.catalog import ZOO
+from geodetect.zoo.catalog import ZOO, suggest
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 ONNX = ".onnx"
 _CHECKSUM = "#sha256="
+_ABANDONED_S = 24 * 3600  # since a download last wrote
 _STATE_DICTS = (".pt", ".pth", ".bin")  # read with torch's reader of tensors, which runs no code
 
 
@@ -33,14 +37,20 @@ def snapshot(repository: str, revision: str | None) -> Path:
         ModelError: if there is no such repository or revision, it holds no detector, or it cannot be reached.
         MissingPackage: without the extra `hub`.
     """
+    if repository == ZOO:
+        raise ModelError(f"{ZOO} holds several detectors; give the name of one of its .onnx files alone")
     library = _library(repository)
     with _explain_errors(repository, revision):
         try:
             config = library.hf_hub_download(repository, CONFIG, revision=revision)
         except library.errors.EntryNotFoundError as no_config:  # a detector of ours needs none
+            unreachable = isinstance(no_config, library.errors.LocalEntryNotFoundError)  # so look in the cache alone
             try:
-                return Path(library.hf_hub_download(repository, WEIGHTS, revision=revision)).parent
+                weights = library.hf_hub_download(repository, WEIGHTS, revision=revision, local_files_only=unreachable)
+                return Path(weights).parent
             except library.errors.EntryNotFoundError as error:
+                if unreachable:
+                    raise no_config from no_config.__cause__  # which says why
                 if isinstance(error, library.errors.LocalEntryNotFoundError):
                     raise
             raise ModelError(
@@ -106,6 +116,8 @@ def download(url: str) -> Path:
         name = pooch.utils.unique_file_name(address)
     except ValueError as error:
         raise ArgumentError(f"{redact(address)} is not a URL ({error}); check it") from error
+    folder = pooch.os_cache("geodetect")
+    _remove_abandoned(folder)
     logger = pooch.get_logger()
     level = logger.level
     logger.setLevel("ERROR")  # it writes whole URLs, with the tokens in them
@@ -116,11 +128,14 @@ def download(url: str) -> Path:
                 address,
                 known_hash=digest.lower() or None,
                 fname=name if name.endswith(ONNX) else name + ONNX,
-                path=pooch.os_cache("geodetect"),
+                path=folder,
                 downloader=_fetch_onnx,
             )
         )
-    except OSError as error:  # requests' errors are OSErrors
+    except OSError as error:  # requests' errors are OSErrors without a number
+        _check_proxies()
+        if error.errno is not None or isinstance(error, PermissionError):
+            raise ModelError(_say_unwritable(redact(address), error, "XDG_CACHE_HOME", folder)) from error
         raise ModelError(
             f"{redact(address)} could not be downloaded ({redact(str(error))}); check the address and the network, or "
             "download the file and give its path"
@@ -132,6 +147,38 @@ def download(url: str) -> Path:
         ) from error
     finally:
         logger.setLevel(level)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Delete the temporary files of downloads that were killed, as pooch never does; younger ones may still grow."""
+    for path in folder.glob("tmp*"):  # files that are complete begin with a digest
+        with suppress(OSError):
+            if path.stat().st_mtime < time.time() - _ABANDONED_S:
+                path.unlink()
+
+
+def _check_proxies() -> None:
+    """Raise if the environment has a proxy that is no address; messages of the libraries would show its password.
+
+    Raises:
+        ArgumentError: for the first of them.
+    """
+    for scheme, proxy in getproxies().items():
+        try:
+            _ = scheme == "no" or urlsplit(proxy if "://" in proxy else f"//{proxy}").port
+        except ValueError:
+            raise ArgumentError(
+                f"{scheme.upper()}_PROXY must be an address such as http://HOST:PORT, in which special characters of a "
+                "password are written as %23; the one in the environment is not, so correct or unset it"
+            ) from None
+
+
+def _say_unwritable(name: str, error: OSError, variable: str, folder: str | Path) -> str:
+    """Return the sentence for a cache that cannot be read or written."""
+    return (
+        f"{name} cannot be kept in the cache {folder} ({error.strerror or type(error).__name__}); set {variable} to a "
+        "folder that can be written and has room"
+    )
 
 
 def _fetch_onnx(url: str, file: str, cache: Any) -> None:
@@ -165,7 +212,7 @@ def _list_files(library: Any, repository: str, revision: str | None) -> str:
     """Return the end of a sentence that says which files a repository holds, if the hub answers."""
     try:
         return f"; it holds {', '.join(library.HfApi().list_repo_files(repository, revision=revision))}"
-    except (library.errors.HfHubHTTPError, OSError):
+    except (OSError, *library.errors.HfHubHTTPError.__bases__):
         return ""
 
 
@@ -181,6 +228,10 @@ def _explain_errors(repository: str, revision: str | None, file: str | None = No
     from huggingface_hub import constants, errors
 
     at = f" at revision {revision}" if revision else ""
+    # The errors of the library and of its HTTP client, and those for proxies that the client cannot use.
+    unreachable: Any = (OSError, *errors.HfHubHTTPError.__bases__, ValueError, ImportError)
+    if not constants.HF_HUB_OFFLINE:
+        _check_proxies()
     try:
         yield
     except errors.GatedRepoError as error:
@@ -190,8 +241,8 @@ def _explain_errors(repository: str, revision: str | None, file: str | None = No
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise ModelError(
-            f"there is no local file or folder {repository}, and no such repository on the Hugging Face hub; if it is "
-            "private, log in with `hf auth login`"
+            f"there is no local file or folder {repository}, and no such repository on the Hugging Face hub"
+            f"{suggest(repository)}; if it is private, log in with `hf auth login`"
         ) from error
     except errors.RevisionNotFoundError as error:
         raise ModelError(
@@ -199,10 +250,13 @@ def _explain_errors(repository: str, revision: str | None, file: str | None = No
         ) from error
     except errors.HFValidationError as error:
         raise ModelError(f"{repository} is not the name of a repository on the hub: expected OWNER/NAME") from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
+    except unreachable as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            folder = constants.HF_HUB_CACHE
+            raise ModelError(_say_unwritable(file or repository, error, "HF_HUB_CACHE", folder)) from error
         asked = f"for the repository{at}" if file is None else f"for it in {repository}"
         connect = "unset HF_HUB_OFFLINE and connect" if constants.HF_HUB_OFFLINE else "connect"
         raise ModelError(
             f"there is no local file or folder {file or repository}, and the Hugging Face hub could not be asked "
-            f"{asked} ({type(error).__name__}); {connect} once so that it is kept, or give the path of a copy"
+            f"{asked} ({first_line(error)}); {connect} once so that it is kept, or give the path of a copy"
         ) from error

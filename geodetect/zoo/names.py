@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from geodetect.addresses import expand_user, redact
 from geodetect.errors import ArgumentError, ModelError
 from geodetect.zoo import hub
-from geodetect.zoo.catalog import ZOO_FILES, entry
+from geodetect.zoo.catalog import ZOO_FILES, entry, suggest
 from geodetect.zoo.hub import ONNX
 
 if TYPE_CHECKING:
@@ -136,6 +136,11 @@ def is_published(name: str) -> bool:
     return _is_onnx_url(name) or name in ZOO_FILES or name.startswith(_HUB) or (is_remote(name) and not path.suffix)
 
 
+def is_onnx(name: str | Path) -> bool:
+    """Return whether a name is that of an `.onnx` file, here or at a URL."""
+    return Path(name).suffix.lower() == ONNX or _is_onnx_url(str(name))
+
+
 def _is_onnx_url(name: str) -> bool:
     """Return whether a name is the URL of an `.onnx` file."""
     return name.startswith(("http://", "https://")) and re.split(r"[?#]", name)[0].lower().endswith(ONNX)
@@ -155,7 +160,7 @@ def locate(name: str | Path) -> Found:
     path = Path(expand_user(text))
     if _exists(path):
         return Found(path, text)
-    text = text.rstrip("/")
+    text = text.strip().rstrip("/")
     if text.startswith(_PAGE):  # the page of a revision ends in /tree/REVISION
         repository = text.removeprefix(_PAGE).replace("/tree/", "@", 1)
         text = repository if _REPOSITORY.fullmatch(repository) else text
@@ -173,6 +178,6 @@ def locate(name: str | Path) -> Found:
     elif text in ZOO_FILES:
         return Found(hub.zoo_file(text), text)
     elif not is_remote(text):
-        raise ModelError(f"there is no model file {path!s:.200}; expected {_FORMS}")
+        raise ModelError(f"there is no model file {text:.200}{suggest(text)}; expected {_FORMS}")
     repository, _, revision = text.partition("@")
     return Found(hub.snapshot(repository, revision or None), repository)
