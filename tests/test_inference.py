@@ -6,7 +6,7 @@ from geodetect.metadata import Architecture
 from geodetect.network.inference import eval_mode, freeze, prepare_images
 from geodetect.network.retinanet import Network
 
-FAMILIES = ["resnet18", "resnet50", "vgg11_bn", "efficientnet_b0"]
+FAMILIES = ["resnet18", "resnet50", "vgg11_bn", "efficientnet_b0", "efficientnet_lite0", "timm:mobilenetv3_small_050"]
 
 
 def learnt(backbone: str) -> Network:
@@ -64,7 +64,7 @@ def test_freezing_leaves_the_network_as_it_was():
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "vgg11_bn"])
+@pytest.mark.parametrize("backbone", ["resnet18", "vgg11_bn", "efficientnet_b0", "efficientnet_lite0"])
 def test_in_bf16_it_answers_what_autocast_would_but_for_rounding(backbone):
     network, pictures = learnt(backbone), torch.randn(1, 3, 64, 64)
     with torch.autocast("cpu", torch.bfloat16):
