@@ -1,3 +1,8 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -104,3 +109,13 @@ def test_pictures_by_hand():
     assert torch.equal(got, expected)
     assert shape == (1, 1)
     assert got.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_runtimes_runs():
+    script = Path(__file__).parent / "benchmarks" / "runtimes.py"
+    command = [sys.executable, script, "--tiny", "--network", "small", "--only", "onnxruntime float32"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    rows = [line for line in done.stdout.splitlines() if re.match(r"\| (eager|onnxruntime) .* ms \|", line)]
+    assert len(rows) == 3
+    assert all(float(row.split("|")[5]) < 1e-5 for row in rows if "float32" in row)
