@@ -1,3 +1,8 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -6,7 +11,7 @@ from geodetect.metadata import Architecture
 from geodetect.network.inference import eval_mode, freeze, prepare_images
 from geodetect.network.retinanet import Network
 
-FAMILIES = ["resnet18", "resnet50", "vgg11_bn", "efficientnet_b0"]
+FAMILIES = ["resnet18", "resnet50", "vgg11_bn", "efficientnet_b0", "efficientnet_lite0", "timm:mobilenetv3_small_050"]
 
 
 def learnt(backbone: str) -> Network:
@@ -64,7 +69,7 @@ def test_freezing_leaves_the_network_as_it_was():
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "vgg11_bn"])
+@pytest.mark.parametrize("backbone", ["resnet18", "vgg11_bn", "efficientnet_b0", "efficientnet_lite0"])
 def test_in_bf16_it_answers_what_autocast_would_but_for_rounding(backbone):
     network, pictures = learnt(backbone), torch.randn(1, 3, 64, 64)
     with torch.autocast("cpu", torch.bfloat16):
@@ -104,3 +109,13 @@ def test_pictures_by_hand():
     assert torch.equal(got, expected)
     assert shape == (1, 1)
     assert got.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_runtimes_runs():
+    script = Path(__file__).parent / "benchmarks" / "runtimes.py"
+    command = [sys.executable, script, "--tiny", "--network", "small", "--only", "onnxruntime float32"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    rows = [line for line in done.stdout.splitlines() if re.match(r"\| (eager|onnxruntime) .* ms \|", line)]
+    assert len(rows) == 3
+    assert all(float(row.split("|")[5]) < 1e-5 for row in rows if "float32" in row)

@@ -8,10 +8,11 @@ Shapes: B images, C bands, H W pixels, O filters, c h w of a map.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision import models
 
 from geodetect.errors import ArgumentError, missing
@@ -105,6 +107,7 @@ class TimmBackbone(nn.Module):
         self.stretch = _stretch(body.pretrained_cfg["mean"], body.pretrained_cfg["std"])
         self._taps = _last_at(body.feature_info.reduction(), strides, name)
         self.channels = [body.feature_info.channels()[i] for i in self._taps]
+        self.folded: list[nn.Sequential] = []
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> list[Float[Tensor, "B _c _h _w"]]:
         """Return the maps at the strides, finest first."""
@@ -117,6 +120,29 @@ class TimmBackbone(nn.Module):
             for i, stride in zip(self._taps, self._strides, strict=True)
         ]
 
+    def fold_norms(self) -> None:
+        """Fold batch norms into the convolutions right before them; it is for evaluation only.
+
+        Each pair becomes one of `folded`: padding where timm pads as TensorFlow does, a plain convolution, and the
+        activation where timm's norm holds one.
+        """
+        layers = _timm(self.name).layers
+        for block in list(self.body.modules()):
+            for (name, layer), (norm_name, norm) in pairwise(list(block.named_children())):
+                # Other subclasses, which timm has many of, do more than their names say; and hooks collect maps.
+                if type(layer) not in (nn.Conv2d, layers.Conv2dSame) or norm._forward_hooks:
+                    continue
+                if type(norm) not in (nn.BatchNorm2d, layers.BatchNormAct2d):
+                    continue
+                parts: list[nn.Module] = [fold(layer, norm)]
+                if isinstance(layer, layers.Conv2dSame):
+                    parts.insert(0, _PadSame(layer, layers.pad_same))
+                if isinstance(norm, layers.BatchNormAct2d):
+                    parts.append(norm.act)
+                self.folded.append(nn.Sequential(*parts))
+                setattr(block, name, self.folded[-1])
+                setattr(block, norm_name, nn.Identity())
+
     def classifier_keys(self) -> dict[str, str | None]:
         """Return the names of this backbone's tensors by their keys in timm's classifier, in its order.
 
@@ -127,6 +153,30 @@ class TimmBackbone(nn.Module):
         with torch.device("meta"):
             classifier = _timm(self.name).create_model(self.name)
         return {key: own.get(key.replace(".", "_")) for key in classifier.state_dict()}
+
+
+class _PadSame(nn.Module):
+    """The padding of a convolution of timm that depends on the size of the map."""
+
+    def __init__(self, layer: nn.Conv2d, pad_same: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self._pad = partial(pad_same, kernel_size=layer.kernel_size, stride=layer.stride, dilation=layer.dilation)
+
+    def forward(self, maps: Float[Tensor, "B C _h _w"]) -> Float[Tensor, "B C _H _W"]:
+        """Return the map with zeros around it, more of them right and below if their number is odd."""
+        return self._pad(maps)
+
+
+def fold(layer: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """Return a plain convolution that computes a convolution and the batch norm after it, in eval mode, in one."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    shape: dict[str, Any] = {name: getattr(layer, name) for name in names}
+    folded = nn.Conv2d(**shape, device="meta")
+    moments = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    folded.weight, folded.bias = fuse_conv_bn_weights(layer.weight, layer.bias, *moments)
+    return folded
 
 
 def build(

@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Num
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from geodetect.network.backbones import TimmBackbone
+from geodetect.network.backbones import TimmBackbone, fold
 from geodetect.network.packed import can_pack, pack
 from geodetect.network.precision import is_native
 from geodetect.network.retinanet import Network
@@ -90,8 +89,10 @@ def freeze(network: Network, dtype: torch.dtype) -> Network:
     """
     weights = [*network.parameters(), *network.buffers()]
     fast = deepcopy(network, {id(weight): weight for weight in weights})  # shared at first: most are replaced anyway
-    for block in list(fast.backbone.modules()):
-        _fold_norms(block)
+    if isinstance(fast.backbone, TimmBackbone):
+        fast.backbone.fold_norms()
+    else:
+        _fold_norms(fast.backbone)
     for head in (fast.class_head, fast.box_head):
         head.fold_norms()
     for layer in fast.modules():
@@ -104,21 +105,19 @@ def freeze(network: Network, dtype: torch.dtype) -> Network:
     fast = fast.eval().to(memory_format=torch.channels_last)
     if network.device.type == "cpu" and can_pack() and is_native(dtype, network.device):
         for part in fast.children():
-            if not isinstance(part, TimmBackbone):  # its layers look at each other's weights
-                pack(part)
+            # Other layers of timm look at each other's weights.
+            for block in part.folded if isinstance(part, TimmBackbone) else [part]:
+                pack(block)
     return fast
 
 
-def _fold_norms(block: nn.Module) -> None:
+def _fold_norms(backbone: nn.Module) -> None:
     """Fold batch norms into the convolutions right before them, whose output they take in torchvision's models."""
-    for (_, layer), (name, norm) in pairwise(list(block.named_children())):
-        # Subclasses, which timm has many of, are left alone: they do more than their names say.
-        if type(layer) is nn.Conv2d and type(norm) is nn.BatchNorm2d:
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            moments = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-            layer.weight, layer.bias = fuse_conv_bn_weights(layer.weight, layer.bias, *moments)
-            setattr(block, name, nn.Identity())
+    for block in list(backbone.modules()):
+        for (name, layer), (norm_name, norm) in pairwise(list(block.named_children())):
+            if type(layer) is nn.Conv2d and type(norm) is nn.BatchNorm2d:  # subclasses do more than their names say
+                setattr(block, name, fold(layer, norm))
+                setattr(block, norm_name, nn.Identity())
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""Convolutions for a processor: weights in oneDNN's own layout, and ReLU in the same pass.
+"""Convolutions for a processor: weights in oneDNN's own layout, and activations in the same pass.
 
-torch keeps weights in a layout of its own and rearranges them at every call, and its ReLU reads and writes every map
-once more. The operators used here are those that `torch.compile` puts into its programs for processors
+torch keeps weights in a layout of its own and rearranges them at every call, and its activations read and write every
+map once more. The operators used here are those that `torch.compile` puts into its programs for processors
 (https://github.com/pytorch/pytorch/blob/main/torch/_inductor/fx_passes/mkldnn_fusion.py), without the minute
 that compiling takes. A torch without them runs the plain layers.
 """
@@ -15,13 +15,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+# What the operator calls activations, and the numbers it takes for them.
+_ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
+    nn.ReLU: ("relu", []),
+    nn.ReLU6: ("hardtanh", [0.0, 6.0]),
+    nn.SiLU: ("swish", []),
+}
+
 
 class PackedConvolution(nn.Module):
-    """A plain convolution on the processor, in the precision of its weights, with ReLU after it if `rectified`."""
+    """A plain convolution on the processor, in the precision of its weights; `activation` comes after it."""
 
     def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__()
-        self.rectified = False
+        self.activation: type[nn.Module] | None = None
         self.bias = layer.bias
         self._weight = layer.weight.detach()
         self._shape = list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups
@@ -33,9 +40,9 @@ class PackedConvolution(nn.Module):
         if size not in self._packed:
             reorder = torch.ops.mkldnn._reorder_convolution_weight
             self._packed[size] = reorder(self._weight, *self._shape, list(maps.shape))
-        after = "relu" if self.rectified else "none"
+        after, numbers = _ACTIVATIONS[self.activation] if self.activation else ("none", [])
         result: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            maps.to(self._weight.dtype), self._packed[size], self.bias, *self._shape, after, [], ""
+            maps.to(self._weight.dtype), self._packed[size], self.bias, *self._shape, after, numbers, ""
         )
         return result
 
@@ -48,7 +55,7 @@ class _Residual(nn.Module):
         layers = [layer for layer in block.children() if isinstance(layer, PackedConvolution)]
         self.layers, self.shortcut = nn.Sequential(*layers), block.downsample or nn.Identity()
         for layer in layers[:-1]:
-            layer.rectified = True
+            layer.activation = nn.ReLU
 
     def forward(self, maps: Float[Tensor, "B _c _h _w"]) -> Float[Tensor, "B _C _H _W"]:
         """Return the ReLU of the sum of layers and shortcut."""
@@ -64,7 +71,7 @@ def can_pack() -> bool:
 
 
 def pack(network: nn.Module) -> None:
-    """Replace the plain convolutions of a network with folded batch norms, and the ReLUs right after them."""
+    """Replace the plain convolutions of a network with folded batch norms, and the activations right after them."""
     for block in list(network.modules()):
         for name, layer in block.named_children():
             if type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
@@ -76,7 +83,7 @@ def pack(network: nn.Module) -> None:
         if isinstance(block, nn.Sequential):
             active = [name for name, layer in block.named_children() if not isinstance(layer, nn.Identity)]
             for before, name in pairwise(active):
-                layer = block.get_submodule(before)
-                if isinstance(layer, PackedConvolution) and isinstance(block.get_submodule(name), nn.ReLU):
-                    layer.rectified = True
+                layer, activation = block.get_submodule(before), type(block.get_submodule(name))
+                if isinstance(layer, PackedConvolution) and activation in _ACTIVATIONS:
+                    layer.activation = activation
                     setattr(block, name, nn.Identity())

@@ -72,6 +72,11 @@ class Scene:
 
     def make(self) -> None:
         """Draw the raster and make the weights."""
+        self.draw()
+        self._make_weights(self.windows()[:4])
+
+    def draw(self) -> None:
+        """Draw the raster."""
         noise = np.random.default_rng(0)
         side = self.tiling.shape[0]
         pixels = np.zeros((3, side, side), np.uint8)
@@ -83,7 +88,6 @@ class Scene:
         tiles = {"tiled": True, "compress": "deflate", "transform": place, "photometric": "rgb"}
         with rasterio.open(self.raster, "w", **profile, **tiles) as target:
             target.write(pixels)
-        self._make_weights(self.windows()[:4])
 
     @torch.no_grad()
     def _make_weights(self, windows: np.ndarray) -> None:
