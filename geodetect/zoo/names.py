@@ -178,6 +178,6 @@ def locate(name: str | Path) -> Found:
     elif text in ZOO_FILES:
         return Found(hub.zoo_file(text), text)
     elif not is_remote(text):
-        raise ModelError(f"there is no model file {text:.200}{suggest(text)}; expected {_FORMS}")
+        raise ModelError(f"there is no model file {expand_user(text)!s:.200}{suggest(text)}; expected {_FORMS}")
     repository, _, revision = text.partition("@")
     return Found(hub.snapshot(repository, revision or None), repository)
