@@ -84,7 +84,7 @@ def test_few_chips_get_steps_enough_unless_the_epochs_are_given(
     model.fit(callbacks=[OneEpoch()])
     told = capsys.readouterr().out
     n_batches = len(data.train) // data.batch_size
-    epochs = -(-500 // n_batches)
+    epochs = max(-(-500 // n_batches), -(-2000 // len(data.train)))
     assert f"{epochs} epochs of {n_batches} batches of {data.batch_size} chips: {epochs * n_batches} steps" in told
     assert re.search(r"steps .*\n +epoch .*\n +0 .*\nabout [1-9]\d* min to go", told)
     model.fit(2, callbacks=[OneEpoch()])
@@ -109,6 +109,7 @@ def test_the_same_seed_gives_the_same_losses(data: gd.DetectionData) -> None:
     assert runs[0] == runs[1]
 
 
+@pytest.mark.slow
 def test_lr_find_leaves_the_weights_alone(data: gd.DetectionData) -> None:
     model = gd.RetinaNet(replace(data, batch_size=2), **SMALL)  # a hundred steps
     before = {name: value.clone() for name, value in model.detector.network.state_dict().items()}

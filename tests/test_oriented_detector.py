@@ -247,6 +247,7 @@ def test_errors_are_those_of_turned_boxes():
 
 
 @needs_onnx
+@pytest.mark.slow
 def test_onnx_file_is_laid_out_as_ultralytics_does(tmp_path):
     """Columns of centre, sides, the score of each class and, last, the angle; read back by both of our readers."""
     detector = make(pixel_size_m=0.1)

@@ -35,6 +35,7 @@ def executed(*cells: str) -> list[list[Any]]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # jupyter_client and zmq have their own
+@pytest.mark.slow
 def test_a_notebook_keeps_one_output_of_a_bar() -> None:
     stopped = COUNT.format(shown=True).replace("time.sleep(0.002)", "if k == 20: raise KeyboardInterrupt")
     cells = COUNT.format(shown=True), f"try:{stopped.replace(chr(10), chr(10) + ' ')}\nexcept KeyboardInterrupt: pass"
@@ -63,6 +64,7 @@ gd.export_training_data("sample_data/suburb_test.tif", found[:1], {out_dir!r}, c
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.slow
 def test_cells_that_detect_and_cut_have_a_bar_and_a_result(tmp_path: Path) -> None:
     _, detecting, cutting = executed(FINDER, DETECT, CUT.format(out_dir=str(tmp_path / "chips")))
     for outputs, counted in ((detecting, "529 of 529 windows"), (cutting, " chips, ")):

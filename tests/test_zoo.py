@@ -161,6 +161,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Detector(trained(network).eval(), metadata).save(path).parent
 
 
+@pytest.mark.slow
 def test_the_hub_is_asked_by_its_own_library(ours: Path, folder: Path, torchvisions: Any, tmp_path: Path) -> None:
     """Offline, with a cache as the library keeps it, of a detector of ours and of the state dict of another."""
     hub = tmp_path / "hub"

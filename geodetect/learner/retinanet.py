@@ -207,7 +207,8 @@ class RetinaNet:
 
         Args:
             epochs: number of passes over the training chips, those of a resumed training included; at least 1. None is
-                10, or as many as make 500 steps if chips are few; the number is shown, and the time after the first.
+                10, or as many as make 500 steps and show 2,000 chips if they are few; the number is shown, and the time
+                after the first.
             lr: peak learning rate; None is the result of `lr_find`, else 5e-4. slice(low, high) is low for the backbone
                 and high for the heads.
             one_cycle: let the rate rise and fall once, and fix the statistics of the heads' batch norms halfway; else

@@ -31,7 +31,8 @@ from geodetect.network.retinanet import Network
 USUAL_RATE = 5e-4  # AdamW's peak; at 1e-3 some detectors from random weights diverge, see the benchmarks
 _WEIGHT_DECAY = 0.05
 _LARGEST_GRADIENT = 1.0  # norm; steadies the early steps, whose few positives give huge ones; see the benchmarks
-_ENOUGH_STEPS = 500  # for small data; ten epochs of 40 chips in batches of 8 are 50, and teach nothing
+# For small data: ten epochs of 40 chips in batches of 8 are 50 steps, and teach nothing; see the benchmarks.
+_ENOUGH_STEPS, _ENOUGH_CHIPS = 500, 2000
 _FEWEST_EPOCHS = 10
 
 
@@ -118,8 +119,9 @@ def choose_rates(rate: float | slice) -> list[float]:
 
 
 def choose_epochs(learner: DetectionLearner) -> int:
-    """Return as many epochs as make 500 steps, at least 10."""
-    return max(_FEWEST_EPOCHS, -(-_ENOUGH_STEPS // max(1, len(learner.dls.train))))
+    """Return as many epochs as make 500 steps and show 2,000 chips, at least 10."""
+    loader = learner.dls.train
+    return max(_FEWEST_EPOCHS, -(-_ENOUGH_STEPS // max(1, len(loader))), -(-_ENOUGH_CHIPS // loader.n))
 
 
 class RateTest(NamedTuple):
