@@ -118,6 +118,13 @@ def test_lr_find_leaves_the_weights_alone(data: gd.DetectionData) -> None:
     assert all(torch.equal(before[name], value) for name, value in model.detector.network.state_dict().items())
 
 
+def test_a_loss_that_grows_at_once_gives_no_rate(scenes: dict[str, PaintedScene]) -> None:
+    upright = scenes["upright"]
+    data = gd.prepare_data(upright.path, labels=upright.truth, chip_size=32, split="random", batch_size=2)
+    with pytest.raises(TrainingError, match=r"lr_find\(\) .*lr=0.0005"):
+        gd.RetinaNet(data, **SMALL).lr_find(plot=False)
+
+
 def test_a_frozen_backbone_does_not_move(data: gd.DetectionData) -> None:
     model = gd.RetinaNet(data, **SMALL, freeze=True)
     before = {name: value.clone() for name, value in model.detector.network.backbone.state_dict().items()}

@@ -133,7 +133,11 @@ class RateTest(NamedTuple):
 
 
 def find_rate(learner: DetectionLearner) -> RateTest:
-    """Return a learning rate; the weights stay as they were."""
+    """Return a learning rate; the weights stay as they were.
+
+    Raises:
+        TrainingError: in one of several processes, or if the loss grows too soon to tell.
+    """
     if distributed.n_processes() > 1:
         raise TrainingError("lr_find() runs in one process alone; find the rate without torchrun, and give it as lr")
     state = {name: value.clone() for name, value in learner.model.state_dict().items()}
@@ -141,6 +145,11 @@ def find_rate(learner: DetectionLearner) -> RateTest:
     try:
         with memory.reuse_freed(), learner.no_bar():
             found = learner.lr_find(show_plot=False, suggest_funcs=(valley,))
+    except IndexError as error:  # fastai's, of an empty list
+        raise TrainingError(
+            "lr_find() ended after too few steps to see a falling loss, as happens with few small chips; give fit a "
+            f"rate, lr={USUAL_RATE:g} for example, or larger batches"
+        ) from error
     finally:
         with defer_interrupts():
             learner.model.load_state_dict(state)
