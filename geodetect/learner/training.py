@@ -120,8 +120,8 @@ def choose_rates(rate: float | slice) -> list[float]:
 
 def choose_epochs(learner: DetectionLearner) -> int:
     """Return as many epochs as make 500 steps and show 2,000 chips, at least 10."""
-    loader = learner.dls.train
-    return max(_FEWEST_EPOCHS, -(-_ENOUGH_STEPS // max(1, len(loader))), -(-_ENOUGH_CHIPS // loader.n))
+    n_batches, n_chips = max(1, len(learner.dls.train)), int(learner.dls.train.n)
+    return max(_FEWEST_EPOCHS, -(-_ENOUGH_STEPS // n_batches), -(-_ENOUGH_CHIPS // n_chips))
 
 
 class RateTest(NamedTuple):
