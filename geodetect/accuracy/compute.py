@@ -158,7 +158,9 @@ class _Comparison:
             shared = np.nan_to_num(shapely.area(shapely.intersection(a[i[able]], b[j[able]])))
             iou[able] = shared / (areas[able] - shared)
         i, j, iou = i[able], j[able], iou[able]
-        partner, iou = match_pairs(np.arange(len(found)), i, j, iou, n_truth=len(truth), match_iou=match_iou)
+        partner, iou = match_pairs(
+            np.arange(len(found)), i, j, iou, match_iou=match_iou, last=np.zeros(len(truth), bool)
+        )
         return cls(found, truth.assign(score=np.nan), partner, iou)
 
     def tabulate(self, classes: Sequence[str]) -> pd.DataFrame:

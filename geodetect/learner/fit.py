@@ -29,7 +29,6 @@ from geodetect.learner.checkpoints import Checkpoint, State
 from geodetect.learner.interrupts import defer_interrupts
 from geodetect.learner.loop import DetectionLearner
 from geodetect.learner.thresholds import set_min_score
-from geodetect.network.losses import Loss
 
 PATIENCE = 5  # epochs without a better one before early stopping
 _MOST_EPOCHS = 100_000
@@ -68,11 +67,10 @@ def check_arguments(
 
 
 def make_checkpoint(
-    detector: Detector,
+    model: dict[str, Any],
     best: BestEpoch,
     last: State | None,
     *,
-    loss: Loss,
     rate: float | slice | None,
     checkpoint: bool | str | Path,
     resume: bool,
@@ -80,7 +78,7 @@ def make_checkpoint(
     """Return the callback that keeps checkpoints of a training, and knows where it starts.
 
     With `resume` it starts from the state in the folder `checkpoint`, else from `last`, at its rates unless `rate` says
-    otherwise.
+    otherwise. `model` is what a training must share for that, as returned by `checkpoints.identify`.
 
     Raises:
         ArgumentError: if a value is not possible.
@@ -91,7 +89,7 @@ def make_checkpoint(
         raise ArgumentError(f"checkpoint must be True, False, or a folder; got {checkpoint!r}")
     folder = None if isinstance(checkpoint, bool) else checkpoints.make_folder(Path(expand_user(checkpoint)))
     chosen = None if rate is None else training.choose_rates(rate)
-    model, state = checkpoints.identify(detector, loss), None
+    state = None
     if folder and not resume and last is None and (folder / checkpoints.FILE).exists():
         warn(
             f"{folder} holds the state of another training, which the first epoch of this one replaces; "

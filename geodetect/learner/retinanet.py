@@ -19,6 +19,7 @@ from geodetect.export import export
 from geodetect.facts import html_table
 from geodetect.learner import build, mistakes, results, thresholds, training
 from geodetect.learner.callbacks import BestEpoch
+from geodetect.learner.checkpoints import identify
 from geodetect.learner.fit import PATIENCE, Fit, check_arguments, make_checkpoint
 from geodetect.learner.interrupts import defer_interrupts
 from geodetect.learner.loop import DetectionLearner
@@ -240,10 +241,9 @@ class RetinaNet:
         best = BestEpoch(monitor, keep=bool(checkpoint), patience=PATIENCE if early_stopping else None)
         best.warn_if_unknown(valid)
         keeper = make_checkpoint(
-            self._detector,
+            identify(self._detector, self._loss),
             best,
             None if last is None else last.state,
-            loss=self._loss,
             rate=self._rate if lr is None and not resume else lr,
             checkpoint=checkpoint,
             resume=resume,

@@ -47,7 +47,7 @@ def match(
     if by_class:
         same = detections.labels[i] == truth.labels[j]
         i, j, iou = i[same], j[same], iou[same]
-    return match_pairs(detections.rank(), i, j, iou, n_truth=len(truth), match_iou=match_iou, last=~truth.counted)
+    return match_pairs(detections.rank(), i, j, iou, match_iou=match_iou, last=~truth.counted)
 
 
 def match_pairs(
@@ -56,9 +56,8 @@ def match_pairs(
     j: Int[np.ndarray, "P"],
     iou: Float[np.ndarray, "P"],
     *,
-    n_truth: int,
     match_iou: float,
-    last: Bool[np.ndarray, "M"] | None = None,
+    last: Bool[np.ndarray, "M"],
 ) -> tuple[Int[np.ndarray, "N"], Float[np.ndarray, "N"]]:
     """Match as `match` does, from pairs that overlap instead of boxes.
 
@@ -69,15 +68,14 @@ def match_pairs(
         i: the detection of each pair, in any order.
         j: its true box.
         iou: their overlap by any measure from 0 to 1.
-        n_truth: number of true boxes.
         match_iou: overlap from which a pair may match.
-        last: true boxes that a detection takes only if no other is left; None for none.
+        last: whether a detection takes a true box only if no other is left.
     """
     check_match_iou(match_iou)
     able = iou >= min(match_iou, ALMOST_ONE)
     rank, j, iou = np.argsort(order)[i[able]], j[able], iou[able]
-    wish = np.lexsort((-j, -iou, np.zeros(len(j)) if last is None else last[j], rank))
-    pair = assign_pairs(rank[wish], j[wish], len(order), n_truth)
+    wish = np.lexsort((-j, -iou, last[j], rank))
+    pair = assign_pairs(rank[wish], j[wish], len(order), len(last))
     found = order[pair >= 0]
     chosen = wish[pair[pair >= 0]]
     partner, matched = np.full(len(order), -1), np.zeros(len(order))
