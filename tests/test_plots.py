@@ -70,6 +70,11 @@ def test_a_picture_has_three_bands_from_0_to_1(pixels):
     assert ((picture >= 0) & (picture <= 1)).all()
 
 
+def test_infinite_values_of_a_dark_band_are_white():
+    pixels = np.array([[[0, 0.1, 0.2, 0.3, np.inf]]], np.float32)
+    assert to_rgb(pixels)[0, -1].tolist() == [1, 1, 1]
+
+
 def test_bytes_are_shown_as_they_are():
     np.testing.assert_allclose(to_rgb(PICTURE) * 255, np.moveaxis(PICTURE, 0, -1), atol=1e-4)
 

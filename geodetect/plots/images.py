@@ -91,7 +91,8 @@ def to_rgb(pixels: np.ndarray, limits: np.ndarray | None = None) -> Float[np.nda
     else:
         low, high = (compute_limits([pixels]) if limits is None else limits)[bands].T[..., None, None]
         values = np.nan_to_num(pixels[bands].astype(np.float64), nan=-np.inf)
-        shown = np.clip((values - low) / np.where(high > low, high - low, 1), 0, 1).astype(np.float32)
+        span = np.where(high > low, high - low, 1)
+        shown = (np.clip(values - low, 0, span) / span).astype(np.float32)
     return np.ascontiguousarray(shown.transpose(1, 2, 0))
 
 
