@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import os
 import re
@@ -321,3 +322,13 @@ def test_notebooks_keep_results_and_no_debris(path: Path) -> None:
 
 def test_the_quickstart_is_quick_to_load() -> None:
     assert NOTEBOOKS[0].stat().st_size < 3_000_000
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "tests" / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_a_benchmark_imports_what_is_there(script):
+    for node in ast.walk(ast.parse(script.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "geodetect":
+            module = importlib.import_module(node.module)
+            for name in (each.name for each in node.names):
+                if not hasattr(module, name):
+                    importlib.import_module(f"{node.module}.{name}")

@@ -30,9 +30,9 @@ from typing import Any
 import numpy as np
 import rasterio
 from affine import Affine
-from geodetect.chips.pictures import PictureReader
 from rasterio.windows import Window as FileWindow
 
+from geodetect.chips.images import ImageReader
 from geodetect.grid import Tiling, Window
 from geodetect.raster import RasterReader
 from geodetect.scene.prefetch import batches
@@ -172,7 +172,7 @@ def tell_chips(folder: Path, side: int) -> None:
         size = {"count": n_bands, "height": side, "width": side, "dtype": "uint8"}
         with rasterio.open(path, "w", **size, **place, **kind) as target:
             target.write(pixels[:n_bands])
-        ways = [partial(read_whole, path), partial(PictureReader(path).read, Window(0, 0, side, side))]
+        ways = [partial(read_whole, path), partial(ImageReader(path).read, Window(0, 0, side, side))]
         best = [np.inf, np.inf]
         for _ in range(100):
             for i, way in enumerate(ways):
