@@ -244,6 +244,7 @@ class Full(Callback):  # type: ignore[misc]
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, self.limit[1]))
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_no_training_and_leaves_the_last_state(
     data: DetectionData, undisturbed: tuple[gd.RetinaNet, Path], tmp_path: Path
 ) -> None:

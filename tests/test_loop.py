@@ -240,6 +240,7 @@ def test_a_raster_that_goes_away_is_one_sentence(data: DetectionData, num_worker
     assert str(caught.value) == "scene.tif cannot be read at pixels x 0 to 64; is the disk there?"
 
 
+@pytest.mark.slow
 def test_a_process_that_was_killed_is_one_sentence(data: DetectionData) -> None:
     train = Chips([replace(plan, reader=Gone(plan.reader, signal.SIGKILL)) for plan in data.train.plans])
     model = gd.RetinaNet(replace(data, train=train, num_workers=1), **MODEL)

@@ -239,6 +239,7 @@ class Hub(http.server.SimpleHTTPRequestHandler):
         """Write nothing."""
 
 
+@pytest.mark.slow
 def test_a_hub_that_answers_is_asked_over_the_network(folder: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     for name in ("owner/crowns", "owner/pictures", "owner/only-config"):
