@@ -34,6 +34,7 @@ _LARGEST_GRADIENT = 1.0  # norm; steadies the early steps, whose few positives g
 # For small data: ten epochs of 40 chips in batches of 8 are 50 steps, and teach nothing; see the benchmarks.
 _ENOUGH_STEPS, _ENOUGH_CHIPS = 500, 2000
 _FEWEST_EPOCHS = 10
+_LOSSES_LEFT_OUT = 15  # by fastai's `lr_find`: the first 10 of 100 steps, and the last 5 before the loss grew
 
 
 class DetectionLoss:
@@ -145,7 +146,9 @@ def find_rate(learner: DetectionLearner) -> RateTest:
     try:
         with memory.reuse_freed(), learner.no_bar():
             found = learner.lr_find(show_plot=False, suggest_funcs=(valley,))
-    except IndexError as error:  # fastai's, of an empty list
+    except IndexError as error:
+        if len(learner.recorder.losses) > _LOSSES_LEFT_OUT:
+            raise
         raise TrainingError(
             "lr_find() ended after too few steps to see a falling loss, as happens with few small chips; give fit a "
             f"rate, lr={USUAL_RATE:g} for example, or larger batches"

@@ -23,7 +23,10 @@ sys.path.append(str(Path(__file__).parent))
 from banepa import ground
 from places import REAL_DATA, halves
 
-WINDOWS = ((128, 64), (256, 64), (256, 0), (384, 64), (512, 64), (1024, 64))
+WINDOWS = (
+    *((128, 64), (256, 0), (256, 64), (256, 96), (256, 128)),
+    *((384, 64), (512, 64), (512, 128), (1024, 64)),
+)
 
 
 def main(argv: list[str]) -> None:
