@@ -24,7 +24,7 @@ from pyproj import CRS
 
 import geodetect as gd
 from geodetect.chips.chip import Chip, Chips
-from geodetect.chips.cut import MIN_SIDE, Cutting, Fate, cut, draw_negatives, plan_chips, plan_windows
+from geodetect.chips.cut import MIN_SIDE, Cutting, Fate, PixelLabels, cut, draw_negatives, plan_chips, plan_windows
 from geodetect.chips.formats import FORMATS, read_folder
 from geodetect.chips.images import ImageReader
 from geodetect.chips.loaders import make_loaders
@@ -132,7 +132,7 @@ def test_a_box_needs_half_of_its_pixels_not_its_centre() -> None:
     reader = _half_dark()
     reader._valid = reader._valid.copy()
     reader._valid[25, 25] = False
-    plans, fates = plan_chips(reader, labels, np.array([3, 4, 5, 6, 7]), Cutting(128))
+    plans, fates = plan_chips(reader, PixelLabels(labels, np.array([3, 4, 5, 6, 7])), Cutting(128))
     assert [plan.boxes.labels.tolist() for plan in plans] == [[3, 5]]
     assert fates.tolist() == [Fate.KEPT, Fate.BLANK, Fate.KEPT, Fate.BLANK, Fate.CUT]
     assert Cutting().report_lost(fates) == (
@@ -144,7 +144,7 @@ def test_a_box_needs_half_of_its_pixels_not_its_centre() -> None:
 def test_what_is_planned_is_what_is_read(labels: gd.Boxes, x: int) -> None:
     real = labels[(labels.sizes > 0).all(axis=1)]
     reader = FakeReader(np.ones((1, 128, 128), np.uint8), valid=np.broadcast_to(np.arange(128) >= x, (128, 128)))
-    plans, fates = plan_chips(reader, outlines(real.xyxy), real.labels, Cutting(64, min_visible=0))
+    plans, fates = plan_chips(reader, PixelLabels(outlines(real.xyxy), real.labels), Cutting(64, min_visible=0))
     read = [chip.boxes.xyxy.tolist() for chip in Chips(plans)]
     assert read == [plan.boxes.xyxy.tolist() for plan in plans]
     assert sum(map(len, read)) >= (fates == Fate.KEPT).sum()
@@ -156,7 +156,7 @@ def test_what_is_planned_is_what_is_read(labels: gd.Boxes, x: int) -> None:
 
 def test_a_raster_without_holes_is_not_read_to_plan_it() -> None:
     reader = FakeReader(np.ones((1, 128, 128), np.uint8), broken=(100, 100))
-    plans, _ = plan_chips(reader, outlines([(90, 90, 110, 110)]), np.array([0]), Cutting(64))
+    plans, _ = plan_chips(reader, PixelLabels(outlines([(90, 90, 110, 110)]), np.array([0])), Cutting(64))
     assert len(draw_negatives(plans, Cutting(negatives=3))) == 4
 
 
@@ -165,12 +165,12 @@ def test_chips_without_an_object_are_drawn_once_from_all_scenes() -> None:
     plans = []
     for _ in range(10):
         reader = FakeReader(np.ones((1, 64, 64), np.uint8))
-        plans += plan_chips(reader, outlines([(4, 4, 20, 20)]), np.array([0]), Cutting(32))[0]
+        plans += plan_chips(reader, PixelLabels(outlines([(4, 4, 20, 20)]), np.array([0])), Cutting(32))[0]
     for negatives, n_chips in ((0, 10), (0.3, 13), (1, 20), (100, 40)):
         kept = draw_negatives(plans, Cutting(negatives=negatives))
         assert len(kept) == n_chips
         assert [plan for plan in plans if plan in kept] == kept
-    dark = plan_chips(_half_dark(), outlines([(4, 4, 20, 20)]), np.array([0]), Cutting(64))[0]
+    dark = plan_chips(_half_dark(), PixelLabels(outlines([(4, 4, 20, 20)]), np.array([0])), Cutting(64))[0]
     assert [plan.window.x for plan in draw_negatives(dark, Cutting(negatives=9))] == [0, 0]  # none where no data are
 
 

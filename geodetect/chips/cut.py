@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import partial
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import shapely
@@ -28,6 +29,14 @@ _PLAN_BYTES = 2000  # of a chip that is planned
 _LARGEST_WHOLE = 1024  # px; images up to this size are chips as they are
 _USUAL_CHIP = 512
 _ENDLESS = 1e9  # px; beyond any label
+
+
+class PixelLabels(NamedTuple):
+    """Labels of one raster: (N,) polygons in its pixels, class indices, and which scores ignore; None if none are."""
+
+    polygons: np.ndarray
+    labels: np.ndarray
+    ignored: np.ndarray | None = None
 
 
 class Fate(IntEnum):
@@ -189,13 +198,11 @@ def _slices(which: np.ndarray, n: int) -> list[slice]:
 
 def plan_chips(
     reader: Reader,
-    polygons: np.ndarray,
-    labels: np.ndarray,
+    labelled: PixelLabels,
     cutting: Cutting,
     *,
     area: shapely.Geometry | None = None,
     within: tuple[int, int] | None = None,
-    ignored: np.ndarray | None = None,
 ) -> tuple[list[ChipPlan], np.ndarray]:
     """Plan a chip for every window of one raster, with a box or without, and return the `Fate` of each label.
 
@@ -204,13 +211,12 @@ def plan_chips(
 
     Args:
         reader: the raster.
-        polygons: (N,) shapely polygons in scene pixels.
-        labels: (N,) class indices.
+        labelled: its labels.
         cutting: with a chip size; the overlap of chips, and which parts of labels count.
         area: scene pixels; pixels outside become invalid, and labels are cut at its edge.
         within: as in `cut`.
-        ignored: (N,) whether scores ignore a label; None if they count all.
     """
+    polygons, labels, ignored = labelled
     assert cutting.chip_size is not None
     windows = plan_windows(reader, chip_size=cutting.chip_size, overlap=cutting.overlap, area=area)
     visible = partial(cut, cutting=cutting, area=area, within=within)

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import shapely
@@ -15,7 +14,7 @@ from pyproj import CRS
 
 from geodetect.boxes import Boxes, area
 from geodetect.chips.chip import ChipPlan
-from geodetect.chips.cut import MIN_SIDE, Cutting, draw_negatives, plan_chips
+from geodetect.chips.cut import MIN_SIDE, Cutting, PixelLabels, draw_negatives, plan_chips
 from geodetect.chips.formats.image import Image, count, join_notes
 from geodetect.chips.sources import Source, check_alike, drop_unused, note_pixel_sizes
 from geodetect.errors import LabelsError
@@ -28,14 +27,6 @@ _LEAST_SIDE = MIN_SIDE - 0.0101  # px; labels are written in hundredths, and eac
 _COPY = re.compile(r"(.+)\.rf\.[0-9a-zA-Z]+$")
 _DECIMALS = 6  # of a pixel; boxes that differ by less are duplicates
 _FLAT, _DUPLICATE, _OUTSIDE = "boxes without an area", "duplicate boxes", "boxes outside their image"  # counted as lost
-
-
-class _Objects(NamedTuple):
-    """Polygons in the pixels of an image that is read, their labels under the new names, and which scores ignore."""
-
-    polygons: np.ndarray
-    labels: np.ndarray
-    ignored: np.ndarray | None
 
 
 class ImageReader:
@@ -144,10 +135,7 @@ class ImageCutter:
             reader = self._used.get(image.path) or self._open(image)
             if _kind(reader) == self._kind:
                 find, within = (self._outlines, reader.grid.shape) if self._cutting.oriented else (self._boxes, None)
-                objects = find(image, reader)
-                made, fates = plan_chips(
-                    reader, objects.polygons, objects.labels, self._cutting, within=within, ignored=objects.ignored
-                )
+                made, fates = plan_chips(reader, find(image, reader), self._cutting, within=within)
                 plans += [replace(plan, original=self._originals.get(image.path)) for plan in made]
                 self._fates.append(fates)
         return plans
@@ -165,7 +153,7 @@ class ImageCutter:
         self._lost["images resized since they were labelled, their boxes too"] += frame != reader.source_shape
         return frame
 
-    def _outlines(self, image: Image, reader: ImageReader) -> _Objects:
+    def _outlines(self, image: Image, reader: ImageReader) -> PixelLabels:
         """The usable outlines of an image, in the pixels that are read; others count as lost."""
         labels, frame = self._relabel(image), self._frame(image, reader)
         (height, width), scale = reader.grid.shape, np.divide(reader.grid.shape, frame)[::-1]
@@ -182,9 +170,9 @@ class ImageCutter:
         good = inside >= np.maximum(self._cutting.min_visible * shapely.area(polygons), np.finfo(float).tiny)
         self._lost[_OUTSIDE] += int((~good).sum())
         ignored = None if image.ignored is None else image.ignored[kept[good]]
-        return _Objects(polygons[good], labels[good], ignored)
+        return PixelLabels(polygons[good], labels[good], ignored)
 
-    def _boxes(self, image: Image, reader: ImageReader) -> _Objects:
+    def _boxes(self, image: Image, reader: ImageReader) -> PixelLabels:
         """The usable boxes of an image, in the pixels that are read; others count as lost."""
         labels, frame = self._relabel(image), self._frame(image, reader)
         (height, width), scale = reader.grid.shape, np.divide(reader.grid.shape, frame)[::-1]
@@ -205,7 +193,7 @@ class ImageCutter:
             self._lost[fault] += int((good & has).sum())
             good &= ~has
         boxes = boxes[good]
-        return _Objects(shapely.box(*boxes.xyxy.T), boxes.labels, boxes.ignored)
+        return PixelLabels(shapely.box(*boxes.xyxy.T), boxes.labels, boxes.ignored)
 
     def source(self, plans: Sequence[ChipPlan], name: str) -> Source:
         """Return chips with what all of them share; of those without a box as many as are asked for.

@@ -10,7 +10,7 @@ import numpy as np
 import shapely
 
 from geodetect.chips.chip import ChipPlan, relabel
-from geodetect.chips.cut import MIN_SIDE, Cutting, Fate, draw_negatives, plan_chips
+from geodetect.chips.cut import MIN_SIDE, Cutting, Fate, PixelLabels, draw_negatives, plan_chips
 from geodetect.chips.formats.deepforest import on_map
 from geodetect.chips.formats.image import join_notes
 from geodetect.errors import LabelsError, NotGeoreferenced, RasterError, warn
@@ -115,7 +115,7 @@ def _plan_scenes(
             polygons = labelled.polygons
             if cutting.oriented:  # the smallest rectangle around a circle may lie at any angle
                 polygons = np.where(labelled.of_points, shapely.envelope(polygons), polygons)
-            made, here = plan_chips(reader, polygons, labels, cutting, area=inside)
+            made, here = plan_chips(reader, PixelLabels(polygons, labels), cutting, area=inside)
             plans += made
         np.maximum.at(fates, labelled.numbers, here)
     return plans, fates
