@@ -2,15 +2,19 @@
 
     OMP_NUM_THREADS=1 python tests/benchmarks/runtimes.py [--network resnet50 small] [--windows 4] [--rounds 4]
         [--only NAME ...] [--tiny]
+    OMP_NUM_THREADS=1 python tests/benchmarks/runtimes.py --network banepa wood [--epochs 20] [--size small] ...
 
 The networks are the RetinaNet-ResNet50 of `scene_speed.py` with its random weights, and `size="small"` on an
-EfficientNet-Lite0 with ImageNet weights and random heads. Pixels lie ready and standardised; logits and deltas come
-out. The runtimes take turns in several rounds, and the least processor time counts, so that other work on the machine
-slows all of them alike. "eager" is what `Detector.frozen` gives, in batches as `detect_objects` makes them; the others
-get one window at a time, or as many as `--batch-size` says. int8 is calibrated on the windows that are timed. Start-up
-is the processor time of converting, compiling and calibrating, of child processes too. Differences are against eager
-float32: of scores at all anchors, and of box sides at anchors among the best 100 of a window. What is not installed is
-left out: `pip install openvino nncf onnxruntime onnxscript`. `--tiny` takes sizes at which it only shows that it runs.
+EfficientNet-Lite0 with ImageNet weights and random heads. The name of a place of `places.py` stands for a network that
+is trained there from ImageNet weights, as large as --size says; it is timed on windows of the ground that is scored,
+and a last column gives AP50 there.
+Pixels lie ready and standardised; logits and deltas come out. The runtimes take turns in several rounds, and the least
+processor time counts, so that other work on the machine slows all of them alike. "eager" is what `Detector.frozen`
+gives, in batches as `detect_objects` makes them; the others get one window at a time, or as many as `--batch-size`
+says. int8 is calibrated on the windows that are timed. Start-up is the processor time of converting, compiling and
+calibrating, of child processes too. Differences are against eager float32: of scores at all anchors, and of box sides
+at anchors among the best 100 of a window. What is not installed is left out: `pip install openvino nncf onnxruntime
+onnxscript`. `--tiny` takes sizes at which it only shows that it runs.
 """
 
 from __future__ import annotations
@@ -24,18 +28,25 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from places import PLACES
 from scene_speed import CLASSES, CPU, PASSING, Scene
-from torch import Tensor
+from torch import Tensor, nn
 
+import geodetect as gd
 from geodetect import memory
+from geodetect.chips.chip import Chips
 from geodetect.detector import Detector
+from geodetect.learner.hits import Hits
+from geodetect.learner.results import detect_chips
 from geodetect.metadata import Architecture, Metadata
 from geodetect.network import precision as precisions
 from geodetect.network.coding import decode
@@ -65,12 +76,14 @@ class Case:
         images: (B, 3, H, W), standardised.
         batch_size: of runtimes other than eager.
         folder: for files.
+        scored: chips for AP50, all as large as the images; None if the network has learnt nothing.
     """
 
     detector: Detector
     images: Tensor
     batch_size: int
     folder: Path
+    scored: Chips | None = None
 
     @property
     def example(self) -> Tensor:
@@ -212,6 +225,24 @@ def joined(results: list[Any]) -> Outputs:
     return Outputs(*(torch.cat([result[i].float() for result in results]) for i in range(2)))
 
 
+class StandIn(nn.Module):
+    """A network that runs elsewhere, with the anchors of the one it was made from."""
+
+    def __init__(self, run: Run, network: Network) -> None:
+        super().__init__()
+        self.forward, self.anchors, self.level_sizes = run, network.anchors, network.level_sizes
+
+
+def ap50(case: Case, run: Run) -> str:
+    """Mean AP50 of the classes on the chips that are scored, with this runtime's outputs."""
+    if case.scored is None:
+        return ""
+    detector = copy(case.detector)
+    detector.running = StandIn(run, case.detector.network)
+    hits = Hits.of(*detect_chips(detector, case.scored), len(detector.classes))
+    return f"{np.nanmean(hits.average_precision()):.4f} |"
+
+
 def processor_time() -> float:
     """Seconds of all threads, and of processes that have ended."""
     return sum(os.times()[:4])
@@ -223,6 +254,20 @@ def differences(found: Outputs, reference: Outputs, anchors: Tensor) -> str:
     best = expected.amax(dim=2).topk(PASSING, dim=1).indices[..., None].expand(-1, -1, 4)
     boxes, others = (decode(anchors.expand_as(each.deltas), each.deltas).gather(1, best) for each in (found, reference))
     return f"{(scores - expected).abs().max():.1g} | {(boxes - others).abs().max():.2g} px"
+
+
+def trained(name: str, folder: Path, *, windows: int, batch_size: int, epochs: int, size: str | None) -> Case:
+    """A network that was trained at a place, and some of the windows that are scored."""
+    data, scored = PLACES[name](42)
+    backbone = {"backbone": "efficientnet_lite0", "weights": "imagenet", "size": size, "scales": "auto"}
+    model = gd.RetinaNet(data, seed=42, **backbone)
+    model.fit(epochs, progress=False)
+    detector = model.detector
+    detector.precision = "float32"
+    chosen = np.linspace(0, len(scored) - 1, windows).astype(int).tolist()
+    pixels = torch.from_numpy(np.stack([scored[i].pixels for i in chosen]))
+    images, _ = prepare_images(pixels, detector.stretch.mean, detector.stretch.std, CPU)
+    return Case(detector, images, batch_size, folder, scored)
 
 
 def cases(names: list[str], folder: Path, *, side: int, windows: int, batch_size: int) -> Iterator[tuple[str, Case]]:
@@ -264,16 +309,19 @@ def measure(case: Case, names: list[str], rounds: int) -> Iterator[str]:
     anchors = case.detector.network.anchors(tuple(case.images.shape[2:]))
     for name in names:
         off = differences(results[name], results[REFERENCES[0]], anchors)
-        yield f"| {name} | {1000 * best[name]:.1f} ms | {usual / best[name]:.2f} | {startups[name]:.1f} s | {off} |"
+        speed = f"{1000 * best[name]:.1f} ms | {usual / best[name]:.2f} | {startups[name]:.1f} s"
+        yield f"| {name} | {speed} | {off} | {ap50(case, runs[name])}"
 
 
 def main(argv: list[str]) -> None:
     """Write a table for each network."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", nargs="+", choices=["resnet50", "small"], default=["resnet50", "small"])
+    parser.add_argument("--network", nargs="+", choices=["resnet50", "small", *PLACES], default=["resnet50", "small"])
     parser.add_argument("--windows", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=20, help="of a network that is trained at a place")
+    parser.add_argument("--size", choices=["small"], help="of such a network")
     parser.add_argument("--only", nargs="+", choices=list(RUNTIMES), default=list(RUNTIMES))
     parser.add_argument("--tiny", action="store_true")
     choices = parser.parse_args(argv)
@@ -285,12 +333,17 @@ def main(argv: list[str]) -> None:
     sys.stdout.write(f"; not installed: {left_out}\n" if left_out else "\n")
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of programs that trace
-        sizes = {"side": side, "windows": windows, "batch_size": choices.batch_size}
-        for network, case in cases(choices.network, Path(folder), **sizes):
+        sizes = {"windows": windows, "batch_size": choices.batch_size}
+        drawn = [name for name in choices.network if name not in PLACES]
+        training = {"epochs": choices.epochs, "size": choices.size}
+        places = (
+            (name, trained(name, Path(folder), **sizes, **training)) for name in choices.network if name in PLACES
+        )
+        for network, case in chain(cases(drawn, Path(folder), side=side, **sizes), places):
             sys.stdout.write(
-                f"\n| {network} | a window | times as fast as eager | start-up | scores off | boxes off |\n"
+                f"\n| {network} | a window | times as fast as eager | start-up | scores off | boxes off | AP50 |\n"
             )
-            sys.stdout.write("|---|---|---|---|---|---|\n")
+            sys.stdout.write("|---|---|---|---|---|---|---|\n")
             with memory.reuse_freed():  # as in `detect_objects`
                 for row in measure(case, there, rounds):
                     sys.stdout.write(row + "\n")
