@@ -72,7 +72,14 @@ def folder(torchvisions: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("shape", [(400, 400), pytest.param((250, 400), marks=pytest.mark.slow), (400, 64)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param((400, 400), marks=pytest.mark.slow),
+        pytest.param((250, 400), marks=pytest.mark.slow),
+        (400, 64),
+    ],
+)
 def test_a_retinanet_finds_what_torchvision_finds(folder: Path, torchvisions: Any, shape: tuple[int, int]) -> None:
     detector = gd.load_detector(folder, device="cpu", precision="float32")
     pixels = np.random.default_rng(1).integers(0, 256, (3, *shape), np.uint8)
