@@ -1,13 +1,16 @@
 import re
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from geodetect.metadata import Architecture
+from geodetect.network import inference
 from geodetect.network.inference import eval_mode, freeze, prepare_images
 from geodetect.network.retinanet import Network
 
@@ -109,6 +112,32 @@ def test_pictures_by_hand():
     assert torch.equal(got, expected)
     assert shape == (1, 1)
     assert got.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_copies_to_cuda_have_a_stream_of_their_own_that_work_waits_for(monkeypatch):
+    # There may be no GPU: the calls are written down, in the order in which CUDA needs them.
+    calls, inside = [], []
+
+    @contextmanager
+    def stream(entered):
+        inside.append(entered)
+        yield
+        inside.pop()
+
+    computing = SimpleNamespace(wait_stream=lambda other: calls.append(("wait", other, list(inside))))
+    sent = SimpleNamespace(record_stream=lambda other: calls.append(("record", other, list(inside))))
+
+    def copy(device, *, non_blocking):
+        calls.append(("copy", non_blocking, list(inside)))
+        return sent
+
+    pinned = SimpleNamespace(to=copy)
+    tensor = SimpleNamespace(device=torch.device("cpu"), pin_memory=lambda: pinned)
+    monkeypatch.setattr(inference, "_copy_stream", lambda device: "copying")
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: computing)
+    assert inference.send(tensor, torch.device("cuda", 0)) is sent
+    assert calls == [("copy", True, ["copying"]), ("wait", "copying", []), ("record", computing, [])]
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -144,12 +145,24 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a tensor to a device without waiting for it; work that is queued there later finds it complete.
 
     CUDA copies from page-locked memory while both sides go on working
-    (https://docs.pytorch.org/tutorials/intermediate/pinmem_nonblock.html). Elsewhere the copy blocks: MPS would read
-    the memory of a tensor that is freed before it has been copied.
+    (https://docs.pytorch.org/tutorials/intermediate/pinmem_nonblock.html), in a stream of its own: in the one that
+    computes, a batch would only be copied when all before it is done. Elsewhere the copy blocks: MPS would read the
+    memory of a tensor that is freed before it has been copied.
     """
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
+    copying, computing = _copy_stream(device), torch.cuda.current_stream(device)
+    with torch.cuda.stream(copying):
+        sent = tensor.pin_memory().to(device, non_blocking=True)
+    computing.wait_stream(copying)
+    sent.record_stream(computing)  # its memory belongs to the other stream, which must not reuse it before
+    return sent
+
+
+@cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the stream in which everything is copied to a GPU."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def send_pixels(pixels: Num[Tensor, "B C H W"], device: torch.device) -> Float[Tensor, "B C H W"]:
