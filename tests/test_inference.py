@@ -124,19 +124,23 @@ def test_copies_to_cuda_have_a_stream_of_their_own_that_work_waits_for(monkeypat
         yield
         inside.pop()
 
+    class Tensor(torch.Tensor):
+        def pin_memory(self):
+            return self
+
+        def to(self, device, *, non_blocking):
+            calls.append(("copy", non_blocking, list(inside)))
+            return self
+
+        def record_stream(self, other):
+            calls.append(("record", other, list(inside)))
+
+    tensor = torch.zeros(1).as_subclass(Tensor)
     computing = SimpleNamespace(wait_stream=lambda other: calls.append(("wait", other, list(inside))))
-    sent = SimpleNamespace(record_stream=lambda other: calls.append(("record", other, list(inside))))
-
-    def copy(device, *, non_blocking):
-        calls.append(("copy", non_blocking, list(inside)))
-        return sent
-
-    pinned = SimpleNamespace(to=copy)
-    tensor = SimpleNamespace(device=torch.device("cpu"), pin_memory=lambda: pinned)
     monkeypatch.setattr(inference, "_copy_stream", lambda device: "copying")
     monkeypatch.setattr(torch.cuda, "stream", stream)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: computing)
-    assert inference.send(tensor, torch.device("cuda", 0)) is sent
+    assert inference.send(tensor, torch.device("cuda", 0)) is tensor
     assert calls == [("copy", True, ["copying"]), ("wait", "copying", []), ("record", computing, [])]
 
 
