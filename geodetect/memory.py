@@ -32,7 +32,7 @@ _USUAL_MMAP_MAX = 65_536  # "The default value for M_MMAP_MAX is 65,536"
 _USUAL_MMAP_THRESHOLD = 32 << 20
 
 
-def is_short(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error means that memory ran out, on the processor or on a GPU.
 
     Torch's errors are recognised by name, since other models run without torch; those of the processor and of MPS
@@ -65,7 +65,7 @@ def reuse_freed() -> Iterator[None]:
 
 
 @contextmanager
-def spare_collector() -> Iterator[None]:
+def freeze_collector() -> Iterator[None]:
     """Leave all objects that exist now out of garbage collections in the block.
 
     Python's collector counts geometries, of which detection makes many, and visits all objects each time that their

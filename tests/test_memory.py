@@ -53,9 +53,9 @@ def test_nothing_happens_with_another_library(monkeypatch: pytest.MonkeyPatch) -
 def test_what_exists_is_left_out_of_collections_until_the_outer_block_ends():
     # What is left out may still be freed when nothing refers to it any more, so the count may fall meanwhile.
     assert not gc.get_freeze_count()
-    with memory.spare_collector():
+    with memory.freeze_collector():
         assert gc.get_freeze_count()
-        with memory.spare_collector():
+        with memory.freeze_collector():
             pass
         assert gc.get_freeze_count()
     assert not gc.get_freeze_count()

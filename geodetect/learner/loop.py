@@ -104,7 +104,7 @@ class DetectionLearner(Learner):  # type: ignore[misc]
         try:
             self._run_parts(*whole)
         except (MemoryError, RuntimeError) as error:
-            if not memory.is_short(error):
+            if not memory.is_out_of_memory(error):
                 raise
             n_chips = len(whole[0][0])
             if self.n_parts >= n_chips or self.parallel is not None:

@@ -55,7 +55,7 @@ def detect_chips(detector: DetectsChips, chips: Chips, *, nms_iou: float = NMS_I
             try:
                 found += detector.detect(pixels, min_score=LOWEST_SCORE, nms_iou=nms_iou)
             except (MemoryError, RuntimeError) as error:
-                if not memory.is_short(error):
+                if not memory.is_out_of_memory(error):
                     raise
                 if len(pixels) == 1:
                     raise ModelError(
@@ -98,7 +98,7 @@ def predict(detector: Detector, image: np.ndarray, min_score: Scores | None, nms
     try:
         (found,) = detector.detect(image[None], min_score=lowest, nms_iou=nms_iou)
     except (MemoryError, RuntimeError) as error:
-        if not memory.is_short(error):
+        if not memory.is_out_of_memory(error):
             raise
         height, width = image.shape[1:]
         raise ModelError(

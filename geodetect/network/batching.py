@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from geodetect.memory import is_short
+from geodetect.memory import is_out_of_memory
 
 # Activations stay in the processor's cache up to about this size: a ResNet50 in float32 was fastest with one window of
 # 512 px (227 ms; 270 ms each with two, 245 ms with four), and small images with a few together.
@@ -36,7 +36,7 @@ def choose_by_trial(run: Callable[[int], object], sizes: tuple[int, ...] = _SIZE
             start = time.perf_counter()
             run(size)
         except RuntimeError as error:
-            if not is_short(error):
+            if not is_out_of_memory(error):
                 raise
             break
         achieved = size / (time.perf_counter() - start)

@@ -157,7 +157,7 @@ def detect_objects(
     scanner = LocalScanner(chosen) if client is None else ClusterScanner(chosen, client)
     sizes = Sizes(chip_size, overlap, earlier.get("batch_size") if batch_size is None else batch_size)
     reading = open_raster(raster, scanner.detector, bands, pixel_size_m, nodata=nodata, progress=progress)
-    with memory.spare_collector(), reading as reader:
+    with memory.freeze_collector(), reading as reader:
         check_place(reader, outputs)
         check_measurable(reader.grid, measure=measure)
         area = None if aoi is None else read_area(aoi, reader.grid)

@@ -131,7 +131,7 @@ class Work:
             if self._runner is None:
                 self._runner = runner_for(self.model.load(), self._plan)
             scan = scan_strips(self._reader, self._runner, self._plan, strips)
-            with memory.spare_collector(), closing(scan) as seen:
+            with memory.freeze_collector(), closing(scan) as seen:
                 return list(seen)
 
 

@@ -78,7 +78,7 @@ class Runner:
         return launched
 
     def _halve(self, n_windows: int, chip_size: int, error: Exception) -> None:
-        if not memory.is_short(error):
+        if not memory.is_out_of_memory(error):
             raise error
         if n_windows == 1:
             raise ModelError(
