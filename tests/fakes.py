@@ -28,7 +28,7 @@ from geodetect.errors import RasterError
 from geodetect.grid import Grid, Tiling, Window
 from geodetect.metadata import Metadata
 from geodetect.scene.edges import Parts, split
-from geodetect.scene.symmetry import merge_views, views_of
+from geodetect.scene.tta import merge_views, views_of
 from geodetect.stretch import Stretch
 from geodetect.vector.labels import GridLabels, Labels
 from geodetect.windows import Windows

@@ -23,8 +23,8 @@ from geodetect.boxes import Boxes, nms
 from geodetect.errors import ArgumentError, GeodetectError, LabelsError, ModelError, OutputError, RasterError
 from geodetect.grid import Grid, Tiling
 from geodetect.scene.models import lowest_scores
-from geodetect.scene.numbers import check_numbers
 from geodetect.scene.plan import Selection, Sizes, make_plan
+from geodetect.scene.value_range import check_value_range
 from geodetect.stretch import Sample, Stretch
 from geodetect.vector.writers import write_features
 from tests.fakes import (
@@ -375,7 +375,7 @@ def test_a_narrow_margin_is_seen(tmp_path, side, shape):
     reader = FakeReader(pixels, Grid(shape, UPRIGHT, UTM))
     plan = make_plan(reader, PaintDetector(), Selection(np.full(2, 0.5), 0.5), Sizes(128, 32))
     with pytest.warns(UserWarning, match="nodata=-9999"):
-        check_numbers(reader, PaintDetector(), plan)
+        check_value_range(reader, PaintDetector(), plan)
 
 
 def test_few_pixels_are_looked_at(tmp_path):
@@ -390,14 +390,14 @@ def test_few_pixels_are_looked_at(tmp_path):
     for chip_size in (64, 512, 4000):
         plan = make_plan(reader, PaintDetector(), Selection(np.full(2, 0.5), 0.5), Sizes(chip_size, 0))
         reader.n_read = 0
-        check_numbers(reader, PaintDetector(), plan)
+        check_value_range(reader, PaintDetector(), plan)
         assert 0 < reader.n_read <= 2 * 16 * 4096
 
 
 def test_a_scene_that_cannot_be_read_here_is_left_to_the_run(tmp_path):
     reader = FakeReader(painted(), Grid(SHAPE, UPRIGHT, UTM), broken=(30, 30))
     plan = make_plan(reader, PaintDetector(), Selection(np.full(2, 0.5), 0.5), Sizes(64, 0))
-    check_numbers(reader, PaintDetector(), plan)
+    check_value_range(reader, PaintDetector(), plan)
 
 
 @pytest.mark.parametrize(("dtype", "value"), [("float32", -9999.0), ("int32", -32767), ("float32", -3.4028235e38)])

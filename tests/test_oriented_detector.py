@@ -36,7 +36,7 @@ from geodetect.learner.hits import Hits
 from geodetect.learner.mistakes import find_errors
 from geodetect.metadata import Architecture, Metadata
 from geodetect.metrics import coco_scores
-from geodetect.network import published
+from geodetect.network import pretrained
 from geodetect.network.losses import Loss
 from geodetect.network.matching import match
 from geodetect.network.oriented import encode
@@ -175,7 +175,7 @@ def test_weights_of_torchvisions_retinanet_are_taken_but_for_the_angle():
     ).state_dict()
     network = Network(Architecture("resnet50", oriented=True), n_classes=2, weights=None)
     angle = network.box_head.out.weight.detach().clone().unflatten(0, (-1, 6))[:, 4:]
-    assert published.fill(network, theirs, "torchvision's") == []
+    assert pretrained.fill(network, theirs, "torchvision's") == []
     own = network.box_head.out.weight.unflatten(0, (-1, 6))
     assert torch.equal(own[:, :4], theirs["head.regression_head.bbox_reg.weight"].unflatten(0, (-1, 4)))
     assert torch.equal(own[:, 4:], angle)

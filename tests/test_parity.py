@@ -20,7 +20,7 @@ from geodetect.boxes import iou
 from geodetect.network.anchors import make_anchors
 from geodetect.network.losses import Loss
 from geodetect.network.matching import match
-from geodetect.network.published import fill
+from geodetect.network.pretrained import fill
 from geodetect.network.retinanet import Network
 from geodetect.stretch import IMAGENET
 from tests.fakes import make_detector

@@ -21,7 +21,7 @@ from geodetect.errors import ArgumentError, GeodetectError, ModelError, Training
 from geodetect.learner.weights import Start
 from geodetect.stretch import IMAGENET, Numbers, Stretch
 from tests.fakes import PaintedScene, trained
-from tests.test_published import as_published, torchvisions
+from tests.test_pretrained import as_published, torchvisions
 
 SMALL = {"backbone": "resnet18", "scales": "auto"}
 OWN = SMALL | {"weights": None, "size": "small"}

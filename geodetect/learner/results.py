@@ -20,7 +20,7 @@ from geodetect.metrics import coco_scores
 from geodetect.scene import DetectsPixels
 from geodetect.scene.features import features_of
 from geodetect.scene.models import lowest_scores
-from geodetect.scene.numbers import warn_of_numbers
+from geodetect.scene.value_range import warn_of_value_range
 from geodetect.stretch import Sample
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def predict(detector: Detector, image: np.ndarray, min_score: Scores | None, nms
             f"there is not enough memory for {width:,} x {height:,} px in one piece; give the path of a raster, "
             "which is processed in windows"
         ) from error
-    warn_of_numbers(Sample([(image, np.ones(image.shape[1:], bool))]), detector, "the image")
+    warn_of_value_range(Sample([(image, np.ones(image.shape[1:], bool))]), detector, "the image")
     return features_of(found, Grid(image.shape[1:]), detector.classes)
 
 

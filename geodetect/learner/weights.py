@@ -16,7 +16,7 @@ from geodetect.detector import Detector, read_detector
 from geodetect.detector.file import is_detector, read_safetensors
 from geodetect.detector.state_dicts import read_state_dict
 from geodetect.errors import ArgumentError, ModelError
-from geodetect.network import published
+from geodetect.network import pretrained
 from geodetect.network.backbones import widen
 from geodetect.network.retinanet import Network
 from geodetect.stretch import Stretch
@@ -74,17 +74,17 @@ class Start:
     @cached_property
     def state(self) -> dict[str, Tensor] | None:
         """The state dict, COCO's is downloaded; None if there is none, with a warning if it cannot be downloaded."""
-        return published.load_coco() if self.name == COCO else self.file
+        return pretrained.load_coco() if self.name == COCO else self.file
 
     @property
     def has_torchvision_heads(self) -> bool:
         """Whether they are those of a whole RetinaNet of torchvision, whose heads have no norms."""
-        return self.state is not None and published.has_heads(self.state)
+        return self.state is not None and pretrained.has_heads(self.state)
 
     def fill(self, network: Network) -> list[str]:
         """Copy torchvision's weights into the network, and return a sentence for each part that stays random."""
         source = "torchvision's RetinaNet" if self.name == COCO else str(self.name)
-        return published.fill(network, self.state, source) if self.state else []
+        return pretrained.fill(network, self.state, source) if self.state else []
 
 
 def load_trainable(name: str | Path, *, device: str | torch.device | None) -> Detector:
@@ -127,11 +127,11 @@ def fill(detector: Detector, saved: Detector, source: str) -> list[str]:
         {name: value for name, value in each.network.state_dict().items() if not name.startswith(left_out)}
         for each in (detector, saved)
     )
-    first, n_known, n_bands = published.first_convolution(saved.network), len(saved.bands), len(detector.bands)
+    first, n_known, n_bands = pretrained.first_convolution(saved.network), len(saved.bands), len(detector.bands)
     if n_known == _RGB < n_bands:
         given[first] = widen(given[first], n_bands)
     if ours.oriented and not theirs.oriented and _BOX_OUT not in left_out:
-        published.add_angle(own, given, _BOX_OUT)
+        pretrained.add_angle(own, given, _BOX_OUT)
     if {name: value.shape for name, value in own.items()} != {name: value.shape for name, value in given.items()}:
         told = {
             "backbone": (theirs.backbone, ours.backbone),

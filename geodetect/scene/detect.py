@@ -30,7 +30,6 @@ from geodetect.scene.features import check_measurable, features_of
 from geodetect.scene.ground import join_ground
 from geodetect.scene.journal import Journal, journal_of, read_settings
 from geodetect.scene.models import DetectsPixels, HoldsDetector, load_model, lowest_scores
-from geodetect.scene.numbers import check_numbers
 from geodetect.scene.options import DetectOptions
 from geodetect.scene.plan import Plan, Selection, Sizes, check_place, make_plan, open_raster
 from geodetect.scene.progress import WindowProgress
@@ -40,6 +39,7 @@ from geodetect.scene.remote import ClusterScanner
 from geodetect.scene.runner import runner_for
 from geodetect.scene.scan import LocalScanner, Strip, on_ground, scan_strips
 from geodetect.scene.seam import Seam
+from geodetect.scene.value_range import check_value_range
 from geodetect.vector.areas import read_area
 from geodetect.vector.opening import Area, list_paths
 from geodetect.vector.outputs import SEARCHED, check_output, check_parts
@@ -163,7 +163,7 @@ def detect_objects(
         area = None if aoi is None else read_area(aoi, reader.grid)
         selection = Selection(lowest_scores(min_score, scanner.detector), nms_iou, area)
         plan = scanner.make_plan(reader, selection, sizes, tta=tta)
-        check_numbers(reader, scanner.detector, plan)
+        check_value_range(reader, scanner.detector, plan)
         scene = _Scene(reader, plan, scanner, measure=measure, progress=progress)
         if not outputs:
             return scene.collect_features()

@@ -23,7 +23,7 @@ from geodetect.errors import ModelError
 from geodetect.scene.models import DetectsPixels
 from geodetect.scene.plan import Plan
 from geodetect.scene.prefetch import Batch, Empty
-from geodetect.scene.symmetry import merge_views, views_of
+from geodetect.scene.tta import merge_views, views_of
 
 _ROUNDING = 1e-6  # by which a sigmoid or softmax in float32 may exceed 1
 _IN_FLIGHT = 2  # batches queued on a GPU, so that it never waits for the boxes of the last one

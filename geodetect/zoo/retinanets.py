@@ -14,7 +14,7 @@ from geodetect.detector import Detector
 from geodetect.detector.state_dicts import read_state_dict
 from geodetect.errors import ArgumentError, ModelError
 from geodetect.metadata import UNKNOWN_SCORE, Metadata
-from geodetect.network import published
+from geodetect.network import pretrained
 from geodetect.network.devices import find_device
 from geodetect.network.retinanet import Network
 from geodetect.stretch import BYTES, IMAGENET
@@ -55,13 +55,13 @@ def read_retinanet(
     names = _classes(config, classes, name)
     where = find_device(device)
     state = read_state_dict(_weights(folder, name))
-    slots = published.count_slots(state)
+    slots = pretrained.count_slots(state)
     if slots is None:
         raise ModelError(f"{name} holds no whole RetinaNet of torchvision, as DeepForest saves it, but other weights")
     if slots != len(names):
         raise ModelError(f"{name} has scores of {slots} classes, but its {CONFIG} has {len(names)}: {', '.join(names)}")
     network = Network(_BACKBONE, n_classes=len(names), n_bands=len(_BANDS), weights=None)
-    if anew := published.fill(network, state, name):
+    if anew := pretrained.fill(network, state, name):
         raise ModelError(f"the weights of {name} do not fit its {CONFIG}: {'; '.join(anew)}")
     try:
         metadata = Metadata(

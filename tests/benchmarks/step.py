@@ -30,7 +30,7 @@ from geodetect import memory
 from geodetect.metadata import Architecture
 from geodetect.network.losses import Loss
 from geodetect.network.precision import autocast
-from geodetect.network.published import fill
+from geodetect.network.pretrained import fill
 from geodetect.network.retinanet import Network
 from geodetect.stretch import IMAGENET
 

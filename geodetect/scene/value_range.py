@@ -21,21 +21,21 @@ _N_PIXELS = 4096  # in each place
 _N_THREADS = 4
 
 
-def check_numbers(reader: Reader, detector: Any, plan: Plan) -> None:
+def check_value_range(reader: Reader, detector: Any, plan: Plan) -> None:
     """Warn if a scene's values differ from those of the training data, or seem to include undeclared no-data.
 
     Read errors are ignored here: the run itself raises them and says where.
     """
     name, places = reader.grid.name, _places(plan)
     try:
-        with ThreadPoolExecutor(_N_THREADS, thread_name_prefix="geodetect-numbers") as pool:
+        with ThreadPoolExecutor(_N_THREADS, thread_name_prefix="geodetect-values") as pool:
             sample = Sample(pool.map(reader.read, places))
     except RasterError:
         return
-    warn_of_numbers(sample, detector, name)
+    warn_of_value_range(sample, detector, name)
 
 
-def warn_of_numbers(sample: Sample, detector: Any, name: str) -> None:
+def warn_of_value_range(sample: Sample, detector: Any, name: str) -> None:
     """Warn of values in other units than those of the training data, and of undeclared no-data.
 
     Args:

@@ -14,7 +14,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from geodetect.anchors import AnchorSpec
 from geodetect.errors import ModelError
 from geodetect.metadata import Architecture
-from geodetect.network.published import fill, load_coco
+from geodetect.network.pretrained import fill, load_coco
 from geodetect.network.retinanet import Network
 
 
