@@ -15,7 +15,7 @@ from geodetect.errors import RasterError
 from geodetect.grid import Grid
 from geodetect.progress import Bar
 from geodetect.raster.layers import Layers, warn_of_scales
-from geodetect.raster.masks import Least, find_alpha, find_least_opaque
+from geodetect.raster.masks import MaskThreshold, find_alpha, find_alpha_threshold
 from geodetect.raster.opening import Handles, Location, check_sources, overviews, read_grid, translate_errors
 from geodetect.raster.orientation import UPRIGHT, read_orientation
 from geodetect.raster.virtual import TYPES, outline_sources
@@ -78,7 +78,7 @@ class Header:
         """Number of bands that are data."""
         return len(self.layers.data)
 
-    def read_least_opaque(self) -> Least | None:
+    def read_alpha_threshold(self) -> MaskThreshold | None:
         """Return the lowest opaque value of the band that is tagged as alpha; None if there is none or it is no mask.
 
         A few blocks of it are read.
@@ -86,13 +86,13 @@ class Header:
         if self.tagged is None:
             return None
         with translate_errors(self.name, self.location), self.location.open() as dataset:
-            return find_least_opaque(dataset, self.tagged)
+            return find_alpha_threshold(dataset, self.tagged)
 
-    def with_mask(self, least: Least | None) -> Header:
-        """Return the header with the tagged band as a mask, valid from `least` on; itself if either is None."""
-        if self.tagged is None or least is None:
+    def with_mask(self, threshold: MaskThreshold | None) -> Header:
+        """Return the header with the tagged band as a mask, valid from `threshold` on; itself if either is None."""
+        if self.tagged is None or threshold is None:
             return self
-        return replace(self, layers=self.layers.with_alpha(self.tagged, least))
+        return replace(self, layers=self.layers.with_alpha(self.tagged, threshold))
 
 
 def read_headers(
@@ -169,7 +169,7 @@ def open_single(location: Location, name: str, nodata: float | None = None) -> S
     with translate_errors(name, location), handles.dataset() as dataset:
         header = Header.of(dataset, location, name, nodata)
         if header.tagged is not None:
-            header = header.with_mask(find_least_opaque(dataset, header.tagged))
+            header = header.with_mask(find_alpha_threshold(dataset, header.tagged))
         check_sources(dataset, name)
         warn_of_scales([(name, header.layers)])
         return Scene(

@@ -19,7 +19,7 @@ from rasterio.windows import Window as FileWindow
 
 from geodetect.errors import ArgumentError, RasterError, is_whole
 from geodetect.grid import Window
-from geodetect.raster.masks import Least, convert_nodata, find_least_shown, is_sparse
+from geodetect.raster.masks import MaskThreshold, convert_nodata, find_mask_threshold, is_sparse
 from geodetect.raster.opening import block_bytes
 
 _LARGEST_BLOCK_BYTES = 500_000_000  # GDAL decodes whole blocks for any window
@@ -56,7 +56,7 @@ class Layers:
         stored: dtype of the pixels in the file.
         dtype: dtype of the pixels that `read` returns.
         alpha: the band that is a mask; None if there is none.
-        least: the lowest valid value of the alpha band.
+        alpha_threshold: the lowest valid value of the alpha band.
         mask: the lowest valid value of the file's mask for all bands; None if it has none.
         nodata: whether bands declare a no-data value.
         undeclared: another no-data value; None if there is none.
@@ -71,8 +71,8 @@ class Layers:
     stored: np.dtype[Any]
     dtype: np.dtype[Any]
     alpha: int | None
-    least: Least
-    mask: Least | None
+    alpha_threshold: MaskThreshold
+    mask: MaskThreshold | None
     nodata: bool
     undeclared: float | None
     palette: np.ndarray | None
@@ -115,8 +115,8 @@ class Layers:
             stored=stored,
             dtype=np.dtype(np.uint8 if palette is not None else stored if scaled is None else np.float32),
             alpha=None,
-            least=0.0,
-            mask=find_least_shown(dataset, name) if has_mask else None,
+            alpha_threshold=0.0,
+            mask=find_mask_threshold(dataset, name) if has_mask else None,
             nodata=declared,
             undeclared=None if declared and set(dataset.nodatavals) == {undeclared} else undeclared,
             palette=palette,
@@ -127,10 +127,10 @@ class Layers:
             else tuple(BandName("", colour) for colour in _COLOURS),
         )
 
-    def with_alpha(self, band: int, least: Least) -> Layers:
+    def with_alpha(self, band: int, threshold: MaskThreshold) -> Layers:
         """Return the same bands with one of them as a mask, no longer among the data."""
         data = tuple(each for each in self.data if each != band)
-        return replace(self, data=data, alpha=band, least=least)
+        return replace(self, data=data, alpha=band, alpha_threshold=threshold)
 
     @property
     def all_valid(self) -> bool:
@@ -207,8 +207,8 @@ class Layers:
         valid = None
         if self.alpha is not None:
             # numpy compares whole numbers with whole numbers much faster.
-            least = math.ceil(self.least) if self.stored.kind in "iu" else self.least
-            valid = dataset.read(self.alpha, window=where) >= least
+            threshold = math.ceil(self.alpha_threshold) if self.stored.kind in "iu" else self.alpha_threshold
+            valid = dataset.read(self.alpha, window=where) >= threshold
         if self.mask is not None:
             shown = dataset.read_masks(1, window=where) >= math.ceil(self.mask)
             valid = shown if valid is None else valid & shown

@@ -22,10 +22,10 @@ from rasterio.windows import Window as FileWindow
 from geodetect.errors import ArgumentError, RasterError
 from geodetect.grid import Window
 
-Least: TypeAlias = float
+MaskThreshold: TypeAlias = float
 """The lowest value of a mask that makes a pixel valid."""
 
-ANY = float(np.finfo(np.float32).tiny)  # as `Least`: every value above 0
+ANY = float(np.finfo(np.float32).tiny)  # as a threshold: every value above 0
 _HALF_OF_BYTE = 128.0
 _PLACES = 8  # along each axis, where an alpha band is sampled
 _SIDE = 64  # px; of each place
@@ -44,7 +44,7 @@ def find_alpha(dataset: Any) -> int | None:
     return tagged[-1] if tagged and dataset.count > 1 else None
 
 
-def find_least_opaque(dataset: Any, band: int) -> Least | None:
+def find_alpha_threshold(dataset: Any, band: int) -> MaskThreshold | None:
     """Return the lowest opaque value of a band that is tagged as alpha, from a sample; None if it is not a mask.
 
     A mask holds 0 and one other value nearly everywhere, in any type: 1, 255, 2047 or 65535. Some programs tag
@@ -68,7 +68,7 @@ def find_least_opaque(dataset: Any, band: int) -> Least | None:
     return opaque / 2 if is_mask else None
 
 
-def find_least_shown(dataset: Any, name: str) -> Least:
+def find_mask_threshold(dataset: Any, name: str) -> MaskThreshold:
     """Return the lowest valid value of a dataset's mask.
 
     Raises:

@@ -190,12 +190,12 @@ def _with_masks(files: Sequence[Header]) -> Sequence[Header]:
     tagged = [file for file in files if file.tagged is not None]
     if tagged and not {file.n_bands for file in tagged} & {file.n_bands for file in files if file.tagged is None}:
         sample = np.unique(np.linspace(0, len(tagged) - 1, _ALPHA_FILES).astype(int))
-        found = [tagged[i].read_least_opaque() for i in sample]
-        known = [least for least in found if least is not None]
+        found = [tagged[i].read_alpha_threshold() for i in sample]
+        known = [threshold for threshold in found if threshold is not None]
         if len(known) == len(found):
             # A file that is transparent wherever it was sampled says nothing; of the others the lowest hides no pixel.
-            least = min((least for least in known if least > ANY), default=ANY)
-            files = [file.with_mask(least) for file in files]
+            threshold = min((threshold for threshold in known if threshold > ANY), default=ANY)
+            files = [file.with_mask(threshold) for file in files]
     first = files[0]
     for file in files:
         if file.n_bands != first.n_bands:

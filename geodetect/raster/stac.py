@@ -242,7 +242,7 @@ def _stack(name: str, offered: Sequence[_Band], wanted: Iterable[str], nodata: f
     bands = [(each, _find(name, offered, each)) for each in wanted]
     hrefs = list(dict.fromkeys(band.href for _, band in bands))
     headers = read_headers([(Location.of(href), name_of(href)) for href in hrefs], nodata)
-    files = {href: file.with_mask(file.read_least_opaque()) for href, file in zip(hrefs, headers, strict=True)}
+    files = {href: file.with_mask(file.read_alpha_threshold()) for href, file in zip(hrefs, headers, strict=True)}
     frame = min((file.grid for file in files.values()), key=lambda grid: abs(grid.known_transform.determinant))
     for each, band in bands:
         if files[band.href].layers.palette is not None:

@@ -264,8 +264,8 @@ def _opaque_colours(file: Header) -> str:
 def _mask_source(file: Header, mask: int | str, grid: Grid | None = None) -> str:
     """Return an alpha band, or "mask,1", of the file as 0 and 255; placed in `grid` if it is given."""
     is_alpha = mask == file.layers.alpha
-    least = file.layers.least if is_alpha else file.layers.mask or ANY
-    table = _element("LUT", f"{math.nextafter(least, 0)!r}:0,{least!r}:255")
+    threshold = file.layers.alpha_threshold if is_alpha else file.layers.mask or ANY
+    table = _element("LUT", f"{math.nextafter(threshold, 0)!r}:0,{threshold!r}:255")
     kind = TYPES[file.layers.stored.name] if is_alpha else "Byte"
     return _source(file, kind, mask, grid, mixed=False, table=table)
 
