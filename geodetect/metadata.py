@@ -17,8 +17,8 @@ from geodetect.errors import ArgumentError, check_whole, is_name, is_number, is_
 from geodetect.facts import join_values
 from geodetect.stretch import Stretch
 
-UNKNOWN_SCORE = 0.5  # to cut a map at, where no validation says which score is best
-LOWEST_SCORE = 0.05  # of a candidate; which of them are kept is decided by whoever writes the result
+DEFAULT_MIN_SCORE = 0.5  # to cut a map at, where no validation says which score is best
+CANDIDATE_MIN_SCORE = 0.05  # of a candidate; which of them are kept is decided by whoever writes the result
 NMS_IOU = 0.5  # of inference, unless another is asked for
 _TOPK = 1000, 256 * 256  # predictions of a pyramid level that are decoded, in an image of so many pixels
 
@@ -118,7 +118,7 @@ class Metadata:
     chip_size: int
     overlap: int
     pixel_size_m: float | None = None
-    min_score: Scores = UNKNOWN_SCORE
+    min_score: Scores = DEFAULT_MIN_SCORE
     stretch: Stretch | None = None
     min_size: int | None = None
     architecture: Architecture | None = None
@@ -178,10 +178,10 @@ class Metadata:
                 )
             if not is_share(score):
                 raise ArgumentError(f"min_score must lie between 0 and 1; got {score!r}")
-        return np.array([by_class.get(name, LOWEST_SCORE) for name in self.classes])
+        return np.array([by_class.get(name, CANDIDATE_MIN_SCORE) for name in self.classes])
 
     @property
-    def lowest_score(self) -> float:
+    def lowest_min_score(self) -> float:
         """The one threshold for programs that have a single one: the lowest of the classes' own."""
         return min(self.min_score.values()) if isinstance(self.min_score, Mapping) else self.min_score
 
@@ -309,5 +309,5 @@ def _parse_scores(scores: Any) -> Any:
     if isinstance(scores, Mapping):
         return {name: _parse_scores(score) for name, score in scores.items()}
     if scores is None or (isinstance(scores, Real) and math.isnan(scores)):
-        return UNKNOWN_SCORE
+        return DEFAULT_MIN_SCORE
     return float(scores) if isinstance(scores, Real) else scores

@@ -22,7 +22,7 @@ from geodetect import detect_objects, prepare_data
 from geodetect.boxes import Boxes, nms
 from geodetect.errors import ArgumentError, GeodetectError, LabelsError, ModelError, OutputError, RasterError
 from geodetect.grid import Grid, Tiling
-from geodetect.scene.models import lowest_scores
+from geodetect.scene.models import resolve_min_scores
 from geodetect.scene.plan import Selection, Sizes, make_plan
 from geodetect.scene.value_range import check_value_range
 from geodetect.stretch import Sample, Stretch
@@ -585,7 +585,7 @@ def test_a_model_is_asked_itself_whatever_it_keeps(upright):
 @pytest.mark.parametrize("own", [{"red": float("nan"), "blue": 0.4}, {"red": None, "blue": 0.4}])
 def test_a_score_that_a_model_does_not_know_is_a_half(own):
     model = PaintDetector(min_score=own)
-    assert lowest_scores(None, model).tolist() == [0.4 if name == "blue" else 0.5 for name in CLASSES]
+    assert resolve_min_scores(None, model).tolist() == [0.4 if name == "blue" else 0.5 for name in CLASSES]
 
 
 def test_precision_and_device_are_a_models_own_business_unless_it_can_change_them(upright):

@@ -20,7 +20,7 @@ from geodetect.boxes import Boxes
 from geodetect.detector import file
 from geodetect.errors import ArgumentError, ModelError, is_share, warn
 from geodetect.facts import html_table, join_values, text_of
-from geodetect.metadata import LOWEST_SCORE, NMS_IOU, HasMetadata, Metadata, Scores
+from geodetect.metadata import CANDIDATE_MIN_SCORE, NMS_IOU, HasMetadata, Metadata, Scores
 from geodetect.network import precision as precisions
 from geodetect.network.batching import choose_by_trial, choose_on_cpu
 from geodetect.network.coding import select_candidates, suppress
@@ -127,7 +127,7 @@ class Detector(HasMetadata):
         return self.network.device
 
     def detect(
-        self, pixels: np.ndarray | Tensor, *, min_score: Scores = LOWEST_SCORE, nms_iou: float = NMS_IOU
+        self, pixels: np.ndarray | Tensor, *, min_score: Scores = CANDIDATE_MIN_SCORE, nms_iou: float = NMS_IOU
     ) -> list[Boxes]:
         """What is on each chip, best first, in the chip's pixels; never reaching over its edge.
 
@@ -148,7 +148,7 @@ class Detector(HasMetadata):
         return self.collect(self.launch(pixels, min_score=min_score, nms_iou=nms_iou))
 
     def launch(
-        self, pixels: np.ndarray | Tensor, *, min_score: Scores = LOWEST_SCORE, nms_iou: float = NMS_IOU
+        self, pixels: np.ndarray | Tensor, *, min_score: Scores = CANDIDATE_MIN_SCORE, nms_iou: float = NMS_IOU
     ) -> Launched:
         """What `collect` takes to give what `detect` does; a GPU works on it while the next batch is launched.
 

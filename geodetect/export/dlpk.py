@@ -78,7 +78,7 @@ def _describe(detector: Detector, name: str) -> dict[str, Any]:
         "ExtractBands": [band - 1 for band in detector.bands],  # counted from 0 there
         "ImageSpaceUsed": "MAP_SPACE",
         "Padding": detector.overlap // 2,
-        "Threshold": detector.metadata.lowest_score,
+        "Threshold": detector.metadata.lowest_min_score,
         "BatchSize": _BATCH_SIZE,
         "Classes": [
             {"Value": k + 1, "Name": each, "Color": list(bytes.fromhex(colours[each][1:]))}

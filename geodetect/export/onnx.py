@@ -141,7 +141,7 @@ def _describe(detector: Detector, groups: list[int], det_type: str) -> dict[str,
     deepness: dict[str, Any] = {
         "model_type": "Detector",
         "det_type": det_type,
-        "det_conf": detector.metadata.lowest_score,
+        "det_conf": detector.metadata.lowest_min_score,
         "det_iou_thresh": NMS_IOU,
         "class_names": {str(k): name for k, name in enumerate(detector.classes)},
         "tile_size": detector.chip_size,  # the key in Deepness' code,

@@ -18,7 +18,7 @@ import numpy as np
 
 from geodetect.boxes import Boxes, nms
 from geodetect.errors import ArgumentError, ModelError, first_line, missing
-from geodetect.metadata import LOWEST_SCORE, NMS_IOU, HasMetadata, Metadata, topk_candidates
+from geodetect.metadata import CANDIDATE_MIN_SCORE, NMS_IOU, HasMetadata, Metadata, topk_candidates
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -81,7 +81,9 @@ class OnnxDetector(RunsInOnnxruntime):
         self._groups: list[int] = facts["groups"]
         self._in_columns: bool = facts["det_type"] in IN_COLUMNS
 
-    def detect(self, pixels: np.ndarray, *, min_score: float = LOWEST_SCORE, nms_iou: float = NMS_IOU) -> list[Boxes]:
+    def detect(
+        self, pixels: np.ndarray, *, min_score: float = CANDIDATE_MIN_SCORE, nms_iou: float = NMS_IOU
+    ) -> list[Boxes]:
         """Return the boxes of each chip, best first, in the chip's pixels and clipped to it.
 
         Args:

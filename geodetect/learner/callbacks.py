@@ -265,7 +265,7 @@ class ChipAP(Metric):  # type: ignore[misc]
         self._collect()
         pairs = distributed.gather(list(zip(self.found, self.truth, strict=True)))
         hits = Hits.of([found for found, _ in pairs], [truth for _, truth in pairs], self.n_classes)
-        self.min_scores, scores = hits.best().scores.tolist(), hits.average_precision()
+        self.min_scores, scores = hits.best_f1().scores.tolist(), hits.average_precision()
         return float(np.nanmean(scores)) if np.isfinite(scores).any() else float("nan")
 
     @property

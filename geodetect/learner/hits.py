@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from geodetect.boxes import Boxes
-from geodetect.metadata import UNKNOWN_SCORE
+from geodetect.metadata import DEFAULT_MIN_SCORE
 from geodetect.metrics import average_precision, match, precision_recall
 
 
@@ -60,9 +60,9 @@ class Hits:
         classes = [(n, self.labels == k) for k, n in enumerate(self.n_truth)]
         return np.array([average_precision(self.scores[own], self.hits[own], int(n)) for n, own in classes])
 
-    def best(self) -> Best:
+    def best_f1(self) -> Best:
         """Return the best F1 of each class and the score that gives it."""
-        f1, scores = np.where(self.n_truth > 0, 0.0, np.nan), np.full(len(self.n_truth), UNKNOWN_SCORE)
+        f1, scores = np.where(self.n_truth > 0, 0.0, np.nan), np.full(len(self.n_truth), DEFAULT_MIN_SCORE)
         for k, n in enumerate(self.n_truth):
             own = self.labels == k
             if n and self.hits[own].any():

@@ -12,7 +12,7 @@ from geodetect.boxes import Boxes, iou
 from geodetect.chips.chip import Chips
 from geodetect.detector import Detector
 from geodetect.learner.results import detect_chips
-from geodetect.metadata import UNKNOWN_SCORE
+from geodetect.metadata import DEFAULT_MIN_SCORE
 from geodetect.metrics import match
 from geodetect.raster import Reader
 
@@ -58,7 +58,7 @@ def find_errors(detector: Detector, found: list[Boxes], truth: list[Boxes]) -> t
     the worse the lower the score of the detections on them; those without any detection come first, by size.
     """
     lowest, names = detector.min_score, detector.classes
-    by_class = np.array([lowest.get(k, UNKNOWN_SCORE) if isinstance(lowest, Mapping) else lowest for k in names])
+    by_class = np.array([lowest.get(k, DEFAULT_MIN_SCORE) if isinstance(lowest, Mapping) else lowest for k in names])
     false: list[Wrong] = []
     missed: list[Wrong] = []
     for number, (boxes, true) in enumerate(zip(found, truth, strict=True)):

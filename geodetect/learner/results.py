@@ -15,11 +15,11 @@ from geodetect.detector import Detector
 from geodetect.errors import ArgumentError, ModelError
 from geodetect.grid import Grid
 from geodetect.learner.hits import Hits
-from geodetect.metadata import LOWEST_SCORE, NMS_IOU, Metadata, Scores
+from geodetect.metadata import CANDIDATE_MIN_SCORE, NMS_IOU, Metadata, Scores
 from geodetect.metrics import coco_scores
 from geodetect.scene import DetectsPixels
 from geodetect.scene.features import features_of
-from geodetect.scene.models import lowest_scores
+from geodetect.scene.models import resolve_min_scores
 from geodetect.scene.value_range import warn_of_value_range
 from geodetect.stretch import Sample
 
@@ -53,7 +53,7 @@ def detect_chips(detector: DetectsChips, chips: Chips, *, nms_iou: float = NMS_I
         while batch := batch or list(islice(alike, size)):
             pixels = np.stack([chip.pixels for chip in batch[:size]])
             try:
-                found += detector.detect(pixels, min_score=LOWEST_SCORE, nms_iou=nms_iou)
+                found += detector.detect(pixels, min_score=CANDIDATE_MIN_SCORE, nms_iou=nms_iou)
             except (MemoryError, RuntimeError) as error:
                 if not memory.is_out_of_memory(error):
                     raise
@@ -94,7 +94,7 @@ def predict(detector: Detector, image: np.ndarray, min_score: Scores | None, nms
     if isinstance(image, np.ma.MaskedArray):
         image = np.where(np.ma.getmaskarray(image), np.nan, image.data)  # NaN counts as the mean
     detector.warn_if_untrained()
-    lowest = dict(zip(detector.classes, lowest_scores(min_score, detector), strict=True))
+    lowest = dict(zip(detector.classes, resolve_min_scores(min_score, detector), strict=True))
     try:
         (found,) = detector.detect(image[None], min_score=lowest, nms_iou=nms_iou)
     except (MemoryError, RuntimeError) as error:

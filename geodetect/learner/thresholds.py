@@ -22,7 +22,7 @@ from geodetect.errors import GeodetectError, warn
 from geodetect.learner import distributed
 from geodetect.learner.hits import Hits
 from geodetect.learner.results import DetectsChips, detect_chips
-from geodetect.metadata import LOWEST_SCORE, NMS_IOU, HasMetadata
+from geodetect.metadata import CANDIDATE_MIN_SCORE, NMS_IOU, HasMetadata
 from geodetect.raster import MaskedReader
 from geodetect.scene.detect import boxes_within
 from geodetect.scene.models import optimise
@@ -56,7 +56,7 @@ def set_min_score(detector: Detector, chips: Chips) -> None:
 def choose_scores(detector: DetectsChips, chips: Chips) -> dict[str, float]:
     """Return for each class the score with the best F1 on a map of the validation ground; 0.5 without a hit."""
     found, truth = detect_ground(optimise(detector), chips)
-    best = Hits.of(found, truth, len(detector.classes)).best()
+    best = Hits.of(found, truth, len(detector.classes)).best_f1()
     return dict(zip(detector.classes, best.scores.tolist(), strict=True))
 
 
@@ -70,7 +70,7 @@ def tune(detector: DetectsChips, chips: Chips) -> pd.DataFrame:
         A class without an object has NaN and 0.5.
     """
     cached, names = _Cached(optimise(detector)), detector.classes
-    best = [Hits.of(*detect_ground(cached, chips, nms_iou=iou), len(names)).best() for iou in _NMS_IOUS]
+    best = [Hits.of(*detect_ground(cached, chips, nms_iou=iou), len(names)).best_f1() for iou in _NMS_IOUS]
     index = pd.Index(_NMS_IOUS, name="nms_iou")
     f1 = pd.DataFrame([each.f1 for each in best], index, names)
     scores = pd.DataFrame([each.scores for each in best], index, names)
@@ -86,7 +86,7 @@ class _Cached(HasMetadata):
         self._boxes: dict[bytes, Boxes] = {}  # before suppression, by the checksum of the window's pixels
 
     def detect(
-        self, pixels: np.ndarray, /, *, min_score: float = LOWEST_SCORE, nms_iou: float = NMS_IOU
+        self, pixels: np.ndarray, /, *, min_score: float = CANDIDATE_MIN_SCORE, nms_iou: float = NMS_IOU
     ) -> list[Boxes]:
         """Return the boxes of each window of the batch."""
         keys = [hashlib.sha256(window.tobytes()).digest() for window in pixels]
@@ -123,7 +123,7 @@ def detect_ground(detector: DetectsChips, chips: Chips, *, nms_iou: float = NMS_
         area = shapely.union_all(shapely.box(*np.array([plan.window.xyxy for plan in plans]).T))
         if isinstance(reader, MaskedReader):
             area = shapely.intersection(area, reader.area)
-        found.append(boxes_within(reader, detector, area, min_score=LOWEST_SCORE, nms_iou=nms_iou))
+        found.append(boxes_within(reader, detector, area, min_score=CANDIDATE_MIN_SCORE, nms_iou=nms_iou))
         objects = Boxes.concat(
             [plan.boxes.shift(plan.window.x, plan.window.y) if plan.objects is None else plan.objects for plan in plans]
         )

@@ -29,7 +29,7 @@ from geodetect.scene.edges import Parts, join
 from geodetect.scene.features import check_measurable, features_of
 from geodetect.scene.ground import join_ground
 from geodetect.scene.journal import Journal, journal_of, read_settings
-from geodetect.scene.models import DetectsPixels, HoldsDetector, load_model, lowest_scores
+from geodetect.scene.models import DetectsPixels, HoldsDetector, load_model, resolve_min_scores
 from geodetect.scene.options import DetectOptions
 from geodetect.scene.plan import Plan, Selection, Sizes, check_place, make_plan, open_raster
 from geodetect.scene.progress import WindowProgress
@@ -161,7 +161,7 @@ def detect_objects(
         check_place(reader, outputs)
         check_measurable(reader.grid, measure=measure)
         area = None if aoi is None else read_area(aoi, reader.grid)
-        selection = Selection(lowest_scores(min_score, scanner.detector), nms_iou, area)
+        selection = Selection(resolve_min_scores(min_score, scanner.detector), nms_iou, area)
         plan = scanner.make_plan(reader, selection, sizes, tta=tta)
         check_value_range(reader, scanner.detector, plan)
         scene = _Scene(reader, plan, scanner, measure=measure, progress=progress)

@@ -17,7 +17,7 @@ import numpy as np
 from geodetect.addresses import expand_user
 from geodetect.boxes import Boxes
 from geodetect.errors import ArgumentError, ModelError, is_number, is_share, is_whole, warn
-from geodetect.metadata import UNKNOWN_SCORE
+from geodetect.metadata import DEFAULT_MIN_SCORE
 from geodetect.zoo.names import load_detector
 
 _BATCH_SIZE = 8  # for a model without `suited_batch_size`
@@ -200,12 +200,14 @@ def suited_batch_size(detector: DetectsPixels, chip_size: int) -> int:
     return int(size)
 
 
-def lowest_scores(min_score: Any, detector: DetectsPixels) -> np.ndarray:
+def resolve_min_scores(min_score: Any, detector: DetectsPixels) -> np.ndarray:
     """Return the minimum score of each class, (K,)."""
     own = detector.min_score
     if isinstance(own, Mapping):
         own = {name: score for name, score in own.items() if not _is_unknown(score)}
-    lowest = _by_class(UNKNOWN_SCORE if _is_unknown(own) else own, dict.fromkeys(detector.classes, UNKNOWN_SCORE))
+    lowest = _by_class(
+        DEFAULT_MIN_SCORE if _is_unknown(own) else own, dict.fromkeys(detector.classes, DEFAULT_MIN_SCORE)
+    )
     if min_score is not None:
         lowest = _by_class(min_score, lowest)
     return np.array([lowest[name] for name in detector.classes], float)

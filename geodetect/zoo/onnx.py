@@ -15,7 +15,7 @@ import numpy as np
 from geodetect.boxes import Boxes, nms
 from geodetect.errors import ArgumentError, ModelError, warn
 from geodetect.export.onnx_detector import METADATA, OnnxDetector, RunsInOnnxruntime, load_session
-from geodetect.metadata import LOWEST_SCORE, NMS_IOU, UNKNOWN_SCORE, Metadata
+from geodetect.metadata import CANDIDATE_MIN_SCORE, DEFAULT_MIN_SCORE, NMS_IOU, Metadata
 from geodetect.zoo.onnx_metadata import CANDIDATE_RANK, LAYOUTS, RETINANET, FileMetadata
 
 _BOX = 4  # numbers of a box
@@ -109,7 +109,7 @@ class ForeignOnnx(RunsInOnnxruntime):
                 chip_size=side,
                 overlap=overlap,
                 pixel_size_m=resolution,
-                min_score=UNKNOWN_SCORE if score is None else score,
+                min_score=DEFAULT_MIN_SCORE if score is None else score,
                 oriented=self.layout != RETINANET and LAYOUTS[self.layout].angle,
                 summary={"layout": self.layout, "nms_iou": told.get("det_iou_thresh")},
             )
@@ -169,7 +169,9 @@ class ForeignOnnx(RunsInOnnxruntime):
                 f"{', '.join(str(list(shape)) for shape in shapes)}; export it in another layout"
             )
 
-    def detect(self, pixels: np.ndarray, *, min_score: Any = LOWEST_SCORE, nms_iou: float = NMS_IOU) -> list[Boxes]:
+    def detect(
+        self, pixels: np.ndarray, *, min_score: Any = CANDIDATE_MIN_SCORE, nms_iou: float = NMS_IOU
+    ) -> list[Boxes]:
         """Return the boxes on each image, highest score first, in its pixels, cut at its edges.
 
         Oriented boxes are not cut; those with their centre in the image count.

@@ -13,7 +13,7 @@ import torch
 from geodetect.detector import Detector
 from geodetect.detector.state_dicts import read_state_dict
 from geodetect.errors import ArgumentError, ModelError
-from geodetect.metadata import UNKNOWN_SCORE, Metadata
+from geodetect.metadata import DEFAULT_MIN_SCORE, Metadata
 from geodetect.network import pretrained
 from geodetect.network.devices import find_device
 from geodetect.network.retinanet import Network
@@ -70,7 +70,7 @@ def read_retinanet(
             chip_size=_CHIP_SIZE,
             overlap=_OVERLAP,
             pixel_size_m=pixel_size_m,
-            min_score=config.get("score_thresh", UNKNOWN_SCORE),
+            min_score=config.get("score_thresh", DEFAULT_MIN_SCORE),
             stretch=replace(IMAGENET, numbers=BYTES),
             min_size=_MIN_SIZE,
             summary={"source": name, "nms_iou": config.get("nms_thresh")},

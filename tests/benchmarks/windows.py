@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
             )
             sys.stdout.flush()
         found, due = detect_chips(detector, data.valid)
-        (score,) = Hits.of(found, due, len(detector.classes)).best().scores
+        (score,) = Hits.of(found, due, len(detector.classes)).best_f1().scores
         sys.stdout.write(f"seed {seed}, single chips: best F1 from score {score:.3f} on\n")
 
 
