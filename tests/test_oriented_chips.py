@@ -27,7 +27,7 @@ from geodetect.cli.main import main
 from geodetect.errors import ArgumentError, LabelsError
 from geodetect.grid import Window
 from geodetect.learner.hits import Hits
-from geodetect.vector.geometry import mend
+from geodetect.vector.geometry import make_valid
 from tests.fakes import PaintedScene, write_raster
 
 # Turned rectangles in the pixels of the painted scene, 224 x 160: x, y of the centre, length, width, degrees, class.
@@ -113,7 +113,7 @@ def test_of_an_object_across_an_edge_the_box_is_that_of_the_visible_part() -> No
 def test_every_box_is_the_smallest_rectangle_around_its_part(data: st.DataObject) -> None:
     number = st.floats(-10, 74, width=32)
     points = data.draw(st.lists(st.lists(st.tuples(number, number), min_size=3, max_size=7), min_size=1, max_size=5))
-    polygons = mend(np.array([shapely.Polygon(ring) for ring in points], dtype=object))
+    polygons = make_valid(np.array([shapely.Polygon(ring) for ring in points], dtype=object))
     polygons = polygons[shapely.area(polygons) > 0]
     window = Window(0, 0, 64, 64)
     (boxes,) = cut(polygons, np.arange(len(polygons)), [window], Cutting(min_visible=0.2, oriented=True))

@@ -33,7 +33,7 @@ from geodetect.errors import ArgumentError, warn
 from geodetect.metrics import average_precision, best_score, check_match_iou, match_pairs, precision_recall
 from geodetect.vector.datum import warn_of_datum
 from geodetect.vector.features import ANGLE
-from geodetect.vector.geometry import mend
+from geodetect.vector.geometry import make_valid
 from geodetect.vector.labels import Labels
 from geodetect.vector.opening import Area, Vectors, open_features
 from geodetect.vector.searched import read_searched_ground
@@ -150,7 +150,7 @@ class _Comparison:
         i, j, iou = find_overlaps(*envelopes)
         able = found["group"].to_numpy()[i] == truth["group"].to_numpy()[j]
         if polygons:
-            a = mend(a)
+            a = make_valid(a)
             areas = np.nan_to_num(shapely.area(a))[i] + shapely.area(b)[j]
             # Polygons share no more than their envelopes do; most pairs are too far apart by that alone.
             shared = iou / (1 + iou) * (area(envelopes[0])[i] + area(envelopes[1])[j])

@@ -25,7 +25,7 @@ from geodetect.vector.features import (
     Target,
     pluralize,
 )
-from geodetect.vector.geometry import exceeds_degrees, is_finite, mend, number_outlines, units_m
+from geodetect.vector.geometry import exceeds_degrees, is_finite, make_valid, number_outlines, units_m
 from geodetect.vector.labels import Labels
 from geodetect.vector.opening import Area
 
@@ -226,7 +226,7 @@ def warn_if_apart(found: GeoDataFrame, truth: GeoDataFrame) -> None:
 
 def warn_if_rotated(found: GeoDataFrame) -> None:
     """Warns where envelopes are much larger than the detections in them."""
-    areas = np.nan_to_num(shapely.area(mend(found.geometry.to_numpy())))
+    areas = np.nan_to_num(shapely.area(make_valid(found.geometry.to_numpy())))
     envelopes = area(shapely.bounds(found.geometry.to_numpy()))
     solid = envelopes > 0
     if solid.any() and np.median(areas[solid] / envelopes[solid]) < _UPRIGHT:

@@ -30,7 +30,7 @@ from geodetect.vector.features import (
     describe_lost,
     no_overlap,
 )
-from geodetect.vector.geometry import mend
+from geodetect.vector.geometry import make_valid
 from geodetect.vector.opening import Area, open_features
 
 _CORNERS = 4  # numbers that make a rectangle: x1, y1, x2, y2
@@ -72,7 +72,7 @@ def read_areas(aoi: Area, grids: Sequence[Grid]) -> list[shapely.Geometry]:
             except LabelsError as error:
                 by_crs[grid.crs] = Placement(np.zeros(0, object), np.zeros(0, int), target.crs)
                 problem = problem or error
-        polygons = mend(by_crs[grid.crs].to_pixels(grid))
+        polygons = make_valid(by_crs[grid.crs].to_pixels(grid))
         areas.append(shapely.union_all(polygons[shapely.intersects(polygons, shapely.box(0, 0, *grid.shape[::-1]))]))
     if all(area.is_empty for area in areas):
         raise problem or no_overlap(by_crs[grids[0].crs].geometry, grids[0], features.name)

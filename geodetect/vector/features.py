@@ -21,7 +21,7 @@ from pyproj.exceptions import ProjError
 from geodetect.errors import LabelsError, NotGeoreferenced
 from geodetect.grid import Grid
 from geodetect.vector.classes import as_text
-from geodetect.vector.geometry import circles, exceeds_degrees, is_finite, join_cut, mend, shift_near, split_parts
+from geodetect.vector.geometry import circles, exceeds_degrees, is_finite, join_cut, make_valid, shift_near, split_parts
 
 # Why an object is left out, in the order of reports.
 NO_CLASS = "without a class"
@@ -348,7 +348,7 @@ class Placement:
         if points.any():
             assert radius_m is not None
             polygons[points] = circles(shapely.get_coordinates(polygons[points]), radius_m, self.crs)
-        polygons = mend(polygons)
+        polygons = make_valid(polygons)
         kept = ~shapely.is_missing(polygons)
         return Placement(polygons[kept], self.numbers[kept], self.crs)
 

@@ -56,7 +56,7 @@ def exceeds_degrees(geometry: GeoSeries) -> bool:
     return bool(geometry.crs.is_geographic and beyond.any())
 
 
-def mend(polygons: np.ndarray) -> np.ndarray:
+def make_valid(polygons: np.ndarray) -> np.ndarray:
     """Make polygons valid, each still one object, which may have several parts; None where no area is left.
 
     A ring of four corners that crosses itself has two of them swapped: its convex hull is what was meant.
@@ -68,7 +68,7 @@ def mend(polygons: np.ndarray) -> np.ndarray:
         shapely.get_num_coordinates(hulls) == _FOUR_CORNERS
     )
     polygons[bad[swapped]] = hulls[swapped]
-    # make_valid may leave lines and points beside the polygons; buffer takes only what has an area.
+    # shapely's may leave lines and points beside the polygons; buffer takes only what has an area.
     polygons[bad[~swapped]] = shapely.buffer(shapely.make_valid(polygons[bad[~swapped]]), 0)
     polygons[~(shapely.area(polygons) > 0)] = None
     return polygons

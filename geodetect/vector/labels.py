@@ -43,7 +43,7 @@ from geodetect.vector.features import (
     no_place,
     pluralize,
 )
-from geodetect.vector.geometry import mend, number_outlines
+from geodetect.vector.geometry import make_valid, number_outlines
 from geodetect.vector.opening import Vectors, open_features
 
 
@@ -181,7 +181,7 @@ class _Search:
             self._by_crs[grid.crs] = self._bring(grid)
         polygons, tree = self._by_crs[grid.crs]
         near = np.sort(tree.query(shapely.Polygon(grid.corners)))
-        here = mend(Placement(polygons.geometry[near], near, polygons.crs).to_pixels(grid))
+        here = make_valid(Placement(polygons.geometry[near], near, polygons.crs).to_pixels(grid))
         meets = shapely.intersects(here, shapely.box(0, 0, *grid.shape[::-1]))
         here, numbers = here[meets], polygons.numbers[near[meets]]
         self.met[numbers] = True

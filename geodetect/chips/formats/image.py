@@ -16,7 +16,7 @@ from pyproj import CRS
 
 from geodetect.chips.formats.masks import outline_mask
 from geodetect.errors import LabelsError
-from geodetect.vector.geometry import mend
+from geodetect.vector.geometry import make_valid
 
 TRAIN, VALID, TEST, UNLISTED = "train", "valid", "test", "unlisted"  # parts of a data set
 _NONCHARACTERS = re.compile("[\ufdd0-\ufdef\ufffe\uffff]")  # of the first plane; XML allows the others
@@ -122,7 +122,7 @@ class Image:
                     f"an outline of {self.names[i]} in {self.path.name} is not made of pairs of numbers, x and y, and "
                     f"no mask: {error}; correct it in {self.label}"
                 ) from error
-        return mend(polygons)
+        return make_valid(polygons)
 
     @property
     def corners(self) -> Float[np.ndarray, "N 8"]:
