@@ -9,7 +9,7 @@ from geodetect.anchors import AnchorSpec
 from geodetect.network.anchors import make_anchors
 from geodetect.network.coding import encode
 from geodetect.network.losses import Loss, _giou_loss
-from geodetect.network.matching import IGNORED, match
+from geodetect.network.matching import IGNORED, match_anchors
 
 ANCHORS = make_anchors(AnchorSpec(), (64, 96))
 BOXES = torch.tensor([[[4.0, 4, 40, 30], [50, 10, 90, 60]], [[8, 8, 60, 60], [0, 0, 0, 0]], [[0, 0, 0, 0]] * 2])
@@ -25,7 +25,7 @@ def said(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 def slow(logits, deltas, alpha, gamma):
     """The two losses, anchor by anchor."""
-    target, focal, box, n_positive = match(ANCHORS, BOXES, LABELS), 0.0, 0.0, 0
+    target, focal, box, n_positive = match_anchors(ANCHORS, BOXES, LABELS), 0.0, 0.0, 0
     for i, j in (target != IGNORED).nonzero().tolist():
         truth, goal = int(target[i, j]), torch.zeros(3)
         if truth >= 0:
@@ -82,7 +82,7 @@ def test_chips_without_boxes_teach_only_the_classes(n_boxes):
 def test_ignored_anchors_teach_nothing():
     logits, deltas = said()
     sum(Loss()(logits, deltas, ANCHORS, BOXES, LABELS)).backward()
-    target = match(ANCHORS, BOXES, LABELS)
+    target = match_anchors(ANCHORS, BOXES, LABELS)
     assert (target == IGNORED).any()
     assert (logits.grad[target == IGNORED] == 0).all()
     assert (logits.grad[target != IGNORED] != 0).all()

@@ -7,7 +7,7 @@ from torchvision.ops import box_iou
 
 from geodetect.anchors import AnchorSpec
 from geodetect.network.anchors import make_anchors
-from geodetect.network.matching import BACKGROUND, IGNORED, match
+from geodetect.network.matching import BACKGROUND, IGNORED, match_anchors
 
 SIDE = 256
 ANCHORS = make_anchors(AnchorSpec(), (SIDE, SIDE))
@@ -63,7 +63,7 @@ def labels(boxes: torch.Tensor) -> torch.Tensor:
 @given(sparse_boxes())
 def test_sparse_boxes_match_as_in_torchvision(boxes):
     expected = Matcher(0.5, 0.4, allow_low_quality_matches=True)(box_iou(boxes, ANCHORS))
-    assert torch.equal(match(ANCHORS, boxes[None], labels(boxes)[None])[0], expected)
+    assert torch.equal(match_anchors(ANCHORS, boxes[None], labels(boxes)[None])[0], expected)
 
 
 SMALL = make_anchors(AnchorSpec(), (32, 32))
@@ -72,13 +72,13 @@ SMALL = make_anchors(AnchorSpec(), (32, 32))
 @settings(deadline=None)
 @given(crowds())
 def test_crowds_match_as_slow_loops_do(boxes):
-    assert match(SMALL, boxes[None], labels(boxes)[None])[0].tolist() == slow(SMALL, boxes)
+    assert match_anchors(SMALL, boxes[None], labels(boxes)[None])[0].tolist() == slow(SMALL, boxes)
 
 
 @settings(deadline=None)
 @given(crowds())
 def test_every_box_has_an_anchor_even_in_a_crowd(boxes):
-    target = match(SMALL, boxes[None], labels(boxes)[None])[0]
+    target = match_anchors(SMALL, boxes[None], labels(boxes)[None])[0]
     assert set(range(len(boxes))) <= set(target.tolist())
 
 
@@ -91,15 +91,15 @@ def test_a_batch_is_its_pictures_and_padding_changes_nothing(pictures, n_padding
     boxes[..., 2:] = 20  # padding that would overlap, were it not for its label
     for i, picture in enumerate(pictures):
         boxes[i, : len(picture)], padded[i, : len(picture)] = picture, 0
-    singly = [match(SMALL, picture[None], labels(picture)[None])[0] for picture in pictures]
-    assert torch.equal(match(SMALL, boxes, padded), torch.stack(singly))
+    singly = [match_anchors(SMALL, picture[None], labels(picture)[None])[0] for picture in pictures]
+    assert torch.equal(match_anchors(SMALL, boxes, padded), torch.stack(singly))
 
 
 def test_thresholds_by_hand():
     # anchors 10 x 10; box 10 x 10 moved right by d: IoU (10 - d) / (10 + d): d = 3: 0.54, 4: 0.43, 5: 0.33
     tens = torch.tensor([[d, 0.0, d + 10, 10] for d in (0.0, 3, 4, 5)])
     box = torch.tensor([[[0.0, 0, 10, 10]]])
-    assert match(tens, box, labels(box))[0].tolist() == [0, 0, IGNORED, BACKGROUND]
+    assert match_anchors(tens, box, labels(box))[0].tolist() == [0, 0, IGNORED, BACKGROUND]
 
 
 def test_competitors_by_hand():
@@ -107,19 +107,19 @@ def test_competitors_by_hand():
     # the small anchor; the larger box overlaps it more (0.16 against 0.04) and the smaller gets the other.
     two = torch.tensor([[0.0, 0, 10, 10], [0, 0, 20, 10]])
     boxes = torch.tensor([[[1.0, 1, 3, 3], [4, 4, 8, 8]]])
-    assert match(two, boxes, labels(boxes))[0].tolist() == [1, 0]
-    assert match(two, boxes.flip(1), labels(boxes))[0].tolist() == [0, 1]
+    assert match_anchors(two, boxes, labels(boxes))[0].tolist() == [1, 0]
+    assert match_anchors(two, boxes.flip(1), labels(boxes))[0].tolist() == [0, 1]
 
 
 def test_more_competitors_than_anchors_leave_some_without():
     two = torch.tensor([[0.0, 0, 10, 10], [0, 0, 20, 10]])
     boxes = torch.tensor([[1.0, 1, 3, 3]]).repeat(5, 1)[None]
-    assert sorted(match(two, boxes, labels(boxes))[0].tolist()) == [0, 1]
+    assert sorted(match_anchors(two, boxes, labels(boxes))[0].tolist()) == [0, 1]
 
 
 def test_a_box_far_from_every_anchor_gets_none():
     box = torch.tensor([[[5000.0, 5000, 5010, 5010]]])
-    assert (match(ANCHORS, box, labels(box)) == BACKGROUND).all()
+    assert (match_anchors(ANCHORS, box, labels(box)) == BACKGROUND).all()
 
 
 @pytest.mark.parametrize(
@@ -127,13 +127,13 @@ def test_a_box_far_from_every_anchor_gets_none():
 )
 def test_boxes_without_area_are_padding(box):
     boxes = torch.tensor([[box, [10, 10, 40, 40]]], dtype=torch.float32)
-    target = match(ANCHORS, boxes, labels(boxes))
-    assert torch.equal(target, match(ANCHORS, boxes, torch.tensor([[-1, 0]])))
+    target = match_anchors(ANCHORS, boxes, labels(boxes))
+    assert torch.equal(target, match_anchors(ANCHORS, boxes, torch.tensor([[-1, 0]])))
     assert set(target.unique().tolist()) == {BACKGROUND, IGNORED, 1}
 
 
 @pytest.mark.parametrize("n_boxes", [0, 3])
 def test_no_boxes_leave_background(n_boxes):
-    target = match(ANCHORS, torch.zeros(2, n_boxes, 4), torch.full((2, n_boxes), -1))
+    target = match_anchors(ANCHORS, torch.zeros(2, n_boxes, 4), torch.full((2, n_boxes), -1))
     assert target.shape == (2, len(ANCHORS))
     assert (target == BACKGROUND).all()

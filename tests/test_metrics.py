@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from geodetect.boxes import Boxes, from_xywh, iou
 from geodetect.errors import ArgumentError
-from geodetect.metrics import average_precision, best_score, match, precision_recall
+from geodetect.metrics import average_precision, best_score, match_detections, precision_recall
 from tests import oracles
 from tests.oracles_coco import coco_evaluation
 from tests.strategies import boxes
@@ -50,7 +50,7 @@ def test_average_precision_is_that_of_pycocotools(seed, match_iou):
     evaluation = coco_evaluation(made, N_CLASSES, match_ious=[match_iou])
     precision = evaluation.eval["precision"][0, :, :, 0, 0]
     for label in range(N_CLASSES):
-        hit = [match(found, truth, match_iou)[0][found.labels == label] >= 0 for found, truth in made]
+        hit = [match_detections(found, truth, match_iou)[0][found.labels == label] >= 0 for found, truth in made]
         scores = np.concatenate([found.scores[found.labels == label] for found, _ in made])
         n_truth = sum(int((truth.labels == label).sum()) for _, truth in made)
         assert average_precision(scores, np.concatenate(hit), n_truth) == pytest.approx(precision[:, label].mean())
@@ -64,14 +64,14 @@ def test_matches_are_those_of_pycocotools(match_iou):
         if entry is None:
             continue
         found, truth = (side[side.labels == entry["category_id"]] for side in made[entry["image_id"]])
-        partner, _ = match(found, truth, match_iou)
+        partner, _ = match_detections(found, truth, match_iou)
         # Its detections come best first; its partner 0 is none, and ids count from 1 through all chips.
         np.testing.assert_array_equal(partner[np.argsort(-found.scores)] >= 0, entry["dtMatches"][0] > 0)
 
 
 @given(boxes(), boxes(scored=False), match_ious, st.booleans())
 def test_matches_are_those_of_the_slow_loop(found, truth, match_iou, by_class):
-    partner, shared = match(found, truth, match_iou, by_class=by_class)
+    partner, shared = match_detections(found, truth, match_iou, by_class=by_class)
     expected = oracles.match(found, truth, match_iou, by_class=by_class)
     order = found.rank()
     # Detections alike in everything may change places.
@@ -84,7 +84,7 @@ def test_matches_are_those_of_the_slow_loop(found, truth, match_iou, by_class):
 
 @given(boxes(), boxes(scored=False), match_ious)
 def test_no_true_box_is_found_twice_nor_by_too_little(found, truth, match_iou):
-    partner, shared = match(found, truth, match_iou)
+    partner, shared = match_detections(found, truth, match_iou)
     taken = partner[partner >= 0]
     assert len(set(taken)) == len(taken)
     assert (found.labels[partner >= 0] == truth.labels[taken]).all()
@@ -94,7 +94,7 @@ def test_no_true_box_is_found_twice_nor_by_too_little(found, truth, match_iou):
 @given(boxes(scored=False))
 def test_truth_as_detections_is_all_found(truth):
     solid = truth[(truth.sizes > 0).all(axis=1)]
-    partner, shared = match(Boxes(solid.xyxy, solid.labels, np.full(len(solid), 0.5)), solid, 1.0)
+    partner, shared = match_detections(Boxes(solid.xyxy, solid.labels, np.full(len(solid), 0.5)), solid, 1.0)
     assert sorted(partner) == list(range(len(solid)))
     np.testing.assert_allclose(shared, 1)
 
@@ -103,21 +103,21 @@ def test_the_better_detection_takes_the_object_worked_by_hand():
     # Both cover the one object by half or more; the closer one scores less and comes too late.
     truth = Boxes(np.array([[0, 0, 10, 10]]), np.array([0]))
     found = Boxes(np.array([[0, 0, 10, 9], [0, 0, 10, 6]]), np.array([0, 0]), np.array([0.6, 0.8]))
-    partner, shared = match(found, truth, 0.5)
+    partner, shared = match_detections(found, truth, 0.5)
     assert list(partner) == [-1, 0]
     assert list(shared) == pytest.approx([0, 0.6])
 
 
 def test_nothing_matches_nothing():
-    partner, shared = match(Boxes.empty(scored=True), Boxes.empty(), 0.5)
+    partner, shared = match_detections(Boxes.empty(scored=True), Boxes.empty(), 0.5)
     assert (len(partner), len(shared)) == (0, 0)
-    assert list(match(chips(1, 0)[0][0][:2], Boxes.empty(), 0.5)[0]) == [-1, -1]
+    assert list(match_detections(chips(1, 0)[0][0][:2], Boxes.empty(), 0.5)[0]) == [-1, -1]
 
 
 @pytest.mark.parametrize("match_iou", [0.0, -1.0, 1.01, 50.0, math.nan])
 def test_a_threshold_that_means_nothing_is_refused(match_iou):
     with pytest.raises(ArgumentError, match=f"above 0 and at most 1; got match_iou={match_iou}"):
-        match(Boxes.empty(scored=True), Boxes.empty(), match_iou)
+        match_detections(Boxes.empty(scored=True), Boxes.empty(), match_iou)
 
 
 @given(outcomes())

@@ -38,7 +38,7 @@ from geodetect.metadata import Architecture, Metadata
 from geodetect.metrics import coco_scores
 from geodetect.network import pretrained
 from geodetect.network.losses import Loss
-from geodetect.network.matching import match
+from geodetect.network.matching import match_anchors
 from geodetect.network.oriented import encode
 from geodetect.network.retinanet import Network
 from geodetect.stretch import Stretch
@@ -220,7 +220,7 @@ def test_ap50_of_an_epoch_is_that_of_the_boxes_of_its_chips():
     boxes[0, :3] = torch.from_numpy(np.column_stack([TRUTH.xyxy, TRUTH.angles]))
     labels = torch.tensor([[0, 1, 0, -1, -1]])
     anchors = network.anchors((SIDE, SIDE))
-    target = match(anchors, boxes, labels)[0]
+    target = match_anchors(anchors, boxes, labels)[0]
     positive = target >= 0
     logits, deltas = torch.full((1, len(anchors), 2), -9.0), torch.zeros(1, len(anchors), 6)
     logits[0, positive, labels[0, target[positive]]] = 9

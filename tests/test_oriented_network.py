@@ -17,7 +17,7 @@ from geodetect.metadata import Architecture
 from geodetect.network.anchors import level_sizes, make_anchors
 from geodetect.network.coding import select_candidates, suppress
 from geodetect.network.losses import Loss
-from geodetect.network.matching import match
+from geodetect.network.matching import match_anchors
 from geodetect.network.oriented import decode, encode, hulls, probiou_loss
 from geodetect.network.retinanet import Network
 
@@ -116,7 +116,7 @@ def test_anchors_are_matched_by_the_hull_and_boxes_without_area_are_padding():
     box = torch.tensor([[rectangle(64, 64, 40, 12, 40), rectangle(30, 30, 40, 0, 40), rectangle(90, 90, 9, 9, 0)]])
     labels = torch.tensor([[0, 0, -1]])
     upright = torch.cat([hulls(box), torch.zeros(1, 3, 0)], dim=2)
-    got, due = match(ANCHORS, box, labels), match(ANCHORS, upright[:, :1], labels[:, :1])
+    got, due = match_anchors(ANCHORS, box, labels), match_anchors(ANCHORS, upright[:, :1], labels[:, :1])
     assert torch.equal(got, due)
     assert (got >= 0).any()
 
@@ -124,7 +124,7 @@ def test_anchors_are_matched_by_the_hull_and_boxes_without_area_are_padding():
 def certain(boxes: Boxes, n_classes: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
     """What a perfect network says of one image: the anchors of each box have its class and its deltas."""
     truth = rows(boxes)[None]
-    target = match(ANCHORS, truth, torch.from_numpy(boxes.labels)[None])[0]
+    target = match_anchors(ANCHORS, truth, torch.from_numpy(boxes.labels)[None])[0]
     positive = (target >= 0).nonzero().squeeze(1)
     logits, deltas = torch.full((1, len(ANCHORS), n_classes), -9.0), torch.zeros(1, len(ANCHORS), 6)
     logits[0, positive, torch.from_numpy(boxes.labels)[target[positive]]] = 9

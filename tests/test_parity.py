@@ -19,7 +19,7 @@ from geodetect.anchors import AnchorSpec
 from geodetect.boxes import iou
 from geodetect.network.anchors import make_anchors
 from geodetect.network.losses import Loss
-from geodetect.network.matching import match
+from geodetect.network.matching import match_anchors
 from geodetect.network.pretrained import fill
 from geodetect.network.retinanet import Network
 from geodetect.stretch import IMAGENET
@@ -121,7 +121,7 @@ def test_matching_differs_only_where_labels_compete(rows: list[tuple[int, int, i
     boxes = torch.tensor([[x, y, x + w, y + h] for x, y, w, h in rows], dtype=torch.float32)
     overlap = box_iou(boxes, SMALL)
     expected = Matcher(0.5, 0.4, allow_low_quality_matches=True)(overlap)
-    found = match(SMALL, boxes[None], torch.zeros(1, len(boxes), dtype=torch.long))[0]
+    found = match_anchors(SMALL, boxes[None], torch.zeros(1, len(boxes), dtype=torch.long))[0]
     best = overlap == overlap.amax(dim=1, keepdim=True)
     owned = best & (overlap.argmax(dim=0) == torch.arange(len(boxes))[:, None])
     contested = (best & ~owned).any(dim=0)  # the best of one box, but another overlaps it more

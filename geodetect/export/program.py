@@ -117,7 +117,7 @@ def trace(module: nn.Module, detector: Detector) -> torch.export.ExportedProgram
     return torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("B", min=1)},))
 
 
-def draw_clouds(detector: Detector, n_pictures: int) -> Tensor:
+def make_test_inputs(detector: Detector, n_pictures: int) -> Tensor:
     """Return standardised pixels (B, C, S, S) of smooth noise, the same for the same B.
 
     White noise would not do: deep networks give it logits in the hundreds, where rounding dominates.

@@ -11,7 +11,15 @@ from pathlib import Path
 import torch
 
 from geodetect.detector import Detector
-from geodetect.export.program import BATCHES, BYTE, check_difference, copy_plain, draw_clouds, max_difference, trace
+from geodetect.export.program import (
+    BATCHES,
+    BYTE,
+    check_difference,
+    copy_plain,
+    make_test_inputs,
+    max_difference,
+    trace,
+)
 from geodetect.files import replace_atomically
 
 _METADATA = "geodetect.json"  # beside the program in the archive, under extra/
@@ -41,7 +49,7 @@ def export(detector: Detector, path: Path) -> None:
             raise OSError(str(error)) from error
         program = torch.export.load(part).module()
         for n_pictures in BATCHES:
-            pictures = draw_clouds(detector, n_pictures)
+            pictures = make_test_inputs(detector, n_pictures)
             with torch.inference_mode():
                 off = max_difference(program(pictures), network(pictures))
             check_difference(off, _TOLERANCE, "the exported program")

@@ -13,7 +13,7 @@ import numpy as np
 
 from geodetect.boxes import Boxes
 from geodetect.metadata import DEFAULT_MIN_SCORE
-from geodetect.metrics import average_precision, match, precision_recall
+from geodetect.metrics import average_precision, match_detections, precision_recall
 
 
 class Best(NamedTuple):
@@ -42,7 +42,7 @@ class Hits:
     @classmethod
     def of(cls, found: Sequence[Boxes], truth: Sequence[Boxes], n_classes: int, match_iou: float = 0.5) -> Hits:
         """Match the detections of each chip with its true boxes."""
-        partners = [match(a, b, match_iou)[0] for a, b in zip(found, truth, strict=True)]
+        partners = [match_detections(a, b, match_iou)[0] for a, b in zip(found, truth, strict=True)]
         counted = [np.append(true.counted, True)[partner] for partner, true in zip(partners, truth, strict=True)]
         every = Boxes.concat([boxes[some] for boxes, some in zip(found, counted, strict=True)], scored=True)
         assert every.scores is not None

@@ -13,7 +13,7 @@ from geodetect.chips.chip import Chips
 from geodetect.detector import Detector
 from geodetect.learner.results import detect_chips
 from geodetect.metadata import DEFAULT_MIN_SCORE
-from geodetect.metrics import match
+from geodetect.metrics import match_detections
 from geodetect.raster import Reader
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def find_errors(detector: Detector, found: list[Boxes], truth: list[Boxes]) -> t
     missed: list[Wrong] = []
     for number, (boxes, true) in enumerate(zip(found, truth, strict=True)):
         counted = boxes[np.asarray(boxes.scores) >= by_class[boxes.labels]]
-        partner = match(counted, true, _RIGHT_IOU)[0]
+        partner = match_detections(counted, true, _RIGHT_IOU)[0]
         overlap = iou(counted, true)
         for i in np.flatnonzero(partner < 0):
             label, score = int(counted.labels[i]), float(np.asarray(counted.scores)[i])

@@ -24,7 +24,7 @@ from geodetect.learner.callbacks import ChipAP, MeanLoss, ScaledGradients, Seede
 from geodetect.learner.interrupts import defer_interrupts
 from geodetect.learner.loop import DetectionLearner
 from geodetect.network.losses import Loss
-from geodetect.network.matching import match
+from geodetect.network.matching import match_anchors
 from geodetect.network.precision import resolve
 from geodetect.network.retinanet import Network
 
@@ -50,7 +50,7 @@ class DetectionLoss:
 
     def n_positive(self, boxes: Tensor, labels: Tensor) -> Tensor:
         """Return the number of anchors, over all chips, that the loss of these boxes is a mean over; may be 0."""
-        return (match(self.network.anchors(self.shape), boxes, labels) >= 0).sum()
+        return (match_anchors(self.network.anchors(self.shape), boxes, labels) >= 0).sum()
 
 
 class _Optimizer(OptimWrapper):  # type: ignore[misc]

@@ -25,7 +25,7 @@ def check_match_iou(match_iou: float) -> None:
         raise ArgumentError(f"match_iou must be above 0 and at most 1; got match_iou={match_iou!r}")
 
 
-def match(
+def match_detections(
     detections: Boxes, truth: Boxes, match_iou: float, *, by_class: bool = True
 ) -> tuple[Int[np.ndarray, "N"], Float[np.ndarray, "N"]]:
     """Find a true box for each detection, no true box twice.
@@ -59,7 +59,7 @@ def match_pairs(
     match_iou: float,
     last: Bool[np.ndarray, "M"],
 ) -> tuple[Int[np.ndarray, "N"], Float[np.ndarray, "N"]]:
-    """Match as `match` does, from pairs that overlap instead of boxes.
+    """Match as `match_detections` does, from pairs that overlap instead of boxes.
 
     Each detection takes the free true box that it overlaps most; of equal overlaps the last one, as COCO.
 

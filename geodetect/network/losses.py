@@ -16,7 +16,7 @@ from torch.nn.functional import smooth_l1_loss
 from torchvision.ops import sigmoid_focal_loss
 
 from geodetect.network.coding import decode, encode
-from geodetect.network.matching import IGNORED, match
+from geodetect.network.matching import IGNORED, match_anchors
 from geodetect.network.oriented import N_ORIENTED, probiou_loss
 from geodetect.network.oriented import encode as encode_oriented
 
@@ -72,7 +72,7 @@ class Loss:
             boxes: true boxes, with angles (B, M, 5) if deltas are (B, A, 6); M may be 0.
             labels: class indices from 0, -1 for padding.
         """
-        target = match(anchors, boxes, labels)
+        target = match_anchors(anchors, boxes, labels)
         image, anchor = (target >= 0).nonzero(as_tuple=True)
         truth = target[image, anchor]
         classes = logits.new_zeros(logits.shape, dtype=anchors.dtype)

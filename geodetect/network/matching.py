@@ -18,7 +18,7 @@ _CHUNK, _CHUNK_ON_GPU = 1 << 22, 1 << 24  # overlaps at once: what fits into a p
 
 
 @torch.no_grad()
-def match(
+def match_anchors(
     anchors: Float[Tensor, "A 4"], boxes: Float[Tensor, "B M _n"], labels: Int[Tensor, "B M"]
 ) -> Int[Tensor, "B A"]:
     """Return for every anchor the index of the box it learns, or `BACKGROUND`, or `IGNORED`.
