@@ -55,7 +55,7 @@ __all__ = sorted(_HOMES)
 if not TYPE_CHECKING:  # a type checker would take any name for one that this gives
 
     def __getattr__(name: str) -> Any:
-        """The public name `name`, from the module it lives in."""
+        """Return the public object called `name`, imported on first use."""
         if name in _HOMES:
             return getattr(import_module(f"geodetect.{_HOMES[name]}"), name)
         if name in _ROOMS:
@@ -64,5 +64,5 @@ if not TYPE_CHECKING:  # a type checker would take any name for one that this gi
 
 
 def __dir__() -> list[str]:
-    """The public names, loaded or not."""
+    """Return the public names, loaded or not."""
     return sorted([*__all__, *_ROOMS, "__version__"])

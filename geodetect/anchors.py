@@ -1,4 +1,4 @@
-"""Shapes of anchors, as numbers: what a network is built for, and what labels are held against before there is one.
+"""Shapes of anchors, for building a network and for comparison with labels before there is one.
 
 Shapes: S shapes of a cell.
 """

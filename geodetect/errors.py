@@ -110,10 +110,10 @@ def is_whole(value: object) -> bool:
 
 
 def check_whole(name: str, value: Any, at_least: int = 1, at_most: int | None = None) -> int:
-    """Return a whole number within bounds as a Python int.
+    """Return an integer within bounds as a Python int.
 
     Raises:
-        ArgumentError: if the value is not a whole number, or out of bounds.
+        ArgumentError: if the value is not an integer, or out of bounds.
     """
     if is_whole(value) and at_least <= value and (at_most is None or value <= at_most):
         return int(value)
@@ -136,7 +136,7 @@ def check_seed(seed: object) -> None:
     """Raise unless both torch and numpy accept a seed.
 
     Raises:
-        ArgumentError: if it is not a whole number from 0 to 2**64 - 1.
+        ArgumentError: if it is not an integer from 0 to 2**64 - 1.
     """
     if check_whole("seed", seed, 0) >= 2**64:
         raise ArgumentError(f"seed must be less than {2**64:,}; got {seed!r}")

@@ -1,4 +1,4 @@
-"""What a detector is made for: one description, which every kind of detector carries and every file holds."""
+"""Metadata of a detector: carried by every kind of detector, and stored in every file."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from geodetect.errors import ArgumentError, check_whole, is_name, is_number, is_
 from geodetect.facts import join_values
 from geodetect.stretch import Stretch
 
-DEFAULT_MIN_SCORE = 0.5  # to cut a map at, where no validation says which score is best
-CANDIDATE_MIN_SCORE = 0.05  # of a candidate; which of them are kept is decided by whoever writes the result
-NMS_IOU = 0.5  # of inference, unless another is asked for
+DEFAULT_MIN_SCORE = 0.5  # threshold of detectors that were not validated
+CANDIDATE_MIN_SCORE = 0.05  # lowest score of a candidate; a higher threshold is applied to the result
+NMS_IOU = 0.5  # default of inference
 _TOPK = 1000, 256 * 256  # predictions of a pyramid level that are decoded, in an image of so many pixels
 
 Scores: TypeAlias = float | Mapping[str, float]
@@ -39,7 +39,7 @@ def topk_candidates(shape: tuple[int, int]) -> int:
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a network is built of; its weights are another matter.
+    """Architecture of a network, without its weights.
 
     Args:
         backbone: a name that `network.backbones.build` knows.
@@ -69,7 +69,7 @@ class Architecture:
 
     @property
     def heads(self) -> str:
-        """What the heads are built of, for people."""
+        """Human-readable description of the heads."""
         norm = {"batch": "batch norm by level", "group": "group norm", None: "no norm"}[self.head_norm]
         return f"{self.depth} convolutions of {self.width} channels, {norm}"
 
@@ -79,7 +79,7 @@ class Architecture:
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Self:
-        """Return the architecture that the facts describe, also those of an earlier version."""
+        """Return the architecture that `to_json`, of this or an earlier version, describes."""
         return cls(
             facts["backbone"],
             AnchorSpec(**facts["anchors"]),
@@ -93,19 +93,19 @@ class Architecture:
 
 @dataclass(frozen=True, kw_only=True)
 class Metadata:
-    """What a detector is made for.
+    """All that inference needs to know of a detector besides its weights.
 
     Args:
         classes: names that the labels of its boxes index.
-        bands: numbers from 1 of the raster's bands that it takes, in order.
-        chip_size: side of the squares that it sees, in pixels.
+        bands: the raster's bands that it takes, in order, counted from 1.
+        chip_size: side of the chips that it takes, in pixels.
         overlap: of windows in inference, in pixels.
-        pixel_size_m: side of a pixel on the ground that it wants to see; None for the scene's own.
-        min_score: the score that is best to cut a map at, for all classes or by class; None and NaN mean 0.5.
-        stretch: from the raster's numbers to the network's.
+        pixel_size_m: ground resolution that it expects; None for the scene's own.
+        min_score: recommended score threshold for maps, for all classes or by class; None and NaN mean 0.5.
+        stretch: per-band normalisation of pixel values.
         min_size: side in pixels to which the shorter side of every image is resized before the network sees it, as
             torchvision's detectors do; None for no resizing.
-        architecture: of its network; None if that is not one of ours.
+        architecture: of its network; None if it is not geodetect's own.
         oriented: whether its boxes have angles; an architecture decides this itself.
         summary: how it was trained and how well it did; anything that JSON holds.
 
@@ -164,7 +164,7 @@ class Metadata:
             )
 
     def scores(self, min_score: Scores) -> Float[np.ndarray, "K"]:
-        """Return the lowest score of each class; a mapping leaves the classes that it does not name at 0.05.
+        """Return the minimum score of each class; classes that a mapping does not name get 0.05.
 
         Raises:
             ArgumentError: if a score is not between 0 and 1, or a class is unknown.
@@ -182,7 +182,7 @@ class Metadata:
 
     @property
     def lowest_min_score(self) -> float:
-        """The one threshold for programs that have a single one: the lowest of the classes' own."""
+        """Lowest threshold of any class, for programs that have a single one."""
         return min(self.min_score.values()) if isinstance(self.min_score, Mapping) else self.min_score
 
     def to_json(self) -> dict[str, Any]:
@@ -219,7 +219,7 @@ class Metadata:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What there is to know, for people: names, with numbers and texts."""
+        """Human-readable summary, as a dict."""
         told = {
             "classes": join_values(self.classes),
             "bands": join_values(self.bands),
@@ -258,12 +258,12 @@ class HasMetadata:
 
     @property
     def chip_size(self) -> int:
-        """Side of the squares that it sees, in pixels."""
+        """Side of the chips that it takes, in pixels."""
         return self.metadata.chip_size
 
     @property
     def overlap(self) -> int:
-        """How much windows share, in pixels."""
+        """Overlap of adjacent windows, in pixels."""
         return self.metadata.overlap
 
     @property
@@ -273,7 +273,7 @@ class HasMetadata:
 
     @property
     def min_score(self) -> Scores:
-        """The score that is best to cut a map at, for all classes or by class; may be set."""
+        """Recommended score threshold for maps, for all classes or by class; may be set."""
         return self.metadata.min_score
 
     @min_score.setter

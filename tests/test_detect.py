@@ -671,7 +671,7 @@ def test_an_error_of_the_model_comes_through_as_itself_and_says_where(upright, e
         find(upright.path, Raises(), batch_size=2, tta=tta)
     assert caught.value is error
     assert error.__notes__[-1:] == [
-        "while the model was shown the window x 80 to 144, y 0 to 64 and 1 more of upright.tif"
+        "while the model ran on the window x 80 to 144, y 0 to 64 and 1 more of upright.tif"
     ]
 
 

@@ -451,7 +451,7 @@ def test_a_data_set_keeps_its_parts(tmp_path: Path, layout: Callable[[Path], Non
     tested = [] if layout is coco_2017 else ["d.png"]  # whose pictures to test on come without labels
     assert parts(data) == (["a.png", "b.png"], ["c.png"], tested)
     assert "its own split is kept: 2 images to train, 1 to validate" in data.report
-    assert ("images of its own part to test on, left out: 1" in data.report) == bool(tested)
+    assert ("its own test part are not used: 1" in data.report) == bool(tested)
     assert all(len(plan.boxes) == 1 for plan in data.plans)
 
 
@@ -511,7 +511,7 @@ def test_without_a_part_to_validate_on_the_one_to_train_on_is_split(tmp_path: Pa
 
 def test_pictures_to_test_on_are_not_trained_on_even_if_there_are_no_others(tmp_path: Path) -> None:
     yolo(tmp_path / "test", "a", "b")
-    with pytest.raises(LabelsError, match=r"images to test with \(2\), .* give the folder that they lie in"):
+    with pytest.raises(LabelsError, match=r"test images \(2\), .* give the folder"):
         gd.prepare_data(tmp_path)
     assert len(gd.prepare_data(tmp_path / "test").plans) == 2
 
@@ -563,7 +563,7 @@ def test_a_part_to_validate_on_without_an_object_is_kept_and_told(tmp_path: Path
     yolo(tmp_path / "val", "c", line="")
     data = gd.prepare_data(tmp_path)
     assert parts(data)[1] == ["c.png"]
-    assert "no chip to validate on holds a box" in data.report
+    assert "no validation chip holds a box" in data.report
 
 
 def test_the_own_part_makes_room_for_a_second_folder(tmp_path: Path) -> None:
@@ -572,7 +572,7 @@ def test_the_own_part_makes_room_for_a_second_folder(tmp_path: Path) -> None:
     text(tmp_path / "b/classes.txt", "roof\n")
     data = gd.prepare_data(tmp_path / "a", valid_path=tmp_path / "b")
     assert parts(data) == (["a.png", "b.png"], ["x.png"], ["c.png", "d.png"])
-    assert "its own part to validate on is left out, as valid_path takes its place" in data.report
+    assert "its own validation part is not used" in data.report
 
 
 def test_versions_of_one_picture_stay_together(tmp_path: Path) -> None:

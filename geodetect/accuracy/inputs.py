@@ -181,7 +181,7 @@ def _frame(objects: Objects, placement: Placement, inside: shapely.Geometry | No
 
 
 def keep_searched(truth: GeoDataFrame, ground: GeoSeries, name: str) -> GeoDataFrame:
-    """Return the labels with their centroid on ground that was searched; warn of how many are left out.
+    """Return the labels with their centroid on ground that was searched; warn of how many are not.
 
     Labels are brought into the CRS of the ground, whose straight edges are not straight in any other.
 
@@ -216,7 +216,7 @@ def drop_duplicates(truth: GeoDataFrame, name: str) -> GeoDataFrame:
 
 
 def warn_if_apart(found: GeoDataFrame, truth: GeoDataFrame) -> None:
-    """Warn where the two lie in different places, so that nothing can match."""
+    """Warn if detections and labels are in different places, so that nothing can match."""
     if len(found) and len(truth):
         ours, theirs = found.total_bounds, truth.total_bounds
         if (ours[:2] > theirs[2:]).any() or (theirs[:2] > ours[2:]).any():
@@ -225,7 +225,7 @@ def warn_if_apart(found: GeoDataFrame, truth: GeoDataFrame) -> None:
 
 
 def warn_if_rotated(found: GeoDataFrame) -> None:
-    """Warns where envelopes are much larger than the detections in them."""
+    """Warn if envelopes are much larger than the detections in them."""
     areas = np.nan_to_num(shapely.area(make_valid(found.geometry.to_numpy())))
     envelopes = area(shapely.bounds(found.geometry.to_numpy()))
     solid = envelopes > 0

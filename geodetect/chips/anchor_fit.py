@@ -1,4 +1,4 @@
-"""The share of objects that anchors reach, and anchors that reach more.
+"""Share of objects that anchors reach, and a search for anchors that reach more.
 
 Of the anchors of one level and shape, the one with the nearest centre has the highest IoU with a box, so only that one
 is compared.

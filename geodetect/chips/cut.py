@@ -1,4 +1,4 @@
-"""Labels cut at the edges of windows: the boxes of each chip.
+"""Clip labels to windows, which gives the boxes of each chip.
 
 Shapes: N labels, W windows, P pairs of a label and a window that it meets.
 """
@@ -24,7 +24,7 @@ from geodetect.grid import Tiling, Window
 from geodetect.raster import MaskedReader, Reader, mostly_valid
 from geodetect.windows import Windows, check_stride, plan_tilings
 
-MIN_SIDE = 2.0  # px; parts of objects that are narrower after cutting teach nothing
+MIN_SIDE = 2.0  # px; narrower clipped parts are dropped from training
 _PLAN_BYTES = 2000  # of a chip that is planned
 _LARGEST_WHOLE = 1024  # px; images up to this size are chips as they are
 _USUAL_CHIP = 512
@@ -40,7 +40,7 @@ class PixelLabels(NamedTuple):
 
 
 class Fate(IntEnum):
-    """Why a label is in no chip, worst first; if it meets several scenes, the best counts."""
+    """Outcome of a label: in a chip, or why in none. Over several scenes the highest value counts."""
 
     OUTSIDE = 0
     CUT = 1
@@ -80,7 +80,7 @@ class Cutting:
         check_seed(self.seed)
 
     def choose_side(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """Return the chip size asked for, else that of the images if they are alike and small, else 512."""
+        """Return the requested chip size, else the size of the images if they are equal and small, else 512."""
         if self.chip_size is not None:
             return self.chip_size
         largest = max(max(shape) for shape in shapes)
@@ -88,7 +88,7 @@ class Cutting:
 
     @property
     def reasons(self) -> dict[Fate, str]:
-        """Why a label of each fate but `KEPT` is in no chip."""
+        """Description of each fate but `KEPT`."""
         return {
             Fate.OUTSIDE: "outside the aoi",
             Fate.CUT: f"under {MIN_SIDE:g} px or visible by less than {self.min_visible:.0%} in every chip",
@@ -192,7 +192,7 @@ def _frames(windows: Sequence[Window], within: tuple[int, int] | None = None) ->
 
 
 def _slices(which: np.ndarray, n: int) -> list[slice]:
-    """Where the pairs of each of `n` windows are, in pairs sorted by window as `STRtree.query` gives them."""
+    """Return the slice of each of `n` windows in pairs sorted by window, as `STRtree.query` returns them."""
     return [slice(*ends) for ends in pairwise(np.searchsorted(which, np.arange(n + 1)))]
 
 
@@ -253,7 +253,7 @@ def plan_chips(
 
 
 def draw_negatives(plans: Sequence[ChipPlan], cutting: Cutting) -> list[ChipPlan]:
-    """Return the chips with a box, and as many of those without as are asked for, drawn from all scenes alike.
+    """Return the chips with a box and a random sample of those without, drawn from all scenes alike.
 
     Chips without a valid pixel do not count; no more are read than necessary.
     """

@@ -1,4 +1,4 @@
-"""`DetectionData`: chips to train and to validate on."""
+"""`DetectionData`: training and validation chips."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class DetectionData:
-    """Chips with true boxes in two parts, and what a detector must know of them.
+    """Training and validation chips with true boxes, and the properties that a detector of them needs.
 
     Args:
         classes: names, without a background; `Boxes.labels` index them.
-        train: chips to train on.
-        valid: chips to validate on.
+        train: training chips.
+        valid: validation chips.
         chip_size: side of the largest chip in pixels.
         pixel_size_m: median side of a pixel on the ground; None without georeference.
         bands: the raster's bands, counted from 1.
         stretch: mean and standard deviation of each band, from a sample of the training chips.
         dtype: the pixels' numpy dtype.
-        left_out: chips in neither part: on the border of both, or of a data set's own part to test on.
+        left_out: chips in neither part: on the border of both, or of a data set's own test part.
         batch_size: chips in a batch.
         transforms: whether training batches are augmented.
         num_workers: processes that read; None chooses.
         sampler: "balanced" if training chips with rare classes are drawn more often; None if each is drawn once.
         seed: of the split, and of everything random in training.
-        report: what was read and what was left out, in one line.
-        oriented: whether boxes lie as their objects do.
+        report: what was read and what was dropped, in one line.
+        oriented: whether boxes are rotated with their objects.
     """
 
     classes: list[str]

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _MAP = "chips"
 _WGS84 = CRS.from_epsg(4326)
-_VALID_SHARE = 0.2  # of the chips to validate on, in formats with parts; the default of `prepare_data`
+_VALID_SHARE = 0.2  # of the chips for validation, in formats with parts; the default of `prepare_data`
 _MOST_OUTLINES = 1000  # chips whose outlines are in memory at once
 
 
@@ -68,7 +68,7 @@ def export_training_data(
     A run that was stopped continues when it is started again with the same inputs; one that is complete warns and
     returns. Each chip appears under its name when it is complete, and `export.json` when everything is. The map,
     `chips.geojson`, shows the outlines of chips and labels; if the raster's CRS cannot be transformed to WGS 84 it is
-    `chips.gpkg`. A warning counts the labels that lie on the raster and are in no chip.
+    `chips.gpkg`. A warning counts the labels on the raster that are in no chip.
 
     Args:
         raster: the raster to cut: a path, a URL, a list of them, a folder of GeoTIFFs or a pattern, or a STAC item.
@@ -197,7 +197,7 @@ def _assign_parts(plans: Sequence[ChipPlan], seed: int) -> list[str | None]:
             continue
         if split == "random":
             warn(
-                f"no block of ground parts the {len(plans)} chips, so those to validate on are drawn at random and "
+                f"no block of ground parts the {len(plans)} chips, so validation chips are drawn at random and "
                 "may show ground that is trained on; make chip_size or overlap smaller, or give more ground"
             )
         part_of |= dict.fromkeys(map(id, train), TRAIN) | dict.fromkeys(map(id, valid), VALID)

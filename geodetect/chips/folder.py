@@ -31,17 +31,17 @@ def from_folder(
 ) -> Source:
     """Plan the chips of a folder of labelled images; large images are cut, small ones are one chip each.
 
-    A data set that is split keeps its parts: the one to validate on is `valid`, the one to test on is left out.
+    The parts of a data set that defines its own split are kept: `valid` is for validation, the test part is not used.
 
     Args:
         folder: its path.
         cutting: how images become chips.
         dataset_type: the format; None recognises it.
-        class_mapping: new names by names, or by the numbers that the format has for classes.
-        argument: name of the folder in messages; of a `valid_path` that is split only the part to validate on is read.
+        class_mapping: new names by name, or by class number in the format.
+        argument: name of the folder in messages; of a split `valid_path` only the validation part is read.
 
     Raises:
-        LabelsError: if the folder is missing, of no known format, or holds no box to train on.
+        LabelsError: if the folder is missing, of no known format, or without a training box.
     """
     folder = _check_folder(folder, argument)
     content = read_folder(folder, dataset_type, oriented=cutting.oriented)
@@ -51,8 +51,8 @@ def from_folder(
         parts = _OwnParts(parts.valid or parts.train or parts.test, [], [], [])
     if not parts.train:
         raise LabelsError(
-            f"{folder} only holds images to test with ({len(parts.test):,}), which are not trained on; give the "
-            "folder that they lie in to train on them all the same"
+            f"{folder} only holds test images ({len(parts.test):,}), which are not used in training; to train on "
+            "them anyway, give the folder that contains them"
         )
     if cutting.oriented:
         _check_outlines(content.images, folder)
@@ -139,7 +139,7 @@ def _rename_classes(
 
 
 class _OwnParts(NamedTuple):
-    """The images of a data set by its own parts; all are to train on if it is not split."""
+    """Images of a data set by its own parts; all are for training if it has none."""
 
     train: list[Image]
     valid: list[Image]
@@ -157,10 +157,10 @@ class _OwnParts(NamedTuple):
 
     @property
     def report(self) -> str:
-        """How the data set is split, and what is left out for it; empty without a split."""
+        """Summary of the data set's own split; empty without one."""
         split = f"its own split is kept: {len(self.train):,} images to train, {len(self.valid):,} to validate"
         return join_notes(
             split if self.valid else "",
-            count(len(self.test), "images of its own part to test on, left out"),
+            count(len(self.test), "images of its own test part are not used"),
             count(len(self.unlisted), "images in none of its own parts, left out"),
         )

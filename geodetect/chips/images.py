@@ -86,7 +86,7 @@ class ImageCutter:
     """Cutter of the images of one folder into chips, which counts what is lost on the way.
 
     Args:
-        images: those to train and to validate on.
+        images: training and validation images.
         crs: of images that have a transform and do not name their CRS.
         cutting: how images become chips.
         rename: new name of each class; None for one that is dropped.

@@ -57,9 +57,7 @@ def make_loaders(
     """
     device = torch.device(device)
     if len(data.train) < n_ranks:
-        raise ArgumentError(
-            f"each process needs a chip to train on; got {len(data.train)} chips for {n_ranks} processes"
-        )
+        raise ArgumentError(f"each process needs a training chip; got {len(data.train)} chips for {n_ranks} processes")
     num_workers = data.num_workers
     if num_workers is None:
         num_workers = min(8, torch.multiprocessing.cpu_count() // n_ranks) if device.type == "cuda" else 0
@@ -144,7 +142,7 @@ def collate(chips: Sequence[Chip], chip_size: int, *, pin_memory: bool = False) 
     Args:
         chips: with as many bands each.
         chip_size: side of the largest.
-        pin_memory: whether the pixels lie in page-locked memory, from which CUDA copies without waiting.
+        pin_memory: whether the pixels are in pinned memory, from which CUDA copies asynchronously.
     """
     n_boxes = max(len(chip.boxes) for chip in chips)
     dtype = travelling(np.result_type(*(chip.pixels.dtype for chip in chips)))

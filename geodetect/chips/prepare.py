@@ -1,4 +1,4 @@
-"""`prepare_data`: chips from a raster with labels, or from a folder, to train and to validate on."""
+"""`prepare_data`: training and validation chips from a raster with labels, or from a folder."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def prepare_data(
     nodata: float | None = None,
     boxes: str = "upright",
 ) -> DetectionData:
-    """Prepare chips to train and to validate on, from a raster with labels or from a folder of labelled chips.
+    """Prepare training and validation chips from a raster with labels or from a folder of labelled chips.
 
     Nothing is written into the user's folders; rasters are read window by window.
 
@@ -85,26 +85,26 @@ def prepare_data(
         layer: which layer of the labels' file, by name or number from 0 (`file.gpkg|layername=NAME` is the same); None:
             the first that holds features, with a warning if there are more.
         point_radius_m: points become discs of this radius in metres.
-        aoi: only ground inside is used: a vector file or frame in any CRS, or a geometry or (x1, y1, x2, y2) in the
-            raster's.
+        aoi: area of interest, outside which nothing is used: a vector file or frame in any CRS, or a geometry or
+            (x1, y1, x2, y2) in the raster's.
         min_visible: smallest share of a label's area that must be visible in a chip, 0 to 1.
         negatives: chips without an object, as a share of those with one; 0 or more. They are drawn from all rasters
             or images alike.
         dataset_type: the folder's format, "coco", "voc", "yolo", "yolo_obb", "dota", "kitti", "esri" or "deepforest";
             None recognises it.
-        valid_path: a second folder to validate on, in any layout of `source`; `split` and `val_split_pct` are
-            ignored then. So they are if a folder is split itself, by names of folders or by lists: its parts to train
-            and to validate on are used as they are, and the one to test on is in `left_out`.
-        val_split_pct: share of the chips to validate on, above 0 and below 1.
+        valid_path: a second folder for validation, in any layout of `source`; `split` and `val_split_pct` are then
+            ignored. They are also ignored if the folder defines its own split, by subfolders or by lists: its training
+            and validation parts are used as they are, and its test part is in `left_out`.
+        val_split_pct: share of the chips used for validation, above 0 and below 1.
         split: "blocks" holds out blocks of ground, "random" single chips, even if they share ground.
         batch_size: chips in a batch; None is 8, or fewer (at least 2) if an epoch would have fewer than 20 batches.
         transforms: change training batches at random (symmetries, zoom, light).
         num_workers: processes that read chips; None chooses. Where they are spawned (Windows, macOS, Python 3.14)
             a script needs `if __name__ == "__main__":`.
-        sampler: "balanced" shows chips with rare classes more often in training; None shows each chip once an epoch.
+        sampler: "balanced" oversamples chips with rare classes in training; None uses each chip once per epoch.
         seed: of everything random here and in training.
         nodata: value that stands for no data, in addition to those that the rasters or images declare.
-        boxes: "upright", or "oriented" for boxes that lie as their objects do: the smallest rotated rectangle around
+        boxes: "upright", or "oriented" for rotated boxes aligned with their objects: the smallest rectangle around
             the visible part of each polygon, and a square around a point. A folder must hold outlines then: DOTA
             (whose difficult objects are trained on and ignored in scores), YOLO-OBB, or COCO with outlines. A detector
             of such data finds oriented boxes.
@@ -135,7 +135,7 @@ def prepare_data(
     if valid_path is not None:
         if valid is not None:
             spared += _renumber(valid, found)
-            report = join_notes(report, "its own part to validate on is left out, as valid_path takes its place")
+            report = join_notes(report, "its own validation part is not used, as valid_path replaces it")
         valid = from_folder(
             valid_path,
             replace(cutting, chip_size=found.chip_size),
@@ -150,8 +150,8 @@ def prepare_data(
     report = join_notes(
         report,
         parts.report,
-        f"no chip to train on holds a box of {unseen}" if unseen else "",
-        "" if validates else "no chip to validate on holds a box, so scores mean nothing",
+        f"no training chip holds a box of {unseen}" if unseen else "",
+        "" if validates else "no validation chip holds a box, so scores mean nothing",
     )
     sizes = find_pixel_sizes(plan.reader for plan in parts.train)
     return DetectionData(
@@ -226,13 +226,13 @@ def _renumber(valid: Source, found: Source) -> list[ChipPlan]:
     """
     if (len(valid.bands), valid.dtype) != (len(found.bands), found.dtype):
         raise ArgumentError(
-            f"images to validate on must have the {len(found.bands)} bands of those to train on, of "
+            f"validation images must have the {len(found.bands)} bands of the training images, of "
             f"{found.dtype}; got {len(valid.bands)} of {valid.dtype}; choose some with bands=, or convert them first"
         )
     if valid.classes and not set(valid.classes) & set(found.classes):
         raise LabelsError(
-            f"images to validate on must have a class in common with those to train on, {join_values(found.classes)}; "
-            f"got {join_values(valid.classes)}; class_mapping renames classes"
+            f"validation and training images must have a class in common; training has {join_values(found.classes)}, "
+            f"validation {join_values(valid.classes)}; class_mapping renames classes"
         )
     return relabel(valid.plans, valid.classes, found.classes)
 
@@ -249,7 +249,7 @@ def _hold_out(found: Source, valid: Source) -> Parts:
     report = join_notes(
         f"to validate: {valid.report}",
         count(sum(place(plan) in seen for plan in valid.plans), "chips in both parts, so scores are too good"),
-        f"boxes of {strange} are not in the chips to train on, left out of validation" if strange else "",
+        f"boxes of {strange} are in no training chip, and not used in validation" if strange else "",
     )
     return Parts(found.plans, _renumber(valid, found), [], report)
 
@@ -263,7 +263,7 @@ def _fit_stretch(plans: Sequence[ChipPlan], seed: int) -> Stretch:
 
     sample = Sample()
     stretch = Stretch.fit(sample.through(windows()))
-    if undeclared := sample.describe_fills("the pixels to train on"):
+    if undeclared := sample.describe_fills("the training pixels"):
         warnings.warn(f"{undeclared} (the mean and deviation of the bands are without it)", UserWarning, stacklevel=3)
         stretch = Stretch.fit(windows(), sample.fills())
     return replace(stretch, numbers=sample.numbers())

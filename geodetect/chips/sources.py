@@ -37,7 +37,7 @@ class Source:
         dtype: of the pixels.
         report: what was read and left out, in one line.
         complete: whether nothing was left out that the user may miss.
-        valid: the source's own part to validate on; None without one.
+        valid: the source's own validation part; None without one.
         left_out: chips of neither part, with labels that index `classes`.
     """
 

@@ -24,12 +24,12 @@ _WANTED = (1.0, 0.8, 0.6, 0.4, 0.0)  # tried parts of the share, which counts wi
 _TRIES = 8  # draws for each of them
 _EDGE = 0.25  # px; chips that overlap by less only touch: world files are rounded
 # Costs of a draw that misses the share by more than a row, that leaves no boxes in a part, and that loses all chips:
-# ground to train on is worth more than a validation part of exactly the wanted size.
+# training ground is worth more than a validation part of exactly the wanted size.
 _OFF_SHARE, _NO_BOXES, _LOST = 10.0, 100.0, 3.0
 
 
 class Split(NamedTuple):
-    """Masks of the chips to train and to validate on; the others are left out."""
+    """Masks of the training and validation chips; the others are in neither part."""
 
     train: Bool[np.ndarray, "N"]
     valid: Bool[np.ndarray, "N"]
@@ -39,7 +39,7 @@ class Split(NamedTuple):
 
         Args:
             counts: boxes of each class in each chip.
-            share: of the chips to validate on.
+            share: of the chips used for validation.
             row: number of chips by which the share may be missed.
         """
         n_kept = max(int(self.train.sum() + self.valid.sum()), 1)
@@ -59,7 +59,7 @@ class Split(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """The chips to train on, to validate on, and left out, and a note on the split."""
+    """Training chips, validation chips, those in neither part, and a note on the split."""
 
     train: list[ChipPlan]
     valid: list[ChipPlan]
@@ -68,11 +68,11 @@ class Parts(NamedTuple):
 
 
 def split_chips(plans: Sequence[ChipPlan], share: float, split: str, seed: int) -> Parts:
-    """Split chips into those to train on, to validate on, and left out.
+    """Split chips into training, validation and neither.
 
     Args:
         plans: chips of one raster or of many images.
-        share: of the chips to validate on, above 0 and below 1.
+        share: of the chips used for validation, above 0 and below 1.
         split: "blocks" of ground (whole images without georeference), or single chips at "random"; copies of one
             image stay together.
         seed: the same plans and seed give the same split.
@@ -139,7 +139,7 @@ def split_at_random(groups: Int[np.ndarray, "N"], counts: Int[np.ndarray, "N K"]
     Args:
         groups: the group of each chip.
         counts: boxes of each class in each chip; the draw with the most even classes is chosen.
-        share: of the chips to validate on.
+        share: of the chips used for validation.
         seed: the same groups and seed give the same split.
 
     Raises:
@@ -166,7 +166,7 @@ def split_at_random(groups: Int[np.ndarray, "N"], counts: Int[np.ndarray, "N K"]
 def split_by_blocks(
     footprints: Float[np.ndarray, "N 4"], counts: Int[np.ndarray, "N K"], share: float, seed: int
 ) -> Split:
-    """Split chips by blocks of ground: those to validate on lie whole in held-out blocks, those to train on outside.
+    """Split chips by blocks of ground: validation chips are entirely inside held-out blocks, training chips outside.
 
     Blocks of several sizes are drawn several times. The best draw comes near to `share`, loses few chips on the
     borders, and has an even share of each class.
@@ -174,7 +174,7 @@ def split_by_blocks(
     Args:
         footprints: min x, min y, max x, max y of each chip, all in one plane of pixels.
         counts: boxes of each class in each chip.
-        share: of the chips to validate on, among those that are not lost on a border.
+        share: of the chips used for validation, among those that are not lost on a border.
         seed: the same footprints and seed give the same split.
 
     Raises:

@@ -104,7 +104,7 @@ def _describe_file(file: str, label_field: str | None, layer: str | None) -> dic
 
 
 def _describe_raster(file: str) -> dict[str, Any]:
-    """Return the facts of a raster; without a CRS or a georeference those that need one are left out."""
+    """Return the facts of a raster; those that need a CRS or a georeference only if there is one."""
     from geodetect.errors import NotGeoreferenced
     from geodetect.raster import RasterReader
 

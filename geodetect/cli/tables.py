@@ -36,7 +36,7 @@ def show_table(table: DataFrame, title: str) -> None:
 
 
 def show_facts(facts: Mapping[str, Any]) -> None:
-    """Print names and values in two columns; facts that are None are left out."""
+    """Print names and values in two columns; None values are skipped."""
     from rich.table import Table
 
     shown = Table.grid(padding=(0, 2))

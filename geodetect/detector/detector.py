@@ -1,4 +1,4 @@
-"""The detector itself: pixels in, boxes out.
+"""The detector: pixels in, boxes out.
 
 Shapes: B chips, C bands, H W pixels, K classes.
 """
@@ -32,7 +32,7 @@ from geodetect.stretch import Stretch
 
 @dataclass(frozen=True, eq=False)
 class Launched:
-    """A batch that is under way: what `Detector.launch` gives and `Detector.collect` takes.
+    """Handle of a batch in progress, from `Detector.launch` for `Detector.collect`.
 
     Args:
         candidates: boxes before suppression, on their way from the device.
@@ -44,7 +44,7 @@ class Launched:
 
 
 class Detector(HasMetadata):
-    """A trained network with the description of what it is made for.
+    """A trained network with its metadata.
 
     Args:
         network: gives logits and deltas.
@@ -80,7 +80,7 @@ class Detector(HasMetadata):
 
     @property
     def metadata(self) -> Metadata:
-        """What the detector is made for; replace it to change a part."""
+        """Classes, bands, chip size and all else that inference needs; replace it to change a part."""
         architecture = self.network.architecture  # its norms may have been changed
         if self._metadata.architecture != architecture:
             self._metadata = replace(self._metadata, architecture=architecture)
@@ -94,13 +94,13 @@ class Detector(HasMetadata):
 
     @property
     def stretch(self) -> Stretch:
-        """From the raster's numbers to the network's."""
+        """Per-band normalisation of pixel values."""
         assert self._metadata.stretch is not None
         return self._metadata.stretch
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What there is to know about the detector, for people: names, with numbers and texts."""
+        """Human-readable summary of the detector, as a dict."""
         untrained = {"epochs": "none yet"} if self.network.class_head.gives_prior else {}
         return self.metadata.facts | untrained
 
@@ -123,23 +123,23 @@ class Detector(HasMetadata):
 
     @property
     def device(self) -> torch.device:
-        """Where the network lies and runs."""
+        """Device of the network."""
         return self.network.device
 
     def detect(
         self, pixels: np.ndarray | Tensor, *, min_score: Scores = CANDIDATE_MIN_SCORE, nms_iou: float = NMS_IOU
     ) -> list[Boxes]:
-        """What is on each chip, best first, in the chip's pixels; never reaching over its edge.
+        """Return the detections on each chip, highest score first, in chip pixels and clipped to the chip.
 
-        Oriented boxes have angles and are not cut; those with their centre in the chip count.
+        Oriented boxes are not clipped; those whose centre is outside the chip are dropped.
 
         Args:
-            pixels: (B, C, H, W) as read from the raster, of any type of number; what is not finite counts as the mean.
-            min_score: lowest score, for all classes or by name (classes not named: 0.05).
-            nms_iou: overlap above which the worse of two boxes of a class is dropped.
+            pixels: (B, C, H, W) as read from the raster, of any dtype; non-finite values count as the mean.
+            min_score: minimum score, for all classes or by class (classes not named: 0.05).
+            nms_iou: IoU above which the lower-scored of two boxes of a class is dropped.
 
         Returns:
-            one `Boxes` a chip, empty where nothing was found; [] for no chips.
+            one `Boxes` per chip, empty where nothing was found; [] for no chips.
 
         Raises:
             ModelError: if the pixels have another number of bands than the network.
@@ -150,9 +150,9 @@ class Detector(HasMetadata):
     def launch(
         self, pixels: np.ndarray | Tensor, *, min_score: Scores = CANDIDATE_MIN_SCORE, nms_iou: float = NMS_IOU
     ) -> Launched:
-        """What `collect` takes to give what `detect` does; a GPU works on it while the next batch is launched.
+        """Start inference on a batch and return a handle for `collect`.
 
-        Arguments and errors are those of `detect`.
+        A GPU works on it while the next batch is launched. Arguments and errors are those of `detect`.
         """
         pixels = self._tensor(pixels)
         floors = send(torch.from_numpy(self.metadata.scores(min_score)).float(), self.device)
@@ -181,15 +181,15 @@ class Detector(HasMetadata):
             return Launched(Pending(found), nms_iou)
 
     def collect(self, launched: Launched) -> list[Boxes]:
-        """The boxes of a batch that was launched, as `detect` gives them; in any order, once each."""
+        """Return the boxes of a launched batch; batches may be collected in any order, each once."""
         with torch.inference_mode():
             return suppress(launched.candidates.wait(), launched.nms_iou)
 
     def frozen(self, precision: str | None = None, device: str | torch.device | None = None) -> Detector:
-        """This detector made fast for many chips; what its network learns later does not reach the copy.
+        """Return a copy optimised for inference; later training of this detector does not change it.
 
         Args:
-            precision: "float32", "bf16" or "float16"; None: this detector's own, "auto" by a short trial on its device.
+            precision: "float32", "bf16" or "float16"; None: this detector's own, "auto" by a short benchmark.
             device: where the copy runs; None: where this one does.
 
         Raises:
@@ -205,10 +205,10 @@ class Detector(HasMetadata):
         return fast
 
     def suited_batch_size(self, chip_size: int) -> int:
-        """How many chips of `chip_size` pixels to give at once on this device, by a short trial where that tells more.
+        """Return a suitable batch size for this device, on a GPU measured in a short benchmark.
 
         Args:
-            chip_size: side of the chips.
+            chip_size: side of the chips in pixels.
         """
         precision = precisions.resolve(self.precision, self.device)
         if self.device.type == "cpu":
@@ -216,11 +216,11 @@ class Detector(HasMetadata):
         return choose_by_trial(lambda n: self.detect(np.zeros((n, len(self.bands), chip_size, chip_size), np.uint8)))
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-        """Return a new array for pixels, in page-locked memory if the network lies on a GPU that copies from it."""
+        """Return an uninitialised array for pixels, in pinned memory if the network is on a CUDA device."""
         return empty(shape, dtype, self.device)
 
     def _tensor(self, pixels: np.ndarray | Tensor) -> Num[Tensor, "B C H W"]:
-        """The pixels as a tensor where they lie, checked."""
+        """Return the pixels as a tensor on their own device; raise if their shape does not fit."""
         if isinstance(pixels, np.ndarray):
             native = pixels.dtype.newbyteorder("=")
             pixels = torch.from_numpy(np.require(pixels, native, ["C", "W"]))  # a copy only where torch needs one
@@ -238,9 +238,9 @@ class Detector(HasMetadata):
         return pixels
 
     def save(self, path: str | Path) -> Path:
-        """The path of the one file that now holds all that inference needs.
+        """Save the detector to a single file and return its path.
 
-        Weights as safetensors, the rest as JSON in its metadata. The file appears under its name when it is whole.
+        Weights are stored as safetensors, the rest as JSON in their metadata; the file is written atomically.
 
         Raises:
             OutputError: if the suffix is not `.safetensors` or the file cannot be written there.

@@ -132,7 +132,7 @@ def _lower(model: ModelProto) -> ModelProto:
 
 
 def _describe(detector: Detector, groups: list[int], det_type: str) -> dict[str, str]:
-    """Return the metadata that Deepness and GeoDeep read, as JSON, that of Ultralytics, as Python literals, and ours.
+    """Return metadata for Deepness and GeoDeep (JSON), Ultralytics (Python literals) and geodetect.
 
     https://github.com/PUTvision/qgis-plugin-deepness/blob/master/src/deepness/processing/models/model_base.py,
     https://github.com/uav4geo/GeoDeep/blob/main/geodeep/inference.py,

@@ -76,7 +76,7 @@ def check_same(run: Callable[[Tensor], np.ndarray], detections: Detections, dete
 def _score_difference(got: np.ndarray, due: np.ndarray) -> float:
     """Return the difference of the sorted scores of each class, at the 99 % quantile.
 
-    The largest are left out: where rounding swaps two candidates, one inside the chip may replace one outside it.
+    The largest are ignored: where rounding swaps two candidates, one inside the chip may replace one outside it.
     """
     return float(np.quantile(np.abs(np.sort(got, axis=1) - np.sort(due, axis=1)), _QUANTILE))
 

@@ -62,7 +62,7 @@ class FixHeadNorms(Callback):  # type: ignore[misc]
 
 
 class TimeLeft(Callback):  # type: ignore[misc]
-    """Writes, after the first epoch of a training, the minutes that are left.
+    """Prints the remaining minutes after the first epoch.
 
     Args:
         write: function that takes a line of text.
@@ -78,7 +78,7 @@ class TimeLeft(Callback):  # type: ignore[misc]
         self._start, self._first = time.perf_counter(), self.learn.first_epoch
 
     def after_epoch(self) -> None:
-        """Write the time that the other epochs will take, from that of the first."""
+        """Print the time of the remaining epochs, estimated from the first."""
         n_left = self.n_epoch - self.epoch - 1
         if self.epoch == self._first and n_left:
             minutes = (time.perf_counter() - self._start) * n_left / 60
@@ -88,18 +88,18 @@ class TimeLeft(Callback):  # type: ignore[misc]
 class ScaledGradients(Callback):  # type: ignore[misc]
     """Scales the loss in float16, whose smallest gradients would become 0; in other types it does nothing.
 
-    Gradients are those of the loss itself again when they are clipped. A step whose gradients overflow is left out, and
+    Gradients are those of the loss itself again when they are clipped. A step whose gradients overflow is skipped, and
     the scale is halved (https://docs.pytorch.org/docs/stable/amp.html#gradient-scaling).
     """
 
     order = MixedPrecision.order  # after fastai's accumulation of gradients, before they are clipped
 
     def before_fit(self) -> None:
-        """Start with the usual scale."""
+        """Create a gradient scaler with the default scale."""
         self.learn.scaler = torch.amp.GradScaler(self.model.device.type, enabled=self.dtype == torch.float16)
 
     def before_backward(self) -> None:
-        """Scale the loss that gradients are computed of, not the one that is shown."""
+        """Scale the loss used for gradients, not the one that is displayed."""
         self.learn.loss_grad = self.scaler.scale(self.loss_grad)
 
     def before_step(self) -> None:
@@ -107,14 +107,14 @@ class ScaledGradients(Callback):  # type: ignore[misc]
         self.scaler.unscale_(self.opt.opt)
 
     def after_step(self) -> None:
-        """Choose the scale of the next step."""
+        """Update the scale for the next step."""
         self.scaler.update()
 
 
 class StopOnNan(Callback):  # type: ignore[misc]
-    """Ends training at a loss that is not finite; `check` then raises an error that names the chips.
+    """Ends training at a non-finite loss; `check` then raises an error that names the chips.
 
-    fastai would put words of its own before the message of an error raised in a callback.
+    An error raised in the callback itself would get a prefix from fastai.
     """
 
     def __init__(self, plans: tuple[ChipPlan, ...]) -> None:
@@ -141,7 +141,7 @@ class StopOnNan(Callback):  # type: ignore[misc]
         raise CancelFitException
 
     def after_train(self) -> None:
-        """Check that the scale of gradients, which is halved for each step that is left out, still is one."""
+        """End training if the gradient scale, which is halved for each skipped step, has fallen below 1."""
         if self.scaler.is_enabled() and (scale := self.scaler.get_scale()) < 1:
             self.problem = f"float16 holds no gradients of epoch {self.epoch}, even scaled by {scale:g}"
             raise CancelFitException
@@ -196,18 +196,18 @@ class BestEpoch(TrackerCallback):  # type: ignore[misc]
             raise CancelFitException
 
     def after_cancel_train(self) -> None:
-        """Let the recorder note the loss of a part of an epoch: it leaves it out, and columns would not be in line."""
+        """Record the loss of an incomplete epoch too; fastai would skip it, which shifts the columns of its table."""
         self.recorder.cancel_train = False
 
     def after_cancel_validate(self) -> None:
-        """Let the recorder note the metrics of a part of the validation chips."""
+        """Record the metrics of an incomplete validation too."""
         self.recorder.cancel_valid = False
 
     def after_epoch(self) -> None:
         """Keep the weights if this epoch is the best so far."""
         with defer_interrupts():
             super().after_epoch()
-            # An unknown AP50 or loss, without an object or chip to validate on, says nothing.
+            # AP50 or loss is NaN without a validation object or chip; that counts neither way.
             self.waited = 0 if self.new_best else self.waited + int(np.isfinite(self.best))
             if self.new_best and self.keep:
                 self.weights = copy_weights(self.model)
@@ -261,7 +261,7 @@ class ChipAP(Metric):  # type: ignore[misc]
 
     @property
     def value(self) -> float:
-        """The metric, 0 to 1; NaN if no validation chip has an object. Sets `min_scores`, those with the best F1."""
+        """Mean AP50, 0 to 1; NaN without a validation object. Sets `min_scores`, the scores with the best F1."""
         self._collect()
         pairs = distributed.gather(list(zip(self.found, self.truth, strict=True)))
         hits = Hits.of([found for found, _ in pairs], [truth for _, truth in pairs], self.n_classes)
@@ -270,12 +270,12 @@ class ChipAP(Metric):  # type: ignore[misc]
 
     @property
     def name(self) -> str:
-        """Its name in the table of epochs, and as `monitor`."""
+        """Column name in the table of epochs, also used for `monitor`."""
         return "AP50"
 
 
 class MeanLoss(Metric):  # type: ignore[misc]
-    """The mean loss over the validation chips of all processes, in place of fastai's own."""
+    """Mean loss over the validation chips of all processes; replaces fastai's metric."""
 
     def __init__(self) -> None:
         self.reset()
@@ -292,7 +292,7 @@ class MeanLoss(Metric):  # type: ignore[misc]
 
     @property
     def value(self) -> float:
-        """The mean; NaN without a validation chip."""
+        """Mean loss; NaN without a validation chip."""
         losses = torch.stack(self.losses).tolist() if self.losses else []
         sum_here = sum(loss * n_chips for loss, n_chips in zip(losses, self.counts, strict=True))
         pairs = distributed.gather([(sum_here, sum(self.counts))])
@@ -301,5 +301,5 @@ class MeanLoss(Metric):  # type: ignore[misc]
 
     @property
     def name(self) -> str:
-        """The name of fastai's own."""
+        """Column name, as in fastai."""
         return "loss"

@@ -46,7 +46,7 @@ def check_arguments(
         flags: arguments of `fit` that are True or False, by name.
 
     Raises:
-        ArgumentError: if there is no epoch to train, a flag is none, or a callback is none or cannot work here.
+        ArgumentError: if `epochs` is below 1, a flag is not a bool, or a callback is not fastai's or not supported.
     """
     if epochs is not None:
         check_whole("epochs", epochs, at_most=_MOST_EPOCHS)
@@ -135,10 +135,10 @@ class Fit:
     def run(
         self, epochs: int | None, valid: Chips, *, one_cycle: bool, callbacks: Sequence[Callback], progress: bool
     ) -> None:
-        """Train up to `epochs`, keep the best weights, save the detector, and choose the scores to cut maps at.
+        """Train up to `epochs`, keep the best weights, save the detector, and choose the score thresholds.
 
-        None as `epochs` takes as many as the training that is resumed was to have, else as the data need.
-        Whatever ends it, the best weights so far are kept, and the error is raised again with a note that says so.
+        With `epochs=None` a resumed training keeps its number of epochs; otherwise the size of the data decides. If an
+        error ends training, the best weights so far are kept, and the error is raised again with a note that says so.
         """
         progress = progress and distributed.rank() == 0
         write = _write_text if progress else noop

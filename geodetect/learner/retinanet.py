@@ -1,4 +1,4 @@
-"""RetinaNet as users of ArcGIS' `arcgis.learn` and of fastai know it: data in, detector out."""
+"""RetinaNet, with the methods that users of `arcgis.learn` and fastai expect."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class RetinaNet:
             file: a saved detector, or a state dict of torchvision's RetinaNet or, for the backbone alone, classifier.
         size: "small" for a pyramid of 96 channels and heads of two convolutions, which are faster on a processor; None
             for the size of the weights, else the paper's 256 channels and four convolutions.
-        head_norm: norm after the convolutions of the heads: "batch" norm by level, "group" norm, or False for none,
-            as in the paper, which takes longer to learn. None: that of the weights, else "batch".
+        head_norm: normalisation after the convolutions of the heads: "batch" (separate for each level), "group", or
+            False for none, as in the paper, which trains more slowly. None: that of the weights, else "batch".
         freeze: True freezes the backbone, False nothing; None only its batch norms if its weights are pretrained, since
             their statistics over a few chips are worse than those they come with.
         box_weight: weight of the box loss beside the focal loss; None is 2 with `giou`, 1 without.
@@ -199,7 +199,7 @@ class RetinaNet:
         save_as: str | Path | None = None,
         progress: bool = True,
     ) -> None:
-        """Train the network further, from its present weights; the detector counts the epochs of all calls.
+        """Train the network from its current weights; the detector counts the epochs of all calls.
 
         If Ctrl-C or an error ends training, the network keeps the best weights so far, those from before if no epoch
         was completed, and the error is raised again. At the end of a complete training the score with the best F1 on
@@ -207,9 +207,9 @@ class RetinaNet:
         `torch.distributed`, all processes train one network.
 
         Args:
-            epochs: number of passes over the training chips, those of a resumed training included; at least 1. None is
-                10, or as many as make 500 steps and show 2,000 chips if they are few; the number is shown, and the time
-                after the first.
+            epochs: passes over the training chips, including those of a resumed training; at least 1. None: 10, or on
+                small data as many as give 500 steps and 2,000 chips; the number is printed, and after the
+                first epoch the time left.
             lr: peak learning rate; None is the result of `lr_find`, else 5e-4. slice(low, high) is low for the backbone
                 and high for the heads.
             one_cycle: let the rate rise and fall once, and fix the statistics of the heads' batch norms halfway; else

@@ -78,7 +78,7 @@ class Start:
 
     @property
     def has_torchvision_heads(self) -> bool:
-        """Whether they are those of a whole RetinaNet of torchvision, whose heads have no norms."""
+        """Whether the weights are of a complete torchvision RetinaNet, whose heads have no norms."""
         return self.state is not None and pretrained.has_heads(self.state)
 
     def fill(self, network: Network) -> list[str]:
@@ -91,7 +91,7 @@ def load_trainable(name: str | Path, *, device: str | torch.device | None) -> De
     """Load a detector as `load_detector` does, to train it.
 
     Raises:
-        ModelError: if there is none, or it runs in onnxruntime, which is said before it is downloaded.
+        ModelError: if there is none, or it runs in onnxruntime, which is checked before any download.
     """
     if is_onnx(name):
         raise ModelError(f"{redact(str(name))} runs in onnxruntime and cannot be trained; start from other weights")
@@ -99,10 +99,10 @@ def load_trainable(name: str | Path, *, device: str | torch.device | None) -> De
 
 
 def fill(detector: Detector, saved: Detector, source: str) -> list[str]:
-    """Copy the weights and the stretch of a saved detector, and return a sentence for each warning that is due.
+    """Copy the weights and the stretch of a saved detector, and return the texts of warnings.
 
     With other classes or anchors the last layers keep their random weights. A first convolution for three bands is
-    widened to more; those bands are standardised by the data's numbers. Messages call the saved one `source`.
+    widened to more; the extra bands are normalised as in the data. Messages call the saved detector `source`.
 
     Raises:
         ModelError: if its network has another architecture; the detector stays as it was.
@@ -117,7 +117,7 @@ def fill(detector: Detector, saved: Detector, source: str) -> list[str]:
         left_out = (_BOX_OUT,)
         notes.append(f"{source} finds oriented boxes, this model upright ones; its last box layer keeps random weights")
     elif ours.oriented and not theirs.oriented:
-        notes.append(f"{source} finds upright boxes; the angle of this model's keeps random weights")
+        notes.append(f"{source} finds upright boxes; the angle outputs of this model keep random weights")
     if theirs.anchors == ours.anchors and saved.classes != detector.classes:
         left_out = (*left_out, _CLASS_OUT)
         notes.append(
@@ -181,7 +181,7 @@ def check_alike(saved: Detector, detector: Detector, source: str) -> None:
 
 
 def adapt(detector: Detector, data: DetectionData, source: str) -> list[str]:
-    """Make a saved detector one for chips like the data's, and return a sentence for each difference from before.
+    """Adapt a saved detector to the data's chips, and return a sentence for each change.
 
     Raises:
         ModelError: if the data has other classes, or another number of bands.

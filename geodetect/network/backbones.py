@@ -168,7 +168,7 @@ class _PadSame(nn.Module):
 
 
 def fold(layer: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """Return a plain convolution that computes a convolution and the batch norm after it, in eval mode, in one."""
+    """Return a convolution with a batch norm in evaluation mode folded into it."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")

@@ -1,6 +1,6 @@
-"""State dicts of torchvision in our network: of its RetinaNet, or of a classifier for the backbone alone.
+"""Load torchvision's state dicts: of its RetinaNet, or of a classifier for the backbone alone.
 
-Our layers are torchvision's under other names, so weights are copied unchanged. Layers for other classes or other
+The network's layers are torchvision's under other names, so weights are copied unchanged. Layers for other classes or
 anchors keep their random weights, with a warning.
 """
 
@@ -58,7 +58,7 @@ def count_slots(state: Mapping[str, Tensor]) -> int | None:
 
 
 def fill(network: Network, state: Mapping[str, Tensor], source: str) -> list[str]:
-    """Copy these weights into the network, and return a sentence for each part that keeps its random weights.
+    """Copy these weights into the network, and return a sentence for each part that keeps random weights.
 
     Of a RetinaNet K class slots are copied unchanged; of K + 1 the first, which is the background's, is
     dropped; with any other number the last layer of the class head keeps its random weights. A first convolution
@@ -104,13 +104,13 @@ def fill(network: Network, state: Mapping[str, Tensor], source: str) -> list[str
 
 
 def _rename_old(key: str) -> str:
-    """Return torchvision's present key for the key of an older file."""
+    """Return torchvision's current key for the key of an older file."""
     key = _BARE_BLOCK.sub(r"\1.0.\2", key)
     return _BARE_LAYER.sub(lambda found: f"{found[1]}.{int(found[2]) // 2}.0.{found[3]}", key)  # ReLUs had odd numbers
 
 
 def _to_theirs(name: str, network: Network) -> str:
-    """Return torchvision's key for a tensor of ours; for P2, which it does not have, with a number below 0."""
+    """Return torchvision's key for a tensor of the network; P2, which it does not have, gets a number below 0."""
     finest = network.architecture.anchors.levels[0]
     moved = _FPN_BLOCK.sub(lambda number: str(int(number[0]) + finest - _FINEST), name)
     return next((theirs + moved.removeprefix(ours) for ours, theirs in _THEIRS.items() if name.startswith(ours)), name)
@@ -149,7 +149,7 @@ def _find_misfits(network: Network, slots: _Slots, source: str) -> dict[str, str
 
 
 def first_convolution(network: Network) -> str:
-    """Return the name of the weights of the first convolution, whose filters are for as many bands as a raster has."""
+    """Return the name of the weights of the first convolution, which has one input channel per band."""
     layers = network.backbone.named_modules()
     return next(f"backbone.{name}.weight" for name, layer in layers if isinstance(layer, nn.Conv2d))
 
@@ -187,7 +187,7 @@ def _copy(
 
 
 def add_angle(own: Mapping[str, Tensor], given: dict[str, Tensor], layer: str) -> None:
-    """Give the last box layer of an upright network the angle of an oriented one: those outputs keep its weights.
+    """Extend an upright network's last box layer by the angle outputs of an oriented one, with their weights.
 
     Args:
         own: tensors of the oriented network, under the keys of `given`.

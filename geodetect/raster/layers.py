@@ -206,7 +206,7 @@ class Layers:
         """Return which pixels alpha band and mask declare valid; None if there is neither."""
         valid = None
         if self.alpha is not None:
-            # numpy compares whole numbers with whole numbers much faster.
+            # numpy compares integers with integers much faster.
             threshold = math.ceil(self.alpha_threshold) if self.stored.kind in "iu" else self.alpha_threshold
             valid = dataset.read(self.alpha, window=where) >= threshold
         if self.mask is not None:

@@ -72,7 +72,7 @@ def find_mask_threshold(dataset: Any, name: str) -> MaskThreshold:
     """Return the lowest valid value of a dataset's mask.
 
     Raises:
-        RasterError: if the mask lies in a file of its own, of another size.
+        RasterError: if the mask is in a separate file of another size.
     """
     beside = f"{dataset.name}.msk"
     if beside not in dataset.files:

@@ -3,7 +3,7 @@
 Each file is described to GDAL as a small virtual raster that makes it like its neighbours (its data bands alone, an
 alpha band as the mask that it is), and a tile index (https://gdal.org/drivers/raster/gti.html) of all of them is
 one dataset. GDAL opens a file when pixels of it are read, and fails if it is missing; the index alone would leave
-a hole. The index lies in memory and goes away with the `Scene` and its readers.
+a hole. The index is kept in memory and freed with the `Scene` and its readers.
 """
 
 from __future__ import annotations

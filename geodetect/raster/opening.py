@@ -304,7 +304,7 @@ def _usable(transform: Affine) -> bool:
 
 
 def read_grid(dataset: Any, name: str) -> Grid:
-    """Return the dataset's grid; a CRS without a transform is left out, since it places nothing.
+    """Return the dataset's grid; a CRS without a transform is ignored, since it does not georeference.
 
     Raises:
         RasterError: if only rational polynomials locate it, or its CRS is invalid.

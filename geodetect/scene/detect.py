@@ -139,13 +139,13 @@ def detect_objects(
     Returns:
         Boxes as polygons in the raster's CRS, rotated if its grid is; without a georeference in pixels, y down, with
         a warning. `attrs` hold the settings of the run and the area `searched` (WKT in the raster's CRS). With
-        `output` the path of the file instead, or a list of paths if several were given; files hold the same as far
+        `output` the path of the file instead, or a list of paths if several were given; files hold as much of this
         as their format allows.
 
     Raises:
         GeodetectError: before any work, if an argument, the raster, the model or the output is invalid, or if
             `resume` finds the journal of a run with other settings; later for an unreadable block of the raster, a
-            full disk, or a cluster that does not respond. No file is left under the output's name then.
+            full disk, or a cluster that does not respond. No partial output is left behind.
     """
     outputs = _outputs(output, raster, aoi)
     if resume and not outputs:

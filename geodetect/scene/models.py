@@ -76,7 +76,7 @@ class HoldsDetector(Protocol):
 
 
 def detector_of(model: Any, device: str | None, precision: str) -> DetectsPixels:
-    """Return the detector given as itself, as a learner or as a file."""
+    """Return a detector given as an object, a learner or a file."""
     if isinstance(model, (str, Path)):
         model = load_detector(model, device=device, precision=precision)
     if isinstance(model, type):
@@ -100,14 +100,14 @@ def detector_of(model: Any, device: str | None, precision: str) -> DetectsPixels
 
 @dataclass(frozen=True, eq=False)
 class ChosenModel:
-    """The model of a run, and how it is to run.
+    """The model of a run, with its device and precision.
 
     Args:
         detector: the model, loaded.
         name: of a model given by its name; None: given as an object.
         device: as requested; None: where the detector is.
         precision: as requested, or as chosen in the run that is resumed; None: the detector's own.
-        by_trial: whether the detector chooses its precision by a trial, which may come out differently each time.
+        by_trial: whether the detector chooses its precision in a benchmark, whose result may vary.
     """
 
     detector: DetectsPixels
@@ -120,7 +120,7 @@ class ChosenModel:
 def load_model(
     model: Any, device: str | None, precision: str, *, earlier: str | None = None, is_local: bool = True
 ) -> ChosenModel:
-    """Return a model given as itself, as a learner or by its name, with what is decided about it before the run.
+    """Load a model given as an object, a learner or a name, and fix its device and precision before the run.
 
     Args:
         model: as given.
@@ -177,7 +177,7 @@ def optimise(detector: Model, precision: str | None = None, device: str | None =
     """
     if not callable(getattr(detector, "frozen", None)):
         if precision is not None or device is not None:
-            warn(f"this {type(detector).__name__} computes where and as it does; precision and device are left aside")
+            warn(f"this {type(detector).__name__} does not support precision and device; they are ignored")
         return detector
     choices = (precision,) if device is None else (precision, device)
     fast: Model = detector.frozen(*choices)  # type: ignore[attr-defined]

@@ -120,7 +120,7 @@ class Runner:
             self._warned = True
             turned = "" if every.angles is None else f" turned by {every.angles[~possible][0]:g}"
             warnings.warn(
-                f"detect gives boxes that are left out, such as {every.xyxy[~possible][0].tolist()}{turned}: they must "
+                f"detect gives boxes that are dropped, such as {every.xyxy[~possible][0].tolist()}{turned}: they must "
                 f"be x1, y1, x2, y2 in pixels of the window, from 0 to {self._side}, with x1 < x2 and y1 < y2"
                 f"{' and an angle in radians' if turned else ''}",
                 UserWarning,
@@ -212,6 +212,6 @@ def _name_windows(batch: Batch, raster: str) -> Iterator[None]:
         more = f" and {len(batch.windows) - 1} more" if len(batch.windows) > 1 else ""
         place = f"the window x {x1} to {x2}, y {y1} to {y2}{more} of {raster}"
         if isinstance(error, StopIteration):  # which cannot propagate through a generator
-            raise ModelError(f"the model raised StopIteration while it was shown {place}; mend its detect") from error
-        error.add_note(f"while the model was shown {place}")
+            raise ModelError(f"the model raised StopIteration on {place}; fix its detect method") from error
+        error.add_note(f"while the model ran on {place}")
         raise

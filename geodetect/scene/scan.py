@@ -101,7 +101,7 @@ def scan_strips(
     """
     groups = (plan.of_strip(strip) for strip in strips)
     coming = batches(reader, groups, chip_size=plan.windows.chip_size, batch_size=plan.batch_size, empty=model.empty)
-    # Its threads end here, also after an error. What happens in the seam's releases Python's lock for the most part.
+    # Its threads end here, also after an error. The work in the seam's thread mostly releases the GIL.
     with memory.reuse_freed(), closing(coming), ThreadPoolExecutor(1, "geodetect-seam") as pool:
         found = run_batches(coming, model, reader.grid.name)
         n_passed = following = 0
@@ -171,7 +171,7 @@ def _select_boxes(found: Sequence[Boxes], batch: Batch, plan: Plan) -> _Seen:
 def _near(boxes: Boxes, of: Int[np.ndarray, "N"], frames: Frames, chip_size: int) -> Bool[np.ndarray, "N"]:
     """Return which oriented boxes, which are not clipped, have their centre on the ground of their tiling, (N,).
 
-    None of them extends beyond its window by more than its size, as `Plan.lines` takes for granted.
+    None of them extends beyond its window by more than its size, as `Plan.lines` assumes.
     """
     grounds, limits = frames.grounds[of], frames.windows[of] + chip_size * np.array([-1, -1, 1, 1])
     on_ground = (boxes.centres >= grounds[:, :2]) & (boxes.centres <= grounds[:, 2:])

@@ -30,7 +30,7 @@ _AROUND_DEG = 0.01  # half a side of the area that a shift is looked for in
 
 
 class _Shift(NamedTuple):
-    """A datum shift as PROJ does it at some place: its accuracy, and the best operation that lacks a grid.
+    """A datum shift of PROJ at a place: its accuracy, and a more accurate operation whose grid is missing.
 
     The accuracy is infinite where PROJ takes two old datums as one; the operation is None where there is no better one.
     """

@@ -23,7 +23,7 @@ from geodetect.grid import Grid
 from geodetect.vector.classes import as_text
 from geodetect.vector.geometry import circles, exceeds_degrees, is_finite, join_cut, make_valid, shift_near, split_parts
 
-# Why an object is left out, in the order of reports.
+# Why an object is dropped, in the order of reports.
 NO_CLASS = "without a class"
 DROPPED = "dropped by class_mapping"
 NO_GEOMETRY = "without geometry"
@@ -117,7 +117,7 @@ class Features:
 
 @dataclass(eq=False)
 class Objects:
-    """The single objects of features, with the reason why one is left out.
+    """The single objects of features, each with the reason for which it is dropped.
 
     Args:
         features: where they come from.
@@ -200,16 +200,16 @@ class Objects:
 
     @property
     def used(self) -> Int[np.ndarray, "M"]:
-        """Numbers of the objects that have not been left out."""
+        """Indices of the objects that have not been dropped."""
         return np.flatnonzero(self.reasons == "")
 
     @property
     def lost(self) -> Counter[str]:
-        """How many objects were left out for each reason."""
+        """Number of objects dropped for each reason."""
         return self._count(self.reasons)
 
     def lost_of(self, name: str) -> Counter[str]:
-        """Return how many objects of a class were left out for each reason."""
+        """Return the number of objects of a class dropped for each reason."""
         return self._count(self.reasons[self.names == name])
 
     @staticmethod
@@ -219,12 +219,12 @@ class Objects:
 
     @property
     def complete(self) -> bool:
-        """Whether all was used but what lies outside the raster, or is not wanted."""
+        """Whether no object was dropped except outside the raster or by `class_mapping`."""
         return not set(self.lost) - {OUTSIDE, DROPPED}
 
     @property
     def report(self) -> str:
-        """Summary of the features read and left out, in one line."""
+        """Summary of the features read and dropped, in one line."""
         names, source = self.names[self.used], self.features.name
         n_classes, n_features = len(set(names)), len(self.features.frame)
         if n_features != len(self.names):

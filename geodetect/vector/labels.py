@@ -49,14 +49,14 @@ from geodetect.vector.opening import Vectors, open_features
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """True objects as they are given: a vector file, the column of their class, new names, the radius of points.
+    """Source of true objects, with the parameters for reading their classes and points.
 
     Args:
         source: any vector file, a frame, or several files in a list, a folder or a pattern, in any CRS.
         label_field: column of the class; None takes `label` where there is one, else one class, named after the file.
         layer: which layer of the file, by name or number from 0.
         point_radius_m: points become circles of this radius on the ground.
-        class_mapping: new names of values; a value mapped to None is left out, values not listed keep their own name.
+        class_mapping: new names of values; a value mapped to None is dropped, values not listed keep their own name.
 
     Raises:
         ArgumentError: if `point_radius_m` is not above 0.
@@ -82,7 +82,7 @@ class Labels:
         return open_features(self.source, layer=self.layer)
 
     def on(self, grids: Sequence[Grid]) -> list[GridLabels]:
-        """Return the labels on each of several rasters, as polygons in its pixels; there may be none on some.
+        """Return the labels on each raster, as polygons in its pixels; some rasters may have none.
 
         Raises:
             LabelsError: if the file cannot be read, holds no polygons or points of use, or none of them meets a raster.
@@ -143,7 +143,7 @@ class GridLabels:
         polygons: (P,) valid, all meeting the raster; an object that a file gives as a ring that crosses itself may be a
             multipolygon.
         numbers: (P,) which of the objects each is; the same on every raster that a label meets.
-        objects: all that was read, and why what is left out is; those of all rasters together.
+        objects: all that was read, with the reason for each object dropped; of all rasters together.
     """
 
     polygons: np.ndarray
@@ -185,7 +185,7 @@ class _Search:
         meets = shapely.intersects(here, shapely.box(0, 0, *grid.shape[::-1]))
         here, numbers = here[meets], polygons.numbers[near[meets]]
         self.met[numbers] = True
-        # An object that repeats the outline and the class of an earlier one is left out.
+        # An object that repeats the outline and the class of an earlier one is dropped.
         outline = number_outlines(here)
         classes = np.unique(self._objects.names[numbers].astype(str), return_inverse=True)[1]
         again = np.ones(len(here), bool)

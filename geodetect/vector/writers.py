@@ -241,10 +241,10 @@ class _Layer:
 
 
 def check_texts(texts: Iterable[str], path: Path | None) -> None:
-    """Refuse texts that a file would not return as they are.
+    """Raise if a string would not survive being written to the file and read back.
 
     Args:
-        texts: such as the classes of a model.
+        texts: such as class names.
         path: the file, whose suffix says the format; None for a frame, which holds any valid Unicode.
 
     Raises:

@@ -43,7 +43,7 @@ def snapshot(repository: str, revision: str | None) -> Path:
     with _explain_errors(repository, revision):
         try:
             config = library.hf_hub_download(repository, CONFIG, revision=revision)
-        except library.errors.EntryNotFoundError as no_config:  # a detector of ours needs none
+        except library.errors.EntryNotFoundError as no_config:  # geodetect's own detectors need none
             unreachable = isinstance(no_config, library.errors.LocalEntryNotFoundError)  # so look in the cache alone
             try:
                 weights = library.hf_hub_download(repository, WEIGHTS, revision=revision, local_files_only=unreachable)

@@ -1,4 +1,4 @@
-"""The meaning of a detector's name: a file of ours or of another program, a folder, a repository, an address."""
+"""Resolve the name of a detector: a file of any program, a folder, a repository or a URL."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _exists(path: str | Path) -> bool:
 
 
 def is_remote(name: str | Path) -> bool:
-    """Return whether a name can only stand for a published detector, as no file has it."""
+    """Return whether a name can only be that of a published detector, as there is no such file."""
     text = str(name).rstrip("/")
     if _exists(expand_user(text)):
         return False
@@ -129,7 +129,7 @@ def is_remote(name: str | Path) -> bool:
 
 
 def is_published(name: str) -> bool:
-    """Return whether a name, which may be that of any file, is most likely one of a published detector's."""
+    """Return whether a name is most likely that of a published detector rather than of some other file."""
     path = Path(expand_user(name))
     if _exists(path):
         return path.suffix.lower() == ONNX or (path / hub.CONFIG).is_file()

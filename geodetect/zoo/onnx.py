@@ -40,7 +40,7 @@ def load_onnx(
     layout: str | None = None,
     device: str | None = None,
 ) -> OnnxDetector | ForeignOnnx:
-    """Return the detector in an `.onnx` file of ours or of another program.
+    """Return the detector in an `.onnx` file of geodetect or of another program.
 
     The arguments are those of `load_detector`.
 
@@ -61,7 +61,7 @@ def load_onnx(
 class ForeignOnnx(RunsInOnnxruntime):
     """A detector of another program, run by onnxruntime in float32.
 
-    Such models are made for 8 bits. Other whole numbers are divided by the largest of their type, as in GeoDeep, and
+    Such models are made for 8 bits. Other integers are divided by the largest of their type, as in GeoDeep, and
     floats are taken for numbers from 0 to 255, with a warning. NaN, infinity and padding become 0.
 
     Args:

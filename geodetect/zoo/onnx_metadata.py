@@ -1,4 +1,4 @@
-"""What an `.onnx` file of another program says of itself, in the words of Deepness, GeoDeep or Ultralytics.
+"""Metadata of `.onnx` files from other programs, in the vocabulary of Deepness, GeoDeep or Ultralytics.
 
 Shapes: B images, N candidates of an image, n numbers of a candidate, K classes.
 """

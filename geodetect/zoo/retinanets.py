@@ -35,7 +35,7 @@ def read_retinanet(
     device: str | torch.device | None = None,
     precision: str = "auto",
 ) -> Detector:
-    """Return the detector in a folder, in a network of ours that computes what torchvision's would.
+    """Return the detector in a folder, in geodetect's network, which computes the same as torchvision's.
 
     Windows are 400 px, as by DeepForest's default, and are enlarged to 800 px, as by torchvision's.
 

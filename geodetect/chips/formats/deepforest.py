@@ -128,7 +128,7 @@ def on_map(labels: Vectors, raster: Rasters) -> Vectors:
     if not there:
         raise LabelsError(f"{path.name} lists boxes of {absent or 'no image'}; got {name}, give the raster it lists")
     if absent:
-        warn(f"{path.name} lists boxes of {absent} too, which are left out; give those rasters as well to use them")
+        warn(f"{path.name} also lists boxes of {absent}, which are ignored; give those rasters too to use them")
     frames: list[gpd.GeoDataFrame] = []
     for image in there:
         with RasterReader(by_key[key(image.path.name)]) as reader:

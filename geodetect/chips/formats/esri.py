@@ -126,7 +126,7 @@ def _class_names(classes: Any) -> dict[str, str]:
 
 
 def _as_value(text: str) -> str:
-    """Return a class value as text, whole numbers without a fraction: "1.0" and " 1" are "1"."""
+    """Return a class value as text, integers without a fraction: "1.0" and " 1" are "1"."""
     try:
         value = float(text)
     except ValueError:

@@ -108,7 +108,7 @@ class Listing:
         return frozenset(each for folder in found for each in (folder, *folder.parents)) - above
 
     def with_suffix(self, *suffixes: str) -> list[Path]:
-        """Return the files with one of these suffixes in any case; GDAL's `.aux.xml` are left out."""
+        """Return the files with one of these suffixes in any case; GDAL's `.aux.xml` are ignored."""
         return [p for p in self.files if p.suffix.lower() in suffixes and not p.name.lower().endswith(".aux.xml")]
 
     def sample(self, suffix: str) -> list[Path]:
@@ -146,7 +146,7 @@ class Listing:
     ) -> list[Path]:
         """Return the texts that are labels of a format, or are called like an image.
 
-        A text of another format is left out if the image has one of this format too.
+        A text of another format is ignored if the image has one of this format too.
         """
         sure = {path for path, lines in texts.items() if is_label(lines)}
         named = {key(path.stem) for path in sure}

@@ -1,4 +1,4 @@
-"""YOLO: a text for each image, a line `class x y width height` for each box, in shares of its sides.
+"""YOLO: a text for each image, a line `class x y width height` for each box, as fractions of the image size.
 
 YOLO-OBB: lines `class x1 y1 x2 y2 x3 y3 x4 y4` (https://docs.ultralytics.com/datasets/obb/).
 
@@ -112,7 +112,7 @@ def _is_label(lines: Sequence[Line]) -> bool:
 
 
 def _parse(line: str) -> list[float] | None:
-    """A class and at least the four numbers of a box, all shares; None if the line holds anything else."""
+    """Parse a class and the four fractions of a box, perhaps with more; return None for any other line."""
     try:
         values = [parse_number(word) for word in line.split()]
     except ValueError:
@@ -212,7 +212,7 @@ def render_corners(folder: Folder) -> Iterator[tuple[str, str]]:
 
 
 def render(folder: Folder, *, corners: bool = False) -> Iterator[tuple[str, str]]:
-    """Yield `data.yaml`, lists of both parts if there are two, and a text for each image, in millionths of its sides.
+    """Yield `data.yaml`, lists of both parts if there are two, and a text for each image, with six decimals.
 
     Without `path` in it Ultralytics opens `data.yaml` from any folder: paths are then relative to the file itself.
     """
