@@ -21,7 +21,7 @@ def replace_atomically(path: Path) -> Iterator[Path]:
     If `path` is a symbolic link, its target is replaced, not the link.
 
     Raises:
-        OutputError: for an OSError or UnicodeError in the block. A file that was at `path` before is unchanged then.
+        OutputError: for an OSError or UnicodeError in the block. An earlier file at `path` is left unchanged.
     """
     target = follow_link(path)
     # Short, as names may be near the file system's limit; with the process' number, as several may write to one name;

@@ -44,7 +44,7 @@ class Architecture:
     Args:
         backbone: a name that `network.backbones.build` knows.
         anchors: their shapes.
-        norm_eps: what the backbone's batch norms add to variances; None for what each has by itself.
+        norm_eps: epsilon of the backbone's batch norms; None for their own.
         head_norm: "batch" norm by level or "group" norm in the heads, or None.
         width: channels of the pyramid and of the heads.
         depth: convolutions of a head before its last.
@@ -107,7 +107,7 @@ class Metadata:
             torchvision's detectors do; None for no resizing.
         architecture: of its network; None if it is not geodetect's own.
         oriented: whether its boxes have angles; an architecture decides this itself.
-        summary: how it was trained and how well it did; anything that JSON holds.
+        summary: training settings and scores; any JSON values.
 
     Raises:
         ArgumentError: if a value is not possible, or two do not fit each other.
@@ -287,7 +287,7 @@ class HasMetadata:
 
     @property
     def summary(self) -> Mapping[str, Any]:
-        """How it was trained and how well it did."""
+        """Training settings and scores."""
         return self.metadata.summary
 
 

@@ -653,11 +653,11 @@ def test_a_csv_labels_the_raster_that_it_names(scenes: dict[str, PaintedScene], 
         tmp_path / "trees.csv", "\n".join(["image_path,xmin,ymin,xmax,ymax,label", *rows, "b.png,1,2,3,4,Tree"])
     )
     for raster in (scene.path, [scene.path]):
-        with pytest.warns(UserWarning, match=r"trees\.csv lists boxes of b\.png too"):
+        with pytest.warns(UserWarning, match=r"trees\.csv .* b\.png"):
             labels = on_map(path, raster)
         assert np.allclose(shapely.area(labels.geometry), shapely.area(scene.truth.geometry), rtol=1e-9)
         assert np.allclose(labels.geometry.centroid.get_coordinates(), scene.truth.geometry.centroid.get_coordinates())
-    with pytest.warns(UserWarning, match=r"trees\.csv lists boxes of b\.png too"):
+    with pytest.warns(UserWarning, match=r"trees\.csv .* b\.png"):
         assert gd.prepare_data(scene.path, path, chip_size=64).classes == ["Tree"]
     with pytest.raises(LabelsError, match=r"lists boxes of b\.png; got .*\.tif"):
         on_map(text(path, "image_path,xmin,ymin,xmax,ymax,label\nb.png,1,2,3,4,Tree\n"), scene.path)

@@ -89,7 +89,7 @@ def test_a_detector_that_suits_itself_gets_what_fits(upright: PaintedScene) -> N
     assert len(found) == len(upright.boxes)
 
 
-@pytest.mark.filterwarnings("ignore:this model has learnt nothing yet")
+@pytest.mark.filterwarnings("ignore:this model is untrained")
 def test_a_file_of_a_detector_that_wants_them(upright: PaintedScene, tmp_path: Path) -> None:
     from geodetect.network.retinanet import Network
     from geodetect.stretch import Stretch

@@ -196,7 +196,7 @@ def test_a_damaged_detector_is_not_taken_for_anothers_weights(
 
 @pytest.mark.filterwarnings("ignore:.*overlap no anchor")
 def test_a_detector_of_other_classes_or_anchors_is_a_beginning(data: gd.DetectionData, tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="this model has learnt nothing yet"):
+    with pytest.warns(UserWarning, match="untrained.* train it first"):
         path = gd.RetinaNet(data, **OWN).save(tmp_path / "saved.safetensors")
     with pytest.warns(
         UserWarning, match="saved.safetensors finds blue, red, this model barn, red; the last layer of the"

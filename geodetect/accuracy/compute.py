@@ -64,7 +64,7 @@ def compute_accuracy(
         detections: polygons with the columns `label` and `score`, as `detect_objects` gives them.
         labels: true objects in any CRS: polygons, or points with `point_radius_m`. Each part of a multipolygon
             counts, copies of an object count once; features without a geometry, or without a class among others with
-            one, are left out.
+            one, are dropped.
         label_field: column of the labels' class; None takes `label` where there is one.
         layer: which layer of the labels' file, by name or number from 0; None: the first that holds features, with a
             warning if there are more. For `detections` and `aoi` write `file.gpkg|layername=NAME`.
@@ -198,7 +198,7 @@ class _Comparison:
         return GeoDataFrame(both[columns], geometry=list(both.geometry), crs=found.crs or truth.crs)
 
     def count_confusions(self) -> pd.DataFrame:
-        """Return how often an object of each class was found as each, missed, or seen where there is none."""
+        """Return the confusion matrix of the classes, with counts of missed and of false objects."""
         names = sorted(set(self.found["label"]) | set(self.truth["label"]))
         seen, true = (pd.Categorical(frame["label"], names).codes.astype(int) for frame in (self.found, self.truth))
         missed = np.delete(np.arange(len(true)), self.partner[self.partner >= 0])

@@ -166,7 +166,7 @@ class Boxes:
 
     @property
     def counted(self) -> Bool[np.ndarray, "N"]:
-        """Which boxes scores count: those that are not ignored."""
+        """Which boxes count in scores: those that are not ignored."""
         return np.ones(len(self), bool) if self.ignored is None else ~self.ignored
 
     @property

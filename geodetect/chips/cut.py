@@ -32,7 +32,7 @@ _ENDLESS = 1e9  # px; beyond any label
 
 
 class PixelLabels(NamedTuple):
-    """Labels of one raster: (N,) polygons in its pixels, class indices, and which scores ignore; None if none are."""
+    """Labels of one raster: (N,) polygons in its pixels, class indices, and whether scores ignore each (None: no)."""
 
     polygons: np.ndarray
     labels: np.ndarray
@@ -50,7 +50,7 @@ class Fate(IntEnum):
 
 @dataclass(frozen=True)
 class Cutting:
-    """How rasters become chips; names as in `prepare_data`, the shortest side of a box in pixels, and its kind.
+    """How rasters are cut into chips: parameters of `prepare_data`, the shortest side of a box and its kind.
 
     Raises:
         ArgumentError: if a value is not possible.

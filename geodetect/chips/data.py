@@ -38,7 +38,7 @@ class DetectionData:
         batch_size: chips in a batch.
         transforms: whether training batches are augmented.
         num_workers: processes that read; None chooses.
-        sampler: "balanced" if training chips with rare classes are drawn more often; None if each is drawn once.
+        sampler: "balanced" if training chips with rare classes are oversampled; None if each is used once per epoch.
         seed: of the split, and of everything random in training.
         report: what was read and what was dropped, in one line.
         oriented: whether boxes are rotated with their objects.
@@ -89,7 +89,7 @@ class DetectionData:
 
     @property
     def weights(self) -> list[float] | None:
-        """How often each training chip is drawn, relative to the others; None if each is drawn once an epoch.
+        """Relative sampling weight of each training chip; None if each is used once per epoch.
 
         The repeat factor of LVIS (https://arxiv.org/abs/1908.03195, appendix B): "r_c = max(1, sqrt(t / f_c))" for a
         class in a share f_c of the chips, and for a chip the largest of its classes. The threshold t is the share of

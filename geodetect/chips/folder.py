@@ -31,7 +31,7 @@ def from_folder(
 ) -> Source:
     """Plan the chips of a folder of labelled images; large images are cut, small ones are one chip each.
 
-    The parts of a data set that defines its own split are kept: `valid` is for validation, the test part is not used.
+    A data set that defines its own split keeps it: `valid` is the validation part, the test part is not used.
 
     Args:
         folder: its path.

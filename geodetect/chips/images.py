@@ -83,7 +83,7 @@ def is_resized(shape: tuple[int, int], other: tuple[int, int]) -> bool:
 
 
 class ImageCutter:
-    """Cutter of the images of one folder into chips, which counts what is lost on the way.
+    """Cutter of the images of one folder into chips, which counts dropped images and boxes.
 
     Args:
         images: training and validation images.
@@ -129,7 +129,7 @@ class ImageCutter:
         )
 
     def plan(self, images: Sequence[Image]) -> list[ChipPlan]:
-        """Plan the chips of some images, with a box or without; images of another kind have none."""
+        """Plan the chips of some images, with or without boxes; images of another kind are skipped."""
         plans: list[ChipPlan] = []
         for image in images:
             reader = self._used.get(image.path) or self._open(image)
@@ -213,7 +213,7 @@ class ImageCutter:
 
     @property
     def report(self) -> str:
-        """What was lost of the images, and what was done to them."""
+        """Summary of what was dropped from the images or changed in them."""
         turned = sum(reader.orientation != UPRIGHT for reader in self._used.values())
         return join_notes(
             *(count(n, what) for what, n in self._lost.items()),

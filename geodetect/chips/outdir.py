@@ -117,7 +117,7 @@ class OutDir:
                 raise OutputError(f"{self.path} cannot be written: {reason}; choose another out_dir") from error
 
     def _clean(self, plan: str) -> None:
-        """Remove what is not to stay; the folder itself does, which may be a link or a disk of its own."""
+        """Empty the folder, but keep the folder itself, which may be a link or a mount point."""
         if self.overwrite:
             (self.path / _COMPLETE).unlink(missing_ok=True)  # first, as it is no longer true
             for each in self.path.iterdir():

@@ -35,7 +35,7 @@ class Source:
         chip_size: side of the largest chip in pixels.
         bands: the bands that are read, counted from 1.
         dtype: of the pixels.
-        report: what was read and left out, in one line.
+        report: what was read and dropped, in one line.
         complete: whether nothing was left out that the user may miss.
         valid: the source's own validation part; None without one.
         left_out: chips of neither part, with labels that index `classes`.

@@ -1,4 +1,4 @@
-"""The detector: a network and all that it takes to run it; what is saved, shipped and run."""
+"""The detector: a network and all that is needed to run it. It is what is saved and deployed."""
 
 from geodetect.detector.detector import Detector
 from geodetect.detector.loading import read_detector

@@ -117,9 +117,9 @@ class Detector(HasMetadata):
         return html_table("Detector", self.facts)
 
     def warn_if_untrained(self) -> None:
-        """Warn if no training has changed how the network scores, so that it gives about 0.01 everywhere."""
+        """Warn if the class head is still untrained, so that scores are about 0.01 everywhere."""
         if self.network.class_head.gives_prior:
-            warn("this model has learnt nothing yet, and what it finds is random; train it first")
+            warn("this model is untrained, so its detections are random; train it first")
 
     @property
     def device(self) -> torch.device:

@@ -28,7 +28,7 @@ _SUFFIX = ".safetensors"
 
 
 def write(path: Path, weights: Mapping[str, Tensor], metadata: Metadata) -> Path:
-    """Write the weights and what they are for to one file, and return its path.
+    """Write the weights and the metadata to one file, and return its path.
 
     Args:
         path: with suffix `.safetensors`.

@@ -38,7 +38,7 @@ def export(detector: Detector, path: str | Path, layout: str | None = None) -> P
 
     Raises:
         OutputError: if the suffix is unknown, the file cannot be written, or its results differ from the network's;
-            no file is left then.
+            no partial file is left behind.
         ModelError: if the detector is not one of geodetect's, but runs in onnxruntime.
         ArgumentError: if the format has no such layout, or the detector enlarges its images (`Metadata.min_size`).
         MissingPackage: for `.onnx` without the extra `onnx`.

@@ -40,7 +40,7 @@ def export(detector: Detector, path: Path) -> None:
         path: appears only after its network was read back and gave the detector's results.
 
     Raises:
-        OutputError: if the file cannot be written, or its results differ; no file is left then.
+        OutputError: if the file cannot be written, or its results differ; no partial file is left behind.
     """
     detections = Detections(detector).eval()
     network = _serialise(trace(detections, detector))

@@ -64,7 +64,7 @@ def export(detector: Detector, path: Path, layout: str | None) -> None:
         layout: a key of `LAYOUTS`; None for the one that all readers understand.
 
     Raises:
-        OutputError: if the file cannot be written, or its results differ; no file is left then.
+        OutputError: if the file cannot be written, or its results differ; no partial file is left behind.
         MissingPackage: without the extra `onnx`.
     """
     try:

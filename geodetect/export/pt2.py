@@ -34,7 +34,7 @@ def export(detector: Detector, path: Path) -> None:
     The file appears under its name only after it was loaded and gave the network's results.
 
     Raises:
-        OutputError: if the file cannot be written, or its results differ; no file is left then.
+        OutputError: if the file cannot be written, or its results differ; no partial file is left behind.
     """
     network = copy_plain(detector.network)
     standardisation = {

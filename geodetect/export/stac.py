@@ -37,7 +37,7 @@ def export(detector: Detector, path: Path) -> None:
         path: a `.json` file; written after the program.
 
     Raises:
-        OutputError: if one of the two cannot be written; no item is left then.
+        OutputError: if one of the two cannot be written; no partial item is left behind.
     """
     program = path.with_suffix(".pt2")
     pt2.export(detector, program)

@@ -115,7 +115,7 @@ def choose_architecture(
     head_norm: str | bool | None,
     oriented: bool = False,
 ) -> Architecture:
-    """Return the architecture for these parameters of `RetinaNet`; the weights decide what is None.
+    """Return the architecture for these parameters of `RetinaNet`; values of None are taken from the weights.
 
     Raises:
         ArgumentError: if a value is not possible, or does not fit the weights.

@@ -195,7 +195,7 @@ def write(state: State, folder: Path) -> None:
 
 
 def read(folder: Path) -> State | None:
-    """Return the last state that was written to the folder; None if there is none. No code in it is ever run.
+    """Return the last state written to the folder, None without one. No code in it is executed.
 
     Raises:
         TrainingError: if the file is damaged, or something else.

@@ -1,4 +1,4 @@
-"""One call of `fit`: how it starts, how it runs, and what it leaves, however it ends."""
+"""One call of `fit`, from its start to the state that it leaves after success, error or interruption."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ class Fit:
             raise OutputError(f"{error}; it is saved as {rescued} instead") from error
 
     def _describe(self) -> str:
-        """Return what is left of a training that did not come to its end."""
+        """Return a description of what an unfinished training leaves."""
         best, file = self.checkpoint.best, self.save_as
         if not best.n_done:
             left = "the model is as it was before" if file is None else "nothing was written"

@@ -175,7 +175,7 @@ class RetinaNet:
     def lr_find(self, *, plot: bool = True) -> float:
         """Find a learning rate for this network and data; the weights stay as they were.
 
-        Trains up to 100 batches at a growing rate. `fit` uses the rate if it is given none.
+        Trains up to 100 batches at a growing rate. `fit` uses the result unless it is given a rate.
 
         Args:
             plot: show the losses over the rates in a notebook.

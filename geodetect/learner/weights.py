@@ -73,7 +73,7 @@ class Start:
 
     @cached_property
     def state(self) -> dict[str, Tensor] | None:
-        """The state dict, COCO's is downloaded; None if there is none, with a warning if it cannot be downloaded."""
+        """State dict, for COCO downloaded; None without one, with a warning if a download fails."""
         return pretrained.load_coco() if self.name == COCO else self.file
 
     @property

@@ -156,7 +156,7 @@ class TimmBackbone(nn.Module):
 
 
 class _PadSame(nn.Module):
-    """The padding of a convolution of timm that depends on the size of the map."""
+    """Padding of a timm convolution that depends on the map's size."""
 
     def __init__(self, layer: nn.Conv2d, pad_same: Callable[..., Tensor]) -> None:
         super().__init__()

@@ -71,7 +71,7 @@ class Head(nn.Module):
 
     @property
     def gives_prior(self) -> bool:
-        """Whether the biases are still those of a class head that was never trained."""
+        """Whether the biases still have their initial values, as before any training."""
         assert self.out.bias is not None
         return bool((self.out.bias == torch.full_like(self.out.bias, _PRIOR_LOGIT)).all())
 

@@ -27,7 +27,7 @@ class Mistake(NamedTuple):
         box: its corners (4, 2) in pixels of the image; may reach beyond it.
         label: its class.
         truth: corners (N, 4, 2) of all true boxes.
-        title: what is wrong.
+        title: kind of error.
     """
 
     image: np.ndarray

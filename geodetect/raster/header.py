@@ -26,7 +26,7 @@ _MANY = 100  # files whose headers take a second or more
 
 @dataclass(frozen=True, eq=False)
 class Header:
-    """What a raster declares of itself before any pixel is read.
+    """Header of a raster, read without its pixels.
 
     Args:
         location: what GDAL opens.
@@ -142,7 +142,7 @@ class Scene:
     Args:
         header: of the whole, its alpha band decided upon.
         handles: its open datasets.
-        nodata: no-data value besides those that the files declare; None for none.
+        nodata: no-data value besides those that the files declare; None: no other.
         footprints: (N,) outlines of its files in pixels of `header.grid`; None if one file covers all of it.
         identity: names of the files of a mosaic, URLs, or descriptions of virtual rasters; may hold secrets. None for
             a single file, whose size and date identify it.

@@ -180,7 +180,7 @@ def _check_names(files: list[Header], bands: Sequence[int | str] | None) -> list
 
 
 def _with_masks(files: Sequence[Header]) -> Sequence[Header]:
-    """Return the files with alpha bands as masks if they are masks in all files; all have the same data bands then.
+    """Return the files with alpha bands as masks if they are masks in all files, so that all have the same data bands.
 
     Some programs tag near infrared as alpha. A file without an alpha band is valid throughout.
 

@@ -175,7 +175,7 @@ class Handles:
     def dataset(self) -> Iterator[Any]:
         """Lend a dataset that no other thread reads meanwhile, opened on first use.
 
-        It is closed after an error: GDAL silently leaves out of a mosaic what it could not open once.
+        It is closed after an error: GDAL silently drops files from a mosaic that it once failed to open.
         """
         # After a fork parent and child share one file offset, and would read each other's blocks.
         if self._process != os.getpid():

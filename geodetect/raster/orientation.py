@@ -25,7 +25,7 @@ _ORDERS = {b"II*\0": "<", b"MM\0*": ">"}  # how TIFF begins
 
 
 class _Turn(NamedTuple):
-    """From the stored to the upright image: axes are exchanged first, then each of the new ones is mirrored."""
+    """Transform from the stored to the upright image: axes are swapped, then each new axis is mirrored."""
 
     transposed: bool = False
     mirrored_x: bool = False

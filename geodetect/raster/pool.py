@@ -18,7 +18,7 @@ class ReaderPool:
     A process may have some thousand files open, and each reader caches decoded blocks. Safe in threads.
 
     Args:
-        most: how many stay open, besides those that are being read; 0: none.
+        most: number that stay open, besides those being read; may be 0.
     """
 
     def __init__(self, most: int) -> None:

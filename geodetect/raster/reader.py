@@ -189,7 +189,7 @@ class RasterReader:
 
     @property
     def orientation(self) -> int:
-        """How viewers turn and mirror the image, 1 to 8 as in Exif; `grid` and `read` do neither."""
+        """Exif orientation, 1 to 8; viewers apply it, `grid` and `read` do not."""
         return self.scene.orientation
 
     def close(self) -> None:

@@ -109,7 +109,7 @@ def _read_item(path: str) -> dict[str, Any] | None:
     """Return the item in a file or at a URL; None if there is something else, such as a raster.
 
     Raises:
-        RasterError: if it cannot be read, is named as JSON and is none, or is a catalog or collection.
+        RasterError: if it cannot be read, is named as JSON but is not, or is a catalog or collection.
     """
     if path.startswith(("http://", "https://")):
         inside = _url_path(path)

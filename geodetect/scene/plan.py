@@ -45,7 +45,7 @@ _FULL_BATCHES = 4  # per strip at least, so that the last one, which may be smal
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """Which of the boxes that a model finds are kept.
+    """Which detections are kept.
 
     Args:
         lowest: (K,) score below which boxes of a class are dropped.

@@ -43,7 +43,7 @@ class Batch:
 
 
 class _Place(NamedTuple):
-    """Where to read a window to: a square of an array for a batch of windows of its group."""
+    """Destination of a window's pixels: a square in the array of a batch."""
 
     window: Window
     group: int

@@ -88,7 +88,7 @@ def open_area(aoi: Area, crs: CRS | None) -> Features:
 
     Raises:
         ArgumentError: if numbers are not two corners of a rectangle.
-        GeodetectError: as `open_features`, and if it is none of these.
+        GeodetectError: as `open_features`, and for any other kind of value.
     """
     several: list[Any] = list(aoi) if isinstance(aoi, Sequence | np.ndarray) and not isinstance(aoi, str) else [aoi]
     if several and all(isinstance(each, Real) for each in several):

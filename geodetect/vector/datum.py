@@ -95,7 +95,7 @@ def warn_of_shift(
 
     Args:
         name: what messages call the data.
-        crs: of the data; None for none.
+        crs: of the data; None without one.
         to: that they are shifted to.
         place: where the shift is evaluated, in coordinates of `to`.
         limit_m: an error that does no harm.

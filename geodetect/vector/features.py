@@ -48,7 +48,7 @@ class Features:
         frame: their geometry and columns, in any CRS or none.
         name: what messages call them.
         stem: the file's name without its suffix; None for a frame.
-        note: what of the file was not read; empty when all was.
+        note: what was not read from the file; empty if everything was.
         files: where several files were read together, each of them, in the order of the frame's rows.
     """
 
@@ -121,7 +121,7 @@ class Objects:
 
     Args:
         features: where they come from.
-        names: (O,) class of each, None for none.
+        names: (O,) class of each; None if it has no class.
         geometry: (O,) in the plane, in the CRS of the file that each comes from.
         rows: (O,) the feature that each is, or is part of.
         reasons: (O,) text; empty for those that are used.
@@ -141,7 +141,7 @@ class Objects:
 
         Args:
             features: polygons, points, and multiparts and collections of them.
-            names: (N,) class of each feature; None for none at all.
+            names: (N,) class of each feature; None without classes.
             apart: whether the parts of a feature are an object each; else the feature is one. Parts that were cut from
                 one another at 180 degrees stay together.
         """

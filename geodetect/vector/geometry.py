@@ -155,7 +155,7 @@ def cut_at_180(polygons: np.ndarray, *, reprojected: bool) -> np.ndarray:
 
 
 def join_cut(parts: np.ndarray, rows: Int[np.ndarray, "P"]) -> tuple[np.ndarray, Bool[np.ndarray, "P"]]:
-    """Join what was cut in two at 180 degrees, as GeoJSON and KML ask for.
+    """Join geometries that were cut at 180 degrees, as GeoJSON and KML require.
 
     Args:
         parts: polygons and others, with finite longitudes and latitudes.

@@ -165,7 +165,7 @@ class _Search:
     """A search for objects on one raster after another: what one of them reaches or meets is not lost.
 
     Args:
-        objects: what is searched for.
+        objects: candidates.
         radius_m: of circles for points.
     """
 
@@ -176,7 +176,7 @@ class _Search:
         self._problem: LabelsError | None = None
 
     def find(self, grid: Grid) -> GridLabels:
-        """Return the objects that meet a raster, each once; none where its CRS reaches none."""
+        """Return the objects that meet a raster, each once; empty if its CRS covers none of them."""
         if grid.crs not in self._by_crs:
             self._by_crs[grid.crs] = self._bring(grid)
         polygons, tree = self._by_crs[grid.crs]
@@ -210,7 +210,7 @@ class _Search:
         return polygons, shapely.STRtree(polygons.geometry)
 
     def record(self) -> None:
-        """Record what is on none of the rasters, and why."""
+        """Record the objects that are on no raster, with the reason."""
         self._objects.leave_out(~self._reached, BEYOND)
         self._objects.leave_out(~self._solid, FLAT)
         self._objects.leave_out(~self.met, OUTSIDE)

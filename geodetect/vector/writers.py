@@ -62,7 +62,7 @@ class _Layer:
     Args:
         path: what messages call the file; its suffix says the format.
         schema: its columns, the geometry last.
-        crs: of its geometry; None for none.
+        crs: of its geometry; None without one.
         kind: the one type of its geometry, `Unknown` where there are several.
         about: facts to store with it, as JSON.
     """

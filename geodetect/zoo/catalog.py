@@ -14,7 +14,7 @@ class Entry(NamedTuple):
 
     Args:
         name: as `load_detector` takes it; a bare file is in GeoDeep's repository on the hub.
-        finds: what it finds.
+        finds: kinds of objects.
         pixel_size_m: side of a pixel that it was trained on, in metres; None where its authors do not say.
         licence: of the weights; "not stated" where its authors do not say.
         source: where the figures come from.

@@ -102,7 +102,7 @@ def download(url: str) -> Path:
 
     Raises:
         ModelError: if it cannot be fetched, has another checksum, or is no ONNX file.
-        ArgumentError: if the checksum is none.
+        ArgumentError: if the checksum is malformed.
         MissingPackage: without the extras `hub` and `onnx`.
     """
     address, marker, digest = url.partition(_CHECKSUM)

@@ -26,7 +26,7 @@ _LARGEST_SIDE = 10_000  # px; an image of three bands takes 1.2 GB then
 
 @dataclass(frozen=True)
 class Layout:
-    """How the output of a model holds its candidates, by Deepness' rules.
+    """Layout of the candidates in a model's output, by Deepness' rules.
 
     https://github.com/PUTvision/qgis-plugin-deepness, processing/models/detector.py
 
@@ -89,7 +89,7 @@ class FileMetadata:
         """Return a number; None if it is not there, empty or NaN.
 
         Raises:
-            ModelError: if it is no number from 0 to `most`; `remedy` says what else to do then.
+            ModelError: if it is not a number from 0 to `most`; the message ends with `remedy`.
         """
         return self._number(key, self.get(key), most, remedy)
 

@@ -103,7 +103,7 @@ def _read_csv(path: Path) -> dict[str, Image]:
 
 
 def _first_value(row: dict[str, str], names: Sequence[str]) -> str:
-    """The value of the first of these columns that exists."""
+    """Return the value of the first of these columns that exists."""
     return next((row[name] for name in names if name in row), "")
 
 

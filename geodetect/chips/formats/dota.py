@@ -55,7 +55,7 @@ def _is_label(lines: Sequence[Line]) -> bool:
 
 
 def _count_numbers(words: Sequence[str]) -> int:
-    """Return how many words are numbers before the first that is none."""
+    """Return the number of leading words that are numbers."""
     return sum(1 for _ in takewhile(is_number, words))
 
 

@@ -87,7 +87,7 @@ def _read_export(listing: Listing) -> Folder:
 
 
 def _read_json(listing: Listing, name: str) -> dict[str, Any]:
-    """Read a JSON file; empty if it is missing or something else, as none is required."""
+    """Read a JSON file, which is optional; empty if it is missing or not JSON."""
     path = next((path for path in listing.files if path.name.lower() == name and path.parent == listing.root), None)
     try:
         content = json.loads(read_text(path)) if path is not None else {}

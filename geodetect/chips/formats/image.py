@@ -56,7 +56,7 @@ class Image:
         relative: whether the corners are shares, 0 to 1, as in YOLO.
         label: the label file; None for an image without labels, which counts as one without objects.
         part: `TRAIN`, `VALID` or `TEST` if the data set says so, `UNLISTED` if it lists only others; None otherwise.
-        outlines: (N,) of each object, None for one that only has a box; None if none has one.
+        outlines: (N,) of each object, None for one that only has a box; None if all do.
         ignored: (N,) whether scores ignore an object; None if they count all.
     """
 
@@ -157,12 +157,12 @@ class Folder:
     Args:
         images: those whose file exists.
         classes: the classes in the format's own order, with or without a box.
-        report: what was left out and why; empty if nothing was.
+        report: what was dropped and why; empty if nothing was.
         crs: the CRS of images that do not name theirs; None if unknown.
         cell: width and height of a pixel in units of the CRS; None if unknown.
         n_bands: of the images; None if unknown.
         values: (value, class) for each number that the format has for a class.
-        upright_note: what is to be reported besides if outlines are not used.
+        upright_note: additional report if outlines are not used.
     """
 
     images: list[Image]

@@ -26,7 +26,7 @@ _UNKNOWN = "0.00 0 0.00 {} 0 0 0 0 0 0 0"
 
 
 class _Object(NamedTuple):
-    """The type of an object, and the numbers after it."""
+    """Type of an object, and the numbers that follow."""
 
     name: str
     numbers: list[float]
@@ -46,7 +46,7 @@ def _is_label(lines: Sequence[Line]) -> bool:
 
 
 def _parse(line: str) -> _Object | None:
-    """The object of a line, whose type may hold blanks and numbers; None if there are too few numbers.
+    """Parse the object of a line, whose type may hold spaces and numbers; return None if numbers are missing.
 
     "Zone 7" and 14 numbers can be "Zone" and 15, the last a score: the reading that fits KITTI's columns counts.
     """
@@ -61,7 +61,7 @@ def _parse(line: str) -> _Object | None:
 
 
 def _fits_columns(words: Sequence[str]) -> bool:
-    """Whether numbers begin with the columns truncated, occluded, alpha and the box, as the kit describes them."""
+    """Return whether numbers begin with truncated, occluded, alpha and box, as the development kit describes."""
     truncated, _, alpha, x1, y1, x2, y2 = (parse_number(word) for word in words[: _BOX.stop])
     shares = 0 <= truncated <= 1 or truncated == -1  # -1 and -10 mean unknown
     angles = abs(alpha) <= _LARGEST_ANGLE or alpha == _UNKNOWN_ANGLE

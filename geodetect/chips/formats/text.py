@@ -73,7 +73,7 @@ def parse_number(text: str) -> float:
     """Parse a number with a decimal point or a decimal comma.
 
     Raises:
-        ValueError: if the text is none.
+        ValueError: if the text is not a number.
     """
     if text.count(",") == 1 and "." not in text:
         text = text.replace(",", ".")

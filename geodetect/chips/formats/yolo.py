@@ -41,7 +41,7 @@ _FAR = 2.0  # shares beyond this are pixels
 
 
 class _Classes(NamedTuple):
-    """The names of classes by their numbers.
+    """Class names by number.
 
     Args:
         path: the file that holds them; None without one.
