@@ -15,7 +15,7 @@ from jaxtyping import Float
 from geodetect.anchors import AnchorSpec
 from geodetect.errors import ArgumentError, check_whole, is_name, is_number, is_share, is_whole
 from geodetect.facts import join_values
-from geodetect.stretch import Stretch
+from geodetect.normalization import Normalization
 
 DEFAULT_MIN_SCORE = 0.5  # threshold of detectors that were not validated
 CANDIDATE_MIN_SCORE = 0.05  # lowest score of a candidate; a higher threshold is applied to the result
@@ -102,7 +102,7 @@ class Metadata:
         overlap: of windows in inference, in pixels.
         pixel_size_m: ground resolution that it expects; None for the scene's own.
         min_score: recommended score threshold for maps, for all classes or by class; None and NaN mean 0.5.
-        stretch: per-band normalisation of pixel values.
+        normalization: per-band normalisation of pixel values.
         min_size: side in pixels to which the shorter side of every image is resized before the network sees it, as
             torchvision's detectors do; None for no resizing.
         architecture: of its network; None if it is not geodetect's own.
@@ -119,7 +119,7 @@ class Metadata:
     overlap: int
     pixel_size_m: float | None = None
     min_score: Scores = DEFAULT_MIN_SCORE
-    stretch: Stretch | None = None
+    normalization: Normalization | None = None
     min_size: int | None = None
     architecture: Architecture | None = None
     oriented: bool = False
@@ -158,9 +158,9 @@ class Metadata:
                 f"overlap must be at least 0 and smaller than chip_size; "
                 f"got overlap={self.overlap}, chip_size={self.chip_size}"
             )
-        if self.stretch is not None and self.stretch.n_bands != len(self.bands):
+        if self.normalization is not None and self.normalization.n_bands != len(self.bands):
             raise ArgumentError(
-                f"the stretch and the bands must agree in number; got {self.stretch.n_bands} and {len(self.bands)}"
+                f"normalization and bands must agree in number; got {self.normalization.n_bands} and {len(self.bands)}"
             )
 
     def scores(self, min_score: Scores) -> Float[np.ndarray, "K"]:
@@ -187,12 +187,12 @@ class Metadata:
 
     def to_json(self) -> dict[str, Any]:
         """Return the values that JSON holds, those of the architecture among them; `from_json` undoes it."""
-        apart = ("stretch", "min_size", "architecture", "oriented")
+        apart = ("normalization", "min_size", "architecture", "oriented")
         own = {name: value for name, value in vars(self).items() if name not in apart}
-        stretch = {} if self.stretch is None else {"stretch": asdict(self.stretch)}
+        scaling = {} if self.normalization is None else {"stretch": self.normalization.to_json()}
         resized = {} if self.min_size is None else {"min_size": self.min_size}
         oriented = {"oriented": True} if self.oriented else {}
-        return own | stretch | resized | oriented | ({} if self.architecture is None else self.architecture.to_json())
+        return own | scaling | resized | oriented | ({} if self.architecture is None else self.architecture.to_json())
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Self:
@@ -210,7 +210,7 @@ class Metadata:
             overlap=facts["overlap"],
             pixel_size_m=facts["pixel_size_m"],
             min_score=facts["min_score"],
-            stretch=Stretch(**facts["stretch"]) if "stretch" in facts else None,
+            normalization=Normalization.from_json(facts["stretch"]) if "stretch" in facts else None,
             min_size=facts.get("min_size"),
             architecture=Architecture.from_json(facts) if "anchors" in facts else None,
             oriented=facts.get("oriented", False),

@@ -27,9 +27,9 @@ from geodetect.chips.chip import Chips
 from geodetect.errors import RasterError
 from geodetect.grid import Grid, Tiling, Window
 from geodetect.metadata import Metadata
+from geodetect.normalization import Normalization
 from geodetect.scene.edges import Parts, split
 from geodetect.scene.tta import merge_views, views_of
-from geodetect.stretch import Stretch
 from geodetect.vector.labels import GridLabels, Labels
 from geodetect.windows import Windows
 
@@ -202,9 +202,9 @@ def _of_moments(points: np.ndarray) -> Boxes:
     return Boxes([[*(centre - half), *(centre + half)]], [0], angles=[np.arctan2(y, x)])
 
 
-def standardise(stretch: Stretch, pixels: np.ndarray) -> np.ndarray:
+def standardise(normalization: Normalization, pixels: np.ndarray) -> np.ndarray:
     """Pixels (..., C, H, W) with the mean of each band subtracted, divided by its deviation, as float32."""
-    mean, std = (np.array(each, np.float32)[:, None, None] for each in (stretch.mean, stretch.std))
+    mean, std = (np.array(each, np.float32)[:, None, None] for each in (normalization.mean, normalization.std))
     return np.asarray((pixels.astype(np.float32) - mean) / std)
 
 

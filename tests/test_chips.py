@@ -443,12 +443,12 @@ def test_undeclared_no_data_is_told_of_and_kept_out_of_the_stretch(upright: Pain
     with pytest.warns(UserWarning, match=r"training pixels hold -9999, far from .* nodata=-9999.*without it") as told:
         data = gd.prepare_data(_filled(tmp_path), **options)
     assert len(told) == 1
-    assert min(data.stretch.mean) >= 0
+    assert min(data.normalization.mean) >= 0
     assert "9 objects" in data.report
     given = gd.prepare_data(_filled(tmp_path), nodata=-9999, **options)
     assert "3 mostly where the raster holds no data" in given.report
     assert given.describe().loc["all", "objects"] == 8  # six squares, two of them in two chips each
-    numbers = given.stretch.numbers
+    numbers = given.normalization.value_range
     assert numbers.dtype == "float32"
     # x in the first band, and red squares of 60,000
     assert (numbers.quantiles[0][0], numbers.quantiles[0][-1]) == (0, 60_000)
@@ -979,7 +979,7 @@ def test_rare_classes_come_more_often_when_balanced(tmp_path: Path) -> None:
 def test_the_loader_draws_by_weight(tmp_path: Path) -> None:
     data = gd.prepare_data(_unbalanced(tmp_path), valid_path=tmp_path, sampler="balanced")
     weights = np.where([1 in plan.boxes.labels for plan in data.train.plans], 6.0, 1.0)
-    made = make_loaders(data, data.stretch)
+    made = make_loaders(data, data.normalization)
     made.train.weights = weights.tolist()
     drawn = np.concatenate([made.train.get_idxs() for _ in range(300)])
     # Two chips of weight 6 and eight of weight 1: the two are 12 of 20 draws; 3000 draws are within 0.03 of that.

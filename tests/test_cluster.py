@@ -11,7 +11,7 @@ import pytest
 from geodetect import cluster, detect_objects
 from geodetect.errors import ArgumentError, ClusterError, ModelError, RasterError
 from geodetect.network.retinanet import Network
-from geodetect.stretch import Stretch
+from geodetect.normalization import Normalization
 from tests.fakes import PaintDetector, PaintedScene, make_detector
 from tests.test_restart import content, tall, undisturbed
 
@@ -138,7 +138,12 @@ def test_models_run_on_the_device_that_was_asked_for(client, tall):
 def test_a_model_that_is_a_file_is_loaded_where_it_was_asked_for(client, tall, tmp_path):
     network = Network("resnet18", n_classes=2, weights=None)
     network.class_head.out.bias.data.fill_(-20)  # it finds nothing
-    options = {"bands": (1, 2, 3), "stretch": Stretch((1e4,) * 3, (2e4,) * 3), "chip_size": 64, "overlap": 16}
+    options = {
+        "bands": (1, 2, 3),
+        "normalization": Normalization((1e4,) * 3, (2e4,) * 3),
+        "chip_size": 64,
+        "overlap": 16,
+    }
     path = make_detector(network, ("red", "blue"), **options).save(tmp_path / "model.safetensors")
     devices = []
 

@@ -22,10 +22,10 @@ from geodetect import detect_objects, prepare_data
 from geodetect.boxes import Boxes, nms
 from geodetect.errors import ArgumentError, GeodetectError, LabelsError, ModelError, OutputError, RasterError
 from geodetect.grid import Grid, Tiling
+from geodetect.normalization import Normalization, Sample
 from geodetect.scene.models import resolve_min_scores
 from geodetect.scene.plan import Selection, Sizes, make_plan
 from geodetect.scene.value_range import check_value_range
-from geodetect.stretch import Sample, Stretch
 from geodetect.vector.writers import write_features
 from tests.fakes import (
     CLASSES,
@@ -337,12 +337,12 @@ def test_a_joined_box_is_judged_by_all_of_its_pixels(tmp_path):
 class Trained(PaintDetector):
     """The painted squares' detector, with the numbers that it was trained on."""
 
-    stretch: Stretch | None = None
+    normalization: Normalization | None = None
 
 
 def trained_on(pixels):
-    numbers = Sample([(pixels, np.ones(pixels.shape[1:], bool))]).numbers()
-    return Trained(stretch=Stretch((1.0,) * 3, (1.0,) * 3, numbers))
+    numbers = Sample([(pixels, np.ones(pixels.shape[1:], bool))]).value_range()
+    return Trained(normalization=Normalization((1.0,) * 3, (1.0,) * 3, numbers))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "uint8", "uint16"])
@@ -355,7 +355,7 @@ def test_a_scene_in_other_units_is_told_of(tmp_path, dtype):
     ) as told:
         find(path, model)
     assert len(told) == 1
-    find(path, replace(model, stretch=Stretch((1.0,) * 3, (1.0,) * 3)))  # of an older file: nobody knows
+    find(path, replace(model, normalization=Normalization((1.0,) * 3, (1.0,) * 3)))  # of an older file: nobody knows
 
 
 def test_a_scene_like_those_of_training_is_not_told_of(tmp_path, upright):
@@ -749,7 +749,12 @@ def test_a_detector_of_ours_gives_the_same_from_its_file(upright, tmp_path):
 
     torch.manual_seed(3)
     network = trained(Network(Architecture("resnet18", width=64, depth=1), n_classes=2, weights=None))
-    options = {"bands": (1, 2, 3), "stretch": Stretch((1e4,) * 3, (2e4,) * 3), "chip_size": 64, "overlap": 16}
+    options = {
+        "bands": (1, 2, 3),
+        "normalization": Normalization((1e4,) * 3, (2e4,) * 3),
+        "chip_size": 64,
+        "overlap": 16,
+    }
     model = make_detector(network, CLASSES, **options)
     path = model.save(tmp_path / "model.safetensors")
     # Untrained, it gives nearly everything its prior of 0.01: with the default of 0.05 nothing would come out.

@@ -17,12 +17,12 @@ from geodetect.errors import ArgumentError, ModelError, OutputError
 from geodetect.metadata import Architecture, Metadata
 from geodetect.network.coding import select_candidates, suppress
 from geodetect.network.retinanet import Network
-from geodetect.stretch import Numbers, Stretch
+from geodetect.normalization import Normalization, ValueRange
 from tests.data import version_1
 from tests.fakes import full_disk, make_detector, standardise, trained
 
 ANY = 0.0097  # of a network that has learnt nothing, about half the scores are above this
-STRETCH = Stretch((900.0, 1000.0, 1100.0, 1200.0), (300.0, 310.0, 320.0, 330.0))
+NORMALIZATION = Normalization((900.0, 1000.0, 1100.0, 1200.0), (300.0, 310.0, 320.0, 330.0))
 TOLD = {"pixel_size_m": 0.3, "min_score": {"hut": 0.4, "tent": 0.6}, "summary": {"epochs": 3, "classes": {"hut": 1.5}}}
 
 
@@ -36,7 +36,13 @@ def make(classes=("hut", "tent"), backbone="efficientnet_b0", **changes) -> Dete
             weights=None,
         )
     )
-    given = {"bands": (4, 1, 2, 3), "stretch": STRETCH, "chip_size": 64, "overlap": 16, "precision": "float32"}
+    given = {
+        "bands": (4, 1, 2, 3),
+        "normalization": NORMALIZATION,
+        "chip_size": 64,
+        "overlap": 16,
+        "precision": "float32",
+    }
     return make_detector(network.eval(), classes, **(given | changes))
 
 
@@ -72,7 +78,7 @@ def assert_same(got, expected, atol=1e-3):
 def test_boxes_are_those_of_the_stretched_pixels(detector):
     pixels = chips()
     with torch.inference_mode():
-        logits, deltas = detector.network(torch.from_numpy(standardise(STRETCH, pixels)))
+        logits, deltas = detector.network(torch.from_numpy(standardise(NORMALIZATION, pixels)))
     anchors, sizes = detector.network.anchors((64, 96)), detector.network.level_sizes((64, 96))
     expected = suppress(select_candidates(logits, deltas, anchors, (64, 96), level_sizes=sizes, min_score=ANY), 0.5)
     assert sum(map(len, expected)) > 10
@@ -113,7 +119,7 @@ def test_chips_of_any_size_are_set_in_the_mean(detector, shape):
     (found,) = detector.detect(pixels, min_score=0.0, nms_iou=1.0)
     padded = tuple(-(-side // 32) * 32 for side in shape)
     set_in_mean = np.zeros((1, 4, *padded), np.float32)
-    set_in_mean[..., : shape[0], : shape[1]] = standardise(STRETCH, pixels)
+    set_in_mean[..., : shape[0], : shape[1]] = standardise(NORMALIZATION, pixels)
     with torch.inference_mode():
         logits, deltas = detector.network(torch.from_numpy(set_in_mean))
     network = detector.network
@@ -144,7 +150,7 @@ def test_what_is_not_finite_counts_as_the_mean(detector):
     pixels[0, 1, 5:9, 5:9] = np.nan
     pixels[1, 2, 0, 0] = np.inf
     mean = pixels.copy()
-    mean[0, 1, 5:9, 5:9], mean[1, 2, 0, 0] = STRETCH.mean[1], STRETCH.mean[2]
+    mean[0, 1, 5:9, 5:9], mean[1, 2, 0, 0] = NORMALIZATION.mean[1], NORMALIZATION.mean[2]
     assert_same(detector.detect(pixels, min_score=ANY), detector.detect(mean, min_score=ANY))
 
 
@@ -173,7 +179,9 @@ def test_detecting_leaves_pixels_and_network_as_they_were(detector):
 
 def test_one_band_is_enough():
     network = Network("resnet18", n_classes=1, n_bands=1, weights=None)
-    grey = make_detector(network, ["hut"], bands=[1], stretch=Stretch((5.0,), (2.0,)), chip_size=64, overlap=0)
+    grey = make_detector(
+        network, ["hut"], bands=[1], normalization=Normalization((5.0,), (2.0,)), chip_size=64, overlap=0
+    )
     assert len(grey.detect(np.zeros((2, 1, 40, 40), np.uint8))) == 2
 
 
@@ -182,7 +190,7 @@ def test_bf16_finds_about_the_same(detector):
         detector.network,
         ["hut", "tent"],
         bands=detector.bands,
-        stretch=STRETCH,
+        normalization=NORMALIZATION,
         chip_size=64,
         overlap=16,
         precision="bf16",
@@ -265,7 +273,7 @@ def test_impossible_thresholds_are_refused(detector, thresholds, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"bands": (1, 2, 3)}, "the stretch and the bands must agree in number; got 4 and 3"),
+        ({"bands": (1, 2, 3)}, "must agree in number; got 4 and 3"),
         ({"classes": ("hut",)}, "2 classes, names"),
         ({"classes": ("hut", "hut")}, "its own name"),
         ({"classes": "ab"}, "classes must be a list; got 'ab'"),
@@ -296,7 +304,7 @@ def test_parts_that_do_not_fit_are_refused(changes, message):
 
 def test_a_loaded_detector_is_the_saved_one(small, saved):
     loaded = load_detector(saved, device="cpu", precision="float32")
-    names = ["classes", "bands", "stretch", "chip_size", "overlap", "pixel_size_m", "min_score", "summary"]
+    names = ["classes", "bands", "normalization", "chip_size", "overlap", "pixel_size_m", "min_score", "summary"]
     assert [getattr(loaded, name) for name in names] == [getattr(small, name) for name in names]
     assert loaded.network.architecture == small.network.architecture
     assert not loaded.network.training
@@ -508,7 +516,7 @@ def test_files_of_version_1_are_read(tmp_path):
     path = tmp_path / "version_1.safetensors"
     path.write_bytes(lzma.decompress((kept / "version_1.safetensors.xz").read_bytes()))
     loaded, made = load_detector(path, device="cpu", precision="float32"), version_1.detector()
-    names = ["classes", "bands", "stretch", "chip_size", "overlap", "pixel_size_m", "min_score", "summary"]
+    names = ["classes", "bands", "normalization", "chip_size", "overlap", "pixel_size_m", "min_score", "summary"]
     assert [getattr(loaded, name) for name in names] == [getattr(made, name) for name in names]
     assert loaded.network.architecture == made.network.architecture
     assert loaded.network.architecture.norm_eps == 1e-4
@@ -584,15 +592,15 @@ def test_an_absent_device_is_refused(saved):
 
 
 def test_the_numbers_of_training_are_saved(tmp_path):
-    numbers = Numbers("uint16", [(0, 300, 900, 2000, 4000)] * 4)
-    path = make(stretch=replace(STRETCH, numbers=numbers)).save(tmp_path / "huts.safetensors")
-    assert load_detector(path, device="cpu").stretch.numbers == numbers
+    numbers = ValueRange("uint16", [(0, 300, 900, 2000, 4000)] * 4)
+    path = make(normalization=replace(NORMALIZATION, value_range=numbers)).save(tmp_path / "huts.safetensors")
+    assert load_detector(path, device="cpu").normalization.value_range == numbers
 
 
 @pytest.mark.parametrize(
     "numbers", ['{"dtype": "uint8"}', '{"dtype": "nibble", "quantiles": [[1, 2, 3, 4, 5]]}', "[1]", "7"]
 )
 def test_damaged_numbers_are_refused(saved, numbers):
-    stretch = json.loads(metadata(saved)["stretch"]) | {"numbers": json.loads(numbers)}
-    rewrite(saved, stretch=json.dumps(stretch))
+    normalization = json.loads(metadata(saved)["stretch"]) | {"numbers": json.loads(numbers)}
+    rewrite(saved, normalization=json.dumps(normalization))
     refused(saved, r"metadata of .*huts\.safetensors are damaged")

@@ -26,9 +26,9 @@ from geodetect.export.reading import read_facts
 from geodetect.grid import Window
 from geodetect.metadata import Architecture
 from geodetect.network.retinanet import Network
+from geodetect.normalization import Normalization
 from geodetect.raster import RasterReader
 from geodetect.scene import detect_objects
-from geodetect.stretch import Stretch
 from tests.fakes import make_detector, standardise, trained, write_raster
 
 SUBURB = Path(__file__).resolve().parents[1] / "sample_data" / "suburb_test.tif"
@@ -37,7 +37,7 @@ SPEC = AnchorSpec(scales=(1.0, 1.5), ratios=(1.0,))
 CLASSES = ["pool", "car"]
 ODD_CLASSES = ['it\'s a "b"', "船\N{OCTOPUS}back\\slash"]
 BANDS = (4, 1, 2)
-STRETCH = Stretch((110.0, 2900.0, 95.0), (40.0, 60.0, 50.0))
+NORMALIZATION = Normalization((110.0, 2900.0, 95.0), (40.0, 60.0, 50.0))
 WITH_ONNX = importlib.util.find_spec("onnxruntime") is not None and importlib.util.find_spec("onnxscript") is not None
 needs_onnx = pytest.mark.skipif(not WITH_ONNX, reason="the extra onnx is not installed")
 
@@ -72,7 +72,7 @@ def detector() -> Detector:
         _network(),
         CLASSES,
         bands=BANDS,
-        stretch=STRETCH,
+        normalization=NORMALIZATION,
         chip_size=SIDE,
         overlap=24,
         pixel_size_m=0.3,
@@ -86,7 +86,7 @@ def detector() -> Detector:
 def chips(n: int, side: int = SIDE, n_bands: int = 3) -> np.ndarray:
     """Pixels (n, n_bands, side, side), uint16, round about the means."""
     noise = np.random.default_rng(n).normal(0, 1, (n, n_bands, side, side))
-    mean, std = (np.resize(values, n_bands)[:, None, None] for values in (STRETCH.mean, STRETCH.std))
+    mean, std = (np.resize(values, n_bands)[:, None, None] for values in (NORMALIZATION.mean, NORMALIZATION.std))
     return np.clip(noise * std + mean, 0, None).astype(np.uint16)
 
 
@@ -146,9 +146,9 @@ def test_the_program_file_tells_how_to_feed_it(folder: Path) -> None:
     told = json.loads(files["geodetect.json"])
     assert told["classes"] == CLASSES
     assert told["bands"] == list(BANDS)
-    assert Stretch(**told["stretch"]) == STRETCH
-    assert told["standardization_mean"] == pytest.approx(np.array(STRETCH.mean) / 255)
-    assert told["standardization_std"] == pytest.approx(np.array(STRETCH.std) / 255)
+    assert Normalization.from_json(told["stretch"]) == NORMALIZATION
+    assert told["standardization_mean"] == pytest.approx(np.array(NORMALIZATION.mean) / 255)
+    assert told["standardization_std"] == pytest.approx(np.array(NORMALIZATION.std) / 255)
     assert told["anchors"] == {"scales": [1, 1.5], "ratios": [1], "anchor_size": 4, "levels": [3, 7]}
     assert (told["chip_size"], told["overlap"], told["pixel_size_m"]) == (SIDE, 24, 0.3)
 
@@ -236,10 +236,10 @@ def suburb() -> tuple[Detector, np.ndarray]:
         places = [(64 * k, 48 * k) for k in range(4)]
         pixels = np.stack([reader.read(Window(x, y, 128, 128))[0] for x, y in places])
     assert pixels.dtype == np.uint8
-    stretch = Stretch.fit((chip, np.ones(chip.shape[1:], bool)) for chip in pixels)
+    normalization = Normalization.fit((chip, np.ones(chip.shape[1:], bool)) for chip in pixels)
     network = _network(width=32, depth=1)
-    _settle(network, torch.from_numpy(standardise(stretch, pixels)))
-    facts = {"bands": (1, 2, 3), "stretch": stretch, "chip_size": 128, "overlap": 32, "min_score": 0.5}
+    _settle(network, torch.from_numpy(standardise(normalization, pixels)))
+    facts = {"bands": (1, 2, 3), "normalization": normalization, "chip_size": 128, "overlap": 32, "min_score": 0.5}
     detector = make_detector(network, ODD_CLASSES, precision="float32", **facts)
     return detector, pixels
 
@@ -367,11 +367,11 @@ def test_heads_of_other_sizes_and_norms_give_the_same_in_every_format(heads: dic
 def check_every_format(network: Network, tmp_path: Path) -> None:
     n_bands = network.n_bands
     pixels = chips(2, 128, n_bands)
-    stretch = Stretch(np.resize(STRETCH.mean, n_bands), np.resize(STRETCH.std, n_bands))
+    normalization = Normalization(np.resize(NORMALIZATION.mean, n_bands), np.resize(NORMALIZATION.std, n_bands))
     bands = tuple(range(1, n_bands + 1))
-    _settle(network, torch.from_numpy(standardise(stretch, pixels)))
+    _settle(network, torch.from_numpy(standardise(normalization, pixels)))
     detector = make_detector(
-        network, CLASSES, bands=bands, stretch=stretch, chip_size=128, overlap=16, precision="float32"
+        network, CLASSES, bands=bands, normalization=normalization, chip_size=128, overlap=16, precision="float32"
     )
     floor = floor_of(detector, pixels)
     twin = OnnxDetector(export(detector, tmp_path / "model.onnx"), "cpu")
@@ -630,7 +630,7 @@ def test_names_of_classes_survive_both_spellings(suburb_onnx: Path) -> None:
 def test_onnx_metadata_of_a_single_band_and_an_odd_chip_size() -> None:
     from geodetect.export.onnx import _describe
 
-    one_band = {"bands": (1,), "stretch": Stretch((0.0,), (1.0,)), "chip_size": 101, "overlap": 16}
+    one_band = {"bands": (1,), "normalization": Normalization((0.0,), (1.0,)), "chip_size": 101, "overlap": 16}
     told = _describe(make_detector(_network(n_bands=1, width=32, depth=1), CLASSES, **one_band), [], "YOLO_v9")
     assert (told["stride"], told["channels"]) == ("1", "1")
     assert "resolution" not in told
@@ -640,7 +640,9 @@ def test_a_program_that_gives_no_numbers_is_not_kept(tmp_path: Path) -> None:
     slim = Architecture("resnet18", anchors=SPEC, width=32, depth=1)
     network = trained(Network(slim, n_classes=1, n_bands=1, weights=None))
     torch.nn.init.constant_(next(network.class_head.parameters()), float("nan"))
-    sick = make_detector(network, ["pool"], bands=(1,), stretch=Stretch((0.0,), (1.0,)), chip_size=64, overlap=16)
+    sick = make_detector(
+        network, ["pool"], bands=(1,), normalization=Normalization((0.0,), (1.0,)), chip_size=64, overlap=16
+    )
     for name in ["model.dlpk", "model.json"]:
         with pytest.raises(OutputError, match="differs from the network by nan"):
             export(sick, tmp_path / name)

@@ -14,7 +14,7 @@ from geodetect.detector import Detector
 from geodetect.facts import html_rows, html_table, join_values, text_of
 from geodetect.grid import Grid
 from geodetect.network.retinanet import Network
-from geodetect.stretch import Stretch
+from geodetect.normalization import Normalization
 from tests.fakes import SHAPE, UPRIGHT, UTM, PaintedScene, make_detector, trained
 
 EVIL = '<script>alert("1")</script> & Söhne'
@@ -54,7 +54,12 @@ def table(thing: object) -> dict[str, str]:
 
 def make(**changes: object) -> Detector:
     network = trained(Network("resnet18", n_classes=2, weights=None))
-    options = {"bands": (1, 2, 3), "stretch": Stretch((1.0,) * 3, (2.0,) * 3), "chip_size": 256, "overlap": 64}
+    options = {
+        "bands": (1, 2, 3),
+        "normalization": Normalization((1.0,) * 3, (2.0,) * 3),
+        "chip_size": 256,
+        "overlap": 64,
+    }
     told = {"epochs": 20, "valid_loss": 0.25, "AP50": 0.8125}
     scores = {"car": 0.4, "pool": 0.55}
     options |= {"pixel_size_m": 0.3, "min_score": scores, "summary": told}
@@ -120,7 +125,7 @@ def test_detectors() -> None:
     many = [f"class {k}" for k in range(90)]
     network = Network("resnet18", n_classes=90, weights=None)
     untrained = make_detector(
-        network, many, bands=(1, 2, 3), stretch=Stretch((1.0,) * 3, (2.0,) * 3), chip_size=256, overlap=64
+        network, many, bands=(1, 2, 3), normalization=Normalization((1.0,) * 3, (2.0,) * 3), chip_size=256, overlap=64
     )
     assert "class 11, ... (90 in all): resnet18" in repr(untrained)
     assert repr(untrained).endswith("untrained)")

@@ -23,7 +23,7 @@ from geodetect.chips.chip import Chip
 from geodetect.chips.loaders import collate, make_loaders
 from geodetect.grid import Grid
 from geodetect.network.inference import send_pixels
-from geodetect.stretch import Stretch
+from geodetect.normalization import Normalization
 from tests.fakes import PaintedScene, counted
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # fastai, on import
@@ -93,7 +93,7 @@ def test_processes_live_on_and_chips_are_read_once(
     log, processes, seen = tmp_path / "reads.txt", [], []
     for n_workers in (0, 3):
         made = make_loaders(
-            replace(data, train=counted(data.train, log), num_workers=n_workers), data.stretch, device="cpu"
+            replace(data, train=counted(data.train, log), num_workers=n_workers), data.normalization, device="cpu"
         )
         log.unlink(missing_ok=True)
         seen.append([])
@@ -133,7 +133,7 @@ def test_pixels_travel_as_they_are_if_that_is_less(dtype: str) -> None:
 
 def test_what_is_sent_to_a_process_holds_no_pixels(upright: PaintedScene) -> None:
     data = gd.prepare_data(upright.path, upright.truth, chip_size=64, sampler="balanced")
-    made = make_loaders(data, Stretch((1.0,) * 3, (1.0,) * 3))
+    made = make_loaders(data, Normalization((1.0,) * 3, (1.0,) * 3))
     made.train.one_batch()
     sent = pickle.dumps(made.train.dataset.chips)
     assert len(sent) < data.train[0].pixels.nbytes

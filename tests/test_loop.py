@@ -29,7 +29,7 @@ from geodetect.errors import ArgumentError, RasterError, TrainingError
 from geodetect.grid import Grid, Window
 from geodetect.learner import training
 from geodetect.network.retinanet import Network
-from geodetect.stretch import Stretch
+from geodetect.normalization import Normalization
 from tests.fakes import PaintedScene
 
 MODEL = {"backbone": "resnet18", "weights": None, "scales": "auto", "size": "small"}
@@ -273,7 +273,7 @@ def test_chips_without_boxes_train_as_background(data: DetectionData) -> None:
     model = gd.RetinaNet(data, **MODEL)
     learner = model.learner
     images, boxes, labels = next(
-        iter(make_loaders(replace(data, train=bare, valid=bare, batch_size=4), data.stretch).train)
+        iter(make_loaders(replace(data, train=bare, valid=bare, batch_size=4), data.normalization).train)
     )
     learner.model.train()
     loss = learner.loss_func(learner.model(images), boxes, labels)
@@ -319,7 +319,7 @@ class Numbered(Chips):
 
 
 def pairs(n: int, batch_size: int, rank: int, n_ranks: int) -> tuple[ChipLoader, ChipLoader]:
-    stretch = Stretch((0.0,), (1.0,))
+    normalization = Normalization((0.0,), (1.0,))
     chips = DetectionData(
         [],
         Numbered(n),
@@ -327,12 +327,12 @@ def pairs(n: int, batch_size: int, rank: int, n_ranks: int) -> tuple[ChipLoader,
         chip_size=1,
         pixel_size_m=None,
         bands=(1,),
-        stretch=stretch,
+        normalization=normalization,
         dtype="uint8",
         batch_size=batch_size,
         transforms=False,
     )
-    made = make_loaders(chips, stretch, rank=rank, n_ranks=n_ranks)
+    made = make_loaders(chips, normalization, rank=rank, n_ranks=n_ranks)
     return made.train, made.valid
 
 

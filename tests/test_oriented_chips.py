@@ -601,7 +601,7 @@ def test_batches_have_five_numbers_a_box_and_upright_ones_four(upright: PaintedS
         data = gd.prepare_data(
             upright.path, frame(upright), chip_size=96, overlap=32, split="random", boxes=boxes, batch_size=2
         )
-        for loader in make_loaders(data, data.stretch):
+        for loader in make_loaders(data, data.normalization):
             for _, padded, labels in loader:
                 assert padded.shape == (*labels.shape, n_numbers)
                 assert padded.dtype == torch.float32

@@ -41,7 +41,7 @@ from geodetect.network.losses import Loss
 from geodetect.network.matching import match_anchors
 from geodetect.network.oriented import encode
 from geodetect.network.retinanet import Network
-from geodetect.stretch import Stretch
+from geodetect.normalization import Normalization
 from geodetect.zoo.onnx import ForeignOnnx
 from tests import oracles
 from tests.fakes import FakeReader, trained
@@ -50,7 +50,7 @@ WITH_ONNX = importlib.util.find_spec("onnxruntime") is not None and importlib.ut
 needs_onnx = pytest.mark.skipif(not WITH_ONNX, reason="the extra onnx is not installed")
 CLASSES = ("car", "bus")
 SIDE = 64
-STRETCH = Stretch((100.0,) * 3, (50.0,) * 3)
+NORMALIZATION = Normalization((100.0,) * 3, (50.0,) * 3)
 DEGREE = math.pi / 180
 TRUTH = Boxes(
     np.array([[6, 13, 34, 23], [31, 36, 61, 52], [8, 44, 28, 56]], float),
@@ -63,7 +63,7 @@ def make(*, oriented: bool = True, classes=CLASSES, **changes) -> Detector:
     torch.manual_seed(0)
     architecture = Architecture("resnet18", width=32, depth=1, head_norm="batch", oriented=oriented)
     network = trained(Network(architecture, n_classes=len(classes), weights=None))
-    facts = {"bands": (1, 2, 3), "chip_size": SIDE, "overlap": 16, "stretch": STRETCH} | changes
+    facts = {"bands": (1, 2, 3), "chip_size": SIDE, "overlap": 16, "normalization": NORMALIZATION} | changes
     return Detector(network.eval(), Metadata(classes=classes, **facts), precision="float32")
 
 

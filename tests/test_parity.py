@@ -22,7 +22,7 @@ from geodetect.network.losses import Loss
 from geodetect.network.matching import match_anchors
 from geodetect.network.pretrained import fill
 from geodetect.network.retinanet import Network
-from geodetect.stretch import IMAGENET
+from geodetect.normalization import IMAGENET
 from tests.fakes import make_detector
 
 N_CLASSES, SHAPE = 3, (128, 256)
@@ -79,7 +79,7 @@ def test_boxes_and_scores(theirs: RetinaNet, ours: Network) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, *SHAPE)).astype(np.uint8)
     names = ["one", "two", "three"]
     detector = make_detector(
-        ours, names, bands=(1, 2, 3), stretch=IMAGENET, chip_size=128, overlap=0, precision="float32"
+        ours, names, bands=(1, 2, 3), normalization=IMAGENET, chip_size=128, overlap=0, precision="float32"
     )
     with torch.inference_mode():
         expected = theirs(list(torch.from_numpy(pixels) / 255))

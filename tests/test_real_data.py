@@ -16,8 +16,8 @@ from geodetect.chips.cut import MIN_SIDE, Cutting
 from geodetect.chips.sources import from_raster
 from geodetect.errors import GeodetectError, NotGeoreferenced
 from geodetect.grid import Window
+from geodetect.normalization import Sample, ValueRange
 from geodetect.raster import RasterReader
-from geodetect.stretch import Numbers, Sample
 from geodetect.vector.areas import read_area
 from geodetect.vector.labels import Labels
 from tests.fakes import labels_on
@@ -177,7 +177,7 @@ def test_ships_of_sixteen_bits(real_data: Path, tmp_path: Path) -> None:
         (tmp_path / port / "coco.json").write_text(json.dumps(content))
     data = gd.prepare_data(tmp_path, chip_size=160)
     assert data.dtype == "uint16"
-    assert data.stretch.mean[0] > 255
+    assert data.normalization.mean[0] > 255
     shown = [axes.get_images()[0].get_array() for axes in data.show_batch(2).axes if axes.get_images()]
     assert all(picture.min() >= 0 and picture.max() <= 1 and 0.05 < picture.mean() < 0.6 for picture in shown)
 
@@ -231,12 +231,12 @@ def test_voc_of_a_mixed_folder(real_data: Path) -> None:
     assert "label files without their image: 1" in data.report
 
 
-def _numbers(path: Path) -> Numbers:
+def _numbers(path: Path) -> ValueRange:
     with RasterReader(path) as reader:
         height, width = reader.grid.shape
         sample = Sample(reader.read(part) for part in Window(0, 0, width, height).spread(4, 64))
     assert sample.describe_fills(path.name) == ""
-    numbers = sample.numbers()
+    numbers = sample.value_range()
     assert numbers is not None
     return numbers
 

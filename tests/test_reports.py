@@ -173,5 +173,5 @@ def test_a_fill_value_that_nobody_declared(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="-9999"):
         data = gd.prepare_data(raster, roofs(outlines(ROOFS)), chip_size=64, num_workers=0)
     known = pixels[0, 60:]  # the training chips are some of it
-    np.testing.assert_allclose(data.stretch.mean, known.mean(), atol=2)
-    np.testing.assert_allclose(data.stretch.std, known.std(), atol=2)
+    np.testing.assert_allclose(data.normalization.mean, known.mean(), atol=2)
+    np.testing.assert_allclose(data.normalization.std, known.std(), atol=2)

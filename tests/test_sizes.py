@@ -92,10 +92,10 @@ def test_a_detector_that_suits_itself_gets_what_fits(upright: PaintedScene) -> N
 @pytest.mark.filterwarnings("ignore:this model is untrained")
 def test_a_file_of_a_detector_that_wants_them(upright: PaintedScene, tmp_path: Path) -> None:
     from geodetect.network.retinanet import Network
-    from geodetect.stretch import Stretch
+    from geodetect.normalization import Normalization
 
     network = Network("resnet18", n_classes=2, weights=None)
-    facts = {"bands": (1, 2, 3), "stretch": Stretch((1e4,) * 3, (2e4,) * 3), "chip_size": 64, "overlap": 16}
+    facts = {"bands": (1, 2, 3), "normalization": Normalization((1e4,) * 3, (2e4,) * 3), "chip_size": 64, "overlap": 16}
     for change, message in (
         ({"chip_size": 10**6}, "a window of 1,000,000 x 1,000,000 px"),
         ({"chip_size": ENDLESS}, "make chip_size smaller"),

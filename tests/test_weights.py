@@ -19,7 +19,7 @@ import geodetect as gd
 from geodetect.detector.state_dicts import read_state_dict
 from geodetect.errors import ArgumentError, GeodetectError, ModelError, TrainingError
 from geodetect.learner.weights import Start
-from geodetect.stretch import IMAGENET, Numbers, Stretch
+from geodetect.normalization import IMAGENET, Normalization, ValueRange
 from tests.fakes import PaintedScene, trained
 from tests.test_pretrained import as_published, torchvisions
 
@@ -119,8 +119,8 @@ def test_a_classifiers_file_gives_the_backbone(data: gd.DetectionData, tmp_path:
     torch.save(classifier.state_dict(), tmp_path / "classifier.pth")
     model = gd.RetinaNet(replace(data, dtype="uint8"), weights=tmp_path / "classifier.pth", **SMALL)
     assert torch.equal(network_of(model)["backbone.body.conv1.weight"], classifier.conv1.weight)
-    assert model.detector.stretch == IMAGENET
-    assert gd.RetinaNet(data, weights=tmp_path / "classifier.pth", **SMALL).detector.stretch == data.stretch
+    assert model.detector.normalization == IMAGENET
+    assert gd.RetinaNet(data, weights=tmp_path / "classifier.pth", **SMALL).detector.normalization == data.normalization
 
 
 def test_a_backbone_of_the_package_registry_needs_no_download(data: gd.DetectionData, unreachable: None) -> None:
@@ -133,7 +133,7 @@ def test_a_backbone_of_the_package_registry_needs_no_download(data: gd.Detection
     assert network.architecture.head_norm == "batch"
     assert not any(weight.requires_grad for weight in network.backbone.parameters())
     assert all(weight.requires_grad for weight in network.class_head.parameters())
-    np.testing.assert_allclose([model.detector.stretch.mean, model.detector.stretch.std], 127.5)
+    np.testing.assert_allclose([model.detector.normalization.mean, model.detector.normalization.std], 127.5)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_a_file_of_timms_classifier_gives_the_backbone(
     model = gd.RetinaNet(replace(data, dtype="uint8"), **backbone)
     theirs = next(iter(classifier.parameters()))
     assert torch.equal(network_of(model)[f"backbone.body.{first}"], theirs)
-    np.testing.assert_allclose(model.detector.stretch.mean, 255 * np.array(classifier.pretrained_cfg["mean"]))
+    np.testing.assert_allclose(model.detector.normalization.mean, 255 * np.array(classifier.pretrained_cfg["mean"]))
     body, picture = model.detector.network.backbone.body.eval(), torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
         due = classifier.eval().forward_intermediates(picture, intermediates_only=True)[-1]
@@ -293,7 +293,7 @@ def test_coco_is_torchvisions_published_retinanet(data: gd.DetectionData, monkey
 def test_words_without_a_network_start_from_random_weights(data: gd.DetectionData, unreachable: None) -> None:
     with pytest.warns(UserWarning, match="COCO weights .* could not be downloaded .* starts from random weights"):
         coco = gd.RetinaNet(data, weights="coco", scales="auto")
-    assert coco.detector.stretch == data.stretch
+    assert coco.detector.normalization == data.normalization
     assert coco.detector.network.architecture.head_norm == "batch"  # as all heads that start from random weights
     with pytest.warns(UserWarning, match="ImageNet weights of resnet18 could not be downloaded"):
         imagenet = gd.RetinaNet(data, weights="imagenet", **SMALL)
@@ -384,29 +384,31 @@ def test_a_finer_level_travels_in_the_file(data: gd.DetectionData, tmp_path: Pat
 
 def test_data_in_other_units_than_a_saved_detectors_are_told_of(data: gd.DetectionData, tmp_path: Path) -> None:
     first = learnt(gd.RetinaNet(data, **OWN))
-    assert first.detector.stretch.numbers == data.stretch.numbers
+    assert first.detector.normalization.value_range == data.normalization.value_range
     path = first.save(tmp_path / "saved.safetensors")
-    shrunk = Numbers("float32", [[value / 60_000 for value in band] for band in data.stretch.numbers.quantiles])
-    other = replace(data, dtype="float32", stretch=Stretch((0.1,) * 3, (0.1,) * 3, shrunk))
+    shrunk = ValueRange(
+        "float32", [[value / 60_000 for value in band] for band in data.normalization.value_range.quantiles]
+    )
+    other = replace(data, dtype="float32", normalization=Normalization((0.1,) * 3, (0.1,) * 3, shrunk))
     told = r"saved\.safetensors was trained on uint16 from 0 to 60000; it goes on with float32 from 0 to 1"
     with pytest.warns(UserWarning, match=told):
         again = gd.RetinaNet(other, weights=path, **SMALL)
     with pytest.warns(UserWarning, match=told):
         gone_on = gd.RetinaNet.from_model(path, other)
     for model in (again, gone_on):
-        assert model.detector.stretch == data.stretch  # the weights are for these
-        assert model.detector.stretch.numbers == shrunk
+        assert model.detector.normalization == data.normalization  # the weights are for these
+        assert model.detector.normalization.value_range == shrunk
     gd.RetinaNet.from_model(path, data)  # without a word
-    four = Stretch((0.1,) * 4, (0.1,) * 4, replace(shrunk, quantiles=(*shrunk.quantiles, (0, 0, 1, 1, 1))))
+    four = Normalization((0.1,) * 4, (0.1,) * 4, replace(shrunk, quantiles=(*shrunk.quantiles, (0, 0, 1, 1, 1))))
     with pytest.warns(UserWarning, match=r"trained on the bands"), pytest.warns(UserWarning, match=told):
-        gd.RetinaNet(replace(data, bands=(1, 2, 3, 4), dtype="float32", stretch=four), weights=path, **SMALL)
+        gd.RetinaNet(replace(data, bands=(1, 2, 3, 4), dtype="float32", normalization=four), weights=path, **SMALL)
 
 
 def test_imagenets_constants_come_with_the_numbers_of_the_data(data: gd.DetectionData, tmp_path: Path) -> None:
     torch.save(models.resnet18().state_dict(), tmp_path / "classifier.pth")
     model = gd.RetinaNet(replace(data, dtype="uint8"), weights=tmp_path / "classifier.pth", **SMALL)
-    assert model.detector.stretch == IMAGENET
-    assert model.detector.stretch.numbers == data.stretch.numbers
+    assert model.detector.normalization == IMAGENET
+    assert model.detector.normalization.value_range == data.normalization.value_range
 
 
 def test_a_picture_in_other_units_is_told_of(data: gd.DetectionData) -> None:

@@ -36,7 +36,7 @@ from geodetect.errors import ArgumentError, GeodetectError, ModelError
 from geodetect.export import export
 from geodetect.metadata import Architecture, Metadata
 from geodetect.network.retinanet import Network
-from geodetect.stretch import IMAGENET, Stretch
+from geodetect.normalization import IMAGENET, Normalization
 from tests.fakes import PaintedScene, trained
 
 CELL, SIDE = 16, 64  # px: sides of painted squares and of the images of the tests' own networks
@@ -163,7 +163,7 @@ def offline(hub: Path, script: str) -> list[str]:
 def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a detector of ours."""
     network = Network(Architecture("resnet18", width=32, depth=1), n_classes=2, n_bands=3, weights=None)
-    metadata = Metadata(classes=["car", "pool"], bands=(1, 2, 3), chip_size=64, overlap=16, stretch=IMAGENET)
+    metadata = Metadata(classes=["car", "pool"], bands=(1, 2, 3), chip_size=64, overlap=16, normalization=IMAGENET)
     path = tmp_path_factory.mktemp("ours") / "model.safetensors"
     return Detector(trained(network).eval(), metadata).save(path).parent
 
@@ -799,14 +799,14 @@ def test_the_published_ones_are_listed_with_their_sources() -> None:
 @pytest.mark.filterwarnings("ignore:.*overlap no anchor", "ignore:.*class head keeps random weights")
 def test_training_starts_from_a_published_detector(folder: Path, scenes: dict[str, PaintedScene]) -> None:
     data = gd.prepare_data(scenes["upright"].path, labels=scenes["upright"].truth, chip_size=64)
-    data = replace(data, bands=(1, 2, 3), dtype="uint8", stretch=Stretch((127,) * 3, (60,) * 3))
+    data = replace(data, bands=(1, 2, 3), dtype="uint8", normalization=Normalization((127,) * 3, (60,) * 3))
     with pytest.warns(UserWarning, match="enlarged 2 times"):
         model = gd.RetinaNet(data, weights=folder, device="cpu")
     theirs, ours = gd.load_detector(folder, device="cpu").network, model.detector.network
     assert torch.equal(ours.backbone.body[0].weight, theirs.backbone.body[0].weight)
     assert torch.equal(ours.box_head.out.weight, theirs.box_head.out.weight)
     assert model.detector.metadata.min_size is None
-    assert model.detector.stretch.mean == gd.load_detector(folder, device="cpu").stretch.mean
+    assert model.detector.normalization.mean == gd.load_detector(folder, device="cpu").normalization.mean
 
 
 @pytest.mark.filterwarnings("ignore:.*overlap no anchor", "ignore:.*enlarged 2 times", "ignore:.*on the bands")
@@ -814,15 +814,17 @@ def test_training_starts_from_it_with_other_classes_and_a_fourth_band(
     folder: Path, scenes: dict[str, PaintedScene]
 ) -> None:
     data = gd.prepare_data(scenes["upright"].path, labels=scenes["upright"].truth, chip_size=64)
-    data = replace(data, bands=(1, 2, 3, 4), stretch=Stretch((1, 2, 3, 4), (5, 6, 7, 8)), classes=["square"])
+    data = replace(
+        data, bands=(1, 2, 3, 4), normalization=Normalization((1, 2, 3, 4), (5, 6, 7, 8)), classes=["square"]
+    )
     with pytest.warns(UserWarning, match=r"finds Alive, Dead, this model square; the last layer .* random"):
         model = gd.RetinaNet(data, weights=folder, device="cpu")
     theirs, ours = gd.load_detector(folder, device="cpu"), model.detector
     first = ours.network.backbone.body[0].weight
     assert torch.equal(first[:, :3], theirs.network.backbone.body[0].weight)
     torch.testing.assert_close(first[:, 3], first[:, :3].mean(dim=1))
-    assert ours.stretch.mean == (*theirs.stretch.mean, 4)
-    assert ours.stretch.std == (*theirs.stretch.std, 8)
+    assert ours.normalization.mean == (*theirs.normalization.mean, 4)
+    assert ours.normalization.std == (*theirs.normalization.std, 8)
     assert ours.classes == ["square"]
 
 

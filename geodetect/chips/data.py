@@ -14,8 +14,8 @@ from geodetect.chips.anchor_fit import REACHED, AnchorSuggestion, best_iou, sugg
 from geodetect.chips.chip import ChipPlan, Chips
 from geodetect.errors import ArgumentError
 from geodetect.facts import html_table, join_values
+from geodetect.normalization import Normalization
 from geodetect.plots import Marks, check_rows, draw_chips
-from geodetect.stretch import Stretch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +32,7 @@ class DetectionData:
         chip_size: side of the largest chip in pixels.
         pixel_size_m: median side of a pixel on the ground; None without georeference.
         bands: the raster's bands, counted from 1.
-        stretch: mean and standard deviation of each band, from a sample of the training chips.
+        normalization: mean and standard deviation of each band, from a sample of the training chips.
         dtype: the pixels' numpy dtype.
         left_out: chips in neither part: on the border of both, or of a data set's own test part.
         batch_size: chips in a batch.
@@ -50,7 +50,7 @@ class DetectionData:
     chip_size: int
     pixel_size_m: float | None
     bands: tuple[int, ...]
-    stretch: Stretch
+    normalization: Normalization
     dtype: str
     left_out: Chips = field(default_factory=lambda: Chips([]))
     batch_size: int = 8

@@ -28,14 +28,14 @@ from geodetect.chips.chip import Chip
 from geodetect.chips.data import DetectionData
 from geodetect.errors import ArgumentError
 from geodetect.network.inference import normalize, send, send_pixels
-from geodetect.stretch import Stretch
+from geodetect.normalization import Normalization
 
 _MOST_CACHED_BYTES = 2 << 30  # chips that are smaller than this together are read once and kept
 
 
 def make_loaders(
     data: DetectionData,
-    stretch: Stretch,
+    normalization: Normalization,
     *,
     device: str | torch.device = "cpu",
     rank: int = 0,
@@ -47,7 +47,7 @@ def make_loaders(
 
     Args:
         data: chips, and how they are loaded. `num_workers=None` is none on a CPU, with a GPU one a core, 8 at most.
-        stretch: standardises the pixels.
+        normalization: standardises the pixels.
         device: of the batches.
         rank: number of this process among those that share the chips.
         n_ranks: number of processes.
@@ -71,7 +71,7 @@ def make_loaders(
             num_workers=num_workers,
             create_batch=partial(collate, chip_size=data.chip_size, pin_memory=device.type == "cuda"),
             after_batch=BatchTransform(
-                stretch, transforms=in_training and data.transforms, seed=data.seed, device=device
+                normalization, transforms=in_training and data.transforms, seed=data.seed, device=device
             ),
             device=device,
         )
@@ -167,8 +167,10 @@ class BatchTransform:
     Geometry comes first so that what a zoom brings in from outside is raw 0, as nodata is.
     """
 
-    def __init__(self, stretch: Stretch, *, transforms: bool, seed: int, device: str | torch.device = "cpu") -> None:
-        self.stretch, self.transforms, self.device = stretch, transforms, torch.device(device)
+    def __init__(
+        self, normalization: Normalization, *, transforms: bool, seed: int, device: str | torch.device = "cpu"
+    ) -> None:
+        self.normalization, self.transforms, self.device = normalization, transforms, torch.device(device)
         self.generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -177,7 +179,7 @@ class BatchTransform:
         changed = Batch(send_pixels(pixels, self.device), boxes, labels)
         if self.transforms:
             changed = random_symmetry(random_zoom(changed, self.generator), self.generator)
-        images = normalize(changed.images, self.stretch.mean, self.stretch.std)
+        images = normalize(changed.images, self.normalization.mean, self.normalization.std)
         if self.transforms:
             images = random_light(images, self.generator)
         images = images.contiguous(memory_format=torch.channels_last)

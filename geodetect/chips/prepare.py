@@ -22,8 +22,8 @@ from geodetect.chips.sources import Source, find_pixel_sizes, from_raster
 from geodetect.chips.split import Parts, split_chips
 from geodetect.errors import ArgumentError, LabelsError, check_whole, warn
 from geodetect.facts import join_values
+from geodetect.normalization import Normalization, Sample
 from geodetect.raster import Rasters
-from geodetect.stretch import Sample, Stretch
 from geodetect.vector.labels import Labels
 from geodetect.vector.opening import Area, Vectors
 
@@ -162,7 +162,7 @@ def prepare_data(
         chip_size=found.chip_size,
         pixel_size_m=float(np.median(sizes)) if sizes else None,
         bands=found.bands,
-        stretch=_fit_stretch(parts.train, seed),
+        normalization=_fit_normalization(parts.train, seed),
         dtype=found.dtype,
         batch_size=batch_size or choose_batch_size(len(parts.train)),
         transforms=transforms,
@@ -254,7 +254,7 @@ def _hold_out(found: Source, valid: Source) -> Parts:
     return Parts(found.plans, _renumber(valid, found), [], report)
 
 
-def _fit_stretch(plans: Sequence[ChipPlan], seed: int) -> Stretch:
+def _fit_normalization(plans: Sequence[ChipPlan], seed: int) -> Normalization:
     """Compute mean and standard deviation of each band over a sample of the chips, without undeclared no data."""
     chosen = np.random.default_rng(seed).permutation(len(plans))[:_SAMPLE]
 
@@ -262,8 +262,8 @@ def _fit_stretch(plans: Sequence[ChipPlan], seed: int) -> Stretch:
         return (plan.reader.read(plan.window) for plan in (plans[i] for i in chosen))
 
     sample = Sample()
-    stretch = Stretch.fit(sample.through(windows()))
+    normalization = Normalization.fit(sample.through(windows()))
     if undeclared := sample.describe_fills("the training pixels"):
         warnings.warn(f"{undeclared} (the mean and deviation of the bands are without it)", UserWarning, stacklevel=3)
-        stretch = Stretch.fit(windows(), sample.fills())
-    return replace(stretch, numbers=sample.numbers())
+        normalization = Normalization.fit(windows(), sample.fills())
+    return replace(normalization, value_range=sample.value_range())

@@ -27,7 +27,7 @@ from geodetect.network.coding import select_candidates, suppress
 from geodetect.network.devices import find_device
 from geodetect.network.inference import Pending, empty, eval_mode, freeze, prepare_images, send
 from geodetect.network.retinanet import Network
-from geodetect.stretch import Stretch
+from geodetect.normalization import Normalization
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,15 +88,15 @@ class Detector(HasMetadata):
 
     @metadata.setter
     def metadata(self, metadata: Metadata) -> None:
-        if metadata.stretch is None:
-            raise ArgumentError("a detector needs the mean and deviation of its bands; got metadata without a stretch")
+        if metadata.normalization is None:
+            raise ArgumentError("a detector needs the mean and deviation of its bands; the metadata has none")
         self._metadata = metadata
 
     @property
-    def stretch(self) -> Stretch:
+    def normalization(self) -> Normalization:
         """Per-band normalisation of pixel values."""
-        assert self._metadata.stretch is not None
-        return self._metadata.stretch
+        assert self._metadata.normalization is not None
+        return self._metadata.normalization
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -162,7 +162,7 @@ class Detector(HasMetadata):
             return Launched(Pending(torch.zeros(0, 0, 6)), nms_iou)
         with torch.inference_mode(), eval_mode(self.running):
             images, shape = prepare_images(
-                pixels, self.stretch.mean, self.stretch.std, self.device, min_size=self.metadata.min_size
+                pixels, self.normalization.mean, self.normalization.std, self.device, min_size=self.metadata.min_size
             )
             with precisions.autocast(precisions.resolve(self.precision, self.device), self.device):
                 logits, deltas = self.running(images)

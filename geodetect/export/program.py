@@ -47,7 +47,8 @@ class Detections(nn.Module):
         padded = self.side + self.margin, self.side + self.margin
         self.level_sizes = self.network.level_sizes(padded)
         mean, std = (
-            torch.tensor(values, dtype=torch.float64) for values in (detector.stretch.mean, detector.stretch.std)
+            torch.tensor(values, dtype=torch.float64)
+            for values in (detector.normalization.mean, detector.normalization.std)
         )
         self.register_buffer("mean", (mean / BYTE).float()[:, None, None])
         self.register_buffer("scale", (BYTE / std).float()[:, None, None])
@@ -117,7 +118,7 @@ def trace(module: nn.Module, detector: Detector) -> torch.export.ExportedProgram
     return torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("B", min=1)},))
 
 
-def make_test_inputs(detector: Detector, n_pictures: int) -> Tensor:
+def make_noise(detector: Detector, n_pictures: int) -> Tensor:
     """Return standardised pixels (B, C, S, S) of smooth noise, the same for the same B.
 
     White noise would not do: deep networks give it logits in the hundreds, where rounding dominates.

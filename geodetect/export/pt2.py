@@ -11,15 +11,7 @@ from pathlib import Path
 import torch
 
 from geodetect.detector import Detector
-from geodetect.export.program import (
-    BATCHES,
-    BYTE,
-    check_difference,
-    copy_plain,
-    make_test_inputs,
-    max_difference,
-    trace,
-)
+from geodetect.export.program import BATCHES, BYTE, check_difference, copy_plain, make_noise, max_difference, trace
 from geodetect.files import replace_atomically
 
 _METADATA = "geodetect.json"  # beside the program in the archive, under extra/
@@ -38,8 +30,8 @@ def export(detector: Detector, path: Path) -> None:
     """
     network = copy_plain(detector.network)
     standardisation = {
-        "standardization_mean": [mean / BYTE for mean in detector.stretch.mean],
-        "standardization_std": [std / BYTE for std in detector.stretch.std],
+        "standardization_mean": [mean / BYTE for mean in detector.normalization.mean],
+        "standardization_std": [std / BYTE for std in detector.normalization.std],
     }
     metadata = json.dumps(detector.metadata.to_json() | standardisation)
     with replace_atomically(path) as part:
@@ -49,7 +41,7 @@ def export(detector: Detector, path: Path) -> None:
             raise OSError(str(error)) from error
         program = torch.export.load(part).module()
         for n_pictures in BATCHES:
-            pictures = make_test_inputs(detector, n_pictures)
+            pictures = make_noise(detector, n_pictures)
             with torch.inference_mode():
                 off = max_difference(program(pictures), network(pictures))
             check_difference(off, _TOLERANCE, "the exported program")

@@ -122,7 +122,7 @@ def _describe_input(detector: Detector, bands: list[str]) -> dict[str, Any]:
         },
         "value_scaling": [
             {"type": "z-score", "mean": mean, "stddev": std}
-            for mean, std in zip(detector.stretch.mean, detector.stretch.std, strict=True)
+            for mean, std in zip(detector.normalization.mean, detector.normalization.std, strict=True)
         ],
         "resize_type": None,
     }

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from geodetect.detector import Detector
 from geodetect.errors import OutputError
-from geodetect.export.program import BATCHES, Detections, check_difference, make_test_inputs
+from geodetect.export.program import BATCHES, Detections, check_difference, make_noise
 
 _SCORE_TOLERANCE = 1e-4
 _BOX_TOLERANCE = 1e-3  # as a fraction of the chip size
@@ -52,7 +52,7 @@ def check_same(run: Callable[[Tensor], np.ndarray], detections: Detections, dete
         OutputError: if the results differ by more than the tolerance.
     """
     for n_pictures in BATCHES:
-        pixels = make_test_inputs(detector, n_pictures) / detections.scale + detections.mean
+        pixels = make_noise(detector, n_pictures) / detections.scale + detections.mean
         got = run(pixels)
         due, shaken = to_rows(*detections(pixels)), to_rows(*detections(pixels * (1 + _NOISE)))
         if got.shape != due.shape:

@@ -158,16 +158,16 @@ def make_detector(
             weights=IMAGENET if start.name == IMAGENET else None,
         )
     notes = start.fill(network)
-    stretch, trained_with = data.stretch, network.backbone.stretch
+    own, trained_with = data.normalization, network.backbone.normalization
     if network.backbone.pretrained and data.dtype == "uint8" and len(data.bands) == trained_with.n_bands:
-        stretch = replace(trained_with, numbers=stretch.numbers)  # pixels are like those of the backbone's training
+        own = replace(trained_with, value_range=own.value_range)  # pixels are like those of the backbone's training
     metadata = Metadata(
         classes=data.classes,
         bands=data.bands,
         chip_size=data.chip_size,
         overlap=data.chip_size // 4,
         pixel_size_m=data.pixel_size_m,
-        stretch=stretch,
+        normalization=own,
     )
     detector = Detector(network, metadata, device=find_device(device))
     if start.saved is not None:

@@ -158,7 +158,7 @@ def identify(detector: Detector, loss: Loss) -> dict[str, Any]:
         "chip size": detector.chip_size,
         "backbone": architecture.backbone,
         "anchors": asdict(architecture.anchors),
-        "pixel statistics": {"mean": detector.stretch.mean, "std": detector.stretch.std},
+        "pixel statistics": {"mean": detector.normalization.mean, "std": detector.normalization.std},
         "heads": {name: getattr(architecture, name) for name in ("width", "depth", "head_norm")},
         "loss parameters": asdict(loss),
         "tensors": zlib.crc32(str([(k, tuple(v.shape)) for k, v in network.state_dict().items()]).encode()),

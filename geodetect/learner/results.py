@@ -17,11 +17,11 @@ from geodetect.grid import Grid
 from geodetect.learner.hits import Hits
 from geodetect.metadata import CANDIDATE_MIN_SCORE, NMS_IOU, Metadata, Scores
 from geodetect.metrics import coco_scores
+from geodetect.normalization import Sample
 from geodetect.scene import DetectsPixels
 from geodetect.scene.features import features_of
 from geodetect.scene.models import resolve_min_scores
 from geodetect.scene.value_range import warn_of_value_range
-from geodetect.stretch import Sample
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame

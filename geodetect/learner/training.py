@@ -67,7 +67,7 @@ def make_learner(detector: Detector, data: DetectionData, loss: Loss, *, seed: i
     network = detector.network
     dls = make_loaders(
         data,
-        detector.stretch,
+        detector.normalization,
         device=network.device,
         rank=distributed.rank(),
         n_ranks=distributed.n_processes(),

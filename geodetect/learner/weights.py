@@ -19,7 +19,7 @@ from geodetect.errors import ArgumentError, ModelError
 from geodetect.network import pretrained
 from geodetect.network.backbones import widen
 from geodetect.network.retinanet import Network
-from geodetect.stretch import Stretch
+from geodetect.normalization import Normalization
 from geodetect.zoo.catalog import suggest
 from geodetect.zoo.names import is_onnx, is_remote, load_detector
 
@@ -99,7 +99,7 @@ def load_trainable(name: str | Path, *, device: str | torch.device | None) -> De
 
 
 def fill(detector: Detector, saved: Detector, source: str) -> list[str]:
-    """Copy the weights and the stretch of a saved detector, and return the texts of warnings.
+    """Copy the weights and the normalisation of a saved detector, and return the texts of warnings.
 
     With other classes or anchors the last layers keep their random weights. A first convolution for three bands is
     widened to more; the extra bands are normalised as in the data. Messages call the saved detector `source`.
@@ -146,12 +146,12 @@ def fill(detector: Detector, saved: Detector, source: str) -> list[str]:
         )
     detector.network.load_state_dict(given, strict=False)
     detector.network.set_norm_eps(theirs.norm_eps)
-    stretch = Stretch(
-        mean=(*saved.stretch.mean, *detector.stretch.mean[n_known:]),
-        std=(*saved.stretch.std, *detector.stretch.std[n_known:]),
-        numbers=detector.stretch.numbers,
+    normalization = Normalization(
+        mean=(*saved.normalization.mean, *detector.normalization.mean[n_known:]),
+        std=(*saved.normalization.std, *detector.normalization.std[n_known:]),
+        value_range=detector.normalization.value_range,
     )
-    metadata = replace(detector.metadata, stretch=stretch)
+    metadata = replace(detector.metadata, normalization=normalization)
     if not left_out and theirs.oriented == ours.oriented:
         metadata = replace(metadata, min_score=saved.metadata.min_score, summary=saved.metadata.summary)
     detector.metadata = metadata
@@ -207,7 +207,7 @@ def adapt(detector: Detector, data: DetectionData, source: str) -> list[str]:
         chip_size=data.chip_size,
         overlap=data.chip_size // 4,
         min_size=None,
-        stretch=replace(detector.stretch, numbers=data.stretch.numbers),
+        normalization=replace(detector.normalization, value_range=data.normalization.value_range),
     )
     return _compare_data(before, detector, source)
 
@@ -228,13 +228,13 @@ def _compare_data(saved: Detector, detector: Detector, source: str) -> list[str]
         then = None if then is None else then / factor
     if then and now and abs(then / now - 1) > _SAME_SIZE:
         notes.append(f"{source} was trained on pixels of {then:g} m; it goes on with pixels of {now:g} m")
-    trained, numbers = saved.stretch.numbers, detector.stretch.numbers
-    if numbers is None or trained is None:
+    trained, own = saved.normalization.value_range, detector.normalization.value_range
+    if own is None or trained is None:
         return notes
-    known = replace(numbers, quantiles=numbers.quantiles[: len(trained.quantiles)])  # other bands have their own scale
+    known = replace(own, quantiles=own.quantiles[: len(trained.quantiles)])  # other bands have their own scale
     if known.are_unlike(trained):
         notes.append(
-            f"{source} was trained on {trained}; it goes on with {numbers}, which its mean and deviation do not fit; "
+            f"{source} was trained on {trained}; it goes on with {own}, which its mean and deviation do not fit; "
             "convert the data to those units first"
         )
     return notes

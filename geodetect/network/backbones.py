@@ -25,7 +25,7 @@ from torchvision import models
 
 from geodetect.errors import ArgumentError, missing
 from geodetect.network import download
-from geodetect.stretch import IMAGENET, Stretch
+from geodetect.normalization import IMAGENET, Normalization
 
 STRIDES = (8, 16, 32)
 
@@ -56,7 +56,7 @@ class Backbone(nn.Module):
         n_bands: bands of the images.
         pretrained: whether the layers hold weights that were trained on ImageNet.
         strides: strides of the maps.
-        stretch: how pixels from 0 to 255 were standardised in that training.
+        normalization: how pixels from 0 to 255 were standardised in that training.
 
     Raises:
         ArgumentError: if there is no map at one of the strides.
@@ -69,10 +69,10 @@ class Backbone(nn.Module):
         *,
         pretrained: bool = False,
         strides: Sequence[int] = STRIDES,
-        stretch: Stretch = IMAGENET,
+        normalization: Normalization = IMAGENET,
     ) -> None:
         super().__init__()
-        self.body, self.pretrained, self.stretch = body, pretrained, stretch
+        self.body, self.pretrained, self.normalization = body, pretrained, normalization
         weight, shapes = next(body.parameters()), []
         x = torch.zeros(1, n_bands, _PROBE, _PROBE, dtype=weight.dtype, device=weight.device)
         body.eval()  # else the blank image would enter the running means of batch norms
@@ -104,7 +104,7 @@ class TimmBackbone(nn.Module):
     def __init__(self, body: Any, name: str, *, pretrained: bool = False, strides: Sequence[int] = STRIDES) -> None:
         super().__init__()
         self.body, self.name, self.pretrained, self._strides = body, name, pretrained, tuple(strides)
-        self.stretch = _stretch(body.pretrained_cfg["mean"], body.pretrained_cfg["std"])
+        self.normalization = _make_normalization(body.pretrained_cfg["mean"], body.pretrained_cfg["std"])
         self._taps = _last_at(body.feature_info.reduction(), strides, name)
         self.channels = [body.feature_info.channels()[i] for i in self._taps]
         self.folded: list[nn.Sequential] = []
@@ -211,8 +211,8 @@ def build(
     body = nn.Sequential(_layers(model))
     _widen_first(body, n_bands)
     trained_on = published.transforms()
-    stretch = _stretch(trained_on.mean, trained_on.std)
-    return Backbone(body, n_bands, pretrained=state is not None, strides=strides, stretch=stretch)
+    normalization = _make_normalization(trained_on.mean, trained_on.std)
+    return Backbone(body, n_bands, pretrained=state is not None, strides=strides, normalization=normalization)
 
 
 def check_name(name: str) -> None:
@@ -231,9 +231,9 @@ def check_name(name: str) -> None:
         )
 
 
-def _stretch(mean: Sequence[float], std: Sequence[float]) -> Stretch:
-    """Return the stretch of pixels from 0 to 255 from mean and deviation of pixels from 0 to 1."""
-    return Stretch([_BYTE * value for value in mean], [_BYTE * value for value in std])
+def _make_normalization(mean: Sequence[float], std: Sequence[float]) -> Normalization:
+    """Return the normalisation of pixels from 0 to 255, given mean and deviation of pixels from 0 to 1."""
+    return Normalization([_BYTE * value for value in mean], [_BYTE * value for value in std])
 
 
 def _layers(model: nn.Module) -> OrderedDict[str, nn.Module]:

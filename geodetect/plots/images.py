@@ -21,7 +21,7 @@ from matplotlib.transforms import Bbox
 
 from geodetect.plots.style import INK
 
-_SHOWN_PERCENTILES = (2, 98)  # for figures only; the network's stretch is another and is recorded
+_SHOWN_PERCENTILES = (2, 98)  # for figures only; the network's normalisation is another and is recorded
 _MAX_SCORES = 30  # scores written into one image; more would cover it
 _MAX_ENTRIES = 24  # of a legend; more would be as tall as the image
 _LONGEST_NAME = 40  # characters of a name in a legend

@@ -205,9 +205,8 @@ def resolve_min_scores(min_score: Any, detector: DetectsPixels) -> np.ndarray:
     own = detector.min_score
     if isinstance(own, Mapping):
         own = {name: score for name, score in own.items() if not _is_unknown(score)}
-    lowest = _by_class(
-        DEFAULT_MIN_SCORE if _is_unknown(own) else own, dict.fromkeys(detector.classes, DEFAULT_MIN_SCORE)
-    )
+    default = dict.fromkeys(detector.classes, DEFAULT_MIN_SCORE)
+    lowest = default if _is_unknown(own) else _by_class(own, default)
     if min_score is not None:
         lowest = _by_class(min_score, lowest)
     return np.array([lowest[name] for name in detector.classes], float)

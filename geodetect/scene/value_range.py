@@ -11,9 +11,9 @@ import numpy as np
 
 from geodetect.errors import RasterError, warn
 from geodetect.grid import Window
+from geodetect.normalization import Sample, ValueRange
 from geodetect.raster import Reader
 from geodetect.scene.plan import Plan
-from geodetect.stretch import Numbers, Sample
 
 _N_PLACES = 16  # sampled in a scene
 _N_ROWS = 4  # of windows that they are in
@@ -40,16 +40,16 @@ def warn_of_value_range(sample: Sample, detector: Any, name: str) -> None:
 
     Args:
         sample: of the pixels that are passed to the model.
-        detector: any; units can be compared only if its `stretch` holds the values it was trained on.
+        detector: any; units can be compared only if its `normalization` has the value range of training.
         name: of the raster, for messages.
     """
     if undeclared := sample.describe_fills(f"the pixels of {name}"):
         warn(undeclared)
-    numbers = sample.numbers()
-    trained: Numbers | None = getattr(getattr(detector, "stretch", None), "numbers", None)
-    if numbers is not None and trained is not None and numbers.are_unlike(trained):
+    found = sample.value_range()
+    trained: ValueRange | None = getattr(getattr(detector, "normalization", None), "value_range", None)
+    if found is not None and trained is not None and found.are_unlike(trained):
         warn(
-            f"{name} holds {numbers}, but the model was trained on {trained}, and finds little in other units; convert "
+            f"{name} holds {found}, but the model was trained on {trained}, and finds little in other units; convert "
             "the raster to those of the training data first (gdal_translate -ot -scale)"
         )
 

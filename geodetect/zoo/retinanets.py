@@ -17,7 +17,7 @@ from geodetect.metadata import DEFAULT_MIN_SCORE, Metadata
 from geodetect.network import pretrained
 from geodetect.network.devices import find_device
 from geodetect.network.retinanet import Network
-from geodetect.stretch import BYTES, IMAGENET
+from geodetect.normalization import BYTES, IMAGENET
 from geodetect.zoo.hub import CONFIG, WEIGHTS, list_state_dicts
 
 _BACKBONE, _BANDS = "resnet50", (1, 2, 3)
@@ -71,7 +71,7 @@ def read_retinanet(
             overlap=_OVERLAP,
             pixel_size_m=pixel_size_m,
             min_score=config.get("score_thresh", DEFAULT_MIN_SCORE),
-            stretch=replace(IMAGENET, numbers=BYTES),
+            normalization=replace(IMAGENET, value_range=BYTES),
             min_size=_MIN_SIZE,
             summary={"source": name, "nms_iou": config.get("nms_thresh")},
         )

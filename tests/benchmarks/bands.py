@@ -26,7 +26,7 @@ from torch import Tensor, nn
 import geodetect as gd
 from geodetect.chips import DetectionData
 from geodetect.chips.chip import Chips
-from geodetect.stretch import Stretch
+from geodetect.normalization import Normalization
 
 _BATCH, _RGB = 4, 3
 
@@ -58,8 +58,8 @@ def first_three(data: DetectionData) -> DetectionData:
         Chips([replace(plan, reader=plan.reader.view(bands=(1, 2, 3))) for plan in part.plans])
         for part in (data.train, data.valid)
     )
-    stretch = Stretch(data.stretch.mean[:_RGB], data.stretch.std[:_RGB])
-    return replace(data, train=train, valid=valid, stretch=stretch, bands=data.bands[:_RGB])
+    normalization = Normalization(data.normalization.mean[:_RGB], data.normalization.std[:_RGB])
+    return replace(data, train=train, valid=valid, normalization=normalization, bands=data.bands[:_RGB])
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ from geodetect.detector import Detector
 from geodetect.errors import ModelError
 from geodetect.metadata import Architecture, Metadata
 from geodetect.network.retinanet import Network
-from geodetect.stretch import Stretch
+from geodetect.normalization import Normalization
 from geodetect.zoo import load_detector
 
 BLOCK = 4096  # bytes that a disk reads or loses at once
@@ -41,7 +41,12 @@ def detector() -> Detector:
     ).eval()
     torch.nn.init.normal_(network.class_head.out.weight, std=0.1)
     network.class_head.out.bias.data.add_(0.1)
-    options = {"bands": (1, 2, 3), "stretch": Stretch((127.0,) * 3, (73.0,) * 3), "chip_size": 96, "overlap": 24}
+    options = {
+        "bands": (1, 2, 3),
+        "normalization": Normalization((127.0,) * 3, (73.0,) * 3),
+        "chip_size": 96,
+        "overlap": 24,
+    }
     summary = {"epochs": 20, "valid_loss": 0.25, "AP50": 0.8}
     metadata = Metadata(classes=("house", "höhle"), pixel_size_m=0.3, min_score=0.01, summary=summary, **options)
     return Detector(network, metadata)

@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
         num_workers=choices.workers,
         transforms=False,
     )
-    loader, taken = make_loaders(data, data.stretch).train, []
+    loader, taken = make_loaders(data, data.normalization).train, []
     for _ in range(choices.epochs):
         start = time.perf_counter()
         n_chips = sum(len(images) for images, *_ in loader)

@@ -38,8 +38,8 @@ from geodetect.grid import Window
 from geodetect.metadata import Metadata
 from geodetect.network.coding import select_candidates, suppress
 from geodetect.network.retinanet import Network
+from geodetect.normalization import Normalization
 from geodetect.raster import RasterReader
-from geodetect.stretch import Stretch
 
 SUBURB = Path(__file__).resolve().parents[2] / "sample_data" / "suburb_test.tif"
 BACKBONES = ("resnet18", "efficientnet_b0", "vgg16_bn")
@@ -130,19 +130,19 @@ def chips(data: Path, n_bands: int) -> np.ndarray:
 
 
 def random_detector(backbone: str, pixels: np.ndarray) -> Detector:
-    """A detector of random weights that is sure of something somewhere, with a stretch that fits the pixels."""
+    """A detector of random weights that is sure of something somewhere, normalised to fit the pixels."""
     torch.manual_seed(1)
     network = Network(backbone, n_classes=2, n_bands=pixels.shape[1], weights=None)
-    stretch = Stretch.fit((chip, np.ones(chip.shape[1:], bool)) for chip in pixels)
-    _settle(network, torch.from_numpy(_standardise(stretch, pixels[:BATCH])))
+    normalization = Normalization.fit((chip, np.ones(chip.shape[1:], bool)) for chip in pixels)
+    _settle(network, torch.from_numpy(_standardise(normalization, pixels[:BATCH])))
     bands = tuple(range(1, pixels.shape[1] + 1))
-    metadata = Metadata(classes=["a", "b"], bands=bands, stretch=stretch, chip_size=SIDE, overlap=64)
+    metadata = Metadata(classes=["a", "b"], bands=bands, normalization=normalization, chip_size=SIDE, overlap=64)
     return Detector(network, metadata, precision="float32", device="cpu")
 
 
 @torch.no_grad()
-def _standardise(stretch: Stretch, pixels: np.ndarray) -> np.ndarray:
-    mean, std = (np.array(each, np.float32)[:, None, None] for each in (stretch.mean, stretch.std))
+def _standardise(normalization: Normalization, pixels: np.ndarray) -> np.ndarray:
+    mean, std = (np.array(each, np.float32)[:, None, None] for each in (normalization.mean, normalization.std))
     return (pixels.astype(np.float32) - mean) / std
 
 
@@ -214,7 +214,7 @@ def same(data: Path) -> None:
 @torch.inference_mode()
 def run_program(program: torch.nn.Module, detector: Detector, pixels: np.ndarray, floor: float) -> list[Boxes]:
     """What a `.pt2` program finds: it takes standardised pixels and leaves decoding to its user."""
-    logits, deltas = program(torch.from_numpy(_standardise(detector.stretch, pixels)))
+    logits, deltas = program(torch.from_numpy(_standardise(detector.normalization, pixels)))
     sizes = detector.network.level_sizes((SIDE, SIDE))
     anchors = detector.network.anchors((SIDE, SIDE))
     return suppress(

@@ -24,8 +24,8 @@ import geodetect as gd
 from geodetect.chips import DetectionData
 from geodetect.chips.chip import Chips
 from geodetect.chips.split import split_chips
+from geodetect.normalization import Normalization
 from geodetect.raster import RasterReader
-from geodetect.stretch import Stretch
 
 REAL_DATA = Path(os.environ.get("GEODETECT_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 SUBURB = Path(__file__).resolve().parents[2] / "sample_data"
@@ -147,13 +147,13 @@ def _listed(path: Path, part: str) -> set[str]:
 
 
 def _by_list(data: DetectionData, test: set[str], seed: int) -> Place:
-    """The chips of the named pictures are scored, the others are split anew; the stretch is that of the others."""
+    """The chips of the named pictures are scored, the others are split anew and give the normalisation."""
     plans = [*data.plans, *data.left_out.plans]
     held = [plan for plan in plans if Path(plan.grid.name).name in test]
     parts = split_chips([plan for plan in plans if plan not in held], 0.2, "blocks", seed)
     train, valid, left = Chips(parts.train), Chips(parts.valid), Chips(parts.left_out)
-    stretch = Stretch.fit(plan.reader.read(plan.window) for plan in train.plans)
-    data = replace(data, train=train, valid=valid, left_out=left, stretch=stretch)
+    normalization = Normalization.fit(plan.reader.read(plan.window) for plan in train.plans)
+    data = replace(data, train=train, valid=valid, left_out=left, normalization=normalization)
     return Place(_small_batches(data), Chips(held))
 
 

@@ -131,7 +131,7 @@ def examples(place: Place, seed: int) -> Iterator[Example]:
 
 def standardised(images: Tensor, place: Place) -> Tensor:
     """Pixels as both recipes see them."""
-    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (place.data.stretch.mean, place.data.stretch.std))
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (place.data.normalization.mean, place.data.normalization.std))
     return (images.float() - mean) / std
 
 

@@ -52,7 +52,7 @@ from geodetect.network import precision as precisions
 from geodetect.network.coding import decode
 from geodetect.network.inference import prepare_images
 from geodetect.network.retinanet import Network
-from geodetect.stretch import IMAGENET
+from geodetect.normalization import IMAGENET
 
 REFERENCES = ("eager float32", "eager bf16")
 
@@ -269,7 +269,7 @@ def trained(name: str, folder: Path, *, windows: int, batch_size: int, epochs: i
     detector.precision = "float32"
     chosen = np.linspace(0, len(scored) - 1, windows).astype(int).tolist()
     pixels = torch.from_numpy(np.stack([scored[i].pixels for i in chosen]))
-    images, _ = prepare_images(pixels, detector.stretch.mean, detector.stretch.std, CPU)
+    images, _ = prepare_images(pixels, detector.normalization.mean, detector.normalization.std, CPU)
     return Case(detector, images, batch_size, folder, scored)
 
 
@@ -284,8 +284,10 @@ def cases(names: list[str], folder: Path, *, side: int, windows: int, batch_size
         if name == "small":
             torch.manual_seed(0)
             network = Network(Architecture("efficientnet_lite0", width=96, depth=2), n_classes=len(CLASSES))
-            stretch = network.backbone.stretch
-            metadata = Metadata(classes=CLASSES, bands=(1, 2, 3), stretch=stretch, chip_size=side, overlap=overlap)
+            normalization = network.backbone.normalization
+            metadata = Metadata(
+                classes=CLASSES, bands=(1, 2, 3), normalization=normalization, chip_size=side, overlap=overlap
+            )
             detector = Detector(network.eval(), metadata, precision="float32")
         else:
             scene.make()

@@ -37,8 +37,8 @@ from geodetect.metadata import Architecture, Metadata
 from geodetect.network import precision as precisions
 from geodetect.network.inference import prepare_images
 from geodetect.network.retinanet import Network
+from geodetect.normalization import IMAGENET
 from geodetect.raster import RasterReader
-from geodetect.stretch import IMAGENET
 
 CLASSES = ["a", "b", "c"]
 NMS_IOU = 0.5
@@ -150,7 +150,7 @@ class Scene:
         metadata = Metadata(
             classes=CLASSES,
             bands=(1, 2, 3),
-            stretch=IMAGENET,
+            normalization=IMAGENET,
             chip_size=self.chip_size,
             overlap=self.overlap,
             min_score=lowest,

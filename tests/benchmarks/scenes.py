@@ -99,10 +99,10 @@ def network() -> object:
     from geodetect.detector import Detector
     from geodetect.metadata import Metadata
     from geodetect.network.retinanet import Network
-    from geodetect.stretch import Stretch
+    from geodetect.normalization import Normalization
 
     torch.manual_seed(0)
-    options = {"bands": (1, 2, 3), "stretch": Stretch((127.0,) * 3, (73.0,) * 3)}
+    options = {"bands": (1, 2, 3), "normalization": Normalization((127.0,) * 3, (73.0,) * 3)}
     made = Network("resnet18", n_classes=2, weights=None)
     made.class_head.out.bias.data[0] += 1e-6  # it counts as trained, which spares a warning
     options |= {"chip_size": CHIP_SIZE, "overlap": OVERLAP, "min_score": MIN_SCORE}

@@ -32,7 +32,7 @@ from geodetect.network.losses import Loss
 from geodetect.network.precision import autocast
 from geodetect.network.pretrained import fill
 from geodetect.network.retinanet import Network
-from geodetect.stretch import IMAGENET
+from geodetect.normalization import IMAGENET
 
 N_CLASSES = 2
 REFERENCE = "torchvision float32"

@@ -21,7 +21,7 @@ from geodetect.anchors import AnchorSpec
 from geodetect.detector import Detector
 from geodetect.metadata import Architecture, Metadata
 from geodetect.network.retinanet import Network
-from geodetect.stretch import Stretch
+from geodetect.normalization import Normalization
 
 PERIOD = 61  # of the patterns; a prime, so that they fall anew on every filter
 LOUDER = {"class_head.out.weight": 100, "box_head.out.weight": 2000}  # patterns leave little for the heads to say
@@ -53,7 +53,7 @@ def detector() -> Detector:
     metadata = Metadata(
         classes=["hut", "tent"],
         bands=(4, 1, 2, 3),
-        stretch=Stretch((900.0, 1000.0, 1100.0, 1200.0), (300.0, 310.0, 320.0, 330.0)),
+        normalization=Normalization((900.0, 1000.0, 1100.0, 1200.0), (300.0, 310.0, 320.0, 330.0)),
         chip_size=64,
         overlap=16,
         pixel_size_m=0.3,

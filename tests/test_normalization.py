@@ -1,5 +1,4 @@
 import json
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -8,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from geodetect.errors import ArgumentError
-from geodetect.stretch import IMAGENET, Numbers, Sample, Stretch, is_data
+from geodetect.normalization import IMAGENET, Normalization, Sample, ValueRange, is_data
 from tests.fakes import standardise
 
 uint16 = hnp.arrays(np.uint16, st.tuples(st.just(2), st.integers(1, 5), st.integers(1, 5)))
@@ -21,15 +20,15 @@ def whole(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 @given(st.lists(uint16, min_size=1, max_size=4))
 def test_parts_give_the_moments_of_the_whole(parts):
     values = np.concatenate([part.reshape(2, -1) for part in parts], axis=1).astype(float)
-    stretch = Stretch.fit(map(whole, parts))
-    np.testing.assert_allclose(stretch.mean, values.mean(axis=1), rtol=1e-9, atol=1e-9)
+    normalization = Normalization.fit(map(whole, parts))
+    np.testing.assert_allclose(normalization.mean, values.mean(axis=1), rtol=1e-9, atol=1e-9)
     varies = values.std(axis=1) > 0
-    np.testing.assert_allclose(np.array(stretch.std)[varies], values.std(axis=1)[varies], rtol=1e-6)
+    np.testing.assert_allclose(np.array(normalization.std)[varies], values.std(axis=1)[varies], rtol=1e-6)
 
 
 @given(uint16)
 def test_what_it_was_fitted_to_has_mean_0_and_deviation_1(pixels):
-    stretched = standardise(Stretch.fit([whole(pixels)]), pixels)
+    stretched = standardise(Normalization.fit([whole(pixels)]), pixels)
     assert stretched.dtype == np.float32
     np.testing.assert_allclose(stretched.mean(axis=(1, 2)), 0, atol=1e-2)
     constant = pixels.std(axis=(1, 2)) == 0
@@ -41,20 +40,20 @@ def test_moments_by_hand():
     # 2, 4, 4, 4, 5, 5, 7, 9: mean 5, deviation 2; the 255 is not valid and the NaN not finite
     pixels = np.array([[[2, 4, 4, 4, 5, 5, 7, 9, 255, np.nan]]])
     valid = np.array([[True] * 8 + [False, True]])
-    assert Stretch.fit([(pixels, valid)]) == Stretch((5.0,), (2.0,))
+    assert Normalization.fit([(pixels, valid)]) == Normalization((5.0,), (2.0,))
 
 
 def test_small_numbers_vary_too():
     # reflectances, and a constant one that no power of two divides
     pixels = np.stack([np.full((3, 3), 0.3), np.linspace(0, 1e-4, 9).reshape(3, 3)]).astype(np.float32)
-    stretch = Stretch.fit([whole(pixels)])
-    assert stretch.std[0] == 1
-    assert stretch.std[1] == pytest.approx(pixels[1].std(), rel=1e-5)
+    normalization = Normalization.fit([whole(pixels)])
+    assert normalization.std[0] == 1
+    assert normalization.std[1] == pytest.approx(pixels[1].std(), rel=1e-5)
 
 
 def test_a_narrow_range_far_from_zero_keeps_its_digits():
     pixels = 60_000 + np.random.default_rng(0).normal(0, 0.5, (1, 50, 50))
-    assert Stretch.fit([whole(pixels)] * 3).std[0] == pytest.approx(pixels.std(), rel=1e-9)
+    assert Normalization.fit([whole(pixels)] * 3).std[0] == pytest.approx(pixels.std(), rel=1e-9)
 
 
 def test_imagenet_is_for_pixels_from_0_to_255():
@@ -66,9 +65,9 @@ def test_imagenet_is_for_pixels_from_0_to_255():
 
 def test_no_valid_pixel_is_refused():
     with pytest.raises(ArgumentError, match="there is none"):
-        Stretch.fit([(np.ones((1, 2, 2)), np.zeros((2, 2), bool))])
+        Normalization.fit([(np.ones((1, 2, 2)), np.zeros((2, 2), bool))])
     with pytest.raises(ArgumentError, match="there is none"):
-        Stretch.fit([])
+        Normalization.fit([])
 
 
 @pytest.mark.parametrize(
@@ -76,7 +75,7 @@ def test_no_valid_pixel_is_refused():
 )
 def test_impossible_moments_are_refused(mean, std):
     with pytest.raises(ArgumentError, match="one finite mean and one deviation above 0"):
-        Stretch(mean, std)
+        Normalization(mean, std)
 
 
 # What the numbers are like
@@ -94,8 +93,8 @@ def scene(
     return (low + (high - low) * values).astype(dtype)
 
 
-def numbers(*args: object, **keywords: object) -> Numbers:
-    found = sample(scene(*args, **keywords)).numbers()
+def numbers(*args: object, **keywords: object) -> ValueRange:
+    found = sample(scene(*args, **keywords)).value_range()
     assert found is not None
     return found
 
@@ -104,15 +103,15 @@ def test_quantiles_by_hand():
     # 0 to 100 in one band, so that 2, 50 and 98 % are themselves; the second is 10 times that. 255 is not valid.
     pixels = np.stack([np.arange(102), 10 * np.arange(102)])[:, None].astype(np.uint16)
     valid = np.arange(102)[None] < 101
-    found = Sample([(pixels, valid)]).numbers()
-    assert found == Numbers("uint16", [(0, 2, 50, 98, 100), (0, 20, 500, 980, 1000)])
+    found = Sample([(pixels, valid)]).value_range()
+    assert found == ValueRange("uint16", [(0, 2, 50, 98, 100), (0, 20, 500, 980, 1000)])
     assert str(found) == "uint16 from 0 to 1000"
 
 
 def test_a_sample_of_nothing_has_no_numbers():
-    assert Sample().numbers() is None
-    assert Sample([(np.zeros((3, 4, 4)), np.zeros((4, 4), bool))]).numbers() is None
-    assert sample(np.full((1, 4, 4), np.nan)).numbers() is None
+    assert Sample().value_range() is None
+    assert Sample([(np.zeros((3, 4, 4)), np.zeros((4, 4), bool))]).value_range() is None
+    assert sample(np.full((1, 4, 4), np.nan)).value_range() is None
     assert Sample().describe_fills("it") == ""
 
 
@@ -152,7 +151,7 @@ def test_a_darker_or_brighter_scene_is_not_unlike(units, light):
     limit = np.iinfo(dtype).max if dtype[0] in "iu" else np.inf
     normal = scene(dtype, low, high)
     other = np.minimum(normal.astype(float) * light, limit).astype(dtype)
-    one, two = sample(normal).numbers(), sample(other).numbers()
+    one, two = sample(normal).value_range(), sample(other).value_range()
     assert not two.are_unlike(one)
     assert not one.are_unlike(two)
 
@@ -163,8 +162,8 @@ def test_bytes_may_be_as_dark_as_they_like():
 
 
 def test_bands_that_say_nothing_are_left_out():
-    def with_constant(pixels: np.ndarray, value: float) -> Numbers:
-        found = sample(np.concatenate([pixels, np.full_like(pixels[:1], value)])).numbers()
+    def with_constant(pixels: np.ndarray, value: float) -> ValueRange:
+        found = sample(np.concatenate([pixels, np.full_like(pixels[:1], value)])).value_range()
         assert found is not None
         return found
 
@@ -177,11 +176,11 @@ def test_bands_that_say_nothing_are_left_out():
 
 
 def test_numbers_survive_json():
-    stretch = Stretch((5.0,), (2.0,), numbers("float32", 0, 1, bands=1))
-    again = Stretch(**json.loads(json.dumps(asdict(stretch))))
-    assert again == stretch
-    assert again.numbers == stretch.numbers
-    assert Stretch(**{"mean": [5.0], "std": [2.0]}).numbers is None  # as files had it
+    normalization = Normalization((5.0,), (2.0,), numbers("float32", 0, 1, bands=1))
+    again = Normalization.from_json(json.loads(json.dumps(normalization.to_json())))
+    assert again == normalization
+    assert again.value_range == normalization.value_range
+    assert Normalization.from_json({"mean": [5.0], "std": [2.0]}).value_range is None  # as files had it
 
 
 @pytest.mark.parametrize(
@@ -197,7 +196,7 @@ def test_numbers_survive_json():
 )
 def test_numbers_that_cannot_be_are_refused(wrong):
     with pytest.raises(ArgumentError):
-        Stretch((5.0,), (2.0,), wrong)
+        Normalization((5.0,), (2.0,), wrong)
 
 
 # Values that stand for no data, though nothing says so
@@ -244,12 +243,12 @@ def test_a_value_far_from_all_others_is_told_and_does_not_count(pixels, fill):
     assert f"10% of the pixels of town.tif hold {spelt}" in told
     assert f"nodata={spelt}" in told
     assert shown.dtype.type(float(spelt)) == shown.dtype.type(fill)
-    numbers = found.numbers()
+    numbers = found.value_range()
     assert numbers is not None
     assert np.array(numbers.quantiles).min() >= pixels.min()
     assert np.array(numbers.quantiles).max() <= pixels.max()
-    without = Stretch.fit([whole(shown)], found.fills())
-    assert without == Stretch.fit([whole(shown[:, 6:])])
+    without = Normalization.fit([whole(shown)], found.fills())
+    assert without == Normalization.fit([whole(shown[:, 6:])])
 
 
 def _saturated(dtype: str, low: float, high: float, at: float) -> np.ndarray:
@@ -295,7 +294,7 @@ def test_files_of_two_programs_have_two_fills():
     assert "give nodata=-32768, and declare -9999 in the raster (gdal_edit.py -a_nodata -9999)" in found.describe_fills(
         ""
     )
-    assert Stretch.fit([whole(pixels)], found.fills()).mean[0] == pytest.approx(102, abs=3)
+    assert Normalization.fit([whole(pixels)], found.fills()).mean[0] == pytest.approx(102, abs=3)
 
 
 def test_a_fill_of_one_band_is_of_that_band_alone():
@@ -311,7 +310,7 @@ def test_what_resampling_mixes_with_a_fill_goes_with_it():
     pixels[:, 6, :12] = -4000  # between the fill and the others, at its edge
     found = sample(pixels)
     assert [each.value for each in found.fills()] == [-9999] * 3
-    assert Stretch.fit([whole(pixels)], found.fills()).mean[0] == pytest.approx(pixels[0, 7:].mean(), abs=1)
+    assert Normalization.fit([whole(pixels)], found.fills()).mean[0] == pytest.approx(pixels[0, 7:].mean(), abs=1)
 
 
 @given(uint16, st.sampled_from(["float32", "int32", "float64"]))

@@ -1,6 +1,6 @@
 """Normalisation of bands: one mean and one deviation for each, without clipping.
 
-A stretch also records dtype and quantiles of the training pixels, so that a scene in other units is recognised.
+It also records dtype and quantiles of the training pixels, so that a scene in other units is recognised.
 
 Shapes: C bands, H W pixels, N pixels of a sample.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from geodetect.errors import ArgumentError
 
 _CONSTANT = 1e-6  # relative to the mean; a band with a smaller deviation is constant
 _LEVELS = (0.0, 0.02, 0.5, 0.98, 1.0)  # of the quantiles
-_OTHER_UNITS = 4  # a factor that other light does not explain; see `Numbers.are_unlike`
+_OTHER_UNITS = 4  # a factor that other light does not explain; see `ValueRange.are_unlike`
 _PER_WINDOW = 4096  # maximum of sampled pixels
 _LEAST_SHARE = 0.01  # of a band's pixels that a fill holds
 _BULK = (0.01, 0.99)  # quantiles of the values that a fill is far from
@@ -42,7 +42,7 @@ _Window = tuple[Num[np.ndarray, "C _h _w"], Bool[np.ndarray, "_h _w"]]
 
 
 @dataclass(frozen=True)
-class Numbers:
+class ValueRange:
     """dtype and quantiles of a raster's values.
 
     Args:
@@ -61,16 +61,18 @@ class Numbers:
             quantiles = np.array(self.quantiles, float).reshape(-1, len(_LEVELS))
             np.dtype(self.dtype)
         except (TypeError, ValueError) as error:
-            raise ArgumentError(f"numbers need a type and {len(_LEVELS)} quantiles of each band: {error}") from error
+            raise ArgumentError(
+                f"a value range needs a dtype and {len(_LEVELS)} quantiles of each band: {error}"
+            ) from error
         if not (quantiles.size and np.isfinite(quantiles).all()):
-            raise ArgumentError(f"the quantiles of numbers must be finite; got {self.quantiles!r:.80}")
+            raise ArgumentError(f"the quantiles of a value range must be finite; got {self.quantiles!r:.80}")
         object.__setattr__(self, "quantiles", tuple(map(tuple, quantiles.tolist())))
 
     def __str__(self) -> str:
         quantiles = np.array(self.quantiles)
         return f"{self.dtype} from {quantiles.min():.5g} to {quantiles.max():.5g}"
 
-    def are_unlike(self, trained: Numbers) -> bool:
+    def are_unlike(self, trained: ValueRange) -> bool:
         """Return whether these values are in other units than those of training, not just darker or brighter.
 
         Bright means the 98 % quantile. Units differ if, in every band, the brightest pixel is below a quarter of bright
@@ -78,7 +80,7 @@ class Numbers:
         training, or the dtype of one cannot hold bright of the other. Bands that are 0 in training are ignored.
         """
         # Absolute values: lowest, dark, median, bright, highest.
-        own, other = (np.abs(numbers.quantiles).T for numbers in (self, trained))
+        own, other = (np.abs(each.quantiles).T for each in (self, trained))
         brightest, other_brightest = np.maximum(own[0], own[-1]), np.maximum(other[0], other[-1])
         # The units of two scenes of bytes cannot differ, only their light.
         bytes_both = self.dtype == trained.dtype and np.dtype(self.dtype).itemsize == _BYTE
@@ -154,11 +156,11 @@ class Sample:
                 held = held[(held >= fill.low) & (held <= fill.high)]
         return found
 
-    def numbers(self) -> Numbers | None:
+    def value_range(self) -> ValueRange | None:
         """Return dtype and quantiles of the values without fills; None if no value is left."""
         values = self._values
         values = values[:, is_data(values, self.fills())]
-        return Numbers(str(values.dtype), np.quantile(values, _LEVELS, axis=1).T.tolist()) if values.size else None
+        return ValueRange(str(values.dtype), np.quantile(values, _LEVELS, axis=1).T.tolist()) if values.size else None
 
     def describe_fills(self, name: str) -> str:
         """Describe the fills in a sentence that says what to do; empty if there are none.
@@ -174,7 +176,7 @@ class Sample:
         first, *others = values
         declare = f"declare {(others or ['it'])[0]} in the raster (gdal_edit.py -a_nodata {(others or [first])[0]})"
         return (
-            f"{fills[0].share:.0%} of {name} hold {' or '.join(values)}, far from all other values ({self.numbers()}), "
+            f"{fills[0].share:.0%} of {name} hold {' or '.join(values)}, far from all others ({self.value_range()}), "
             f"which is not declared as no data; if it is, give nodata={first}{', and' if others else ', or'} {declare}"
         )
 
@@ -211,13 +213,13 @@ def is_data(values: Num[np.ndarray, "C *N"], fills: Sequence[Fill]) -> Bool[np.n
 
 
 @dataclass(frozen=True)
-class Stretch:
+class Normalization:
     """Mean and deviation of each band, the same in training, inference and export.
 
     Args:
         mean: of each band, in the raster's units.
         std: of each band, above 0.
-        numbers: of the training pixels, or a mapping from JSON; None if unknown.
+        value_range: of the training pixels, or a mapping from JSON; None if unknown.
 
     Raises:
         ArgumentError: if the lengths differ or a value is not finite.
@@ -225,20 +227,20 @@ class Stretch:
 
     mean: Sequence[float]
     std: Sequence[float]
-    numbers: Numbers | None = field(default=None, compare=False)
+    value_range: ValueRange | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        numbers: Any = self.numbers
-        if isinstance(numbers, Mapping):
-            object.__setattr__(self, "numbers", Numbers(**numbers))
-        elif not isinstance(numbers, Numbers | None):
-            raise ArgumentError(f"numbers must be `Numbers`, a mapping that makes some, or None; got {numbers!r:.80}")
+        value_range: Any = self.value_range
+        if isinstance(value_range, Mapping):
+            object.__setattr__(self, "value_range", ValueRange(**value_range))
+        elif not isinstance(value_range, ValueRange | None):
+            raise ArgumentError(f"value_range must be a `ValueRange`, a mapping, or None; got {value_range!r:.80}")
         for name in ("mean", "std"):
             object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
         possible = all(math.isfinite(m) for m in self.mean) and all(math.isfinite(s) and s > 0 for s in self.std)
         if len(self.mean) != len(self.std) or not self.mean or not possible:
             raise ArgumentError(
-                "a stretch needs one finite mean and one deviation above 0 for each band; "
+                "normalisation needs one finite mean and one deviation above 0 for each band; "
                 f"got mean={self.mean}, std={self.std}"
             )
 
@@ -247,8 +249,18 @@ class Stretch:
         """Number of bands."""
         return len(self.mean)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the values that JSON holds; `from_json` undoes it."""
+        return {"mean": self.mean, "std": self.std, "numbers": self.value_range and asdict(self.value_range)}
+
     @classmethod
-    def fit(cls, samples: Iterable[_Window], fills: Sequence[Fill] = ()) -> Stretch:
+    def from_json(cls, facts: Mapping[str, Any]) -> Normalization:
+        """Return what `to_json` gave; files of early versions hold no value range."""
+        values = {"numbers": None, **facts}
+        return cls(value_range=values.pop("numbers"), **values)
+
+    @classmethod
+    def fit(cls, samples: Iterable[_Window], fills: Sequence[Fill] = ()) -> Normalization:
         """Return mean and deviation over the valid, finite pixels of all samples.
 
         A constant band gets deviation 1, so that it becomes 0.
@@ -264,7 +276,7 @@ class Stretch:
         for pixels, valid in samples:
             moments.feed(pixels[:, valid & np.isfinite(pixels).all(axis=0) & is_data(pixels, fills)])
         if not moments.n:
-            raise ArgumentError("a stretch is fitted to valid pixels; there is none in the samples")
+            raise ArgumentError("normalisation is computed from valid pixels; there is none in the samples")
         std = np.sqrt(moments.squares / moments.n)
         varies = std > _CONSTANT * np.abs(moments.mean)
         return cls(tuple(moments.mean), tuple(np.where(varies, std, 1.0)))
@@ -297,10 +309,10 @@ class _Moments:
 
 # What torchvision's weights were trained with, for pixels from 0 to 255:
 # https://docs.pytorch.org/vision/stable/models.html ("normalized using mean=... and std=...")
-IMAGENET = Stretch(
+IMAGENET = Normalization(
     mean=(0.485 * 255, 0.456 * 255, 0.406 * 255),
     std=(0.229 * 255, 0.224 * 255, 0.225 * 255),
 )
 
 # All that is known of the pixels of a network trained by others on RGB images: that they had 8 bits.
-BYTES = Numbers("uint8", 3 * [(0, 0, 127.5, 255, 255)])
+BYTES = ValueRange("uint8", 3 * [(0, 0, 127.5, 255, 255)])
