@@ -602,5 +602,5 @@ def test_the_numbers_of_training_are_saved(tmp_path):
 )
 def test_damaged_numbers_are_refused(saved, numbers):
     normalization = json.loads(metadata(saved)["stretch"]) | {"numbers": json.loads(numbers)}
-    rewrite(saved, normalization=json.dumps(normalization))
+    rewrite(saved, stretch=json.dumps(normalization))
     refused(saved, r"metadata of .*huts\.safetensors are damaged")
