@@ -77,6 +77,10 @@ class Windows:
     def __len__(self) -> int:
         return int(self.ends[-1])
 
+    def __getitem__(self, index: int) -> Window:
+        run = int(np.searchsorted(self.ends, index, "right")) - 1
+        return self.of_runs(run, run + 1)[index - int(self.ends[run])]
+
     def __iter__(self) -> Iterator[Window]:
         return iter(self.of_runs(0, len(self.runs)))
 

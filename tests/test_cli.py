@@ -162,7 +162,7 @@ def test_values(command: str, options: str, name: str, value: object) -> None:
         ("info --colour x", "No such option"),
         ("detect a b c --bands red,", "by number from 1 or by name, such as 1,2,3 or red,nir; got 'red,'"),
         ("detect a b c --min-score pool=high", "expected a number, or one for each class"),
-        ("detect a b c --precision half", "'half' is not one of 'auto', 'float32', 'bf16', 'float16'"),
+        ("detect a b c --precision half", "'half' is not one of 'auto', 'float32', 'bf16', 'float16', 'int8'"),
         ("train a b --class-mapping pool", "expected OLD=NEW, or OLD= to drop it; got 'pool'"),
         ("train a b --scales wide", "such as 1,1.26,1.59, or auto; got 'wide'"),
     ],

@@ -765,7 +765,7 @@ def test_a_detector_of_ours_gives_the_same_from_its_file(upright, tmp_path):
     assert found[0].equals(found[1])
     for precision in ("float32", "bf16"):
         assert find(upright.path, model, precision=precision, **given).attrs["precision"] == precision
-    with pytest.raises(ArgumentError, match='precision must be "auto", "float32", "bf16" or "float16"'):
+    with pytest.raises(ArgumentError, match='precision must be "auto", "float32", "bf16", "float16" or "int8"'):
         find(upright.path, model, precision="half")
 
 

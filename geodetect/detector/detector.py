@@ -26,8 +26,11 @@ from geodetect.network.batching import choose_by_trial, choose_on_cpu
 from geodetect.network.coding import select_candidates, suppress
 from geodetect.network.devices import find_device
 from geodetect.network.inference import Pending, empty, eval_mode, freeze, prepare_images, send
+from geodetect.network.quantized import QuantizedNetwork, check_installed
 from geodetect.network.retinanet import Network
 from geodetect.normalization import Normalization
+
+_N_TO_CALIBRATE = 16  # chips
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +53,8 @@ class Detector(HasMetadata):
         network: gives logits and deltas.
         metadata: its architecture is replaced by the network's.
         device: where to run; None leaves the network where it is.
-        precision: "auto" (bf16, else float16, where it is native and, in `frozen`, faster), "float32", "bf16" or
-            "float16".
+        precision: "auto" (bf16, else float16, where it is native and, in `frozen`, faster), "float32", "bf16",
+            "float16", or "int8", which has to be calibrated first.
 
     Raises:
         ArgumentError: if the two do not fit each other, or there is no such device or precision.
@@ -67,7 +70,8 @@ class Detector(HasMetadata):
         device: str | torch.device | None = None,
         precision: str = "auto",
     ) -> None:
-        self.network = self.running = network.to(memory_format=torch.channels_last)
+        self.network = network.to(memory_format=torch.channels_last)
+        self.running: Network | QuantizedNetwork = self.network
         self.metadata, self.precision = metadata, precision
         if (network.n_classes, network.n_bands) != (len(metadata.classes), len(metadata.bands)):
             raise ArgumentError(
@@ -154,6 +158,10 @@ class Detector(HasMetadata):
 
         A GPU works on it while the next batch is launched. Arguments and errors are those of `detect`.
         """
+        if self.n_to_calibrate:
+            raise ModelError(
+                'precision="int8" has to be calibrated: run detect_objects, or frozen() and then calibrate(pixels)'
+            )
         pixels = self._tensor(pixels)
         floors = send(torch.from_numpy(self.metadata.scores(min_score)).float(), self.device)
         if not is_share(nms_iou):
@@ -189,7 +197,8 @@ class Detector(HasMetadata):
         """Return a copy optimised for inference; later training of this detector does not change it.
 
         Args:
-            precision: "float32", "bf16" or "float16"; None: this detector's own, "auto" by a short benchmark.
+            precision: "float32", "bf16", "float16" or "int8", for which `calibrate` comes next; None: this detector's
+                own, "auto" by a short benchmark.
             device: where the copy runs; None: where this one does.
 
         Raises:
@@ -201,8 +210,35 @@ class Detector(HasMetadata):
         fast.precision = precision or self.precision
         if fast.precision == "auto":
             fast.precision = precisions.choose(fast.device)
+        if fast.precision == precisions.INT8:
+            check_installed()
         fast.running = freeze(fast.network, precisions.resolve(fast.precision, fast.device))
         return fast
+
+    @property
+    def n_to_calibrate(self) -> int:
+        """Number of chips that `calibrate` should get before the detector runs; 0 if it need not be calibrated."""
+        is_calibrated = self.precision != precisions.INT8 or isinstance(self.running, QuantizedNetwork)
+        return 0 if is_calibrated else _N_TO_CALIBRATE
+
+    def calibrate(self, pixels: np.ndarray | Tensor) -> None:
+        """Let the detector compute in 8-bit integers, in the ranges of its maps on these chips; takes 10 to 20 s.
+
+        Args:
+            pixels: (B, C, H, W) as read from the raster, at least one chip; like those that it will be run on.
+
+        Raises:
+            ModelError: if the pixels have another number of bands than the network.
+            MissingPackage: if OpenVINO or NNCF is not installed.
+        """
+        images, _ = prepare_images(
+            self._tensor(pixels),
+            self.normalization.mean,
+            self.normalization.std,
+            self.device,
+            min_size=self.metadata.min_size,
+        )
+        self.running = QuantizedNetwork(self.network, images)
 
     def suited_batch_size(self, chip_size: int) -> int:
         """Return a suitable batch size for this device, on a GPU measured in a short benchmark.

@@ -10,24 +10,28 @@ import torch
 
 from geodetect.errors import ArgumentError
 
-_DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "float16": torch.float16}
+INT8 = "int8"
+# What int8 does not compute, torch computes in float32.
+_DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "float16": torch.float16, INT8: torch.float32}
 _TENSOR_CORES = 7  # major version of the first GPUs of Nvidia that compute faster in float16: V100, then T4
 _ROUNDS = 5  # of a trial, after a warm-up
 
 
 def resolve(precision: str, device: torch.device) -> torch.dtype:
-    """Return the type that "auto", "float32", "bf16" or "float16" stands for on a device.
+    """Return the type that "auto", "float32", "bf16", "float16" or "int8" stands for in torch on a device.
 
     "auto" is bf16 where it is native, else float16 where that is, else float32; `choose` also measures.
 
     Raises:
-        ArgumentError: if there is no such precision.
+        ArgumentError: if there is no such precision, or not on this device.
     """
     if precision == "auto":
         halves = (dtype for dtype in (torch.bfloat16, torch.float16) if is_native(dtype, device))
         return next(halves, torch.float32)
     if precision not in _DTYPES:
-        raise ArgumentError(f'precision must be "auto", "float32", "bf16" or "float16"; got {precision!r}')
+        raise ArgumentError(f'precision must be "auto", "float32", "bf16", "float16" or "int8"; got {precision!r}')
+    if precision == INT8 and device.type != "cpu":
+        raise ArgumentError(f'precision="int8" is for the CPU; got device {str(device)!r}: use device="cpu", or "auto"')
     return _DTYPES[precision]
 
 

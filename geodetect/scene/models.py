@@ -31,6 +31,7 @@ class DetectsPixels(Protocol):
     be dropped afterwards. Optional members: `oriented`, True if its boxes have angles; `launch(pixels)` and
     `collect(launched)`, which together do what `detect` does, so that a GPU need not wait; `frozen(precision)` or
     `frozen(precision, device)`, which returns a copy optimised for many windows; `suited_batch_size(chip_size)`;
+    `n_to_calibrate`, how many windows with data from all over the scene `calibrate(pixels)` gets before the run;
     `empty(shape, dtype)`, which returns an array for pixels where its device copies them from fastest; `checksum`,
     any text that identifies its weights, so that `resume` does not continue the run of another model.
     Without `checksum`, torch modules among its attributes serve the same purpose.
@@ -130,7 +131,7 @@ def load_model(
         is_local: whether it runs in this process; otherwise one given by its name is loaded on the processor.
     """
     name = expand_user(model) if isinstance(model, str | Path) else None
-    here = device if is_local else "cpu"
+    here = "cpu" if not is_local or (device is None and precision == "int8") else device
     detector = detector_of(model if name is None else name, here, precision)
     if name is not None:
         precision = "auto"  # it was loaded with the requested one

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from geodetect import cluster, memory
+from geodetect.errors import ArgumentError
 from geodetect.export.onnx_detector import read_whole
 from geodetect.raster import RasterReader
 from geodetect.scene.models import ChosenModel, DetectsPixels, detector_of, optimise, suited_batch_size
@@ -143,11 +144,13 @@ class ClusterScanner:
         client: of the cluster.
 
     Raises:
-        ArgumentError: if `client` is not a client of dask.
+        ArgumentError: if `client` is not a client of dask, or the precision is "int8".
         ClusterError: if there is no worker.
     """
 
     def __init__(self, chosen: ChosenModel, client: Any) -> None:
+        if "int8" in (chosen.precision, getattr(chosen.detector, "precision", None)):
+            raise ArgumentError('precision="int8" is calibrated in one process: leave client out, or use "auto"')
         self._chosen, self._client, self._model = chosen, client, RemoteModel.of(chosen, client)
         self.detector = chosen.detector
 

@@ -74,6 +74,8 @@ class LocalScanner:
     def make_plan(self, reader: Reader, selection: Selection, sizes: Sizes, *, tta: bool) -> Plan:
         """Return the plan of the scan; sizes that are None are chosen for the model."""
         plan = make_plan(reader, self.detector, selection, sizes, tta=tta)
+        if n_windows := getattr(self.detector, "n_to_calibrate", 0):
+            self.detector.calibrate(_read_sample(reader, plan, n_windows))  # type: ignore[attr-defined]
         self._runner = runner_for(self.detector, plan)
         return plan
 
@@ -85,6 +87,19 @@ class LocalScanner:
     def scan(self, reader: Reader, plan: Plan, strips: Sequence[int], passed: Passed) -> Generator[Strip, None, None]:
         """Scan the strips with these numbers; as `scan_strips`."""
         return scan_strips(reader, self._runner, plan, strips, passed=passed)
+
+
+def _read_sample(reader: Reader, plan: Plan, n_windows: int) -> np.ndarray:
+    """Read windows with data from all over the scene, (N, C, H, W), the same ones each time.
+
+    There may be fewer; a single one without data if that is all there is.
+    """
+    order = np.random.default_rng(0).choice(len(plan.windows), min(len(plan.windows), 4 * n_windows), replace=False)
+    groups = chain([[plan.windows[i] for i in order.tolist()]], (plan.of_strip(i) for i in range(plan.n_strips)))
+    size = plan.windows.chip_size
+    with closing(batches(reader, groups, chip_size=size, batch_size=n_windows)) as coming:
+        batch = next(coming, None)
+    return np.zeros((1, reader.n_bands, size, size), reader.dtype) if batch is None else batch.pixels
 
 
 def scan_strips(
