@@ -231,13 +231,8 @@ class Detector(HasMetadata):
             ModelError: if the pixels have another number of bands than the network.
             MissingPackage: if OpenVINO or NNCF is not installed.
         """
-        images, _ = prepare_images(
-            self._tensor(pixels),
-            self.normalization.mean,
-            self.normalization.std,
-            self.device,
-            min_size=self.metadata.min_size,
-        )
+        mean, std = self.normalization.mean, self.normalization.std
+        images, _ = prepare_images(self._tensor(pixels), mean, std, self.device, min_size=self.metadata.min_size)
         self.running = QuantizedNetwork(self.network, images)
 
     def suited_batch_size(self, chip_size: int) -> int:
