@@ -4,7 +4,7 @@
 
 Draws a GeoTIFF, makes a RetinaNet-ResNet50 of torchvision with random weights (its batch norms have seen the scene, its
 scores are spread so that a few dozen boxes of a window pass), and shows both to each contender in turn, each in a
-process of its own. A package that is not installed is left out; `pip install geodetect[benchmarks]` brings them.
+process of its own. A package that is not installed is left out; `pip install geodetect[benchmarks,int8]` brings them.
 Seconds run from the call to the features, without imports and without making the model. "bare" is the network alone, as
 geodetect runs it, on the same windows lying ready in memory.
 """
@@ -272,8 +272,10 @@ CONTENDERS: dict[str, Callable[[Scene], Features]] = {
     "geodetect auto": lambda scene: geodetect(scene, scene.ours("auto")),
     "geodetect bf16": lambda scene: geodetect(scene, scene.ours("bf16")),
     "bare bf16": lambda scene: bare(scene, scene.ours("bf16"), "bf16"),
+    "geodetect int8": lambda scene: geodetect(scene, scene.ours("int8")),
     "geodetect small bf16": lambda scene: geodetect(scene, scene.small("bf16")),
     "bare small bf16": lambda scene: bare(scene, scene.small("bf16"), "bf16"),
+    "geodetect small int8": lambda scene: geodetect(scene, scene.small("int8")),
 }
 
 
@@ -289,7 +291,8 @@ def contend(name: str, scene: Scene) -> None:
 
 def measure(name: str, folder: str, arguments: list[str]) -> dict[str, float] | None:
     """The figures of one contender from a process of its own; None if its package is not there."""
-    if name in ("sahi", "deepforest") and importlib.util.find_spec(name) is None:
+    package = "openvino" if name.endswith("int8") else name
+    if package in ("sahi", "deepforest", "openvino") and importlib.util.find_spec(package) is None:
         return None
     command = [sys.executable, str(Path(__file__).resolve()), *arguments, "--folder", folder, "--contend", name]
     # In that folder, since DeepForest leaves logs where it runs.
