@@ -29,6 +29,7 @@ from geodetect.scene.seam import Seam
 from geodetect.windows import Frames
 
 Passed = Callable[[int, int], None]
+_SAMPLE_PIXELS = 1 << 24  # of windows that a detector is calibrated on; 64 of 512 px
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,11 +93,12 @@ class LocalScanner:
 def _read_sample(reader: Reader, plan: Plan, n_windows: int) -> np.ndarray:
     """Read windows with data from all over the scene, (N, C, H, W), the same ones each time.
 
-    There may be fewer; a single one without data if that is all there is.
+    There are fewer if the scene is small or windows are large; a single one without data if that is all there is.
     """
-    order = np.random.default_rng(0).choice(len(plan.windows), min(len(plan.windows), 4 * n_windows), replace=False)
+    size, n_all = plan.windows.chip_size, len(plan.windows)
+    n_windows = max(1, min(n_windows, _SAMPLE_PIXELS // size**2))
+    order = np.random.default_rng(0).choice(n_all, min(n_all, 4 * n_windows), replace=False)  # some hold no data
     groups = chain([[plan.windows[i] for i in order.tolist()]], (plan.of_strip(i) for i in range(plan.n_strips)))
-    size = plan.windows.chip_size
     with closing(batches(reader, groups, chip_size=size, batch_size=n_windows)) as coming:
         batch = next(coming, None)
     return np.zeros((1, reader.n_bands, size, size), reader.dtype) if batch is None else batch.pixels
