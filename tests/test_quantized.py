@@ -78,6 +78,10 @@ def test_it_finds_nearly_what_the_network_finds_in_float32(detector, capfd):
             assert got.shape == due.shape
             assert np.corrcoef(got.flatten(), due.flatten())[0, 1] > 0.995
             assert (got - due).abs().max() > 0  # it is another computation
+    with pytest.raises(ArgumentError, match=r"calibrated on images of .*\(3, 64, 64\); got \(3, 96, 64\)"):
+        fast.detect(np.zeros((1, 3, 70, 64), np.uint8))
+    with pytest.raises(ArgumentError, match="at least one chip"):
+        fast.calibrate(pixels[:0])
     found, due = fast.detect(pixels, min_score=0.2), detector.detect(pixels, min_score=0.2)
     assert all(0.8 < len(mine) / len(other) < 1.25 for mine, other in zip(found, due, strict=True))
 

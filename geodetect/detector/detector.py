@@ -225,9 +225,11 @@ class Detector(HasMetadata):
         """Let the detector compute in 8-bit integers, in the ranges of its maps on these chips; takes 10 to 20 s.
 
         Args:
-            pixels: (B, C, H, W) as read from the raster, at least one chip; like those that it will be run on.
+            pixels: (B, C, H, W) as read from the raster, at least one chip; like those that it will be run on, and as
+                large.
 
         Raises:
+            ArgumentError: if there is no chip.
             ModelError: if the pixels have another number of bands than the network.
             MissingPackage: if OpenVINO or NNCF is not installed.
         """
