@@ -123,8 +123,9 @@ def detect_objects(
             of several polygons, however far apart.
         device: where the model runs; None: where it is, or for a file a GPU if available.
         precision: "float32", "bf16", "float16", or "auto": the model's own, or else the faster one in a short
-            benchmark at the start. "int8" (on a CPU, with the extra `int8`) is some 1.7 times as fast as bf16, but
-            starts by quantising the network for 16 windows of the scene, which takes 10 to 20 s: for large scenes.
+            benchmark at the start. "int8" (on a CPU, with the extra `int8`) computes a window 1.6 to 2.2
+            times as fast as bf16, but first quantises the network for 16 windows of the scene, which takes 10 to 30 s:
+            it is for scenes of many hundred windows.
         tta: test-time augmentation: run each window in all eight symmetries of a square and keep the detections of
             all, which takes eight times as long.
         measure: add the columns `area_m2`, `width_m` and `height_m`, along the raster's rows and columns on the ground;
