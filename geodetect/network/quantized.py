@@ -8,8 +8,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from copy import deepcopy
 from importlib.util import find_spec
 from typing import Any
@@ -74,33 +73,27 @@ class QuantizedNetwork(nn.Module):
 
 @torch.no_grad()
 def _quantize(network: Network, images: Tensor) -> Any:
-    """Return the network as a model of OpenVINO, quantised for images like these."""
+    """Return the network as a model of OpenVINO, quantised for images like these.
+
+    NNCF does not print meanwhile: the standard output may be where a command writes its result. When it is imported, it
+    also replaces the class of all loggers and makes torch look for a compiler of CUDA; OpenVINO traces the network, of
+    which torch warns.
+    """
     check_installed()
     shown = [image.contiguous() for image in torch.split(images, 1)]
-    with _silence():
-        import nncf
-        from openvino import convert_model
-
-        trace: Any = torch.jit.trace  # which has no types
-        model = convert_model(trace(deepcopy(network).eval(), shown[0], check_trace=False))
-        model.reshape(list(shown[0].shape))
-        data = nncf.Dataset([image.numpy() for image in shown])
-        return nncf.quantize(model, data, preset=nncf.QuantizationPreset.MIXED, subset_size=len(shown))
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keep NNCF from printing: the standard output may be where a command writes its result.
-
-    When it is imported, NNCF also replaces the class of all loggers and makes torch look for a compiler of CUDA;
-    OpenVINO traces the network, of which torch warns.
-    """
     logger_class, disabled = logging.getLoggerClass(), logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield
+            import nncf
+            from openvino import convert_model
+
+            trace: Any = torch.jit.trace  # which has no types
+            model = convert_model(trace(deepcopy(network).eval(), shown[0], check_trace=False))
+            model.reshape(list(shown[0].shape))
+            data = nncf.Dataset([image.numpy() for image in shown])
+            return nncf.quantize(model, data, preset=nncf.QuantizationPreset.MIXED, subset_size=len(shown))
     finally:
         logging.disable(disabled)
         logging.setLoggerClass(logger_class)
