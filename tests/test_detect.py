@@ -589,7 +589,7 @@ def test_a_score_that_a_model_does_not_know_is_a_half(own):
 
 
 def test_precision_and_device_are_a_models_own_business_unless_it_can_change_them(upright):
-    with pytest.warns(UserWarning, match="this PaintDetector computes where and as it does"):
+    with pytest.warns(UserWarning, match="this PaintDetector .* precision and device"):
         find(upright.path, PaintDetector(), precision="float32")
 
 
