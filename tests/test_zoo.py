@@ -10,6 +10,7 @@ import http.server
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -558,6 +559,7 @@ ULTRALYTICS = {"det_type": None, "class_names": None, "names": "{0: 'a'}", "stri
         ({"resolution": "10 cm"}, {}, "resolution='10 cm'"),
         ({"tiles_overlap": 100}, {}, "tiles_overlap=100 .* 0 to 90"),
         ({"det_conf": 40}, {}, "det_conf=40 .* 0 to 1"),
+        ({"det_iou_thresh": 45}, {}, "det_iou_thresh=45 .* 0 to 1"),
         ({"standardization_mean": [0.5, 0.5]}, {}, "standardization_mean.* 3 numbers"),
         ({"standardization_std": [0, 1, 1]}, {}, "standardization_std.*above 0"),
         ({}, {"pixel_size_m": 0}, "pixel_size_m must be metres above 0"),
@@ -747,6 +749,7 @@ def test_names_that_mean_nothing_are_refused(name: Any, told: str) -> None:
         ({"num_classes": 2, "label_dict": {"Alive": [0], "Dead": [1]}}, "labels 0 to 1"),
         (100_000 * "[", "not JSON"),
         ({"num_classes": 2, "label_dict": {"Alive": 0, "Dead": 1}, "score_thresh": "high"}, "min_score.*'high'"),
+        ({"num_classes": 2, "label_dict": {"Alive": 0, "Dead": 1}, "nms_thresh": 40}, "nms_thresh=40.* 0 to 1"),
     ],
 )
 def test_folders_without_a_retinanet_are_refused(config: Any, told: str, folder: Path, tmp_path: Path) -> None:
@@ -843,11 +846,12 @@ def test_an_onnx_file_cannot_be_trained(tmp_path: Path, scenes: dict[str, Painte
 
 @pytest.mark.filterwarnings("ignore:.*is made for 8-bit pixels")
 def test_the_command_line_describes_and_runs_them(tmp_path: Path, scenes: dict[str, PaintedScene]) -> None:
-    path, scene = save(tmp_path / "squares.onnx", "YOLO_v9", resolution=50), scenes["upright"].path
+    path, scene = save(tmp_path / "squares.onnx", "YOLO_v9", resolution=50, det_iou_thresh=0.3), scenes["upright"].path
     told = CliRunner().invoke(main, ["info", str(path)])
     assert told.exit_code == 0, told.output
     assert "red, blue" in told.output
     assert "0.5 m" in told.output
+    assert re.search("nms_iou +0.3, its authors.* --nms-iou", told.output)  # which detect does not take by itself
     ran = CliRunner().invoke(main, ["detect", str(scene), str(path), str(tmp_path / "found.gpkg"), "--no-progress"])
     assert ran.exit_code == 0, ran.output
     assert (tmp_path / "found.gpkg").exists()

@@ -54,6 +54,8 @@ def info(file: str | None, label_field: str | None, layer: str | None, *, publis
         facts = {"file": f"{redact(file)}, a STAC item, {item[0]}", "bands": ", ".join(item[1])}
     else:
         facts = _describe_file(file, label_field, layer)
+    if (nms_iou := facts.get("nms_iou")) is not None:  # in the summary of another program's detector
+        facts["nms_iou"] = f"{nms_iou}, its authors' choice; detect uses --nms-iou, 0.5 unless given"
     tables.show_facts(facts)
 
 

@@ -47,6 +47,9 @@ def load_detector(
 ) -> Detector:
     """Load a detector from a file, a folder, the Hugging Face hub or a URL; no code in its files is ever run.
 
+    The NMS threshold that its authors state is not applied, but kept as `detector.summary["nms_iou"]`; to use it, pass
+    it on: `detect_objects(..., nms_iou=detector.summary["nms_iou"])`.
+
     Args:
         name: one of
             - a `.safetensors` file that `Detector.save` wrote;

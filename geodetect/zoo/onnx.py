@@ -101,7 +101,8 @@ class ForeignOnnx(RunsInOnnxruntime):
             self._mean, self._std = told.standardisation(n_bands)
         names = told.classes(classes, self._n_classes(), self.layout)
         self._check_outputs([output.shape for output in loaded.get_outputs()], len(names))
-        resolution, overlap, score = told.resolution_m(pixel_size_m), told.overlap(side), told.number("det_conf", 1)
+        resolution, overlap = told.resolution_m(pixel_size_m), told.overlap(side)
+        score, nms_iou = told.number("det_conf", 1), told.number("det_iou_thresh", 1)
         try:
             self.metadata = Metadata(
                 classes=names,
@@ -111,7 +112,7 @@ class ForeignOnnx(RunsInOnnxruntime):
                 pixel_size_m=resolution,
                 min_score=DEFAULT_MIN_SCORE if score is None else score,
                 oriented=self.layout != RETINANET and LAYOUTS[self.layout].angle,
-                summary={"layout": self.layout, "nms_iou": told.get("det_iou_thresh")},
+                summary={"layout": self.layout, "nms_iou": nms_iou},
             )
         except ArgumentError as error:
             raise ArgumentError(f"{self.name} cannot be run so: {error}") from error

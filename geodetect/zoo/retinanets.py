@@ -12,7 +12,7 @@ import torch
 
 from geodetect.detector import Detector
 from geodetect.detector.state_dicts import read_state_dict
-from geodetect.errors import ArgumentError, ModelError
+from geodetect.errors import ArgumentError, ModelError, is_share
 from geodetect.metadata import DEFAULT_MIN_SCORE, Metadata
 from geodetect.network import pretrained
 from geodetect.network.devices import find_device
@@ -52,7 +52,9 @@ def read_retinanet(
         ArgumentError: if the classes are missing, or do not fit.
     """
     config = _config(folder, name)
-    names = _classes(config, classes, name)
+    names, nms_iou = _classes(config, classes, name), config.get("nms_thresh")
+    if not (nms_iou is None or is_share(nms_iou)):
+        raise ModelError(f"the {CONFIG} of {name} has nms_thresh={nms_iou!r:.80}; expected a number from 0 to 1")
     where = find_device(device)
     state = read_state_dict(_weights(folder, name))
     slots = pretrained.count_slots(state)
@@ -73,7 +75,7 @@ def read_retinanet(
             min_score=config.get("score_thresh", DEFAULT_MIN_SCORE),
             normalization=replace(IMAGENET, value_range=BYTES),
             min_size=_MIN_SIZE,
-            summary={"source": name, "nms_iou": config.get("nms_thresh")},
+            summary={"source": name, "nms_iou": nms_iou},
         )
     except ArgumentError as error:
         raise ArgumentError(f"{name} cannot be run so: {error}") from error
