@@ -655,6 +655,44 @@ def test_ultralytics_own_suppression_is_recognised(layout: str, tmp_path: Path) 
         )
 
 
+def constant(path: Path, candidate: Sequence[float], *, layout: str = "YOLO_v9") -> Path:
+    """A network that finds the same candidates, as numbers of one, wherever it looks; nothing at all for 16 others."""
+    save(path, layout)
+    model = onnx.load(path)
+    (output,) = model.graph.output
+    shape = [each.dim_value for each in output.type.tensor_type.shape.dim]
+    values = np.zeros(shape, np.float32)
+    axis = 1 if layout in IN_COLUMNS else 2
+    np.moveaxis(values, axis, 2)[0, 3] = candidate
+    model.graph.node[-1].output[0] = "unused"
+    model.graph.node.append(helper.make_node("Identity", ["values"], ["output"]))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(values, "values"))
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("layout", "candidate"),
+    [
+        ("YOLO_v9", [8, 8, 9, 9, np.nan, 0]),
+        ("YOLO_v9", [8, 8, 9, 9, np.inf, 0]),
+        ("YOLO_v9", [8, 8, np.inf, 9, 0.9, 0]),
+        ("YOLO_v6", [np.nan, 8, 9, 9, 0.9, 0.9, 0]),
+        ("YOLO_v5_or_v7_default", [8, 8, 9, 9, np.nan, 0.9, 0]),
+        ("YOLO_end2end", [8, 8, 9, 9, np.nan, 0]),
+    ],
+)
+def test_numbers_that_are_not_finite_are_an_error(layout: str, candidate: list[float], tmp_path: Path) -> None:
+    detector = gd.load_detector(constant(tmp_path / "half.onnx", candidate, layout=layout))
+    with pytest.raises(ModelError, match=r"half\.onnx .* not finite .* float32.* nodata="):
+        detector.detect(painted()[None])
+
+
+def test_a_box_that_nobody_asked_for_may_be_infinite(tmp_path: Path) -> None:
+    detector = gd.load_detector(constant(tmp_path / "wild.onnx", [8, 8, np.inf, 9, 0.01, 0]))
+    assert len(detector.detect(painted()[None], min_score=0.5)[0]) == 0
+
+
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.UINT8])
 def test_images_are_given_in_the_type_that_the_network_takes(kind: int, tmp_path: Path) -> None:
     """Bytes are given as they are: such a network divides them itself."""

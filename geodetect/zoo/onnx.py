@@ -183,12 +183,14 @@ class ForeignOnnx(RunsInOnnxruntime):
             nms_iou: IoU above which the lower-scoring of two boxes of a class is dropped.
 
         Raises:
-            ModelError: if the pixels have another number of bands, or are larger than the model's images.
+            ModelError: if the pixels have another number of bands, or are larger than the model's images; or if scores
+                or boxes are not finite.
         """
         floors, found = self.metadata.scores(min_score), []
         for candidates in self._run(self._images(pixels)):
             xyxy, labels, scores, angles = candidates
             keep = scores >= np.maximum(floors[labels], np.finfo(np.float32).tiny)
+            self._check_finite(xyxy[keep])
             boxes = Boxes(xyxy[keep], labels[keep], scores[keep], None if angles is None else angles[keep])
             boxes = boxes[nms(boxes, nms_iou)].clip(pixels.shape[3], pixels.shape[2])  # in this order, as Ultralytics
             found.append(boxes[boxes.are_inside(0, 0, pixels.shape[3], pixels.shape[2])])
@@ -222,6 +224,7 @@ class ForeignOnnx(RunsInOnnxruntime):
             outputs = self._session.run(None, {self._input: filled})
             if self.layout == RETINANET:
                 xyxy, scores, labels = outputs
+                self._check_finite(scores)
                 yield Candidates(xyxy.astype(float), np.zeros(len(labels), int), scores)
                 continue
             self._check_outputs([output.shape for output in outputs], len(self.classes))
@@ -231,6 +234,7 @@ class ForeignOnnx(RunsInOnnxruntime):
     def _candidates(self, output: np.ndarray) -> Candidates:
         layout = LAYOUTS[self.layout]
         rows = output.T if layout.in_columns else output
+        self._check_finite(rows[:, _BOX:])
         if layout.suppressed:
             rows = rows[rows[:, _BOX] > 0]  # the others fill the output up
         of_classes = rows[:, layout.first_class : layout.width(len(self.classes)) - layout.angle]
@@ -243,3 +247,11 @@ class ForeignOnnx(RunsInOnnxruntime):
         centres, halves = rows[:, :2].astype(float), rows[:, 2:_BOX].astype(float) / 2
         xyxy = np.concatenate([centres - halves, centres + halves], axis=1)
         return Candidates(xyxy, labels, scores, rows[:, -1].astype(float) if layout.angle else None)
+
+    def _check_finite(self, values: np.ndarray) -> None:
+        """Raise if a score, or a box with a sufficient score, is NaN or infinite."""
+        if not np.isfinite(values).all():
+            raise ModelError(
+                f"{self.name} gives scores or boxes that are not finite numbers; half precision may overflow: export "
+                "it in float32; so may a fill value of the raster: declare it with nodata="
+            )
