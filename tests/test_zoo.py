@@ -525,7 +525,8 @@ def test_pixels_of_16_bits_and_small_images_are_taken(tmp_path: Path) -> None:
         ([48, 32, 64, 40], 0.5),
     ]
     assert detector.bands == (1, 2, 3, 4, 5)
-    (found,) = detector.detect(np.where(image > 0, np.float32(255), np.nan)[None], min_score=0.4)
+    with pytest.warns(UserWarning, match="float32, and 255 counts as white"):
+        (found,) = detector.detect(np.where(image > 0, np.float32(255), np.nan)[None], min_score=0.4)
     assert len(found) == 2
 
 
@@ -686,6 +687,26 @@ def test_numbers_that_are_not_finite_are_an_error(layout: str, candidate: list[f
     detector = gd.load_detector(constant(tmp_path / "half.onnx", candidate, layout=layout))
     with pytest.raises(ModelError, match=r"half\.onnx .* not finite .* float32.* nodata="):
         detector.detect(painted()[None])
+
+
+def test_boxes_as_shares_of_the_window_are_warned_of_once(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    detector = gd.load_detector(constant(tmp_path / "shares.onnx", [0.2, 0.2, 0.1, 0.1, 0.9, 0]))
+    for _ in range(2):
+        detector.detect(np.stack([painted(), painted()]))
+    (warned,) = recwarn
+    assert re.search(r"shares\.onnx .* \[0\.15, 0\.15, 0\.25, 0\.25\]; .*in pixels", str(warned.message))
+
+
+def test_pixels_of_other_types_are_warned_of_once_for_each(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    detector = gd.load_detector(save(tmp_path / "squares.onnx", "YOLO_v9"))
+    for dtype in ("uint8", "uint16", "float32", "uint16", "int16", "float32"):
+        detector.detect(painted().astype(dtype)[None])
+    about = [str(warned.message) for warned in recwarn]
+    assert [re.search("these are (.*), and (.*) counts", each).groups() for each in about] == [
+        ("uint16", "65,535"),
+        ("float32", "255"),
+        ("int16", "32,767"),
+    ]
 
 
 def test_a_box_that_nobody_asked_for_may_be_infinite(tmp_path: Path) -> None:

@@ -90,7 +90,8 @@ class ForeignOnnx(RunsInOnnxruntime):
         super().__init__(
             path, partial(load_onnx, classes=classes, pixel_size_m=pixel_size_m, layout=layout, device=device)
         )
-        self._session, self._warned = loaded, False
+        self._session = loaded
+        self._warned: set[str] = set()  # data types of pixels, and "boxes"
         told = FileMetadata(loaded.get_modelmeta().custom_metadata_map, self.name)
         told.refuse_other_kinds([len(output.shape) for output in loaded.get_outputs()])
         self.layout = told.layout(layout)
@@ -191,6 +192,12 @@ class ForeignOnnx(RunsInOnnxruntime):
             xyxy, labels, scores, angles = candidates
             keep = scores >= np.maximum(floors[labels], np.finfo(np.float32).tiny)
             self._check_finite(xyxy[keep])
+            if keep.any() and np.abs(xyxy[keep]).max() <= 1:
+                self._warn_once(
+                    "boxes",
+                    f"{self.name} gives boxes within one pixel, such as {xyxy[keep][0].round(2).tolist()}; expected "
+                    "pixels of the window: if they are shares of its side, export it with boxes in pixels",
+                )
             boxes = Boxes(xyxy[keep], labels[keep], scores[keep], None if angles is None else angles[keep])
             boxes = boxes[nms(boxes, nms_iou)].clip(pixels.shape[3], pixels.shape[2])  # in this order, as Ultralytics
             found.append(boxes[boxes.are_inside(0, 0, pixels.shape[3], pixels.shape[2])])
@@ -204,11 +211,11 @@ class ForeignOnnx(RunsInOnnxruntime):
         if max(height, width) > self.chip_size:
             raise ModelError(f"{self.name} takes images of {self.chip_size} px; got {width} x {height} px")
         highest = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "iu" else 255
-        if pixels.dtype != np.uint8 and not self._warned:
-            self._warned = True
-            warn(
+        if pixels.dtype != np.uint8:
+            self._warn_once(
+                str(pixels.dtype),
                 f"{self.name} is made for 8-bit pixels; these are {pixels.dtype}, and {highest:,} counts as white; "
-                "if your brightest pixels are much darker, convert the raster first (gdal_translate -ot Byte -scale)"
+                "if your brightest pixels are much darker, convert the raster first (gdal_translate -ot Byte -scale)",
             )
         images = np.zeros((n, n_bands, self.chip_size, self.chip_size), np.float32)
         images[:, :, :height, :width] = np.nan_to_num(pixels, nan=0, posinf=0, neginf=0) / np.float32(highest)
@@ -255,3 +262,8 @@ class ForeignOnnx(RunsInOnnxruntime):
                 f"{self.name} gives scores or boxes that are not finite numbers; half precision may overflow: export "
                 "it in float32; so may a fill value of the raster: declare it with nodata="
             )
+
+    def _warn_once(self, about: str, message: str) -> None:
+        if about not in self._warned:
+            self._warned.add(about)
+            warn(message)
