@@ -113,7 +113,7 @@ class FileMetadata:
         """Return the side of a pixel in metres: as given, else as the file says in cm; None if it does not."""
         if given is not None:
             return given
-        resolution = self.number("resolution", _COARSEST, " or give pixel_size_m=")
+        resolution = self.number("resolution", _COARSEST, " or load it with geodetect.load_detector(..., pixel_size_m=...)")
         return resolution / 100 if resolution else None
 
     def overlap(self, side: int) -> int:
@@ -198,7 +198,8 @@ class FileMetadata:
         layout = given or stated
         if layout is None:
             raise ArgumentError(
-                f"{self._name} does not say how its output is laid out; give layout=, one of {', '.join(known)}"
+                f"{self._name} does not say how its output is laid out; load it with geodetect.load_detector(..., "
+                f"layout=...), one of {', '.join(known)}"
             )
         if layout not in known:
             raise ArgumentError(f"layout must be one of {', '.join(known)}; got {layout!r:.80} for {self._name}")
@@ -237,7 +238,9 @@ class FileMetadata:
                 raise ArgumentError(f"{self._name} names its classes {', '.join(names):.200}; leave classes out")
             return names
         if not given:
-            raise ArgumentError(f"{fault}; give their names in order, classes=[...]")
+            raise ArgumentError(
+                f"{fault}; load it with geodetect.load_detector(..., classes=[...]), their names in order"
+            )
         if n_classes not in (None, len(given)):
             raise ArgumentError(f"{n_scores}; got {len(given)} names: {', '.join(given):.80}")
         return list(given)

@@ -116,7 +116,10 @@ def _classes(config: Mapping[str, Any], given: Sequence[str] | None, name: str) 
         raise ArgumentError(f"{name} names its classes {', '.join(labels)}; leave classes out")
     names = list(given or sorted(labels, key=lambda label: labels[label]))
     if not names:
-        raise ArgumentError(f"{name} does not name its {n_classes} classes; give their names in order, classes=[...]")
+        raise ArgumentError(
+            f"{name} does not name its {n_classes} classes; load it with geodetect.load_detector(..., classes=[...]), "
+            "their names in order"
+        )
     if len(names) != n_classes:
         raise ArgumentError(f"{name} has {n_classes} classes; got {len(names)}: {', '.join(names)}")
     return names
