@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -214,6 +214,7 @@ class Hub(http.server.SimpleHTTPRequestHandler):
     """A hub of folders OWNER/NAME/FILE, which answers as the real one does, as far as its library asks."""
 
     protocol_version = "HTTP/1.1"
+    sent: ClassVar[list[tuple[str, int]]] = []  # files, and how many of their bytes
 
     def do_GET(self) -> None:
         owner, name, *rest = self.path.removeprefix("/api/models").partition("?")[0].strip("/").split("/")
@@ -230,6 +231,10 @@ class Hub(http.server.SimpleHTTPRequestHandler):
         if refusal is not None:
             return self.answer(refusal[0], b"", {"X-Error-Code": refusal[1], "X-Error-Message": refusal[1]})
         content = file.read_bytes()
+        if self.command == "GET":
+            first, _, last = self.headers.get("Range", "bytes=0-").partition("=")[2].partition("-")
+            content = content[int(first) : int(last) + 1 if last else None]
+            self.sent.append((f"{owner}/{name}/{file.name}", len(content)))
         etag = f'"{hashlib.sha256(content).hexdigest()}"'
         return self.answer(200, content, {"ETag": etag, "X-Repo-Commit": 40 * "a"})
 
@@ -248,20 +253,25 @@ class Hub(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.mark.slow
-def test_a_hub_that_answers_is_asked_over_the_network(folder: Path, tmp_path: Path) -> None:
+def test_a_hub_that_answers_is_asked_over_the_network(folder: Path, ours: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
-    for name in ("owner/crowns", "owner/pictures", "owner/only-config"):
+    for name in ("owner/crowns", "owner/pictures", "owner/only-config", "owner/ours", "owner/vit", "owner/bare"):
         (site / name).mkdir(parents=True)
     for path in folder.iterdir():
         (site / "owner" / "crowns" / path.name).symlink_to(path)
     (site / "owner" / "pictures" / "model.bin").touch()
     (site / "owner" / "only-config" / "config.json").write_text("{}")
+    for name in ("vit", "bare"):
+        (site / "owner" / name / "model.safetensors").symlink_to(folder / "model.safetensors")
+    (site / "owner" / "vit" / "config.json").write_text('{"architectures": ["ViTForImageClassification"]}')
+    (site / "owner" / "ours" / "model.safetensors").symlink_to(ours / "model.safetensors")
+    (site / "owner" / "ours" / "config.json").write_text('{"library": "geodetect"}')
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Hub, directory=str(site)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     script = (
         "import geodetect as gd\n"
         "for name in ('owner/crowns', 'owner/none', 'owner/crowns@v9', 'gated/crowns', 'owner/pictures',\n"
-        "             'owner/only-config'):\n"
+        "             'owner/only-config', 'owner/ours', 'owner/vit', 'owner/bare'):\n"
         "    try:\n"
         "        print(gd.load_detector(name, device='cpu').classes)\n"
         "    except gd.errors.ModelError as error:\n"
@@ -274,13 +284,18 @@ def test_a_hub_that_answers_is_asked_over_the_network(folder: Path, tmp_path: Pa
     server.shutdown()
     server.server_close()
     assert ended.returncode == 0, ended.stderr
-    found, none, revision, gated, pictures, half = ended.stdout.splitlines()
+    found, none, revision, gated, pictures, half, own, vit, bare = ended.stdout.splitlines()
     assert found == "['Alive', 'Dead']"
     assert "no such repository" in none
     assert "no revision v9" in revision
     assert "gated" in gated
     assert "model.bin" in pictures
     assert "config.json" in half
+    assert own == "['car', 'pool']"
+    assert "ViTForImageClassification" in vit
+    assert "owner/bare holds no config.json" in bare
+    for name in ("vit", "bare"):  # of another program: refused after the first 100 kB, its header
+        assert sum(n for file, n in Hub.sent if file == f"owner/{name}/model.safetensors") <= 100_001
     assert sorted(path.name for path in (tmp_path / "hub").rglob("*.incomplete")) == []
 
 

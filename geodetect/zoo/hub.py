@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -40,39 +42,76 @@ def snapshot(repository: str, revision: str | None) -> Path:
     if repository == ZOO:
         raise ModelError(f"{ZOO} holds several detectors; give the name of one of its .onnx files alone")
     library = _library(repository)
+    fetch = partial(library.hf_hub_download, repository, revision=revision)
     with _explain_errors(repository, revision):
         try:
-            config = library.hf_hub_download(repository, CONFIG, revision=revision)
+            folder = Path(fetch(CONFIG)).parent
+        except library.errors.LocalEntryNotFoundError as no_answer:
+            try:  # a detector of geodetect's may be in the cache
+                return Path(fetch(WEIGHTS, local_files_only=True)).parent
+            except library.errors.EntryNotFoundError:
+                raise no_answer from no_answer.__cause__  # which says why
         except library.errors.EntryNotFoundError as no_config:  # geodetect's own detectors need none
-            unreachable = isinstance(no_config, library.errors.LocalEntryNotFoundError)  # so look in the cache alone
-            try:
-                weights = library.hf_hub_download(repository, WEIGHTS, revision=revision, local_files_only=unreachable)
-                return Path(weights).parent
-            except library.errors.EntryNotFoundError as error:
-                if unreachable:
-                    raise no_config from no_config.__cause__  # which says why
-                if isinstance(error, library.errors.LocalEntryNotFoundError):
-                    raise
-            raise ModelError(
-                f"the repository {repository} holds no {CONFIG}, which a RetinaNet of DeepForest's form has, nor a "
-                f"detector of geodetect's as {WEIGHTS}{_list_files(library, repository, revision)}"
-            ) from no_config
-        try:
-            library.hf_hub_download(repository, WEIGHTS, revision=revision)
-        except library.errors.EntryNotFoundError as error:
-            if isinstance(error, library.errors.LocalEntryNotFoundError):
-                if list_state_dicts(path.name for path in Path(config).parent.iterdir()):  # fetched earlier
-                    return Path(config).parent
-                raise
-            names = library.HfApi().list_repo_files(repository, revision=revision)
-            states = list_state_dicts(names)
-            if len(states) != 1:
+            if not _holds_own(library, repository, revision):
                 raise ModelError(
-                    f"the repository {repository} holds no {WEIGHTS}, nor one file of weights instead; it holds "
-                    f"{', '.join(names)}"
-                ) from error
-            library.hf_hub_download(repository, states[0], revision=revision)
-    return Path(config).parent
+                    f"the repository {repository} holds no {CONFIG}, which a RetinaNet of DeepForest's form has, nor a "
+                    f"detector of geodetect's as {WEIGHTS}{_list_files(library, repository, revision)}"
+                ) from no_config
+            return Path(fetch(WEIGHTS)).parent
+        try:
+            read_config(folder, repository)
+        except ModelError:  # before its weights are fetched
+            if not _holds_own(library, repository, revision):
+                raise
+        _fetch_weights(library, repository, revision, folder)
+    return folder
+
+
+def _fetch_weights(library: Any, repository: str, revision: str | None, folder: Path) -> None:
+    """Fetch the weights of a repository, or the one state dict instead, into its folder in the cache."""
+    try:
+        library.hf_hub_download(repository, WEIGHTS, revision=revision)
+    except library.errors.LocalEntryNotFoundError:
+        if not list_state_dicts(path.name for path in folder.iterdir()):  # fetched earlier
+            raise
+    except library.errors.EntryNotFoundError as error:
+        names = library.HfApi().list_repo_files(repository, revision=revision)
+        states = list_state_dicts(names)
+        if len(states) != 1:
+            raise ModelError(
+                f"the repository {repository} holds no {WEIGHTS}, nor one file of weights instead; it holds "
+                f"{', '.join(names)}"
+            ) from error
+        library.hf_hub_download(repository, states[0], revision=revision)
+
+
+def read_config(folder: Path, name: str) -> Mapping[str, Any]:
+    """Return the `config.json` of a RetinaNet of DeepForest's form.
+
+    Args:
+        folder: with the file.
+        name: what messages call the detector.
+
+    Raises:
+        ModelError: if there is none, it is damaged, or it belongs to another kind of model.
+    """
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_bytes())  # in any of Unicode's encodings
+    except OSError as error:
+        raise ModelError(
+            f"{name} holds neither a {CONFIG} that can be read nor a {WEIGHTS} that geodetect saved; expected one of "
+            "them, or hf://OWNER/NAME for a repository on the Hugging Face hub"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is not JSON ({error}); delete it and fetch it again") from error
+    if not (isinstance(config, dict) and "num_classes" in config):
+        kind = ", ".join(map(str, config.get("architectures") or ())) if isinstance(config, dict) else ""
+        raise ModelError(
+            f"{name} holds {kind or 'another kind of model'}, no RetinaNet as DeepForest saves it: its {CONFIG} lacks "
+            "num_classes"
+        )
+    return config
 
 
 def list_state_dicts(names: Iterable[str]) -> list[str]:
@@ -206,6 +245,19 @@ def _library(wanted: str) -> Any:
     except ImportError as error:
         raise missing("huggingface_hub", "hub", f"The detector {wanted} on the Hugging Face hub") from error
     return huggingface_hub
+
+
+def _holds_own(library: Any, repository: str, revision: str | None) -> bool:
+    """Return whether a repository's weights are a detector of geodetect's, by their header alone, or already here."""
+    from geodetect.detector.file import is_detector  # here, as it imports torch
+
+    if isinstance(library.try_to_load_from_cache(repository, WEIGHTS, revision=revision), str):
+        return True
+    try:
+        header = library.HfApi().parse_safetensors_file_metadata(repository, WEIGHTS, revision=revision)
+    except (library.errors.EntryNotFoundError, library.errors.SafetensorsParsingError):
+        return False
+    return is_detector(header.metadata or {})
 
 
 def _list_files(library: Any, repository: str, revision: str | None) -> str:

@@ -113,7 +113,9 @@ class FileMetadata:
         """Return the side of a pixel in metres: as given, else as the file says in cm; None if it does not."""
         if given is not None:
             return given
-        resolution = self.number("resolution", _COARSEST, " or load it with geodetect.load_detector(..., pixel_size_m=...)")
+        resolution = self.number(
+            "resolution", _COARSEST, " or load it with geodetect.load_detector(..., pixel_size_m=...)"
+        )
         return resolution / 100 if resolution else None
 
     def overlap(self, side: int) -> int:

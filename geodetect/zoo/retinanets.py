@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from geodetect.network import pretrained
 from geodetect.network.devices import find_device
 from geodetect.network.retinanet import Network
 from geodetect.normalization import BYTES, IMAGENET
-from geodetect.zoo.hub import CONFIG, WEIGHTS, list_state_dicts
+from geodetect.zoo.hub import CONFIG, WEIGHTS, list_state_dicts, read_config
 
 _BACKBONE, _BANDS = "resnet50", (1, 2, 3)
 _CHIP_SIZE = 400  # `patch_size` of DeepForest's configuration
@@ -51,7 +50,7 @@ def read_retinanet(
         ModelError: if a file is missing or damaged, or it is another kind of model.
         ArgumentError: if the classes are missing, or do not fit.
     """
-    config = _config(folder, name)
+    config = read_config(folder, name)
     names, nms_iou = _classes(config, classes, name), config.get("nms_thresh")
     if not (nms_iou is None or is_share(nms_iou)):
         raise ModelError(f"the {CONFIG} of {name} has nms_thresh={nms_iou!r:.80}; expected a number from 0 to 1")
@@ -80,26 +79,6 @@ def read_retinanet(
     except ArgumentError as error:
         raise ArgumentError(f"{name} cannot be run so: {error}") from error
     return Detector(network.eval(), metadata, device=where, precision=precision)
-
-
-def _config(folder: Path, name: str) -> Mapping[str, Any]:
-    path = folder / CONFIG
-    try:
-        config = json.loads(path.read_bytes())  # in any of Unicode's encodings
-    except OSError as error:
-        raise ModelError(
-            f"the folder {folder} holds neither a {CONFIG} that can be read nor a {WEIGHTS} that geodetect saved; "
-            "expected one of them, or hf://OWNER/NAME for a repository on the Hugging Face hub"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is not JSON ({error}); delete it and fetch it again") from error
-    if not (isinstance(config, dict) and "num_classes" in config):
-        kind = ", ".join(map(str, config.get("architectures") or ())) if isinstance(config, dict) else ""
-        raise ModelError(
-            f"{name} holds {kind or 'another kind of model'}, no RetinaNet as DeepForest saves it: its {CONFIG} lacks "
-            "num_classes"
-        )
-    return config
 
 
 def _classes(config: Mapping[str, Any], given: Sequence[str] | None, name: str) -> list[str]:
