@@ -14,8 +14,11 @@ from urllib.parse import parse_qs, unquote
 
 _URL = re.compile(r"\w{2,}:/|/vsi")  # one letter before the colon is a drive of Windows
 _LOGIN = re.compile(r"(\w{2,}:/{1,2})[^\s/?#'\"<>]+@")
-# GDAL's messages quote the last part of a URL alone: `town.tif?ticket=...`, `get?id=...`.
-_QUERY = re.compile(r"((?:\w{2,}:/|/vsi\w+)[^\s?'\"<>]*|\.[a-zA-Z]\w{1,7}|\w(?=\?[\w.-]+(?:=|%3[dD])))\?[^\s'\"<>]+")
+# GDAL's messages quote the last part of a URL alone: `town.tif?ticket=...`, `get?id=...`. A question mark with nothing
+# but punctuation after it ends a question: `(did you mean cars.onnx?);`.
+_QUERY = re.compile(
+    r"((?:\w{2,}:/|/vsi\w+)[^\s?'\"<>]*|\.[a-zA-Z]\w{1,7}|\w(?=\?[\w.-]+(?:=|%3[dD])))\?(?=[^\s'\"<>]*\w)[^\s'\"<>]+"
+)
 _PASSWORD = re.compile(r"(?i)\b(pass(?:word|wd)?|pwd)\s*=\s*(?:'[^']*'|[^\s;,'\"]+)")  # of a database
 # Parameters of signatures by Amazon, Google, Alibaba, Tencent and others; the short ones are Azure's:
 # https://learn.microsoft.com/en-us/rest/api/storageservices/create-service-sas

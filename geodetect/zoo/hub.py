@@ -23,7 +23,6 @@ from geodetect.zoo.catalog import ZOO, suggest
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 ONNX = ".onnx"
-_CHECKSUM = "#sha256="
 _ABANDONED_S = 24 * 3600  # since a download last wrote
 _STATE_DICTS = (".pt", ".pth", ".bin")  # read with torch's reader of tensors, which runs no code
 
@@ -144,9 +143,13 @@ def download(url: str) -> Path:
         ArgumentError: if the checksum is malformed.
         MissingPackage: without the extras `hub` and `onnx`.
     """
-    address, marker, digest = url.partition(_CHECKSUM)
-    if marker and not re.fullmatch("[0-9a-fA-F]{64}", digest):
-        raise ArgumentError(f"{_CHECKSUM} of a URL must be followed by 64 hexadecimal digits; got {digest!r:.80}")
+    address, marker, fragment = url.partition("#")
+    kind, _, digest = fragment.partition("=")
+    if marker and not (kind == "sha256" and re.fullmatch("[0-9a-fA-F]{64}", digest)):
+        got = digest if kind == "sha256" else kind
+        raise ArgumentError(
+            f"what follows # in the URL of a detector must be sha256= and 64 hexadecimal digits; got {got!r:.80}"
+        )
     try:
         import pooch
     except ImportError as error:

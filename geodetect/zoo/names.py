@@ -122,9 +122,15 @@ def _exists(path: str | Path) -> bool:
         return False
 
 
+def _lower_scheme(name: str) -> str:
+    """Return a name with the scheme of a URL, such as HTTPS://, in lower case."""
+    scheme, colon, rest = name.partition("://")
+    return scheme.lower() + colon + rest if colon else name
+
+
 def is_remote(name: str | Path) -> bool:
     """Return whether a name can only be that of a published detector, as there is no such file."""
-    text = str(name).rstrip("/")
+    text = _lower_scheme(str(name).rstrip("/"))
     if _exists(expand_user(text)):
         return False
     local = Path(text).suffix.lower() in (_OWN, ONNX, *_WEIGHTS)
@@ -136,7 +142,8 @@ def is_published(name: str) -> bool:
     path = Path(expand_user(name))
     if _exists(path):
         return path.suffix.lower() == ONNX or (path / hub.CONFIG).is_file()
-    return _is_onnx_url(name) or name in ZOO_FILES or name.startswith(_HUB) or (is_remote(name) and not path.suffix)
+    is_repository = _lower_scheme(name).startswith(_HUB) or (is_remote(name) and not path.suffix)
+    return _is_onnx_url(name) or name in ZOO_FILES or is_repository
 
 
 def is_onnx(name: str | Path) -> bool:
@@ -146,7 +153,7 @@ def is_onnx(name: str | Path) -> bool:
 
 def _is_onnx_url(name: str) -> bool:
     """Return whether a name is the URL of an `.onnx` file."""
-    return name.startswith(("http://", "https://")) and re.split(r"[?#]", name)[0].lower().endswith(ONNX)
+    return _lower_scheme(name).startswith(("http://", "https://")) and re.split(r"[?#]", name)[0].lower().endswith(ONNX)
 
 
 def locate(name: str | Path) -> Found:
@@ -163,7 +170,7 @@ def locate(name: str | Path) -> Found:
     path = Path(expand_user(text))
     if _exists(path):
         return Found(path, text)
-    text = text.strip().rstrip("/")
+    text = _lower_scheme(text.strip().rstrip("/"))
     if text.startswith(_PAGE):  # the page of a revision ends in /tree/REVISION
         repository = text.removeprefix(_PAGE).replace("/tree/", "@", 1)
         text = repository if _REPOSITORY.fullmatch(repository) else text
