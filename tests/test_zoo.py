@@ -590,6 +590,7 @@ ULTRALYTICS = {"det_type": None, "class_names": None, "names": "{0: 'a'}", "stri
         ({"class_names": {"1": "red", "2": "blue"}}, {}, "numbers from 0.* classes="),
         ({"class_names": [{"id": 0, "name": "red"}, {"id": 1, "name": "blue"}]}, {}, "numbers from 0.* classes="),
         ({"class_names": [None, "blue"]}, {}, "numbers from 0.* classes="),
+        ({"class_names": {"0": None, "1": "blue"}}, {}, "numbers from 0.* classes="),
         ({"class_names": None}, {"classes": {0: "a", 1: "b"}}, "list of names"),
         ({"class_names": None}, {"classes": {"a", "b"}}, "list of names"),
         ({"class_names": None}, {"classes": [1, 2]}, "list of names"),
@@ -637,6 +638,11 @@ def test_metadata_that_serve_are_taken(metadata: dict[str, Any], keywords: dict[
     assert detector.pixel_size_m == keywords.get("pixel_size_m")
     assert detector.overlap == SIDE // 4  # a quarter where nobody says
     assert len(detector.detect(painted()[None])[0]) == 2
+
+
+@pytest.mark.parametrize(("stated", "overlap"), [(0, 0), (0.25, 16), (0.95, 58), (25, 16), (90, 58)])
+def test_the_overlap_is_a_percentage_or_else_a_share(stated: float, overlap: int, tmp_path: Path) -> None:
+    assert gd.load_detector(save(tmp_path / "squares.onnx", "YOLO_v9", tiles_overlap=stated)).overlap == overlap
 
 
 @pytest.mark.parametrize("stated", [64, "64", [64, 64], ["64", "32"]])
@@ -812,7 +818,7 @@ def test_names_that_mean_nothing_are_refused(name: Any, told: str) -> None:
 @pytest.mark.parametrize(
     ("config", "told"),
     [
-        (None, "neither a config.json"),
+        (None, "test_folders_without.* holds neither a config.json"),
         ("{", "not JSON"),
         ({"architectures": ["ViTForImageClassification"]}, "ViTForImageClassification"),
         ({"architectures": None}, "lacks num_classes"),
@@ -820,6 +826,7 @@ def test_names_that_mean_nothing_are_refused(name: Any, told: str) -> None:
         ({"num_classes": 1, "label_dict": {"Tree": 0}}, "2 classes"),
         ({"num_classes": 3, "label_dict": {"Tree": 0}}, "3 classes"),
         ({"num_classes": "2"}, "a whole number.* '2'"),
+        ({"num_classes": -1}, "a whole number above 0.* -1"),
         ({"num_classes": 2, "label_dict": ["Alive", "Dead"]}, "a mapping of names"),
         ({"num_classes": 2, "label_dict": {"Alive": 1, "Dead": 2}}, "labels 0 to 1"),
         ({"num_classes": 2, "label_dict": {"Alive": [0], "Dead": [1]}}, "labels 0 to 1"),
@@ -842,6 +849,40 @@ def test_a_configuration_that_an_editor_saved_is_read(encoding: str, folder: Pat
     (tmp_path / "model.safetensors").symlink_to(folder / "model.safetensors")
     (tmp_path / "config.json").write_text((folder / "config.json").read_text(encoding="utf-8"), encoding=encoding)
     assert gd.load_detector(tmp_path, device="cpu").classes == ["Alive", "Dead"]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [("a.pt", "b.pt"), ("model.safetensors.index.json", "model-00001-of-00002.safetensors"), ("deepforest.pl",)],
+)
+def test_a_folder_without_one_file_of_weights_is_described(
+    files: tuple[str, ...], folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").symlink_to(folder / "config.json")
+    for name in files:
+        (tmp_path / name).touch()
+    with pytest.raises(ModelError, match=r"several or sharded .* one model\.safetensors") as caught:
+        gd.load_detector(tmp_path)
+    assert all(name in str(caught.value) for name in files)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("plain.pt", r"plain\.pt must be \.safetensors or \.onnx; got \.pt; RetinaNet\(weights=\.\.\.\)"),
+        ("base.onnx.txt", r"base\.onnx\.txt must be \.safetensors or \.onnx; got \.txt$"),
+        ("base.safetensors", "a model of another kind, such as ONNX, must keep its suffix"),
+    ],
+)
+def test_a_suffix_of_another_kind_of_file_is_named(name: str, told: str, ours: Path, tmp_path: Path) -> None:
+    onnx_file = save(tmp_path / "base.onnx", "YOLO_v9")
+    (tmp_path / name).write_bytes(onnx_file.read_bytes())
+    with pytest.raises(ModelError, match=told):
+        gd.load_detector(tmp_path / name)
+    if name == "plain.pt":
+        assert re.search(told, CliRunner().invoke(main, ["info", str(tmp_path / name)]).output.replace("\n", " "))
+    (tmp_path / "renamed.bin").write_bytes((ours / "model.safetensors").read_bytes())
+    assert gd.load_detector(tmp_path / "renamed.bin", device="cpu").classes == ["car", "pool"]
 
 
 def test_a_retinanet_that_lacks_a_tensor_is_refused(folder: Path, torchvisions: Any, tmp_path: Path) -> None:

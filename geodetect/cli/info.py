@@ -14,6 +14,7 @@ from geodetect.cli import options, tables
 from geodetect.errors import LabelsError, RasterError
 
 _MODEL = ".safetensors"
+_WEIGHTS = (".pt", ".pth")
 _EXPORTED = (".onnx", ".dlpk", ".pt2", ".json")
 
 
@@ -40,12 +41,9 @@ def info(file: str | None, label_field: str | None, layer: str | None, *, publis
             click.echo()
         return
     file = expand_user(file)
-    if file.lower().endswith(_MODEL):
-        from geodetect.detector import read_detector
-
-        path = Path(file)
-        facts: dict[str, Any] = {"file": f"{path}, a model ({tables.format_size(path)})"}
-        facts |= read_detector(path, device="cpu").facts
+    if file.lower().endswith((_MODEL, *_WEIGHTS)):
+        detector, path = load_detector(file, device="cpu"), Path(file)
+        facts: dict[str, Any] = {"file": f"{path}, a model ({tables.format_size(path)})", **detector.facts}
     elif is_published(file) and not isinstance(model := load_detector(file, device="cpu"), OnnxDetector):
         facts = {"file": f"{redact(file)}, a detector of another program", **model.metadata.facts}
     elif file.endswith(_EXPORTED) and (exported := _describe_export(Path(file))) is not None:

@@ -115,7 +115,11 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (OSError, SafetensorError) as error:
         raise ModelError(
             f"{path} is not a whole safetensors file ({error}); expected what `save` wrote, "
-            + ("delete it, and copy or download it again" if path.suffix == _SUFFIX else f"which ends in {_SUFFIX}")
+            + (
+                "delete it, and copy or download it again; a model of another kind, such as ONNX, must keep its suffix"
+                if path.suffix == _SUFFIX
+                else f"which ends in {_SUFFIX}"
+            )
         ) from error
 
 

@@ -77,10 +77,7 @@ def _fetch_weights(library: Any, repository: str, revision: str | None, folder: 
         names = library.HfApi().list_repo_files(repository, revision=revision)
         states = list_state_dicts(names)
         if len(states) != 1:
-            raise ModelError(
-                f"the repository {repository} holds no {WEIGHTS}, nor one file of weights instead; it holds "
-                f"{', '.join(names)}"
-            ) from error
+            raise no_weights(f"the repository {repository}", names) from error
         library.hf_hub_download(repository, states[0], revision=revision)
 
 
@@ -116,6 +113,15 @@ def read_config(folder: Path, name: str) -> Mapping[str, Any]:
 def list_state_dicts(names: Iterable[str]) -> list[str]:
     """Return those of a repository's or folder's files that may be state dicts, sorted."""
     return sorted(name for name in names if name.endswith(_STATE_DICTS))
+
+
+def no_weights(name: str, files: Iterable[str]) -> ModelError:
+    """Return the error for a folder or repository with these files, of which none, or several, may be the weights."""
+    return ModelError(
+        f"{name} holds neither {WEIGHTS} nor one state dict instead (*{', *'.join(_STATE_DICTS)}), but "
+        f"{', '.join(files):.300}; several or sharded files of weights, and checkpoints of Lightning, are not read: "
+        f"save the weights as one {WEIGHTS}"
+    )
 
 
 def zoo_file(name: str) -> Path:

@@ -101,6 +101,9 @@ def load_detector(
     if path.is_dir() and holds_detector(path / hub.WEIGHTS):
         path /= hub.WEIGHTS
     if not path.is_dir():
+        if suffix != _OWN and not holds_detector(path):
+            hint = "; RetinaNet(weights=...) starts training from a state dict" if suffix in _WEIGHTS else ""
+            raise ModelError(f"the suffix of {found.name} must be {_OWN} or {ONNX}; got {suffix or 'none'}{hint}")
         given: Mapping[str, object] = {"classes": classes, "pixel_size_m": pixel_size_m}
         if stated := [keyword for keyword, value in given.items() if value is not None]:
             raise ArgumentError(f"{found.name} holds its own {' and '.join(stated)}; leave {' and '.join(stated)} out")

@@ -119,8 +119,10 @@ class FileMetadata:
         return resolution / 100 if resolution else None
 
     def overlap(self, side: int) -> int:
-        """Return the overlap of windows in pixels: the stated share of their side, else a quarter."""
+        """Return the overlap of windows in pixels: the stated percentage of their side, else a quarter."""
         percent = self.number("tiles_overlap", _MOST_OVERLAP)
+        if percent is not None and 0 < percent < 1:  # a share, against Deepness' rules
+            percent = min(100 * percent, _MOST_OVERLAP)
         return side // 4 if percent is None else min(side - 1, round(side * percent / 100))
 
     def side(self) -> int:
@@ -264,8 +266,10 @@ def _list_names(stated: Any) -> list[str]:
     if all(isinstance(part, str | int | float) for part in parts):
         return list(map(str, parts))
     try:
-        by_label = {int(label): str(value) for part in parts for label, value in part.items()}
+        by_label = {int(label): value for part in parts for label, value in part.items()}
     except (AttributeError, TypeError, ValueError):
         return []
+    if None in by_label.values():  # null of JSON
+        return []
     labels = sorted(label for label in by_label if label >= 0)  # -1 is the background of some
-    return [by_label[label] for label in labels] if labels == list(range(len(labels))) else []
+    return [str(by_label[label]) for label in labels] if labels == list(range(len(labels))) else []

@@ -11,13 +11,13 @@ import torch
 
 from geodetect.detector import Detector
 from geodetect.detector.state_dicts import read_state_dict
-from geodetect.errors import ArgumentError, ModelError, is_share
+from geodetect.errors import ArgumentError, ModelError, is_share, is_whole
 from geodetect.metadata import DEFAULT_MIN_SCORE, Metadata
 from geodetect.network import pretrained
 from geodetect.network.devices import find_device
 from geodetect.network.retinanet import Network
 from geodetect.normalization import BYTES, IMAGENET
-from geodetect.zoo.hub import CONFIG, WEIGHTS, list_state_dicts, read_config
+from geodetect.zoo.hub import CONFIG, WEIGHTS, list_state_dicts, no_weights, read_config
 
 _BACKBONE, _BANDS = "resnet50", (1, 2, 3)
 _CHIP_SIZE = 400  # `patch_size` of DeepForest's configuration
@@ -84,10 +84,10 @@ def read_retinanet(
 def _classes(config: Mapping[str, Any], given: Sequence[str] | None, name: str) -> list[str]:
     """Return the names of the classes in the order of their labels."""
     labels, n_classes = config.get("label_dict") or {}, config["num_classes"]
-    if not isinstance(n_classes, int) or not isinstance(labels, Mapping):
+    if not (is_whole(n_classes) and n_classes > 0 and isinstance(labels, Mapping)):
         raise ModelError(
-            f"the {CONFIG} of {name} must hold num_classes, a whole number, and label_dict, a mapping of names to "
-            f"labels; got {n_classes!r:.40} and {labels!r:.80}"
+            f"the {CONFIG} of {name} must hold num_classes, a whole number above 0, and label_dict, a mapping of names "
+            f"to labels; got {n_classes!r:.40} and {labels!r:.80}"
         )
     if labels and not all(label in labels.values() for label in range(len(labels))):
         raise ModelError(f"the label_dict of {name} must have the labels 0 to {len(labels) - 1}; got {labels!r:.80}")
@@ -107,7 +107,8 @@ def _classes(config: Mapping[str, Any], given: Sequence[str] | None, name: str) 
 def _weights(folder: Path, name: str) -> Path:
     if (folder / WEIGHTS).is_file():
         return folder / WEIGHTS
-    states = list_state_dicts(path.name for path in folder.iterdir())
+    names = sorted(path.name for path in folder.iterdir())
+    states = list_state_dicts(names)
     if len(states) != 1:
-        raise ModelError(f"{name} holds no {WEIGHTS}, nor one file of weights instead; fetch it again")
+        raise no_weights(name, names)
     return folder / states[0]
