@@ -146,7 +146,7 @@ def download(url: str) -> Path:
 
     Raises:
         ModelError: if it cannot be fetched, has another checksum, or is no ONNX file.
-        ArgumentError: if the checksum is malformed.
+        ArgumentError: if what follows `#` is no such checksum.
         MissingPackage: without the extras `hub` and `onnx`.
     """
     address, marker, fragment = url.partition("#")
