@@ -510,3 +510,42 @@ def test_files_side_by_side_hold_every_pixel(
             x1, y1, x2, y2 = window.xyxy
             assert valid.all()
             assert (pixels == whole[:, y1:y2, x1:x2]).all()
+
+
+def test_a_file_that_could_not_be_read_is_never_left_out_afterwards(tmp_path: Path) -> None:
+    # GDAL remembers its name, and later reads it as zeros, all of them valid, without an error.
+    files = _cut(tmp_path / "cut", painted(), Grid(SHAPE, UPRIGHT, UTM), compress="deflate")
+    window, whole = Window(64, 64, 64, 64), RasterReader(tmp_path / "cut").read(Window(64, 64, 64, 64))
+    reader, content = RasterReader(tmp_path / "cut"), files[5].read_bytes()
+    files[5].unlink()
+    for _ in range(3):
+        with pytest.raises(RasterError, match=r"^cut cannot be read at pixels x 64 to 128, y 64 to 128"):
+            reader.read(window)
+    files[5].write_bytes(content)  # the disk is back
+    for _ in range(2):
+        for got, due in zip(RasterReader(tmp_path / "cut").read(window), whole, strict=True):
+            np.testing.assert_array_equal(got, due)
+
+
+def test_a_virtual_raster_with_such_a_file_is_not_read_again(tmp_path: Path) -> None:
+    files = _cut(tmp_path / "cut", painted(), Grid(SHAPE, UPRIGHT, UTM), compress="deflate")
+    sources = "".join(
+        f'<SimpleSource><SourceFilename relativeToVRT="0">{file}</SourceFilename><SourceBand>1</SourceBand>'
+        '<SourceProperties RasterXSize="64" RasterYSize="64" DataType="UInt16" BlockXSize="64" BlockYSize="64"/>'
+        '<SrcRect xOff="0" yOff="0" xSize="64" ySize="64"/>'
+        f'<DstRect xOff="{64 * i}" yOff="0" xSize="64" ySize="64"/></SimpleSource>'
+        for i, file in enumerate(files[:3])
+    )
+    place = "<SRS>EPSG:32645</SRS><GeoTransform>353000, 0.5, 0, 3057000, 0, -0.5</GeoTransform>"
+    band = f'<VRTRasterBand dataType="UInt16" band="1">{sources}</VRTRasterBand>'
+    raster = tmp_path / "cut.vrt"
+    raster.write_text(f'<VRTDataset rasterXSize="192" rasterYSize="64">{place}{band}</VRTDataset>')
+    content, window = files[1].read_bytes(), Window(64, 0, 64, 64)
+    reader = RasterReader(raster)
+    files[1].unlink()
+    with pytest.raises(RasterError, match=r"0000_0064\.tif"):
+        reader.read(window)
+    files[1].write_bytes(content)
+    for again in (lambda: reader.read(window), lambda: RasterReader(raster).read(window)):
+        with pytest.raises(RasterError, match=r"could not be read before.* start Python again"):
+            again()

@@ -31,7 +31,7 @@ from geodetect.raster.header import Header, Scene, open_single, read_headers
 from geodetect.raster.masks import ANY, check_nodata
 from geodetect.raster.opening import FAILURES, Location, Rasters, environment, list_files
 from geodetect.raster.stac import locate_item
-from geodetect.raster.virtual import describe, write_index
+from geodetect.raster.virtual import describe, respell_index, write_index
 
 _ALPHA_FILES = 8  # whose alpha band is sampled; it is a mask in all files or in none
 _ALIGNED = 0.01  # px; files closer than this to one grid of pixels are not resampled
@@ -60,6 +60,10 @@ class _Index(Location):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Index, (self.text, self.is_virtual, self.is_remote, self.content)
+
+    def respell(self, number: int) -> _Index:
+        """Return the same index with names of its files that differ for each number."""
+        return replace(self, content=respell_index(self.content, number))
 
     def open(self, level: int | None = None) -> Any:
         """Open the index, or the overview with this index."""

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import rasterio
@@ -54,6 +54,7 @@ _NETWORK = {
 # https://gdal.org/en/stable/user/configoptions.html#config-GDAL_CACHEMAX
 _BLOCK_CACHE = {"GDAL_CACHEMAX": 512 << 20}
 _N_THREADS = 8  # open remote files
+_OF_FILES = {"GTI", "VRT"}  # drivers of rasters made of others
 # One object for all files of a CRS: each takes 60 kB, and comparing two takes longer than a header.
 _parse_crs = lru_cache(64)(CRS.from_wkt)
 _PLANE = 3  # points that make a plane
@@ -140,6 +141,10 @@ class Location:
         """Open the dataset, or the overview with this index."""
         return rasterio.open(self.text) if level is None else rasterio.open(self.text, OVERVIEW_LEVEL=level)
 
+    def respell(self, number: int) -> Location:
+        """Return the same raster with names of its files that differ for each number; itself if it names none."""
+        return self
+
     @property
     def identity(self) -> str | None:
         """URL without its signature, or XML; None for a file, whose size and date identify it."""
@@ -158,8 +163,14 @@ class Handles:
         level: index of the overview to open; None: the raster itself.
     """
 
+    # GDAL remembers the names of files of virtual rasters that it failed to read, and later leaves them out without an
+    # error, of other rasters too. So tile indexes spell all names anew after each failure, and a VRT is not read again.
+    _n_failures: ClassVar[int] = 0
+    _spoiled: ClassVar[list[Location]] = []
+
     def __init__(self, location: Location, name: str, level: int | None = None) -> None:
         self._location, self._name, self._level = location, name, level
+        self._n_seen = 0  # failures
         self._reset()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -175,13 +186,14 @@ class Handles:
     def dataset(self) -> Iterator[Any]:
         """Lend a dataset that no other thread reads meanwhile, opened on first use.
 
-        It is closed after an error: GDAL silently drops files from a mosaic that it once failed to open.
+        It is not lent again after an error: GDAL silently drops files from a mosaic that it once failed to open.
         """
         # After a fork parent and child share one file offset, and would read each other's blocks.
         if self._process != os.getpid():
             self._reset()
         thread = threading.get_ident()
         with self._lock:
+            self._respell()
             if not self._datasets:
                 with warnings.catch_warnings():
                     # Not a defect: scenes without georeference are worked on in pixels.
@@ -200,11 +212,23 @@ class Handles:
             yield dataset
         except FAILURES:
             self._datasets.pop(thread, None)
+            if dataset.driver in _OF_FILES:
+                Handles._n_failures += 1
+            if dataset.driver == "VRT" and not self.is_spoiled:
+                self._spoiled.append(self._location)
             dataset.close()
             raise
         finally:
             if in_turn:
                 self._lock.release()
+
+    def _respell(self) -> None:
+        """Take other names of the files of a tile index if reading any file has failed since the last time."""
+        if self._n_seen != Handles._n_failures:
+            self._n_seen = Handles._n_failures
+            if (anew := self._location.respell(self._n_seen)) is not self._location:
+                self._location = anew
+                self._datasets.clear()  # which closes them as soon as no thread reads them
 
     def _open(self) -> Any:
         """Open a dataset; one that only control points off an affine grid locate is warped on reading.
@@ -212,6 +236,11 @@ class Handles:
         Raises:
             RasterError: if GDAL cannot open it.
         """
+        if self.is_spoiled:
+            raise RasterError(
+                f"{self._name} is made of files of which one could not be read before, and GDAL leaves such a file out "
+                "from then on; mend it, and start Python again"
+            )
         with translate_errors(self._name, self._location):
             dataset = self._location.open(self._level)
             points, crs = dataset.gcps
@@ -220,6 +249,11 @@ class Handles:
             if self._level is not None or not warped:
                 return dataset
             return WarpedVRT(dataset, crs=crs, add_alpha=True, resampling=Resampling.bilinear)
+
+    @property
+    def is_spoiled(self) -> bool:
+        """Whether GDAL would leave out files of this raster without an error."""
+        return self._location in self._spoiled
 
     def close(self) -> None:
         """Close the datasets of all threads; a later `dataset` opens the raster again."""

@@ -243,7 +243,7 @@ class RasterReader:
             try:
                 return self._decode(window) if self._blocks is None else self._blocks.read(window)
             except FAILURES as error:
-                if self._location.is_remote:  # GDAL has tried several times
+                if self._location.is_remote or self._handles.is_spoiled:  # GDAL has tried several times, or would not
                     raise self._broken(window, error) from harmless(error)
             try:
                 return self._decode(window)  # the broken part may lie in a block, but outside the window
@@ -253,15 +253,16 @@ class RasterReader:
     def _find_broken(self, window: Window) -> Window:
         """Return the part of the window in the first block that cannot be read; all of it if each block can."""
         x1, y1, x2, y2 = window.xyxy
-        with self._handles.dataset() as dataset, rasterio.Env():
+        with self._handles.dataset() as dataset:
             height, width = dataset.block_shapes[0]
-            for y in range(y1 - y1 % height, y2, height):
-                for x in range(x1 - x1 % width, x2, width):
-                    left, top, right, bottom = max(x, x1), max(y, y1), min(x + width, x2), min(y + height, y2)
-                    try:
+        for y in range(y1 - y1 % height, y2, height):
+            for x in range(x1 - x1 % width, x2, width):
+                left, top, right, bottom = max(x, x1), max(y, y1), min(x + width, x2), min(y + height, y2)
+                try:
+                    with self._handles.dataset() as dataset, rasterio.Env():
                         dataset.read(window=((top, bottom), (left, right)))
-                    except FAILURES:
-                        return Window(left, top, right - left, bottom - top)
+                except FAILURES:
+                    return Window(left, top, right - left, bottom - top)
         return window
 
     def _broken(self, place: Window, error: BaseException) -> RasterError:

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
@@ -32,6 +35,8 @@ TYPES = {"uint8": "Byte", "int8": "Int8"} | {
     for kind, sizes in (("UInt", (16, 32, 64)), ("Int", (16, 32, 64)), ("Float", (32, 64)))
     for n in sizes
 }
+# The beginning of a local path, in XML or in XML that is escaped inside other.
+_LOCAL = re.compile(r'(relativeToVRT="0"(?:>|&(?:amp;)*gt;)(?:[A-Za-z]:)?)(?:[/\\]\.)*([/\\])(?!vsi)')
 _HAIR = 1e-3  # px; coordinates are rounded by less
 
 
@@ -52,24 +57,39 @@ def write_index(files: Sequence[Header], grid: Grid, outlines: np.ndarray, *, up
     else:
         outlines = shapely.transform(outlines, lambda xy: xy * [1, -1])
     masked = "MaskBand" in _emptiness(files)
+    described = [_describe_file(file, None if upright else grid, masked=masked) for file in files]
+    crs = grid.crs.to_wkt() if upright and grid.crs else None
+    return _write(shapely.to_wkb(outlines), described, np.arange(len(files)), crs)
+
+
+def _write(geometry: np.ndarray, locations: Sequence[str], places: np.ndarray, crs: str | None) -> bytes:
     target = io.BytesIO()
     with warnings.catch_warnings():
         # An index in pixels has no CRS, and needs none.
         warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)
         pyogrio.raw.write(
             target,
-            geometry=shapely.to_wkb(outlines),
-            field_data=[
-                np.array([_describe_file(file, None if upright else grid, masked=masked) for file in files], object),
-                np.arange(len(files)),
-            ],
+            geometry=geometry,
+            field_data=[np.array(locations, object), places],
             fields=["location", "place"],
             geometry_type="Polygon",
-            crs=grid.crs.to_wkt() if upright and grid.crs else None,
+            crs=crs,
             driver="GPKG",
             layer="files",
         )
     return target.getvalue()
+
+
+def respell_index(content: bytes, number: int) -> bytes:
+    """Return a GeoPackage of `write_index` with other names of the same local files, such as `/./scene.tif` for 1."""
+    with TemporaryDirectory() as folder:  # from memory it would be read without a suffix, of which GDAL warns
+        (path := Path(folder) / "index.gpkg").write_bytes(content)
+        meta, _, geometry, (locations, places) = pyogrio.raw.read(path)
+
+    def respell(found: re.Match[str]) -> str:
+        return found[1] + number * f"{found[2]}." + found[2]
+
+    return _write(geometry, [_LOCAL.sub(respell, text) for text in locations], places, meta["crs"])
 
 
 def describe(files: Sequence[Header], grid: Grid, *, upright: bool, resampled: bool) -> str:
