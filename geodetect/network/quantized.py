@@ -5,14 +5,14 @@ Shapes: B images, C bands, H W pixels, A anchors, K classes.
 
 from __future__ import annotations
 
-import io
 import logging
+import threading
 import warnings
-from contextlib import redirect_stdout
 from copy import deepcopy
 from importlib.util import find_spec
 from typing import Any
 
+import rich
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from geodetect.errors import ArgumentError, missing
 from geodetect.network.retinanet import Network
 
 _EXTRA, _PURPOSE = "int8", 'precision="int8"'
+_QUANTIZING = threading.Lock()  # what is silenced meanwhile is the process's
 
 
 class QuantizedNetwork(nn.Module):
@@ -75,28 +76,43 @@ class QuantizedNetwork(nn.Module):
 def _quantize(network: Network, images: Tensor) -> Any:
     """Return the network as a model of OpenVINO, quantised for images like these.
 
-    NNCF does not print meanwhile: the standard output may be where a command writes its result. When it is imported, it
-    also replaces the class of all loggers and makes torch look for a compiler of CUDA; OpenVINO traces the network, of
-    which torch warns.
+    NNCF does not print meanwhile: the standard output may be where a command writes its result.
     """
     check_installed()
     shown = [image.contiguous() for image in torch.split(images, 1)]
-    logger_class, disabled = logging.getLoggerClass(), logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import nncf
-            from openvino import convert_model
+    console = rich.get_console()
+    with _QUANTIZING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # OpenVINO traces the network, of which torch warns
+        _import_quietly()
+        import nncf
+        from openvino import convert_model
 
+        is_quiet, console.quiet = console.quiet, True
+        try:
             trace: Any = torch.jit.trace  # which has no types
             model = convert_model(trace(deepcopy(network).eval(), shown[0], check_trace=False))
             model.reshape(list(shown[0].shape))
             data = nncf.Dataset([image.numpy() for image in shown])
             return nncf.quantize(model, data, preset=nncf.QuantizationPreset.MIXED, subset_size=len(shown))
+        finally:
+            console.quiet = is_quiet
+
+
+def _import_quietly() -> None:
+    """Import NNCF, which then replaces the class of all loggers and lets torch look for a compiler of CUDA."""
+    logger_class, compilers = logging.getLoggerClass(), logging.getLogger("torch.utils.cpp_extension")
+    compilers.addFilter(_drop)
+    try:
+        import nncf  # noqa: F401
+
+        logging.getLogger("nncf").setLevel(logging.ERROR)
     finally:
-        logging.disable(disabled)
+        compilers.removeFilter(_drop)
         logging.setLoggerClass(logger_class)
+
+
+def _drop(record: logging.LogRecord) -> bool:
+    return False
 
 
 def check_installed() -> None:
