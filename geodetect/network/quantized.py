@@ -80,35 +80,25 @@ def _quantize(network: Network, images: Tensor) -> Any:
     """
     check_installed()
     shown = [image.contiguous() for image in torch.split(images, 1)]
-    console = rich.get_console()
+    console, compilers = rich.get_console(), logging.getLogger("torch.utils.cpp_extension")
     with _QUANTIZING, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # OpenVINO traces the network, of which torch warns
-        _import_quietly()
-        import nncf
-        from openvino import convert_model
-
-        is_quiet, console.quiet = console.quiet, True
+        logger_class, is_quiet, console.quiet = logging.getLoggerClass(), console.quiet, True
+        compilers.addFilter(_drop)  # it is imported, and misses CUDA
         try:
+            import nncf  # replaces the class of all loggers
+            from openvino import convert_model
+
+            logging.getLogger("nncf").setLevel(logging.ERROR)
             trace: Any = torch.jit.trace  # which has no types
             model = convert_model(trace(deepcopy(network).eval(), shown[0], check_trace=False))
             model.reshape(list(shown[0].shape))
             data = nncf.Dataset([image.numpy() for image in shown])
             return nncf.quantize(model, data, preset=nncf.QuantizationPreset.MIXED, subset_size=len(shown))
         finally:
+            compilers.removeFilter(_drop)
             console.quiet = is_quiet
-
-
-def _import_quietly() -> None:
-    """Import NNCF, which then replaces the class of all loggers and lets torch look for a compiler of CUDA."""
-    logger_class, compilers = logging.getLoggerClass(), logging.getLogger("torch.utils.cpp_extension")
-    compilers.addFilter(_drop)
-    try:
-        import nncf  # noqa: F401
-
-        logging.getLogger("nncf").setLevel(logging.ERROR)
-    finally:
-        compilers.removeFilter(_drop)
-        logging.setLoggerClass(logger_class)
+            logging.setLoggerClass(logger_class)
 
 
 def _drop(record: logging.LogRecord) -> bool:
