@@ -302,3 +302,10 @@ def test_there_must_be_something_to_resume_and_a_place_for_it(data: DetectionDat
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(OutputError, match="checkpoint must be a folder"):
         model.fit(2, checkpoint=tmp_path / "file")
+
+
+def test_other_chips_are_told_of(data: DetectionData, tmp_path: Path) -> None:
+    gd.RetinaNet(data, **MODEL).fit(1, checkpoint=tmp_path, progress=False)
+    fewer = gd.RetinaNet(replace(data, train=data.train[:3]), **MODEL)
+    with pytest.warns(UserWarning, match=r"other chips \(4 to train on.*; here 3 to train on.*\).* leave resume out"):
+        fewer.fit(2, checkpoint=tmp_path, resume=True, progress=False)

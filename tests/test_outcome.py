@@ -136,6 +136,19 @@ def test_a_loss_that_is_no_number_keeps_the_epochs_before(data: DetectionData, o
     assert same(weights(model), weights(one_epoch))
 
 
+def test_a_validation_loss_that_is_no_number_is_never_the_best(data: DetectionData) -> None:
+    model = gd.RetinaNet(data, **MODEL)
+    before = weights(model)
+
+    def spoil() -> None:
+        with torch.no_grad():
+            model.detector.network.class_head.out.bias.fill_(float("nan"))
+
+    with pytest.raises(TrainingError, match="the validation loss of epoch 0 is nan"):
+        model.fit(2, lr=1e-3, callbacks=[At("before_validate", spoil)], progress=False)
+    assert same(weights(model), before)
+
+
 @dataclass(frozen=True, eq=False)
 class Watched:
     """A reader that lets something happen when it is read, once it is armed."""

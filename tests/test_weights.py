@@ -326,9 +326,19 @@ def test_code_in_files_is_never_run(tmp_path: Path, write) -> None:
 def test_damaged_files_are_refused(tmp_path: Path, content: bytes, suffix: str) -> None:
     path = tmp_path / f"damaged{suffix}"
     path.write_bytes(content)
-    with pytest.raises(ModelError, match=r"damaged or holds more than tensors|not a whole safetensors file") as caught:
+    with pytest.raises(
+        ModelError, match=r"damaged or holds more than tensors|not a whole safetensors file|is empty"
+    ) as caught:
         read_state_dict(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_pointer_of_git_lfs_is_told_from_damage(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"weights{suffix}"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 132735\n")
+    with pytest.raises(ModelError, match="Git LFS.* git lfs pull"):
+        read_state_dict(path)
 
 
 @pytest.mark.parametrize("part", [0.3, 0.9, 0.999])

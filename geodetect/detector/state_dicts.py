@@ -18,6 +18,7 @@ from geodetect.errors import ModelError
 
 _SAFE = ".safetensors"
 _DAMAGED = (UnpicklingError, RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError)
+_POINTER = b"version https://git-lfs"  # the beginning of what Git LFS leaves in place of a file
 _INSIDE = ("model", "state_dict")  # keys under which training programs keep the state dict, beside an average of it
 _WRAPPED = ("model.", "module.", "_orig_mod.", "net.", "network.", "backbone.", "encoder.")  # see `_unwrap`
 
@@ -31,6 +32,12 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         ModelError: if it is damaged, or holds anything but tensors.
     """
+    with path.open("rb") as file:
+        beginning = file.read(len(_POINTER))
+    if beginning == _POINTER:
+        raise ModelError(f"{path} is a pointer of Git LFS, which stands for the weights; fetch them with: git lfs pull")
+    if not beginning:
+        raise ModelError(f"{path} is empty; copy or download it again")
     if path.suffix.lower() == _SAFE:
         return _unwrap(read_safetensors(path)[0])
     try:

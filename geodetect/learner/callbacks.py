@@ -146,6 +146,13 @@ class StopOnNan(Callback):  # type: ignore[misc]
             self.problem = f"float16 holds no gradients of epoch {self.epoch}, even scaled by {scale:g}"
             raise CancelFitException
 
+    def after_validate(self) -> None:
+        """End training if the validation loss is not finite: what the network computes then is of no use."""
+        loss = self.recorder.loss.value  # asks all processes
+        if self.dls.valid_ds and not np.isfinite(loss):
+            self.problem = f"the validation loss of epoch {self.epoch} is {loss}"
+            raise CancelFitException
+
     def check(self) -> None:
         """Raise if training ended at a loss that is not finite.
 

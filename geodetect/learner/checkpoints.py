@@ -19,9 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from geodetect.chips import DetectionData
 from geodetect.detector import Detector
 from geodetect.detector.file import checksum
-from geodetect.errors import OutputError, TrainingError
+from geodetect.errors import OutputError, TrainingError, warn
 from geodetect.files import replace_atomically
 from geodetect.learner import distributed
 from geodetect.learner.callbacks import BestEpoch, copy_weights
@@ -149,8 +150,8 @@ class Checkpoint(Callback):  # type: ignore[misc]
         }
 
 
-def identify(detector: Detector, loss: Loss) -> dict[str, Any]:
-    """Return the facts that two trainings must share for one to go on with the other's state."""
+def identify(detector: Detector, loss: Loss, data: DetectionData) -> dict[str, Any]:
+    """Return the facts that two trainings must share, `chips` aside, for one to go on with the other's state."""
     network, architecture = detector.network, detector.network.architecture
     facts = {
         "classes": detector.classes,
@@ -161,6 +162,11 @@ def identify(detector: Detector, loss: Loss) -> dict[str, Any]:
         "pixel statistics": {"mean": detector.normalization.mean, "std": detector.normalization.std},
         "heads": {name: getattr(architecture, name) for name in ("width", "depth", "head_norm")},
         "loss parameters": asdict(loss),
+        "chips": {
+            "to train on": len(data.train),
+            "to validate on": len(data.valid),
+            "boxes": sum(len(plan.boxes) for part in (data.train, data.valid) for plan in part.plans),
+        },
         "tensors": zlib.crc32(str([(k, tuple(v.shape)) for k, v in network.state_dict().items()]).encode()),
     }
     return dict(json.loads(json.dumps(facts)))  # as a checkpoint holds them
@@ -226,13 +232,21 @@ def read(folder: Path) -> State | None:
 
 
 def check(state: State, *, model: dict[str, Any], monitor: str, where: str) -> None:
-    """Raise if a state is not of this training.
+    """Raise if a state is not of this training; warn if it is of other chips.
 
     Raises:
         TrainingError: if a fact or the monitor differs.
     """
     theirs = state.facts["model"]
-    for name in (each for each in model if each in theirs and model[each] != theirs[each]):  # older states have fewer
+    unlike = [name for name in model if name in theirs and model[name] != theirs[name]]  # older states have fewer
+    if "chips" in unlike:
+        unlike.remove("chips")
+        then, now = (", ".join(f"{n} {what}" for what, n in each["chips"].items()) for each in (theirs, model))
+        warn(
+            f"{where} is of a training on other chips ({then}; here {now}), and the best epoch is chosen by scores "
+            "on both; leave resume out to start anew, with weights= to keep what was learnt"
+        )
+    for name in unlike:
         verb = "are" if name.endswith("s") else "is"
         told = f"its {name} {verb} {theirs[name]}, here {model[name]}"
         if name == "tensors":  # the last, a checksum of names and shapes

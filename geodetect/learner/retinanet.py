@@ -231,7 +231,7 @@ class RetinaNet:
             TrainingError: if there is no data or nothing to resume, or the loss is no longer finite.
             OutputError: if `save_as` or the folder `checkpoint` cannot be written.
         """
-        learner, last, valid = self.learner, self._fit, self._need_data("fit").valid
+        learner, last, data = self.learner, self._fit, self._need_data("fit")
         metrics = ["train_loss", "valid_loss", *(metric.name for metric in learner.metrics)]
         flags = {"one_cycle": one_cycle, "early_stopping": early_stopping, "resume": resume}
         check_arguments(epochs, callbacks, metrics, flags)
@@ -239,9 +239,9 @@ class RetinaNet:
         if file is not None:
             check_output(file)
         best = BestEpoch(monitor, keep=bool(checkpoint), patience=PATIENCE if early_stopping else None)
-        best.warn_if_unknown(valid)
+        best.warn_if_unknown(data.valid)
         keeper = make_checkpoint(
-            identify(self._detector, self._loss),
+            identify(self._detector, self._loss, data),
             best,
             None if last is None else last.state,
             rate=self._rate if lr is None and not resume else lr,
@@ -249,7 +249,7 @@ class RetinaNet:
             resume=resume,
         )
         self._fit = Fit(self._detector, learner, keeper, file, last=last)
-        self._fit.run(epochs, valid, one_cycle=one_cycle, callbacks=callbacks, progress=progress)
+        self._fit.run(epochs, data.valid, one_cycle=one_cycle, callbacks=callbacks, progress=progress)
 
     def plot_losses(self) -> Figure:
         """Draw the last training: loss of every batch, validation loss and AP50 of every epoch."""
