@@ -306,6 +306,8 @@ def test_there_must_be_something_to_resume_and_a_place_for_it(data: DetectionDat
 
 def test_other_chips_are_told_of(data: DetectionData, tmp_path: Path) -> None:
     gd.RetinaNet(data, **MODEL).fit(1, checkpoint=tmp_path, progress=False)
-    fewer = gd.RetinaNet(replace(data, train=data.train[:3]), **MODEL)
-    with pytest.warns(UserWarning, match=r"other chips \(4 to train on.*; here 3 to train on.*\).* leave resume out"):
+    fewer = gd.RetinaNet(replace(data, valid=data.valid[:1]), **MODEL)
+    with pytest.warns(
+        UserWarning, match=r"other chips \(4 to train on, 2 .*; here 4 to train on, 1 .*\).* leave resume out"
+    ):
         fewer.fit(2, checkpoint=tmp_path, resume=True, progress=False)

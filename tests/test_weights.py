@@ -337,7 +337,7 @@ def test_damaged_files_are_refused(tmp_path: Path, content: bytes, suffix: str) 
 def test_a_pointer_of_git_lfs_is_told_from_damage(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"weights{suffix}"
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 132735\n")
-    with pytest.raises(ModelError, match="Git LFS.* git lfs pull"):
+    with pytest.raises(ModelError, match=r"Git LFS.* git lfs pull"):
         read_state_dict(path)
 
 
