@@ -120,6 +120,7 @@ class StopOnNan(Callback):  # type: ignore[misc]
     def __init__(self, plans: tuple[ChipPlan, ...]) -> None:
         self.plans = plans
         self.problem: str | None = None
+        self.is_whole = True  # the validation
 
     def before_fit(self) -> None:
         """Forget the problem of an earlier training."""
@@ -146,10 +147,17 @@ class StopOnNan(Callback):  # type: ignore[misc]
             self.problem = f"float16 holds no gradients of epoch {self.epoch}, even scaled by {scale:g}"
             raise CancelFitException
 
+    def before_validate(self) -> None:
+        """Expect a whole validation."""
+        self.is_whole = True
+
+    def after_cancel_validate(self) -> None:
+        """Note that the validation is incomplete; the search for a rate leaves it out."""
+        self.is_whole = False
+
     def after_validate(self) -> None:
         """End training if the validation loss is not finite: what the network computes then is of no use."""
-        loss = self.recorder.loss.value  # asks all processes
-        if self.dls.valid_ds and not np.isfinite(loss):
+        if self.is_whole and self.dls.valid_ds and not np.isfinite(loss := self.recorder.loss.value):
             self.problem = f"the validation loss of epoch {self.epoch} is {loss}"
             raise CancelFitException
 

@@ -212,10 +212,10 @@ class Handles:
             yield dataset
         except FAILURES:
             self._datasets.pop(thread, None)
-            if dataset.driver in _OF_FILES:
+            if dataset.driver in _OF_FILES and not isinstance(dataset, WarpedVRT):
                 Handles._n_failures += 1
-            if dataset.driver == "VRT" and not self.is_spoiled:
-                self._spoiled.append(self._location)
+                if dataset.driver == "VRT":
+                    self._spoiled.append(self._location)
             dataset.close()
             raise
         finally:
