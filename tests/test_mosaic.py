@@ -8,10 +8,12 @@ import threading
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import pyogrio.raw
 import pytest
 import rasterio
 import shapely
@@ -25,7 +27,7 @@ from rasterio.enums import Resampling
 from geodetect import detect_objects, export_training_data, prepare_data
 from geodetect.errors import RasterError
 from geodetect.grid import Grid, Window
-from geodetect.raster import RasterReader, open_scenes
+from geodetect.raster import RasterReader, open_scenes, virtual
 from tests.fakes import SHAPE, UPRIGHT, UTM, PaintDetector, PaintedScene, painted, write_raster
 from tests.strategies import windows
 
@@ -549,3 +551,25 @@ def test_a_virtual_raster_with_such_a_file_is_not_read_again(tmp_path: Path) -> 
     for again in (lambda: reader.read(window), lambda: RasterReader(raster).read(window)):
         with pytest.raises(RasterError, match=r"could not be read before.* start Python again"):
             again()
+
+
+@pytest.mark.parametrize(
+    ("path", "again"),
+    [
+        ("/data/a/scene.tif", "/data/a/././scene.tif"),
+        ("C:\\a\\.\\scene.tif", "C:\\a\\.\\.\\scene.tif"),
+        ("\\\\nas\\share\\scene.tif", "\\\\nas\\share\\.\\.\\scene.tif"),
+        ("/vsicurl/http://x.org/a/scene.tif", "/vsicurl/http://x.org/a/scene.tif"),
+    ],
+)
+def test_another_name_of_the_same_file(tmp_path: Path, path: str, again: str) -> None:
+    def index(path: str) -> bytes:
+        plain = f'<A relativeToVRT="0">{path}</A>'
+        text = plain + f'<A relativeToVRT="0">{escape(plain)}</A>'
+        return virtual._write(shapely.to_wkb(np.array([shapely.box(0, 0, 1, 1)])), [text], np.arange(1), None)
+
+    def texts(content: bytes) -> list[str]:
+        (file := tmp_path / "index.gpkg").write_bytes(content)
+        return pyogrio.raw.read(file)[3][0].tolist()
+
+    assert texts(virtual.respell_index(index(path), 2)) == texts(index(again))

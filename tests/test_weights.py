@@ -333,6 +333,12 @@ def test_damaged_files_are_refused(tmp_path: Path, content: bytes, suffix: str) 
     assert "\n" not in str(caught.value)
 
 
+def test_what_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "missing.pth"):
+        with pytest.raises(ModelError, match=f"{path} cannot be read: "):
+            read_state_dict(path)
+
+
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_a_pointer_of_git_lfs_is_told_from_damage(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"weights{suffix}"

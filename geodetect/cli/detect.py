@@ -49,7 +49,7 @@ from geodetect.cli import options, tables
     "--precision",
     type=click.Choice(["auto", "float32", "bf16", "float16", "int8"]),
     default="auto",
-    help="Data type of the network's computations; auto: the faster one of the first three. int8 needs the extra int8.",
+    help="Data type of the network's computations; auto: the faster of the floats; int8: for large scenes on a CPU.",
 )
 @click.option(
     "--tta/--no-tta",

@@ -222,7 +222,7 @@ class Detector(HasMetadata):
         return 0 if is_calibrated else _N_TO_CALIBRATE
 
     def calibrate(self, pixels: np.ndarray | Tensor) -> None:
-        """Let the detector compute in 8-bit integers, in the ranges of its maps on these chips; takes 10 to 20 s.
+        """Let the detector compute in 8-bit integers, in the ranges of its maps on these chips; takes 10 to 30 s.
 
         Args:
             pixels: (B, C, H, W) as read from the raster, at least one chip; like those that it will be run on, and as

@@ -32,8 +32,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         ModelError: if it is damaged, or holds anything but tensors.
     """
-    with path.open("rb") as file:
-        beginning = file.read(len(_POINTER))
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(len(_POINTER))
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}; expected a file of weights") from error
     if beginning == _POINTER:
         raise ModelError(f"{path} is a pointer of Git LFS, which stands for the weights; fetch them with: git lfs pull")
     if not beginning:

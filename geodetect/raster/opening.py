@@ -166,7 +166,7 @@ class Handles:
     # GDAL remembers the names of files of virtual rasters that it failed to read, and later leaves them out without an
     # error, of other rasters too. So tile indexes spell all names anew after each failure, and a VRT is not read again.
     _n_failures: ClassVar[int] = 0
-    _spoiled: ClassVar[list[Location]] = []
+    _spoiled: ClassVar[dict[Location, str]] = {}  # and why
 
     def __init__(self, location: Location, name: str, level: int | None = None) -> None:
         self._location, self._name, self._level = location, name, level
@@ -210,12 +210,12 @@ class Handles:
                 self._datasets[thread] = dataset
         try:
             yield dataset
-        except FAILURES:
+        except FAILURES as error:
             self._datasets.pop(thread, None)
             if dataset.driver in _OF_FILES and not isinstance(dataset, WarpedVRT):
                 Handles._n_failures += 1
                 if dataset.driver == "VRT":
-                    self._spoiled.append(self._location)
+                    self._spoiled[self._location] = first_line(error)
             dataset.close()
             raise
         finally:
@@ -238,8 +238,9 @@ class Handles:
         """
         if self.is_spoiled:
             raise RasterError(
-                f"{self._name} is made of files of which one could not be read before, and GDAL leaves such a file out "
-                "from then on; mend it, and start Python again"
+                f"{self._name} is made of files of which one could not be read before "
+                f"({self._spoiled[self._location]}), and GDAL leaves such a file out from then on; mend it, and start "
+                "Python again"
             )
         with translate_errors(self._name, self._location):
             dataset = self._location.open(self._level)

@@ -35,8 +35,9 @@ TYPES = {"uint8": "Byte", "int8": "Int8"} | {
     for kind, sizes in (("UInt", (16, 32, 64)), ("Int", (16, 32, 64)), ("Float", (32, 64)))
     for n in sizes
 }
-# The beginning of a local path, in XML or in XML that is escaped inside other.
-_LOCAL = re.compile(r'(relativeToVRT="0"(?:>|&(?:amp;)*gt;)(?:[A-Za-z]:)?)(?:[/\\]\.)*([/\\])(?!vsi)')
+# The path of a file in XML, or in XML that is escaped inside other; and the end of a path.
+_FILENAME = re.compile(r'(relativeToVRT="0"(?:>|&(?:amp;)*gt;))(.*?)(?=<|&(?:amp;)*lt;)')
+_NAME = re.compile(r"(?:[/\\]\.)*([/\\])([^/\\]*)$")
 _HAIR = 1e-3  # px; coordinates are rounded by less
 
 
@@ -81,15 +82,18 @@ def _write(geometry: np.ndarray, locations: Sequence[str], places: np.ndarray, c
 
 
 def respell_index(content: bytes, number: int) -> bytes:
-    """Return a GeoPackage of `write_index` with other names of the same local files, such as `/./scene.tif` for 1."""
+    """Return a GeoPackage of `write_index` with other names of the same local files, such as `x/./scene.tif` for 1."""
     with TemporaryDirectory() as folder:  # from memory it would be read without a suffix, of which GDAL warns
         (path := Path(folder) / "index.gpkg").write_bytes(content)
         meta, _, geometry, (locations, places) = pyogrio.raw.read(path)
 
     def respell(found: re.Match[str]) -> str:
-        return found[1] + number * f"{found[2]}." + found[2]
+        start, path = found.groups()
+        if path.startswith("/vsi"):  # on a network such names may be other files
+            return found[0]
+        return start + _NAME.sub(lambda end: number * f"{end[1]}." + end[1] + end[2], path)
 
-    return _write(geometry, [_LOCAL.sub(respell, text) for text in locations], places, meta["crs"])
+    return _write(geometry, [_FILENAME.sub(respell, text) for text in locations], places, meta["crs"])
 
 
 def describe(files: Sequence[Header], grid: Grid, *, upright: bool, resampled: bool) -> str:

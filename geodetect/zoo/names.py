@@ -64,8 +64,8 @@ def load_detector(
             leaves it at what is known of it, else at the scene's own.
         layout: layout of an `.onnx` file's output, as a `det_type` of Deepness, if the file does not say.
         device: None takes a GPU where there is one.
-        precision: "auto" (bf16 or float16 where native), "float32", "bf16" or "float16"; an `.onnx` file computes in
-            float32.
+        precision: "auto" (bf16 or float16 where native), "float32", "bf16", "float16", or "int8" for `detect_objects`
+            on a CPU; an `.onnx` file computes in float32.
 
     Returns:
         a `Detector`; for an `.onnx` file an object with the same attributes and `detect`, which runs in onnxruntime.
