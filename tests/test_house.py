@@ -312,6 +312,15 @@ def test_notebooks_tell_and_do_not_define(path: Path) -> None:
     )
 
 
+def test_labels_go_through_few_modules_and_never_back() -> None:
+    script = ROOT / "tests" / "benchmarks" / "house.py"
+    written = subprocess.run([sys.executable, script, "--labels"], capture_output=True, text=True, check=True).stdout
+    found = {name: rooms.split(" > ") for name, _, rooms in (line.split(maxsplit=2) for line in written.splitlines())}
+    assert {"vector.features", "chips.cut"} <= set(found["labels"])
+    assert len(found["labels"]) <= 6
+    assert found["climbs"] == found["returns"] == ["none"]
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_keep_results_and_no_debris(path: Path) -> None:
     outputs = [cell["outputs"] for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if "outputs" in cell]

@@ -2,8 +2,9 @@
 
     python tests/benchmarks/banepa.py [--data FOLDER] [--seeds 42 43 44] [--epochs N] [--save FOLDER]
         [--backbone efficientnet_lite0 --weights imagenet] [--size small] [--batch-size 4]
+        [--pixel-size 0.2 --chip-size 384]
 
-Reads the GeoTIFF at 0.3 m with labels in degrees, trains a RetinaNet, of a ResNet18 from random weights by default,
+Reads the GeoTIFF with labels in degrees, trains a RetinaNet, by default of a ResNet18 from random weights at 0.3 m,
 maps the east third, as it is and in all symmetries (`tta`), and compares the maps with the labels there. Settings were
 chosen inside the west; nothing here looks at the east before the map is finished.
 """
@@ -27,14 +28,23 @@ from places import REAL_DATA, halves
 EPOCHS = 46
 
 
-def ground(raster: Path, labels: Path, west: Polygon, *, batch_size: int = 2, seed: int) -> gd.DetectionData:
-    """Chips of the west alone."""
+def ground(
+    raster: Path,
+    labels: Path,
+    west: Polygon,
+    *,
+    batch_size: int = 2,
+    pixel_size_m: float = 0.3,
+    chip_size: int = 256,
+    seed: int,
+) -> gd.DetectionData:
+    """Chips of the west alone, of which neighbours share half."""
     return gd.prepare_data(
         raster,
         labels,
-        chip_size=256,
-        overlap=128,
-        pixel_size_m=0.3,
+        chip_size=chip_size,
+        overlap=chip_size // 2,
+        pixel_size_m=pixel_size_m,
         aoi=west,
         val_split_pct=0.1,
         batch_size=batch_size,
@@ -70,6 +80,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--batch-size", type=int, default=2)
+    parser.add_argument("--pixel-size", type=float, default=0.3, help="in metres")
+    parser.add_argument("--chip-size", type=int, default=256, help="in pixels")
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--weights", choices=["imagenet"], help="of the backbone; random ones by default")
     parser.add_argument("--size", choices=["small"])
@@ -80,9 +92,10 @@ def main(argv: list[str]) -> None:
     raster, labels = scene / "banepa_utm45n_15cm.tif", scene / "buildings_4326.geojson"
     west, east = halves(raster)
     rows, network = [], {name: getattr(choices, name) for name in ("backbone", "weights", "size")}
+    chips = {"pixel_size_m": choices.pixel_size, "chip_size": choices.chip_size, "batch_size": choices.batch_size}
     for seed in choices.seeds:
         start = time.perf_counter()
-        data = ground(raster, labels, west, batch_size=choices.batch_size, seed=seed)
+        data = ground(raster, labels, west, seed=seed, **chips)
         if choices.models:
             model = gd.RetinaNet.from_model(choices.models / f"banepa_{seed}.safetensors", data)
             model.tune()

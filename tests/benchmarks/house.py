@@ -1,20 +1,25 @@
 """Figures of the package's own structure: lines, modules, helpers, parameters, and how far one call reaches.
 
-    python tests/benchmarks/house.py [--package FOLDER] [--room NAME]
+    python tests/benchmarks/house.py [--package FOLDER] [--room NAME] [--labels]
 
-Everything is read from the source as text; nothing of the package is imported. `reach` follows names: a call of a
-function or class of the package, a method of `self`, and a method whose name only one class of the package has. That
-class must lie in a module which the caller imports, directly or through others, since a value of any other class has no
-type there; and the name must not be one of Python's own types or of arrays (`np.clip`, `path.with_suffix` and
-`mask.all()` are none of ours). It is an estimate of what may run, and the same before and after a change. `--room`
+Everything but `--labels` is read from the source as text; nothing of the package is imported. `reach` follows names:
+a call of a function or class of the package, a method of `self`, and a method whose name only one class of the package
+has. That class must lie in a module which the caller imports, directly or through others, since a value of any other
+class has no type there; and the name must not be one of Python's own types or of arrays (`np.clip`, `path.with_suffix`
+and `mask.all()` are none of ours). It is an estimate of what may run, and the same before and after a change. `--room`
 lists what there is to look at in one room: private functions that are used once, long bodies, and functions with many
-parameters.
+parameters. `--labels` runs `prepare_data` on the drawn suburb and writes the modules that its labels go through until
+they are chips, which are those with a function that returns labels (features, objects, geometries, boxes), and then the
+modules that return chips, in the order of their first result. A climb is a call that hands labels or chips to a module
+which the caller's module does not import; a return is labels that come from `vector` once there are chips.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import importlib
+import inspect
 import io
 import re
 import statistics
@@ -22,10 +27,15 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
 
 PACKAGE = Path(__file__).resolve().parents[2] / "geodetect"
+SUBURB = PACKAGE.parent / "sample_data" / "suburb_train.tif"
+LABELS = ("GeoDataFrame", "Features", "Objects", "Placement", "GridLabels", "PixelLabels", "Boxes")
+CHIPS = ("ChipPlan", "UsedClasses", "Source", "Parts", "DetectionData")
 FRONT = {
     "detect_objects": "scene.detect.detect_objects",
     "fit": "learner.retinanet.RetinaNet.fit",
@@ -215,6 +225,70 @@ def room(package: Path, name: str) -> Iterator[str]:
                 yield f"{module.name}.{function}: {once}{lines} lines, {parameters} parameters"
 
 
+class LabelsPath:
+    """The way of labels through `prepare_data`, recorded while it runs on the drawn suburb.
+
+    Attributes:
+        labels: the modules that returned labels before there were chips, in the order of their first result.
+        chips: the modules that returned chips.
+        climbs: the calls that handed either to a module which the caller's does not import, as "caller -> module".
+        returns: the modules of `vector` that returned labels once there were chips.
+    """
+
+    def __init__(self) -> None:
+        self.labels, self.chips, self.climbs, self.returns = (dict[str, None]() for _ in range(4))  # as ordered sets
+        self._modules = modules_of(PACKAGE)
+        prepare = importlib.import_module("geodetect.chips.prepare")
+        sys.setprofile(self._record)
+        try:
+            prepare.prepare_data(SUBURB, SUBURB.with_suffix(".geojson"), chip_size=256)
+        finally:
+            sys.setprofile(None)
+
+    def _record(self, frame: FrameType, event: str, result: object) -> None:
+        room = self._room(frame)
+        if room is None or frame.f_code.co_flags & inspect.CO_GENERATOR:  # those run where they are consumed
+            return
+        if event == "return" and holds(result, CHIPS):
+            self.chips[room] = None
+        elif event == "return" and holds(result, LABELS):
+            if not self.chips:
+                self.labels[room] = None
+            elif room.startswith("vector."):
+                self.returns[room] = None
+        elif event == "call":
+            handed = (value for name, value in frame.f_locals.items() if name != "self")
+            caller = self._room(frame.f_back) if any(holds(value, LABELS + CHIPS) for value in handed) else None
+            if caller and caller != room and not self._imports(caller, room):
+                self.climbs[f"{caller} -> {room}"] = None
+
+    def _room(self, frame: FrameType | None) -> str | None:
+        """The module of the package whose code a frame runs; None for others' code, and what dataclasses generate."""
+        path = Path(frame.f_code.co_filename if frame else "")
+        if not path.is_relative_to(PACKAGE):
+            return None
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+        return name if name in self._modules else None
+
+    def _imports(self, caller: str, room: str) -> bool:
+        for name in self._modules[caller].imported.values():
+            if name == room or name.startswith(f"{room}."):
+                return True
+            if name not in self._modules and room.startswith(f"{name.rpartition('.')[0]}."):  # a package hands it on
+                return True
+        return False
+
+
+def holds(value: Any, kinds: tuple[str, ...]) -> bool:
+    """Return whether a value, or the first one of a list, is of one of the classes of these names, or geometries."""
+    if isinstance(value, np.ndarray):
+        geometries = value.dtype == object and value.size > 0 and type(value.flat[0]).__module__.startswith("shapely")
+        return geometries and kinds is not CHIPS
+    if isinstance(value, list | tuple) and value and type(value).__name__ not in LABELS + CHIPS:
+        return holds(value[0], kinds)
+    return type(value).__name__ in kinds
+
+
 def figures(package: Path) -> dict[str, object]:
     """Return the figures by name."""
     modules = modules_of(package)
@@ -259,7 +333,14 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--package", type=Path, default=PACKAGE, help="folder of the package")
     parser.add_argument("--room", help="list what to look at in this room, for instance raster")
+    parser.add_argument("--labels", action="store_true", help="write the modules that labels go through")
     arguments = parser.parse_args(argv)
+    if arguments.labels:
+        path = LabelsPath()
+        for name, rooms in vars(path).items():
+            if not name.startswith("_"):
+                sys.stdout.write(f"{name:8} {len(rooms)} {' > '.join(rooms) or 'none'}\n")
+        return
     if arguments.room is not None:
         sys.stdout.writelines(f"{line}\n" for line in room(arguments.package, arguments.room))
         return
