@@ -8,10 +8,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from geodetect.metadata import Architecture
 from geodetect.network import inference
 from geodetect.network.inference import eval_mode, freeze, prepare_images
+from geodetect.network.precision import autocast
 from geodetect.network.retinanet import Network
 
 FAMILIES = ["resnet18", "resnet50", "vgg11_bn", "efficientnet_b0", "efficientnet_lite0", "timm:mobilenetv3_small_050"]
@@ -49,6 +51,34 @@ def test_the_eps_that_weights_were_trained_with_is_folded_too():
     network, pictures = learnt("resnet18"), torch.randn(1, 3, 64, 64)
     network.set_norm_eps(0.1)
     torch.testing.assert_close(answers(freeze(network, torch.float32), pictures), answers(network, pictures))
+
+
+class CastsOfMaps(TorchDispatchMode):
+    """The shapes of the images and maps, which are no weights, that are copied to another dtype."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        if operation is torch.ops.aten._to_copy.default and not isinstance(args[0], nn.Parameter):
+            self.shapes += [tuple(result.shape)] if result.dtype != args[0].dtype else []
+        return result
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "efficientnet_lite0"])
+def test_no_map_is_cast_on_either_side_of_a_norm_in_bf16(backbone):
+    network = Network(Architecture(backbone, head_norm="batch", width=64), n_classes=2, weights=None)
+    network = network.to(memory_format=torch.channels_last)
+    images = torch.randn(2, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    cpu = torch.device("cpu")
+    with CastsOfMaps() as of_a_step, autocast(torch.bfloat16, cpu):
+        network.train()(images)
+    assert [shape[:2] for shape in of_a_step.shapes] == [(2, 3)]  # the images, for the first convolution
+    with CastsOfMaps() as of_detection, torch.inference_mode(), autocast(torch.bfloat16, cpu):
+        freeze(network, torch.bfloat16)(images)
+    assert {shape[:2] for shape in of_detection.shapes} <= {(2, 3)}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
