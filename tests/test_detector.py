@@ -1,7 +1,9 @@
 import json
 import lzma
+import math
 import os
 import zlib
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -429,6 +431,29 @@ def test_every_bit_of_a_file_is_covered(tmp_path, step):
             assert all(torch.equal(got[name], value) for name, value in whole[0].items())
             assert all(got[name].dtype == value.dtype for name, value in whole[0].items())
     assert n_refused > 100 * n_harmless  # blanks that JSON does not mind
+
+
+def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(small, saved):
+    name = "class_head.out.weight"
+    weights, facts = file.read(saved)
+    assert name in weights
+    weights[name][0, 0, 0, 0] = math.nan
+    file.write(saved, weights, facts)
+    refused(saved, rf"1 tensors of .*huts\.safetensors hold NaN or infinity, such as {name}")
+    broken = deepcopy(small)
+    with torch.no_grad():
+        broken.network.class_head.out.weight[0, 0, 0, 0] = math.inf
+    with pytest.raises(ModelError, match="1 tensors of the network hold NaN or infinity"):
+        broken.save(saved)
+
+
+@pytest.mark.parametrize("layer", ["class_head", "box_head"])
+def test_nan_from_the_network_is_an_error_and_not_an_empty_result(small, layer):
+    broken = deepcopy(small)
+    with torch.no_grad():
+        getattr(broken.network, layer).out.bias[0] = math.nan  # of one class, or one side of boxes
+    with pytest.raises(ModelError, match=r"gives NaN for these pixels; .* nodata=.*\(this is float32\)"):
+        broken.detect(chips(), min_score=0.9)
 
 
 @pytest.mark.parametrize("lacking", ["checksum", "format_version", "classes"])

@@ -189,9 +189,19 @@ class Detector(HasMetadata):
             return Launched(Pending(found), nms_iou)
 
     def collect(self, launched: Launched) -> list[Boxes]:
-        """Return the boxes of a launched batch; batches may be collected in any order, each once."""
+        """Return the boxes of a launched batch; batches may be collected in any order, each once.
+
+        Raises:
+            ModelError: if the network gave NaN.
+        """
         with torch.inference_mode():
-            return suppress(launched.candidates.wait(), launched.nms_iou)
+            candidates = launched.candidates.wait()
+            if candidates[..., -2].isnan().any():
+                raise ModelError(
+                    "the network gives NaN for these pixels; a fill value far from all others does that: declare it "
+                    f'with nodata=; so does an overflow in float16: use precision="float32" (this is {self.precision})'
+                )
+            return suppress(candidates, launched.nms_iou)
 
     def frozen(self, precision: str | None = None, device: str | torch.device | None = None) -> Detector:
         """Return a copy optimised for inference; later training of this detector does not change it.
@@ -277,7 +287,9 @@ class Detector(HasMetadata):
 
         Raises:
             OutputError: if the suffix is not `.safetensors` or the file cannot be written there.
+            ModelError: if the weights are not finite.
         """
         self.warn_if_untrained()
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
+        file.check_finite(weights, "the network")
         return file.write(Path(expand_user(path)), weights, self.metadata)

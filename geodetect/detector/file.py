@@ -133,6 +133,19 @@ def checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def check_finite(weights: Mapping[str, Tensor], source: str) -> None:
+    """Raise if a tensor holds NaN or infinity, as a network with such weights detects nothing.
+
+    Raises:
+        ModelError: with the number of tensors and the name of one.
+    """
+    if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+        raise ModelError(
+            f"{len(broken)} tensors of {source} hold NaN or infinity, such as {broken[0]}, so it would detect nothing; "
+            "train it again at a lower rate"
+        )
+
+
 def _bytes_of(tensor: Tensor) -> memoryview:
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
 

@@ -47,6 +47,7 @@ def read_detector(path: str | Path, *, device: str | torch.device | None = None,
             f"the weights in {path} do not fit the {architecture.backbone} in it: {len(wrong)} tensors are missing, "
             f"unknown or of another shape, such as {', '.join(wrong[:3])}; save the detector again"
         )
+    file.check_finite(weights, str(path))
     network.load_state_dict(weights)
     network.to(where)
     return detector

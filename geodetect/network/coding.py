@@ -67,7 +67,8 @@ def select_candidates(
 
     At most `topk_candidates(shape)` predictions of a level are decoded. They are on the anchors with the best classes,
     which are chosen first: that leaves little to sort with many classes. Every image gets the same number of rows,
-    whatever the values, so the device need not be waited for. Rows that are no candidate have a score below 0.
+    whatever the values, so the device need not be waited for. Rows that are no candidate have a score below 0, and
+    those where the network gave NaN have a score of NaN: such rows come first.
 
     Args:
         logits: outputs of the network, before the sigmoid.
@@ -79,7 +80,7 @@ def select_candidates(
     """
     lowest = torch.zeros(logits.shape[2], device=logits.device) + min_score
     floors = (torch.logit(lowest.clamp(max=_NEARLY_CERTAIN)) - _MARGIN).to(logits.dtype)
-    able = torch.where(logits >= floors, logits, -math.inf)  # `>=` is False for NaN too
+    able = torch.where(logits < floors, -math.inf, logits)  # NaN stays, and is the largest to `amax` and `topk`
     n_classes, most, first, levels = logits.shape[2], topk_candidates(shape), 0, []
     for level in torch.split(able, list(level_sizes), dim=1):
         places = level.amax(dim=2).topk(min(most, level.shape[1])).indices
@@ -93,13 +94,14 @@ def select_candidates(
         corners = decode(anchors[anchor], moves)
         x, y = corners[..., 0::2].clamp(0, shape[1]), corners[..., 1::2].clamp(0, shape[0])
         boxes = torch.stack([x, y], dim=-1).flatten(-2)
-        is_inside = (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)  # False for NaN too
+        is_inside = (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
     else:
         boxes = oriented.decode(anchors[anchor], moves)
         is_inside = oriented.are_inside(boxes, shape)
     scores = logit.float().sigmoid()
     is_real = is_inside & (logit > -math.inf)
     scores = scores.where(is_real & (scores >= lowest[label]), _NOT_A_CANDIDATE)
+    scores = scores.where(~(logit.isnan() | moves.isnan().any(dim=-1)), math.nan)
     return torch.cat([boxes, scores[..., None], label[..., None].to(boxes.dtype)], dim=-1)
 
 
