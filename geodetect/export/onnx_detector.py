@@ -92,11 +92,17 @@ class OnnxDetector(RunsInOnnxruntime):
             nms_iou: IoU above which the worse of two boxes of a class is dropped.
 
         Raises:
-            ModelError: if the pixels have another number of bands, or are larger than the model's chips.
+            ModelError: if the pixels have another number of bands, are larger than the model's chips, or the network
+                gives NaN for them.
         """
         if not len(pixels):
             return []
         (found,) = self._session.run(None, {"images": self._prepare(pixels)})
+        if np.isnan(found).any():
+            raise ModelError(
+                f"{self.name} gives NaN for these pixels; a fill value far from all others does that: declare it with "
+                "nodata="
+            )
         rows = found.swapaxes(1, 2) if self._in_columns else found
         return [self._select_boxes(each, (pixels.shape[2], pixels.shape[3]), min_score, nms_iou) for each in rows]
 
