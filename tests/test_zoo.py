@@ -366,7 +366,8 @@ def test_what_cannot_be_used_is_not_kept(name: str, told: str, address: str, tmp
         assert "secret" not in str(caught.value)
         assert kept(tmp_path) == []
     del caught
-    gc.collect()  # the socket, here
+    if name == "half.onnx":
+        gc.collect()  # the socket, here
 
 
 def test_what_a_killed_download_left_is_removed_a_day_later(address: str, tmp_path: Path) -> None:
