@@ -113,6 +113,7 @@ def run(
     running: dict[Any, Task] = {}
 
     def submit(n_tasks: int) -> list[Any]:
+        """Submit the next tasks, fewer at the end, and return their futures."""
         handed = {client.submit(_attempt, shared, task, pure=False): task for task in islice(coming, n_tasks)}
         running.update(handed)
         return list(handed)

@@ -206,6 +206,7 @@ class _Places:
 
     @classmethod
     def of(cls, tilings: Sequence[Tiling]) -> _Places:
+        """Return the places of tilings that share chip size and stride."""
         grounds = np.array([tiling.ground.xyxy for tiling in tilings]).reshape(-1, 4)
         first = tilings[0]
         return cls(grounds[:, :2], grounds[:, 2:] - grounds[:, :2], first.chip_size, first.stride)

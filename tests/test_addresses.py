@@ -112,10 +112,9 @@ def test_messages_can_be_printed_whatever_the_name() -> None:
 # Signed rasters and vector files, from one end to the other
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Served]:
-    folder = tmp_path / "site"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("site")
     write_raster(folder / "town.tif", painted(), Grid(SHAPE, UPRIGHT, UTM))
     write_features(_labels(), folder / "roofs.gpkg")
     shutil.copy(folder / "roofs.gpkg", folder / "broken.gpkg")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -304,10 +305,10 @@ def test_there_must_be_something_to_resume_and_a_place_for_it(data: DetectionDat
         model.fit(2, checkpoint=tmp_path / "file")
 
 
-def test_other_chips_are_told_of(data: DetectionData, tmp_path: Path) -> None:
-    gd.RetinaNet(data, **MODEL).fit(1, checkpoint=tmp_path, progress=False)
+def test_other_chips_are_told_of(data: DetectionData, undisturbed: tuple[gd.RetinaNet, Path], tmp_path: Path) -> None:
+    shutil.copy(undisturbed[1], tmp_path)
     fewer = gd.RetinaNet(replace(data, valid=data.valid[:1]), **MODEL)
     with pytest.warns(
         UserWarning, match=r"other chips \(4 to train on, 2 .*; here 4 to train on, 1 .*\).* leave resume out"
     ):
-        fewer.fit(2, checkpoint=tmp_path, resume=True, progress=False)
+        fewer.fit(EPOCHS + 1, checkpoint=tmp_path, resume=True, progress=False)

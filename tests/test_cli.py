@@ -505,14 +505,6 @@ def test_truth_against_itself_is_perfect(work: Path, tmp_path: Path, capsys: pyt
     assert (tmp_path / "score.csv").read_text(encoding="utf-8").startswith("class,precision")
 
 
-def test_wide_tables_are_not_cut_off_in_a_pipe(work: Path, tmp_path: Path) -> None:
-    truth = str(work / "truth.gpkg")
-    command = [sys.executable, "-m", "geodetect", "evaluate", truth, truth]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "…" not in answer.stdout
-    assert "precision" in answer.stdout
-
-
 IN_TURN = """
 import json, sys
 from geodetect.cli.main import main
@@ -524,29 +516,41 @@ for arguments in json.loads(sys.argv[1]):
 """
 
 
-def test_classes_that_a_terminal_cannot_show_end_nothing(upright: PaintedScene, tmp_path: Path) -> None:
-    truth = tmp_path / "truth.gpkg"
+@pytest.fixture(scope="module")
+def in_a_pipe(scenes: dict[str, PaintedScene], tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, bytes]]:
+    """Exit codes and outputs of commands on classes that a terminal cannot show; one program, as importing is slow."""
+    folder, upright = tmp_path_factory.mktemp("pipe"), scenes["upright"]
+    truth = folder / "truth.gpkg"
     upright.truth.replace({"red": "泳池", "blue": "Bäume"}).to_file(truth)
     small = ("--chip-size", "64", "--no-progress")
     commands = [
-        ("chips", upright.path, truth, tmp_path / "chips", *small),
+        ("chips", upright.path, truth, folder / "chips", *small),
         ("info", truth),
         ("evaluate", truth, truth),
-        ("chips", upright.path, truth, tmp_path / "chips", *small, "--metadata-format", "泳"),
+        ("chips", upright.path, truth, folder / "chips", *small, "--metadata-format", "泳"),
     ]
     texts = [[str(each) for each in arguments] for arguments in commands]
     environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
-    command = [sys.executable, "-c", IN_TURN, json.dumps(texts)]  # one program, since importing takes seconds
+    command = [sys.executable, "-c", IN_TURN, json.dumps(texts)]
     answer = subprocess.run(command, capture_output=True, env=environment, check=True)
     assert b"Traceback" not in answer.stderr
     *shown, rest = answer.stdout.split(b"ended with ")
     assert len(shown) == len(commands)
     codes = [int(each.split()[0]) for each in [*shown[1:], rest]]
     assert codes == [0, 0, 0, 1], answer.stderr
-    told = [each.partition(b"\n")[2] if k else each for k, each in enumerate(shown)]
-    for said_so, refused in zip(told, codes, strict=True):
+    return [(codes[k], each.partition(b"\n")[2] if k else each) for k, each in enumerate(shown)]
+
+
+def test_classes_that_a_terminal_cannot_show_end_nothing(in_a_pipe: list[tuple[int, bytes]]) -> None:
+    for refused, said_so in in_a_pipe:
         assert (b"\\u6cf3" in said_so) != refused
         assert (b"B\xe4ume" in said_so) != refused
+
+
+def test_wide_tables_are_not_cut_off_in_a_pipe(in_a_pipe: list[tuple[int, bytes]]) -> None:
+    _, table = in_a_pipe[2]
+    assert "…".encode("cp1252") not in table
+    assert b"precision" in table
 
 
 def test_a_warning_names_options(upright: PaintedScene, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -379,9 +379,10 @@ def check_every_format(network: Network, tmp_path: Path) -> None:
     assert any(len(boxes) for boxes in expected)
     for got, due in zip(twin.detect(pixels, min_score=floor), expected, strict=True):
         assert_same(got, due)
-    block = (pixels[0], np.ones((128, 128), np.uint8))
-    scalars = {"padding": 0, "threshold": floor, "batch_size": 1}
-    (found,) = in_child(export(detector, tmp_path / "model.dlpk"), tmp_path, [block], scalars=scalars)["found"]
+    request = {"scalars": {"padding": 0, "threshold": floor, "batch_size": 1}}
+    blocks = [(pixels[0], np.ones((128, 128), np.uint8))]
+    (told,) = in_child(export(detector, tmp_path / "model.dlpk"), tmp_path, [(blocks, request)])
+    (found,) = told["found"]
     assert_same(boxes_of(found), detector.detect(pixels[:1], min_score=floor)[0])
 
 
@@ -431,36 +432,40 @@ def without(name, *rest, **named):
     return known(name, *rest, **named)
 builtins.__import__ = without
 import numpy as np
-folder, request = sys.argv[1], json.loads(sys.argv[2])
+folder, requests = sys.argv[1], json.loads(sys.argv[2])
 spec = importlib.util.spec_from_file_location("GeodetectDetector", folder + "/GeodetectDetector.py")
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
-function = module.GeodetectDetector()
-model = folder + "/model.emd"
-function.initialize(model=open(model).read() if request["as_json"] else model, device=-1)
-told = {"parameters": function.getParameterInfo(), "fields": json.loads(function.getFields())}
-told["configuration"] = function.getConfiguration(**request["scalars"])
-told["geometry"] = function.getGeometryType()
-blocks = np.load(folder + "/blocks.npz")
-told["found"] = [
-    json.loads(function.vectorize(raster_pixels=blocks[f"pixels{i}"], raster_mask=blocks[f"mask{i}"])["output_vectors"])
-    for i in range(request["n_blocks"])
-]
-print(json.dumps(told))
+model, answers = folder + "/model.emd", []
+for k, request in enumerate(requests):
+    function = module.GeodetectDetector()
+    function.initialize(model=open(model).read() if request["as_json"] else model, device=-1)
+    told = {"parameters": function.getParameterInfo(), "fields": json.loads(function.getFields())}
+    told["configuration"] = function.getConfiguration(**request["scalars"])
+    told["geometry"] = function.getGeometryType()
+    blocks = np.load(f"{folder}/blocks{k}.npz")
+    vectorize = lambda i: function.vectorize(raster_pixels=blocks[f"pixels{i}"], raster_mask=blocks[f"mask{i}"])
+    told["found"] = [json.loads(vectorize(i)["output_vectors"]) for i in range(request["n_blocks"])]
+    answers.append(told)
+print(json.dumps(answers))
 """
+Blocks = list[tuple[np.ndarray, np.ndarray]]
 
 
-def in_child(package: Path, folder: Path, blocks: list[tuple[np.ndarray, np.ndarray]], **request: Any) -> Any:
+def in_child(package: Path, folder: Path, requests: list[tuple[Blocks, dict[str, Any]]]) -> list[Any]:
     """What the raster function of a package answers in a process of its own that has torch and numpy alone."""
     with zipfile.ZipFile(package) as archive:
         archive.extractall(folder)
-    arrays = {f"pixels{i}": pixels for i, (pixels, _) in enumerate(blocks)}
-    np.savez(folder / "blocks.npz", **arrays, **{f"mask{i}": mask for i, (_, mask) in enumerate(blocks)})
-    asked = json.dumps({"as_json": False, "scalars": {}, "n_blocks": len(blocks)} | request)
-    command = [sys.executable, "-I", "-c", CHILD, str(folder), asked]
+    asked = []
+    for k, (blocks, request) in enumerate(requests):
+        arrays = {f"pixels{i}": pixels for i, (pixels, _) in enumerate(blocks)}
+        np.savez(folder / f"blocks{k}.npz", **arrays, **{f"mask{i}": mask for i, (_, mask) in enumerate(blocks)})
+        asked.append({"as_json": False, "scalars": {}, "n_blocks": len(blocks)} | request)
+    command = [sys.executable, "-I", "-c", CHILD, str(folder), json.dumps(asked)]
     run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout)
+    answers: list[Any] = json.loads(run.stdout)
+    return answers
 
 
 def boxes_of(features: dict[str, Any]) -> Boxes:
@@ -473,22 +478,38 @@ def boxes_of(features: dict[str, Any]) -> Boxes:
     return Boxes(xyxy, labels, np.array([each["Confidence"] for each in told]) / 100)
 
 
-def test_the_package_finds_what_the_detector_finds_where_geodetect_is_not(
-    detector: Detector, folder: Path, tmp_path: Path
-) -> None:
+PADDING, INNER = 20, SIDE - 40
+
+
+def large_block() -> np.ndarray:
+    """Pixels of two by two chips, and the padding round them."""
+    return chips(1, 2 * INNER + 2 * PADDING)[0]
+
+
+@pytest.fixture(scope="module")
+def in_arcgis(detector: Detector, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """What the package answers of a chip, without a mask, masked and half masked; and of a block of several chips."""
     pixels = chips(1)[0]
     floor = floor_of(detector, pixels[None])
     everywhere, nowhere = np.ones((SIDE, SIDE), np.uint8), np.zeros((SIDE, SIDE), np.uint8)
     half = everywhere.copy()
     half[:, 50:] = 0
-    scalars = {
-        "padding": "0",
-        "threshold": str(floor),
-        "nms_overlap": "0.5",
-        "batch_size": "1",
-    }  # as text, as ArcGIS may
-    blocks = [(pixels, everywhere), (pixels, nowhere), (pixels, half)]
-    told = in_child(folder / "model.dlpk", tmp_path, blocks, scalars=scalars)
+    # As text, as ArcGIS may.
+    as_text = {"padding": "0", "threshold": str(floor), "nms_overlap": "0.5", "batch_size": "1"}
+    alone = [(pixels, everywhere), (pixels, nowhere), (pixels, half)]
+    several = large_block()
+    block = [(several, np.ones((1, *several.shape[1:]), np.uint8))]
+    numbers = {"padding": PADDING, "threshold": floor, "batch_size": 4}
+    requests = [(alone, {"scalars": as_text}), (block, {"scalars": numbers, "as_json": True})]
+    return in_child(folder / "model.dlpk", tmp_path_factory.mktemp("arcgis"), requests)
+
+
+def test_the_package_finds_what_the_detector_finds_where_geodetect_is_not(
+    detector: Detector, in_arcgis: list[Any]
+) -> None:
+    pixels = chips(1)[0]
+    floor = floor_of(detector, pixels[None])
+    told = in_arcgis[0]
     found, nothing, left = told["found"]
     assert_same(boxes_of(found), detector.detect(pixels[None], min_score=floor)[0])
     assert nothing["features"] == []
@@ -503,28 +524,23 @@ def test_the_package_finds_what_the_detector_finds_where_geodetect_is_not(
     assert [each["name"] for each in told["fields"]["fields"]] == ["OID", "Class", "Confidence", "Shape"]
 
 
-def test_a_block_of_several_chips_is_looked_at_chip_by_chip(detector: Detector, folder: Path, tmp_path: Path) -> None:
-    padding, inner = 20, SIDE - 40
-    pixels = chips(1, 2 * inner + 2 * padding)[0]
-    floor = floor_of(detector, chips(1))
-    scalars = {"padding": padding, "threshold": floor, "batch_size": 4}
-    block = (pixels, np.ones((1, *pixels.shape[1:]), np.uint8))
-    told = in_child(folder / "model.dlpk", tmp_path, [block], scalars=scalars, as_json=True)
+def test_a_block_of_several_chips_is_looked_at_chip_by_chip(detector: Detector, in_arcgis: list[Any]) -> None:
+    pixels, floor, told = large_block(), floor_of(detector, chips(1)), in_arcgis[1]
     assert told["configuration"] | {"inheritProperties": 0} == {
         "extractBands": [3, 0, 1],  # counted from 0
-        "padding": padding,
-        "tx": 2 * inner,
-        "ty": 2 * inner,
+        "padding": PADDING,
+        "tx": 2 * INNER,
+        "ty": 2 * INNER,
         "fixedTileSize": 1,
         "inheritProperties": 0,
         "inputMask": True,
     }
     parts = []
-    for y in (0, inner):
-        for x in (0, inner):
+    for y in (0, INNER):
+        for x in (0, INNER):
             (found,) = detector.detect(pixels[None, :, y : y + SIDE, x : x + SIDE], min_score=floor, nms_iou=1.0)
-            kept = ((found.centres >= padding) & (found.centres < SIDE - padding)).all(axis=1)
-            parts.append(found[kept].shift(x - padding, y - padding))
+            kept = ((found.centres >= PADDING) & (found.centres < SIDE - PADDING)).all(axis=1)
+            parts.append(found[kept].shift(x - PADDING, y - PADDING))
     every = Boxes.concat(parts)
     assert_same(boxes_of(told["found"][0]), every[nms(every, 0.5)])
 

@@ -37,10 +37,34 @@ def data(scenes: dict[str, PaintedScene]) -> gd.DetectionData:
 
 
 @pytest.fixture(scope="module")
+def few(data: gd.DetectionData) -> gd.DetectionData:
+    """Two batches, for what is the same of more."""
+    return replace(data, train=data.train[:8])
+
+
+@pytest.fixture(scope="module")
 def trained(data: gd.DetectionData) -> gd.RetinaNet:
     model = gd.RetinaNet(data, **SMALL)
     model.fit(EPOCHS, lr=5e-4, progress=False)
     return model
+
+
+class Look(Callback):  # type: ignore[misc]
+    """Keeps the shapes of what callbacks are given."""
+
+    def __init__(self) -> None:
+        self.shapes: list[tuple[torch.Size, torch.Size]] = []
+
+    def after_loss(self) -> None:
+        self.shapes.append((self.pred[0].shape, self.pred[1].shape))
+
+
+@pytest.fixture(scope="module")
+def one_epoch(few: gd.DetectionData) -> tuple[gd.RetinaNet, Look]:
+    """A model after an epoch without a bar, and a callback that looked on, beside one that draws in a bar."""
+    model, look = gd.RetinaNet(few, **SMALL), Look()
+    model.fit(1, lr=1e-3, callbacks=[look, ShowGraphCallback()], progress=False)
+    return model, look
 
 
 @pytest.mark.slow  # one chip alone takes half a minute; test_network has the same of a smaller network
@@ -78,14 +102,14 @@ class OneEpoch(Callback):  # type: ignore[misc]
 
 
 def test_few_chips_get_steps_enough_unless_the_epochs_are_given(
-    data: gd.DetectionData, capsys: pytest.CaptureFixture[str]
+    few: gd.DetectionData, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = gd.RetinaNet(data, **SMALL)
+    model = gd.RetinaNet(few, **SMALL)
     model.fit(callbacks=[OneEpoch()])
     told = capsys.readouterr().out
-    n_batches = len(data.train) // data.batch_size
-    epochs = max(-(-500 // n_batches), -(-2000 // len(data.train)))
-    assert f"{epochs} epochs of {n_batches} batches of {data.batch_size} chips: {epochs * n_batches} steps" in told
+    n_batches = len(few.train) // few.batch_size
+    epochs = max(-(-500 // n_batches), -(-2000 // len(few.train)))
+    assert f"{epochs} epochs of {n_batches} batches of {few.batch_size} chips: {epochs * n_batches} steps" in told
     assert re.search(r"steps .*\n +epoch .*\n +0 .*\nabout [1-9]\d* min to go", told)
     model.fit(2, callbacks=[OneEpoch()])
     assert "steps" not in capsys.readouterr().out
@@ -100,13 +124,12 @@ def test_many_chips_get_ten_epochs(data: gd.DetectionData) -> None:
     assert choose_epochs(learner) == 10
 
 
-def test_the_same_seed_gives_the_same_losses(data: gd.DetectionData) -> None:
-    runs = []
-    for _ in range(2):
-        model = gd.RetinaNet(data, **SMALL)
-        model.fit(1, lr=1e-3, progress=False)
-        runs.append([float(value) for value in model.learner.recorder.losses])
+def test_the_same_seed_gives_the_same_losses(few: gd.DetectionData, one_epoch: tuple[gd.RetinaNet, Look]) -> None:
+    again = gd.RetinaNet(few, **SMALL)
+    again.fit(1, lr=1e-3, progress=False)
+    runs = [[float(value) for value in model.learner.recorder.losses] for model in (one_epoch[0], again)]
     assert runs[0] == runs[1]
+    assert len(runs[0]) == 2
 
 
 @pytest.mark.slow
@@ -125,8 +148,8 @@ def test_a_loss_that_grows_at_once_gives_no_rate(scenes: dict[str, PaintedScene]
         gd.RetinaNet(data, **SMALL).lr_find(plot=False)
 
 
-def test_a_frozen_backbone_does_not_move(data: gd.DetectionData) -> None:
-    model = gd.RetinaNet(data, **SMALL, freeze=True)
+def test_a_frozen_backbone_does_not_move(few: gd.DetectionData) -> None:
+    model = gd.RetinaNet(few, **SMALL, freeze=True)
     before = {name: value.clone() for name, value in model.detector.network.backbone.state_dict().items()}
 
     def moved() -> list[str]:
@@ -140,16 +163,16 @@ def test_a_frozen_backbone_does_not_move(data: gd.DetectionData) -> None:
     assert len(moved()) == len(before)
 
 
-def test_a_saved_model_finds_the_same(trained: gd.RetinaNet, data: gd.DetectionData, tmp_path: Path) -> None:
+def test_a_saved_model_finds_the_same(trained: gd.RetinaNet, few: gd.DetectionData, tmp_path: Path) -> None:
     path = trained.save(tmp_path / "squares.safetensors")
     again = gd.RetinaNet.from_model(path)
-    chip = data.train[0]
+    chip = few.train[0]
     ours, theirs = (m.detector.detect(chip.pixels[None], min_score=0.01)[0] for m in (trained, again))
     assert np.array_equal(ours.xyxy, theirs.xyxy)
     assert again.detector.min_score == trained.detector.min_score
     with pytest.raises(TrainingError, match="from_model"):
         again.fit(1)
-    further = gd.RetinaNet.from_model(path, data)
+    further = gd.RetinaNet.from_model(path, few)
     further.fit(1, lr=1e-4, progress=False)
 
 
@@ -162,7 +185,7 @@ def test_load_takes_the_weights_of_the_same_architecture(
     for name, value in trained.detector.network.state_dict().items():
         assert torch.equal(value, model.detector.network.state_dict()[name])
     with pytest.warns(UserWarning, match="overlap no anchor"):
-        other = gd.RetinaNet(data, backbone="resnet18", weights=None)
+        other = gd.RetinaNet(data, **SMALL | {"scales": (1.0,)})
     with pytest.raises(ModelError, match="anchors"):
         other.load(path)
 
@@ -226,10 +249,10 @@ def test_scores_and_pictures(trained: gd.RetinaNet) -> None:
     ("weights", "freeze", "kept"), [("imagenet", None, True), ("imagenet", False, False), (None, None, False)]
 )
 def test_batch_norms_of_a_pretrained_backbone_are_frozen(
-    data: gd.DetectionData, weights: str | None, freeze: bool | None, kept: bool
+    few: gd.DetectionData, weights: str | None, freeze: bool | None, kept: bool
 ) -> None:
     model = gd.RetinaNet(
-        data, backbone="efficientnet_lite0", size="small", scales="auto", weights=weights, freeze=freeze
+        few, backbone="efficientnet_lite0", size="small", scales="auto", weights=weights, freeze=freeze
     )
     backbone = model.detector.network.backbone
     norms = torch.nn.ModuleList(layer for layer in backbone.modules() if isinstance(layer, torch.nn.BatchNorm2d))
@@ -260,9 +283,7 @@ def test_errors_are_shown(trained: gd.RetinaNet) -> None:
         trained.show_errors(rows=0)
 
 
-def test_interrupting_leaves_the_best_weights(data: gd.DetectionData) -> None:
-    from fastai.callback.core import Callback
-
+def test_interrupting_leaves_the_best_weights(few: gd.DetectionData) -> None:
     class Interrupt(Callback):  # type: ignore[misc]
         order = 99
 
@@ -270,26 +291,16 @@ def test_interrupting_leaves_the_best_weights(data: gd.DetectionData) -> None:
             if self.epoch == 1:
                 raise KeyboardInterrupt
 
-    model = gd.RetinaNet(data, **SMALL)
+    model = gd.RetinaNet(few, **SMALL)
     with pytest.raises(KeyboardInterrupt):
         model.fit(5, lr=1e-3, callbacks=[Interrupt()], progress=False)
-    assert model.detector.detect(data.train[0].pixels[None]) is not None
+    assert model.detector.detect(few.train[0].pixels[None]) is not None
     model.fit(1, lr=1e-3, progress=False)
 
 
-def test_callbacks_are_given_raw_outputs(data: gd.DetectionData) -> None:
-    from fastai.callback.core import Callback
-
-    shapes: list[tuple[torch.Size, torch.Size]] = []
-
-    class Look(Callback):  # type: ignore[misc]
-        def after_loss(self) -> None:
-            shapes.append((self.pred[0].shape, self.pred[1].shape))
-
-    gd_model = gd.RetinaNet(data, **SMALL)
-    gd_model.fit(1, lr=1e-3, callbacks=[Look()], progress=False)
+def test_callbacks_are_given_raw_outputs(one_epoch: tuple[gd.RetinaNet, Look]) -> None:
     n_anchors = 9 * (8 * 8 + 4 * 4 + 2 * 2 + 1 + 1)  # of a chip of 64 px, at P3 to P7
-    assert shapes[0] == ((4, n_anchors, 2), (4, n_anchors, 4))
+    assert one_epoch[1].shapes[0] == ((4, n_anchors, 2), (4, n_anchors, 4))
 
 
 def test_a_loss_that_is_no_number_stops_with_a_sentence(data: gd.DetectionData) -> None:
@@ -300,10 +311,10 @@ def test_a_loss_that_is_no_number_stops_with_a_sentence(data: gd.DetectionData) 
 
 def test_anchors_that_miss_the_objects_are_said_once(data: gd.DetectionData) -> None:
     with pytest.warns(UserWarning, match='scales="auto"'):
-        gd.RetinaNet(data, backbone="resnet18", weights=None)
+        gd.RetinaNet(data, backbone="resnet18", weights=None, size="small")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model = gd.RetinaNet(data, backbone="resnet18", weights=None, scales="auto")
+        model = gd.RetinaNet(data, **SMALL)
     assert model.detector.network.architecture.anchors.anchor_size < 4
 
 
@@ -372,14 +383,12 @@ def test_callbacks_that_cannot_work_are_refused_before_training(trained: gd.Reti
         trained.fit(1, callbacks=[MixUp()])
 
 
-def test_graphs_are_left_out_where_there_is_no_bar(data: gd.DetectionData) -> None:
-    model = gd.RetinaNet(data, **SMALL)
-    model.fit(1, callbacks=[ShowGraphCallback()], progress=False)
-    assert model.detector.summary["epochs"] == 1
+def test_graphs_are_left_out_where_there_is_no_bar(one_epoch: tuple[gd.RetinaNet, Look]) -> None:
+    assert one_epoch[0].detector.summary["epochs"] == 1
 
 
-def test_parts_of_epochs_count_as_epochs(data: gd.DetectionData) -> None:
-    model = gd.RetinaNet(data, **SMALL)
+def test_parts_of_epochs_count_as_epochs(few: gd.DetectionData) -> None:
+    model = gd.RetinaNet(few, **SMALL)
     model.fit(2, monitor="AP50", callbacks=[ShortEpochCallback(pct=0.1)], progress=False)
     assert model.detector.summary["epochs"] == 2
     assert np.shape(model.learner.recorder.values) == (2, 3)
@@ -398,13 +407,13 @@ def test_an_unknown_monitor_is_a_warning_and_never_stops_early(
     assert model.detector.summary["epochs"] == PATIENCE + 2
 
 
-def test_a_saved_model_goes_on_with_its_loss(data: gd.DetectionData, tmp_path: Path) -> None:
-    model = gd.RetinaNet(data, **SMALL, giou=True, box_weight=2, focal_gamma=1.5)
+def test_a_saved_model_goes_on_with_its_loss(few: gd.DetectionData, tmp_path: Path) -> None:
+    model = gd.RetinaNet(few, **SMALL, giou=True, box_weight=2, focal_gamma=1.5)
     model.fit(1, progress=False)
     assert {"giou": True, "box_weight": 2, "focal_gamma": 1.5}.items() <= model.detector.facts.items()
-    again = gd.RetinaNet.from_model(model.save(tmp_path / "saved.safetensors"), data)
+    again = gd.RetinaNet.from_model(model.save(tmp_path / "saved.safetensors"), few)
     assert again.learner.loss_func.loss == model.learner.loss_func.loss
-    usual = gd.RetinaNet(data, **SMALL, giou=False)  # the paper's loss is what a file without one has
+    usual = gd.RetinaNet(few, **SMALL, giou=False)  # the paper's loss is what a file without one has
     usual.fit(1, progress=False)
     assert usual.detector.summary.keys() == {"epochs", "valid_loss", "AP50"}
 

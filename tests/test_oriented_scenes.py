@@ -53,7 +53,7 @@ TRUTH = Boxes(
     [0, 1, 0, 1, 0, 1],
     angles=np.deg2rad([30, -50, 75, 10, -15, -85]),
 )
-DETECTOR = PaintDetector(chip_size=128, overlap=96, oriented=True)
+DETECTOR = PaintDetector(chip_size=128, overlap=84, oriented=True)  # the longest reaches over 83 px
 OUTPUTS = [".gpkg", ".geojson", ".shp", ".fgb", ".parquet", ".kml", ".csv"]
 
 
@@ -496,7 +496,7 @@ def test_reports_say_what_was_compared(tmp_path, shape, word):
 
 def test_upright_and_oriented_detections_are_compared_alike_by_polygons(upright, found):
     truth = frame(TRUTH)
-    boxes = find(upright, PaintDetector(chip_size=128, overlap=96))
+    boxes = find(upright, PaintDetector(chip_size=128, overlap=84))
     by_polygon = [compute_accuracy(each, truth, shape="polygon").table.loc["all", "tp"] for each in (boxes, found)]
     assert by_polygon[1] == len(TRUTH) > by_polygon[0]
 

@@ -78,7 +78,7 @@ def folder(torchvisions: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         pytest.param((400, 400), marks=pytest.mark.slow),
         pytest.param((250, 400), marks=pytest.mark.slow),
-        (400, 64),
+        (400, 40),
     ],
 )
 def test_a_retinanet_finds_what_torchvision_finds(folder: Path, torchvisions: Any, shape: tuple[int, int]) -> None:
@@ -108,7 +108,7 @@ def test_a_retinanet_is_described_by_its_configuration(folder: Path) -> None:
 def test_a_retinanet_saved_by_us_stays_the_same(folder: Path, tmp_path: Path) -> None:
     detector = gd.load_detector(folder, device="cpu", precision="float32")
     again = gd.load_detector(detector.save(tmp_path / "crowns.safetensors"), device="cpu", precision="float32")
-    pixels = np.random.default_rng(2).integers(0, 256, (1, 3, 200, 40), np.uint8)  # enlarged to 1333 x 267
+    pixels = np.random.default_rng(2).integers(0, 256, (1, 3, 200, 20), np.uint8)  # enlarged to 1333 x 133
     for ours, theirs in zip(detector.detect(pixels), again.detect(pixels), strict=True):
         assert len(ours)
         np.testing.assert_array_equal(ours.xyxy, theirs.xyxy)
@@ -316,7 +316,7 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     handler = functools.partial(Careless, directory=str(tmp_path))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))  # s until it sees that it is to end
     thread.start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
@@ -366,7 +366,8 @@ def test_what_cannot_be_used_is_not_kept(name: str, told: str, address: str, tmp
         assert "secret" not in str(caught.value)
         assert kept(tmp_path) == []
     del caught
-    gc.collect()  # the socket, here
+    if name == "half.onnx":
+        gc.collect()  # the socket, here
 
 
 def test_what_a_killed_download_left_is_removed_a_day_later(address: str, tmp_path: Path) -> None:

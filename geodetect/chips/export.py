@@ -164,6 +164,7 @@ def _write_chips(source: Source, paths: Sequence[Path], parts: Sequence[str | No
     classes = np.array(source.classes, dtype=object)
 
     def write(path: Path, plan: ChipPlan, part: str | None) -> Image:
+        """Write one chip unless its file exists, and return its entry for the labels."""
         if not path.exists():
             pixels, valid = plan.reader.read(plan.window)
             write_chip(path, pixels, plan.grid, valid)

@@ -154,6 +154,7 @@ def split_at_random(groups: Int[np.ndarray, "N"], counts: Int[np.ndarray, "N K"]
     rng = np.random.default_rng(seed)
 
     def draws() -> Iterator[Split]:
+        """Yield random splits that come near to `share`."""
         for _ in range(_TRIES):
             order = rng.permutation(len(names))
             wanted = int(np.searchsorted(np.cumsum(sizes[order]), share * len(groups))) + 1

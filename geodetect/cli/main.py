@@ -86,6 +86,7 @@ def _name_options(message: str, command: click.Command | None) -> str:
     options = {each.name: each.opts[0] for each in command.params if isinstance(each, click.Option)} if command else {}
 
     def replace(found: re.Match[str]) -> str:
+        """Return the option for a keyword, with its value; unchanged if the command has no such option."""
         keyword, several, value, more = found.groups()
         if keyword not in options:
             return found[0]
@@ -102,6 +103,7 @@ def _show_warnings() -> Iterator[None]:
     """Show geodetect's warnings as one line on stderr, and hide those of other packages and GDAL's log."""
 
     def show(message: Warning | str, category: type[Warning], *_place: Any) -> None:
+        """Write a warning to stderr; stands in for `warnings.showwarning`."""
         if category is UserWarning:  # not its subclasses, such as rasterio's NotGeoreferencedWarning
             context = click.get_current_context(silent=True)
             text = _name_options(" ".join(str(message).split()), context.command if context else None)

@@ -84,7 +84,10 @@ class Detector(HasMetadata):
 
     @property
     def metadata(self) -> Metadata:
-        """Classes, bands, chip size and all else that inference needs; replace it to change a part."""
+        """Classes, bands, chip size and all else that inference needs; replace it to change a part.
+
+        Assigning metadata without a normalisation raises ArgumentError.
+        """
         architecture = self.network.architecture  # its norms may have been changed
         if self._metadata.architecture != architecture:
             self._metadata = replace(self._metadata, architecture=architecture)

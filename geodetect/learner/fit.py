@@ -162,7 +162,7 @@ class Fit:
                 self._save()
         except OutputError:
             raise  # its message says what is kept, and where
-        except BaseException as error:
+        except BaseException as error:  # whatever ends training, Ctrl-C too, the user learns what is left of it
             error.add_note(self._describe())
             raise
 

@@ -124,6 +124,7 @@ class _Slots(NamedTuple):
 
     @classmethod
     def of(cls, network: Network, state: Mapping[str, Tensor]) -> _Slots:
+        """Return the counts that the sizes of the last biases in a state dict tell."""
         boxes, classes = state.get(f"{_BOX_OUT}bias"), state.get(f"{_CLASS_OUT}bias")
         if boxes is None or classes is None:
             return cls(network.architecture.anchors.per_cell, network.n_classes)

@@ -110,6 +110,7 @@ def read_headers(
     """
 
     def read(file: tuple[Location, str]) -> Header:
+        """Return the header of one file; raise RasterError if it cannot be part of a mosaic."""
         location, name = file
         with translate_errors(name, location), location.open() as dataset:
             header = Header.of(dataset, location, name, nodata)

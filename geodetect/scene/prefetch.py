@@ -76,6 +76,7 @@ def batches(
     """
 
     def places() -> Iterator[_Place]:
+        """Yield the place of each window in the batch that it is read into; batches are allocated lazily."""
         for group, windows in enumerate(groups):
             for start in range(0, len(windows), batch_size):
                 some = windows[start : start + batch_size]

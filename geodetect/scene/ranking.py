@@ -108,6 +108,7 @@ class _Run:
 
     @classmethod
     def write(cls, path: Path, boxes: Boxes) -> _Run:
+        """Write boxes that are already sorted to a new file."""
         rows = _rows(boxes)
         rows.tofile(path)
         return cls(path, *rows.shape)

@@ -207,7 +207,7 @@ def _name_windows(batch: Batch, raster: str) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except BaseException as error:
+    except BaseException as error:  # of a model that may be anybody's
         x1, y1, x2, y2 = batch.windows[0].xyxy
         more = f" and {len(batch.windows) - 1} more" if len(batch.windows) > 1 else ""
         place = f"the window x {x1} to {x2}, y {y1} to {y2}{more} of {raster}"

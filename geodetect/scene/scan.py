@@ -139,7 +139,7 @@ def scan_strips(
                 settling, following = pool.submit(_settle, strips[group], seen, plan), group + 1
         except GeneratorExit:
             raise
-        except BaseException:  # what was found before it is kept
+        except BaseException:  # of a model, a raster, or Ctrl-C: the strips before it are kept
             if settling is not None:
                 yield settling.result()
             raise

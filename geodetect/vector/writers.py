@@ -173,10 +173,11 @@ class _Layer:
         raised: list[BaseException] = []  # GDAL says only that there was an error in a stream
 
         def batches() -> Iterator[pa.RecordBatch]:
+            """Yield the tables in batches, and keep the error that ends them."""
             try:
                 for table in tables:
                     yield from table.to_batches()
-            except BaseException as error:
+            except BaseException as error:  # Ctrl-C too, which GDAL would hide as well
                 raised.append(error)
                 raise
 
