@@ -145,7 +145,9 @@ def test_without_a_number_a_resumed_training_has_as_many_epochs_as_it_was_to_hav
     assert re.search(rf"^{EPOCHS} epochs of .* steps, 1 of them done", capsys.readouterr().out)
     assert_same(again, undisturbed[0])
     again.fit(checkpoint=tmp_path, resume=True)
-    assert f"nothing to train: {EPOCHS} epochs are done" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"nothing to train: {EPOCHS} epochs are done" in out
+    assert "train_loss" not in out  # no table without a line
 
 
 def test_a_second_training_repeats_no_epoch_of_the_first(data: DetectionData) -> None:
@@ -285,6 +287,28 @@ def test_a_state_of_another_training_is_refused(data: DetectionData, undisturbed
         gd.RetinaNet(data, **MODEL, head_norm="group").fit(3, checkpoint=folder, resume=True)
     with pytest.raises(TrainingError, match=r"loss parameters are .*'giou': True.*, here .*'giou': False"):
         gd.RetinaNet(data, **MODEL, giou=False).fit(3, checkpoint=folder, resume=True)
+
+
+def test_a_frozen_backbone_stays_frozen_when_training_goes_on(data: DetectionData, tmp_path: Path) -> None:
+    once, folder = gd.RetinaNet(data, **MODEL, freeze=True), tmp_path / "states"
+    once.fit(2, lr=1e-3, progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        gd.RetinaNet(data, **MODEL, freeze=True).fit(2, lr=1e-3, checkpoint=folder, callbacks=[StopAt(1)])
+    again = gd.RetinaNet(data, **MODEL)
+    with pytest.raises(TrainingError, match=r"with the whole backbone frozen, here nothing; call freeze\(\)"):
+        again.fit(2, checkpoint=folder, resume=True, progress=False)
+    again.freeze()
+    again.fit(2, checkpoint=folder, resume=True, progress=False)
+    assert_same(again, once)
+    again.unfreeze()
+    with pytest.raises(TrainingError, match=r"the last training is .*; call freeze\(\) .*, or leave resume out"):
+        again.fit(3, resume=True, progress=False)
+    second = tmp_path / "second phase"
+    again.fit(1, checkpoint=second, resume=True, progress=False)  # another training, as the first was frozen
+    assert again.detector.summary["epochs"] == 3
+    saved = gd.RetinaNet.from_model(again.save(tmp_path / "first.safetensors"), data)
+    with pytest.warns(UserWarning, match=r"with nothing frozen, here 96 tensors, so it will end with other"):
+        saved.fit(2, checkpoint=second, resume=True, progress=False)
 
 
 def test_a_state_is_no_detector(data: DetectionData, undisturbed: tuple[gd.RetinaNet, Path]) -> None:

@@ -28,10 +28,12 @@ from geodetect.learner import distributed
 from geodetect.learner.callbacks import BestEpoch, copy_weights
 from geodetect.learner.interrupts import defer_interrupts
 from geodetect.network.losses import Loss
+from geodetect.network.retinanet import Network
 
 FILE = "training.safetensors"
 _FORMAT_VERSION = 2
 _WEIGHTS, _BEST, _OPTIMIZER = "weights.", "best.", "optimizer."
+_BACKBONE = "the whole backbone"
 _START_ANEW = "remove it to start from the beginning"
 _RECORDED = ("lrs", "losses", "iters", "values")  # attributes of fastai's recorder
 
@@ -162,6 +164,7 @@ def identify(detector: Detector, loss: Loss, data: DetectionData) -> dict[str, A
         "pixel statistics": {"mean": detector.normalization.mean, "std": detector.normalization.std},
         "heads": {name: getattr(architecture, name) for name in ("width", "depth", "head_norm")},
         "loss parameters": asdict(loss),
+        "frozen": _describe_frozen(network),
         "chips": {
             "to train on": len(data.train),
             "to validate on": len(data.valid),
@@ -170,6 +173,14 @@ def identify(detector: Detector, loss: Loss, data: DetectionData) -> dict[str, A
         "tensors": zlib.crc32(str([(k, tuple(v.shape)) for k, v in network.state_dict().items()]).encode()),
     }
     return dict(json.loads(json.dumps(facts)))  # as a checkpoint holds them
+
+
+def _describe_frozen(network: Network) -> str:
+    """Return what of a network is not trained, in words."""
+    if not any(parameter.requires_grad for parameter in network.backbone.parameters()):
+        return _BACKBONE
+    n_frozen = sum(not parameter.requires_grad for parameter in network.parameters())
+    return f"{n_frozen} tensors" if n_frozen else "nothing"
 
 
 def make_folder(folder: Path) -> Path:
@@ -246,6 +257,9 @@ def check(state: State, *, model: dict[str, Any], monitor: str, where: str) -> N
             f"{where} is of a training on other chips ({then}; here {now}), and the best epoch is chosen by scores "
             "on both; leave resume out to start anew, with weights= to keep what was learnt"
         )
+    if "frozen" in unlike:
+        unlike.remove("frozen")
+        _compare_frozen(theirs["frozen"], model["frozen"], where)
     for name in unlike:
         verb = "are" if name.endswith("s") else "is"
         told = f"its {name} {verb} {theirs[name]}, here {model[name]}"
@@ -256,6 +270,19 @@ def check(state: State, *, model: dict[str, Any], monitor: str, where: str) -> N
         raise TrainingError(
             f"{where} has its best epoch by {state.facts['monitor']!r}, not {monitor!r}; resume with the same monitor"
         )
+
+
+def _compare_frozen(then: str, now: str, where: str) -> None:
+    """Raise if the backbone was frozen in one of two trainings alone; warn if they differ in another part.
+
+    Raises:
+        TrainingError: if it was.
+    """
+    told = f"{where} is of a training with {then} frozen, here {now}"
+    if _BACKBONE in (then, now):
+        remedy = "freeze()" if then == _BACKBONE else "unfreeze()"
+        raise TrainingError(f"{told}; call {remedy} to go on with it, or leave resume out to start another")
+    warn(f"{told}, so it will end with other weights; make RetinaNet with the weights= and freeze= that it had")
 
 
 def _numbers(values: Any) -> Any:

@@ -118,6 +118,8 @@ class RetinaNet:
     ) -> RetinaNet:
         """Load a saved or published detector to use it, or, with `data`, to go on training with the same loss.
 
+        Files do not hold what was frozen: all but the backbone's batch norms is trained, until `freeze` is called.
+
         Args:
             path: a `.safetensors` file that `save` wrote, or another name that `load_detector` takes, but for `.onnx`.
             data: chips with the same classes and number of bands. The detector takes over their bands, pixel size and
@@ -221,7 +223,7 @@ class RetinaNet:
             callbacks: fastai callbacks; the network gives them (logits (B, A, K), deltas (B, A, 4 or 6)). For logs:
                 CSVLogger("losses.csv"), TensorBoardCallback("runs", trace_model=False, log_preds=False).
             resume: go on with the last training of this model, or with that in the folder `checkpoint`, which is
-                started if there is none.
+                started if there is none. The backbone must be frozen, or not, as it was.
             save_as: a `.safetensors` file to save the detector to as soon as training ends, even by an error, and
                 again when its `min_score` is chosen.
             progress: show a bar, with losses and AP50 for each epoch.
