@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 
 import geodetect as gd
 from geodetect.chips import DetectionData
+from geodetect.chips.chip import Chips
 from geodetect.detector.file import checksum
 from geodetect.errors import ModelError, OutputError, TrainingError
 from geodetect.learner.checkpoints import FILE
@@ -335,3 +336,9 @@ def test_other_chips_are_told_of(data: DetectionData, tmp_path: Path) -> None:
         UserWarning, match=r"other chips \(4 to train on, 2 .*; here 4 to train on, 1 .*\).* leave resume out"
     ):
         fewer.fit(2, checkpoint=tmp_path, resume=True, progress=False)
+    tmp_path.joinpath(FILE).unlink()
+    gd.RetinaNet(data, **MODEL).fit(1, checkpoint=tmp_path, progress=False)
+    plans = data.valid.plans[:1] + data.train.plans[1:] + data.train.plans[:1] + data.valid.plans[1:]
+    parted = replace(data, train=Chips(plans[:4]), valid=Chips(plans[4:]))  # as many, with as many boxes
+    with pytest.warns(UserWarning, match=r"other chips \(.*; here as many, at other places or split differently\)"):
+        gd.RetinaNet(parted, **MODEL).fit(2, checkpoint=tmp_path, resume=True, progress=False)

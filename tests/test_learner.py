@@ -116,6 +116,9 @@ def test_lr_find_leaves_the_weights_alone(data: gd.DetectionData) -> None:
     rate = model.lr_find(plot=False)
     assert 1e-7 < rate < 1
     assert all(torch.equal(before[name], value) for name, value in model.detector.network.state_dict().items())
+    model.unfreeze()  # what was found with other parameters frozen is not used
+    model.fit(1, one_cycle=False, progress=False)
+    assert set(model.learner.recorder.lrs) == {5e-4}
 
 
 def test_a_loss_that_grows_at_once_gives_no_rate(scenes: dict[str, PaintedScene]) -> None:

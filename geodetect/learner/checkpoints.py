@@ -154,7 +154,7 @@ class Checkpoint(Callback):  # type: ignore[misc]
 
 def identify(detector: Detector, loss: Loss, data: DetectionData) -> dict[str, Any]:
     """Return the facts that two trainings must share, `chips` aside, for one to go on with the other's state."""
-    network, architecture = detector.network, detector.network.architecture
+    network, architecture, parts = detector.network, detector.network.architecture, (data.train, data.valid)
     facts = {
         "classes": detector.classes,
         "bands": detector.bands,
@@ -168,11 +168,16 @@ def identify(detector: Detector, loss: Loss, data: DetectionData) -> dict[str, A
         "chips": {
             "to train on": len(data.train),
             "to validate on": len(data.valid),
-            "boxes": sum(len(plan.boxes) for part in (data.train, data.valid) for plan in part.plans),
+            "boxes": sum(len(plan.boxes) for part in parts for plan in part.plans),
         },
-        "tensors": zlib.crc32(str([(k, tuple(v.shape)) for k, v in network.state_dict().items()]).encode()),
+        "windows": _checksum([[(p.window.xyxy, p.boxes.labels.tolist()) for p in part.plans] for part in parts]),
+        "tensors": _checksum([(k, tuple(v.shape)) for k, v in network.state_dict().items()]),
     }
     return dict(json.loads(json.dumps(facts)))  # as a checkpoint holds them
+
+
+def _checksum(values: list[Any]) -> int:
+    return zlib.crc32(str(values).encode())
 
 
 def _describe_frozen(network: Network) -> str:
@@ -250,9 +255,11 @@ def check(state: State, *, model: dict[str, Any], monitor: str, where: str) -> N
     """
     theirs = state.facts["model"]
     unlike = [name for name in model if name in theirs and model[name] != theirs[name]]  # older states have fewer
-    if "chips" in unlike:
-        unlike.remove("chips")
+    if unlike_chips := {"chips", "windows"}.intersection(unlike):
+        unlike = [name for name in unlike if name not in unlike_chips]
         then, now = (", ".join(f"{n} {what}" for what, n in each["chips"].items()) for each in (theirs, model))
+        if "chips" not in unlike_chips:
+            now = "as many, at other places or split differently"
         warn(
             f"{where} is of a training on other chips ({then}; here {now}), and the best epoch is chosen by scores "
             "on both; leave resume out to start anew, with weights= to keep what was learnt"

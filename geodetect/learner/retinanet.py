@@ -107,9 +107,9 @@ class RetinaNet:
     ) -> None:
         self._detector, self.data, self.seed, self._loss = detector, data, seed, loss
         self._keep_norms = keep_norms  # of the backbone
+        self._rate: float | None = None  # found by `lr_find`
         self.unfreeze()
         self._learner: DetectionLearner | None = None
-        self._rate: float | None = None  # found by `lr_find`
         self._fit: Fit | None = None  # the last training
 
     @classmethod
@@ -167,17 +167,23 @@ class RetinaNet:
         return self.data
 
     def freeze(self) -> None:
-        """Freeze the backbone's weights."""
+        """Freeze the backbone's weights, and forget what `lr_find` found for all of them."""
+        self._rate = None
         self._detector.network.freeze_backbone(True)
 
     def unfreeze(self) -> None:
-        """Let the backbone's weights be trained; with `freeze=False` its pretrained batch norms too."""
+        """Let the backbone's weights be trained, with `freeze=False` its pretrained batch norms too.
+
+        What `lr_find` found with the backbone frozen is forgotten: it is often too high for all weights.
+        """
+        self._rate = None
         self._detector.network.freeze_backbone(False, norms=self._keep_norms)
 
     def lr_find(self, *, plot: bool = True) -> float:
         """Find a learning rate for this network and data; the weights stay as they were.
 
-        Trains up to 100 batches at a growing rate. `fit` uses the result unless it is given a rate.
+        Trains up to 100 batches at a growing rate. `fit` uses the result unless it is given a rate, until the backbone
+        is frozen or unfrozen.
 
         Args:
             plot: show the losses over the rates in a notebook.
