@@ -109,6 +109,25 @@ def test_the_same_seed_gives_the_same_losses(data: gd.DetectionData) -> None:
     assert runs[0] == runs[1]
 
 
+def test_what_callbacks_save_and_find_changes_no_training(data: gd.DetectionData, tmp_path: Path) -> None:
+    picture = np.linspace(0, 60000, 3 * 64 * 64).astype(np.uint16).reshape(3, 64, 64)
+
+    class Look(Callback):  # type: ignore[misc]
+        def after_batch(self) -> None:
+            if self.training and self.iter == 0:
+                model.predict(picture)
+                model.save(tmp_path / "middle.safetensors")
+
+    runs = []
+    for callbacks in ([], [Look()]):
+        model = gd.RetinaNet(data, **SMALL)
+        model.fit(1, lr=1e-3, callbacks=callbacks, progress=False)
+        runs.append([float(value) for value in model.learner.recorder.losses])
+        assert not model.detector.network.training  # afterwards
+    assert runs[0] == runs[1]
+    assert gd.load_detector(tmp_path / "middle.safetensors").classes == model.detector.classes
+
+
 @pytest.mark.slow
 def test_lr_find_leaves_the_weights_alone(data: gd.DetectionData) -> None:
     model = gd.RetinaNet(replace(data, batch_size=2), **SMALL)  # a hundred steps
@@ -141,6 +160,9 @@ def test_a_frozen_backbone_does_not_move(data: gd.DetectionData) -> None:
     model.unfreeze()
     model.fit(1, lr=1e-3, progress=False)
     assert len(moved()) == len(before)
+    model.learner.freeze()  # fastai's, which leaves the heads alone to be trained
+    model.unfreeze()
+    assert all(parameter.requires_grad for parameter in model.detector.network.parameters())
 
 
 def test_a_saved_model_finds_the_same(trained: gd.RetinaNet, data: gd.DetectionData, tmp_path: Path) -> None:

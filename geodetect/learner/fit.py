@@ -134,6 +134,7 @@ class Fit:
         self.detector, self.learner, self.checkpoint, self.save_as = detector, learner, checkpoint, save_as
         self.state: State | None = None if last is None else last.state
         self.history: dict[str, Any] | None = None if last is None else last.history
+        self.is_training = False
 
     def run(
         self, epochs: int | None, valid: Chips, *, one_cycle: bool, callbacks: Sequence[Callback], progress: bool
@@ -203,11 +204,12 @@ class Fit:
         learner.opt, learner.first_epoch = None, checkpoint.first_epoch
         fit = learner.fit_one_cycle if one_cycle else learner.fit
         halfway = [FixHeadNorms()] if one_cycle else []  # at a constant rate more epochs may follow the last
+        self.is_training = True
         try:
             with memory.reuse_freed(), distributed.parallelise(learner.model) as learner.parallel:
                 fit(epochs, checkpoint.rates, cbs=[checkpoint.best, checkpoint, *halfway, *callbacks])
         finally:
-            learner.parallel, learner.first_epoch = None, 0
+            learner.parallel, learner.first_epoch, self.is_training = None, 0, False
         learner.stop_on_nan.check()
 
     def _keep_best(self) -> None:

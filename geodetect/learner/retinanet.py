@@ -150,7 +150,8 @@ class RetinaNet:
     @property
     def detector(self) -> Detector:
         """The detector that inference uses: the network as it is now, with its metadata."""
-        self._detector.network.eval()
+        if self._fit is None or not self._fit.is_training:  # else callbacks that save or detect would change training
+            self._detector.network.eval()
         return self._detector
 
     @property
@@ -177,6 +178,7 @@ class RetinaNet:
         What `lr_find` found with the backbone frozen is forgotten: it is often too high for all weights.
         """
         self._rate = None
+        self._detector.network.requires_grad_(True)  # fastai's `learner.freeze()` freezes the pyramid too
         self._detector.network.freeze_backbone(False, norms=self._keep_norms)
 
     def lr_find(self, *, plot: bool = True) -> float:
