@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 
 import geodetect as gd
 from geodetect.chips import DetectionData
+from geodetect.chips.chip import Chips
 from geodetect.detector.file import checksum
 from geodetect.errors import ModelError, OutputError, TrainingError
 from geodetect.learner.checkpoints import FILE
@@ -146,7 +147,9 @@ def test_without_a_number_a_resumed_training_has_as_many_epochs_as_it_was_to_hav
     assert re.search(rf"^{EPOCHS} epochs of .* steps, 1 of them done", capsys.readouterr().out)
     assert_same(again, undisturbed[0])
     again.fit(checkpoint=tmp_path, resume=True)
-    assert f"nothing to train: {EPOCHS} epochs are done" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"nothing to train: {EPOCHS} epochs are done" in out
+    assert "train_loss" not in out  # no table without a line
 
 
 def test_a_second_training_repeats_no_epoch_of_the_first(data: DetectionData) -> None:
@@ -288,6 +291,28 @@ def test_a_state_of_another_training_is_refused(data: DetectionData, undisturbed
         gd.RetinaNet(data, **MODEL, giou=False).fit(3, checkpoint=folder, resume=True)
 
 
+def test_a_frozen_backbone_stays_frozen_when_training_goes_on(data: DetectionData, tmp_path: Path) -> None:
+    once, folder = gd.RetinaNet(data, **MODEL, freeze=True), tmp_path / "states"
+    once.fit(2, lr=1e-3, progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        gd.RetinaNet(data, **MODEL, freeze=True).fit(2, lr=1e-3, checkpoint=folder, callbacks=[StopAt(1)])
+    again = gd.RetinaNet(data, **MODEL)
+    with pytest.raises(TrainingError, match=r"with the whole backbone frozen, here nothing; call freeze\(\)"):
+        again.fit(2, checkpoint=folder, resume=True, progress=False)
+    again.freeze()
+    again.fit(2, checkpoint=folder, resume=True, progress=False)
+    assert_same(again, once)
+    again.unfreeze()
+    with pytest.raises(TrainingError, match=r"the last training is .*; call freeze\(\) .*, or leave resume out"):
+        again.fit(3, resume=True, progress=False)
+    second = tmp_path / "second phase"
+    again.fit(1, checkpoint=second, resume=True, progress=False)  # another training, as the first was frozen
+    assert again.detector.summary["epochs"] == 3
+    saved = gd.RetinaNet.from_model(again.save(tmp_path / "first.safetensors"), data)
+    with pytest.warns(UserWarning, match=r"with nothing frozen, here 96 tensors, so it will end with other"):
+        saved.fit(2, checkpoint=second, resume=True, progress=False)
+
+
 def test_a_state_is_no_detector(data: DetectionData, undisturbed: tuple[gd.RetinaNet, Path]) -> None:
     for read in (gd.load_detector, lambda path: gd.RetinaNet(data, **MODEL | {"weights": path})):
         with pytest.raises(ModelError, match=r"state of a training, not a detector; .*resume=True"):
@@ -312,3 +337,8 @@ def test_other_chips_are_told_of(data: DetectionData, undisturbed: tuple[gd.Reti
         UserWarning, match=r"other chips \(4 to train on, 2 .*; here 4 to train on, 1 .*\).* leave resume out"
     ):
         fewer.fit(EPOCHS + 1, checkpoint=tmp_path, resume=True, progress=False)
+    shutil.copy(undisturbed[1], tmp_path)
+    plans = data.valid.plans[:1] + data.train.plans[1:] + data.train.plans[:1] + data.valid.plans[1:]
+    parted = replace(data, train=Chips(plans[:4]), valid=Chips(plans[4:]))  # as many, with as many boxes
+    with pytest.warns(UserWarning, match=r"other chips \(.*; here as many, at other places or split differently\)"):
+        gd.RetinaNet(parted, **MODEL).fit(EPOCHS + 1, checkpoint=tmp_path, resume=True, progress=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -130,6 +131,11 @@ def test_detectors() -> None:
     assert "class 11, ... (90 in all): resnet18" in repr(untrained)
     assert repr(untrained).endswith("untrained)")
     assert table(untrained)["epochs"] == "none yet"
+    untrained.metadata = replace(untrained.metadata, summary={"epochs": 2})  # at a rate that is lost in rounding
+    assert repr(untrained).endswith("epochs 2)")
+    assert table(untrained)["epochs"] == "2"
+    with pytest.warns(UserWarning, match="training has hardly changed this model, .* higher rate"):
+        untrained.warn_if_untrained()
 
 
 def test_data_and_learners(upright: PaintedScene, tmp_path: Path) -> None:

@@ -132,6 +132,25 @@ def test_the_same_seed_gives_the_same_losses(few: gd.DetectionData, one_epoch: t
     assert len(runs[0]) == 2
 
 
+def test_what_callbacks_save_and_find_changes_no_training(data: gd.DetectionData, tmp_path: Path) -> None:
+    picture = np.linspace(0, 60000, 3 * 64 * 64).astype(np.uint16).reshape(3, 64, 64)
+
+    class Look(Callback):  # type: ignore[misc]
+        def after_batch(self) -> None:
+            if self.training and self.iter == 0:
+                model.predict(picture)
+                model.save(tmp_path / "middle.safetensors")
+
+    runs = []
+    for callbacks in ([], [Look()]):
+        model = gd.RetinaNet(data, **SMALL)
+        model.fit(1, lr=1e-3, callbacks=callbacks, progress=False)
+        runs.append([float(value) for value in model.learner.recorder.losses])
+        assert not model.detector.network.training  # afterwards
+    assert runs[0] == runs[1]
+    assert gd.load_detector(tmp_path / "middle.safetensors").classes == model.detector.classes
+
+
 @pytest.mark.slow
 def test_lr_find_leaves_the_weights_alone(data: gd.DetectionData) -> None:
     model = gd.RetinaNet(replace(data, batch_size=2), **SMALL)  # a hundred steps
@@ -139,6 +158,9 @@ def test_lr_find_leaves_the_weights_alone(data: gd.DetectionData) -> None:
     rate = model.lr_find(plot=False)
     assert 1e-7 < rate < 1
     assert all(torch.equal(before[name], value) for name, value in model.detector.network.state_dict().items())
+    model.unfreeze()  # what was found with other parameters frozen is not used
+    model.fit(1, one_cycle=False, progress=False)
+    assert set(model.learner.recorder.lrs) == {5e-4}
 
 
 def test_a_loss_that_grows_at_once_gives_no_rate(scenes: dict[str, PaintedScene]) -> None:
@@ -161,6 +183,9 @@ def test_a_frozen_backbone_does_not_move(few: gd.DetectionData) -> None:
     model.unfreeze()
     model.fit(1, lr=1e-3, progress=False)
     assert len(moved()) == len(before)
+    model.learner.freeze()  # fastai's, which leaves the heads alone to be trained
+    model.unfreeze()
+    assert all(parameter.requires_grad for parameter in model.detector.network.parameters())
 
 
 def test_a_saved_model_finds_the_same(trained: gd.RetinaNet, few: gd.DetectionData, tmp_path: Path) -> None:

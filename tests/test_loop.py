@@ -151,6 +151,9 @@ def test_early_stopping_waits_five_epochs_for_a_better_one(
     model = gd.RetinaNet(replace(data, train=few, valid=few, batch_size=2), **MODEL)
     model.fit(12, early_stopping=True, callbacks=[Course([3, 2, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2])], progress=False)
     assert model.detector.summary["epochs"] == 8  # the third was the best, and five more
+    model.fit(12, early_stopping=True, resume=True)
+    out = capsys.readouterr().out
+    assert out == "nothing to train: early stopping ended it after 8 epochs; leave early_stopping out to go on\n"
     model.fit(8, lr=1e-3, checkpoint=False, early_stopping=True, monitor="AP50", progress=False)
     assert capsys.readouterr().out == ""
 

@@ -299,6 +299,38 @@ def test_a_hub_that_answers_is_asked_over_the_network(folder: Path, ours: Path, 
     assert sorted(path.name for path in (tmp_path / "hub").rglob("*.incomplete")) == []
 
 
+@pytest.mark.slow
+def test_weights_of_timm_come_from_the_hub_or_its_cache_and_else_are_missed_at_once(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm", reason="the extra timm is not installed")
+    published = tmp_path / "site" / "timm" / "resnet10t.c3_in1k"
+    published.mkdir(parents=True)
+    save_file(timm.create_model("resnet10t").state_dict(), published / "model.safetensors")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Hub, directory=str(tmp_path / "site")))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    script = (
+        "import sys, warnings\n"
+        "from geodetect.network.backbones import build\n"
+        "with warnings.catch_warnings(record=True) as caught:\n"
+        "    print(build('timm:resnet10t').pretrained, *(each.message for each in caught))\n"
+    )
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1"}
+    environment["HF_ENDPOINT"] = f"http://127.0.0.1:{server.server_address[1]}"
+
+    def run(**changes: str) -> str:
+        command = [sys.executable, "-c", script]
+        ended = subprocess.run(command, env=environment | changes, capture_output=True, text=True, check=True)
+        assert "Retrying" not in ended.stderr  # which takes a minute
+        return ended.stdout.strip()
+
+    assert run() == "True"
+    server.shutdown()
+    server.server_close()
+    assert run() == "True"
+    told = run(HF_HUB_CACHE=str(tmp_path / "other"))
+    assert told.startswith("False the ImageNet weights of timm:resnet10t could not be downloaded (127.0.0.1: ")
+    assert "refused" in told
+
+
 class Careless(http.server.SimpleHTTPRequestHandler):
     """A server for the files of a folder; of one called `half` it sends the first half."""
 

@@ -108,12 +108,11 @@ class Detector(HasMetadata):
     @property
     def facts(self) -> dict[str, Any]:
         """Human-readable summary of the detector, as a dict."""
-        untrained = {"epochs": "none yet"} if self.network.class_head.gives_prior else {}
-        return self.metadata.facts | untrained
+        return self.metadata.facts | ({} if self._is_trained else {"epochs": "none yet"})
 
     def __repr__(self) -> str:
         at = "" if self.pixel_size_m is None else f" of {self.pixel_size_m:g} m"
-        told = "untrained" if self.network.class_head.gives_prior else text_of(self.metadata.summary)
+        told = text_of(self.metadata.summary) if self._is_trained else "untrained"
         oriented = "; oriented" if self.oriented else ""
         return (
             f"Detector({join_values(self.classes)}: {self.network.architecture.backbone}, {self.chip_size} px{at}, "
@@ -123,10 +122,19 @@ class Detector(HasMetadata):
     def _repr_html_(self) -> str:
         return html_table("Detector", self.facts)
 
+    @property
+    def _is_trained(self) -> bool:
+        return bool(self.metadata.summary.get("epochs")) or not self.network.class_head.gives_prior
+
     def warn_if_untrained(self) -> None:
-        """Warn if the class head is still untrained, so that scores are about 0.01 everywhere."""
-        if self.network.class_head.gives_prior:
+        """Warn if the class head is as before training, so that scores are about 0.01 everywhere."""
+        if not self._is_trained:
             warn("this model is untrained, so its detections are random; train it first")
+        elif self.network.class_head.gives_prior:
+            warn(
+                "training has hardly changed this model, so its detections are random; train it at a higher rate, or "
+                "with the one found by lr_find()"
+            )
 
     @property
     def device(self) -> torch.device:

@@ -28,10 +28,12 @@ from geodetect.learner import distributed
 from geodetect.learner.callbacks import BestEpoch, copy_weights
 from geodetect.learner.interrupts import defer_interrupts
 from geodetect.network.losses import Loss
+from geodetect.network.retinanet import Network
 
 FILE = "training.safetensors"
 _FORMAT_VERSION = 2
 _WEIGHTS, _BEST, _OPTIMIZER = "weights.", "best.", "optimizer."
+_BACKBONE = "the whole backbone"
 _START_ANEW = "remove it to start from the beginning"
 _RECORDED = ("lrs", "losses", "iters", "values")  # attributes of fastai's recorder
 
@@ -152,7 +154,7 @@ class Checkpoint(Callback):  # type: ignore[misc]
 
 def identify(detector: Detector, loss: Loss, data: DetectionData) -> dict[str, Any]:
     """Return the facts that two trainings must share, `chips` aside, for one to go on with the other's state."""
-    network, architecture = detector.network, detector.network.architecture
+    network, architecture, parts = detector.network, detector.network.architecture, (data.train, data.valid)
     facts = {
         "classes": detector.classes,
         "bands": detector.bands,
@@ -162,14 +164,28 @@ def identify(detector: Detector, loss: Loss, data: DetectionData) -> dict[str, A
         "pixel statistics": {"mean": detector.normalization.mean, "std": detector.normalization.std},
         "heads": {name: getattr(architecture, name) for name in ("width", "depth", "head_norm")},
         "loss parameters": asdict(loss),
+        "frozen": _describe_frozen(network),
         "chips": {
             "to train on": len(data.train),
             "to validate on": len(data.valid),
-            "boxes": sum(len(plan.boxes) for part in (data.train, data.valid) for plan in part.plans),
+            "boxes": sum(len(plan.boxes) for part in parts for plan in part.plans),
         },
-        "tensors": zlib.crc32(str([(k, tuple(v.shape)) for k, v in network.state_dict().items()]).encode()),
+        "windows": _checksum([[(p.window.xyxy, p.boxes.labels.tolist()) for p in part.plans] for part in parts]),
+        "tensors": _checksum([(k, tuple(v.shape)) for k, v in network.state_dict().items()]),
     }
     return dict(json.loads(json.dumps(facts)))  # as a checkpoint holds them
+
+
+def _checksum(values: list[Any]) -> int:
+    return zlib.crc32(str(values).encode())
+
+
+def _describe_frozen(network: Network) -> str:
+    """Return what of a network is not trained, in words."""
+    if not any(parameter.requires_grad for parameter in network.backbone.parameters()):
+        return _BACKBONE
+    n_frozen = sum(not parameter.requires_grad for parameter in network.parameters())
+    return f"{n_frozen} tensors" if n_frozen else "nothing"
 
 
 def make_folder(folder: Path) -> Path:
@@ -239,13 +255,18 @@ def check(state: State, *, model: dict[str, Any], monitor: str, where: str) -> N
     """
     theirs = state.facts["model"]
     unlike = [name for name in model if name in theirs and model[name] != theirs[name]]  # older states have fewer
-    if "chips" in unlike:
-        unlike.remove("chips")
+    if unlike_chips := {"chips", "windows"}.intersection(unlike):
+        unlike = [name for name in unlike if name not in unlike_chips]
         then, now = (", ".join(f"{n} {what}" for what, n in each["chips"].items()) for each in (theirs, model))
+        if "chips" not in unlike_chips:
+            now = "as many, at other places or split differently"
         warn(
             f"{where} is of a training on other chips ({then}; here {now}), and the best epoch is chosen by scores "
             "on both; leave resume out to start anew, with weights= to keep what was learnt"
         )
+    if "frozen" in unlike:
+        unlike.remove("frozen")
+        _compare_frozen(theirs["frozen"], model["frozen"], where)
     for name in unlike:
         verb = "are" if name.endswith("s") else "is"
         told = f"its {name} {verb} {theirs[name]}, here {model[name]}"
@@ -256,6 +277,19 @@ def check(state: State, *, model: dict[str, Any], monitor: str, where: str) -> N
         raise TrainingError(
             f"{where} has its best epoch by {state.facts['monitor']!r}, not {monitor!r}; resume with the same monitor"
         )
+
+
+def _compare_frozen(then: str, now: str, where: str) -> None:
+    """Raise if the backbone was frozen in one of two trainings alone; warn if they differ in another part.
+
+    Raises:
+        TrainingError: if it was.
+    """
+    told = f"{where} is of a training with {then} frozen, here {now}"
+    if _BACKBONE in (then, now):
+        remedy = "freeze()" if then == _BACKBONE else "unfreeze()"
+        raise TrainingError(f"{told}; call {remedy} to go on with it, or leave resume out to start another")
+    warn(f"{told}, so it will end with other weights; make RetinaNet with the weights= and freeze= that it had")
 
 
 def _numbers(values: Any) -> Any:

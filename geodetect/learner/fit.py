@@ -78,7 +78,8 @@ def make_checkpoint(
     """Return the callback that keeps checkpoints of a training, and knows where it starts.
 
     With `resume` it starts from the state in the folder `checkpoint`, else from `last`, at its rates unless `rate` says
-    otherwise. `model` is what a training must share for that, as returned by `checkpoints.identify`.
+    otherwise. A folder without a state gets a new training if `last` froze other parts of the network. `model` is what
+    a training must share for that, as returned by `checkpoints.identify`.
 
     Raises:
         ArgumentError: if a value is not possible.
@@ -96,7 +97,9 @@ def make_checkpoint(
             "resume=True goes on with it"
         )
     if resume:
-        state = (checkpoints.read(folder) if folder else None) or last
+        state = checkpoints.read(folder) if folder else last
+        if state is None and last is not None and last.facts["model"]["frozen"] == model["frozen"]:
+            state = last
         if state is None and folder is None:
             raise TrainingError(
                 "there is no training to resume; call fit() first, with checkpoint=True, or give checkpoint=FOLDER"
@@ -131,6 +134,7 @@ class Fit:
         self.detector, self.learner, self.checkpoint, self.save_as = detector, learner, checkpoint, save_as
         self.state: State | None = None if last is None else last.state
         self.history: dict[str, Any] | None = None if last is None else last.history
+        self.is_training = False
 
     def run(
         self, epochs: int | None, valid: Chips, *, one_cycle: bool, callbacks: Sequence[Callback], progress: bool
@@ -147,8 +151,9 @@ class Fit:
         if epochs is None:
             epochs, callbacks = self._choose_epochs(), [*callbacks, TimeLeft(write)]
             write(self._describe_length(epochs))
-        if self.checkpoint.first_epoch >= epochs:
-            write(f"nothing to train: {self.checkpoint.first_epoch} epochs are done; give epochs a larger number")
+        if reason := self._describe_end(epochs):
+            write(f"nothing to train: {reason}")
+            progress = False
         try:
             try:
                 with show_progress(self.learner, progress=progress):
@@ -181,6 +186,16 @@ class Fit:
             f"{epochs * len(loader):,} steps{done} (pass epochs to change this)"
         )
 
+    def _describe_end(self, epochs: int) -> str:
+        """Return why no epoch is left of a training that is resumed; "" if there is one."""
+        n_done, best, state = self.checkpoint.first_epoch, self.checkpoint.best, self.checkpoint.state
+        if n_done >= epochs:
+            return f"{_count(n_done, 'epoch is', 'epochs are')} done; give epochs a larger number"
+        if state is not None and best.patience is not None and state.facts["waited"] >= best.patience:
+            n_epochs = _count(n_done, "epoch", "epochs")
+            return f"early stopping ended it after {n_epochs}; leave early_stopping out to go on"
+        return ""
+
     def _train(self, epochs: int, *, one_cycle: bool, callbacks: Sequence[Callback]) -> None:
         """Train up to `epochs`; the network is left with the weights of the last step."""
         learner, checkpoint = self.learner, self.checkpoint
@@ -189,11 +204,12 @@ class Fit:
         learner.opt, learner.first_epoch = None, checkpoint.first_epoch
         fit = learner.fit_one_cycle if one_cycle else learner.fit
         halfway = [FixHeadNorms()] if one_cycle else []  # at a constant rate more epochs may follow the last
+        self.is_training = True
         try:
             with memory.reuse_freed(), distributed.parallelise(learner.model) as learner.parallel:
                 fit(epochs, checkpoint.rates, cbs=[checkpoint.best, checkpoint, *halfway, *callbacks])
         finally:
-            learner.parallel, learner.first_epoch = None, 0
+            learner.parallel, learner.first_epoch, self.is_training = None, 0, False
         learner.stop_on_nan.check()
 
     def _keep_best(self) -> None:

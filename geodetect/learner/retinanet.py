@@ -107,9 +107,9 @@ class RetinaNet:
     ) -> None:
         self._detector, self.data, self.seed, self._loss = detector, data, seed, loss
         self._keep_norms = keep_norms  # of the backbone
+        self._rate: float | None = None  # found by `lr_find`
         self.unfreeze()
         self._learner: DetectionLearner | None = None
-        self._rate: float | None = None  # found by `lr_find`
         self._fit: Fit | None = None  # the last training
 
     @classmethod
@@ -117,6 +117,8 @@ class RetinaNet:
         cls, path: str | Path, data: DetectionData | None = None, *, device: str | torch.device | None = None
     ) -> RetinaNet:
         """Load a saved or published detector to use it, or, with `data`, to go on training with the same loss.
+
+        Files do not hold what was frozen: all but the backbone's batch norms is trained, until `freeze` is called.
 
         Args:
             path: a `.safetensors` file that `save` wrote, or another name that `load_detector` takes, but for `.onnx`.
@@ -148,7 +150,8 @@ class RetinaNet:
     @property
     def detector(self) -> Detector:
         """The detector that inference uses: the network as it is now, with its metadata."""
-        self._detector.network.eval()
+        if self._fit is None or not self._fit.is_training:  # else callbacks that save or detect would change training
+            self._detector.network.eval()
         return self._detector
 
     @property
@@ -165,17 +168,24 @@ class RetinaNet:
         return self.data
 
     def freeze(self) -> None:
-        """Freeze the backbone's weights."""
+        """Freeze the backbone's weights, and forget what `lr_find` found for all of them."""
+        self._rate = None
         self._detector.network.freeze_backbone(True)
 
     def unfreeze(self) -> None:
-        """Let the backbone's weights be trained; with `freeze=False` its pretrained batch norms too."""
+        """Let the backbone's weights be trained, with `freeze=False` its pretrained batch norms too.
+
+        What `lr_find` found with the backbone frozen is forgotten: it is often too high for all weights.
+        """
+        self._rate = None
+        self._detector.network.requires_grad_(True)  # fastai's `learner.freeze()` freezes the pyramid too
         self._detector.network.freeze_backbone(False, norms=self._keep_norms)
 
     def lr_find(self, *, plot: bool = True) -> float:
         """Find a learning rate for this network and data; the weights stay as they were.
 
-        Trains up to 100 batches at a growing rate. `fit` uses the result unless it is given a rate.
+        Trains up to 100 batches at a growing rate. `fit` uses the result unless it is given a rate, until the backbone
+        is frozen or unfrozen.
 
         Args:
             plot: show the losses over the rates in a notebook.
@@ -221,7 +231,7 @@ class RetinaNet:
             callbacks: fastai callbacks; the network gives them (logits (B, A, K), deltas (B, A, 4 or 6)). For logs:
                 CSVLogger("losses.csv"), TensorBoardCallback("runs", trace_model=False, log_preds=False).
             resume: go on with the last training of this model, or with that in the folder `checkpoint`, which is
-                started if there is none.
+                started if there is none. The backbone must be frozen, or not, as it was.
             save_as: a `.safetensors` file to save the detector to as soon as training ends, even by an error, and
                 again when its `min_score` is chosen.
             progress: show a bar, with losses and AP50 for each epoch.

@@ -305,7 +305,10 @@ def _build_timm(name: str, n_bands: int, weights: str | None, strides: Sequence[
         raise ArgumentError(f"timm cannot give feature maps of {model}: {error}; choose another") from error
     backbone = TimmBackbone(body, model, strides=strides)  # before the download, as it may not be usable
     if weights is not None:
+        published = body.pretrained_cfg
         try:
+            if repository := published.get("hf_hub_id"):
+                download.check_hub(repository, published.get("hf_hub_filename"))
             backbone.body, backbone.pretrained = create(pretrained=True), True
         except download.NO_DOWNLOAD as error:
             download.warn_random(f"ImageNet weights of {name}", error)
