@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp, Resampling
 
 from geodetect.errors import ArgumentError, NotGeoreferenced, OutputError, RasterError
-from geodetect.grid import Grid, Window
+from geodetect.grid import Grid, Tiling, Window
 from geodetect.raster import MaskedReader, RasterReader, write_chip
 from geodetect.raster.resampling import Axis, resample
 from tests.fakes import SHAPE, UPRIGHT, UTM, FakeReader, PaintedScene, painted, write_raster
@@ -607,6 +608,29 @@ def test_what_is_no_raster_is_refused(tmp_path: Path) -> None:
     path.write_text("not a raster")
     with pytest.raises(RasterError, match=r"^text\.tif cannot be read as a raster: "):
         RasterReader(path)
+
+
+@pytest.mark.parametrize("kind", [{}, {"interleave": "band"}, {"compress": "deflate"}])
+def test_threads_read_what_is_stored(tmp_path: Path, kind: dict[str, str]) -> None:
+    pixels = _noise((3, 700, 900))
+    path = write_raster(tmp_path / "scene.tif", pixels, Grid((700, 900), UPRIGHT, UTM), **kind)
+    tiling = Tiling((700, 900), 256, 64)
+    with RasterReader(path) as reader, ThreadPoolExecutor(4) as pool:
+        for window, (seen, valid) in zip(tiling, pool.map(reader.read, tiling), strict=True):
+            x1, y1, x2, y2 = window.xyxy
+            np.testing.assert_array_equal(seen, pixels[:, y1:y2, x1:x2])
+            assert valid.all()
+
+
+def test_a_file_that_ends_too_early_is_named_with_the_place(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "short.tif", _noise((1, 256, 256)), Grid((256, 256), UPRIGHT, UTM))
+    with rasterio.open(path) as dataset:
+        start = int(dataset.get_tag_item("BLOCK_OFFSET_3_3", "TIFF", bidx=1))
+    path.write_bytes(path.read_bytes()[: start + 9])
+    reader = RasterReader(path)
+    assert reader.read(Window(0, 0, 256, 192))[1].all()
+    with pytest.raises(RasterError, match=r"short\.tif cannot be read at pixels x 192 to 256, y 192 to 256"):
+        reader.read(Window(0, 0, 256, 256))
 
 
 def test_a_broken_block_is_named_with_its_place(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from geodetect.grid import Grid
 from geodetect.progress import Bar
 from geodetect.raster.layers import Layers, warn_of_scales
 from geodetect.raster.masks import MaskThreshold, find_alpha, find_alpha_threshold
-from geodetect.raster.opening import Handles, Location, check_sources, overviews, read_grid, translate_errors
+from geodetect.raster.opening import Handles, Location, check_sources, is_plain, overviews, read_grid, translate_errors
 from geodetect.raster.orientation import UPRIGHT, read_orientation
 from geodetect.raster.virtual import TYPES, outline_sources
 
@@ -37,6 +37,7 @@ class Header:
         tagged: the band that is tagged as alpha, mask or not; None if there is none.
         factors: how much coarser each overview is, in GDAL's order.
         block: (height, width) of its blocks.
+        plain: whether they are small, uncompressed and in a file on this machine.
     """
 
     location: Location
@@ -47,6 +48,7 @@ class Header:
     tagged: int | None
     factors: tuple[int, ...]
     block: tuple[int, int]
+    plain: bool
 
     @classmethod
     def of(cls, dataset: Any, location: Location, name: str, nodata: float | None = None) -> Header:
@@ -71,6 +73,7 @@ class Header:
             find_alpha(dataset),
             tuple(overviews(dataset)),
             dataset.block_shapes[0],
+            is_plain(dataset),
         )
 
     @property

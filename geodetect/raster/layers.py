@@ -139,6 +139,11 @@ class Layers:
         masks = (self.alpha, self.mask, self.undeclared)
         return all(each is None for each in masks) and not (self.nodata or transparent or self.stored.kind == "f")
 
+    @property
+    def as_stored(self) -> bool:
+        """Whether the pixels that `read` returns are those of the file, and no mask is read beside them."""
+        return all(each is None for each in (self.alpha, self.mask, self.palette, self.scaled))
+
     def select(self, bands: Sequence[int | str] | None, name: str) -> tuple[int, ...]:
         """Return the numbers of bands given by number or name; all data bands for None.
 

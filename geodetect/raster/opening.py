@@ -59,6 +59,7 @@ _OF_FILES = {"GTI", "VRT"}  # drivers of rasters made of others
 _parse_crs = lru_cache(64)(CRS.from_wkt)
 _PLANE = 3  # points that make a plane
 _SHARED_BLOCK_BYTES = 32_000_000
+_LARGEST_COPIED = 512  # px; of larger tiles a window needs a small part only
 _STRAIGHT = 0.1  # px; control points closer than this to an affine grid lie on it
 _LOGGERS = ("_base", "_env", "_err", "_filepath", "_io", "_vsiopener", "_warp", "env", "io")  # rasterio's
 
@@ -271,6 +272,16 @@ def block_bytes(dataset: Any) -> int:
     n_bytes = 4 if kind == "complex_int16" else np.dtype(kind).itemsize  # numpy has no such numbers
     n_bands = dataset.count if dataset.interleaving == Interleaving.pixel else 1
     return int(math.prod(dataset.block_shapes[0]) * n_bytes * n_bands)
+
+
+def is_plain(dataset: Any) -> bool:
+    """Return whether a dataset is a GeoTIFF on this machine with small uncompressed tiles.
+
+    Each thread copies those that it needs from the file in less time than it takes to share them.
+    """
+    is_small = max(dataset.block_shapes[0]) <= _LARGEST_COPIED
+    # Inside an archive (/vsizip/) there is no such file, and what it holds may be compressed.
+    return is_small and dataset.driver == "GTiff" and dataset.compression is None and os.path.isfile(dataset.name)
 
 
 def overviews(dataset: Any) -> list[int]:

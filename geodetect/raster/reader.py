@@ -94,9 +94,9 @@ class RasterReader:
     """A view of an open raster, or of many files that are one scene, read window by window.
 
     Readers of one `Scene` share its open files; making one costs nothing. Threads and forked processes may read at the
-    same time: each has its own dataset, and threads share decoded blocks. Pixels keep the file's dtype, but a palette
-    becomes uint8 red, green and blue, and bands with scale and offset become float32. Pixels are invalid where nodata,
-    a mask or an alpha band says so, where a value is not finite, and where no file lies.
+    same time: each has its own dataset, and threads share blocks that take time to decode. Pixels keep the dtype of
+    the file, but a palette becomes uint8 red, green and blue, and bands with scale and offset become float32. Pixels
+    are invalid where nodata, a mask or an alpha band says so, where a value is not finite, and where no file lies.
 
     Args:
         raster: path or URL of a raster; a list of them, a folder of GeoTIFFs or a pattern such as "tiles/*.tif" is
@@ -145,8 +145,11 @@ class RasterReader:
         self.footprints = None if self._covered is None else self._covered.footprints
         # Not a method of this object: a cycle would keep it, and a mosaic's index, until Python looks for cycles.
         self._decode = partial(_decode, self._handles, self._layers, self.bands)
-        # Blocks cannot be shared by readers that close after each read.
-        self._blocks = None if pool is not None and not pool.most else Blocks(self._decode, self._shape, block)
+        # Blocks cannot be shared by readers that close after each read, and are not worth it where windows are copied
+        # from a file. Its overviews may be compressed.
+        copied = header.plain and self._layers.as_stored and self._handles is self.scene.handles
+        alone = copied or (pool is not None and not pool.most)
+        self._blocks = None if alone else Blocks(self._decode, self._shape, block)
         self._pool = pool
         if pool is not None:
             self.close()
