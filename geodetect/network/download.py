@@ -46,7 +46,8 @@ def check_hub(repository: str, file: str | None) -> None:
     files = [file] if file else list(_USUAL_FILES)
     if any(isinstance(hub.try_to_load_from_cache(name, each, revision=revision or None), str) for each in files):
         return
-    unreachable: Any = (OSError, *HfHubHTTPError.__bases__)  # the last are the errors of its HTTP client
+    # The last are the errors of its HTTP client, which needs a package more for some kinds of proxy.
+    unreachable: Any = (OSError, ImportError, *HfHubHTTPError.__bases__)
     try:
         hub.get_hf_file_metadata(hub.hf_hub_url(name, files[0], revision=revision or None))
     except HfHubHTTPError:

@@ -1,8 +1,8 @@
 """What windows of other sizes and overlaps make of a map, and of its best score, on ground that was held out.
 
-python tests/benchmarks/windows.py FOLDER [--seeds 42 43 44]
+python tests/benchmarks/windows.py FOLDER [--seeds 42 43 44] [--pixel-size 0.15 --chip-size 512]
 
-FOLDER holds detectors that `banepa.py --save` left. Maps of the held-out blocks of Banepa's west are scored; the
+FOLDER holds detectors that `banepa.py --save` left, of chips of this size. Maps of the held-out blocks of Banepa's west are scored; the
 east is not looked at. The last line of each seed is the best score of single chips.
 """
 
@@ -34,13 +34,17 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
+    parser.add_argument("--pixel-size", type=float, default=0.3, help="in metres")
+    parser.add_argument("--chip-size", type=int, default=256, help="in pixels")
     choices = parser.parse_args(argv)
     scene = REAL_DATA / "scenes" / "banepa"
     raster, labels = scene / "banepa_utm45n_15cm.tif", scene / "buildings_4326.geojson"
     truth = gpd.read_file(labels)
     west, _ = halves(raster)
     for seed in choices.seeds:
-        data = ground(raster, labels, west, seed=seed)
+        data = ground(
+            raster, labels, west, seed=seed, pixel_size_m=choices.pixel_size, chip_size=choices.chip_size
+        )
         detector = gd.load_detector(choices.folder / f"banepa_{seed}.safetensors").frozen()
         held_out = shapely.union_all([shapely.Polygon(plan.grid.corners) for plan in data.valid.plans])
         for chip_size, overlap in WINDOWS:
