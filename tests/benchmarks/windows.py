@@ -2,8 +2,8 @@
 
 python tests/benchmarks/windows.py FOLDER [--seeds 42 43 44] [--pixel-size 0.15 --chip-size 512]
 
-FOLDER holds detectors that `banepa.py --save` left, of chips of this size. Maps of the held-out blocks of Banepa's west are scored; the
-east is not looked at. The last line of each seed is the best score of single chips.
+FOLDER holds detectors that `banepa.py --save` left, of chips of this size. Maps of the held-out blocks of Banepa's west
+are scored; the east is not looked at. The last line of each seed is the best score of single chips.
 """
 
 from __future__ import annotations
@@ -42,9 +42,7 @@ def main(argv: list[str]) -> None:
     truth = gpd.read_file(labels)
     west, _ = halves(raster)
     for seed in choices.seeds:
-        data = ground(
-            raster, labels, west, seed=seed, pixel_size_m=choices.pixel_size, chip_size=choices.chip_size
-        )
+        data = ground(raster, labels, west, seed=seed, pixel_size_m=choices.pixel_size, chip_size=choices.chip_size)
         detector = gd.load_detector(choices.folder / f"banepa_{seed}.safetensors").frozen()
         held_out = shapely.union_all([shapely.Polygon(plan.grid.corners) for plan in data.valid.plans])
         for chip_size, overlap in WINDOWS:
