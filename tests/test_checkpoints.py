@@ -313,6 +313,21 @@ def test_a_frozen_backbone_stays_frozen_when_training_goes_on(data: DetectionDat
         saved.fit(2, checkpoint=second, resume=True, progress=False)
 
 
+def test_a_second_phase_starts_after_a_first_of_an_earlier_version(
+    data: DetectionData, undisturbed: tuple[gd.RetinaNet, Path], tmp_path: Path
+) -> None:
+    facts = json.loads(stored(undisturbed[1])[1]["facts"])
+    del facts["model"]["frozen"], facts["model"]["windows"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    model = gd.RetinaNet(data, **MODEL)
+    folder = changed(undisturbed[1], first, signed=True, facts=json.dumps(facts))
+    model.fit(EPOCHS, checkpoint=folder, resume=True, progress=False)
+    model.freeze()
+    model.fit(1, checkpoint=second, resume=True, progress=False)
+    assert model.detector.summary["epochs"] == EPOCHS + 1
+
+
 def test_a_state_is_no_detector(data: DetectionData, undisturbed: tuple[gd.RetinaNet, Path]) -> None:
     for read in (gd.load_detector, lambda path: gd.RetinaNet(data, **MODEL | {"weights": path})):
         with pytest.raises(ModelError, match=r"state of a training, not a detector; .*resume=True"):

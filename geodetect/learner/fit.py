@@ -106,6 +106,7 @@ def make_checkpoint(
             )
     if state is not None:
         checkpoints.check(state, model=model, monitor=best.monitor, where=str(folder or "the last training"))
+        state = state.with_model(model)
         chosen = chosen or state.facts["rates"]
     chosen = chosen or training.choose_rates(training.USUAL_RATE)
     return Checkpoint(best, model=model, rates=chosen, folder=folder, state=state)
