@@ -25,6 +25,7 @@ from geodetect.chips import DetectionData
 from geodetect.chips.chip import Chips
 from geodetect.detector.file import checksum
 from geodetect.errors import ModelError, OutputError, TrainingError
+from geodetect.learner import training
 from geodetect.learner.checkpoints import FILE
 from tests.fakes import PaintedScene
 
@@ -168,6 +169,21 @@ def test_a_folder_without_a_training_is_where_one_starts(
         model.fit(EPOCHS, lr=1e-3, checkpoint=tmp_path, resume=True, callbacks=[StopAt(0)], progress=False)
     assert list(tmp_path.iterdir()) == []
     assert model.detector.summary == {}
+
+
+def test_a_training_that_starts_in_a_folder_has_the_rate_that_was_found(
+    data: DetectionData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "find_rate", lambda learner: (2e-3, [], []))
+    model = gd.RetinaNet(data, **MODEL)
+    model.lr_find(plot=False)
+    model.fit(1, one_cycle=False, checkpoint=tmp_path, resume=True, progress=False)
+    assert set(model.learner.recorder.lrs) == {2e-3}
+    again = gd.RetinaNet(data, **MODEL)
+    monkeypatch.setattr(training, "find_rate", lambda learner: (1e-3, [], []))
+    again.lr_find(plot=False)
+    again.fit(2, one_cycle=False, checkpoint=tmp_path, resume=True, progress=False)
+    assert set(again.learner.recorder.lrs) == {2e-3}  # that of the training which goes on
 
 
 def stored(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -72,6 +72,7 @@ def make_checkpoint(
     last: State | None,
     *,
     rate: float | slice | None,
+    found: float | None,
     checkpoint: bool | str | Path,
     resume: bool,
 ) -> Checkpoint:
@@ -79,7 +80,8 @@ def make_checkpoint(
 
     With `resume` it starts from the state in the folder `checkpoint`, else from `last`, at its rates unless `rate` says
     otherwise. A folder without a state gets a new training if `last` froze other parts of the network. `model` is what
-    a training must share for that, as returned by `checkpoints.identify`.
+    a training must share for that, as returned by `checkpoints.identify`. A new training without a `rate` has the one
+    that `lr_find` found.
 
     Raises:
         ArgumentError: if a value is not possible.
@@ -108,7 +110,7 @@ def make_checkpoint(
         checkpoints.check(state, model=model, monitor=best.monitor, where=str(folder or "the last training"))
         state = state.with_model(model)
         chosen = chosen or state.facts["rates"]
-    chosen = chosen or training.choose_rates(training.USUAL_RATE)
+    chosen = chosen or training.choose_rates(found or training.USUAL_RATE)
     return Checkpoint(best, model=model, rates=chosen, folder=folder, state=state)
 
 
