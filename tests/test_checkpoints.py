@@ -251,6 +251,23 @@ def test_states_of_version_1_are_gone_on_with(
     assert_same(again, model)
 
 
+class Poison(Callback):  # type: ignore[misc]
+    """A step of the second epoch that makes a weight NaN."""
+
+    def after_step(self) -> None:
+        if self.epoch == 1 and self.iter == 0:
+            self.model.class_head.out.bias.data[0] = np.nan
+
+
+def test_weights_that_are_not_finite_hide_no_error_of_training(data: DetectionData, tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    model = gd.RetinaNet(data, **MODEL)
+    with pytest.raises(TrainingError, match="the loss is nan at batch 1 of epoch 1") as caught:
+        model.fit(EPOCHS, lr=1e-3, checkpoint=False, callbacks=[Poison()], save_as=file, progress=False)
+    assert caught.value.__notes__ == ["the model's weights are not finite, so nothing was written"]
+    assert not file.exists()
+
+
 class Full(Callback):  # type: ignore[misc]
     """A disk that is full during one epoch: what is larger than a block cannot be written."""
 

@@ -164,7 +164,8 @@ class Fit:
             finally:
                 with defer_interrupts():
                     self._keep_best()
-                    self._save()
+                    if self._is_finite:  # else the error that ends training says more than one of saving
+                        self._save()
             set_min_score(self.detector, valid)
             with defer_interrupts():
                 self._save()
@@ -254,12 +255,19 @@ class Fit:
             rescued = self.detector.save(Path(tempfile.mkdtemp(prefix="geodetect-")) / self.save_as.name)
             raise OutputError(f"{error}; it is saved as {rescued} instead") from error
 
+    @property
+    def _is_finite(self) -> bool:
+        """Whether all weights are finite; the last ones, kept if none are known to be the best, need not be."""
+        return all(bool(value.isfinite().all()) for value in self.detector.network.state_dict().values())
+
     def _describe(self) -> str:
         """Return a description of what an unfinished training leaves."""
         best, file = self.checkpoint.best, self.save_as
         if not best.n_done:
             left = "the model is as it was before" if file is None else "nothing was written"
             return f"no epoch was complete, so {left}"
+        if not self._is_finite:
+            return f"the model's weights are not finite{'' if file is None else ', so nothing was written'}"
         epochs = "epoch" if best.n_done == 1 else "epochs"
         held = "the model holds" if file is None else f"wrote {file} with"
         return f"{held} the {'best' if best.keep else 'last'} weights of {best.n_done} {epochs}"
