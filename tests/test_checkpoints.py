@@ -25,6 +25,7 @@ from geodetect.chips import DetectionData
 from geodetect.chips.chip import Chips
 from geodetect.detector.file import checksum
 from geodetect.errors import ModelError, OutputError, TrainingError
+from geodetect.learner import training
 from geodetect.learner.checkpoints import FILE
 from tests.fakes import PaintedScene
 
@@ -170,6 +171,21 @@ def test_a_folder_without_a_training_is_where_one_starts(
     assert model.detector.summary == {}
 
 
+def test_a_training_that_starts_in_a_folder_has_the_rate_that_was_found(
+    data: DetectionData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "find_rate", lambda learner: (2e-3, [], []))
+    model = gd.RetinaNet(data, **MODEL)
+    model.lr_find(plot=False)
+    model.fit(1, one_cycle=False, checkpoint=tmp_path, resume=True, progress=False)
+    assert set(model.learner.recorder.lrs) == {2e-3}
+    again = gd.RetinaNet(data, **MODEL)
+    monkeypatch.setattr(training, "find_rate", lambda learner: (1e-3, [], []))
+    again.lr_find(plot=False)
+    again.fit(2, one_cycle=False, checkpoint=tmp_path, resume=True, progress=False)
+    assert set(again.learner.recorder.lrs) == {2e-3}  # that of the training which goes on
+
+
 def stored(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Tensors and metadata of a state."""
     with safe_open(path, framework="pt") as file:
@@ -233,6 +249,23 @@ def test_states_of_version_1_are_gone_on_with(
     again = gd.RetinaNet(data, **MODEL)
     again.fit(EPOCHS, checkpoint=tmp_path, resume=True, progress=False)
     assert_same(again, model)
+
+
+class Poison(Callback):  # type: ignore[misc]
+    """A step of the second epoch that makes a weight NaN."""
+
+    def after_step(self) -> None:
+        if self.epoch == 1 and self.iter == 0:
+            self.model.class_head.out.bias.data[0] = np.nan
+
+
+def test_weights_that_are_not_finite_hide_no_error_of_training(data: DetectionData, tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    model = gd.RetinaNet(data, **MODEL)
+    with pytest.raises(TrainingError, match="the loss is nan at batch 1 of epoch 1") as caught:
+        model.fit(EPOCHS, lr=1e-3, checkpoint=False, callbacks=[Poison()], save_as=file, progress=False)
+    assert caught.value.__notes__ == ["the model's weights are not finite, so nothing was written"]
+    assert not file.exists()
 
 
 class Full(Callback):  # type: ignore[misc]
@@ -311,6 +344,21 @@ def test_a_frozen_backbone_stays_frozen_when_training_goes_on(data: DetectionDat
     saved = gd.RetinaNet.from_model(again.save(tmp_path / "first.safetensors"), data)
     with pytest.warns(UserWarning, match=r"with nothing frozen, here 96 tensors, so it will end with other"):
         saved.fit(2, checkpoint=second, resume=True, progress=False)
+
+
+def test_a_second_phase_starts_after_a_first_of_an_earlier_version(
+    data: DetectionData, undisturbed: tuple[gd.RetinaNet, Path], tmp_path: Path
+) -> None:
+    facts = json.loads(stored(undisturbed[1])[1]["facts"])
+    del facts["model"]["frozen"], facts["model"]["windows"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    model = gd.RetinaNet(data, **MODEL)
+    folder = changed(undisturbed[1], first, signed=True, facts=json.dumps(facts))
+    model.fit(EPOCHS, checkpoint=folder, resume=True, progress=False)
+    model.freeze()
+    model.fit(1, checkpoint=second, resume=True, progress=False)
+    assert model.detector.summary["epochs"] == EPOCHS + 1
 
 
 def test_a_state_is_no_detector(data: DetectionData, undisturbed: tuple[gd.RetinaNet, Path]) -> None:

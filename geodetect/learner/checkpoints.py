@@ -54,6 +54,10 @@ class State:
         """Return the tensors with this prefix, by their names without it."""
         return {name.removeprefix(prefix): value for name, value in self.tensors.items() if name.startswith(prefix)}
 
+    def with_model(self, model: dict[str, Any]) -> State:
+        """Return the state with those facts of the model that it lacks, as states of earlier versions do."""
+        return State(self.facts | {"model": model | self.facts["model"]}, self.tensors)
+
 
 class Checkpoint(Callback):  # type: ignore[misc]
     """Keeps the state of training after every epoch, and starts training from one.

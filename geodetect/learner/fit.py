@@ -72,6 +72,7 @@ def make_checkpoint(
     last: State | None,
     *,
     rate: float | slice | None,
+    found: float | None,
     checkpoint: bool | str | Path,
     resume: bool,
 ) -> Checkpoint:
@@ -79,7 +80,8 @@ def make_checkpoint(
 
     With `resume` it starts from the state in the folder `checkpoint`, else from `last`, at its rates unless `rate` says
     otherwise. A folder without a state gets a new training if `last` froze other parts of the network. `model` is what
-    a training must share for that, as returned by `checkpoints.identify`.
+    a training must share for that, as returned by `checkpoints.identify`. A new training without a `rate` has the one
+    that `lr_find` found.
 
     Raises:
         ArgumentError: if a value is not possible.
@@ -106,8 +108,9 @@ def make_checkpoint(
             )
     if state is not None:
         checkpoints.check(state, model=model, monitor=best.monitor, where=str(folder or "the last training"))
+        state = state.with_model(model)
         chosen = chosen or state.facts["rates"]
-    chosen = chosen or training.choose_rates(training.USUAL_RATE)
+    chosen = chosen or training.choose_rates(found or training.USUAL_RATE)
     return Checkpoint(best, model=model, rates=chosen, folder=folder, state=state)
 
 
@@ -161,7 +164,8 @@ class Fit:
             finally:
                 with defer_interrupts():
                     self._keep_best()
-                    self._save()
+                    if self._is_finite:  # else the error that ends training says more than one of saving
+                        self._save()
             set_min_score(self.detector, valid)
             with defer_interrupts():
                 self._save()
@@ -251,12 +255,19 @@ class Fit:
             rescued = self.detector.save(Path(tempfile.mkdtemp(prefix="geodetect-")) / self.save_as.name)
             raise OutputError(f"{error}; it is saved as {rescued} instead") from error
 
+    @property
+    def _is_finite(self) -> bool:
+        """Whether all weights are finite; the last ones, kept if none are known to be the best, need not be."""
+        return all(bool(value.isfinite().all()) for value in self.detector.network.state_dict().values())
+
     def _describe(self) -> str:
         """Return a description of what an unfinished training leaves."""
         best, file = self.checkpoint.best, self.save_as
         if not best.n_done:
             left = "the model is as it was before" if file is None else "nothing was written"
             return f"no epoch was complete, so {left}"
+        if not self._is_finite:
+            return f"the model's weights are not finite{'' if file is None else ', so nothing was written'}"
         epochs = "epoch" if best.n_done == 1 else "epochs"
         held = "the model holds" if file is None else f"wrote {file} with"
         return f"{held} the {'best' if best.keep else 'last'} weights of {best.n_done} {epochs}"

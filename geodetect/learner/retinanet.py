@@ -254,7 +254,8 @@ class RetinaNet:
             identify(self._detector, self._loss, data),
             best,
             None if last is None else last.state,
-            rate=self._rate if lr is None and not resume else lr,
+            rate=lr,
+            found=self._rate,
             checkpoint=checkpoint,
             resume=resume,
         )
