@@ -71,17 +71,15 @@ def make_checkpoint(
     best: BestEpoch,
     last: State | None,
     *,
-    rate: float | slice | None,
-    found: float | None,
+    rate: training.Rate,
     checkpoint: bool | str | Path,
     resume: bool,
 ) -> Checkpoint:
     """Return the callback that keeps checkpoints of a training, and knows where it starts.
 
-    With `resume` it starts from the state in the folder `checkpoint`, else from `last`, at its rates unless `rate` says
-    otherwise. A folder without a state gets a new training if `last` froze other parts of the network. `model` is what
-    a training must share for that, as returned by `checkpoints.identify`. A new training without a `rate` has the one
-    that `lr_find` found.
+    With `resume` it starts from the state in the folder `checkpoint`, else from `last`. A folder without a state gets a
+    new training if `last` froze other parts of the network. `model` is what a training must share for that, as returned
+    by `checkpoints.identify`.
 
     Raises:
         ArgumentError: if a value is not possible.
@@ -91,7 +89,6 @@ def make_checkpoint(
     if not isinstance(checkpoint, bool | str | Path):
         raise ArgumentError(f"checkpoint must be True, False, or a folder; got {checkpoint!r}")
     folder = None if isinstance(checkpoint, bool) else checkpoints.make_folder(Path(expand_user(checkpoint)))
-    chosen = None if rate is None else training.choose_rates(rate)
     state = None
     if folder and not resume and last is None and (folder / checkpoints.FILE).exists():
         warn(
@@ -109,9 +106,8 @@ def make_checkpoint(
     if state is not None:
         checkpoints.check(state, model=model, monitor=best.monitor, where=str(folder or "the last training"))
         state = state.with_model(model)
-        chosen = chosen or state.facts["rates"]
-    chosen = chosen or training.choose_rates(found or training.USUAL_RATE)
-    return Checkpoint(best, model=model, rates=chosen, folder=folder, state=state)
+    rates = rate.choose(None if state is None else state.facts["rates"])
+    return Checkpoint(best, model=model, rates=rates, folder=folder, state=state)
 
 
 class Fit:

@@ -254,8 +254,7 @@ class RetinaNet:
             identify(self._detector, self._loss, data),
             best,
             None if last is None else last.state,
-            rate=lr,
-            found=self._rate,
+            rate=training.Rate(lr, self._rate),
             checkpoint=checkpoint,
             resume=resume,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,6 +101,23 @@ def split_parameters(network: Network) -> list[list[nn.Parameter]]:
     backbone, pyramid = list(network.backbone.parameters()), list(network.pyramid.parameters())
     known = {id(parameter) for parameter in backbone + pyramid}
     return [backbone, pyramid, [p for p in network.parameters() if id(p) not in known]]
+
+
+class Rate(NamedTuple):
+    """The learning rate that `fit` was given, and the one that `lr_find` found; None for none."""
+
+    given: float | slice | None
+    found: float | None
+
+    def choose(self, resumed: Sequence[float] | None) -> list[float]:
+        """Return the rates given, else those of the training that is resumed, else the one found, else the usual one.
+
+        Raises:
+            ArgumentError: if the rate given is not above 0.
+        """
+        if self.given is not None:
+            return choose_rates(self.given)
+        return list(resumed or choose_rates(self.found or USUAL_RATE))
 
 
 def choose_rates(rate: float | slice) -> list[float]:
