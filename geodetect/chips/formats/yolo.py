@@ -245,5 +245,5 @@ def _shrink(shares: Float[np.ndarray, "N 8"]) -> Float[np.ndarray, "N 8"]:
     """
     corners = shares.reshape(-1, 4, 2)
     centres = corners.mean(axis=1, keepdims=True)
-    factor = np.minimum(1 / np.ptp(corners, axis=1).max(axis=1), 1)[:, None, None]
+    factor = 1 / np.maximum(np.ptp(corners, axis=1).max(axis=1), 1)[:, None, None]
     return np.asarray((centres + factor * (corners - centres)).reshape(-1, 8))
