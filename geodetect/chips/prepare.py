@@ -77,8 +77,8 @@ def prepare_data(
         chip_size: side of a chip in pixels; None: the size of the images if they are alike and at most 1,024 px,
             else 512.
         overlap: of neighbouring chips, in pixels; None is 0.
-        pixel_size_m: read at this ground resolution instead of the raster's own. Objects less than some 30 px wide are
-            often found better at a smaller one, even below the raster's own.
+        pixel_size_m: read at this ground resolution instead of the raster's own. Objects of up to some 30 px are often
+            found better at a smaller one, even below the raster's own.
         bands: the bands to read, counted from 1, or by name, such as "red", as the raster or the STAC item has it; None
             is all.
         label_field: column that holds the class; None: a column `label`, else one class named after the file. Files in

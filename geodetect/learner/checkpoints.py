@@ -157,7 +157,7 @@ class Checkpoint(Callback):  # type: ignore[misc]
 
 
 def identify(detector: Detector, loss: Loss, data: DetectionData) -> dict[str, Any]:
-    """Return the facts that two trainings must share, `chips` aside, for one to go on with the other's state."""
+    """Return the facts by which `check` finds out whether one training may go on with the state of another."""
     network, architecture, parts = detector.network, detector.network.architecture, (data.train, data.valid)
     facts = {
         "classes": detector.classes,
@@ -252,7 +252,7 @@ def read(folder: Path) -> State | None:
 
 
 def check(state: State, *, model: dict[str, Any], monitor: str, where: str) -> None:
-    """Raise if a state is not of this training; warn if it is of other chips.
+    """Raise if a state is not of this training; warn if it is of other chips, or froze other parts than the backbone.
 
     Raises:
         TrainingError: if a fact or the monitor differs.

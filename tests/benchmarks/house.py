@@ -1,8 +1,8 @@
 """Figures of the package's own structure: lines, modules, helpers, parameters, and how far one call reaches.
 
-    python tests/benchmarks/house.py [--package FOLDER] [--room NAME] [--labels]
+    python tests/benchmarks/house.py [--package FOLDER] [--room NAME] [--labels] [--score]
 
-Everything but `--labels` is read from the source as text; nothing of the package is imported. `reach` follows names:
+Everything but `--labels` and `--score` is read from the source as text, without importing it. `reach` follows names:
 a call of a function or class of the package, a method of `self`, and a method whose name only one class of the package
 has. That class must lie in a module which the caller imports, directly or through others, since a value of any other
 class has no type there; and the name must not be one of Python's own types or of arrays (`np.clip`, `path.with_suffix`
@@ -11,7 +11,9 @@ lists what there is to look at in one room: private functions that are used once
 parameters. `--labels` runs `prepare_data` on the drawn suburb and writes the modules that its labels go through until
 they are chips, which are those with a function that returns labels (features, objects, geometries, boxes), and then the
 modules that return chips, in the order of their first result. A climb is a call that hands labels or chips to a module
-which the caller's module does not import; a return is labels that come from `vector` once there are chips.
+which the caller's module does not import; a return is labels that come from `vector` once there are chips. `--score`
+runs what chooses the score at the end of `fit`, with random weights, and writes the packages that it enters, in order,
+and from which of them a call leads back up into `learner`.
 """
 
 from __future__ import annotations
@@ -246,7 +248,7 @@ class LabelsPath:
             sys.setprofile(None)
 
     def _record(self, frame: FrameType, event: str, result: object) -> None:
-        room = self._room(frame)
+        room = room_of(frame)
         if room is None or frame.f_code.co_flags & inspect.CO_GENERATOR:  # those run where they are consumed
             return
         if event == "return" and holds(result, CHIPS):
@@ -258,17 +260,9 @@ class LabelsPath:
                 self.returns[room] = None
         elif event == "call":
             handed = (value for name, value in frame.f_locals.items() if name != "self")
-            caller = self._room(frame.f_back) if any(holds(value, LABELS + CHIPS) for value in handed) else None
+            caller = room_of(frame.f_back) if any(holds(value, LABELS + CHIPS) for value in handed) else None
             if caller and caller != room and not self._imports(caller, room):
                 self.climbs[f"{caller} -> {room}"] = None
-
-    def _room(self, frame: FrameType | None) -> str | None:
-        """The module of the package whose code a frame runs; None for others' code, and what dataclasses generate."""
-        path = Path(frame.f_code.co_filename if frame else "")
-        if not path.is_relative_to(PACKAGE):
-            return None
-        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
-        return name if name in self._modules else None
 
     def _imports(self, caller: str, room: str) -> bool:
         for name in self._modules[caller].imported.values():
@@ -277,6 +271,40 @@ class LabelsPath:
             if name not in self._modules and room.startswith(f"{name.rpartition('.')[0]}."):  # a package hands it on
                 return True
         return False
+
+
+def room_of(frame: FrameType | None) -> str | None:
+    """The module of the package whose code a frame runs; None for the code of others."""
+    path = Path(frame.f_code.co_filename if frame else "")
+    if not path.is_relative_to(PACKAGE):
+        return None
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+class ScorePath:
+    """The packages that choosing the score at the end of `fit` enters, and those that call back up into `learner`."""
+
+    def __init__(self) -> None:
+        self.packages, self.climbs = dict[str, None](), dict[str, None]()  # as ordered sets
+        gd = importlib.import_module("geodetect")
+        choose = importlib.import_module("geodetect.learner.thresholds").set_min_score
+        data = gd.prepare_data(SUBURB, SUBURB.with_suffix(".geojson"), chip_size=128, overlap=32)
+        model = gd.RetinaNet(data, backbone="resnet18", weights=None, size="small", scales="auto")
+        detector = model.detector
+        sys.setprofile(self._record)
+        try:
+            choose(detector, data.valid)
+        finally:
+            sys.setprofile(None)
+
+    def _record(self, frame: FrameType, event: str, _: object) -> None:
+        room = room_of(frame) if event == "call" else None
+        if room is None:
+            return
+        self.packages[room.split(".")[0]] = None
+        caller = room_of(frame.f_back)
+        if room.startswith("learner.") and caller is not None and not caller.startswith("learner."):
+            self.climbs[f"{caller} -> {room}"] = None
 
 
 def holds(value: Any, kinds: tuple[str, ...]) -> bool:
@@ -334,10 +362,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--package", type=Path, default=PACKAGE, help="folder of the package")
     parser.add_argument("--room", help="list what to look at in this room, for instance raster")
     parser.add_argument("--labels", action="store_true", help="write the modules that labels go through")
+    parser.add_argument("--score", action="store_true", help="write the packages that choosing the score enters")
     arguments = parser.parse_args(argv)
-    if arguments.labels:
-        path = LabelsPath()
-        for name, rooms in vars(path).items():
+    if arguments.labels or arguments.score:
+        for name, rooms in vars(LabelsPath() if arguments.labels else ScorePath()).items():
             if not name.startswith("_"):
                 sys.stdout.write(f"{name:8} {len(rooms)} {' > '.join(rooms) or 'none'}\n")
         return
