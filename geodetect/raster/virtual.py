@@ -88,6 +88,7 @@ def respell_index(content: bytes, number: int) -> bytes:
         meta, _, geometry, (locations, places) = pyogrio.raw.read(path)
 
     def respell(found: re.Match[str]) -> str:
+        """Return the file's name with `number` more steps to the folder that it is in already."""
         start, path = found.groups()
         if path.startswith("/vsi"):  # on a network such names may be other files
             return found[0]
