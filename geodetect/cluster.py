@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -15,6 +16,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 _TIMEOUT = 10.0
 _WAITING = 2  # tasks per thread: one running and one queued, so that few results wait
+_LOSSES = 3  # of all workers at once, as many as dask allows a task
 
 
 @contextmanager
@@ -95,8 +97,8 @@ def run(
 ) -> Generator[tuple[Task, Result], None, None]:
     """Run tasks on a cluster, and yield each with its result as soon as it is done.
 
-    `work` is sent to each worker once. If a worker dies, its tasks are run again on another. An error in a task is
-    raised here unchanged and cancels the other tasks, as closing the iterator does.
+    `work` is sent to each worker once, and again if all that had it died. If a worker dies, its tasks are run again on
+    another. An error in a task is raised here unchanged and cancels the other tasks, as closing the iterator does.
 
     Args:
         work: function of a task.
@@ -104,32 +106,54 @@ def run(
         client: a `dask.distributed.Client`.
 
     Raises:
-        ClusterError: if a task repeatedly kills its worker.
+        ClusterError: if a task repeatedly kills its worker, or neither scheduler nor worker is left.
     """
     distributed = _distributed()
     coming = iter(tasks)
     n_ahead = _WAITING * sum(client.nthreads().values())
-    shared = client.scatter(work, broadcast=True, hash=False)
+    shared = _share(work, client)
+    n_losses = 0
     running: dict[Any, Task] = {}
 
-    def submit(n_tasks: int) -> list[Any]:
-        """Submit the next tasks, fewer at the end, and return their futures."""
-        handed = {client.submit(_attempt, shared, task, pure=False): task for task in islice(coming, n_tasks)}
+    def submit(chosen: Iterable[Task]) -> list[Any]:
+        """Submit these tasks, and return their futures."""
+        handed = {client.submit(_attempt, shared, task, pure=False): task for task in chosen}
         running.update(handed)
         return list(handed)
 
     try:
-        done = distributed.as_completed(submit(n_ahead))
+        done = distributed.as_completed(submit(islice(coming, n_ahead)))
         for future in done:
-            result = future.result()
+            try:
+                result = future.result()
+            except CancelledError:
+                if shared.cancelled():  # all workers that had it have died, so that dask gave up all that needs it
+                    n_losses += 1
+                    if n_losses == _LOSSES:
+                        raise
+                    shared = _share(work, client)
+                done.update(submit([running.pop(future)]))
+                continue
             if isinstance(result, GeodetectError):
                 raise result
             yield running.pop(future), result
-            done.update(submit(1))
-    except distributed.scheduler.KilledWorker as error:
+            done.update(submit(islice(coming, 1)))
+    except (distributed.scheduler.KilledWorker, CancelledError) as error:
         raise ClusterError(f"workers of the cluster died again and again: {error}; see their logs") from error
     finally:
         client.cancel(list(running))
+
+
+def _share(work: Callable[[Task], Result], client: Any) -> Any:
+    """Send `work` to each worker that the cluster has, or will soon have again.
+
+    Raises:
+        ClusterError: if neither scheduler nor worker answers within dask's timeout for connections.
+    """
+    try:
+        return client.scatter(work, broadcast=True, hash=False)
+    except OSError as error:
+        raise ClusterError(f"the cluster is gone: {error}; see the logs of its scheduler and workers") from error
 
 
 def _attempt(work: Callable[[Task], Result], task: Task) -> Result | GeodetectError:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,8 +23,14 @@ __all__ = ["tall", "undisturbed"]  # fixtures
 @pytest.fixture(scope="module")
 def client():
     """Two processes of one thread each."""
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "worker_dashboard_address": None}
-    with distributed.LocalCluster(**options) as local, distributed.Client(local) as client:
+    with started(2) as client:
+        yield client
+
+
+@contextmanager
+def started(n_workers):
+    options = {"threads_per_worker": 1, "dashboard_address": ":0", "worker_dashboard_address": None}
+    with distributed.LocalCluster(n_workers=n_workers, **options) as local, distributed.Client(local) as client:
         yield client
 
 
@@ -34,8 +41,8 @@ class DiesOnce(PaintDetector):
     mark: str = ""
 
     def detect(self, pixels):
-        if not Path(self.mark).exists():
-            Path(self.mark).write_text("once")
+        with suppress(FileExistsError):
+            Path(self.mark).touch(exist_ok=False)
             os.kill(os.getpid(), signal.SIGKILL)
         return super().detect(pixels)
 
@@ -88,6 +95,10 @@ class Raises(PaintDetector):
 
     def detect(self, pixels):
         raise LookupError("mine")
+
+
+def die(number: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def twice(number: int) -> int:
@@ -176,6 +187,22 @@ def test_a_worker_that_dies_costs_a_second_try(client, tall, undisturbed, tmp_pa
     path = detect_objects(tall, model, tmp_path / "found.gpkg", client=client, batch_size=2, progress=False)
     assert (tmp_path / "mark").exists()
     assert content(path) == undisturbed
+    client.wait_for_workers(2)
+
+
+@pytest.mark.slow
+def test_when_all_workers_die_at_once_their_work_is_sent_again(tall, undisturbed, tmp_path):
+    model = DiesOnce(mark=str(tmp_path / "mark"))
+    with started(1) as client:
+        path = detect_objects(tall, model, tmp_path / "found.gpkg", client=client, batch_size=2, progress=False)
+    assert (tmp_path / "mark").exists()
+    assert content(path) == undisturbed
+
+
+@pytest.mark.slow
+def test_work_that_kills_all_workers_again_and_again_is_given_up():
+    with started(1) as client, pytest.raises(ClusterError, match="workers of the cluster died again and again"):
+        list(cluster.run(die, range(3), client))
 
 
 @pytest.mark.slow
