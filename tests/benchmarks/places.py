@@ -1,7 +1,8 @@
 """The ground that recipes are compared on: chips to learn from, and others that only a final figure may look at.
 
 Each place gives `DetectionData` whose two parts both lie in its training part, for whoever chooses settings, and the
-chips that are scored at the end. Real imagery is looked for beside the repository; its SOURCE.txt says whose it is.
+chips that are scored at the end. Those called finer are read at half the pixel size, in chips of the same ground.
+Real imagery is looked for beside the repository; its SOURCE.txt says whose it is.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -48,10 +50,11 @@ def halves(raster: Path) -> tuple[Polygon, Polygon]:
     return box(x1, y1, border, y2), box(border, y1, x2, y2)
 
 
-def suburb(seed: int) -> Place:
+def suburb(seed: int, finer: int = 1) -> Place:
     """Pools and cars of the drawn suburb, 0.3 m."""
+    chips = {"chip_size": 256 * finer, "pixel_size_m": None if finer == 1 else 0.3 / finer, "seed": seed}
     train, test = (
-        gd.prepare_data(SUBURB / f"suburb_{part}.tif", SUBURB / f"suburb_{part}.geojson", chip_size=256, seed=seed)
+        gd.prepare_data(SUBURB / f"suburb_{part}.tif", SUBURB / f"suburb_{part}.geojson", **chips)
         for part in ("train", "test")
     )
     return Place(_small_batches(train), _all(test))
@@ -68,15 +71,14 @@ def town(seed: int) -> Place:
     return Place(_small_batches(train), _all(test))
 
 
-def banepa(seed: int) -> Place:
-    """Buildings of a town, RGB at 0.3 m."""
+def banepa(seed: int, finer: int = 1) -> Place:
+    """Buildings of a town, RGB at 0.3 m; the file has 0.15 m."""
     scene = REAL_DATA / "scenes" / "banepa"
     raster, labels = scene / "banepa_utm45n_15cm.tif", scene / "buildings_4326.geojson"
+    chips = {"chip_size": 256 * finer, "pixel_size_m": 0.3 / finer, "seed": seed}
     west, east = (
-        gd.prepare_data(
-            raster, labels, chip_size=256, overlap=overlap, pixel_size_m=0.3, aoi=aoi, split=split, seed=seed
-        )
-        for aoi, overlap, split in zip(halves(raster), (128, 0), ("blocks", "random"), strict=True)
+        gd.prepare_data(raster, labels, overlap=overlap, aoi=aoi, split=split, **chips)
+        for aoi, overlap, split in zip(halves(raster), (128 * finer, 0), ("blocks", "random"), strict=True)
     )
     return Place(_small_batches(west), _all(east))
 
@@ -87,10 +89,11 @@ def banepa_tiles(seed: int) -> Place:
     return _by_list(gd.prepare_data(folder, seed=seed), _listed(folder / "split.csv", "test"), seed)
 
 
-def trees(seed: int) -> Place:
+def trees(seed: int, finer: int = 1) -> Place:
     """Trees of Californian towns as points, four bands at 0.6 m."""
     folder = REAL_DATA / "train" / "trees_naip_points"
-    data = gd.prepare_data(folder / "images", folder / "json", point_radius_m=3, seed=seed)
+    chips = {"chip_size": 256 * finer, "pixel_size_m": None if finer == 1 else 0.6 / finer, "seed": seed}
+    data = gd.prepare_data(folder / "images", folder / "json", point_radius_m=3, **chips)
     return _by_list(data, _listed(folder / "split.csv", "test"), seed)
 
 
@@ -123,6 +126,7 @@ def wood(seed: int) -> Place:
 PLACES: dict[str, Callable[[int], Place]] = {
     place.__name__: place for place in (suburb, banepa, banepa_tiles, trees, ships, wood, town)
 }
+PLACES |= {f"{place.__name__}_finer": partial(place, finer=2) for place in (suburb, banepa, trees)}
 
 
 def _draw_town(scenes: list[Path]) -> None:

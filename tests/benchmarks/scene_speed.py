@@ -6,7 +6,8 @@ Draws a GeoTIFF, makes a RetinaNet-ResNet50 of torchvision with random weights (
 scores are spread so that a few dozen boxes of a window pass), and shows both to each contender in turn, each in a
 process of its own. A package that is not installed is left out; `pip install geodetect[benchmarks,int8]` brings them.
 Seconds run from the call to the features, without imports and without making the model. "bare" is the network alone, as
-geodetect runs it, on the same windows lying ready in memory.
+geodetect runs it, on the same windows lying ready in memory; "norms" has batch norm by level in the heads, as training
+has it by default, and is otherwise the same.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ FROM_TORCHVISION = {
     "head.regression_head.conv.": "box_head.conv.",
     "head.regression_head.bbox_reg.": "box_head.out.",
 }
+
+SMALL = {"width": 96, "depth": 2}  # pyramid and heads of `size="small"`
 
 Features = Callable[[], int]
 
@@ -133,10 +136,10 @@ class Scene:
         return self._detector(network, saved["lowest"], precision)
 
     @torch.inference_mode()
-    def small(self, precision: str) -> Detector:
-        """The same backbone with the pyramid and heads of `size="small"`, as many of whose predictions pass."""
+    def with_norms(self, precision: str, **heads: int) -> Detector:
+        """The same backbone with batch norm in heads from random weights, as many of whose predictions pass."""
         torch.manual_seed(0)
-        architecture = Architecture("resnet50", head_norm="batch", width=96, depth=2)
+        architecture = Architecture("resnet50", head_norm="batch", **heads)
         network = Network(architecture, n_classes=len(CLASSES), weights=None).eval()
         state = renamed(torch.load(self._weights)["state"])
         body = {name: value for name, value in state.items() if name.startswith("backbone.")}
@@ -272,10 +275,12 @@ CONTENDERS: dict[str, Callable[[Scene], Features]] = {
     "geodetect auto": lambda scene: geodetect(scene, scene.ours("auto")),
     "geodetect bf16": lambda scene: geodetect(scene, scene.ours("bf16")),
     "bare bf16": lambda scene: bare(scene, scene.ours("bf16"), "bf16"),
+    "geodetect norms float32": lambda scene: geodetect(scene, scene.with_norms("float32")),
+    "geodetect norms bf16": lambda scene: geodetect(scene, scene.with_norms("bf16")),
     "geodetect int8": lambda scene: geodetect(scene, scene.ours("int8")),
-    "geodetect small bf16": lambda scene: geodetect(scene, scene.small("bf16")),
-    "bare small bf16": lambda scene: bare(scene, scene.small("bf16"), "bf16"),
-    "geodetect small int8": lambda scene: geodetect(scene, scene.small("int8")),
+    "geodetect small bf16": lambda scene: geodetect(scene, scene.with_norms("bf16", **SMALL)),
+    "bare small bf16": lambda scene: bare(scene, scene.with_norms("bf16", **SMALL), "bf16"),
+    "geodetect small int8": lambda scene: geodetect(scene, scene.with_norms("int8", **SMALL)),
 }
 
 

@@ -5,31 +5,117 @@ python tests/benchmarks/seams.py MODEL [--raster sample_data/suburb_test.tif] [-
 MODEL is a trained detector, such as the one that `geodetect demo` leaves. The raster is cut into squares of twice the
 chip size, and each is seen once in one window and once in windows that share pixels. With a network a window's content
 depends a little on where the window lies (padding, strides, norms over the window), so the law that holds exactly
-without one is measured as a rate.
+without one is measured as a rate; and by the distance of objects from the edges of the window that sees them best, the
+rate of those that are there at IoU 0.5 and how far their scores differ.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
+import geopandas as gpd
 import numpy as np
 
 import geodetect as gd
 from geodetect.boxes import find_overlaps
-from geodetect.grid import Tiling
+from geodetect.grid import Grid, Tiling
 from geodetect.raster import RasterReader, write_chip
 
 IOUS = (0.5, 0.75)
+DISTANCES = (0, 5, 16, 32, 64, np.inf)  # from the edge of a window, in pixels
 
 
-def found_twice(a: object, b: object, iou: float) -> int:
-    """How many features of `a` have one of the same label in `b` that overlaps by more than `iou`."""
-    i, j, _ = find_overlaps(a.bounds.to_numpy(), b.bounds.to_numpy(), iou)
+class Square(NamedTuple):
+    """What was found in one square.
+
+    Args:
+        tiled: features of windows that share pixels.
+        whole: features of one window.
+        grid: of the square.
+        windows: those of `tiled`.
+    """
+
+    tiled: gpd.GeoDataFrame
+    whole: gpd.GeoDataFrame
+    grid: Grid
+    windows: Tiling
+
+
+def partners(a: gpd.GeoDataFrame, b: gpd.GeoDataFrame, iou: float) -> np.ndarray:
+    """Row in `b` of the feature of the same label that overlaps each of `a` most, above `iou`; -1 without one."""
+    i, j, share = find_overlaps(a.bounds.to_numpy(), b.bounds.to_numpy(), iou)
     alike = a["label"].to_numpy()[i] == b["label"].to_numpy()[j]
-    return len(np.unique(i[alike]))
+    i, j, share = i[alike], j[alike], share[alike]
+    found = np.full(len(a), -1)
+    order = np.argsort(share)
+    found[i[order]] = j[order]
+    return found
+
+
+def clearance(features: gpd.GeoDataFrame, square: Square) -> np.ndarray:
+    """Distance in pixels of each feature to the nearest interior edge of the window that has it furthest inside."""
+    (low, high), (height, width) = (
+        (square.grid.to_pixel(corners) for corners in corners_of(features)),
+        square.grid.shape,
+    )
+    x1, y1 = np.minimum(low, high).T
+    x2, y2 = np.maximum(low, high).T
+    best = np.zeros(len(features))
+    for left, top, right, bottom in (window.xyxy for window in square.windows):
+        sides = (
+            *((x1 - left, left == 0), (y1 - top, top == 0)),
+            *((right - x2, right == width), (bottom - y2, bottom == height)),
+        )
+        room = np.min([np.full(len(features), np.inf) if at_border else side for side, at_border in sides], axis=0)
+        best = np.maximum(best, room)
+    return best
+
+
+def corners_of(features: gpd.GeoDataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 2) lower left and upper right corners."""
+    bounds = features.bounds.to_numpy()
+    return bounds[:, :2], bounds[:, 2:]
+
+
+def write_rates(squares: list[Square]) -> None:
+    """Write how many objects of each way of seeing are among those of the other."""
+    n_tiled, n_whole = (sum(len(square[i]) for square in squares) for i in (0, 1))
+    for iou in IOUS:
+        there = sum(int((partners(square.tiled, square.whole, iou) >= 0).sum()) for square in squares)
+        back = sum(int((partners(square.whole, square.tiled, iou) >= 0).sum()) for square in squares)
+        sys.stdout.write(
+            f"IoU above {iou}, {len(squares)} squares: of {n_tiled} objects in windows {there / n_tiled:.1%} are "
+            f"among the {n_whole} of one window, and {back / n_whole:.1%} of those among them\n"
+        )
+
+
+def write_distances(squares: list[Square]) -> None:
+    """Write, for objects of one window, how many are seen in windows and how their scores differ, by distance."""
+    distance = np.concatenate([clearance(square.whole, square) for square in squares])
+    found = [partners(square.whole, square.tiled, IOUS[0]) for square in squares]
+    there = np.concatenate(found) >= 0
+    moved = np.full(len(there), np.nan)
+    moved[there] = np.abs(
+        np.concatenate(
+            [
+                square.tiled["score"].to_numpy()[of[of >= 0]] - square.whole["score"].to_numpy()[of >= 0]
+                for square, of in zip(squares, found, strict=True)
+            ]
+        )
+    )
+    for low, high in itertools.pairwise(DISTANCES):
+        chosen = (distance >= low) & (distance < high)
+        if chosen.any():
+            middle, most = np.nanquantile(moved[chosen], (0.5, 0.95)) if there[chosen].any() else (np.nan, np.nan)
+            sys.stdout.write(
+                f"{low} to {high} px from an edge: {there[chosen].mean():.1%} of {chosen.sum()} objects, scores "
+                f"differ by {middle:.3f}, 95 % of them by less than {most:.3f}\n"
+            )
 
 
 def main(argv: list[str]) -> None:
@@ -41,7 +127,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--overlap", type=int, default=64)
     choices = parser.parse_args(argv)
     detector = gd.load_detector(choices.model)
-    side, pairs = 2 * choices.chip_size, []
+    side, squares = 2 * choices.chip_size, []
     with (
         RasterReader(choices.raster, pixel_size_m=detector.pixel_size_m) as reader,
         tempfile.TemporaryDirectory() as folder,
@@ -55,15 +141,10 @@ def main(argv: list[str]) -> None:
                 tiled = gd.detect_objects(
                     square, detector, chip_size=choices.chip_size, overlap=choices.overlap, progress=False
                 )
-                pairs.append((tiled, whole))
-    n_tiled, n_whole = (sum(len(pair[i]) for pair in pairs) for i in (0, 1))
-    for iou in IOUS:
-        there, back = (sum(found_twice(pair[i], pair[1 - i], iou) for pair in pairs) for i in (0, 1))
-        sys.stdout.write(
-            f"IoU above {iou}, {len(pairs)} squares of {side} px: of {n_tiled} objects in windows "
-            f"{there / n_tiled:.1%} are among the {n_whole} of one window, and {back / n_whole:.1%} of "
-            "those among them\n"
-        )
+                windows = Tiling((side, side), choices.chip_size, choices.overlap)
+                squares.append(Square(tiled, whole, reader.grid.window(window), windows))
+    write_rates(squares)
+    write_distances(squares)
 
 
 if __name__ == "__main__":
