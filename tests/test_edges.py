@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geodetect.boxes import Boxes, nms
+from geodetect.boxes import Boxes, iou, nms
 from geodetect.grid import Tiling, Window
 from geodetect.scene.edges import Parts, join, split
 from geodetect.windows import Windows
@@ -114,6 +114,28 @@ def test_a_joined_box_has_the_best_score_of_its_parts():
         return seen(Boxes([[4, 4, 50, 12]], [3], [0.6 if window.x == 0 else 0.9]), window)
 
     assert rows(sewn(plan, see)) == [(3, 4, 4, 50, 12, 0.9)]
+
+
+def test_a_box_belongs_to_the_window_that_has_it_further_inside():
+    plan = Tiling((32, 64), 32, 16)  # windows at x 0, 16, 32; the overlaps of the middle one end at 32 and begin at 32
+    lefts = [17, 21, 22, 30, 37, 38, 43]
+    found = Boxes([[x, 4, x + 4, 8] for x in lefts], range(len(lefts)), [0.9] * len(lefts))
+    kept = [set(split_window(seen(found, window), window, plan, 0.6)[0].labels.tolist()) for window in plan]
+    assert kept == [{0, 1, 2}, {2, 3, 4, 5}, {5, 6}]
+
+
+@given(st.data())
+def test_of_two_boxes_of_one_object_seen_in_two_windows_one_is_kept(data):
+    plan = Tiling((64, 96), 64, 32)
+    nms_iou = data.draw(st.sampled_from([0.3, 0.5, 0.7]))
+    sides = st.lists(st.integers(36, 60), min_size=4, max_size=4, unique=True).map(sorted)
+    x1, x2, x3, x4 = data.draw(sides)
+    boxes = Boxes([[x1, 10, x3, 30], [x2, 10, x4, 30]], [0, 0], [0.9, 0.9])
+    kept = [
+        len(split_window(boxes[[one]], window, plan, nms_iou)[0])
+        for one, window in zip(data.draw(st.permutations([0, 1])), plan, strict=True)
+    ]
+    assert sum(kept) or iou(boxes[[0]], boxes[[1]])[0, 0] <= nms_iou
 
 
 def test_what_split_does_on_each_kind_of_edge():

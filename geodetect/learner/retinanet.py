@@ -226,7 +226,8 @@ class RetinaNet:
                 the rate is constant and they are never fixed.
             early_stopping: end after 5 epochs without a better `monitor`.
             checkpoint: end with the weights of the epoch with the best `monitor`, else with the last; a folder
-                also keeps the state of training after each epoch, so that it can go on after a crash.
+                also keeps the state of training after each epoch, so that it can go on after a crash. Two phases,
+                before and after `unfreeze`, need a folder each.
             monitor: "valid_loss", or "AP50".
             callbacks: fastai callbacks; the network gives them (logits (B, A, K), deltas (B, A, 4 or 6)). For logs:
                 CSVLogger("losses.csv"), TensorBoardCallback("runs", trace_model=False, log_preds=False).

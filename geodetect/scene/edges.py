@@ -1,10 +1,13 @@
-"""Boxes cut by a window's edge: drop them, keep them as parts, join the parts.
+"""Which window an object belongs to, and boxes cut by a window's edge: drop them, keep them as parts, join the parts.
 
-An edge of a window is interior if the scene continues beyond it. A box that touches an interior edge
-may be a fragment of a longer object. If the neighbouring window contains the whole fragment, it sees
-the object better, and the fragment is dropped. If it does not (the object is longer than the
-overlap), the fragment is kept as a part. Once the whole scene is scanned, parts covered by a whole
-box are removed and the others are joined.
+An edge of a window is interior if the scene continues beyond it. Near one, a network sees less around an
+object, and its scores and boxes are worse. So a box in the neighbour's half of the overlap is left to the
+neighbour; else whatever any of the windows takes for an object, right or wrong, would be one on the map.
+
+A box that touches an interior edge may be a fragment of a longer object. If the neighbouring window
+contains the whole fragment, it sees the object better, and the fragment is dropped. If it does not (the
+object is longer than the overlap), the fragment is kept as a part. Once the whole scene is scanned, parts
+covered by a whole box are removed and the others are joined.
 
 Sides are numbered in the order of the corners: 0 left, 1 top, 2 right, 3 bottom.
 """
@@ -62,26 +65,34 @@ class Parts:
 
 
 def split(found: Boxes, of: Int[np.ndarray, "N"], frames: Frames, nms_iou: float) -> tuple[Int[np.ndarray, "W"], Parts]:
-    """Return the indices of whole boxes, and parts of objects longer than the overlap; other cut boxes are dropped.
+    """Return the indices of whole boxes, and parts of objects longer than the overlap; others are dropped.
 
-    Dropping loses nothing: a window drops a box only if the next window in some direction contains all of it with
-    room to spare, and that window never drops it in favour of this one. Parts come window by window.
+    A window drops a box only if the next window in some direction contains all of it with room to spare: a cut box
+    always, another if it lies further inside that window by more than a share of its length. The share is so large
+    that of two boxes with an IoU above `nms_iou`, one in each window, at least one is kept: an object is lost only if
+    the window that has it further inside does not find it. Parts come window by window.
 
     Args:
         found: detections of some windows, in scene pixels, clipped to their window.
         of: the window of each, as a row of `frames`.
         frames: the windows.
-        nms_iou: overlap above which the lower-scored of two parts of one window is dropped.
+        nms_iou: overlap above which two boxes show one object, and the lower-scored of two parts of one window is
+            dropped.
     """
     windows, grounds, neighbours = (each[of] for each in frames)
     continues = (windows - grounds) * _INWARD > 0  # (N, 4), beyond each side
-    cut = continues & ((found.bounds - windows) * _INWARD < _TOUCH)
+    room = (found.bounds - windows) * _INWARD
+    cut = continues & (room < _TOUCH)
     # The last windows of a row or column are moved back, so neighbours do not always reach `overlap` beyond the edge.
-    clear_of_neighbour = (neighbours - found.bounds[:, _OPPOSITE]) * _INWARD >= _CLEAR
-    touches, dropped = cut.any(axis=1), (cut & clear_of_neighbour).any(axis=1)
+    room_of_neighbour = (neighbours - found.bounds[:, _OPPOSITE]) * _INWARD
+    # Two boxes whose centres are apart by this share of their mean length have an IoU of at most `nms_iou`.
+    apart = (1 - nms_iou) / (1 + nms_iou) * np.tile(found.bounds[:, 2:] - found.bounds[:, :2], 2)
+    needed = np.maximum(np.where(cut, 0, room + apart), _CLEAR)
+    dropped = (continues & (room_of_neighbour >= needed)).any(axis=1)
+    touches = cut.any(axis=1)
     long = np.flatnonzero(touches & ~dropped)
     kept = long[nms_in_groups(found[long], of[long], nms_iou)]
-    return np.flatnonzero(~touches), Parts(found[kept], cut[kept])
+    return np.flatnonzero(~touches & ~dropped), Parts(found[kept], cut[kept])
 
 
 def join(parts: Parts, whole: Iterable[Boxes], nms_iou: float) -> Boxes:

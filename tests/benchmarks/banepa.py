@@ -98,6 +98,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--save", type=Path, help="folder for the models")
     parser.add_argument("--models", type=Path, help="folder of such models, to score again instead of training")
     choices = parser.parse_args(argv)
+    if choices.save:
+        choices.save.mkdir(parents=True, exist_ok=True)
     scene = choices.data / "scenes" / "banepa"
     raster, labels = scene / "banepa_utm45n_15cm.tif", scene / "buildings_4326.geojson"
     learnt, scored = halves(raster) if choices.held is None else hold_out(halves(raster)[0], choices.held)
