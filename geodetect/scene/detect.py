@@ -96,8 +96,8 @@ def detect_objects(
     A detector with `oriented = True` gives rotated rectangles, with a column `angle_deg`: the direction of the longer
     side, clockwise from the map's north (on a map in degrees from true north), from 0 to below 180.
 
-    Objects cut by a window's edge are taken from the window that contains them whole; objects longer than the
-    overlap are joined from their parts.
+    Objects are taken from the window that has them furthest inside; objects longer than the overlap are joined from
+    their parts.
 
     Args:
         raster: a path, a URL, a list of them, a folder of GeoTIFFs or a pattern such as "tiles/*.tif"; or a STAC
