@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from geodetect.errors import ArgumentError, ClusterError, GeodetectError, missing
 
@@ -16,7 +16,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 _TIMEOUT = 10.0
 _WAITING = 2  # tasks per thread: one running and one queued, so that few results wait
-_LOSSES = 3  # of all workers at once, as many as dask allows a task
+_LOSSES = 3  # of all workers at once, without a result between them
 
 
 @contextmanager
@@ -110,50 +110,80 @@ def run(
     """
     distributed = _distributed()
     coming = iter(tasks)
-    n_ahead = _WAITING * sum(client.nthreads().values())
-    shared = _share(work, client)
-    n_losses = 0
-    running: dict[Any, Task] = {}
-
-    def submit(chosen: Iterable[Task]) -> list[Any]:
-        """Submit these tasks, and return their futures."""
-        handed = {client.submit(_attempt, shared, task, pure=False): task for task in chosen}
-        running.update(handed)
-        return list(handed)
-
+    crew = _Crew(work, client)
+    n_ahead = _WAITING * max(1, sum(client.nthreads().values()))  # none while the only worker starts again
     try:
-        done = distributed.as_completed(submit(islice(coming, n_ahead)))
+        done = distributed.as_completed(crew.submit(islice(coming, n_ahead)))
         for future in done:
             try:
                 result = future.result()
-            except CancelledError:
-                if shared.cancelled():  # all workers that had it have died, so that dask gave up all that needs it
-                    n_losses += 1
-                    if n_losses == _LOSSES:
-                        raise
-                    shared = _share(work, client)
-                done.update(submit([running.pop(future)]))
+            except CancelledError as error:
+                if not future.cancelled():
+                    raise  # an error of the task's own
+                done.update(crew.submit_again(future, error))
                 continue
             if isinstance(result, GeodetectError):
                 raise result
-            yield running.pop(future), result
-            done.update(submit(islice(coming, 1)))
-    except (distributed.scheduler.KilledWorker, CancelledError) as error:
-        raise ClusterError(f"workers of the cluster died again and again: {error}; see their logs") from error
+            yield crew.finish(future), result
+            done.update(crew.submit(islice(coming, 1)))
+    except distributed.scheduler.KilledWorker as error:
+        raise _deaths(error) from error
+    except distributed.client.ClosedClientError as error:
+        raise ClusterError(f"the client was closed before all was done: {error}") from error
     finally:
-        client.cancel(list(running))
+        if client.status != "closed":
+            client.cancel(list(crew.running))
 
 
-def _share(work: Callable[[Task], Result], client: Any) -> Any:
-    """Send `work` to each worker that the cluster has, or will soon have again.
+class _Crew(Generic[Task]):
+    """The workers of a cluster, to whom the work is sent once, and again if all that had it died.
+
+    Args:
+        work: function of a task.
+        client: of the cluster.
 
     Raises:
         ClusterError: if neither scheduler nor worker answers within dask's timeout for connections.
     """
-    try:
-        return client.scatter(work, broadcast=True, hash=False)
-    except OSError as error:
-        raise ClusterError(f"the cluster is gone: {error}; see the logs of its scheduler and workers") from error
+
+    def __init__(self, work: Callable[[Task], Any], client: Any) -> None:
+        self.running: dict[Any, Task] = {}
+        self._work, self._client, self._n_losses = work, client, 0
+        self._shared = self._share()
+
+    def submit(self, tasks: Iterable[Task]) -> list[Any]:
+        """Submit tasks, and return their futures."""
+        handed = {self._client.submit(_attempt, self._shared, task, pure=False): task for task in tasks}
+        self.running.update(handed)
+        return list(handed)
+
+    def finish(self, future: Any) -> Task:
+        """Return the task of a future, which is done."""
+        self._n_losses = 0
+        return self.running.pop(future)
+
+    def submit_again(self, future: Any, error: CancelledError) -> list[Any]:
+        """Submit the task of a future that was cancelled, and return the new future.
+
+        Raises:
+            ClusterError: if all workers died again and again, or none comes back.
+        """
+        if self._shared.cancelled():  # dask gave up all that needs it
+            self._n_losses += 1
+            if self._n_losses == _LOSSES:
+                raise _deaths(error) from error
+            self._shared = self._share()
+        return self.submit([self.running.pop(future)])
+
+    def _share(self) -> Any:
+        try:
+            return self._client.scatter(self._work, broadcast=True, hash=False)
+        except OSError as error:
+            raise ClusterError(f"the cluster is gone: {error}; see the logs of its scheduler and workers") from error
+
+
+def _deaths(error: BaseException) -> ClusterError:
+    return ClusterError(f"workers of the cluster died again and again: {error}; see their logs")
 
 
 def _attempt(work: Callable[[Task], Result], task: Task) -> Result | GeodetectError:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import time
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -101,6 +103,10 @@ def die(number: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def cancel(number: int) -> None:
+    raise CancelledError("mine")
+
+
 def twice(number: int) -> int:
     if number == 13:
         raise ModelError("13 is not to be doubled")
@@ -197,6 +203,32 @@ def test_when_all_workers_die_at_once_their_work_is_sent_again(tall, undisturbed
         path = detect_objects(tall, model, tmp_path / "found.gpkg", client=client, batch_size=2, progress=False)
     assert (tmp_path / "mark").exists()
     assert content(path) == undisturbed
+
+
+@pytest.mark.slow
+def test_work_waits_for_workers_that_are_about_to_come_back():
+    with started(1) as client:
+        for pid in client.run(os.getpid).values():
+            os.kill(pid, signal.SIGKILL)
+        while client.nthreads():
+            time.sleep(0.01)
+        assert dict(cluster.run(twice, range(5), client)) == {number: 2 * number for number in range(5)}
+
+
+@pytest.mark.slow
+def test_errors_of_a_task_are_not_taken_for_those_of_the_cluster(client):
+    with pytest.raises(CancelledError, match="mine"):
+        list(cluster.run(cancel, [1], client))
+
+
+@pytest.mark.slow
+def test_a_client_that_is_closed_in_between_is_one_sentence():
+    with started(1) as client:
+        done = cluster.run(twice, range(5), client)
+        next(done)
+        client.close()
+        with pytest.raises(ClusterError, match="the client was closed before all was done"):
+            list(done)
 
 
 @pytest.mark.slow

@@ -127,7 +127,7 @@ def test_a_box_belongs_to_the_window_that_has_it_further_inside():
 @given(st.data())
 def test_of_two_boxes_of_one_object_seen_in_two_windows_one_is_kept(data):
     plan = Tiling((64, 96), 64, 32)
-    nms_iou = data.draw(st.sampled_from([0.3, 0.5, 0.7]))
+    nms_iou = data.draw(st.sampled_from([0.3, 0.5, 0.7, 1.0]))
     sides = st.lists(st.integers(36, 60), min_size=4, max_size=4, unique=True).map(sorted)
     x1, x2, x3, x4 = data.draw(sides)
     boxes = Boxes([[x1, 10, x3, 30], [x2, 10, x4, 30]], [0, 0], [0.9, 0.9])
@@ -135,7 +135,7 @@ def test_of_two_boxes_of_one_object_seen_in_two_windows_one_is_kept(data):
         len(split_window(boxes[[one]], window, plan, nms_iou)[0])
         for one, window in zip(data.draw(st.permutations([0, 1])), plan, strict=True)
     ]
-    assert sum(kept) or iou(boxes[[0]], boxes[[1]])[0, 0] <= nms_iou
+    assert sum(kept) or iou(boxes[[0]], boxes[[1]])[0, 0] <= min(nms_iou, 0.5)
 
 
 def test_what_split_does_on_each_kind_of_edge():
@@ -155,6 +155,19 @@ def test_what_split_does_on_each_kind_of_edge():
     assert whole.labels.tolist() == [2]
     assert parts.boxes.labels.tolist() == [0, 3]
     assert parts.cut.tolist() == [[True, False, False, False], [False, False, True, False]]
+
+
+@pytest.mark.parametrize("nms_iou", [0.0, 0.5, 0.9, 1.0])
+def test_a_box_in_the_middle_of_the_overlap_is_not_left_by_both_windows(nms_iou):
+    plan = Tiling((32, 48), 32, 16)
+    middle = Boxes([[20, 4, 28, 8]], [0], [0.9])
+    assert all(len(split_window(middle, window, plan, nms_iou)[0]) for window in plan)
+
+
+def test_parts_are_not_left_for_a_side_on_which_they_are_not_cut():
+    plan = Tiling((48, 48), 32, 16)
+    part = Boxes([[18, 4, 22, 32]], [0], [0.9])  # in the left half of the overlap, cut below
+    assert all(len(split_window(part, window, plan, 0.5)[1]) for window in list(plan)[:2])
 
 
 def test_the_last_windows_overlap_more_and_that_is_counted():

@@ -31,6 +31,7 @@ _TOUCH = 2.0
 # its side is located a little differently there.
 _CLEAR = 2 * _TOUCH
 _MOST = 0.7  # a part covered by another box by more than this share belongs to the same object
+_ALIKE = 0.5  # IoU above which two boxes show one object for sure, if `nms_iou` is not below
 _AGREE = 0.5  # IoU of the extents of two parts across the direction in which they meet
 
 _INWARD = np.array([1.0, 1.0, -1.0, -1.0])  # from a side into the box
@@ -68,9 +69,9 @@ def split(found: Boxes, of: Int[np.ndarray, "N"], frames: Frames, nms_iou: float
     """Return the indices of whole boxes, and parts of objects longer than the overlap; others are dropped.
 
     A window drops a box only if the next window in some direction contains all of it with room to spare: a cut box
-    always, another if it lies further inside that window by more than a share of its length. The share is so large
-    that of two boxes with an IoU above `nms_iou`, one in each window, at least one is kept: an object is lost only if
-    the window that has it further inside does not find it. Parts come window by window.
+    always, another if it lies further inside that window by at least a share of its length. The share is so large
+    that two windows side by side never leave boxes of one object to each other, unless their IoU is at most `nms_iou`
+    or 0.5. Parts come window by window.
 
     Args:
         found: detections of some windows, in scene pixels, clipped to their window.
@@ -85,11 +86,14 @@ def split(found: Boxes, of: Int[np.ndarray, "N"], frames: Frames, nms_iou: float
     cut = continues & (room < _TOUCH)
     # The last windows of a row or column are moved back, so neighbours do not always reach `overlap` beyond the edge.
     room_of_neighbour = (neighbours - found.bounds[:, _OPPOSITE]) * _INWARD
-    # Two boxes whose centres are apart by this share of their mean length have an IoU of at most `nms_iou`.
-    apart = (1 - nms_iou) / (1 + nms_iou) * np.tile(found.bounds[:, 2:] - found.bounds[:, :2], 2)
-    needed = np.maximum(np.where(cut, 0, room + apart), _CLEAR)
-    dropped = (continues & (room_of_neighbour >= needed)).any(axis=1)
     touches = cut.any(axis=1)
+    # Two boxes whose centres are apart by this share of their mean length have an IoU of at most `alike`.
+    alike = min(nms_iou, _ALIKE)
+    apart = (1 - alike) / (1 + alike) * np.tile(found.bounds[:, 2:] - found.bounds[:, :2], 2)
+    # A part on the border of the area may lie in a window that is not run: it is left for its cut sides alone.
+    other = np.where(touches[:, None], np.inf, room + apart)
+    needed = np.maximum(np.where(cut, 0, other), _CLEAR)
+    dropped = (continues & (room_of_neighbour >= needed)).any(axis=1)
     long = np.flatnonzero(touches & ~dropped)
     kept = long[nms_in_groups(found[long], of[long], nms_iou)]
     return np.flatnonzero(~touches & ~dropped), Parts(found[kept], cut[kept])
