@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import resource
 import shutil
@@ -145,7 +146,7 @@ def test_without_a_number_a_resumed_training_has_as_many_epochs_as_it_was_to_hav
         model.fit(EPOCHS, lr=1e-3, checkpoint=tmp_path, callbacks=[StopAt(1)], progress=False)
     again = gd.RetinaNet(data, **MODEL)
     again.fit(checkpoint=tmp_path, resume=True)
-    assert re.search(rf"^{EPOCHS} epochs of .* steps, 1 of them done", capsys.readouterr().out)
+    assert re.search(rf"^{EPOCHS} epochs of .* steps, 1 epoch done", capsys.readouterr().out)
     assert_same(again, undisturbed[0])
     again.fit(checkpoint=tmp_path, resume=True)
     out = capsys.readouterr().out
@@ -390,3 +391,27 @@ def test_other_chips_are_told_of(data: DetectionData, undisturbed: tuple[gd.Reti
     parted = replace(data, train=Chips(plans[:4]), valid=Chips(plans[4:]))  # as many, with as many boxes
     with pytest.warns(UserWarning, match=r"other chips \(.*; here as many, at other places or split differently\)"):
         gd.RetinaNet(parted, **MODEL).fit(EPOCHS + 1, checkpoint=tmp_path, resume=True, progress=False)
+
+
+def test_another_course_is_told_of(data: DetectionData, undisturbed: tuple[gd.RetinaNet, Path], tmp_path: Path) -> None:
+    shutil.copy(undisturbed[1], tmp_path)
+    again = gd.RetinaNet(replace(data, batch_size=1), seed=7, **MODEL)
+    there = r"seed=42, one_cycle=True, batch_size=2, here seed=7, one_cycle=False, batch_size=1, so it will end"
+    with (
+        pytest.warns(UserWarning, match=there),
+        pytest.warns(UserWarning, match=r"went on at a rate of 0\.001, now at 1e-05; leave lr out"),
+    ):
+        again.fit(EPOCHS, lr=1e-5, one_cycle=False, checkpoint=tmp_path, resume=True, progress=False)
+
+
+def test_files_lie_where_training_began(data: DetectionData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Moves(Callback):  # type: ignore[misc]
+        def before_epoch(self) -> None:
+            os.chdir(tmp_path / "elsewhere")
+
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    model = gd.RetinaNet(data, **MODEL)
+    model.fit(1, checkpoint="states", save_as="model.safetensors", callbacks=[Moves()], progress=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "model.safetensors", "states"]
+    assert not list((tmp_path / "elsewhere").iterdir())

@@ -21,7 +21,7 @@ from geopandas.testing import assert_geodataframe_equal
 import geodetect as gd
 from geodetect.boxes import iou
 from geodetect.errors import ArgumentError, GeodetectError, ModelError, OutputError, TrainingError
-from geodetect.learner.fit import PATIENCE
+from geodetect.learner.callbacks import patience
 from geodetect.learner.thresholds import suppress
 from geodetect.learner.training import choose_epochs
 from tests.fakes import PaintedScene
@@ -428,8 +428,8 @@ def test_an_unknown_monitor_is_a_warning_and_never_stops_early(
     assert len(background) == n_valid
     model = gd.RetinaNet(replace(data, train=data.train[:4], valid=gd.chips.Chips(background)), **SMALL)
     with pytest.warns(UserWarning, match=f"no validation chip.*{monitor} is unknown.*hold out more chips"):
-        model.fit(PATIENCE + 2, monitor=monitor, early_stopping=True, progress=False)
-    assert model.detector.summary["epochs"] == PATIENCE + 2
+        model.fit(patience(7) + 2, monitor=monitor, early_stopping=True, progress=False)
+    assert model.detector.summary["epochs"] == patience(7) + 2
 
 
 def test_a_saved_model_goes_on_with_its_loss(few: gd.DetectionData, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from geodetect.chips.loaders import ChipLoader, make_loaders
 from geodetect.errors import ArgumentError, RasterError, TrainingError
 from geodetect.grid import Grid, Window
 from geodetect.learner import training
+from geodetect.learner.callbacks import patience
 from geodetect.network.retinanet import Network
 from geodetect.normalization import Normalization
 from tests.fakes import PaintedScene
@@ -156,6 +157,33 @@ def test_early_stopping_waits_five_epochs_for_a_better_one(
     assert out == "nothing to train: early stopping ended it after 8 epochs; leave early_stopping out to go on\n"
     model.fit(8, lr=1e-3, checkpoint=False, early_stopping=True, monitor="AP50", progress=False)
     assert capsys.readouterr().out == ""
+    model.fit(12, lr=1e-4, early_stopping=True, callbacks=[Course([3, 2, 1, *[2] * 9])])
+    assert "stopped after 8 epochs: no better valid_loss in the last 5\n" in capsys.readouterr().out
+
+
+def test_early_stopping_waits_longer_in_longer_trainings() -> None:
+    assert [patience(n_epochs) for n_epochs in (1, 10, 17, 18, 60, 334)] == [5, 5, 5, 6, 20, 111]
+
+
+@pytest.mark.filterwarnings("ignore:no training chip holds")
+def test_of_epochs_with_the_same_ap50_the_one_with_the_lowest_loss_is_kept(data: DetectionData) -> None:
+    few = Chips([plan for plan in data.train.plans if len(plan.boxes)][:2])
+    model = gd.RetinaNet(replace(data, train=few, valid=few, batch_size=2), **MODEL)
+    model.fit(4, lr=1e-6, monitor="AP50", callbacks=[Course([4, 2, 1, 3])], progress=False)
+    assert [row[2] for row in model.learner.recorder.values] == [0] * 4  # nothing is learnt at such a rate
+    assert model.detector.summary["valid_loss"] == 1
+    model.fit(5, lr=1e-6, monitor="AP50", callbacks=[Course([4, 2, 1, 3, 0.5])], resume=True, progress=False)
+    assert model.detector.summary["valid_loss"] == 0.5
+
+
+@pytest.mark.filterwarnings("ignore:no training chip holds")
+def test_few_steps_of_an_untrained_network_are_told_of(data: DetectionData, capsys: pytest.CaptureFixture[str]) -> None:
+    few = Chips(data.train.plans[:2])
+    model = gd.RetinaNet(replace(data, train=few, valid=few, batch_size=2), **MODEL)
+    model.fit(2)
+    assert "2 steps are too few to learn much; fit() without epochs makes 1000\n" in capsys.readouterr().out
+    model.fit(2)  # a training that goes on
+    assert "too few" not in capsys.readouterr().out
 
 
 def test_logs_of_fastai(data: DetectionData, tmp_path: Path) -> None:

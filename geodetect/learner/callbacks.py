@@ -26,6 +26,7 @@ from geodetect.network.coding import select_candidates, suppress
 from geodetect.network.inference import Pending
 
 _MAX_NAMED = 3  # chips that a message names
+_LEAST_PATIENCE = 5  # epochs
 
 
 class SeededEpochs(Callback):  # type: ignore[misc]
@@ -174,20 +175,23 @@ class StopOnNan(Callback):  # type: ignore[misc]
 class BestEpoch(TrackerCallback):  # type: ignore[misc]
     """Keeps the weights of the epoch with the best `monitor`; may end training if no better one comes.
 
+    Of epochs with the same AP50, 0 in the first ones, the one with the lowest validation loss is the best.
+
     Args:
         monitor: "valid_loss" or "AP50".
         keep: whether to keep weights; otherwise only the scores of the last epoch are kept.
-        patience: epochs without a better one after which training ends; None for no limit.
+        stop_early: whether to end training if no better epoch comes.
 
     Raises:
         ArgumentError: if there is no such monitor.
     """
 
-    def __init__(self, monitor: str, *, keep: bool = True, patience: int | None = None) -> None:
+    def __init__(self, monitor: str, *, keep: bool = True, stop_early: bool = False) -> None:
         if monitor not in ("valid_loss", "AP50"):
             raise ArgumentError(f'monitor must be "valid_loss" or "AP50"; got {monitor!r}')
         super().__init__(monitor=monitor, reset_on_fit=False)
-        self.keep, self.patience = keep, patience
+        self.keep, self.stop_early = keep, stop_early
+        self.new_best = False  # whether the last epoch is the best so far
         self.waited = 0  # epochs since the best one
         self.n_done = 0  # completed epochs
         self.before: dict[str, Tensor] = {}  # weights to restore if no epoch is completed
@@ -206,8 +210,8 @@ class BestEpoch(TrackerCallback):  # type: ignore[misc]
             )
 
     def before_epoch(self) -> None:
-        """End training if patience is exhausted: before the next epoch, so that the last one is complete."""
-        if self.patience is not None and self.waited >= self.patience:
+        """End training if no better epoch came: before the next epoch, so that the last one is complete."""
+        if self.stop_early and self.waited >= patience(self.n_epoch):
             raise CancelFitException
 
     def after_cancel_train(self) -> None:
@@ -222,6 +226,7 @@ class BestEpoch(TrackerCallback):  # type: ignore[misc]
         """Keep the weights if this epoch is the best so far."""
         with defer_interrupts():
             super().after_epoch()
+            self.new_best = self.new_best or self._breaks_tie()
             # AP50 or loss is NaN without a validation object or chip; that counts neither way.
             self.waited = 0 if self.new_best else self.waited + int(np.isfinite(self.best))
             if self.new_best and self.keep:
@@ -231,10 +236,24 @@ class BestEpoch(TrackerCallback):  # type: ignore[misc]
                 self.min_scores, self.kept_epoch = metric.min_scores, self.epoch
             self.n_done, self.before = self.epoch + 1, {}
 
+    def _breaks_tie(self) -> bool:
+        """Whether this epoch has the best AP50 so far, as the one kept has, and a lower validation loss."""
+        loss = list(self.recorder.metric_names[1:-1]).index("valid_loss")
+        this, kept = self.recorder.values[-1], self.recorder.values[self.kept_epoch]
+        return bool(this[self.idx] == self.best and this[loss] < kept[loss])
+
     def restore(self, network: nn.Module) -> None:
         """Load the best weights into the network; those from before training if no epoch was completed."""
         if weights := self.weights or self.before:
             network.load_state_dict(weights)
+
+
+def patience(n_epochs: int) -> int:
+    """Return the number of epochs without a better one before early stopping: a third of all, at least 5.
+
+    While the learning rate is high, a tenth to a third of a short training passes without a better epoch.
+    """
+    return max(_LEAST_PATIENCE, n_epochs // 3)
 
 
 def copy_weights(network: nn.Module) -> dict[str, Tensor]:

@@ -156,8 +156,15 @@ class Checkpoint(Callback):  # type: ignore[misc]
         }
 
 
-def identify(detector: Detector, loss: Loss, data: DetectionData) -> dict[str, Any]:
-    """Return the facts by which `check` finds out whether one training may go on with the state of another."""
+def identify(detector: Detector, loss: Loss, data: DetectionData, course: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts by which `check` finds out whether one training may go on with the state of another.
+
+    Args:
+        detector: to train.
+        loss: of the training.
+        data: to train on.
+        course: what else decides the order of chips and the rate of a step.
+    """
     network, architecture, parts = detector.network, detector.network.architecture, (data.train, data.valid)
     facts = {
         "classes": detector.classes,
@@ -174,6 +181,7 @@ def identify(detector: Detector, loss: Loss, data: DetectionData) -> dict[str, A
             "to validate on": len(data.valid),
             "boxes": sum(len(plan.boxes) for part in parts for plan in part.plans),
         },
+        "course": course | {"batch_size": data.batch_size},
         "windows": _checksum([[(p.window.xyxy, p.boxes.labels.tolist()) for p in part.plans] for part in parts]),
         "tensors": _checksum([(k, tuple(v.shape)) for k, v in network.state_dict().items()]),
     }
@@ -252,7 +260,7 @@ def read(folder: Path) -> State | None:
 
 
 def check(state: State, *, model: dict[str, Any], monitor: str, where: str) -> None:
-    """Raise if a state is not of this training; warn if it is of other chips, or froze other parts than the backbone.
+    """Raise if a state is not of this training; warn if it is of other chips or another course, or froze other parts.
 
     Raises:
         TrainingError: if a fact or the monitor differs.
@@ -268,6 +276,10 @@ def check(state: State, *, model: dict[str, Any], monitor: str, where: str) -> N
             f"{where} is of a training on other chips ({then}; here {now}), and the best epoch is chosen by scores "
             "on both; leave resume out to start anew, with weights= to keep what was learnt"
         )
+    if "course" in unlike:
+        unlike.remove("course")
+        then, now = (", ".join(f"{k}={each['course'].get(k)!r}" for k in model["course"]) for each in (theirs, model))
+        warn(f"{where} is of a training with {then}, here {now}, so it will end with other weights")
     if "frozen" in unlike:
         unlike.remove("frozen")
         _compare_frozen(theirs["frozen"], model["frozen"], where)

@@ -24,14 +24,14 @@ from geodetect.chips.chip import Chips
 from geodetect.detector import Detector
 from geodetect.errors import ArgumentError, OutputError, TrainingError, check_flag, check_whole, is_whole, warn
 from geodetect.learner import checkpoints, distributed, training
-from geodetect.learner.callbacks import BestEpoch, FixHeadNorms, TimeLeft
+from geodetect.learner.callbacks import BestEpoch, FixHeadNorms, TimeLeft, patience
 from geodetect.learner.checkpoints import Checkpoint, State
 from geodetect.learner.interrupts import defer_interrupts
 from geodetect.learner.loop import DetectionLearner
 from geodetect.learner.thresholds import set_min_score
 
-PATIENCE = 5  # epochs without a better one before early stopping
 _MOST_EPOCHS = 100_000
+_FEW_STEPS = 100  # too few for heads that start from random weights
 
 
 def check_arguments(
@@ -88,7 +88,7 @@ def make_checkpoint(
     """
     if not isinstance(checkpoint, bool | str | Path):
         raise ArgumentError(f"checkpoint must be True, False, or a folder; got {checkpoint!r}")
-    folder = None if isinstance(checkpoint, bool) else checkpoints.make_folder(Path(expand_user(checkpoint)))
+    folder = None if isinstance(checkpoint, bool) else checkpoints.make_folder(Path(expand_user(checkpoint)).absolute())
     state = None
     if folder and not resume and last is None and (folder / checkpoints.FILE).exists():
         warn(
@@ -107,6 +107,8 @@ def make_checkpoint(
         checkpoints.check(state, model=model, monitor=best.monitor, where=str(folder or "the last training"))
         state = state.with_model(model)
     rates = rate.choose(None if state is None else state.facts["rates"])
+    if state is not None and rates != (before := state.facts["rates"]):
+        warn(f"the training went on at a rate of {max(before):g}, now at {max(rates):g}; leave lr out to keep its own")
     return Checkpoint(best, model=model, rates=rates, folder=folder, state=state)
 
 
@@ -150,6 +152,8 @@ class Fit:
         if epochs is None:
             epochs, callbacks = self._choose_epochs(), [*callbacks, TimeLeft(write)]
             write(self._describe_length(epochs))
+        elif told := self._describe_shortness(epochs):
+            write(told)
         if reason := self._describe_end(epochs):
             write(f"nothing to train: {reason}")
             progress = False
@@ -157,6 +161,8 @@ class Fit:
             try:
                 with show_progress(self.learner, progress=progress):
                     self._train(epochs, one_cycle=one_cycle, callbacks=callbacks)
+                if progress and self.checkpoint.best.n_done < epochs:
+                    write(self._describe_stop())
             finally:
                 with defer_interrupts():
                     self._keep_best()
@@ -180,21 +186,34 @@ class Fit:
     def _describe_length(self, epochs: int) -> str:
         """Return how long a training is whose length was not given."""
         loader, first = self.learner.dls.train, self.checkpoint.first_epoch
-        done = f", {first} of them done" if first else ""
+        done = f", {_count(first, 'epoch', 'epochs')} done" if first else ""
         return (
             f"{epochs} epochs of {_count(len(loader), 'batch', 'batches')} of {_count(loader.bs, 'chip', 'chips')}: "
             f"{epochs * len(loader):,} steps{done} (pass epochs to change this)"
         )
+
+    def _describe_shortness(self, epochs: int) -> str:
+        """Return that so many epochs are too few for a network that starts untrained; "" if they are not."""
+        n_steps, suited = epochs * len(self.learner.dls.train), training.choose_epochs(self.learner)
+        if n_steps >= _FEW_STEPS or epochs >= suited or not self.detector.network.class_head.gives_prior:
+            return ""
+        return f"{_count(n_steps, 'step is', 'steps are')} too few to learn much; fit() without epochs makes {suited}"
 
     def _describe_end(self, epochs: int) -> str:
         """Return why no epoch is left of a training that is resumed; "" if there is one."""
         n_done, best, state = self.checkpoint.first_epoch, self.checkpoint.best, self.checkpoint.state
         if n_done >= epochs:
             return f"{_count(n_done, 'epoch is', 'epochs are')} done; give epochs a larger number"
-        if state is not None and best.patience is not None and state.facts["waited"] >= best.patience:
+        if state is not None and best.stop_early and state.facts["waited"] >= patience(epochs):
             n_epochs = _count(n_done, "epoch", "epochs")
             return f"early stopping ended it after {n_epochs}; leave early_stopping out to go on"
         return ""
+
+    def _describe_stop(self) -> str:
+        """Return why training ended before its last epoch: early stopping, or a callback."""
+        best = self.checkpoint.best
+        told = f"stopped after {_count(best.n_done, 'epoch', 'epochs')}"
+        return f"{told}: no better {best.monitor} in the last {best.waited}" if best.stop_early else told
 
     def _train(self, epochs: int, *, one_cycle: bool, callbacks: Sequence[Callback]) -> None:
         """Train up to `epochs`; the network is left with the weights of the last step."""

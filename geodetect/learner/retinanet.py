@@ -20,7 +20,7 @@ from geodetect.facts import html_table
 from geodetect.learner import build, mistakes, results, thresholds, training
 from geodetect.learner.callbacks import BestEpoch
 from geodetect.learner.checkpoints import identify
-from geodetect.learner.fit import PATIENCE, Fit, check_arguments, make_checkpoint
+from geodetect.learner.fit import Fit, check_arguments, make_checkpoint
 from geodetect.learner.interrupts import defer_interrupts
 from geodetect.learner.loop import DetectionLearner
 from geodetect.learner.weights import Start, adapt, check_alike, fill, load_trainable
@@ -218,17 +218,17 @@ class RetinaNet:
 
         Args:
             epochs: passes over the training chips, including those of a resumed training; at least 1. None: 10, or on
-                small data as many as give 500 steps and 2,000 chips; the number is printed, and after the
-                first epoch the time left.
-            lr: peak learning rate; None is the result of `lr_find`, else 5e-4. slice(low, high) is low for the backbone
-                and high for the heads.
+                small data as many as give 500 steps and 2,000 chips; with `progress` the number is printed, and
+                after the first epoch the time left.
+            lr: peak learning rate; None is the result of `lr_find`, else 5e-4. slice(low, high) is low for the
+                backbone, high for the heads, and their geometric mean for the pyramid.
             one_cycle: let the rate rise and fall once, and fix the statistics of the heads' batch norms halfway; else
                 the rate is constant and they are never fixed.
-            early_stopping: end after 5 epochs without a better `monitor`.
+            early_stopping: end after a third of the epochs, at least 5, without a better `monitor`.
             checkpoint: end with the weights of the epoch with the best `monitor`, else with the last; a folder
                 also keeps the state of training after each epoch, so that it can go on after a crash. Two phases,
                 before and after `unfreeze`, need a folder each.
-            monitor: "valid_loss", or "AP50".
+            monitor: "valid_loss", or "AP50"; of epochs with the same AP50 the one with the lowest loss is the best.
             callbacks: fastai callbacks; the network gives them (logits (B, A, K), deltas (B, A, 4 or 6)). For logs:
                 CSVLogger("losses.csv"), TensorBoardCallback("runs", trace_model=False, log_preds=False).
             resume: go on with the last training of this model, or with that in the folder `checkpoint`, which is
@@ -246,13 +246,13 @@ class RetinaNet:
         metrics = ["train_loss", "valid_loss", *(metric.name for metric in learner.metrics)]
         flags = {"one_cycle": one_cycle, "early_stopping": early_stopping, "resume": resume}
         check_arguments(epochs, callbacks, metrics, flags)
-        file = None if save_as is None else Path(expand_user(save_as))
+        file = None if save_as is None else Path(expand_user(save_as)).absolute()
         if file is not None:
             check_output(file)
-        best = BestEpoch(monitor, keep=bool(checkpoint), patience=PATIENCE if early_stopping else None)
+        best = BestEpoch(monitor, keep=bool(checkpoint), stop_early=early_stopping)
         best.warn_if_unknown(data.valid)
         keeper = make_checkpoint(
-            identify(self._detector, self._loss, data),
+            identify(self._detector, self._loss, data, {"seed": self.seed, "one_cycle": one_cycle}),
             best,
             None if last is None else last.state,
             rate=training.Rate(lr, self._rate),
