@@ -168,6 +168,17 @@ def test_a_saved_detector_is_taken(data: gd.DetectionData, tmp_path: Path) -> No
     assert again.detector.network.architecture.norm_eps == 0
 
 
+@pytest.mark.filterwarnings("ignore:.*overlap no anchor")
+def test_numbers_of_numpy_are_saved_and_loaded(data: gd.DetectionData, tmp_path: Path) -> None:
+    four = np.float32(4)
+    numbers = {"anchor_size": four, "scales": np.array([1, 1.2], "float32"), "box_weight": four, "focal_gamma": four}
+    model = gd.RetinaNet(data, **OWN | numbers)
+    model.fit(1, lr=np.float32(1e-4), checkpoint=tmp_path, progress=False)
+    again = gd.load_detector(model.save(tmp_path / "saved.safetensors"))
+    assert again.network.architecture.anchors == model.detector.network.architecture.anchors
+    assert again.summary["focal_gamma"] == 4
+
+
 def test_a_file_is_loaded_on_the_device_that_was_asked_for(
     data: gd.DetectionData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

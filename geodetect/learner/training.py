@@ -134,7 +134,7 @@ def choose_rates(rate: float | slice) -> list[float]:
         raise ArgumentError(f"lr must be above 0, or a slice of two such rates; got {rate}")
     if isinstance(rate, slice):
         return [float(each) for each in np.geomspace(first, last, 3)]
-    return [rate] * 3
+    return [float(rate)] * 3
 
 
 def choose_epochs(learner: DetectionLearner) -> int:
