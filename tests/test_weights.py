@@ -168,6 +168,14 @@ def test_a_saved_detector_is_taken(data: gd.DetectionData, tmp_path: Path) -> No
     assert again.detector.network.architecture.norm_eps == 0
 
 
+@pytest.mark.parametrize("path", [None, 5])
+def test_what_is_no_path_is_one_sentence(data: gd.DetectionData, path: object) -> None:
+    model = gd.RetinaNet(data, **OWN)
+    for load in (model.load, gd.RetinaNet.from_model):
+        with pytest.raises(ArgumentError, match=f"must be .*; got {path}"):
+            load(path)
+
+
 @pytest.mark.filterwarnings("ignore:.*overlap no anchor")
 def test_numbers_of_numpy_are_saved_and_loaded(data: gd.DetectionData, tmp_path: Path) -> None:
     four = np.float32(4)
