@@ -101,6 +101,16 @@ def test_with_other_anchors_both_last_layers_start_anew(theirs):
     assert torch.equal(ours.box_head.out.weight, before)
 
 
+@pytest.mark.parametrize("changes", [{"ratios": (0.1, 1, 10)}, {"scales": (0.3, 0.4, 0.5)}, {"anchor_size": 3}])
+def test_as_many_anchors_of_other_shapes_are_other_anchors(theirs, changes):
+    ours = network(4, anchors=AnchorSpec(**changes))
+    before = ours.box_head.out.weight.clone()
+    (told,) = fill(ours, theirs.state_dict(), "theirs")
+    assert told == "theirs has other anchors; the last layers of both heads keep random weights"
+    assert torch.equal(ours.box_head.out.weight, before)
+    assert ours.class_head.gives_prior
+
+
 def test_a_finer_level_starts_anew_and_the_others_are_taken(theirs):
     ours = network(4, anchors=AnchorSpec(levels=(2, 7)))
     (told,) = fill(ours, theirs.state_dict(), "theirs")

@@ -24,6 +24,7 @@ from tests.fakes import PaintedScene, trained
 from tests.test_pretrained import as_published, torchvisions
 
 SMALL = {"backbone": "resnet18", "scales": "auto"}
+PAPERS = {"backbone": "resnet18"}  # with the paper's anchors, which torchvision's detectors have
 OWN = SMALL | {"weights": None, "size": "small"}
 
 
@@ -43,6 +44,7 @@ def network_of(model: gd.RetinaNet) -> dict[str, Tensor]:
     return model.detector.network.state_dict()
 
 
+@pytest.mark.filterwarnings("ignore:.*overlap no anchor")
 @pytest.mark.parametrize("name", ["theirs.pth", "theirs.safetensors", "checkpoint.pt"])
 def test_torchvisions_file_is_taken(data: gd.DetectionData, tmp_path: Path, name: str) -> None:
     state = torchvisions(3).state_dict()
@@ -51,7 +53,7 @@ def test_torchvisions_file_is_taken(data: gd.DetectionData, tmp_path: Path, name
     else:
         inside = {"model": state, "optimizer": {"lr": 0.1}, "epoch": 3} if name == "checkpoint.pt" else state
         torch.save(inside, tmp_path / name)
-    model = gd.RetinaNet(data, weights=tmp_path / name, **SMALL)
+    model = gd.RetinaNet(data, weights=tmp_path / name, **PAPERS)
     slots = state["head.classification_head.cls_logits.bias"].view(-1, 3)
     assert torch.equal(network_of(model)["class_head.out.bias"].view(-1, 2), slots[:, 1:])
     assert torch.equal(network_of(model)["backbone.body.conv1.weight"], state["backbone.body.conv1.weight"])
@@ -108,10 +110,11 @@ def test_weights_are_a_name_and_nothing_else(data: gd.DetectionData, weights: ob
     assert len(str(caught.value)) < 200
 
 
+@pytest.mark.filterwarnings("ignore:.*overlap no anchor")
 def test_another_number_of_classes_is_told_with_the_file(data: gd.DetectionData, tmp_path: Path) -> None:
     torch.save(torchvisions(9).state_dict(), tmp_path / "nine.pth")
     with pytest.warns(UserWarning, match=r"nine.pth has 9 class slots, this model 2 classes; .* keeps random weights"):
-        gd.RetinaNet(data, weights=str(tmp_path / "nine.pth"), **SMALL)
+        gd.RetinaNet(data, weights=str(tmp_path / "nine.pth"), **PAPERS)
 
 
 def test_a_classifiers_file_gives_the_backbone(data: gd.DetectionData, tmp_path: Path) -> None:
@@ -273,15 +276,17 @@ def test_what_makes_a_saved_detector_unfit_is_named(
         gd.RetinaNet(data, weights=path, **SMALL | keywords)
 
 
+@pytest.mark.filterwarnings("ignore:.*overlap no anchor")
 def test_heads_of_torchvision_have_no_norm(data: gd.DetectionData, tmp_path: Path) -> None:
     torch.save(torchvisions(3).state_dict(), tmp_path / "theirs.pth")
-    assert not gd.RetinaNet(data, weights=tmp_path / "theirs.pth", **SMALL).detector.network.architecture.head_norm
+    assert not gd.RetinaNet(data, weights=tmp_path / "theirs.pth", **PAPERS).detector.network.architecture.head_norm
     with pytest.raises(ArgumentError, match=r"the heads of .*theirs.pth have no norms; leave head_norm out"):
         gd.RetinaNet(data, weights=tmp_path / "theirs.pth", head_norm=True, **SMALL)
     with pytest.raises(ArgumentError, match=r"the heads of .*theirs.pth are of the paper's size; leave size out"):
         gd.RetinaNet(data, weights=tmp_path / "theirs.pth", size="small", **SMALL)
 
 
+@pytest.mark.filterwarnings("ignore:.*overlap no anchor")
 def test_coco_is_torchvisions_published_retinanet(data: gd.DetectionData, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     state = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91).state_dict()
@@ -294,7 +299,7 @@ def test_coco_is_torchvisions_published_retinanet(data: gd.DetectionData, monkey
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", download)
     with pytest.warns(UserWarning, match="91 class slots, this model 2 classes"):
-        model = gd.RetinaNet(data, weights="coco", scales="auto")
+        model = gd.RetinaNet(data, weights="coco")
     assert asked == ["https://download.pytorch.org/models/retinanet_resnet50_fpn_coco-eeacb38b.pth"]
     assert model.detector.network.architecture.norm_eps == 0
     for theirs, ours in [

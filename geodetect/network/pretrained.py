@@ -13,6 +13,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet_ResNet50_FPN_Weights
 
+from geodetect.anchors import AnchorSpec
 from geodetect.errors import ModelError
 from geodetect.network import download
 from geodetect.network.backbones import TimmBackbone, widen
@@ -138,11 +139,14 @@ def _find_misfits(network: Network, slots: _Slots, source: str) -> dict[str, str
     if spec.levels[0] < _FINEST:
         reason = f"{source} knows no level P2; its part of the pyramid keeps random weights"
         left_out = {f"backbone.fpn.{kind}_blocks.-1.": reason for kind in ("inner", "layer")}
+    papers, other = AnchorSpec(levels=spec.levels), ""
     if slots.per_cell != spec.per_cell:
-        reason = f"{source} has {slots.per_cell} anchors at a cell, this model {spec.per_cell}"
-        return left_out | dict.fromkeys(
-            (_CLASS_OUT, _BOX_OUT), f"{reason}; the last layers of both heads keep random weights"
-        )
+        other = f"{slots.per_cell} anchors at a cell, this model {spec.per_cell}"
+    elif spec.per_cell == papers.per_cell and spec != papers:  # which all of torchvision's detectors have
+        other = "other anchors"
+    if other:
+        reason = f"{source} has {other}; the last layers of both heads keep random weights"
+        return left_out | dict.fromkeys((_CLASS_OUT, _BOX_OUT), reason)
     if slots.n_classes not in (network.n_classes, network.n_classes + 1):
         reason = f"{source} has {slots.n_classes} class slots, this model {network.n_classes} classes"
         return left_out | {_CLASS_OUT: f"{reason}; the last layer of the class head keeps random weights"}
