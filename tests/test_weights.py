@@ -179,6 +179,15 @@ def test_what_is_no_path_is_one_sentence(data: gd.DetectionData, path: object) -
             load(path)
 
 
+def test_the_state_dict_of_a_network_of_ours_is_taken(data: gd.DetectionData, tmp_path: Path) -> None:
+    model = gd.RetinaNet(data, **OWN)
+    torch.save(model.learner.model.state_dict(), tmp_path / "state.pt")
+    again = gd.RetinaNet(data, weights=tmp_path / "state.pt", size="small", seed=1, **SMALL)
+    assert all(torch.equal(value, network_of(again)[name]) for name, value in network_of(model).items())
+    with pytest.raises(ModelError, match=r"state.pt .* of another shape .*save\(\)"):
+        gd.RetinaNet(data, weights=tmp_path / "state.pt", **SMALL)
+
+
 @pytest.mark.filterwarnings("ignore:.*overlap no anchor")
 def test_numbers_of_numpy_are_saved_and_loaded(data: gd.DetectionData, tmp_path: Path) -> None:
     four = np.float32(4)

@@ -49,7 +49,8 @@ class RetinaNet:
         anchor_size: base side of an anchor as a multiple of its level's stride (4: 32 px at P3).
         levels: first and last level of the pyramid: (3, 7), or (2, 7) for objects under 16 px.
         weights: "imagenet"; "coco", torchvision's published RetinaNet (resnet50 only); None for random ones; or a
-            file: a saved detector, or a state dict of torchvision's RetinaNet or, for the backbone alone, classifier.
+            file: a saved detector, or a state dict of torchvision's RetinaNet, of a network like this one, or, for the
+            backbone alone, of a classifier.
         size: "small" for a pyramid of 96 channels and heads of two convolutions, which are faster on a processor; None
             for the size of the weights, else the paper's 256 channels and four convolutions.
         head_norm: normalisation after the convolutions of the heads: "batch" (separate for each level), "group", or
