@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from torchvision.models.detection import retinanet_resnet50_fpn
 
 import geodetect as gd
 from geodetect.detector.state_dicts import read_state_dict
-from geodetect.errors import ArgumentError, GeodetectError, ModelError, TrainingError
+from geodetect.errors import ArgumentError, GeodetectError, ModelError, TrainingError, warn
 from geodetect.learner.weights import Start
 from geodetect.normalization import IMAGENET, Normalization, ValueRange
 from tests.fakes import PaintedScene, trained
@@ -332,6 +333,16 @@ def test_words_without_a_network_start_from_random_weights(data: gd.DetectionDat
         imagenet = gd.RetinaNet(data, weights="imagenet", **SMALL)
     random = gd.RetinaNet(data, weights=None, **SMALL)
     assert all(torch.equal(value, network_of(random)[name]) for name, value in network_of(imagenet).items())
+
+
+def test_a_warning_while_weights_are_read_is_shown_at_the_users_line(
+    data: gd.DetectionData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The real one is called through the checks of shapes, which are there in tests alone.
+    monkeypatch.setattr("geodetect.network.pretrained.load_coco", partial(warn, "no download"))
+    with pytest.warns(UserWarning, match="no download") as told:
+        gd.RetinaNet(data, weights="coco", scales="auto")
+    assert told[0].filename == __file__
 
 
 class Harm:
