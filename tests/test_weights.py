@@ -345,6 +345,26 @@ def test_a_warning_while_weights_are_read_is_shown_at_the_users_line(
     assert told[0].filename == __file__
 
 
+def test_random_weights_that_are_frozen_are_told_of(data: gd.DetectionData, tmp_path: Path, unreachable: None) -> None:
+    never = r"backbone has random weights and, frozen, never learns; call unfreeze\(\), or .*weights="
+    with pytest.warns(UserWarning, match=never):
+        model = gd.RetinaNet(data, freeze=True, **OWN)
+    with pytest.warns(UserWarning, match="could not be downloaded"), pytest.warns(UserWarning, match=never):
+        gd.RetinaNet(data, freeze=True, **SMALL)
+    model.unfreeze()
+    with pytest.warns(UserWarning, match=never) as told:
+        model.learner.freeze()
+    assert told[0].filename == __file__
+    path = learnt(model).save(tmp_path / "saved.safetensors")
+    model.freeze()  # this and all below without a word, as the weights are trained
+    gd.RetinaNet(data, weights=path, freeze=True, **SMALL)
+    gd.RetinaNet.from_model(path, data).freeze()
+    with pytest.warns(UserWarning, match="this model barn, red"):
+        gd.RetinaNet(replace(data, classes=["barn", "red"]), weights=path, freeze=True, **SMALL)
+    torch.save(models.resnet18().state_dict(), tmp_path / "classifier.pth")
+    gd.RetinaNet(data, weights=tmp_path / "classifier.pth", freeze=True, **SMALL)
+
+
 class Harm:
     """What a file could do, were it unpickled."""
 
