@@ -44,8 +44,9 @@ class AnchorSpec:
     levels: Sequence[int] = LEVELS
 
     def __post_init__(self) -> None:
-        for name in ("scales", "ratios", "levels"):  # JSON holds lists
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("scales", "ratios"):  # JSON holds lists, and no numbers of numpy
+            object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
+        object.__setattr__(self, "anchor_size", float(self.anchor_size))
         values = (*self.scales, *self.ratios, self.anchor_size)
         if not (0 < self.per_cell <= _MOST_PER_CELL):
             raise ArgumentError(
@@ -57,8 +58,9 @@ class AnchorSpec:
                 f"scales, ratios and anchor_size must be above 0 and at most {_LARGEST:,}; "
                 f"got scales={self.scales}, ratios={self.ratios}, anchor_size={self.anchor_size}"
             )
-        if self.levels not in PYRAMIDS:
-            raise ArgumentError(f"levels must be (3, 7), or (2, 7) for objects under 16 px; got {self.levels}")
+        if (levels := tuple(self.levels)) not in PYRAMIDS:
+            raise ArgumentError(f"levels must be (3, 7), or (2, 7) for objects under 16 px; got {levels}")
+        object.__setattr__(self, "levels", PYRAMIDS[PYRAMIDS.index(levels)])
         if not self.half_sides(self.strides[0]).all():
             raise ArgumentError(
                 f"an anchor of the finest level would be less than a pixel wide or high; make anchor_size larger: "

@@ -77,7 +77,8 @@ def warn(message: str) -> None:
         message: one sentence that says what to do.
     """
     level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+    passed = (__package__, "functools")  # which calls our cached properties
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in passed:
         level, frame = level + 1, frame.f_back
     warnings.warn(redact(message), UserWarning, stacklevel=level)
 

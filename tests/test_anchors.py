@@ -1,5 +1,8 @@
+import json
 import math
+from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -67,6 +70,13 @@ def test_any_picture_has_whole_cells_one_stride_apart(shape):
         centres = (level[:, :2] + level[:, 2:]) / 2
         expected = [(x, y) for y in range(0, shape[0], stride) for x in range(0, shape[1], stride)]
         assert centres.tolist() == [list(map(float, c)) for c in expected]
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int64])
+def test_numbers_of_numpy_are_stored_as_pythons(kind):
+    spec = AnchorSpec(np.array([1, 2], kind), [kind(1)], kind(4), np.array([3, 7], kind))
+    assert spec == AnchorSpec((1.0, 2.0), (1.0,), 4.0)
+    assert json.loads(json.dumps(asdict(spec)))["scales"] == [1, 2]
 
 
 def test_lists_make_the_same_spec():

@@ -325,6 +325,7 @@ def test_a_state_of_another_training_is_refused(data: DetectionData, undisturbed
         gd.RetinaNet(data, **MODEL, giou=False).fit(3, checkpoint=folder, resume=True)
 
 
+@pytest.mark.filterwarnings("ignore:the backbone has random weights")
 def test_a_frozen_backbone_stays_frozen_when_training_goes_on(data: DetectionData, tmp_path: Path) -> None:
     once, folder = gd.RetinaNet(data, **MODEL, freeze=True), tmp_path / "states"
     once.fit(2, lr=1e-3, progress=False)

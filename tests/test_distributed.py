@@ -105,6 +105,7 @@ def test_only_the_first_process_speaks(trained: Path) -> None:
     assert (trained / "said.txt").read_text("utf-8").count("train_loss") == 2  # the heads of two tables
 
 
+@pytest.mark.filterwarnings("ignore:the backbone has random weights")
 def test_they_train_as_one_process_with_twice_the_batch(
     trained: Path, scenes: dict[str, PaintedScene], labels: Path
 ) -> None:

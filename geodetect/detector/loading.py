@@ -9,7 +9,7 @@ import torch
 from geodetect.addresses import expand_user
 from geodetect.detector import file
 from geodetect.detector.detector import Detector
-from geodetect.errors import ModelError, first_line
+from geodetect.errors import ArgumentError, ModelError, first_line
 from geodetect.network import precision as precisions
 from geodetect.network.devices import find_device
 from geodetect.network.retinanet import Network
@@ -25,9 +25,11 @@ def read_detector(path: str | Path, *, device: str | torch.device | None = None,
 
     Raises:
         ModelError: if the file is missing, damaged, newer than this version, or not a detector.
-        ArgumentError: if the device or the precision is not possible.
+        ArgumentError: if it is no path, or the device or the precision is not possible.
         MissingPackage: if its backbone comes from timm and that is not installed.
     """
+    if not isinstance(path, str | Path):
+        raise ArgumentError(f"the file of a detector must be a path; got {path!r:.80}; give that of what `save` wrote")
     where = find_device(device)
     precisions.resolve(precision, where)
     path = Path(expand_user(path))

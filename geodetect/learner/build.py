@@ -43,7 +43,7 @@ def make_loss(
             raise ArgumentError(f"{name} must be a number of at least 0; got {value!r}")
     if not is_share(focal_alpha):
         raise ArgumentError(f"focal_alpha must lie between 0 and 1; got {focal_alpha!r}")
-    return Loss(box_weight, focal_alpha, focal_gamma, check_flag("giou", giou))
+    return Loss(float(box_weight), float(focal_alpha), float(focal_gamma), check_flag("giou", giou))
 
 
 def check_data(data: DetectionData) -> None:

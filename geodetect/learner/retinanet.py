@@ -49,7 +49,8 @@ class RetinaNet:
         anchor_size: base side of an anchor as a multiple of its level's stride (4: 32 px at P3).
         levels: first and last level of the pyramid: (3, 7), or (2, 7) for objects under 16 px.
         weights: "imagenet"; "coco", torchvision's published RetinaNet (resnet50 only); None for random ones; or a
-            file: a saved detector, or a state dict of torchvision's RetinaNet or, for the backbone alone, classifier.
+            file: a saved detector, or a state dict of torchvision's RetinaNet, of a network like this one, or, for the
+            backbone alone, of a classifier.
         size: "small" for a pyramid of 96 channels and heads of two convolutions, which are faster on a processor; None
             for the size of the weights, else the paper's 256 channels and four convolutions.
         head_norm: normalisation after the convolutions of the heads: "batch" (separate for each level), "group", or
@@ -97,8 +98,8 @@ class RetinaNet:
         )
         frozen = freeze is not None and check_flag("freeze", freeze)
         detector = build.make_detector(data, architecture, start, seed=seed, device=device)
-        pretrained = detector.network.backbone.pretrained or start.saved is not None
-        self._set(detector, data, loss, seed, keep_norms=pretrained and freeze is not False)
+        keep_norms = detector.network.backbone.pretrained and freeze is not False
+        self._set(detector, data, loss, seed, keep_norms=keep_norms)
         if frozen:
             self.freeze()
 
@@ -159,7 +160,9 @@ class RetinaNet:
         """The fastai `Learner` that trains the network."""
         if self._learner is None:
             data = self._need_data("training")
-            self._learner = training.make_learner(self._detector, data, self._loss, seed=self.seed)
+            self._learner = training.make_learner(
+                self._detector, data, self._loss, seed=self.seed, freeze_groups=self._freeze_groups
+            )
         return self._learner
 
     def _need_data(self, purpose: str) -> DetectionData:
@@ -168,18 +171,33 @@ class RetinaNet:
         return self.data
 
     def freeze(self) -> None:
-        """Freeze the backbone's weights, and forget what `lr_find` found for all of them."""
-        self._rate = None
-        self._detector.network.freeze_backbone(True)
+        """Freeze the backbone's weights, and forget what `lr_find` found for all of them.
+
+        Warns if they are random, as they will never learn then.
+        """
+        self._freeze_groups(1)
 
     def unfreeze(self) -> None:
         """Let the backbone's weights be trained, with `freeze=False` its pretrained batch norms too.
 
         What `lr_find` found with the backbone frozen is forgotten: it is often too high for all weights.
         """
+        self._freeze_groups(0)
+
+    def _freeze_groups(self, n: int) -> None:
+        """Freeze the first n groups of `split_parameters`, and let all others be trained."""
         self._rate = None
-        self._detector.network.requires_grad_(True)  # fastai's `learner.freeze()` freezes the pyramid too
-        self._detector.network.freeze_backbone(False, norms=self._keep_norms)
+        network, frozen = self._detector.network, training.split_parameters(self._detector.network)[:n]
+        network.requires_grad_(True)
+        network.freeze_backbone(bool(frozen), norms=self._keep_norms)
+        for group in frozen[1:]:
+            for parameter in group:
+                parameter.requires_grad_(False)
+        if frozen and not network.backbone.pretrained and network.class_head.gives_prior:
+            warn(
+                "the backbone has random weights and, frozen, never learns; call unfreeze(), or give RetinaNet "
+                'trained weights: weights="imagenet", or a file'
+            )
 
     def lr_find(self, *, plot: bool = True) -> float:
         """Find a learning rate for this network and data; the weights stay as they were.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,8 +63,29 @@ class _Optimizer(OptimWrapper):  # type: ignore[misc]
         return [{name: value for name, value in group.items() if value is not None} for group in super().hypers]
 
 
-def make_learner(detector: Detector, data: DetectionData, loss: Loss, *, seed: int) -> DetectionLearner:
-    """Return a fastai learner over the data's chips; files that fastai writes go to a temporary folder."""
+class _Learner(DetectionLearner):
+    """A learner that freezes as the model does: fastai's would train the backbone's norms, and freeze the pyramid."""
+
+    freeze_groups: Callable[[int], None]
+
+    def freeze(self) -> None:
+        """Freeze the backbone."""
+        self.freeze_to(1)
+
+    def freeze_to(self, n: int) -> None:
+        """Freeze the groups before the n-th, counted from the end if n is below 0."""
+        self.freeze_groups(n)
+        if self.opt is not None:
+            self.opt.clear_state()
+
+
+def make_learner(
+    detector: Detector, data: DetectionData, loss: Loss, *, seed: int, freeze_groups: Callable[[int], None]
+) -> DetectionLearner:
+    """Return a fastai learner over the data's chips; files that fastai writes go to a temporary folder.
+
+    Its methods that freeze call `freeze_groups` with the number of groups of `split_parameters`.
+    """
     network = detector.network
     dls = make_loaders(
         data,
@@ -73,7 +94,7 @@ def make_learner(detector: Detector, data: DetectionData, loss: Loss, *, seed: i
         rank=distributed.rank(),
         n_ranks=distributed.n_processes(),
     )
-    learner = DetectionLearner(
+    learner = _Learner(
         dls,
         network,
         loss_func=DetectionLoss(network, data.chip_size, loss),
@@ -92,7 +113,7 @@ def make_learner(detector: Detector, data: DetectionData, loss: Loss, *, seed: i
         wd=_WEIGHT_DECAY,
     )
     learner.dtype = resolve(detector.precision, detector.device)
-    learner.recorder.loss = MeanLoss()
+    learner.recorder.loss, learner.freeze_groups = MeanLoss(), freeze_groups
     return learner
 
 
@@ -134,7 +155,7 @@ def choose_rates(rate: float | slice) -> list[float]:
         raise ArgumentError(f"lr must be above 0, or a slice of two such rates; got {rate}")
     if isinstance(rate, slice):
         return [float(each) for each in np.geomspace(first, last, 3)]
-    return [rate] * 3
+    return [float(rate)] * 3
 
 
 def choose_epochs(learner: DetectionLearner) -> int:

@@ -146,6 +146,7 @@ def fill(detector: Detector, saved: Detector, source: str) -> list[str]:
         )
     detector.network.load_state_dict(given, strict=False)
     detector.network.set_norm_eps(theirs.norm_eps)
+    detector.network.backbone.pretrained = True
     normalization = Normalization(
         mean=(*saved.normalization.mean, *detector.normalization.mean[n_known:]),
         std=(*saved.normalization.std, *detector.normalization.std[n_known:]),

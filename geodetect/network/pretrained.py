@@ -13,9 +13,10 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet_ResNet50_FPN_Weights
 
+from geodetect.anchors import AnchorSpec
 from geodetect.errors import ModelError
 from geodetect.network import download
-from geodetect.network.backbones import TimmBackbone, widen
+from geodetect.network.backbones import TimmBackbone, rename_packaged, widen
 from geodetect.network.coding import N_DELTAS, N_ORIENTED_DELTAS
 from geodetect.network.retinanet import Network
 
@@ -28,6 +29,7 @@ _THEIRS = {
 }
 _CLASS_OUT, _BOX_OUT = _THEIRS["class_head.out."], _THEIRS["box_head.out."]
 _HEADS = ("head.classification_head.", "head.regression_head.")  # classifiers of timm have a "head." too
+_OWN_HEADS = ("class_head.", "box_head.")
 _FPN_BLOCK = re.compile(r"(?<=_blocks\.)\d+")
 _FINEST = 3  # level of their first map
 _RGB = 3
@@ -63,7 +65,8 @@ def fill(network: Network, state: Mapping[str, Tensor], source: str) -> list[str
     Of a RetinaNet K class slots are copied unchanged; of K + 1 the first, which is the background's, is
     dropped; with any other number the last layer of the class head keeps its random weights. A first convolution
     for three bands is widened to the network's. Norms that were frozen on COCO get eps 0. A state dict of a classifier,
-    of torchvision or of timm, fills the backbone alone. Messages call the weights `source`.
+    of torchvision, of timm or of a package of the extra `offline`, fills the backbone alone; one of a network like
+    this fills all of it. Messages call the weights `source`.
 
     Raises:
         ModelError: if they are of another network; the message says which keys.
@@ -78,11 +81,13 @@ def fill(network: Network, state: Mapping[str, Tensor], source: str) -> list[str
                 by_class = given[key].reshape(slots.per_cell, slots.n_classes, *given[key].shape[1:])
                 given[key] = by_class[:, 1:].flatten(0, 1)
         _copy(network, given, names, tuple(left_out), source=source)
+    elif any(key.startswith(_OWN_HEADS) for key in state):
+        _copy(network, state, {name: name for name in network.state_dict()}, (), source=source)
     else:
         backbone, body = network.backbone, "backbone.body."
         ends: tuple[str, ...]
         if isinstance(backbone, TimmBackbone):
-            own = backbone.classifier_keys()
+            own, given = backbone.classifier_keys(), rename_packaged(given, backbone)
             names = {key: body + name for key, name in own.items() if name}
             layers = {key.partition(".")[0] for key in names}
             # Layers that only classify may have been replaced by others under the same name.
@@ -138,11 +143,14 @@ def _find_misfits(network: Network, slots: _Slots, source: str) -> dict[str, str
     if spec.levels[0] < _FINEST:
         reason = f"{source} knows no level P2; its part of the pyramid keeps random weights"
         left_out = {f"backbone.fpn.{kind}_blocks.-1.": reason for kind in ("inner", "layer")}
+    papers, other = AnchorSpec(levels=spec.levels), ""
     if slots.per_cell != spec.per_cell:
-        reason = f"{source} has {slots.per_cell} anchors at a cell, this model {spec.per_cell}"
-        return left_out | dict.fromkeys(
-            (_CLASS_OUT, _BOX_OUT), f"{reason}; the last layers of both heads keep random weights"
-        )
+        other = f"{slots.per_cell} anchors at a cell, this model {spec.per_cell}"
+    elif spec.per_cell == papers.per_cell and spec != papers:  # which all of torchvision's detectors have
+        other = "other anchors"
+    if other:
+        reason = f"{source} has {other}; the last layers of both heads keep random weights"
+        return left_out | dict.fromkeys((_CLASS_OUT, _BOX_OUT), reason)
     if slots.n_classes not in (network.n_classes, network.n_classes + 1):
         reason = f"{source} has {slots.n_classes} class slots, this model {network.n_classes} classes"
         return left_out | {_CLASS_OUT: f"{reason}; the last layer of the class head keeps random weights"}
@@ -182,7 +190,8 @@ def _copy(
         backbone = network.architecture.backbone
         raise ModelError(
             f"{source} does not fit {backbone}: of its tensors {', '.join(problems)}; expected a state dict "
-            f"of torchvision's RetinaNet over that backbone, or of the classifier {backbone}"
+            f"of torchvision's RetinaNet over that backbone, of the classifier {backbone}, or of a geodetect network "
+            "with the same backbone, bands, classes and heads (what save() writes fits other classes too)"
         )
     network.load_state_dict({names[key]: value for key, value in given.items()}, strict=False)
 

@@ -151,7 +151,7 @@ def is_published(name: str) -> bool:
 
 def is_onnx(name: str | Path) -> bool:
     """Return whether a name is that of an `.onnx` file, here or at a URL."""
-    return Path(name).suffix.lower() == ONNX or _is_onnx_url(str(name))
+    return Path(str(name)).suffix.lower() == ONNX or _is_onnx_url(str(name))
 
 
 def _is_onnx_url(name: str) -> bool:
