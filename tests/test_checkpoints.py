@@ -400,7 +400,7 @@ def test_another_course_is_told_of(data: DetectionData, undisturbed: tuple[gd.Re
     there = r"seed=42, one_cycle=True, batch_size=2, here seed=7, one_cycle=False, batch_size=1, so it will end"
     with (
         pytest.warns(UserWarning, match=there),
-        pytest.warns(UserWarning, match=r"went on at a rate of 0\.001, now at 1e-05; leave lr out"),
+        pytest.warns(UserWarning, match=r"had a rate of 0\.001, now 1e-05; leave lr out"),
     ):
         again.fit(EPOCHS, lr=1e-5, one_cycle=False, checkpoint=tmp_path, resume=True, progress=False)
 

@@ -108,7 +108,7 @@ def make_checkpoint(
         state = state.with_model(model)
     rates = rate.choose(None if state is None else state.facts["rates"])
     if state is not None and rates != (before := state.facts["rates"]):
-        warn(f"the training went on at a rate of {max(before):g}, now at {max(rates):g}; leave lr out to keep its own")
+        warn(f"the training to resume had a rate of {max(before):g}, now {max(rates):g}; leave lr out to keep its own")
     return Checkpoint(best, model=model, rates=rates, folder=folder, state=state)
 
 
@@ -162,7 +162,7 @@ class Fit:
                 with show_progress(self.learner, progress=progress):
                     self._train(epochs, one_cycle=one_cycle, callbacks=callbacks)
                 if progress and self.checkpoint.best.n_done < epochs:
-                    write(self._describe_stop())
+                    write(self._describe_stop(epochs))
             finally:
                 with defer_interrupts():
                     self._keep_best()
@@ -209,11 +209,12 @@ class Fit:
             return f"early stopping ended it after {n_epochs}; leave early_stopping out to go on"
         return ""
 
-    def _describe_stop(self) -> str:
+    def _describe_stop(self, epochs: int) -> str:
         """Return why training ended before its last epoch: early stopping, or a callback."""
         best = self.checkpoint.best
         told = f"stopped after {_count(best.n_done, 'epoch', 'epochs')}"
-        return f"{told}: no better {best.monitor} in the last {best.waited}" if best.stop_early else told
+        is_early = best.stop_early and best.waited >= patience(epochs)
+        return f"{told}: no better {best.monitor} in the last {best.waited}" if is_early else told
 
     def _train(self, epochs: int, *, one_cycle: bool, callbacks: Sequence[Callback]) -> None:
         """Train up to `epochs`; the network is left with the weights of the last step."""

@@ -70,8 +70,8 @@ def split(found: Boxes, of: Int[np.ndarray, "N"], frames: Frames, nms_iou: float
 
     A window drops a box only if the next window in some direction contains all of it with room to spare: a cut box
     always, another if it lies further inside that window by at least a share of its length. The share is so large
-    that two windows side by side never leave boxes of one object to each other, unless their IoU is at most `nms_iou`
-    or 0.5. Parts come window by window.
+    that two windows side by side leave boxes to each other only if their IoU is at most `nms_iou`, or 0.5 if that is
+    less. Parts come window by window.
 
     Args:
         found: detections of some windows, in scene pixels, clipped to their window.
