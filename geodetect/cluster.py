@@ -127,7 +127,7 @@ def run(
             yield crew.finish(future), result
             done.update(crew.submit(islice(coming, 1)))
     except distributed.scheduler.KilledWorker as error:
-        raise _deaths(error) from error
+        raise ClusterError(_describe_deaths(error)) from error
     except distributed.client.ClosedClientError as error:
         raise ClusterError(f"the client was closed before all was done: {error}") from error
     finally:
@@ -171,7 +171,7 @@ class _Crew(Generic[Task]):
         if self._shared.cancelled():  # dask gave up all that needs it
             self._n_losses += 1
             if self._n_losses == _LOSSES:
-                raise _deaths(error) from error
+                raise ClusterError(_describe_deaths(error)) from error
             self._shared = self._share()
         return self.submit([self.running.pop(future)])
 
@@ -182,8 +182,8 @@ class _Crew(Generic[Task]):
             raise ClusterError(f"the cluster is gone: {error}; see the logs of its scheduler and workers") from error
 
 
-def _deaths(error: BaseException) -> ClusterError:
-    return ClusterError(f"workers of the cluster died again and again: {error}; see their logs")
+def _describe_deaths(error: BaseException) -> str:
+    return f"workers of the cluster died again and again: {error}; see their logs"
 
 
 def _attempt(work: Callable[[Task], Result], task: Task) -> Result | GeodetectError:

@@ -122,7 +122,11 @@ _SUFFIX = ".safetensors"
 @click.option(
     "--one-cycle/--no-one-cycle", default=True, help="Use the one-cycle schedule, instead of a constant learning rate."
 )
-@click.option("--early-stopping/--no-early-stopping", default=False, help="Stop after 5 epochs without improvement.")
+@click.option(
+    "--early-stopping/--no-early-stopping",
+    default=False,
+    help="Stop after a third of the epochs, at least 5, without improvement.",
+)
 @click.option(
     "--checkpoint",
     type=options.CHECKPOINT,
